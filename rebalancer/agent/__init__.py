@@ -1,0 +1,1 @@
+"""The agent: pulls objects onto the storage node it runs on."""

@@ -1,0 +1,318 @@
+"""The two configuration files: their keys, defaults, units and checks.
+
+The manager's is JSON, the agent's TOML; both as the predecessors wrote them, plus keys of our
+own.  An unknown key is a warning, a value of the wrong kind an error that names the key.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from rebalancer import wire
+from rebalancer.errors import BadRequest, ConfigError
+from rebalancer.log import level_name
+from rebalancer.peers.names import split_port
+
+MANAGER_PATH = Path("/opt/smartdc/rebalancer/config.json")
+AGENT_PATH = Path("/opt/smartdc/rebalancer-agent/etc/config.toml")
+
+T = TypeVar("T")
+
+
+def _whole(minimum: int, maximum: int | None = None) -> Any:
+    """Check a number's range."""
+    expected = f"at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
+
+    def validate(_instance: object, _field: "attrs.Attribute[Any]", value: float) -> None:
+        if value < minimum or (maximum is not None and value > maximum):
+            raise wire.FieldError(f"expected {expected}, got {value}")
+
+    return validate
+
+
+_port = _whole(0, 65535)
+
+
+def _level(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
+    try:
+        level_name(value)
+    except ValueError as exc:
+        raise wire.FieldError(f"{exc}, got {value!r}") from exc
+
+
+def _one_of(*values: str) -> Callable[[object, "attrs.Attribute[str]", str], None]:
+    def validate(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
+        if value not in values:
+            raise wire.FieldError(f"expected one of {', '.join(values)}, got {value!r}")
+
+    return validate
+
+
+def _addresses(
+    _instance: object, _field: "attrs.Attribute[dict[str, str]]", value: dict[str, str]
+) -> None:
+    for address in value.values():
+        try:
+            split_port(address, 1)
+        except ValueError as exc:
+            raise wire.FieldError(str(exc)) from exc
+
+
+def _numbered(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
+    if not value.split(".")[0].isdigit():
+        raise wire.FieldError(f"expected a name that starts with its number, got {value!r}")
+
+
+# --- the agent ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class AgentServer:
+    """Table `[server]`: the API, and how much is done at a time."""
+
+    host: str = "0.0.0.0"
+    port: int = attrs.field(default=7878, validator=_port)
+    workers: int = attrs.field(default=1, validator=_whole(1, 64))
+    workers_per_assignment: int = attrs.field(default=1, validator=_whole(1, 256))
+
+
+@attrs.frozen
+class AgentMetrics:
+    """Table `[metrics]`: the exporter and its constant labels."""
+
+    host: str = "0.0.0.0"
+    port: int = attrs.field(default=8878, validator=_port)
+    datacenter: str = ""
+    service: str = "rebalancer-agent"
+    server: str = ""
+
+
+@attrs.frozen
+class AgentStorage:
+    """Table `[storage]`: where objects and state lie."""
+
+    manta_root: str = "/manta"
+    #: Default: `<manta_root>/rebalancer`, which is on the same file system.
+    temp_dir: str = ""
+    state_dir: str = "/var/tmp/rebalancer"
+    #: Space that is never used, in MiB.
+    reserve_mb: int = attrs.field(default=1024, validator=_whole(0))
+    #: False skips every fsync: for benchmarks only.
+    durable: bool = True
+
+    @property
+    def root(self) -> Path:
+        """The folder of the accounts."""
+        return Path(self.manta_root)
+
+    @property
+    def temp(self) -> Path:
+        """The folder of unfinished downloads."""
+        return Path(self.temp_dir) if self.temp_dir else self.root / "rebalancer"
+
+
+@attrs.frozen
+class AgentSource:
+    """Table `[source]`: how objects are read from other nodes; deadlines in seconds."""
+
+    port: int = attrs.field(default=80, validator=_whole(1, 65535))
+    connect_timeout: float = attrs.field(default=10.0, validator=_whole(0))
+    idle_timeout: float = attrs.field(default=60.0, validator=_whole(0))
+    retries: int = attrs.field(default=3, validator=_whole(0, 20))
+    #: Empty: any host name; else its suffixes.
+    allowed_domains: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class AgentApi:
+    """Table `[api]`: the dialect of answers and the size of a request."""
+
+    dialect: str = attrs.field(default="auto", validator=_one_of("auto", "legacy", "tagged"))
+    max_body_bytes: int = attrs.field(default=64 << 20, validator=_whole(1024))
+
+
+@attrs.frozen
+class LogConfig:
+    """Table `[log]`."""
+
+    level: str = attrs.field(default="info", validator=_level)
+
+
+@attrs.frozen
+class AgentConfig:
+    """The whole configuration of an agent."""
+
+    server: AgentServer = AgentServer()
+    metrics: AgentMetrics = AgentMetrics()
+    storage: AgentStorage = AgentStorage()
+    source: AgentSource = AgentSource()
+    api: AgentApi = AgentApi()
+    log: LogConfig = LogConfig()
+    hosts: dict[str, str] = attrs.field(factory=dict, validator=_addresses)
+
+
+# --- the manager -------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Shard:
+    """One shard of the metadata tier: `<number>.moray.<domain>`."""
+
+    host: str = attrs.field(validator=_numbered)
+
+    @property
+    def number(self) -> int:
+        """The shard's number."""
+        return int(self.host.split(".")[0])
+
+
+@attrs.frozen
+class Options:
+    """Object `options`: the tunables; ages in seconds."""
+
+    max_tasks_per_assignment: int = attrs.field(default=50, validator=_whole(1, 10_000))
+    max_metadata_update_threads: int = attrs.field(default=10, validator=_whole(1, 250))
+    max_md_read_threads: int = attrs.field(default=10, validator=_whole(1, 250))
+    max_sharks: int = attrs.field(default=5, validator=_whole(1))
+    use_static_md_update_threads: bool = False
+    static_queue_depth: int = attrs.field(default=10, validator=_whole(1))
+    max_assignment_age: int = attrs.field(default=600, validator=_whole(0))
+    use_batched_updates: bool = True
+    #: Width, in ids, of one window of a scan.
+    md_read_chunk_size: int = attrs.field(default=10_000, validator=_whole(1, 1_000_000))
+    #: Assignments that one destination may have before it has finished one of them.
+    max_assignments_per_shark: int = attrs.field(default=4, validator=_whole(1, 1000))
+
+
+@attrs.frozen
+class ManagerConfig:
+    """The whole configuration of the manager; times in seconds."""
+
+    domain_name: str
+    shards: tuple[Shard, ...]
+    listen_host: str = "0.0.0.0"
+    listen_port: int = attrs.field(default=80, validator=_port)
+    metrics_host: str = "0.0.0.0"
+    metrics_port: int = attrs.field(default=8878, validator=_port)
+    log_level: str = attrs.field(default="debug", validator=_level)
+    max_fill_percentage: int = attrs.field(default=100, validator=_whole(1, 100))
+    snaplink_cleanup_required: bool = False
+    options: Options = Options()
+    blacklist_datacenters: tuple[str, ...] = ()
+    data_dir: str = "/rebalancer/db"
+    min_avail_mb: int = attrs.field(default=1000, validator=_whole(0))
+    agent_port: int = attrs.field(default=7878, validator=_whole(1, 65535))
+    #: Default: `http://storinfo.<domain_name>`.
+    storinfo_url: str = ""
+    discovery: str = attrs.field(default="direct_db", validator=_one_of("direct_db", "moray"))
+    max_attempts: int = attrs.field(default=3, validator=_whole(1, 100))
+    #: An agent without any progress for this long has lost its assignments.
+    agent_timeout: int = attrs.field(default=3600, validator=_whole(1))
+    delete_assignments: bool = True
+    allow_source_evac_shark: bool = True
+    exclude_key_prefixes: tuple[str, ...] = ()
+    http_timeout_s: float = attrs.field(default=30.0, validator=_whole(1))
+    datacenter: str = ""
+    service: str = "rebalancer"
+    server: str = ""
+    hosts: dict[str, str] = attrs.field(factory=dict, validator=_addresses)
+
+    def __attrs_post_init__(self) -> None:
+        """Put the shards into order.
+
+        Raises:
+          FieldError: there are none, or two have one number.
+        """
+        numbers = [shard.number for shard in self.shards]
+        if not numbers or len(set(numbers)) != len(numbers):
+            raise wire.FieldError("shards: expected at least one, each number once")
+        ordered = tuple(sorted(self.shards, key=lambda shard: shard.number))
+        object.__setattr__(self, "shards", ordered)
+
+    @property
+    def storinfo(self) -> str:
+        """Host of storinfo, perhaps with a port."""
+        url = self.storinfo_url or f"http://storinfo.{self.domain_name}"
+        return url.removeprefix("http://").rstrip("/")
+
+
+# --- reading -----------------------------------------------------------------------------
+
+
+def load_agent(path: Path | None) -> tuple[AgentConfig, list[str]]:
+    """The agent's configuration and warnings about it.
+
+    Without `path` the default place is read if there is a file, else defaults hold.
+
+    Raises:
+      ConfigError: the file is missing, is not TOML, or a value does not fit.
+    """
+    if path is None and not AGENT_PATH.exists():
+        return AgentConfig(), []
+    return read_agent(_read_text(path or AGENT_PATH), str(path or AGENT_PATH))
+
+
+def load_manager(path: Path | None) -> tuple[ManagerConfig, list[str]]:
+    """The manager's configuration and warnings about it.
+
+    Raises:
+      ConfigError: the file is missing, is not JSON, or a value does not fit.
+    """
+    path = path or MANAGER_PATH
+    return read_manager(_read_text(path), str(path))
+
+
+def read_agent(text: str, name: str) -> tuple[AgentConfig, list[str]]:
+    """As `load_agent`, from the text of a file called `name`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{name}: {exc}") from exc
+    return _structure(document, AgentConfig, name), unknown_keys(document, AgentConfig)
+
+
+def read_manager(text: str, name: str) -> tuple[ManagerConfig, list[str]]:
+    """As `load_manager`, from the text of a file called `name`."""
+    try:
+        document = json.loads(text)
+    except ValueError as exc:
+        raise ConfigError(f"{name}: {exc}") from exc
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name}: expected an object")
+    # The SAPI template misspells this key, so no predecessor ever honoured it.
+    misspelt = document.pop("max_fill_precentage", None)
+    if misspelt is not None:
+        document.setdefault("max_fill_percentage", misspelt)
+    return _structure(document, ManagerConfig, name), unknown_keys(document, ManagerConfig)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _structure(document: Mapping[str, Any], kind: type[T], name: str) -> T:
+    try:
+        return wire.structure(document, kind)
+    except BadRequest as exc:
+        raise ConfigError(f"{name}: {exc}") from exc
+
+
+def unknown_keys(document: Any, kind: Any, prefix: str = "") -> list[str]:
+    """The keys of `document` that `kind` has no field for, as dotted paths."""
+    if not isinstance(document, dict) or not attrs.has(kind):
+        return []
+    fields = attrs.fields_dict(kind)
+    found = []
+    for key, value in document.items():
+        if key not in fields:
+            found.append(prefix + key)
+        else:
+            found += unknown_keys(value, fields[key].type, f"{prefix}{key}.")
+    return found

@@ -1,0 +1,181 @@
+"""What both daemons do alike: signals, HTTP servers, one nursery, and an end within seconds.
+
+Stopping is cancelling: nothing in memory is worth saving, because every step was recorded
+before it was taken, and starting is recovery.
+"""
+
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import attrs
+import hypercorn
+import hypercorn.trio
+import trio
+from quart import Response, current_app, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from rebalancer.errors import RequestError, Unavailable
+from rebalancer.log import get_logger
+from rebalancer.wire import parse_json
+
+#: Requests under way get this long to end after SIGTERM.  SMF kills after 30 s.
+GRACE_S = 2.0
+
+log = get_logger()
+
+
+@attrs.frozen
+class Listen:
+    """An address to serve on; port 0 means any free one."""
+
+    host: str
+    port: int
+
+    @property
+    def bind(self) -> str:
+        """As hypercorn spells it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+async def serve(
+    service: Callable[[], Awaitable[None]],
+    *,
+    api: QuartTrio,
+    api_at: Listen,
+    metrics: QuartTrio,
+    metrics_at: Listen,
+    on_reload: Callable[[], Awaitable[None]] | None = None,
+    on_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Run `service` and both HTTP applications until SIGTERM or SIGINT.
+
+    `on_stop` is called first when the end begins, then `service` is cancelled.  A second
+    signal cuts the grace of the HTTP servers short.  If `service` fails, so does this, and the
+    process: the service manager starts it again.
+    """
+    stopping, reloading = trio.Event(), trio.open_memory_channel[None](1)
+    async with trio.open_nursery() as nursery:
+        # Before serving, so that no signal ever meets its default action.
+        await nursery.start(_watch_signals, nursery.cancel_scope, stopping, reloading[0])
+        if on_reload is not None:
+            nursery.start_soon(_reload, reloading[1], on_reload)
+        async with trio.open_nursery() as servers:
+            api_url = await _listen(servers, api, api_at, stopping)
+            metrics_url = await _listen(servers, metrics, metrics_at, stopping)
+            log.info("listening", api=api_url, metrics=metrics_url)
+            async with trio.open_nursery() as work:
+                work.start_soon(service)
+                await stopping.wait()
+                log.info("stopping")
+                on_stop()
+                work.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _watch_signals(
+    everything: trio.CancelScope,
+    stopping: trio.Event,
+    reloading: trio.MemorySendChannel[None],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    # Open to the very end: leaving would hand a pending signal to its default action.
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    with trio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("signal", signal=signal.Signals(number).name)
+            if number in (signal.SIGHUP, signal.SIGUSR1):
+                # If one is waiting already, it will read the newest file.
+                with suppress(trio.WouldBlock):
+                    reloading.send_nowait(None)
+            elif stopping.is_set():
+                everything.cancel()
+            else:
+                stopping.set()
+
+
+async def _reload(
+    requests: trio.MemoryReceiveChannel[None], on_reload: Callable[[], Awaitable[None]]
+) -> None:
+    async for _ in requests:
+        await on_reload()
+
+
+async def _listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: trio.Event) -> str:
+    config = hypercorn.Config()
+    config.bind = [at.bind]
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn")
+    config.graceful_timeout = GRACE_S
+    config.include_server_header = False
+    serve_app = partial(hypercorn.trio.serve, app, config, shutdown_trigger=stopping.wait)
+    (url,) = await servers.start(serve_app)
+    return str(url).partition("://")[2]
+
+
+def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
+    """An application whose errors are messages and whose answers carry `Server: <server>`.
+
+    Errors are text, as the predecessors' were, unless the client asks for JSON first.
+    """
+    app = QuartTrio(name)
+    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+    app.config["BODY_TIMEOUT"] = 60
+
+    @app.after_request
+    async def name_server(response: Response) -> Response:
+        response.headers["Server"] = server
+        return response
+
+    @app.errorhandler(RequestError)
+    async def refused(exc: RequestError) -> Response:
+        headers = {}
+        if isinstance(exc, Unavailable):
+            headers["Retry-After"] = str(exc.retry_after_s)
+        return error_response(exc.status, str(exc), headers)
+
+    @app.errorhandler(HTTPException)
+    async def routing(exc: HTTPException) -> Response:
+        return error_response(exc.code or 500, exc.description or exc.name)
+
+    @app.errorhandler(Exception)
+    async def unexpected(exc: Exception) -> Response:
+        log.error("request failed", path=request.path, exc_info=exc)
+        return error_response(500, "internal error: see the log")
+
+    return app
+
+
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as the client wants it: JSON if its Accept names JSON first, else text."""
+    wants_json = current_app.config.get("JSON_ERRORS") or prefers_json()
+    if wants_json:
+        response = Response(
+            current_app.json.dumps({"message": message}), content_type="application/json"
+        )
+    else:
+        response = Response(message, content_type="text/plain; charset=utf-8")
+    response.status_code = status
+    response.headers.update(headers or {})
+    return response
+
+
+def prefers_json() -> bool:
+    """Whether the request's Accept names application/json explicitly and first."""
+    first = request.headers.get("accept", "").split(",")[0].split(";")[0].strip()
+    return bool(first == "application/json")
+
+
+async def body_json() -> Any:
+    """The request's parsed body.
+
+    Raises:
+      BadRequest: it is not JSON.
+    """
+    return parse_json(await request.get_data())

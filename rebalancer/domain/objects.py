@@ -1,0 +1,144 @@
+"""What an object is to the rebalancer: the few fields of its record that decisions need."""
+
+import base64
+import binascii
+import enum
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+# Old ids are not version 4, so neither version nor variant is checked.
+_LOOSE_UUID = re.compile(
+    r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+)
+
+
+class RecordError(enum.StrEnum):
+    """Why a record needs a person: the values of the `error` column."""
+
+    BAD_MORAY_CLIENT = "bad_moray_client"
+    BAD_MORAY_OBJECT = "bad_moray_object"
+    BAD_MANTA_OBJECT = "bad_manta_object"
+    BAD_SHARD_NUMBER = "bad_shard_number"
+    DUPLICATE_SHARK = "duplicate_shark"
+    INTERNAL_ERROR = "internal_error"
+    METADATA_UPDATE_FAILED = "metadata_update_failed"
+    MISSING_SHARKS = "missing_sharks"
+    BAD_CONTENT_LENGTH = "bad_content_length"
+
+
+class UnusableRecord(ValueError):
+    """A record that cannot be evacuated: `error` is for the column, the text says what is wrong."""
+
+    def __init__(self, error: RecordError, detail: str) -> None:
+        super().__init__(detail)
+        self.error = error
+
+
+@attrs.frozen
+class Shark:
+    """One storage node as a record names it."""
+
+    datacenter: str
+    manta_storage_id: str
+
+
+@attrs.frozen
+class StorageNode:
+    """One storage node as storinfo lists it; sizes in MiB, `percent_used` rounded up by it."""
+
+    manta_storage_id: str
+    datacenter: str
+    available_mb: int
+    percent_used: int
+    timestamp_ms: int = 0
+
+    @property
+    def shark(self) -> Shark:
+        """The entry that a record would get for a copy on this node."""
+        return Shark(self.datacenter, self.manta_storage_id)
+
+
+@attrs.frozen
+class MantaObject:
+    """The part of an object's record that placement and transfer need."""
+
+    object_id: str
+    #: The account under which the copies lie on the storage nodes: `creator`, else `owner`.
+    account: str
+    md5: str
+    size: int
+    sharks: tuple[Shark, ...]
+
+
+def is_loose_uuid(text: object) -> bool:
+    """Whether `text` is 8-4-4-4-12 hexadecimal digits of any case and any version."""
+    return isinstance(text, str) and _LOOSE_UUID.fullmatch(text) is not None
+
+
+def is_md5(text: object) -> bool:
+    """Whether `text` is the base64 form of a 16-byte digest."""
+    if not isinstance(text, str):
+        return False
+    try:
+        return len(base64.b64decode(text, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
+    """The copies a record names.
+
+    Raises:
+      UnusableRecord: `missing_sharks`, when there is no list of them or an entry is malformed.
+    """
+    entries = record.get("sharks")
+    if not isinstance(entries, list):
+        raise UnusableRecord(RecordError.MISSING_SHARKS, "sharks is not a list")
+    return tuple(_read_shark(entry) for entry in entries)
+
+
+def _read_shark(entry: object) -> Shark:
+    match entry:
+        case {"datacenter": str(datacenter), "manta_storage_id": str(storage_id)}:
+            return Shark(datacenter, storage_id)
+    raise UnusableRecord(RecordError.MISSING_SHARKS, "an entry of sharks is malformed")
+
+
+def read_object(record: Mapping[str, Any]) -> MantaObject:
+    """The essentials of a record of bucket `manta`.
+
+    Raises:
+      UnusableRecord: a field that an evacuation needs is missing or of another kind.
+    """
+    sharks = read_sharks(record)
+    if not isinstance(record.get("key"), str):
+        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "key is missing or no string")
+    for field in ("objectId", "owner"):
+        if not is_loose_uuid(record.get(field)):
+            raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, f"{field} is missing or no UUID")
+    account = record.get("creator") or record["owner"]
+    if not is_loose_uuid(account):
+        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "creator is no UUID")
+    if not is_md5(record.get("contentMD5")):
+        raise UnusableRecord(
+            RecordError.BAD_MANTA_OBJECT, "contentMD5 is missing or no base64 of 16 bytes"
+        )
+    return MantaObject(
+        object_id=record["objectId"],
+        account=account,
+        md5=record["contentMD5"],
+        size=_read_size(record.get("contentLength")),
+        sharks=sharks,
+    )
+
+
+def _read_size(value: object) -> int:
+    # JSON from JavaScript has one kind of number; bool is an int to Python only.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UnusableRecord(RecordError.BAD_CONTENT_LENGTH, "contentLength is missing or no size")
+    return value

@@ -1,0 +1,90 @@
+"""Every exception this program raises on purpose."""
+
+
+class RebalancerError(Exception):
+    """Base of all of them; its text is meant for the operator."""
+
+
+class ConfigError(RebalancerError):
+    """A configuration that cannot be used: says which key, its value and what was expected."""
+
+
+class RequestError(RebalancerError):
+    """A request we answer with an error; the text becomes the answer's message."""
+
+    status = 400
+
+
+class BadRequest(RequestError):
+    """The request is malformed."""
+
+
+class Forbidden(RequestError):
+    """Understood, but not allowed in the present state."""
+
+    status = 403
+
+
+class NotFound(RequestError):
+    """No such thing."""
+
+    status = 404
+
+
+class Conflict(RequestError):
+    """There is such a thing already, or it is in a state that forbids this."""
+
+    status = 409
+
+
+class Unprocessable(RequestError):
+    """Well-formed, but not something we can do."""
+
+    status = 422
+
+
+class Refused(RequestError):
+    """The operator's configuration forbids it (the predecessor answered 500 here)."""
+
+    status = 500
+
+
+class Unavailable(RequestError):
+    """Not now: ask again after `retry_after_s` seconds."""
+
+    status = 503
+    retry_after_s = 10
+
+
+class PeerError(RebalancerError):
+    """Another service did not do what we asked; `retryable` tells whether it may later."""
+
+    retryable = True
+
+
+class PeerUnreachable(PeerError):
+    """No connection, or it broke, or no answer came in time: the outcome is unknown."""
+
+
+class PeerRefused(PeerError):
+    """The service answered, and the answer was no."""
+
+    retryable = False
+
+
+class PeerMalformed(PeerError):
+    """The service answered something its protocol does not allow."""
+
+    retryable = False
+
+
+class StoreError(RebalancerError):
+    """A state file cannot be read or written, or is not ours."""
+
+
+class IllegalTransition(RebalancerError):
+    """Someone asked for a change of state that the tables do not have: a bug."""
+
+
+class JobFailed(RebalancerError):
+    """A job cannot go on; the text is stored with it and shown to the operator."""

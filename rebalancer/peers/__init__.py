@@ -1,0 +1,1 @@
+"""The services this program talks to, one module each."""

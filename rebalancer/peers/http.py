@@ -1,0 +1,122 @@
+"""HTTP to other services of the control plane.  The only module that knows httpx."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import httpx
+import trio
+
+from rebalancer.errors import PeerMalformed, PeerUnreachable
+from rebalancer.peers.names import locate
+
+#: A connection must be made within this many seconds.
+CONNECT_S = 5.0
+#: No answer of the control plane is larger: 500 storage nodes are about 400 KB.
+MAX_BODY_BYTES = 64 << 20
+
+
+@attrs.frozen
+class Reply:
+    """An answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text, for messages."""
+        return self.body.decode(errors="replace").strip()
+
+    def json(self) -> Any:
+        """The parsed body.
+
+        Raises:
+          PeerMalformed: it is not JSON.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as exc:
+            raise PeerMalformed(f"answer is not JSON: {exc}") from exc
+
+    def retry_after_s(self, default: float) -> float:
+        """The peer's Retry-After in seconds, at most a minute."""
+        text = self.headers.get("retry-after", "")
+        return min(float(text), 60.0) if text.isdigit() else default
+
+
+class HttpClient:
+    """Requests to named hosts.  Made by `open_http`."""
+
+    def __init__(self, client: httpx.AsyncClient, hosts: Mapping[str, str]) -> None:
+        self._client = client
+        self._hosts = hosts
+
+    async def request(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        port: int = 80,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        within_s: float = 30.0,
+    ) -> Reply:
+        """One request and its whole answer, within `within_s` seconds in all.
+
+        httpx bounds single reads only, so a trickling peer needs this outer bound.
+
+        Raises:
+          PeerUnreachable: no answer came; whether the request had its effect is unknown.
+          PeerMalformed: the answer is no HTTP or too long.
+        """
+        where = locate(host, self._hosts, port)
+        try:
+            with trio.fail_after(within_s):
+                async with self._client.stream(
+                    method,
+                    f"http://{where}{path}",
+                    content=None if body is None else json.dumps(body).encode(),
+                    headers={
+                        "host": host,
+                        **({} if body is None else {"content-type": "application/json"}),
+                        **(headers or {}),
+                    },
+                ) as response:
+                    return Reply(
+                        response.status_code, response.headers, await _read(response, host)
+                    )
+        except trio.TooSlowError as exc:
+            raise PeerUnreachable(f"{method} {host}{path}: no answer in {within_s} s") from exc
+        except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
+            raise PeerUnreachable(f"{method} {host}{path}: {exc}") from exc
+        except httpx.TransportError as exc:
+            detail = str(exc) or type(exc).__name__
+            raise PeerUnreachable(f"{method} {host}{path}: {detail}") from exc
+
+
+async def _read(response: httpx.Response, host: str) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise PeerMalformed(f"{host}: answer is longer than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+@asynccontextmanager
+async def open_http(
+    hosts: Mapping[str, str], *, read_s: float = 30.0, connections: int = 100
+) -> AsyncIterator[HttpClient]:
+    """A client without proxies from the environment, redirects or unbounded waits."""
+    async with httpx.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        timeout=httpx.Timeout(read_s, connect=CONNECT_S),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    ) as client:
+        yield HttpClient(client, hosts)

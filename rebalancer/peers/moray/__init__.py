@@ -1,0 +1,1 @@
+"""Moray, the metadata service, and Fast, the protocol it speaks."""

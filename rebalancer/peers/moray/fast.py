@@ -1,0 +1,197 @@
+"""The Fast protocol, without I/O: bytes in, messages out, and back.
+
+A message is a 15-byte header and a JSON payload `{"m":{"uts","name"},"d":...}`.  A request is
+one DATA message; its answer is any number of DATA and then one END or one ERROR, all with the
+request's id and in the request's version.
+"""
+
+import enum
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from rebalancer.errors import PeerMalformed
+from rebalancer.peers.moray.crc import crc_v1, crc_v2
+
+_HEADER = struct.Struct(">BBBIII")
+_TYPE_JSON = 1
+#: Ids above this kill the server.
+MAX_ID = 2**31 - 1
+#: The protocol has no limit; this one keeps a broken length from filling the memory.  A real
+#: server has returned values of 64 MiB.
+MAX_PAYLOAD_BYTES = 256 << 20
+
+_CRC: Mapping[int, Callable[[bytes], int]] = {
+    1: lambda payload: crc_v1(payload.decode()),
+    2: crc_v2,
+}
+
+
+class FastError(PeerMalformed):
+    """Bytes that are not Fast.  The stream cannot be used any further."""
+
+
+class BadVersion(FastError):
+    """A version other than 1 and 2."""
+
+
+class BadType(FastError):
+    """A payload type other than JSON."""
+
+
+class BadStatus(FastError):
+    """A status other than DATA, END and ERROR."""
+
+
+class BadId(FastError):
+    """A message id that no client may choose."""
+
+
+class BadLength(FastError):
+    """A payload longer than any we accept."""
+
+
+class BadCrc(FastError):
+    """The payload is not what was sent."""
+
+
+class BadPayload(FastError):
+    """A payload that is not JSON of the shape its status asks for."""
+
+
+class Truncated(FastError):
+    """The stream ended in the middle of a message."""
+
+
+class Status(enum.IntEnum):
+    """What a message is."""
+
+    DATA = 1
+    END = 2
+    ERROR = 3
+
+
+@attrs.frozen
+class Message:
+    """One message.  `data` is a list, for ERROR an object with `name` and `message`."""
+
+    id: int
+    status: Status
+    method: str | None
+    data: Any
+    version: int = 2
+    uts: int | None = None
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of one message.
+
+    Text is sent as UTF-8 as it is, unless it holds lone surrogates: those have no UTF-8, and a
+    server that replaces them finds the checksum wrong and dies, so they travel escaped.
+    """
+    meta: dict[str, Any] = {} if message.uts is None else {"uts": message.uts}
+    document = {"m": {**meta, "name": message.method}, "d": message.data}
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    try:
+        payload = text.encode()
+    except UnicodeEncodeError:
+        payload = json.dumps(document, separators=(",", ":")).encode()
+    header = _HEADER.pack(
+        message.version,
+        _TYPE_JSON,
+        message.status,
+        message.id,
+        _CRC[message.version](payload),
+        len(payload),
+    )
+    return header + payload
+
+
+class Decoder:
+    """Turns a stream of bytes, cut anywhere, into messages.
+
+    Its whole state is the bytes that are not yet a message.  After a `FastError` it is of no
+    further use.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that `data` completes.
+
+        Raises:
+          FastError: one of its subclasses, naming what is wrong.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _HEADER.size:
+            version, kind, status, msg_id, crc, length = _HEADER.unpack_from(self._buffer)
+            _check_header(version, kind, status, msg_id, length)
+            end = _HEADER.size + length
+            if len(self._buffer) < end:
+                return
+            payload = bytes(self._buffer[_HEADER.size : end])
+            del self._buffer[:end]
+            yield _read(version, Status(status), msg_id, crc, payload)
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether every byte fed so far belongs to a whole message."""
+        return not self._buffer
+
+    def close(self) -> None:
+        """The stream has ended.
+
+        Raises:
+          Truncated: part of a message was received.
+        """
+        if self._buffer:
+            raise Truncated(f"the stream ended {len(self._buffer)} bytes into a message")
+
+
+def _check_header(version: int, kind: int, status: int, msg_id: int, length: int) -> None:
+    if version not in _CRC:
+        raise BadVersion(f"version {version}, expected 1 or 2")
+    if kind != _TYPE_JSON:
+        raise BadType(f"type {kind}, expected {_TYPE_JSON}")
+    if status not in Status.__members__.values():
+        raise BadStatus(f"status {status}, expected 1, 2 or 3")
+    if msg_id > MAX_ID:
+        raise BadId(f"message id {msg_id}, expected at most {MAX_ID}")
+    if length > MAX_PAYLOAD_BYTES:
+        raise BadLength(f"payload of {length} bytes, expected at most {MAX_PAYLOAD_BYTES}")
+
+
+def _read(version: int, status: Status, msg_id: int, crc: int, payload: bytes) -> Message:
+    try:
+        expected = _CRC[version](payload)
+    except UnicodeDecodeError as exc:
+        raise BadCrc(f"message {msg_id}: payload is not UTF-8") from exc
+    if crc != expected:
+        raise BadCrc(f"message {msg_id}: checksum {crc:04X}, expected {expected:04X}")
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError) as exc:
+        raise BadPayload(f"message {msg_id}: {exc}") from exc
+    if not (
+        isinstance(document, dict)
+        and isinstance(meta := document.get("m"), dict)
+        and "d" in document
+    ):
+        raise BadPayload(f"message {msg_id}: expected an object with m and d")
+    data = document["d"]
+    _check_data(status, msg_id, data)
+    return Message(msg_id, status, meta.get("name"), data, version, meta.get("uts"))
+
+
+def _check_data(status: Status, msg_id: int, data: Any) -> None:
+    if status is Status.ERROR:
+        match data:
+            case {"name": str(), "message": str()}:
+                return
+        raise BadPayload(f"message {msg_id}: expected an error with name and message")
+    if not isinstance(data, list):
+        raise BadPayload(f"message {msg_id}: expected a list in d")

@@ -1,0 +1,167 @@
+"""sqlite under trio: a transaction is one synchronous function run in one thread call.
+
+trio either raises Cancelled before the thread starts or lets it finish, so no transaction is
+ever open across a checkpoint and none is ever half done.  There is one writer a file, behind a
+lock; readers have a connection of their own, which WAL keeps out of the writer's way.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import trio
+
+from rebalancer.errors import StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RunSync(Protocol):
+    """Runs a blocking function: `trio.to_thread.run_sync`, or `inline` under a mock clock."""
+
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run `fn(*args)` and return what it returns."""
+
+
+async def inline(fn: Callable[..., T], *args: Any) -> T:
+    """A `RunSync` for tests under a mock clock, which does not wait for threads."""
+    await trio.lowlevel.checkpoint()
+    return fn(*args)
+
+
+async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
+    return await trio.to_thread.run_sync(fn, *args)
+
+
+def connect(path: Path, *, read_only: bool = False, wal: bool = True) -> sqlite3.Connection:
+    """Open one sqlite file; the caller closes it.
+
+    `synchronous` is FULL: what a commit says is on the disk when it returns, because other
+    machines are told on the strength of it.
+
+    Raises:
+      StoreError: the file cannot be opened, is not a database, or cannot be put into WAL mode.
+    """
+    mode = "ro" if read_only else "rwc"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    try:
+        db = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
+        )
+    except sqlite3.Error as exc:
+        raise StoreError(f"{path}: {exc}") from exc
+    try:
+        db.row_factory = sqlite3.Row
+        if wal and not read_only:
+            (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
+            if journal != "wal":
+                raise StoreError(f"{path}: the file system does not support sqlite's WAL mode")
+        db.execute("PRAGMA synchronous=FULL")
+    except sqlite3.Error as exc:
+        db.close()
+        raise StoreError(f"{path}: {exc}") from exc
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def transact(
+    db: sqlite3.Connection,
+    fn: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run `fn(db, ...)` between BEGIN and COMMIT; any exception rolls back and goes on."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = fn(db, *args, **kwargs)
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+    return result
+
+
+class Database:
+    """One sqlite file, its writer and its reader.
+
+    `write` and `read` take a function of the connection.  Made by `open_database` only.
+    """
+
+    def __init__(
+        self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, run: RunSync
+    ) -> None:
+        self.path = path
+        self._writer, self._reader, self._run = writer, reader, run
+        self._writing, self._reading = trio.Lock(), trio.Lock()
+        #: Where tests make the process die: around the commit of a transaction.
+        self.before_commit: Callable[[], None] = lambda: None
+        self.after_commit: Callable[[], None] = lambda: None
+
+    async def write(self, fn: Callable[Concatenate[sqlite3.Connection, P], T],
+                    *args: P.args, **kwargs: P.kwargs) -> T:  # fmt: skip
+        """Run `fn` as one transaction: when this returns, it is on the disk.
+
+        A cancelled caller may not see the result of a transaction that was committed.
+        """
+
+        def job() -> T:
+            def body(db: sqlite3.Connection) -> T:
+                result = fn(db, *args, **kwargs)
+                self.before_commit()
+                return result
+
+            return transact(self._writer, body)
+
+        async with self._writing:
+            result: T = await self._run(job)
+            self.after_commit()
+        return result
+
+    async def read(self, fn: Callable[Concatenate[sqlite3.Connection, P], T],
+                   *args: P.args, **kwargs: P.kwargs) -> T:  # fmt: skip
+        """Run `fn` on one snapshot of the file, beside whatever the writer does."""
+
+        def job() -> T:
+            self._reader.execute("BEGIN")
+            try:
+                return fn(self._reader, *args, **kwargs)
+            finally:
+                self._reader.execute("COMMIT")
+
+        async with self._reading:
+            result: T = await self._run(job)
+        return result
+
+
+@asynccontextmanager
+async def open_database(
+    path: Path, schema: str, *, run: RunSync = _in_thread
+) -> AsyncIterator[Database]:
+    """Open `path`, creating it and what `schema` (idempotent DDL) names.
+
+    Raises:
+      StoreError: it cannot be opened or is another kind of file.
+    """
+
+    def start() -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = connect(path)
+        try:
+            writer.executescript(schema)
+            return writer, connect(path, read_only=True)
+        except sqlite3.Error as exc:
+            writer.close()
+            raise StoreError(f"{path}: {exc}") from exc
+
+    try:
+        writer, reader = await run(start)
+    except OSError as exc:
+        raise StoreError(f"{path}: {exc}") from exc
+    # Closing checkpoints the WAL; it is quick and must not be lost to a cancellation.
+    with closing(reader), closing(writer):
+        yield Database(path, writer, reader, run)
