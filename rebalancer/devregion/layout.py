@@ -1,0 +1,163 @@
+"""Where everything of an embedded region is: its folder, its addresses, its description.
+
+    <folder>/region.json             this description
+    <folder>/shards/<n>.sqlite       the records of Moray shard n
+    <folder>/nodes/<name>/manta/     the object root of a storage node
+    <folder>/nodes/<name>/state/     the state of its agent
+    <folder>/before.sqlite           every record and expectation as seeded, for the audit
+    <folder>/etc/, log/, manager/    configurations, logs, the manager's data_dir
+
+Every part has a loopback address of its own in one 127.x.y.0/24, so all storage nodes use the
+same ports, several regions can run side by side, and a part that is started again is found at
+the place it had.
+"""
+
+import json
+import random
+import socket
+from pathlib import Path
+
+import attrs
+
+from rebalancer import wire
+
+SOURCE_PORT = 8080  # the storage nodes' HTTP server: 80 would need privileges
+AGENT_PORT = 7878
+METRICS_PORT = 8878
+MORAY_PORT = 2020
+STORINFO_PORT = 8081
+MANAGER_PORT = 8880
+
+_FIRST_NODE, _FIRST_SHARD, _STORINFO, _MANAGER = 11, 201, 240, 250
+
+
+@attrs.frozen
+class Node:
+    """One storage node; sizes in MiB as its heartbeat reports them."""
+
+    manta_storage_id: str
+    datacenter: str
+    address: str
+    available_mb: int = 100_000
+    percent_used: int = 40
+
+
+@attrs.frozen
+class Layout:
+    """One region, and the folder it lies in."""
+
+    folder: Path
+    domain: str
+    subnet: str  # its first three numbers
+    seed: int
+    nodes: tuple[Node, ...]
+    shards: tuple[int, ...]
+    #: The node to evacuate: read-only, so storinfo does not list it.
+    evacuated: str
+
+    def node(self, name: str) -> Node:
+        """The storage node called `name`."""
+        return next(node for node in self.nodes if node.manta_storage_id == name)
+
+    def manta_root(self, name: str) -> Path:
+        """The folder of a node's accounts."""
+        return self.folder / "nodes" / name / "manta"
+
+    def agent_state(self, name: str) -> Path:
+        """The folder of a node's agent."""
+        return self.folder / "nodes" / name / "state"
+
+    def shard_file(self, number: int) -> Path:
+        """The records of one shard."""
+        return self.folder / "shards" / f"{number}.sqlite"
+
+    @property
+    def before_file(self) -> Path:
+        """The records and expectations as they were seeded."""
+        return self.folder / "before.sqlite"
+
+    def moray_host(self, number: int) -> str:
+        """The name of one shard."""
+        return f"{number}.moray.{self.domain}"
+
+    def moray_address(self, number: int) -> str:
+        """The address of one shard."""
+        return f"{self.subnet}.{_FIRST_SHARD + self.shards.index(number)}"
+
+    @property
+    def storinfo_address(self) -> str:
+        """The address of storinfo."""
+        return f"{self.subnet}.{_STORINFO}"
+
+    @property
+    def manager_address(self) -> str:
+        """The address of the manager."""
+        return f"{self.subnet}.{_MANAGER}"
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """The `hosts` table of every configuration of this region."""
+        table = {node.manta_storage_id: node.address for node in self.nodes}
+        for number in self.shards:
+            table[self.moray_host(number)] = f"{self.moray_address(number)}:{MORAY_PORT}"
+        table[f"storinfo.{self.domain}"] = f"{self.storinfo_address}:{STORINFO_PORT}"
+        return table
+
+    def save(self) -> None:
+        """Write `region.json`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fields = attrs.asdict(self, filter=lambda field, _value: field.name != "folder")
+        (self.folder / "region.json").write_text(json.dumps(fields, indent=2))
+
+
+def load(folder: Path) -> Layout:
+    """Read the description of the region in `folder`.
+
+    Raises:
+      OSError: there is none.
+    """
+    fields = json.loads((folder / "region.json").read_text())
+    return Layout(
+        folder=folder,
+        domain=fields["domain"],
+        subnet=fields["subnet"],
+        seed=fields["seed"],
+        nodes=wire.structure(fields["nodes"], tuple[Node, ...]),
+        shards=tuple(fields["shards"]),
+        evacuated=fields["evacuated"],
+    )
+
+
+def plan(
+    folder: Path,
+    *,
+    nodes: int = 6,
+    datacenters: int = 2,
+    shards: tuple[int, ...] = (1, 2),
+    domain: str = "demo.lab.test",
+    seed: int = 1,
+) -> Layout:
+    """Describe a new region, in a loopback network that nothing uses yet; nothing is written."""
+    subnet = _free_subnet()
+    members = tuple(
+        Node(
+            manta_storage_id=f"{number}.stor.{domain}",
+            datacenter=f"dc{(number - 1) % datacenters + 1}",
+            address=f"{subnet}.{_FIRST_NODE + number - 1}",
+            available_mb=100_000 + 1_000 * number,
+        )
+        for number in range(1, nodes + 1)
+    )
+    return Layout(folder, domain, subnet, seed, members, shards, members[0].manta_storage_id)
+
+
+def _free_subnet() -> str:
+    chance = random.SystemRandom()
+    while True:
+        subnet = f"127.{chance.randint(1, 254)}.{chance.randint(0, 254)}"
+        with socket.socket() as probe:
+            try:
+                probe.bind((f"{subnet}.{_STORINFO}", STORINFO_PORT))
+            except OSError:
+                continue
+            return subnet
