@@ -1,1 +1,52 @@
-"""The kinds of jobs a manager can run."""
+"""The kinds of jobs a manager can run.
+
+A job of another kind is another class with these members and a line in `ACTIONS`; pipeline,
+stages, store and agent stay as they are.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from rebalancer.domain.objects import MantaObject, Shark, StorageNode
+from rebalancer.domain.placement import Placement, Rules
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.sharks import Verdict
+from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.store import FoundRecord
+from rebalancer.wire import Task
+
+
+class Action(Protocol):
+    """What a kind of job decides; all of it pure."""
+
+    @property
+    def origin(self) -> Shark:
+        """The shark to be emptied."""
+
+    def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
+        """The record as the store keeps it, or None if the job has no business with it."""
+
+    def plan(
+        self,
+        obj: MantaObject,
+        nodes: Sequence[StorageNode],
+        rules: Rules,
+        room: Callable[[StorageNode], int],
+        rng: random.Random,
+    ) -> Placement | Reason:
+        """Where `obj` goes, or why nowhere."""
+
+    def task(self, obj: MantaObject, source: Shark) -> Task:
+        """What the agent is told."""
+
+    def judge(
+        self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
+    ) -> Verdict:
+        """What the record, as it is now, asks for."""
+
+    def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
+        """The record with the new copy in place of the old one."""
+
+
+ACTIONS: Mapping[str, type[Evacuate]] = {"evacuate": Evacuate}

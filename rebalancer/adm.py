@@ -1,0 +1,256 @@
+"""`rebalancer adm`: what an operator does with a manager, from a terminal or a script."""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+import click
+import trio
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from rebalancer.errors import PeerError, RebalancerError
+from rebalancer.peers.http import HttpClient, Reply, open_http
+from rebalancer.peers.names import split_port
+
+#: Seconds between two looks at a job that is watched.
+WATCH_S = 0.5
+#: Rates are means over this many seconds.
+RATE_WINDOW_S = 10.0
+
+_RUNNING = ("Init", "Setup", "Running")
+T = TypeVar("T")
+
+
+class AdmError(RebalancerError):
+    """The manager refused, or is not there."""
+
+
+@attrs.frozen
+class Manager:
+    """The manager's API."""
+
+    http: HttpClient
+    host: str
+    port: int
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Reply:
+        """One request.
+
+        Raises:
+          AdmError: no answer, or an error; the text is the manager's.
+        """
+        try:
+            reply = await self.http.request(method, self.host, path, port=self.port, body=body)
+        except PeerError as exc:
+            raise AdmError(f"no answer from the manager: {exc}") from exc
+        if reply.status != 200:
+            raise AdmError(f"{reply.text or 'no message'} (status {reply.status})")
+        return reply
+
+
+def _with_manager(url: str, work: Callable[[Manager], Any]) -> Any:
+    where = split_port(url.removeprefix("http://").rstrip("/"), 80)
+
+    async def run() -> Any:
+        async with open_http({}) as http:
+            return await work(Manager(http, where.host, where.port))
+
+    return trio.run(run)
+
+
+@click.group("adm", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--url",
+    envvar="REBALANCER_URL",
+    default="http://localhost",
+    show_default=True,
+    help="Where the manager is; also REBALANCER_URL.",
+)
+@click.pass_context
+def adm(context: click.Context, url: str) -> None:
+    """Ask the manager to make, list, show and watch jobs."""
+    context.obj = url
+
+
+@adm.group()
+def job() -> None:
+    """Jobs: each empties one storage node."""
+
+
+@job.group()
+def create() -> None:
+    """Make a job."""
+
+
+@create.command()
+@click.option("-s", "--shark", required=True, help="Storage node to empty, e.g. 1.stor.")
+@click.option(
+    "-m",
+    "--max_objects",
+    "--max-objects",
+    type=click.IntRange(min=0),
+    help="Stop after so many objects; without it, or 0: all of them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+@click.pass_obj
+def evacuate(url: str, shark: str, max_objects: int | None, as_json: bool) -> None:
+    """Make a job that moves every object off a storage node."""
+    params = {"from_shark": shark, "max_objects": max_objects}
+    body = {"action": "evacuate", "params": params}
+    reply = _with_manager(url, lambda manager: manager.ask("POST", "/jobs", body))
+    if as_json:
+        click.echo(json.dumps({"id": reply.text}))
+    else:
+        _echo_as_predecessor(reply, reply.text)
+
+
+@job.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+@click.pass_obj
+def list_jobs(url: str, as_json: bool) -> None:
+    """List all jobs, oldest first."""
+    reply = _with_manager(url, lambda manager: manager.ask("GET", "/jobs"))
+    if as_json or not sys.stdout.isatty():
+        _echo_json(reply, as_json)
+        return
+    table = Table("id", "action", "state")
+    for row in reply.json():
+        table.add_row(row["id"], row["action"], row["state"])
+    Console().print(table)
+
+
+@job.command()
+@click.argument("uuid")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+@click.pass_obj
+def get(url: str, uuid: str, as_json: bool) -> None:
+    """Show one job and its counts."""
+    reply = _with_manager(url, lambda manager: manager.ask("GET", f"/jobs/{uuid}"))
+    if as_json or not sys.stdout.isatty():
+        _echo_json(reply, as_json)
+    else:
+        Console().print(counts_table(reply.json()))
+
+
+@job.command()
+@click.argument("uuid")
+@click.pass_obj
+def watch(url: str, uuid: str) -> None:
+    """Show a job's progress until it ends; exits 1 if it did not end well."""
+    view = _with_manager(url, lambda manager: watch_job(manager, uuid, Console()))
+    if view["state"] != "Complete":
+        raise AdmError(f"job {uuid} is {view['state']}: {view.get('error', 'no cause given')}")
+
+
+@job.command("set-threads")
+@click.argument("uuid")
+@click.argument("count", type=int)
+@click.pass_obj
+def set_threads(url: str, uuid: str, count: int) -> None:
+    """Change how many metadata updates a running job makes at a time."""
+    body = {"action": "set_metadata_threads", "params": count}
+    _with_manager(url, lambda manager: manager.ask("PUT", f"/jobs/{uuid}", body))
+
+
+def _echo_as_predecessor(reply: Reply, text: str) -> None:
+    """The layout that scripts around the predecessor's command expect."""
+    click.echo(f"\nserver version: {reply.headers.get('server', '')}\n{text}")
+
+
+def _echo_json(reply: Reply, bare: bool) -> None:
+    text = json.dumps(reply.json(), indent=2, ensure_ascii=False)
+    if bare:
+        click.echo(text)
+    else:
+        _echo_as_predecessor(reply, text)
+
+
+# --- watching ----------------------------------------------------------------------------
+
+
+def counts_table(view: Mapping[str, Any]) -> Table:
+    """A job's counts, for a terminal."""
+    table = Table(title=f"{view['config']['from_shark']['manta_storage_id']}: {view['state']}")
+    for name in view["results"]:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{count:,}" for count in view["results"].values()))
+    return table
+
+
+@attrs.define
+class Rates:
+    """Objects and bytes a second.  Mutable state: the samples of the last seconds."""
+
+    samples: deque[tuple[float, int, int]] = attrs.field(factory=deque)
+
+    def add(self, now_s: float, objects: int, size: int) -> None:
+        """At `now_s`, `objects` of `size` bytes in all were done."""
+        self.samples.append((now_s, objects, size))
+        while now_s - self.samples[0][0] > RATE_WINDOW_S:
+            self.samples.popleft()
+
+    def per_s(self) -> tuple[float, float]:
+        """Objects and bytes a second over the window."""
+        (t0, n0, b0), (t1, n1, b1) = self.samples[0], self.samples[-1]
+        if t1 <= t0:
+            return 0.0, 0.0
+        return (n1 - n0) / (t1 - t0), (b1 - b0) / (t1 - t0)
+
+
+def settled(view: Mapping[str, Any]) -> tuple[int, int]:
+    """How many objects have come to their end, and how many are known."""
+    results = view["results"]
+    done = results["Complete"] + results["Skipped"] + results["Error"]
+    return done, results["Total"] - results["Duplicates"]
+
+
+async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, Any]:
+    """Show progress until the job has ended; what it ended as.
+
+    A manager that is being restarted is waited for.
+
+    Raises:
+      AdmError: the manager refuses, or was gone for a minute.
+    """
+    rates = Rates()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        expand=True,
+    )
+    task = bar.add_task("waiting", total=1)
+    lost_at: float | None = None
+    with Live(console=console, refresh_per_second=4) as live:
+        while True:
+            try:
+                view: dict[str, Any] = (await manager.ask("GET", f"/jobs/{uuid}")).json()
+            except AdmError:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > 60 or not rates.samples:
+                    raise
+                bar.update(task, description="manager away")
+                await trio.sleep(WATCH_S)
+                continue
+            lost_at = None
+            done, known = settled(view)
+            rates.add(time.monotonic(), done, view.get("bytes", {}).get("complete", 0))
+            bar.update(task, description=view["state"], completed=done, total=max(known, 1))
+            live.update(Group(bar, _rates_line(rates, known - done), counts_table(view)))
+            if view["state"] not in _RUNNING:
+                return view
+            await trio.sleep(WATCH_S)
+
+
+def _rates_line(rates: Rates, left: int) -> str:
+    objects, size = rates.per_s()
+    # Discovery may still be finding more, so this is the least it can take.
+    eta = f"{left / objects:,.0f} s" if objects else "unknown"
+    return f"{objects:,.0f} objects/s   {size / 1e6:,.1f} MB/s   time left: {eta}"

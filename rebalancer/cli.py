@@ -1,0 +1,132 @@
+"""Command lines: arguments to configurations to running programs, errors to one line."""
+
+import platform
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import trio
+
+from rebalancer import __version__, adm, log
+from rebalancer.config import load_agent, load_manager
+from rebalancer.devregion.commands import demo, region
+from rebalancer.errors import RebalancerError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_STAMP = f"python-{platform.python_version()}"
+
+
+def _version(program: str) -> Callable[[F], F]:
+    # The predecessors' tools drop the first word of this line.
+    return click.version_option(
+        __version__, prog_name=program, message=f"%(prog)s %(version)s ({_STAMP})"
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@_version("rebalancer")
+def cli() -> None:
+    """Empty storage nodes of a Manta object store without losing an object."""
+
+
+_config_option = click.option(
+    "-c",
+    "--config_file",
+    "--config-file",
+    "path",
+    type=click.Path(path_type=Path),
+    envvar="CONFIG_FILE",
+    help="Configuration file.",
+)
+
+
+@cli.command("manager")
+@_config_option
+@_version("rebalancer-manager")
+def manager_command(path: Path | None) -> None:
+    """Run the manager: one in a region."""
+    from rebalancer.manager import main
+
+    config, unknown = load_manager(path)
+    log.configure(main.LOG_NAME, config.log_level)
+    _warn(unknown)
+    _serve(lambda: main.run(config, path))
+
+
+@cli.command("agent")
+@_config_option
+@_version("rebalancer-agent")
+def agent_command(path: Path | None) -> None:
+    """Run the agent: one on every storage node."""
+    from rebalancer.agent import main
+
+    config, unknown = load_agent(path)
+    log.configure("rebalancer-agent", config.log.level)
+    _warn(unknown)
+    _serve(lambda: main.run(config))
+
+
+def _warn(unknown: list[str]) -> None:
+    if unknown:
+        log.get_logger().warning("configuration has unknown keys", keys=unknown)
+
+
+def _serve(run: Callable[[], Awaitable[None]]) -> None:
+    async def start() -> None:
+        await run()
+
+    try:
+        trio.run(start)
+    except* (RebalancerError, OSError) as group:
+        raise click.ClickException(str(_first(group))) from None
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
+    exc: BaseException = group
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
+
+
+cli.add_command(adm.adm)
+cli.add_command(region)
+cli.add_command(demo)
+
+
+def _run(command: click.Command, name: str) -> NoReturn:
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.ctx.get_help(), err=True)
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except RebalancerError as exc:
+        click.echo(f"{name}: {exc}", err=True)
+        sys.exit(1)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def main() -> NoReturn:
+    """The command `rebalancer`."""
+    _run(cli, "rebalancer")
+
+
+def main_manager() -> NoReturn:
+    """The command `rebalancer-manager`, as the predecessor named it."""
+    _run(manager_command, "rebalancer-manager")
+
+
+def main_agent() -> NoReturn:
+    """The command `rebalancer-agent`, as the predecessor named it."""
+    _run(agent_command, "rebalancer-agent")
+
+
+def main_adm() -> NoReturn:
+    """The command `rebalancer-adm`, as the predecessor named it."""
+    _run(adm.adm, "rebalancer-adm")

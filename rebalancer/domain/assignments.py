@@ -1,0 +1,55 @@
+"""What an agent's report about an assignment means for each of its objects."""
+
+from collections.abc import Collection, Iterable
+
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.reasons import Reason
+
+#: Failures that say the source could not be read, not that what was read is wrong.
+_UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
+
+
+def adds_up(
+    posted: Collection[str], failed_ids: Collection[str], *, failed: int, complete: int, total: int
+) -> bool:
+    """Whether a report accounts for exactly the tasks that were posted.
+
+    `complete` counts processed tasks, failed ones included.  If anything is off there is no
+    telling which objects were copied, so none may count as copied.
+    """
+    return (
+        complete == total == len(posted)
+        and failed == len(failed_ids) == len(set(failed_ids))
+        and set(failed_ids) <= set(posted)
+    )
+
+
+def failures(
+    reported: Iterable[tuple[str, Reason | None, Shark]], evacuated: str
+) -> dict[str, Reason]:
+    """Why each failed object is skipped, given (object id, reason, source) of each.
+
+    An object that could not be read from the evacuated shark, its only copy, is told apart:
+    no other destination will help it.
+    """
+    return {
+        object_id: _judge(reason or reasons.ASSIGNMENT_ERROR, source, evacuated)
+        for object_id, reason, source in reported
+    }
+
+
+def _judge(reason: Reason, source: Shark, evacuated: str) -> Reason:
+    unreadable = reason in _UNREADABLE or reason.name == reasons.HTTP_STATUS_CODE
+    if unreadable and source.manta_storage_id == evacuated:
+        return reasons.SOURCE_IS_EVAC_SHARK
+    return reason
+
+
+def poll_interval(age_s: float) -> float:
+    """Seconds until an assignment that is `age_s` old is asked for again.
+
+    A tenth of its age, so that its end is noticed 10 % late and the number of questions grows
+    with the logarithm of the time it takes; 0.1 s at least and 10 s at most.
+    """
+    return min(max(age_s / 10, 0.1), 10.0)

@@ -1,0 +1,115 @@
+"""Evacuation: every object with a copy on one shark gets that copy elsewhere."""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from rebalancer.domain import placement, sharks
+from rebalancer.domain.objects import (
+    MantaObject,
+    RecordError,
+    Shark,
+    StorageNode,
+    UnusableRecord,
+    is_loose_uuid,
+    read_object,
+    read_sharks,
+)
+from rebalancer.domain.placement import Placement, Rules
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.sharks import Verdict
+from rebalancer.manager.store import FoundRecord
+from rebalancer.wire import Task
+
+
+@attrs.frozen
+class EvacuateParams:
+    """The `params` of `POST /jobs`."""
+
+    from_shark: str
+    #: None and 0 mean all of them.
+    max_objects: int | None = None
+
+
+@attrs.frozen
+class Evacuate:
+    """Empties `origin`."""
+
+    origin: Shark
+    exclude_key_prefixes: tuple[str, ...] = ()
+
+    def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
+        """The record as the store keeps it, or None if it names `origin` elsewhere only."""
+        try:
+            record = json.loads(text)
+        except ValueError as exc:
+            return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, str(exc))
+        if not isinstance(record, dict):
+            detail = "the record is no object"
+            return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, detail)
+        known = record.get("objectId")
+        object_id = str(known) if is_loose_uuid(known) else f"{shard}:{key}"
+        try:
+            names = [entry.manta_storage_id for entry in read_sharks(record)]
+            if self.origin.manta_storage_id not in names:
+                return None
+            obj = read_object(record)
+            if names.count(self.origin.manta_storage_id) > 1:
+                raise UnusableRecord(
+                    RecordError.DUPLICATE_SHARK, f"{self.origin.manta_storage_id} is named twice"
+                )
+        except UnusableRecord as exc:
+            # Without a list of sharks there is no telling whether the object lies here; the
+            # record mentions this one, so a person should look.
+            return _unusable(shard, key, etag, text, exc.error, str(exc), object_id)
+        excluded = any(key.startswith(prefix) for prefix in self.exclude_key_prefixes)
+        outcome = "excluded" if excluded else None
+        return FoundRecord(object_id, key, shard, etag, text, obj.size, obj, outcome=outcome)
+
+    def plan(
+        self,
+        obj: MantaObject,
+        nodes: Sequence[StorageNode],
+        rules: Rules,
+        room: Callable[[StorageNode], int],
+        rng: random.Random,
+    ) -> Placement | Reason:
+        """Where `obj` goes, or why nowhere."""
+        return placement.choose(obj, self.origin, nodes, rules, room, rng)
+
+    def task(self, obj: MantaObject, source: Shark) -> Task:
+        """What the agent is told.
+
+        Its `owner` is the account under which the file lies; the predecessor sent the record's
+        owner, which is wrong for links across accounts.
+        """
+        return Task(obj.object_id, obj.account, obj.md5, source)
+
+    def judge(
+        self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
+    ) -> Verdict:
+        """What the record, as it is now, asks for."""
+        return sharks.judge(
+            record, object_id, self.origin.manta_storage_id, destination.manta_storage_id
+        )
+
+    def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
+        """The record with the entry of `origin` naming the destination."""
+        return sharks.rewrite(record, self.origin.manta_storage_id, destination)
+
+
+def _unusable(
+    shard: int,
+    key: str,
+    etag: str,
+    text: str,
+    error: RecordError,
+    detail: str,
+    object_id: str | None = None,
+) -> FoundRecord:
+    return FoundRecord(
+        object_id or f"{shard}:{key}", key, shard, etag, text, error=error, detail=detail
+    )

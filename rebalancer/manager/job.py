@@ -1,0 +1,105 @@
+"""One running job: what its stages share."""
+
+import random
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import attrs
+import trio
+
+from rebalancer.config import ManagerConfig
+from rebalancer.domain.batches import BatchLimits
+from rebalancer.domain.objects import MantaObject, Shark
+from rebalancer.domain.placement import Rules
+from rebalancer.manager.actions import Action
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.store import JobStore
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.moray.client import MorayClient
+
+#: Path of a copy on a storage node, for reports.
+COPY_PATH = "/manta/{account}/{id}"
+
+
+@attrs.frozen
+class Found:
+    """discover -> place: objects that need a destination.
+
+    `flush`: nothing else may come for a while, so batches should not wait to fill.
+    """
+
+    objects: tuple[MantaObject, ...]
+    flush: bool = False
+
+
+@attrs.frozen
+class Ready:
+    """place -> post: an assignment, recorded, with what its agent must be told."""
+
+    id: str
+    destination: Shark
+    tasks: tuple[tuple[MantaObject, Shark], ...]  # each with its source
+    size: int
+
+
+@attrs.frozen
+class Sent:
+    """post -> poll: an assignment that its agent has, or may have."""
+
+    id: str
+    destination: Shark
+    object_ids: frozenset[str]
+    size: int
+
+
+@attrs.frozen
+class Moved:
+    """poll -> update: an assignment whose agent is done."""
+
+    id: str
+    destination: Shark
+
+
+@attrs.define(eq=False)
+class Job:
+    """What the stages of one job share.
+
+    Mutable state: `updaters`, resized while the job runs; `given_back`, the assignments whose
+    objects `discover` must feed again; `failures`, what makes the job end as failed.
+    """
+
+    id: str
+    action: Action
+    config: ManagerConfig
+    store: JobStore
+    fleet: Fleet
+    agents: Agents
+    moray: Mapping[int, MorayClient]
+    metrics: ManagerMetrics
+    ledger: Ledger
+    updaters: trio.CapacityLimiter
+    max_objects: int | None = None
+    rng: random.Random = attrs.field(factory=random.Random)
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    given_back: deque[str] = attrs.field(factory=deque)
+    failures: list[str] = attrs.field(factory=list)
+
+    @property
+    def rules(self) -> Rules:
+        """The operator's limits on destinations."""
+        return Rules(
+            max_fill_percentage=self.config.max_fill_percentage,
+            min_avail_mb=self.config.min_avail_mb,
+            max_sharks=self.config.options.max_sharks,
+            blacklist_datacenters=frozenset(self.config.blacklist_datacenters),
+            allow_source_evac_shark=self.config.allow_source_evac_shark,
+        )
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """When an assignment is due."""
+        options = self.config.options
+        return BatchLimits(options.max_tasks_per_assignment, float(options.max_assignment_age))

@@ -1,0 +1,284 @@
+"""Jobs: made, listed, changed while they run, and run one after the other."""
+
+import uuid
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer import wire
+from rebalancer.config import ManagerConfig
+from rebalancer.domain.objects import Shark, is_loose_uuid
+from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
+from rebalancer.errors import (
+    BadRequest,
+    JobFailed,
+    PeerError,
+    Refused,
+    StoreError,
+    Unprocessable,
+)
+from rebalancer.log import get_logger
+from rebalancer.manager import pipeline, store
+from rebalancer.manager.actions import ACTIONS, Action
+from rebalancer.manager.actions.evacuate import EvacuateParams
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.index import JobIndex, JobRow
+from rebalancer.manager.job import Job
+from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.http import HttpClient
+from rebalancer.peers.moray.client import MorayClient, open_moray
+from rebalancer.retry import insistently
+
+MIN_UPDATERS, MAX_UPDATERS = 1, 250
+STORAGE_BUCKET = "manta_storage"
+#: Tries to read the evacuated shark's record when a job starts.
+TRIES = 8
+
+log = get_logger()
+
+
+@attrs.frozen
+class JobView:
+    """A job as the API shows it."""
+
+    row: JobRow
+    origin: Shark | None
+    status: store.Status
+
+
+@attrs.define(eq=False)
+class Jobs:
+    """All jobs of a manager.
+
+    Mutable state: the configuration for the next job, the job that runs, and an event that
+    wakes the runner when there is a new one.
+    """
+
+    config: ManagerConfig
+    index: JobIndex
+    fleet: Fleet
+    http: HttpClient
+    metrics: ManagerMetrics
+    _running: Job | None = None
+    _created: trio.Event = attrs.field(factory=trio.Event)
+
+    # --- requests ------------------------------------------------------------------------
+
+    async def create(self, body: Any) -> str:
+        """Make a job of the body of POST /jobs; its id.
+
+        Raises:
+          Refused, BadRequest, Unprocessable: nothing was made.
+        """
+        if self.config.snaplink_cleanup_required:
+            raise Refused("Snaplink Cleanup Required")
+        action, params = _read_new_job(body)
+        origin = Shark("", _full_name(params.from_shark, self.config.domain_name))
+        job_id = str(uuid.uuid4())
+        # The file first: a job on the list always has one.
+        await trio.to_thread.run_sync(store.create, self._file(job_id), origin)
+        kept = {"from_shark": origin.manta_storage_id, "max_objects": params.max_objects or None}
+        await self.index.add(job_id, action, kept)
+        log.info("job", job=job_id, state=JobState.SETUP, action=action, **kept)
+        self._created.set()
+        return job_id
+
+    async def list(self) -> list[JobRow]:
+        """Every job, oldest first."""
+        return await self.index.all()
+
+    async def view(self, job_id: str) -> JobView:
+        """One job with its counts.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
+        row = await self.index.get(checked_id(job_id))
+        if row is None:
+            raise BadRequest(f"Could not find job UUID: {job_id}")
+        origin, status = await trio.to_thread.run_sync(store.read_job, self._file(row.id))
+        return JobView(row, origin, status)
+
+    async def change(self, job_id: str, body: Any) -> None:
+        """Carry out the body of PUT /jobs/{id} on the running job.
+
+        Raises:
+          BadRequest, Unprocessable: nothing was changed.
+        """
+        updaters = _read_change(body)
+        row = await self.index.get(checked_id(job_id))
+        if row is None:
+            raise BadRequest(f"Could not find job {job_id}")
+        job = self._running
+        if job is None or job.id != row.id:
+            raise BadRequest("Attempt to update job that is not running")
+        if job.config.options.use_static_md_update_threads:
+            raise BadRequest(f"Job ({row.id}) does not support dynamic configuration updates")
+        _check_updaters(updaters)
+        job.updaters.total_tokens = updaters
+        self.metrics.updaters(updaters)
+        log.info("updaters", job=row.id, limit=updaters)
+
+    # --- running -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run jobs, one at a time, for ever; first those that an earlier run left."""
+        while True:
+            self._created = trio.Event()
+            row = await self.index.next()
+            if row is None:
+                await self._created.wait()
+                continue
+            await self._run(row)
+
+    async def _run(self, row: JobRow) -> None:
+        """Run one job to its end, which is recorded; cancelled, it goes on at the next start."""
+        if row.state != JobState.RUNNING:
+            await self.index.advance(row.id, JobEvent.STARTED)
+        else:
+            log.info("job", job=row.id, state=JobState.RUNNING, resumed=True)
+        try:
+            await self._work(row)
+        except* (JobFailed, PeerError, StoreError) as group:
+            causes = sorted({str(exc) for exc in _leaves(group)})
+            await self.index.advance(row.id, JobEvent.BROKE, "; ".join(causes))
+        except* Exception as group:
+            log.error("job broke", job=row.id, exc_info=group)
+            causes = sorted({repr(exc) for exc in _leaves(group)})
+            await self.index.advance(row.id, JobEvent.BROKE, "; ".join(causes))
+        else:
+            await self.index.advance(row.id, JobEvent.FINISHED)
+
+    async def _work(self, row: JobRow) -> None:
+        config = self.config
+        threads = config.options.max_metadata_update_threads
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            names = {shard.number: shard.host for shard in config.shards}
+            shards = await enter(open_moray(names, config.hosts, connections=threads))
+            job_store = await enter(store.open_store(self._file(row.id)))
+            origin = await _validated_origin(job_store, shards, row.params["from_shark"])
+            job = Job(
+                id=row.id,
+                action=_action(row.action, origin, config),
+                config=config,
+                store=job_store,
+                fleet=self.fleet,
+                agents=Agents(self.http, config.agent_port),
+                moray=shards,
+                metrics=self.metrics,
+                ledger=Ledger(config.options.max_assignments_per_shark),
+                updaters=trio.CapacityLimiter(threads),
+                max_objects=row.params.get("max_objects"),
+            )
+            self.metrics.updaters(threads)
+            self._running = job
+            try:
+                await pipeline.run(job)
+            finally:
+                self._running = None
+
+    def _file(self, job_id: str) -> Path:
+        return Path(self.config.data_dir) / f"{job_id}.sqlite"
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for exc in group.exceptions:
+        found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
+
+
+def _action(name: str, origin: Shark, config: ManagerConfig) -> Action:
+    return ACTIONS[name](origin, config.exclude_key_prefixes)
+
+
+def checked_id(job_id: str) -> str:
+    """`job_id` in lower case.
+
+    Raises:
+      BadRequest: it is no UUID.
+    """
+    if not is_loose_uuid(job_id):
+        raise BadRequest(f"Invalid UUID: {job_id}")
+    return job_id.lower()
+
+
+def _read_new_job(body: Any) -> tuple[str, EvacuateParams]:
+    if not isinstance(body, dict) or not isinstance(body.get("action"), str):
+        raise Unprocessable("action: expected the name of one as a string")
+    if body["action"] not in ACTIONS:
+        raise Unprocessable(f"action: expected one of {', '.join(ACTIONS)}, got {body['action']}")
+    try:
+        params = wire.structure(body.get("params"), EvacuateParams)
+    except BadRequest as exc:
+        raise Unprocessable(f"params: {exc}") from exc
+    if params.max_objects is not None and params.max_objects < 0:
+        raise Unprocessable("params.max_objects: expected a number not below 0")
+    if not wire.is_storage_id(params.from_shark) or ":" in params.from_shark:
+        raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
+    return body["action"], params
+
+
+def _full_name(name: str, domain: str) -> str:
+    return name if name.endswith(f".{domain}") else f"{name}.{domain}"
+
+
+def _read_change(body: Any) -> int:
+    match body:
+        case {"action": "set_metadata_threads", "params": int(count)} if count is not True:
+            return count
+        case {"action": "set_metadata_threads"}:
+            raise Unprocessable("params: expected a whole number of threads")
+    raise Unprocessable("action: expected set_metadata_threads")
+
+
+def _check_updaters(count: int) -> None:
+    if count < MIN_UPDATERS:
+        raise BadRequest(f"Cannot set metadata update threads below {MIN_UPDATERS}")
+    if count > MAX_UPDATERS:
+        raise BadRequest(f"Cannot set metadata update threads above {MAX_UPDATERS}")
+
+
+async def _validated_origin(
+    job_store: store.JobStore, shards: dict[int, MorayClient], name: str
+) -> Shark:
+    """The evacuated shark with its datacenter, from its heartbeat's record on the first shard.
+
+    storinfo cannot tell: it does not list a node that takes no writes.
+
+    Raises:
+      JobFailed: SharkNotFound; PeerError: the shard does not answer.
+    """
+    known = await job_store.origin()
+    if known is not None and known.datacenter:
+        return known
+    first = shards[min(shards)]
+    find = partial(first.find_objects, STORAGE_BUCKET, f"(manta_storage_id={name})", 2)
+    records = await insistently(find, tries=TRIES, first_s=0.5, longest_s=15.0)
+    datacenters = {record.value.get("datacenter") for record in records}
+    if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
+        raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")
+    origin = Shark(datacenter, name)
+    await job_store.set_origin(origin)
+    return origin
+
+
+def results(status: store.Status) -> dict[str, int]:
+    """The `results` of GET /jobs/{id}."""
+    counts = {
+        "Unprocessed": status.objects(ObjectStatus.UNPROCESSED),
+        "Assigned": status.objects(ObjectStatus.ASSIGNED),
+        "Skipped": status.objects(ObjectStatus.SKIPPED),
+        "Error": status.objects(ObjectStatus.ERROR),
+        "Post Processing": status.objects(ObjectStatus.POST_PROCESSING),
+        "Complete": status.objects(ObjectStatus.COMPLETE),
+        "Duplicates": status.objects("duplicates"),
+    }
+    return {"Total": sum(counts.values()), **counts}

@@ -1,0 +1,40 @@
+"""What the manager counts."""
+
+import prometheus_client as prometheus
+
+from rebalancer.config import ManagerConfig
+from rebalancer.domain.reasons import Reason
+from rebalancer.metrics import LegacyMetrics
+
+
+class ManagerMetrics:
+    """The predecessor's families, and the updaters' limit."""
+
+    def __init__(self, config: ManagerConfig) -> None:
+        self.registry = prometheus.CollectorRegistry()
+        labels = {
+            "service": config.service,
+            "server": config.server,
+            "datacenter": config.datacenter,
+        }
+        self.legacy = LegacyMetrics(self.registry, labels)
+        self._skips = self.legacy.skip_count()
+        self._updaters = prometheus.Gauge(
+            "md_thread_gauge", "concurrent metadata updates allowed", registry=self.registry
+        )
+
+    def moved(self, objects: int) -> None:
+        """So many objects are complete."""
+        self.legacy.object_count.inc("evacuate", objects)
+
+    def skipped(self, reason: Reason, objects: int = 1) -> None:
+        """So many objects were skipped for `reason`."""
+        self._skips.inc(reason.column, objects)
+
+    def failed(self, error: str) -> None:
+        """An object ended in `error`."""
+        self.legacy.error_count.inc(error)
+
+    def updaters(self, limit: int) -> None:
+        """The limit of concurrent metadata updates is now `limit`."""
+        self._updaters.set(limit)

@@ -1,0 +1,89 @@
+"""A job from its first object to its last: the stages, the channels between them, the end.
+
+Rules.  (1) Each stage owns its channel ends and closes them, so the end travels by itself.
+(2) Record in the store, then send: what is in a channel is on disk, so losing it costs nothing.
+(3) Channels form a line; what flows back is a synchronous call of the ledger, or a row of the
+store.  (4) Stopping is cancelling; starting is recovery.
+"""
+
+import trio
+
+from rebalancer.domain.states import AssignmentState, ObjectStatus
+from rebalancer.errors import JobFailed
+from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
+from rebalancer.manager.stages.discover import discover
+from rebalancer.manager.stages.place import place
+from rebalancer.manager.stages.poll import poll
+from rebalancer.manager.stages.post import post
+from rebalancer.manager.stages.update import update, update_links
+from rebalancer.manager.store import OpenAssignment
+
+#: Messages that wait between two stages; each holds up to an assignment of objects.
+QUEUE = 2
+#: Assignments posted at a time.
+POSTERS = 8
+
+
+async def run(job: Job) -> None:
+    """Run `job`, from wherever an earlier run left it, to its end.
+
+    Raises:
+      ExceptionGroup: a stage failed; its JobFailed says why where the cause is not ours.
+      JobFailed: discovery did not finish on every shard; all else is done.
+    """
+    await job.fleet.ready()
+    # Before any stage runs, or rows that a stage has just moved would be fed twice.
+    left_over = await job.store.open_assignments()
+    last_row = await job.store.last_row()
+    found_send, found = trio.open_memory_channel[Found](QUEUE)
+    ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
+    sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
+    moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
+    async with trio.open_nursery() as nursery:
+        start = nursery.start_soon
+        async with found_send, found, ready_send, ready, sent_send, sent, moved_send, moved:
+            _claim(job, left_over)
+            start(_recover, left_over, sent_send.clone(), moved_send.clone())
+            start(discover, job, last_row, found_send.clone())
+            start(place, job, found.clone(), ready_send.clone())
+            for _ in range(POSTERS):
+                start(post, job, ready.clone(), sent_send.clone())
+            start(poll, job, sent.clone(), moved_send.clone())
+            start(update, job, moved.clone())
+    await update_links(job)
+    await _check_end(job)
+
+
+def _claim(job: Job, assignments: list[OpenAssignment]) -> None:
+    for assignment in assignments:
+        if assignment.state is not AssignmentState.AGENT_COMPLETE:
+            job.ledger.claim(assignment.destination.manta_storage_id, assignment.size)
+            job.ledger.posted(assignment.destination.manta_storage_id)
+
+
+async def _recover(
+    assignments: list[OpenAssignment],
+    sent: trio.MemorySendChannel[Sent],
+    moved: trio.MemorySendChannel[Moved],
+) -> None:
+    """Feed what an earlier run left half way into the stage that its state names."""
+    async with sent, moved:
+        for left in assignments:
+            if left.state is AssignmentState.AGENT_COMPLETE:
+                await moved.send(Moved(left.id, left.destination))
+            else:
+                ids = frozenset(left.object_ids)
+                await sent.send(Sent(left.id, left.destination, ids, left.size))
+
+
+async def _check_end(job: Job) -> None:
+    status = await job.store.status()
+    unfinished = {
+        name: status.objects(name)
+        for name in (ObjectStatus.UNPROCESSED, ObjectStatus.ASSIGNED, ObjectStatus.POST_PROCESSING)
+        if status.objects(name)
+    }
+    if unfinished:
+        job.failures.append(f"objects were left unfinished: {unfinished}")
+    if job.failures:
+        raise JobFailed("; ".join(job.failures))

@@ -1,0 +1,98 @@
+-- One job.  The first three tables have the names and columns of the predecessor, which
+-- operators query by hand; columns after the marked line and all further tables are ours.
+
+CREATE TABLE IF NOT EXISTS evacuateobjects (
+    id              TEXT PRIMARY KEY NOT NULL,
+    assignment_id   TEXT,
+    object          TEXT,                       -- the record as discovered, JSON
+    shard           INTEGER,
+    dest_shark      TEXT,
+    etag            TEXT,                       -- of the record as discovered
+    status          TEXT NOT NULL CHECK (status IN (
+        'unprocessed', 'assigned', 'skipped', 'error', 'post_processing', 'complete')),
+    skipped_reason  TEXT CHECK (skipped_reason GLOB '{http_status_code:[0-9]*}' OR skipped_reason IN (
+        'agent_fs_error', 'agent_assignment_no_ent', 'agent_busy', 'assignment_error',
+        'assignment_mismatch', 'assignment_rejected', 'destination_insufficient_space',
+        'destination_unreachable', 'md5_mismatch', 'network_error',
+        'object_already_on_dest_shark', 'object_already_in_datacenter', 'source_other_error',
+        'source_is_evac_shark')),
+    error           TEXT CHECK (error IN (
+        'bad_moray_client', 'bad_moray_object', 'bad_manta_object', 'bad_shard_number',
+        'duplicate_shark', 'internal_error', 'metadata_update_failed', 'missing_sharks',
+        'bad_content_length')),
+    -- ours
+    key             TEXT,
+    bytes           INTEGER NOT NULL DEFAULT 0,
+    attempts        INTEGER NOT NULL DEFAULT 0, -- assignments that came to nothing
+    outcome         TEXT,                       -- why it ended, where the columns above cannot say
+    detail          TEXT                        -- for a person
+);
+CREATE INDEX IF NOT EXISTS assignment_id ON evacuateobjects (assignment_id);
+-- What a restart must take up again; at any time only what is in the pipeline.
+CREATE INDEX IF NOT EXISTS waiting ON evacuateobjects (status) WHERE status = 'unprocessed';
+
+CREATE TABLE IF NOT EXISTS config (
+    id              INTEGER PRIMARY KEY,
+    from_shark      TEXT                        -- JSON: datacenter, manta_storage_id
+);
+
+CREATE TABLE IF NOT EXISTS duplicates (
+    id              TEXT PRIMARY KEY NOT NULL,
+    key             TEXT,
+    shards          TEXT                        -- JSON array of shard numbers
+);
+
+-- Further records of objects in `duplicates`: each must name the new copy too.
+CREATE TABLE IF NOT EXISTS links (
+    shard           INTEGER NOT NULL,
+    key             TEXT NOT NULL,
+    id              TEXT NOT NULL,
+    object          TEXT NOT NULL,
+    etag            TEXT NOT NULL,
+    status          TEXT NOT NULL DEFAULT 'waiting'
+                    CHECK (status IN ('waiting', 'complete', 'skipped', 'error')),
+    detail          TEXT,
+    PRIMARY KEY (shard, key)
+);
+CREATE INDEX IF NOT EXISTS links_of ON links (id);
+
+CREATE TABLE IF NOT EXISTS assignments (
+    id              TEXT PRIMARY KEY NOT NULL,
+    dest_shark      TEXT NOT NULL,
+    dest_datacenter TEXT NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN (
+        'init', 'assigned', 'rejected', 'agent_complete', 'post_processed')),
+    tasks           INTEGER NOT NULL,
+    bytes           INTEGER NOT NULL,
+    created         TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    detail          TEXT
+);
+CREATE INDEX IF NOT EXISTS open_assignments ON assignments (state)
+    WHERE state IN ('init', 'assigned', 'agent_complete');
+
+-- Kept in the transactions that change rows, so that a status costs the same at any size.
+CREATE TABLE IF NOT EXISTS counters (
+    status          TEXT NOT NULL,              -- of evacuateobjects, or 'duplicates'
+    reason          TEXT NOT NULL,
+    objects         INTEGER NOT NULL,
+    bytes           INTEGER NOT NULL,
+    PRIMARY KEY (status, reason)
+) WITHOUT ROWID;
+
+-- How far discovery has come: all ids up to `position` are stored.
+CREATE TABLE IF NOT EXISTS scans (
+    shard           INTEGER NOT NULL,
+    id_column       TEXT NOT NULL,
+    position        INTEGER NOT NULL,
+    until           INTEGER NOT NULL,
+    PRIMARY KEY (shard, id_column)
+);
+
+-- Files on destinations that no record names, or may not name.
+CREATE TABLE IF NOT EXISTS orphans (
+    object_id       TEXT NOT NULL,
+    shark           TEXT NOT NULL,
+    path            TEXT NOT NULL,
+    reason          TEXT NOT NULL,
+    PRIMARY KEY (object_id, shark)
+);

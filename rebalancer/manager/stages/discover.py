@@ -1,0 +1,127 @@
+"""Discovery: the records of every shard that name the evacuated shark, and what comes back."""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import trio
+
+from rebalancer.domain.objects import MantaObject, read_object
+from rebalancer.errors import PeerError
+from rebalancer.log import get_logger
+from rebalancer.manager.job import Found, Job
+from rebalancer.manager.store import FoundRecord
+from rebalancer.peers.moray import scan
+from rebalancer.peers.moray.client import MorayClient
+from rebalancer.retry import insistently
+
+#: A question that fails is asked again this often before its shard is given up.
+TRIES = 8
+#: Objects in one message to placement.
+CHUNK = 200
+
+log = get_logger()
+_insistently = partial(insistently, tries=TRIES, first_s=0.5, longest_s=15.0)
+
+
+async def discover(job: Job, last_row: int, found: trio.MemorySendChannel[Found]) -> None:
+    """Feed placement with all that needs a destination, until nothing can any more.
+
+    That is: what an earlier run stored (rows up to `last_row`), what the scans find, and the
+    objects of assignments that came to nothing, for as long as any are under way.
+    """
+    scanned = trio.Event()
+    async with found, trio.open_nursery() as nursery:
+        nursery.start_soon(_feed_given_back, job, scanned, found)
+        async with trio.open_nursery() as scans:
+            readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
+            scans.start_soon(_feed_stored, job, last_row, found)
+            for number, moray in job.moray.items():
+                scans.start_soon(_scan_shard, job, number, moray, readers, found)
+        await found.send(Found((), flush=True))
+        scanned.set()
+        job.store.wake()
+
+
+async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Found]) -> None:
+    row = 0
+    while row < last_row:
+        row, texts = await job.store.unprocessed(row, last_row)
+        await _send(found, [read_object(json.loads(text)) for text in texts])
+
+
+async def _feed_given_back(
+    job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Found]
+) -> None:
+    while True:
+        while job.given_back:
+            texts = await job.store.returned(job.given_back.popleft())
+            objects = tuple(read_object(json.loads(text)) for text in texts)
+            await found.send(Found(objects, flush=True))
+        if scanned.is_set() and not job.store.unsettled:
+            return
+        await job.store.wait_change()
+
+
+async def _scan_shard(
+    job: Job,
+    number: int,
+    moray: MorayClient,
+    readers: trio.CapacityLimiter,
+    found: trio.MemorySendChannel[Found],
+) -> None:
+    async with readers:
+        try:
+            columns = await _insistently(partial(scan.id_columns, moray))
+            for column in columns:
+                await _scan_column(job, number, moray, column, found)
+        except PeerError as exc:
+            # The other shards go on; the job fails when they are done.
+            log.error("scan given up", job=job.id, shard=number, error=str(exc))
+            job.failures.append(f"discovery on shard {number} did not finish: {exc}")
+        else:
+            log.info("scan finished", job=job.id, shard=number)
+
+
+async def _scan_column(
+    job: Job,
+    number: int,
+    moray: MorayClient,
+    column: str,
+    found: trio.MemorySendChannel[Found],
+) -> None:
+    begun = await job.store.scan_position(number, column)
+    if begun is None:
+        begun = 0, await _insistently(partial(scan.last_id, moray, column))
+    position, until = begun
+    shark = job.action.origin.manta_storage_id
+    while position < until and not _has_enough(job):
+        end = min(position + job.config.options.md_read_chunk_size, until)
+        rows = await _insistently(partial(scan.window, moray, column, position, end, shark))
+        records = await trio.to_thread.run_sync(_read_rows, job, number, rows)
+        new = await job.store.found(
+            records,
+            shard=number,
+            column=column,
+            position=end,
+            until=until,
+            limit=job.max_objects,
+        )
+        await _send(found, [r.obj for r in records if r.id in new and r.obj is not None])
+        position = end
+
+
+def _read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> list[FoundRecord]:
+    read = (
+        job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value) for row in rows
+    )
+    return [record for record in read if record is not None]
+
+
+def _has_enough(job: Job) -> bool:
+    return job.max_objects is not None and job.store.objects >= job.max_objects
+
+
+async def _send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObject]) -> None:
+    for start in range(0, len(objects), CHUNK):
+        await found.send(Found(tuple(objects[start : start + CHUNK])))

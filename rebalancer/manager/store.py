@@ -1,0 +1,731 @@
+"""One job's sqlite file: the only place with SQL about objects and assignments.
+
+Every method is one transaction, true on disk when it returns.  Changes of state go through
+the tables of `domain.states`, in the WHERE of the UPDATE.
+"""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from importlib import resources
+from pathlib import Path
+
+import attrs
+import trio
+
+from rebalancer.domain import states
+from rebalancer.domain.objects import MantaObject, RecordError, Shark
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.states import (
+    AssignmentEvent,
+    AssignmentState,
+    ObjectEvent,
+    ObjectStatus,
+    advance,
+)
+from rebalancer.errors import IllegalTransition, StoreError
+from rebalancer.sqlite import Database, RunSync, connect, open_database
+
+SCHEMA = resources.files("rebalancer.manager").joinpath("schema.sql").read_text()
+#: Rows read at once where a job's rows are walked.
+PAGE = 500
+
+
+@attrs.frozen
+class FoundRecord:
+    """One record that discovery met, ready to be stored."""
+
+    id: str
+    key: str
+    shard: int
+    etag: str
+    text: str
+    size: int = 0
+    #: What placement needs, for a record that can be used.
+    obj: MantaObject | None = None
+    #: Why it cannot be used, for objects that start and end in status error.
+    error: RecordError | None = None
+    #: Why it is left alone at the operator's wish.
+    outcome: str | None = None
+    detail: str | None = None
+
+
+@attrs.frozen
+class NewAssignment:
+    """An assignment about to be posted."""
+
+    id: str
+    destination: Shark
+    object_ids: tuple[str, ...]
+    size: int
+
+
+@attrs.frozen
+class OpenAssignment:
+    """An assignment that an earlier run left unfinished."""
+
+    id: str
+    destination: Shark
+    state: AssignmentState
+    object_ids: tuple[str, ...]
+    size: int
+
+
+@attrs.frozen
+class StoredRecord:
+    """A record to be rewritten: as discovered, with the destination of its object's copy."""
+
+    id: str
+    key: str
+    shard: int
+    etag: str
+    text: str
+    destination: Shark
+
+
+@attrs.frozen
+class Settled:
+    """How an object's metadata update ended."""
+
+    id: str
+    event: ObjectEvent
+    error: RecordError | None = None
+    outcome: str | None = None
+    detail: str | None = None
+    #: Path of the copy that no record names, if the update left one.
+    orphan: str | None = None
+
+
+@attrs.frozen
+class Status:
+    """A job's counts."""
+
+    #: (status, reason) -> (objects, bytes); reason is empty where the status says it all.
+    counts: Mapping[tuple[str, str], tuple[int, int]]
+
+    def objects(self, status: str) -> int:
+        """How many objects have `status`, whatever the reason."""
+        return sum(n for (name, _), (n, _) in self.counts.items() if name == status)
+
+    def size(self, status: str | None = None) -> int:
+        """Bytes of the objects that have `status`, or of all."""
+        return sum(b for (name, _), (_, b) in self.counts.items() if status in (name, None))
+
+
+class _Tally:
+    """Changes of the counters within one transaction."""
+
+    def __init__(self) -> None:
+        self._objects: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
+
+    def add(self, status: str, reason: str | None, objects: int, size: int) -> None:
+        self._objects[status, reason or ""] += objects
+        self._bytes[status, reason or ""] += size
+
+    def move(self, old: str, new: str, reason: str | None, objects: int, size: int) -> None:
+        # What can still move has no reason yet.
+        self.add(old, None, -objects, -size)
+        self.add(new, reason, objects, size)
+
+    def save(self, db: sqlite3.Connection) -> None:
+        db.executemany(
+            "INSERT INTO counters VALUES (?, ?, ?, ?) ON CONFLICT (status, reason) DO UPDATE"
+            " SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes",
+            [(*key, count, self._bytes[key]) for key, count in self._objects.items()],
+        )
+
+    def by_status(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for (status, _), count in self._objects.items():
+            total[status] += count
+        return total
+
+
+class JobStore:
+    """One job's file.  Made by `open_store`.
+
+    Mutable state besides the file: a mirror of the counts by status, and an event that wakes
+    those who wait for one to change.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._counts: Counter[str] = Counter()
+        self._changed = trio.Event()
+
+    # --- what is waiting -----------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> int:
+        """Objects that may still need a destination: unprocessed and assigned ones."""
+        return self._counts[ObjectStatus.UNPROCESSED] + self._counts[ObjectStatus.ASSIGNED]
+
+    @property
+    def objects(self) -> int:
+        """All objects of the job."""
+        return sum(self._counts[status] for status in ObjectStatus)
+
+    async def wait_change(self) -> None:
+        """Return after the next change of any count, or `wake`."""
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let those who wait for a change look again."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _mirror(self, tally: _Tally) -> None:
+        self._counts.update(tally.by_status())
+        self.wake()
+
+    async def load(self) -> None:
+        """Bring the mirror up to date with the file, before any other use.
+
+        Objects given back to placement by an earlier run are made like new ones, so that
+        `unprocessed` finds them and `returned` does not.
+        """
+
+        def run(db: sqlite3.Connection) -> Status:
+            db.execute(
+                "UPDATE evacuateobjects SET assignment_id = NULL"
+                " WHERE status = 'unprocessed' AND assignment_id IS NOT NULL"
+            )
+            return _read_status(db)
+
+        status = await self.database.write(run)
+        self._counts = Counter({name: status.objects(name) for name in ObjectStatus})
+
+    async def status(self) -> Status:
+        """The counts as they are on disk."""
+        return await self.database.read(_read_status)
+
+    # --- discovery -----------------------------------------------------------------------
+
+    async def origin(self) -> Shark | None:
+        """The evacuated shark; its datacenter is empty until it is known."""
+        return await self.database.read(_read_origin)
+
+    async def set_origin(self, shark: Shark) -> None:
+        """Record the evacuated shark."""
+        await self.database.write(_write_origin, shark)
+
+    async def scan_position(self, shard: int, column: str) -> tuple[int, int] | None:
+        """(ids stored so far, last id of the scan), or None if it has not begun."""
+
+        def run(db: sqlite3.Connection) -> tuple[int, int] | None:
+            row = db.execute(
+                "SELECT position, until FROM scans WHERE shard = ? AND id_column = ?",
+                (shard, column),
+            ).fetchone()
+            return None if row is None else (row["position"], row["until"])
+
+        return await self.database.read(run)
+
+    async def found(
+        self,
+        records: Iterable[FoundRecord],
+        *,
+        shard: int,
+        column: str,
+        position: int,
+        until: int,
+        limit: int | None = None,
+    ) -> set[str]:
+        """Store the objects of one window and how far the scan has come.
+
+        Records met before change nothing, so a window may be scanned again.  A record of an
+        object known from another record becomes a link.  At most `limit` objects are kept in
+        the whole job.  Returns the ids of new objects that need a destination.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[set[str], _Tally]:
+            tally, new = _Tally(), set()
+            room = None if limit is None else limit - _count_objects(db)
+            for record in records:
+                if room is not None and room <= 0:
+                    break
+                status = _insert(db, record)
+                if status is None:
+                    _note_duplicate(db, record, tally)
+                    continue
+                tally.add(status, record.error or record.outcome, 1, record.size)
+                if status is ObjectStatus.UNPROCESSED:
+                    new.add(record.id)
+                if room is not None:
+                    room -= 1
+            db.execute(
+                "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?)",
+                (shard, column, position, until),
+            )
+            tally.save(db)
+            return new, tally
+
+        new, tally = await self.database.write(run)
+        self._mirror(tally)
+        return new
+
+    # --- placement -----------------------------------------------------------------------
+
+    async def last_row(self) -> int:
+        """The row number of the newest object: `unprocessed` up to it is an earlier run's."""
+
+        def run(db: sqlite3.Connection) -> int:
+            return int(
+                db.execute("SELECT ifnull(max(rowid), 0) FROM evacuateobjects").fetchone()[0]
+            )
+
+        return await self.database.read(run)
+
+    async def unprocessed(self, after: int, until: int) -> tuple[int, list[str]]:
+        """A page of records without a destination, from rows after `after` up to `until`.
+
+        Returns the last row seen and the texts; no texts means there are no more.  Objects
+        given back during this run are left to `returned`.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[int, list[str]]:
+            rows = db.execute(
+                "SELECT rowid, object FROM evacuateobjects WHERE status = 'unprocessed'"
+                " AND assignment_id IS NULL AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
+                (after, until, PAGE),
+            ).fetchall()
+            return (rows[-1]["rowid"] if rows else until), [row["object"] for row in rows]
+
+        return await self.database.read(run)
+
+    async def returned(self, assignment_id: str) -> list[str]:
+        """The records of the objects that `give_back` returned to placement."""
+
+        def run(db: sqlite3.Connection) -> list[str]:
+            rows = db.execute(
+                "SELECT object FROM evacuateobjects"
+                " WHERE assignment_id = ? AND status = 'unprocessed'",
+                (assignment_id,),
+            )
+            return [row["object"] for row in rows]
+
+        return await self.database.read(run)
+
+    async def assign(self, assignment: NewAssignment) -> None:
+        """Record an assignment: from now on its agent may know it."""
+
+        def run(db: sqlite3.Connection) -> _Tally:
+            db.execute(
+                "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    assignment.id,
+                    assignment.destination.manta_storage_id,
+                    assignment.destination.datacenter,
+                    AssignmentState.INIT,
+                    len(assignment.object_ids),
+                    assignment.size,
+                ),
+            )
+            changed = db.executemany(
+                "UPDATE evacuateobjects SET status = 'assigned', assignment_id = ?, dest_shark = ?"
+                " WHERE id = ? AND status = 'unprocessed'",
+                [
+                    (assignment.id, assignment.destination.manta_storage_id, object_id)
+                    for object_id in assignment.object_ids
+                ],
+            ).rowcount
+            if changed != len(assignment.object_ids):
+                raise IllegalTransition(
+                    f"assignment {assignment.id}: an object was not unprocessed"
+                )
+            tally = _Tally()
+            tally.move("unprocessed", "assigned", None, changed, assignment.size)
+            tally.save(db)
+            return tally
+
+        self._mirror(await self.database.write(run))
+
+    async def refuse(self, refused: Sequence[tuple[str, Reason]]) -> None:
+        """Skip objects that have no destination."""
+
+        def run(db: sqlite3.Connection) -> _Tally:
+            tally = _Tally()
+            for object_id, reason in refused:
+                _skip(db, tally, object_id, ObjectStatus.UNPROCESSED, reason)
+            tally.save(db)
+            return tally
+
+        self._mirror(await self.database.write(run))
+
+    # --- assignments ---------------------------------------------------------------------
+
+    async def accepted(self, assignment_id: str) -> None:
+        """The agent has confirmed the assignment."""
+
+        def run(db: sqlite3.Connection) -> None:
+            _advance_assignment(db, assignment_id, AssignmentEvent.ACCEPTED)
+
+        await self.database.write(run)
+
+    async def give_back(
+        self, assignment_id: str, reason: Reason, *, max_attempts: int, path: str, detail: str
+    ) -> int:
+        """The assignment came to nothing: its objects return to placement.
+
+        Those that have come back `max_attempts` times are skipped with `reason`.  An agent
+        that may have had the assignment may have copied some, so their places are noted as
+        possible orphans; `path` is a format string of `account` and `id`.  Returns how many
+        await placement.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[int, _Tally]:
+            (state,) = db.execute(
+                "SELECT state FROM assignments WHERE id = ?", (assignment_id,)
+            ).fetchone()
+            never_sent = reason.name == "AgentAssignmentNoEnt" and state == AssignmentState.INIT
+            _advance_assignment(db, assignment_id, AssignmentEvent.LOST, detail)
+            tally, waiting = _Tally(), 0
+            for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+                if not never_sent:
+                    _note_orphan(db, row, path, f"assignment lost: {reason}")
+                attempts = row["attempts"] + (not never_sent)
+                if attempts >= max_attempts:
+                    _skip(db, tally, row["id"], ObjectStatus.ASSIGNED, reason, detail)
+                    continue
+                waiting += 1
+                db.execute(
+                    "UPDATE evacuateobjects SET status = ?, attempts = ?, dest_shark = NULL"
+                    " WHERE id = ? AND status = 'assigned'",
+                    (
+                        advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED),
+                        attempts,
+                        row["id"],
+                    ),
+                )
+                tally.move("assigned", "unprocessed", None, 1, row["bytes"])
+            tally.save(db)
+            return waiting, tally
+
+        waiting, tally = await self.database.write(run)
+        self._mirror(tally)
+        return waiting
+
+    async def reject(self, assignment_id: str, reason: Reason, *, path: str, detail: str) -> None:
+        """No agent will make sense of this assignment: its objects are skipped."""
+        await self.give_back(assignment_id, reason, max_attempts=0, path=path, detail=detail)
+
+    async def copied(self, assignment_id: str, failed: Mapping[str, Reason]) -> None:
+        """The agent is done: the objects in `failed` are skipped, all others verified copies."""
+
+        def run(db: sqlite3.Connection) -> _Tally:
+            _advance_assignment(db, assignment_id, AssignmentEvent.AGENT_DONE)
+            tally = _Tally()
+            for object_id, reason in failed.items():
+                _skip(db, tally, object_id, ObjectStatus.ASSIGNED, reason)
+            objects, size = db.execute(
+                "SELECT count(*), ifnull(sum(bytes), 0) FROM evacuateobjects"
+                " WHERE assignment_id = ? AND status = 'assigned'",
+                (assignment_id,),
+            ).fetchone()
+            db.execute(
+                "UPDATE evacuateobjects SET status = ? WHERE assignment_id = ?"
+                " AND status = 'assigned'",
+                (
+                    advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED),
+                    assignment_id,
+                ),
+            )
+            tally.move("assigned", "post_processing", None, objects, size)
+            tally.save(db)
+            return tally
+
+        self._mirror(await self.database.write(run))
+
+    async def open_assignments(self) -> list[OpenAssignment]:
+        """What an earlier run left between placement and the end."""
+
+        def run(db: sqlite3.Connection) -> list[OpenAssignment]:
+            rows = db.execute(
+                "SELECT * FROM assignments WHERE state IN ('init', 'assigned', 'agent_complete')"
+                " ORDER BY created, id"
+            ).fetchall()
+            return [
+                OpenAssignment(
+                    row["id"],
+                    Shark(row["dest_datacenter"], row["dest_shark"]),
+                    AssignmentState(row["state"]),
+                    tuple(o["id"] for o in _objects_of(db, row["id"], ObjectStatus.ASSIGNED)),
+                    row["bytes"],
+                )
+                for row in rows
+            ]
+
+        return await self.database.read(run)
+
+    # --- metadata ------------------------------------------------------------------------
+
+    async def to_update(self, assignment_id: str) -> list[StoredRecord]:
+        """The records of an assignment whose objects are copied, as discovered."""
+
+        def run(db: sqlite3.Connection) -> list[StoredRecord]:
+            rows = db.execute(
+                "SELECT o.id, o.key, o.shard, o.etag, o.object, a.dest_shark, a.dest_datacenter"
+                " FROM evacuateobjects o JOIN assignments a ON a.id = o.assignment_id"
+                " WHERE o.assignment_id = ? AND o.status = 'post_processing'",
+                (assignment_id,),
+            )
+            return [_stored_record(row) for row in rows]
+
+        return await self.database.read(run)
+
+    async def settle(self, settled: Iterable[Settled]) -> None:
+        """Record how the metadata updates of objects ended."""
+
+        def run(db: sqlite3.Connection) -> _Tally:
+            tally = _Tally()
+            for item in settled:
+                _settle(db, tally, item)
+            tally.save(db)
+            return tally
+
+        self._mirror(await self.database.write(run))
+
+    async def finish_assignment(self, assignment_id: str) -> None:
+        """Every object of the assignment is settled, and its agent need not keep it."""
+
+        def run(db: sqlite3.Connection) -> None:
+            _advance_assignment(db, assignment_id, AssignmentEvent.SETTLED)
+
+        await self.database.write(run)
+
+    async def waiting_links(self, after: tuple[int, str]) -> list[StoredRecord]:
+        """A page of further records of objects whose copy is at its destination."""
+
+        def run(db: sqlite3.Connection) -> list[StoredRecord]:
+            rows = db.execute(
+                "SELECT l.id, l.key, l.shard, l.etag, l.object, a.dest_shark, a.dest_datacenter"
+                " FROM links l JOIN evacuateobjects o ON o.id = l.id"
+                " JOIN assignments a ON a.id = o.assignment_id"
+                " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
+                " AND (o.status = 'complete' OR o.outcome IN ('deleted', 'overwritten'))"
+                " ORDER BY l.shard, l.key LIMIT ?",
+                (*after, PAGE),
+            )
+            return [_stored_record(row) for row in rows]
+
+        return await self.database.read(run)
+
+    async def settle_link(self, link: StoredRecord, status: str, detail: str | None) -> None:
+        """Record how the update of a further record ended: complete, skipped or error."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ?",
+                (status, detail, link.shard, link.key),
+            )
+            if status == "complete":
+                _forget_orphan(db, link.id, link.destination.manta_storage_id)
+
+        await self.database.write(run)
+
+
+# --- steps of transactions ---------------------------------------------------------------
+
+
+def _insert(db: sqlite3.Connection, record: FoundRecord) -> ObjectStatus | None:
+    """Insert a discovered object; None if its id is known already."""
+    status = ObjectStatus.UNPROCESSED
+    if record.error is not None:
+        status = advance(states.OBJECT, status, ObjectEvent.UNUSABLE)
+    elif record.outcome is not None:
+        status = advance(states.OBJECT, status, ObjectEvent.REFUSED)
+    done = db.execute(
+        "INSERT INTO evacuateobjects (id, object, shard, etag, status, error, key, bytes,"
+        " outcome, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (
+            record.id,
+            record.text,
+            record.shard,
+            record.etag,
+            status,
+            record.error,
+            record.key,
+            record.size,
+            record.outcome,
+            record.detail,
+        ),
+    )
+    return status if done.rowcount else None
+
+
+def _note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: _Tally) -> None:
+    first = db.execute(
+        "SELECT shard, key FROM evacuateobjects WHERE id = ?", (record.id,)
+    ).fetchone()
+    if (first["shard"], first["key"]) == (record.shard, record.key):
+        return  # the same record, met again
+    done = db.execute(
+        "INSERT INTO links (shard, key, id, object, etag) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (record.shard, record.key, record.id, record.text, record.etag),
+    )
+    if not done.rowcount:
+        return
+    known = db.execute("SELECT key, shards FROM duplicates WHERE id = ?", (record.id,)).fetchone()
+    # Smallest key and sorted numbers: the row must not depend on the order of discovery.
+    keys = {record.key, first["key"], *([known["key"]] if known else [])}
+    shards = {record.shard, first["shard"], *(json.loads(known["shards"]) if known else [])}
+    db.execute(
+        "INSERT OR REPLACE INTO duplicates VALUES (?, ?, ?)",
+        (record.id, min(keys), json.dumps(sorted(shards))),
+    )
+    if known is None:
+        tally.add("duplicates", None, 1, 0)
+
+
+def _skip(
+    db: sqlite3.Connection,
+    tally: _Tally,
+    object_id: str,
+    old: ObjectStatus,
+    reason: Reason,
+    detail: str | None = None,
+) -> None:
+    new = advance(states.OBJECT, old, ObjectEvent.REFUSED)
+    column, text = (reason.column, detail) if reason.is_known else (None, reason.name)
+    row = db.execute(
+        "UPDATE evacuateobjects SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
+        " WHERE id = ? AND status = ? RETURNING bytes",
+        (new, column, None if column else "unknown_reason", text, object_id, old),
+    ).fetchone()
+    if row is None:
+        raise IllegalTransition(f"object {object_id} is not {old}, so it cannot be skipped")
+    tally.move(old, new, column or "unknown_reason", 1, row["bytes"])
+
+
+def _settle(db: sqlite3.Connection, tally: _Tally, item: Settled) -> None:
+    old = ObjectStatus.POST_PROCESSING
+    new = advance(states.OBJECT, old, item.event)
+    row = db.execute(
+        "UPDATE evacuateobjects SET status = ?, error = ?, outcome = ?, detail = ?"
+        " WHERE id = ? AND status = ? RETURNING id, bytes, dest_shark",
+        (new, item.error, item.outcome, item.detail, item.id, old),
+    ).fetchone()
+    if row is None:
+        raise IllegalTransition(f"object {item.id} is not {old}, so it cannot become {new}")
+    tally.move(old, new, item.error or item.outcome, 1, row["bytes"])
+    if new is ObjectStatus.COMPLETE:
+        _forget_orphan(db, item.id, row["dest_shark"])
+    elif item.orphan is not None:
+        reason = str(item.error or item.outcome)
+        db.execute(
+            "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
+            (item.id, row["dest_shark"], item.orphan, reason),
+        )
+
+
+def _note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str) -> None:
+    record = json.loads(row["object"])
+    account = record.get("creator") or record.get("owner")
+    db.execute(
+        "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
+        (row["id"], row["dest_shark"], path.format(account=account, id=row["id"]), reason),
+    )
+
+
+def _forget_orphan(db: sqlite3.Connection, object_id: str, shark: str) -> None:
+    db.execute("DELETE FROM orphans WHERE object_id = ? AND shark = ?", (object_id, shark))
+
+
+def _advance_assignment(
+    db: sqlite3.Connection, assignment_id: str, event: AssignmentEvent, detail: str | None = None
+) -> None:
+    row = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
+    new = advance(states.ASSIGNMENT, AssignmentState(row["state"]), event)
+    db.execute(
+        "UPDATE assignments SET state = ?, detail = ? WHERE id = ?", (new, detail, assignment_id)
+    )
+
+
+def _objects_of(
+    db: sqlite3.Connection, assignment_id: str, status: ObjectStatus
+) -> list[sqlite3.Row]:
+    return db.execute(
+        "SELECT id, object, bytes, attempts, dest_shark FROM evacuateobjects"
+        " WHERE assignment_id = ? AND status = ?",
+        (assignment_id, status),
+    ).fetchall()
+
+
+def _stored_record(row: sqlite3.Row) -> StoredRecord:
+    destination = Shark(row["dest_datacenter"], row["dest_shark"])
+    return StoredRecord(
+        row["id"], row["key"], row["shard"], row["etag"], row["object"], destination
+    )
+
+
+def _count_objects(db: sqlite3.Connection) -> int:
+    (count,) = db.execute(
+        "SELECT ifnull(sum(objects), 0) FROM counters WHERE status <> 'duplicates'"
+    ).fetchone()
+    return int(count)
+
+
+def _read_status(db: sqlite3.Connection) -> Status:
+    rows = db.execute("SELECT * FROM counters")
+    return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
+
+
+def _read_origin(db: sqlite3.Connection) -> Shark | None:
+    row = db.execute("SELECT from_shark FROM config WHERE id = 1").fetchone()
+    return None if row is None else Shark(**json.loads(row["from_shark"]))
+
+
+def _write_origin(db: sqlite3.Connection, shark: Shark) -> None:
+    db.execute("INSERT OR REPLACE INTO config VALUES (1, ?)", (json.dumps(attrs.asdict(shark)),))
+
+
+# --- files -------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_store(path: Path, *, run: RunSync | None = None) -> AsyncIterator[JobStore]:
+    """Open a job's file, made anew if need be.
+
+    Raises:
+      StoreError: it cannot be opened or is another kind of file.
+    """
+    options = {} if run is None else {"run": run}
+    async with open_database(path, SCHEMA, **options) as database:
+        store = JobStore(database)
+        await store.load()
+        yield store
+
+
+def create(path: Path, origin: Shark) -> None:
+    """Make the file of a new job.  Blocking.
+
+    Raises:
+      StoreError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(connect(path)) as db:
+            db.executescript(SCHEMA)
+            _write_origin(db, origin)
+    except (sqlite3.Error, OSError) as exc:
+        raise StoreError(f"{path}: {exc}") from exc
+
+
+def read_job(path: Path) -> tuple[Shark | None, Status]:
+    """What to show of a job, running or not, at a cost that does not depend on its size.
+
+    Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    try:
+        with closing(connect(path, read_only=True)) as db:
+            return _read_origin(db), _read_status(db)
+    except sqlite3.Error as exc:
+        raise StoreError(f"{path}: {exc}") from exc

@@ -1,0 +1,91 @@
+"""Agents: posting an assignment, asking how it stands, deleting it."""
+
+import enum
+
+import attrs
+
+from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused
+from rebalancer.peers.http import HttpClient
+from rebalancer.wire import (
+    Assignment,
+    AssignmentReport,
+    Dialect,
+    assignment_to_wire,
+    read_report,
+)
+
+POST_S = 60.0  # the agent answers after its disk has the assignment
+ASK_S = 30.0
+
+
+class Posted(enum.Enum):
+    """What an agent made of an assignment."""
+
+    ACCEPTED = enum.auto()  # or it had it already
+    BUSY = enum.auto()
+    REJECTED = enum.auto()
+
+
+@attrs.frozen
+class PostAnswer:
+    """The outcome of a POST; `detail` is for the log, `retry_after_s` for BUSY."""
+
+    outcome: Posted
+    detail: str = ""
+    retry_after_s: float = 0.0
+
+
+@attrs.frozen
+class Agents:
+    """The agents of a region, each on its storage node."""
+
+    http: HttpClient
+    port: int
+
+    async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
+        """Hand `assignment` to the agent of `shark`.  May be repeated: 409 means it has it.
+
+        Raises:
+          PeerUnreachable: it may have the assignment or not.
+        """
+        body = assignment_to_wire(assignment, Dialect.LEGACY)
+        reply = await self.http.request(
+            "POST", shark, "/assignments", port=self.port, body=body, within_s=POST_S
+        )
+        detail = f"{reply.status} {reply.text[:200]}"
+        match reply.status:
+            case 200 | 409:
+                return PostAnswer(Posted.ACCEPTED, detail)
+            case 503:
+                return PostAnswer(Posted.BUSY, detail, reply.retry_after_s(5.0))
+        return PostAnswer(Posted.REJECTED, detail)
+
+    async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
+        """How `assignment_id` stands, or None if the agent does not know it.
+
+        Raises:
+          PeerError: no answer, or not one we can use.
+        """
+        reply = await self.http.request(
+            "GET", shark, f"/assignments/{assignment_id}", port=self.port, within_s=ASK_S
+        )
+        if reply.status == 404:
+            return None
+        if reply.status != 200:
+            raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
+        try:
+            return read_report(reply.json())
+        except BadRequest as exc:
+            raise PeerMalformed(f"agent of {shark}: {exc}") from exc
+
+    async def delete(self, shark: str, assignment_id: str) -> None:
+        """Let the agent forget a completed assignment; one it does not know is fine.
+
+        Raises:
+          PeerError: it is still there.
+        """
+        reply = await self.http.request(
+            "DELETE", shark, f"/assignments/{assignment_id}", port=self.port, within_s=ASK_S
+        )
+        if reply.status not in (200, 404):
+            raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
