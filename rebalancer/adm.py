@@ -228,7 +228,8 @@ async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, 
     )
     task = bar.add_task("waiting", total=1)
     lost_at: float | None = None
-    with Live(console=console, refresh_per_second=4) as live:
+    # Without a terminal there is nothing to redraw: a line each time tells as much.
+    with Live(console=console, refresh_per_second=4, auto_refresh=console.is_terminal) as live:
         while True:
             try:
                 view: dict[str, Any] = (await manager.ask("GET", f"/jobs/{uuid}")).json()
@@ -244,6 +245,8 @@ async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, 
             rates.add(time.monotonic(), done, view.get("bytes", {}).get("complete", 0))
             bar.update(task, description=view["state"], completed=done, total=max(known, 1))
             live.update(Group(bar, _rates_line(rates, known - done), counts_table(view)))
+            if not console.is_terminal:
+                console.print(f"{done:,}/{known:,} settled   {_rates_line(rates, known - done)}")
             if view["state"] not in _RUNNING:
                 return view
             await trio.sleep(WATCH_S)

@@ -1,0 +1,154 @@
+"""The agent's routes: parse, call store and worker, render."""
+
+import json
+import time
+from typing import Any
+
+import attrs
+import trio
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from rebalancer import __version__, wire
+from rebalancer.agent.metrics import AgentMetrics
+from rebalancer.agent.store import AssignmentStore
+from rebalancer.agent.worker import Worker
+from rebalancer.config import AgentApi
+from rebalancer.daemon import body_json, make_app
+from rebalancer.domain.objects import is_loose_uuid
+from rebalancer.errors import BadRequest, Conflict, StoreError, Unavailable
+from rebalancer.wire import Dialect
+
+#: Assignments in one answer to GET /assignments.
+PAGE = 100
+
+
+@attrs.define(eq=False)
+class Agent:
+    """What the routes work on.
+
+    Mutable state: the ids being saved, whether the agent is ending, and when it began.
+    """
+
+    config: AgentApi
+    store: AssignmentStore
+    worker: Worker
+    metrics: AgentMetrics
+    saving: set[str] = attrs.field(factory=set)
+    is_draining: bool = False
+    started: float = attrs.field(factory=time.monotonic)
+
+    async def accept(self, body: Any) -> str:
+        """Store a posted assignment and queue it; its id.
+
+        Raises:
+          BadRequest, Conflict, Unavailable: and nothing has changed.
+        """
+        if self.is_draining:
+            raise Unavailable("the agent is stopping")
+        assignment = wire.read_assignment(body)
+        name = assignment.id.lower()
+        if name in self.saving:
+            raise Conflict(f"assignment {assignment.id} is being saved")
+        self.saving.add(name)
+        try:
+            await trio.to_thread.run_sync(self.store.save, assignment, wire.detect_dialect(body))
+        except StoreError as exc:
+            raise Unavailable(str(exc)) from exc
+        else:
+            self.worker.add(name)
+        finally:
+            self.saving.discard(name)
+        return assignment.id
+
+    async def report(self, assignment_id: str) -> dict[str, Any]:
+        """How an assignment stands, in the dialect of whoever posted it.
+
+        Raises:
+          NotFound: it is unknown.
+        """
+        name = assignment_id.lower()
+        stored, finished = await trio.to_thread.run_sync(self.store.load, name)
+        report = stored.report(running=name in self.worker.running, finished=finished)
+        fixed = self.config.dialect
+        dialect = stored.dialect if fixed == "auto" else Dialect(fixed)
+        return wire.report_to_wire(report, dialect)
+
+
+def make_api(agent: Agent) -> QuartTrio:
+    """The application."""
+    app = make_app(__name__, f"rebalancer-agent {__version__}", agent.config.max_body_bytes)
+    app.config["JSON_ERRORS"] = True
+
+    @app.before_request
+    async def count() -> None:
+        agent.metrics.request(request.method.lower())
+
+    @app.post("/assignments")
+    async def post_assignment() -> Response:
+        return _json(await agent.accept(await body_json()))
+
+    @app.get("/assignments/<assignment_id>")
+    async def get_assignment(assignment_id: str) -> Response:
+        return _json(await agent.report(_checked(assignment_id)))
+
+    @app.delete("/assignments/<assignment_id>")
+    async def delete_assignment(assignment_id: str) -> Response:
+        await trio.to_thread.run_sync(agent.store.delete, _checked(assignment_id).lower())
+        return Response("", content_type="application/json")
+
+    @app.get("/assignments")
+    async def list_assignments() -> Response:
+        return _json(await trio.to_thread.run_sync(_newest, agent))
+
+    @app.get("/ping")
+    async def ping() -> Response:
+        return _json({"ping": "pong", "version": __version__})
+
+    @app.get("/status")
+    async def status() -> Response:
+        free = await trio.to_thread.run_sync(agent.worker.files.free_bytes)
+        agent.metrics.disk_free.set(free)
+        return _json(
+            {
+                "version": __version__,
+                "uptime_s": round(time.monotonic() - agent.started, 3),
+                "waiting": len(agent.worker.waiting),
+                "running": sorted(agent.worker.running),
+                "bytes_received": agent.worker.fetcher.received,
+                "disk_free_bytes": free,
+                "last_errors": list(agent.worker.last_errors),
+            }
+        )
+
+    return app
+
+
+def _checked(assignment_id: str) -> str:
+    if not is_loose_uuid(assignment_id):
+        raise BadRequest(f"{assignment_id!r} is no UUID")
+    return assignment_id
+
+
+def _newest(agent: Agent) -> list[dict[str, Any]]:
+    """The newest assignments with their counts.  Blocking."""
+    names = agent.store.newest(PAGE)
+    found = []
+    for name in names:
+        stored, finished = agent.store.load(name)
+        report = stored.report(running=name in agent.worker.running, finished=finished)
+        stats = report.stats
+        found.append(
+            {
+                "uuid": name,
+                "state": stats.state,
+                "failed": stats.failed,
+                "complete": stats.complete,
+                "total": stats.total,
+            }
+        )
+    return found
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value), content_type="application/json")

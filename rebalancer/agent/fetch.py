@@ -1,0 +1,206 @@
+"""Pulling one object from another storage node into a temporary file, verified as it flows."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+
+import attrs
+import trio
+
+from rebalancer import __version__
+from rebalancer.agent.files import Download, LocalFailure, ObjectFiles, Staged
+from rebalancer.agent.http1 import Incomplete, ProtocolError, ResponseReader
+from rebalancer.config import AgentSource
+from rebalancer.domain import reasons
+from rebalancer.domain.reasons import Reason
+from rebalancer.peers.names import locate
+from rebalancer.retry import pauses
+from rebalancer.wire import Task
+
+#: Bytes received before a thread hashes and writes them: most objects need one such step.
+BLOCK_BYTES = 1 << 20
+_RECEIVE_BYTES = 256 << 10
+#: Idle connections kept to one source.
+MAX_IDLE = 16
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+
+class FetchFailure(Exception):
+    """The object could not be pulled; `may_pass` tells whether another try may help."""
+
+    def __init__(self, reason: Reason, detail: str, *, may_pass: bool = False) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.may_pass = may_pass
+
+
+class _Stale(Exception):
+    """The source had closed a kept connection before our request reached it."""
+
+
+@attrs.define(eq=False)
+class Fetcher:
+    """Pulls objects.  Mutable state: idle connections by source, and the bytes received."""
+
+    files: ObjectFiles
+    source: AgentSource
+    hosts: Mapping[str, str]
+    received: int = 0
+    _idle: defaultdict[str, list[trio.SocketStream]] = attrs.field(
+        factory=lambda: defaultdict(list)
+    )
+
+    async def fetch(self, task: Task) -> tuple[Staged, int]:
+        """The verified object under a temporary name, and its size in bytes.
+
+        Nothing is left behind when this fails or is cancelled.
+
+        Raises:
+          FetchFailure: with the reason that the manager is told.
+        """
+        if not self._is_allowed(task.source.manta_storage_id):
+            raise FetchFailure(
+                reasons.SOURCE_OTHER_ERROR,
+                f"{task.source.manta_storage_id} is not below any of the allowed domains",
+            )
+        waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        for _ in range(self.source.retries):
+            try:
+                return await self._try(task)
+            except FetchFailure as failure:
+                if not failure.may_pass:
+                    raise
+            await trio.sleep(next(waits))
+        return await self._try(task)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for streams in self._idle.values():
+            for stream in streams:
+                stream.socket.close()
+        self._idle.clear()
+
+    def _is_allowed(self, name: str) -> bool:
+        host = name.partition(":")[0]
+        allowed = self.source.allowed_domains
+        return not allowed or any(host == d or host.endswith(f".{d}") for d in allowed)
+
+    async def _try(self, task: Task) -> tuple[Staged, int]:
+        name = task.source.manta_storage_id
+        while self._idle[name]:
+            try:
+                return await self._exchange(task, self._idle[name].pop(), kept=True)
+            except _Stale:
+                continue
+        return await self._exchange(task, await self._connect(name), kept=False)
+
+    async def _connect(self, name: str) -> trio.SocketStream:
+        where = locate(name, self.hosts, self.source.port)
+        try:
+            with trio.fail_after(self.source.connect_timeout):
+                return await trio.open_tcp_stream(where.host, where.port)
+        except (OSError, trio.TooSlowError, UnicodeError) as exc:
+            detail = f"{name} at {where}: {str(exc) or 'no connection in time'}"
+            raise FetchFailure(reasons.SOURCE_OTHER_ERROR, detail, may_pass=True) from exc
+
+    async def _exchange(
+        self, task: Task, stream: trio.SocketStream, *, kept: bool
+    ) -> tuple[Staged, int]:
+        reader, reusable = ResponseReader(), False
+        try:
+            await self._send(stream, task)
+            first = await self._head(stream, reader)
+            staged = await self._body(stream, reader, first, task)
+            reusable = reader.is_reusable
+            return staged
+        except (Incomplete, trio.BrokenResourceError) as exc:
+            if kept and not reader.has_begun:
+                raise _Stale from exc
+            raise FetchFailure(reasons.NETWORK_ERROR, str(exc) or "connection lost") from exc
+        except ProtocolError as exc:
+            raise FetchFailure(reasons.NETWORK_ERROR, str(exc)) from exc
+        except trio.TooSlowError as exc:
+            detail = f"nothing came for {self.source.idle_timeout} s"
+            raise FetchFailure(reasons.NETWORK_ERROR, detail) from exc
+        except LocalFailure as exc:
+            raise FetchFailure(exc.reason, str(exc)) from exc
+        finally:
+            idle = self._idle[task.source.manta_storage_id]
+            if reusable and len(idle) < MAX_IDLE:
+                idle.append(stream)
+            else:
+                stream.socket.close()
+
+    async def _send(self, stream: trio.SocketStream, task: Task) -> None:
+        request = (
+            f"GET /{task.owner}/{task.object_id} HTTP/1.1\r\n"
+            f"Host: {task.source.manta_storage_id}\r\n"
+            f"User-Agent: rebalancer-agent/{__version__}\r\n"
+            "Accept-Encoding: identity\r\n\r\n"
+        )
+        with trio.fail_after(self.source.idle_timeout):
+            await stream.send_all(request.encode("ascii"))
+
+    async def _receive(self, stream: trio.SocketStream, reader: ResponseReader) -> bytes:
+        """The next bytes of the body; what the reader is done with is all there is.
+
+        Raises:
+          ProtocolError, trio.BrokenResourceError, trio.TooSlowError.
+        """
+        with trio.fail_after(self.source.idle_timeout):
+            data = await stream.receive_some(_RECEIVE_BYTES)
+        if not data:
+            reader.end()
+            return b""
+        self.received += len(data)
+        return reader.feed(data)
+
+    async def _head(self, stream: trio.SocketStream, reader: ResponseReader) -> bytes:
+        """Read up to the end of the head; the bytes of body that came with it."""
+        body = b""
+        while reader.head is None:
+            body = await self._receive(stream, reader)
+        status = reader.head.status
+        if status != 200:
+            raise FetchFailure(
+                reasons.http_status_code(status), f"status {status}", may_pass=status >= 500
+            )
+        return body
+
+    async def _body(
+        self, stream: trio.SocketStream, reader: ResponseReader, first: bytes, task: Task
+    ) -> tuple[Staged, int]:
+        length = reader.head.length if reader.head else None
+        download: Download | None = None
+        try:
+            blocks, size = [first], len(first)
+            while True:
+                while not reader.is_done and size < BLOCK_BYTES:
+                    blocks.append(data := await self._receive(stream, reader))
+                    size += len(data)
+                step = partial(self._store, download, task, length, blocks, reader.is_done)
+                download, staged = step_done = await trio.to_thread.run_sync(step)
+                if staged is not None:
+                    return staged, step_done[0].size
+                blocks, size = [], 0
+        except BaseException:
+            if download is not None:
+                download.discard()
+            raise
+
+    def _store(
+        self,
+        download: Download | None,
+        task: Task,
+        length: int | None,
+        blocks: list[bytes],
+        is_last: bool,
+    ) -> tuple[Download, Staged | None]:
+        """Hash and write `blocks`; in a thread, all that a small object needs."""
+        begun = download or self.files.open(task.owner, task.object_id, length)
+        try:
+            begun.write(b"".join(blocks))
+            return begun, begun.finish(task.md5sum) if is_last else None
+        except BaseException:
+            begun.discard()
+            raise

@@ -1,0 +1,232 @@
+"""Objects on this node's disk: unfinished ones, finished ones, and the durable step between.
+
+Blocking; called in threads, in batches.
+"""
+
+import base64
+import errno
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import attrs
+
+from rebalancer.domain import reasons
+from rebalancer.domain.reasons import Reason
+from rebalancer.log import get_logger
+
+FILE_MODE, FOLDER_MODE = 0o644, 0o755
+_READ_BYTES = 1 << 20
+_UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+_TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.[0-9a-f]{{32}}")
+
+log = get_logger()
+
+
+class LocalFailure(Exception):
+    """This node's disk did not do what was asked."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def _failure(exc: OSError) -> LocalFailure:
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = reasons.DESTINATION_INSUFFICIENT_SPACE if full else reasons.AGENT_FS_ERROR
+    return LocalFailure(reason, str(exc))
+
+
+@attrs.frozen
+class Staged:
+    """A verified object under its temporary name, and where it belongs."""
+
+    object_id: str
+    temporary: Path
+    final: Path
+
+
+@attrs.frozen
+class ObjectFiles:
+    """The object root of this node."""
+
+    root: Path
+    temp: Path
+    reserve_bytes: int
+    durable: bool
+
+    def final(self, owner: str, object_id: str) -> Path:
+        """Where an object lies.
+
+        Raises:
+          LocalFailure: not below the root, whatever the names are.
+        """
+        path = self.root / owner / object_id
+        if path.parent.parent != self.root or ".." in (owner, object_id):
+            raise LocalFailure(reasons.AGENT_FS_ERROR, f"{path} is outside of {self.root}")
+        return path
+
+    def prepare(self) -> int:
+        """Make the folders and remove what an earlier run left unfinished; how many files.
+
+        Only names that this agent gives are removed, never anything else.
+        """
+        self.temp.mkdir(parents=True, exist_ok=True)
+        removed = 0
+        with os.scandir(self.temp) as entries:
+            for entry in entries:
+                if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    removed += discard(Path(entry.path))
+        return removed
+
+    def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
+        """The object ids among (owner, object id) pairs that have a file already."""
+        return {name for owner, name in names if (self.root / owner / name).exists()}
+
+    def free_bytes(self) -> int:
+        """Bytes that may be used, the reserve not counted."""
+        return max(0, shutil.disk_usage(self.temp).free - self.reserve_bytes)
+
+    def open(self, owner: str, object_id: str, length: int | None) -> "Download":
+        """Begin a download of `length` bytes (None: unknown).
+
+        Raises:
+          LocalFailure: no room for it, or the file cannot be made.
+        """
+        final = self.final(owner, object_id)
+        if length is not None and length > self.free_bytes():
+            raise LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, f"{length} bytes do not fit")
+        # A new name for each try: two assignments with one object must not share a file.
+        temporary = self.temp / f"{owner}.{object_id}.{uuid.uuid4().hex}"
+        try:
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        except OSError as exc:
+            raise _failure(exc) from exc
+        return Download(Staged(object_id, temporary, final), file)
+
+    def publish(self, batch: Sequence[Staged]) -> dict[str, Reason]:
+        """Give verified objects their final names; why for those that could not have it.
+
+        For all others, the file, its name and its folder are on stable storage on return:
+        one fsync a file, then the renames, then one fsync a folder.
+        """
+        failed: dict[str, Reason] = {}
+        folders: dict[Path, list[Staged]] = {}
+        for item in batch:
+            try:
+                self._sync(item.temporary)
+                if self._make_folder(item.final.parent):
+                    self._sync(self.root)
+                os.rename(item.temporary, item.final)
+            except OSError as exc:
+                log.error("object not stored", object=item.object_id, error=str(exc))
+                failed[item.object_id] = _failure(exc).reason
+                discard(item.temporary)
+            else:
+                folders.setdefault(item.final.parent, []).append(item)
+        for folder, items in folders.items():
+            try:
+                self._sync(folder)
+            except OSError as exc:
+                log.error("folder not synced", folder=str(folder), error=str(exc))
+                failed.update((item.object_id, _failure(exc).reason) for item in items)
+        return failed
+
+    def _make_folder(self, folder: Path) -> bool:
+        try:
+            folder.mkdir(mode=FOLDER_MODE)
+        except FileExistsError:
+            return False
+        return True
+
+    def _sync(self, path: Path) -> None:
+        if not self.durable:
+            return
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+class Download:
+    """An object on its way to the disk, hashed as it flows.
+
+    Mutable state: the open file, the digest so far, the bytes so far.
+    """
+
+    def __init__(self, staged: Staged, file: int) -> None:
+        self._staged = staged
+        self._file: int | None = file
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append `data`.
+
+        Raises:
+          LocalFailure: the disk does not take it.
+        """
+        self._digest.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        try:
+            while view and self._file is not None:
+                view = view[os.write(self._file, view) :]
+        except OSError as exc:
+            raise _failure(exc) from exc
+
+    def finish(self, md5: str) -> Staged:
+        """All bytes are written: the object, verified.
+
+        Raises:
+          LocalFailure: `MD5Mismatch`, and nothing is left of it; or the disk failed.
+        """
+        try:
+            self._close()
+        except OSError as exc:
+            raise _failure(exc) from exc
+        actual = base64.b64encode(self._digest.digest()).decode()
+        if actual != md5:
+            self.discard()
+            raise LocalFailure(reasons.MD5_MISMATCH, f"MD5 is {actual}, expected {md5}")
+        return self._staged
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        try:
+            self._close()
+        except OSError as exc:
+            log.error("temporary file not closed", error=str(exc))
+        discard(self._staged.temporary)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.close(file)
+
+
+def discard(path: Path) -> bool:
+    """Remove a temporary file; whether that worked.  One that stays goes at the next start."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        log.error("temporary file not removed", path=str(path), error=str(exc))
+        return False
+    return True
+
+
+def has_digest(path: Path, md5: str) -> bool:
+    """Whether the file at `path` has this MD5 (base64)."""
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except OSError:
+        return False
+    return base64.b64encode(digest.digest()).decode() == md5

@@ -1,0 +1,347 @@
+"""The audit: a region after a job against what it was, invariant by invariant, object by object.
+
+The numbers are those of the project's invariants.  What a crash or a race could have broken on
+the way shows in what is left: records, files, the job's rows, the agents' state.
+"""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from rebalancer.devregion.contents import md5
+from rebalancer.devregion.expectations import EXPECTED, Kind
+from rebalancer.devregion.layout import Layout
+
+#: Offenders shown of each invariant.
+SHOWN = 5
+
+TITLES = {
+    1: "a new copy is named only where it lies whole and verified",
+    2: "no record names fewer shards, no object has fewer good copies",
+    3: "no object lies in fewer datacenters, none twice on a shark",
+    4: "only the evacuated shark's entry of a record changed",
+    5: "records that were not moved are untouched, and never counted as moved",
+    6: "every object has one status, the expected one; counters equal rows",
+    7: "nothing is left half done",
+    8: "no temporary files, no forgotten assignments",
+    9: "agents wrote nothing but objects that they were given",
+    10: "no data is gone; copies that no record names are on record",
+}
+
+
+@attrs.define
+class Check:
+    """One invariant.  Mutable state: how much was checked, and what broke it."""
+
+    number: int
+    checked: int = 0
+    violations: int = 0
+    offenders: list[str] = attrs.field(factory=list)
+
+    @property
+    def title(self) -> str:
+        """The invariant in a line."""
+        return TITLES[self.number]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds, on something."""
+        return not self.violations and self.checked > 0
+
+    def that(self, holds: bool, offender: str) -> None:
+        """One more was checked."""
+        self.checked += 1
+        if not holds:
+            self.violations += 1
+            if len(self.offenders) < SHOWN:
+                self.offenders.append(offender)
+
+
+@attrs.frozen
+class Audit:
+    """The result, by invariant."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all hold."""
+        return all(check.ok for check in self.checks)
+
+
+@attrs.frozen
+class _Pair:
+    """One record before and after."""
+
+    shard: int
+    key: str
+    kind: Kind
+    object_id: str
+    on_evacuated: bool
+    before: dict[str, Any]
+    before_etag: str
+    after: dict[str, Any] | None
+    after_etag: str | None
+
+
+def audit(layout: Layout, job_file: Path) -> Audit:
+    """Check everything.  Blocking; reads only.
+
+    The files of all nodes are read once; their digests are all that is kept of them.
+    """
+    return _Auditor(layout, job_file).run()
+
+
+class _Auditor:
+    """One audit.  Mutable state: the checks."""
+
+    def __init__(self, layout: Layout, job_file: Path) -> None:
+        self._layout = layout
+        self._job_file = job_file
+        self._checks = {number: Check(number) for number in TITLES}
+
+    def run(self) -> Audit:
+        with closing(_open(self._job_file)) as job, closing(_open(self._layout.before_file)) as old:
+            rows = {row["id"]: row for row in job.execute("SELECT * FROM evacuateobjects")}
+            files = {
+                node.manta_storage_id: dict(_files(self._layout.manta_root(node.manta_storage_id)))
+                for node in self._layout.nodes
+            }
+            named: defaultdict[str, set[str]] = defaultdict(set)
+            for pair in self._pairs(old):
+                self._record(pair, rows.get(pair.object_id), files)
+                for shark in _names(pair.after):
+                    named[pair.object_id].add(shark)
+            self._rows(job, old, rows)
+            self._leftovers(job)
+            self._data(job, old, rows, files, named)
+        return Audit(tuple(self._checks.values()))
+
+    def _pairs(self, old: sqlite3.Connection) -> Iterator[_Pair]:
+        for number in self._layout.shards:
+            with closing(_open(self._layout.shard_file(number))) as live:
+                for row in old.execute("SELECT * FROM records WHERE shard = ?", (number,)):
+                    now = live.execute(
+                        "SELECT _value, _etag FROM manta WHERE _key = ?", (row["key"],)
+                    ).fetchone()
+                    yield _Pair(
+                        row["shard"],
+                        row["key"],
+                        Kind(row["kind"]),
+                        row["object_id"],
+                        bool(row["on_evacuated"]),
+                        json.loads(row["value"]),
+                        row["etag"],
+                        None if now is None else json.loads(now["_value"]),
+                        None if now is None else now["_etag"],
+                    )
+
+    # --- records: invariants 1 to 5 ------------------------------------------------------
+
+    def _record(
+        self,
+        pair: _Pair,
+        row: sqlite3.Row | None,
+        files: Mapping[str, Mapping[str, tuple[int, str]]],
+    ) -> None:
+        where = f"shard {pair.shard} {pair.key}"
+        if pair.after is None:
+            self._checks[4].that(False, f"{where}: the record is gone")
+            return
+        moved = pair.after != pair.before
+        complete = row is not None and row["status"] == "complete"
+        if pair.kind is not Kind.DIRECTORY:
+            self._checks[5].that(
+                moved == complete and (moved or pair.after_etag == pair.before_etag),
+                f"{where}: {'changed' if moved else 'unchanged'}, its object is"
+                f" {row['status'] if row else 'not in the job'}",
+            )
+        self._only_sharks(pair, where)
+        if not (isinstance(pair.before.get("sharks"), list) and pair.before["sharks"]):
+            return
+        self._copies(pair, where, files)
+
+    def _only_sharks(self, pair: _Pair, where: str) -> None:
+        evacuated, after = self._layout.evacuated, pair.after or {}
+        before = _texts(pair.before)
+        now = _texts(after)
+        same = before.keys() == now.keys() and all(
+            before[name] == now[name] for name in before if name != "sharks"
+        )
+        sharks = pair.before.get("sharks")
+        if isinstance(sharks, list) and after != pair.before:
+            kept = after["sharks"]
+            same = same and len(kept) == len(sharks)
+            for old, new in zip(sharks, kept, strict=False):
+                is_evacuated = old.get("manta_storage_id") == evacuated
+                same = same and (is_evacuated or old == new)
+                same = same and new.get("manta_storage_id") != evacuated
+        elif "sharks" in before:
+            same = same and before["sharks"] == now["sharks"]
+        self._checks[4].that(same, f"{where}: more than one entry of sharks changed")
+
+    def _copies(
+        self, pair: _Pair, where: str, files: Mapping[str, Mapping[str, tuple[int, str]]]
+    ) -> None:
+        after = pair.after or {}
+        old, new = _names(pair.before), _names(after)
+        account = pair.before.get("creator") or pair.before.get("owner")
+        path, digest = f"{account}/{pair.object_id}", pair.before.get("contentMD5")
+
+        def is_good(shark: str) -> bool:
+            return files.get(shark, {}).get(path, (0, ""))[1] == digest
+
+        for shark in new - old:
+            size = files.get(shark, {}).get(path, (-1, ""))[0]
+            whole = is_good(shark) and size == pair.before["contentLength"]
+            self._checks[1].that(whole, f"{where}: names {shark}, where no good copy lies")
+        self._checks[2].that(
+            len(new) >= len(old) and sum(map(is_good, new)) >= sum(map(is_good, old)),
+            f"{where}: lay on {sorted(old)}, now on {sorted(new)}",
+        )
+        entries = [s for s in after.get("sharks", []) if isinstance(s, dict)]
+        twice = len(entries) > len(new) and after != pair.before
+        before_dcs, now_dcs = _datacenters(pair.before), _datacenters(after)
+        self._checks[3].that(
+            len(now_dcs) >= len(before_dcs) and not twice,
+            f"{where}: was in {sorted(before_dcs)}, is in {sorted(now_dcs)}",
+        )
+
+    # --- the job's rows: invariants 6 and 7 ----------------------------------------------
+
+    def _rows(
+        self, job: sqlite3.Connection, old: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]
+    ) -> None:
+        check = self._checks[6]
+        expected_ids = set()
+        for record in old.execute("SELECT DISTINCT object_id, kind FROM records"):
+            kind, object_id = Kind(record["kind"]), record["object_id"]
+            if kind is Kind.DIRECTORY:
+                continue
+            outcome, row = EXPECTED[kind], rows.get(object_id)
+            found = None if row is None else (row["status"], _reason(row))
+            wanted = None if outcome is None else (outcome.status, outcome.reason)
+            check.that(found == wanted, f"{kind} {object_id}: is {found}, expected {wanted}")
+            if outcome is not None:
+                expected_ids.add(object_id)
+        check.that(rows.keys() == expected_ids, "the job has rows of objects it should not have")
+        counted: defaultdict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+        for row in rows.values():
+            n, size = counted[row["status"], _reason(row)]
+            counted[row["status"], _reason(row)] = n + 1, size + row["bytes"]
+        (duplicates,) = job.execute("SELECT count(*) FROM duplicates").fetchone()
+        if duplicates:
+            counted["duplicates", ""] = duplicates, 0
+        counters = {
+            (r["status"], r["reason"]): (r["objects"], r["bytes"])
+            for r in job.execute("SELECT * FROM counters WHERE objects <> 0")
+        }
+        check.that(counters == dict(counted), f"counters {counters}, rows {dict(counted)}")
+        for row in rows.values():
+            done = row["status"] in ("complete", "skipped", "error")
+            self._checks[7].that(done, f"{row['id']} is {row['status']}")
+        for assignment in job.execute("SELECT id, state FROM assignments"):
+            done = assignment["state"] in ("rejected", "post_processed")
+            self._checks[7].that(done, f"assignment {assignment['id']} is {assignment['state']}")
+        for link in job.execute("SELECT id, key, status FROM links"):
+            done = link["status"] == "complete" or rows[link["id"]]["status"] != "complete"
+            self._checks[7].that(done, f"{link['key']} of {link['id']} is {link['status']}")
+
+    # --- what lies about: invariants 8 to 10 ---------------------------------------------
+
+    def _leftovers(self, job: sqlite3.Connection) -> None:
+        known = {row["id"] for row in job.execute("SELECT id FROM assignments")}
+        for node in self._layout.nodes:
+            name = node.manta_storage_id
+            temporary = list((self._layout.manta_root(name) / "rebalancer").glob("*"))
+            self._checks[8].that(not temporary, f"{name}: {len(temporary)} temporary files")
+            state = self._layout.agent_state(name)
+            for kind in ("scheduled", "saving", "quarantine"):
+                left = sorted(path.name for path in (state / kind).glob("*"))
+                self._checks[8].that(not left, f"{name}: {kind} {left[:3]}")
+            for path in (state / "completed").glob("*"):
+                self._checks[9].that(path.name in known, f"{name}: unknown {path.name}")
+
+    def _data(
+        self,
+        job: sqlite3.Connection,
+        old: sqlite3.Connection,
+        rows: Mapping[str, sqlite3.Row],
+        files: Mapping[str, Mapping[str, tuple[int, str]]],
+        named: Mapping[str, set[str]],
+    ) -> None:
+        orphans = {(r["object_id"], r["shark"]) for r in job.execute("SELECT * FROM orphans")}
+        replaced = {
+            r["object_id"]
+            for r in old.execute(
+                "SELECT object_id FROM records WHERE kind = ?", (Kind.WRONG_AT_DESTINATION,)
+            )
+        }
+        seeded: defaultdict[str, set[str]] = defaultdict(set)
+        for file in old.execute("SELECT * FROM files"):
+            node, path = file["node"], file["path"]
+            seeded[node].add(path)
+            now = files[node].get(path)
+            object_id = path.rpartition("/")[2]
+            # What lay under the name of an object that came here was no user's data.
+            is_replaced = object_id in replaced and node in named[object_id]
+            self._checks[10].that(
+                now is not None and (now == (file["bytes"], file["md5"]) or is_replaced),
+                f"{node}: {path} is {'gone' if now is None else 'changed'}",
+            )
+            if node == self._layout.evacuated and node not in named[object_id]:
+                self._checks[10].that(
+                    object_id in rows, f"old copy {node}: {path} is not on record"
+                )
+        for node, present in files.items():
+            for path in present.keys() - seeded[node]:
+                object_id = path.rpartition("/")[2]
+                self._checks[9].that(
+                    object_id in rows
+                    and (rows[object_id]["dest_shark"] == node or (object_id, node) in orphans),
+                    f"{node}: {path} came from nowhere",
+                )
+                self._checks[10].that(
+                    node in named[object_id] or (object_id, node) in orphans,
+                    f"{node}: no record names {path}, and it is not in orphans",
+                )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _files(root: Path) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Every file of a node but unfinished ones: its path, and its size and digest."""
+    for path in root.rglob("*"):
+        name = path.relative_to(root)
+        if path.is_file() and name.parts[0] != "rebalancer":
+            content = path.read_bytes()
+            yield str(name), (len(content), md5(content))
+
+
+def _names(record: Mapping[str, Any] | None) -> set[str]:
+    sharks = (record or {}).get("sharks")
+    if not isinstance(sharks, list):
+        return set()
+    return {s["manta_storage_id"] for s in sharks if isinstance(s, dict)}
+
+
+def _datacenters(record: Mapping[str, Any]) -> set[str]:
+    return {s["datacenter"] for s in record.get("sharks", []) if isinstance(s, dict)}
+
+
+def _texts(record: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in record.items()}
+
+
+def _reason(row: sqlite3.Row) -> str:
+    return str(row["skipped_reason"] or row["error"] or row["outcome"] or "")

@@ -1,0 +1,91 @@
+"""`rebalancer region` and `rebalancer demo`: command lines to the embedded region."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import trio
+from rich.console import Console
+
+from rebalancer import log
+from rebalancer.devregion import layout as layouts
+
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+
+
+@click.group()
+def region() -> None:
+    """A Manta region on this machine, to rehearse an evacuation on."""
+
+
+@region.command()
+@_FOLDER
+@click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
+@click.option("--seed", default=1, show_default=True, help="Decides all contents.")
+def create(folder: Path, objects: int, seed: int) -> None:
+    """Make a region in FOLDER, which must not exist."""
+    from rebalancer.devregion.contents import write
+
+    if folder.exists():
+        raise click.ClickException(f"{folder}: exists already")
+    layout = layouts.plan(folder, seed=seed)
+    layout.save()
+    click.echo(f"{folder}: {write(layout, objects)}")
+
+
+@region.command()
+@_FOLDER
+def serve(folder: Path) -> None:
+    """Run the servers of the region in FOLDER until SIGTERM or Ctrl-C."""
+    from rebalancer.devregion import servers
+
+    log.configure("rebalancer-region", "info")
+    trio.run(servers.serve, _load(folder))
+
+
+@region.command()
+@_FOLDER
+@click.argument("job_file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def audit(folder: Path, job_file: Path) -> None:
+    """Check the region in FOLDER against what it was, after the job of JOB_FILE."""
+    from rebalancer.devregion.audit import audit as check
+    from rebalancer.devregion.demo import audit_table
+
+    report = check(_load(folder), job_file)
+    Console().print(audit_table(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@click.command()
+@click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
+@click.option("--seed", default=1, show_default=True, help="Decides all contents.")
+@click.option("--kill", is_flag=True, help="SIGKILL the manager and an agent on the way.")
+@click.option("--keep", is_flag=True, help="Leave the region running and say how to talk to it.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to make the region; must not exist.  [default: a temporary folder]",
+)
+def demo(objects: int, seed: int, kill: bool, keep: bool, folder: Path | None) -> None:
+    """Evacuate a storage node of a region made for the purpose, and check every object."""
+    from rebalancer.devregion.demo import run
+
+    if folder is not None and folder.exists():
+        raise click.ClickException(f"{folder}: exists already")
+    chosen = folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region"
+    layout = layouts.plan(chosen, seed=seed)
+    try:
+        ok = trio.run(run, layout, objects, kill, keep)
+    finally:
+        if folder is None and not keep:
+            shutil.rmtree(chosen.parent, ignore_errors=True)
+    sys.exit(0 if ok else 1)
+
+
+def _load(folder: Path) -> layouts.Layout:
+    try:
+        return layouts.load(folder)
+    except (OSError, ValueError) as exc:
+        raise click.ClickException(f"{folder}: no region: {exc}") from exc

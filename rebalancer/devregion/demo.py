@@ -1,0 +1,243 @@
+"""The demonstration: a whole evacuation, watched, perhaps with two kills, then audited."""
+
+import json
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from rebalancer.devregion.audit import Audit, audit
+from rebalancer.devregion.contents import write
+from rebalancer.devregion.layout import Layout
+from rebalancer.devregion.processes import ProcessError
+from rebalancer.devregion.region import Region, make_region, running
+from rebalancer.devregion.servers import access_log
+from rebalancer.devregion.transfers import fetched_again, recorded_tasks
+from rebalancer.peers.http import open_http
+
+#: The kills happen when this share of the objects is complete.
+KILL_MANAGER_AT, KILL_AGENT_AT = 0.25, 0.5
+#: How long the killed programs stay away, in seconds.
+AWAY_S = 1.0
+_LOOK_S = 0.05
+
+
+@attrs.define
+class Findings:
+    """What went wrong, if anything.  Mutable state: the list."""
+
+    texts: list[str] = attrs.field(factory=list)
+
+    def check(self, holds: bool, text: str) -> None:
+        """Note `text` unless it `holds`."""
+        if not holds:
+            self.texts.append(text)
+
+
+async def run(layout: Layout, objects: int, kill: bool, keep: bool) -> bool:
+    """The whole demonstration; whether every check held.
+
+    Raises:
+      ProcessError: a program of the region did not start.
+    """
+    console = Console()
+    begun = time.monotonic()
+    layout.save()
+    console.print(f"making a region in {layout.folder} ...")
+    summary = await trio.to_thread.run_sync(write, layout, objects)
+    console.print(f"{summary}   ({time.monotonic() - begun:.1f} s)")
+    region, findings = make_region(layout), Findings()
+    async with running(region):
+        console.print(
+            f"running: {len(layout.shards)} Moray shards, storinfo, {len(layout.nodes)} storage"
+            f" nodes with their agents, the manager at {region.url}"
+        )
+        job_id = await _create_job(region)
+        console.print(f"job {job_id} empties {layout.evacuated}")
+        await _evacuate(console, region, job_id, findings, kill=kill)
+        await _check_counts(region, job_id, findings)
+        console.print(reason_table(region.job_file(job_id)))
+        report = await trio.to_thread.run_sync(audit, layout, region.job_file(job_id))
+        console.print(audit_table(report))
+        findings.check(report.ok, "the audit found violations")
+        if keep:
+            await _stay(console, region, job_id)
+        await region.stop()
+    for text in findings.texts:
+        console.print(f"[bold red]FAILED[/] {text}")
+    if not findings.texts:
+        console.print(f"[bold green]every check holds[/]   ({time.monotonic() - begun:.1f} s)")
+    return not findings.texts
+
+
+async def _adm(region: Region, *args: str, capture: bool) -> tuple[int, str]:
+    """The operator's command, as a process; its status and output."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "rebalancer", "adm", "--url", region.url, *args],
+        capture_stdout=capture,
+        check=False,
+    )
+    return done.returncode, (done.stdout or b"").decode()
+
+
+async def _create_job(region: Region) -> str:
+    shark = region.layout.evacuated.removesuffix(f".{region.layout.domain}")
+    status, text = await _adm(
+        region, "job", "create", "evacuate", "--shark", shark, "--json", capture=True
+    )
+    if status:
+        raise ProcessError("the job could not be created")
+    return str(json.loads(text)["id"])
+
+
+async def _evacuate(
+    console: Console, region: Region, job_id: str, findings: Findings, *, kill: bool
+) -> None:
+    begun = time.monotonic()
+    kills = Kills()
+    async with trio.open_nursery() as nursery:
+        if kill:
+            nursery.start_soon(_kill_both, console, region, job_id, kills)
+        status, _ = await _adm(region, "job", "watch", job_id, capture=False)
+        findings.check(status == 0, "the job did not end as complete")
+        # If the job was over before the kills, there is nothing to wait for.
+        nursery.cancel_scope.cancel()
+    console.print(f"the job took {time.monotonic() - begun:.1f} s")
+    if kill:
+        await trio.to_thread.run_sync(_check_kills, console, region, kills, findings)
+
+
+async def _progress(region: Region, job_id: str) -> float:
+    """The share of the objects met so far that are complete; 0 while the manager is away."""
+    host, _, port = region.url.removeprefix("http://").partition(":")
+    async with open_http({}) as http:
+        reply = await http.request("GET", host, f"/jobs/{job_id}", port=int(port))
+    results = reply.json()["results"]
+    return float(results["Complete"] / max(1, results["Total"]))
+
+
+async def _reach(region: Region, job_id: str, share: float) -> None:
+    while await _progress(region, job_id) < share:  # noqa: ASYNC110 - in another process
+        await trio.sleep(_LOOK_S)
+
+
+@attrs.define
+class Kills:
+    """What was killed.  Mutable state: the manager first, then the agent."""
+
+    manager: bool = False
+    agent: str = ""
+    agent_at: float = 0.0
+    recorded: frozenset[str] = frozenset()
+
+
+async def _kill_both(console: Console, region: Region, job_id: str, kills: Kills) -> None:
+    """Kill the manager, then an agent, and start each again after a while."""
+    await _reach(region, job_id, KILL_MANAGER_AT)
+    console.print(f"SIGKILL to the manager (pid {region.manager.pid})")
+    region.manager.kill()
+    await trio.sleep(AWAY_S)
+    await region.manager.start()
+    kills.manager = True
+    console.print(f"the manager runs again (pid {region.manager.pid})")
+    await _reach(region, job_id, KILL_AGENT_AT)
+    name = await trio.to_thread.run_sync(_busiest, region.layout)
+    agent = region.agents[name]
+    console.print(f"SIGKILL to the agent of {name} (pid {agent.pid})")
+    agent.kill()
+    kills.agent_at = time.time()
+    state = region.layout.agent_state(name)
+    kills.recorded = await trio.to_thread.run_sync(recorded_tasks, state)
+    await trio.sleep(AWAY_S)
+    await agent.start()
+    kills.agent = name
+    console.print(f"the agent of {name} runs again (pid {agent.pid})")
+
+
+def _busiest(layout: Layout) -> str:
+    """The node whose agent has most to do now."""
+    waiting = {
+        node.manta_storage_id: sum(
+            1 for _ in (layout.agent_state(node.manta_storage_id) / "scheduled").glob("*")
+        )
+        for node in layout.nodes
+    }
+    return max(waiting, key=lambda name: waiting[name])
+
+
+def _check_kills(console: Console, region: Region, kills: Kills, findings: Findings) -> None:
+    findings.check(kills.manager, "the job was over before the manager could be killed")
+    findings.check(bool(kills.agent), "the job was over before an agent could be killed")
+    logs = [access_log(region.layout, node.manta_storage_id) for node in region.layout.nodes]
+    again = fetched_again(logs, kills.recorded, kills.agent_at)
+    console.print(
+        f"{len(kills.recorded):,} tasks were on the killed agent's record as copied;"
+        f" {len(again)} of them were fetched again"
+    )
+    findings.check(not again, f"fetched again though recorded: {again[:3]}")
+
+
+async def _check_counts(region: Region, job_id: str, findings: Findings) -> None:
+    """The API's counts against the rows."""
+    host, _, port = region.url.removeprefix("http://").partition(":")
+    async with open_http({}) as http:
+        reply = await http.request("GET", host, f"/jobs/{job_id}", port=int(port))
+    results = reply.json()["results"]
+    rows = await trio.to_thread.run_sync(count_rows, region.job_file(job_id))
+    shown = {
+        status: results[status.replace("_", " ").title()]
+        for status in ("unprocessed", "assigned", "skipped", "error", "post_processing", "complete")
+    }
+    expected = {status: rows.get(status, 0) for status in shown}
+    findings.check(shown == expected, f"the API says {shown}, the rows are {expected}")
+
+
+def count_rows(job_file: Path) -> dict[str, int]:
+    """SELECT status, count(*) of a job's objects.  Blocking."""
+    with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
+        return dict(db.execute("SELECT status, count(*) FROM evacuateobjects GROUP BY status"))
+
+
+def reason_table(job_file: Path) -> Table:
+    """A job's objects by status and reason, counted from the rows."""
+    table = Table("status", "reason", "objects", "bytes", title="what became of the objects")
+    with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
+        for status, reason, objects, size in db.execute(
+            "SELECT status, coalesce(skipped_reason, error, outcome, ''), count(*), sum(bytes)"
+            " FROM evacuateobjects GROUP BY 1, 2 ORDER BY 1, 2"
+        ):
+            table.add_row(status, reason, f"{objects:,}", f"{size:,}")
+    return table
+
+
+def audit_table(report: Audit) -> Table:
+    """The audit, an invariant a line, with its first offenders."""
+    table = Table("", "invariant", "checked", "result", title="audit")
+    for check in report.checks:
+        result = "[green]holds[/]" if check.ok else "[red]VIOLATED[/]"
+        table.add_row(str(check.number), check.title, f"{check.checked:,}", result)
+        for offender in check.offenders:
+            table.add_row("", f"[red]{offender}[/]", "", "")
+    return table
+
+
+async def _stay(console: Console, region: Region, job_id: str) -> None:
+    url = region.url
+    console.print(
+        f"the region keeps running; Ctrl-C ends it.\n"
+        f"  rebalancer adm --url {url} job list\n"
+        f"  rebalancer adm --url {url} job get {job_id}\n"
+        f"  rebalancer adm --url {url} job create evacuate --shark 2.stor\n"
+        f"  curl {url}/jobs/{job_id}\n"
+        f"  sqlite3 {region.job_file(job_id)} 'SELECT skipped_reason, count(*)"
+        f" FROM evacuateobjects GROUP BY 1'"
+    )
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        await anext(signals)

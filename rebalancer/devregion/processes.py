@@ -1,0 +1,117 @@
+"""The programs of a region as processes: started, found ready, killed, ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import trio
+
+from rebalancer.errors import RebalancerError
+
+#: A program answers within this many seconds of its start.
+START_S = 30.0
+#: SIGTERM ends any of them within this many seconds.
+STOP_S = 10.0
+_LOOK_S = 0.02
+
+
+class ProcessError(RebalancerError):
+    """A program of the region did not start, or ended on its own."""
+
+
+@attrs.define(eq=False)
+class Process:
+    """One program: its arguments, its log, and, once started, its process.
+
+    The log is appended to, so that it tells of all its lives.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    log: Path
+    _popen: subprocess.Popen[bytes] | None = None
+    _log_start: int = 0
+
+    async def start(self) -> None:
+        """Start it and return when it answers.
+
+        Raises:
+          ProcessError: it ended instead, or took too long; the text shows the end of its log.
+        """
+        self._popen = popen = self._spawn()
+        with trio.move_on_after(START_S):
+            while not any(line.get("msg") == "listening" for line in self.lines()):
+                if popen.poll() is not None:
+                    raise ProcessError(f"{self.name} ended at once:\n{self.tail()}")
+                await trio.sleep(_LOOK_S)
+            return
+        raise ProcessError(f"{self.name} does not answer after {START_S} s:\n{self.tail()}")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "rebalancer", *self.args],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A Ctrl-C is for the program that runs the region, which ends the others.
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def lines(self) -> Iterator[dict[str, object]]:
+        """The JSON lines it logged since its last start."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            for line in log:
+                with suppress(ValueError):
+                    yield json.loads(line)
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for it to be gone."""
+        self._process.kill()
+        self._process.wait()
+
+    async def stop(self) -> tuple[int, float]:
+        """SIGTERM; its exit status and the seconds it took.
+
+        Raises:
+          ProcessError: it did not end; it was killed.
+        """
+        begun = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            status = await trio.to_thread.run_sync(self._process.wait, STOP_S)
+        except subprocess.TimeoutExpired as exc:
+            self.kill()
+            raise ProcessError(f"{self.name} does not end on SIGTERM") from exc
+        return status, time.monotonic() - begun
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        if self._popen is None:
+            raise ProcessError(f"{self.name} was never started")
+        return self._popen

@@ -1,0 +1,67 @@
+"""The servers of a region in one process: Moray shards, storinfo, the nodes' HTTP servers."""
+
+import logging
+import signal
+from functools import partial
+from pathlib import Path
+
+import hypercorn
+import hypercorn.trio
+import trio
+
+from rebalancer.devregion.layout import MORAY_PORT, SOURCE_PORT, STORINFO_PORT, Layout
+from rebalancer.devregion.moray.server import serve_shard
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.devregion.storagenode import serve_node
+from rebalancer.devregion.storinfo import listing, make_storinfo_app
+from rebalancer.log import get_logger
+
+log = get_logger()
+
+
+async def serve(layout: Layout) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+      MorayDied: a client did what would have killed a real Moray.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            for number in layout.shards:
+                store = ShardStore(layout.shard_file(number))
+                address = layout.moray_address(number)
+                await nursery.start(serve_shard, store, address, MORAY_PORT)
+            for node in layout.nodes:
+                name = node.manta_storage_id
+                await nursery.start(
+                    partial(
+                        serve_node,
+                        layout.manta_root(name),
+                        node.address,
+                        SOURCE_PORT,
+                        access_log=access_log(layout, name),
+                    )
+                )
+            await nursery.start(_serve_storinfo, layout)
+            log.info("listening", shards=len(layout.shards), nodes=len(layout.nodes))
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+
+
+def access_log(layout: Layout, name: str) -> Path:
+    """The log of what a node's HTTP server sent."""
+    return layout.folder / "log" / f"access-{name}.log"
+
+
+async def _serve_storinfo(
+    layout: Layout, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    config = hypercorn.Config()
+    config.bind = [f"{layout.storinfo_address}:{STORINFO_PORT}"]
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn")
+    app = make_storinfo_app(lambda: listing(layout))
+    # Without a trigger of its own hypercorn would take the signals.
+    await hypercorn.trio.serve(
+        app, config, shutdown_trigger=trio.sleep_forever, task_status=task_status
+    )

@@ -1,0 +1,104 @@
+"""storinfo of the region: the list of storage nodes that accept writes.
+
+As the real one answers, without its three bugs of the cursor search.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from rebalancer.devregion.layout import Layout
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 500
+
+Listing = Callable[[], list[dict[str, Any]]]
+
+
+def heartbeat(layout: Layout, name: str) -> dict[str, Any]:
+    """What a node's heartbeat writes into bucket `manta_storage`."""
+    node = layout.node(name)
+    return {
+        "availableMB": node.available_mb,
+        "percentUsed": node.percent_used,
+        "filesystem": "/manta",
+        "timestamp": time.time_ns() // 1_000_000,
+        "hostname": f"zone-{name}",
+        "datacenter": node.datacenter,
+        "server_uuid": f"00000000-0000-4000-8000-{number(node.manta_storage_id):012d}",
+        "zone_uuid": f"00000000-0000-4000-9000-{number(node.manta_storage_id):012d}",
+        "manta_compute_id": f"{number(name)}.cn.{layout.domain}",
+        "manta_storage_id": name,
+    }
+
+
+def number(name: str) -> int:
+    """The number a node's name starts with."""
+    return int(name.split(".")[0])
+
+
+def listing(layout: Layout) -> list[dict[str, Any]]:
+    """All nodes but the evacuated one, which takes no writes, so that it is not listed."""
+    names = (node.manta_storage_id for node in layout.nodes)
+    return [heartbeat(layout, name) for name in names if name != layout.evacuated]
+
+
+def make_storinfo_app(nodes: Listing) -> QuartTrio:
+    """The application; `nodes` is asked for each request."""
+    app = QuartTrio(__name__)
+
+    @app.after_request
+    async def name_server(response: Response) -> Response:
+        response.headers["Server"] = "STORINFO/1.0.1"
+        return response
+
+    @app.get("/storagenodes")
+    async def list_nodes() -> Response:
+        return _page(sorted(nodes(), key=lambda n: number(n["manta_storage_id"])), request.args)
+
+    @app.get("/storagenodes/<name>")
+    async def get_node(name: str) -> Response:
+        for node in nodes():
+            if node["manta_storage_id"] == name:
+                return _json(node)
+        return _error(404, "NotFound", "")
+
+    @app.post("/flush")
+    async def flush() -> Response:
+        return Response("", status=200)
+
+    return app
+
+
+def _page(nodes: list[dict[str, Any]], args: Mapping[str, str]) -> Response:
+    for name in args:
+        if name not in ("limit", "after_id"):
+            return _error(400, "BadRequest", f"Invalid parameter: {name}")
+    text = args.get("limit", str(DEFAULT_LIMIT))
+    if not text.isdigit() or not 1 <= int(text) <= MAX_LIMIT:
+        return _error(400, "BadRequest", f"Invalid value for limit parameter: {text}")
+    limit, start = int(text), 0
+    if after := args.get("after_id"):
+        names = [node["manta_storage_id"] for node in nodes]
+        if after not in names:
+            return _error(404, "NotFound", "")
+        start = names.index(after) + 1
+    page = nodes[start : start + limit]
+    response = _json(page)
+    if start + limit < len(nodes):
+        last = page[-1]["manta_storage_id"]
+        response.headers["Link"] = f'</storagenodes?after_id={last}&limit={limit}>; rel="next"'
+    return response
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value), content_type="application/json")
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    response = _json({"code": code, "message": message})
+    response.status_code = status
+    return response

@@ -1,0 +1,62 @@
+"""What was fetched from where: the nodes' access logs against the agents' records."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+
+@attrs.frozen
+class Transfer:
+    """One answered GET: when it ended (seconds since 1970), of what, and the bytes sent."""
+
+    at: float
+    path: str
+    status: int
+    sent: int
+
+    @property
+    def object_id(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+def transfers(log: Path) -> Iterator[Transfer]:
+    """The GETs of one access log."""
+    if not log.exists():
+        return
+    with log.open() as lines:
+        for line in lines:
+            at, method, path, status, sent, *_ = line.rstrip("\n").split("\t")
+            if method == "GET":
+                yield Transfer(float(at), path, int(status), int(sent))
+
+
+def recorded_tasks(state: Path) -> frozenset[str]:
+    """The objects that the agent whose state is in `state` has recorded as copied.
+
+    Read by plain sqlite, as an operator would, while the agent is not running.
+    """
+    found: set[str] = set()
+    for kind in ("scheduled", "completed"):
+        for file in (state / kind).glob("*-*-*-*-*[0-9a-f]"):
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+                rows = db.execute("SELECT object_id, status FROM tasks")
+                found.update(name for name, status in rows if json.loads(status) == "Complete")
+    return frozenset(found)
+
+
+def fetched_again(
+    logs: Collection[Path], recorded: Collection[str], after: float
+) -> list[Transfer]:
+    """The transfers that ended later than `after` of objects that were recorded by then."""
+    known = frozenset(recorded)
+    return [
+        transfer
+        for log in logs
+        for transfer in transfers(log)
+        if transfer.at > after and transfer.status == 200 and transfer.object_id in known
+    ]

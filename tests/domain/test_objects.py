@@ -1,0 +1,73 @@
+"""Reading a record."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rebalancer.domain.objects import RecordError, UnusableRecord, is_md5, read_object
+
+ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+CREATOR = "1F4C8A90-6D2B-0C51-0C1E-0A7D5B8E2F11"
+GOOD: dict[str, Any] = {
+    "key": "/a/stor/x",
+    "objectId": ID,
+    "owner": ID,
+    "contentMD5": "L9NrIZXTY37AYVZN9+gZ7w==",
+    "contentLength": 4096,
+    "sharks": [{"datacenter": "dc4", "manta_storage_id": "4.stor"}],
+}
+
+
+def test_the_account_is_the_creator_where_there_is_one() -> None:
+    """The file lies under `creator`, else under `owner`; ids need no version."""
+    assert read_object(GOOD).account == ID
+    assert read_object({**GOOD, "creator": CREATOR}).account == CREATOR
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("sharks", None, RecordError.MISSING_SHARKS),
+        ("sharks", {"0": 1}, RecordError.MISSING_SHARKS),
+        ("sharks", [{"manta_storage_id": "4.stor"}], RecordError.MISSING_SHARKS),
+        ("key", None, RecordError.BAD_MANTA_OBJECT),
+        ("owner", "../../etc", RecordError.BAD_MANTA_OBJECT),
+        ("creator", "../../etc", RecordError.BAD_MANTA_OBJECT),
+        ("objectId", 7, RecordError.BAD_MANTA_OBJECT),
+        ("contentMD5", "", RecordError.BAD_MANTA_OBJECT),
+        ("contentMD5", "L9NrIZXTY37AYVZN9+gZ7w", RecordError.BAD_MANTA_OBJECT),
+        ("contentLength", "4096", RecordError.BAD_CONTENT_LENGTH),
+        ("contentLength", True, RecordError.BAD_CONTENT_LENGTH),
+        ("contentLength", -1, RecordError.BAD_CONTENT_LENGTH),
+        ("contentLength", None, RecordError.BAD_CONTENT_LENGTH),
+    ],
+)
+def test_each_fault_has_its_error(field: str, value: Any, error: RecordError) -> None:
+    """A record that cannot be used says why in the column operators look at."""
+    with pytest.raises(UnusableRecord) as caught:
+        read_object({**GOOD, field: value})
+    assert error is caught.value.error
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(GOOD)), JSON)
+def test_no_record_stops_a_job(field: str, value: Any) -> None:
+    """Whatever one field holds, the answer is an object or an error of that record."""
+    with suppress(UnusableRecord):
+        read_object({**GOOD, field: value})
+
+
+def test_digests_are_sixteen_bytes() -> None:
+    """Other lengths and other alphabets are refused."""
+    assert is_md5(GOOD["contentMD5"])
+    assert not is_md5("AAAA")
+    assert not is_md5(None)

@@ -1,0 +1,42 @@
+"""Reasons in their three spellings."""
+
+import pytest
+
+from rebalancer.domain import reasons
+from rebalancer.domain.reasons import Reason, from_column
+
+SPELLINGS = {
+    "AgentFSError": "agent_fs_error",
+    "AgentAssignmentNoEnt": "agent_assignment_no_ent",
+    "AgentBusy": "agent_busy",
+    "AssignmentError": "assignment_error",
+    "AssignmentMismatch": "assignment_mismatch",
+    "AssignmentRejected": "assignment_rejected",
+    "DestinationInsufficientSpace": "destination_insufficient_space",
+    "DestinationUnreachable": "destination_unreachable",
+    "MD5Mismatch": "md5_mismatch",
+    "NetworkError": "network_error",
+    "ObjectAlreadyOnDestShark": "object_already_on_dest_shark",
+    "ObjectAlreadyInDatacenter": "object_already_in_datacenter",
+    "SourceOtherError": "source_other_error",
+    "SourceIsEvacShark": "source_is_evac_shark",
+}
+
+
+@pytest.mark.parametrize(("name", "column"), SPELLINGS.items())
+def test_columns_are_spelled_as_the_predecessor_did(name: str, column: str) -> None:
+    """Every reason has the column text operators query for, and is read back from it."""
+    assert column == Reason(name).column
+    assert Reason(name) == from_column(column)
+
+
+def test_status_codes_keep_their_braces() -> None:
+    """A code is a reason of its own, in braces."""
+    assert reasons.http_status_code(404).column == "{http_status_code:404}"
+    assert from_column("{http_status_code:404}") == reasons.http_status_code(404)
+
+
+def test_an_unknown_reason_is_kept() -> None:
+    """Text nobody knows is neither lost nor turned into something else."""
+    assert from_column("out_of_coffee").column == "out_of_coffee"
+    assert not from_column("out_of_coffee").is_known

@@ -1,0 +1,84 @@
+"""Rewriting a record's sharks, and judging a record that changed."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rebalancer.domain.objects import RecordError, Shark, UnusableRecord
+from rebalancer.domain.sharks import Verdict, judge, rewrite
+
+ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+OLD, NEW = "1.stor", Shark("dc1", "3.stor")
+
+
+def record(*names: str, **fields: Any) -> dict[str, Any]:
+    sharks = [{"datacenter": "dc1", "manta_storage_id": name, "note": name} for name in names]
+    return {"objectId": ID, "sharks": sharks, **fields}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(extra=st.dictionaries(st.text().filter(lambda k: k not in ("sharks", "objectId")), VALUES))
+def test_invariant_4_only_the_one_entry_changes(extra: dict[str, Any]) -> None:
+    """Every other field, known or not, and every other entry is written back as it was."""
+    before = record("2.stor", OLD, **extra)
+    after = rewrite(before, OLD, NEW)
+    assert {**before, "sharks": None} == {**after, "sharks": None}
+    assert list(before) == list(after)
+    assert before["sharks"][0] == after["sharks"][0]
+    assert after["sharks"][1] == {
+        "datacenter": "dc1",
+        "manta_storage_id": "3.stor",
+        "note": OLD,
+    }
+    assert before["sharks"][1]["manta_storage_id"] == OLD  # not changed in place
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ((OLD, OLD), RecordError.DUPLICATE_SHARK),
+        ((OLD, "3.stor"), RecordError.DUPLICATE_SHARK),
+        (("2.stor",), RecordError.MISSING_SHARKS),
+    ],
+)
+def test_a_rewrite_that_would_lose_a_copy_is_refused(
+    names: tuple[str, ...], error: RecordError
+) -> None:
+    """Twice the old shark, the new one already there, or the old one missing: no rewrite."""
+    with pytest.raises(UnusableRecord) as caught:
+        rewrite(record(*names), OLD, NEW)
+    assert error is caught.value.error
+
+
+@pytest.mark.parametrize("sharks", [None, {}, "x", [1], [{"datacenter": "dc1"}], [{}]])
+def test_malformed_sharks_are_an_error_of_the_record(sharks: Any) -> None:
+    """Whatever stands for `sharks`, there is no traceback."""
+    with pytest.raises(UnusableRecord) as caught:
+        rewrite({"sharks": sharks}, OLD, NEW)
+    assert caught.value.error is RecordError.MISSING_SHARKS
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict"),
+    [
+        (None, Verdict.DELETED),
+        (record(OLD) | {"objectId": ID.replace("0", "1")}, Verdict.OVERWRITTEN),
+        ({"type": "directory"}, Verdict.OVERWRITTEN),
+        (record(OLD, "2.stor"), Verdict.REWRITE),
+        (record("3.stor", "2.stor"), Verdict.ALREADY_MOVED),
+        (record("5.stor", "2.stor"), Verdict.MOVED_ELSEWHERE),
+    ],
+)
+def test_invariant_5_a_changed_record_is_judged_by_what_it_is_now(
+    now: dict[str, Any] | None, verdict: Verdict
+) -> None:
+    """A user's write wins; ours is made only where the object still lies on the old shark."""
+    assert verdict is judge(now, ID, OLD, NEW.manta_storage_id)
