@@ -115,9 +115,13 @@ class _Auditor:
             }
             named: defaultdict[str, set[str]] = defaultdict(set)
             for pair in self._pairs(old):
-                self._record(pair, rows.get(pair.object_id), files)
-                for shark in _names(pair.after):
-                    named[pair.object_id].add(shark)
+                row = rows.get(pair.object_id)
+                self._record(pair, row, files)
+                named[pair.object_id] |= _names(pair.after)
+                if self._layout.evacuated in _names(pair.before) - _names(pair.after):
+                    recorded = row is not None and row["status"] == "complete"
+                    text = f"the old copy of {pair.object_id} is not on record"
+                    self._checks[10].that(recorded, text)
             self._rows(job, old, rows)
             self._leftovers(job)
             self._data(job, old, rows, files, named)
@@ -295,10 +299,6 @@ class _Auditor:
                 now is not None and (now == (file["bytes"], file["md5"]) or is_replaced),
                 f"{node}: {path} is {'gone' if now is None else 'changed'}",
             )
-            if node == self._layout.evacuated and node not in named[object_id]:
-                self._checks[10].that(
-                    object_id in rows, f"old copy {node}: {path} is not on record"
-                )
         for node, present in files.items():
             for path in present.keys() - seeded[node]:
                 object_id = path.rpartition("/")[2]

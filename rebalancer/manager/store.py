@@ -233,16 +233,16 @@ class JobStore:
         position: int,
         until: int,
         limit: int | None = None,
-    ) -> set[str]:
+    ) -> list[MantaObject]:
         """Store the objects of one window and how far the scan has come.
 
         Records met before change nothing, so a window may be scanned again.  A record of an
         object known from another record becomes a link.  At most `limit` objects are kept in
-        the whole job.  Returns the ids of new objects that need a destination.
+        the whole job.  Returns the new objects, which need a destination, each once.
         """
 
-        def run(db: sqlite3.Connection) -> tuple[set[str], _Tally]:
-            tally, new = _Tally(), set()
+        def run(db: sqlite3.Connection) -> tuple[list[MantaObject], _Tally]:
+            tally, new = _Tally(), list[MantaObject]()
             room = None if limit is None else limit - _count_objects(db)
             for record in records:
                 if room is not None and room <= 0:
@@ -252,8 +252,8 @@ class JobStore:
                     _note_duplicate(db, record, tally)
                     continue
                 tally.add(status, record.error or record.outcome, 1, record.size)
-                if status is ObjectStatus.UNPROCESSED:
-                    new.add(record.id)
+                if status is ObjectStatus.UNPROCESSED and record.obj is not None:
+                    new.append(record.obj)
                 if room is not None:
                     room -= 1
             db.execute(

@@ -107,7 +107,7 @@ async def _scan_column(
             until=until,
             limit=job.max_objects,
         )
-        await _send(found, [r.obj for r in records if r.id in new and r.obj is not None])
+        await _send(found, new)
         position = end
 
 
