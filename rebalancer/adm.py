@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import attrs
 import click
 import trio
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
@@ -23,9 +25,10 @@ from rebalancer.peers.names import split_port
 WATCH_S = 0.5
 #: Rates are means over this many seconds.
 RATE_WINDOW_S = 10.0
+#: A manager that was there and is away is waited for this many seconds.
+PATIENCE_S = 60.0
 
 _RUNNING = ("Init", "Setup", "Running")
-T = TypeVar("T")
 
 
 class AdmError(RebalancerError):
@@ -177,10 +180,11 @@ def _echo_json(reply: Reply, bare: bool) -> None:
 
 def counts_table(view: Mapping[str, Any]) -> Table:
     """A job's counts, for a terminal."""
-    table = Table(title=f"{view['config']['from_shark']['manta_storage_id']}: {view['state']}")
-    for name in view["results"]:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{count:,}" for count in view["results"].values()))
+    shark = view["config"]["from_shark"]["manta_storage_id"]
+    table = Table(shark, view["state"], box=box.SIMPLE)
+    table.columns[1].justify = "right"
+    for name, count in view["results"].items():
+        table.add_row(name, f"{count:,}")
     return table
 
 
@@ -214,46 +218,57 @@ def settled(view: Mapping[str, Any]) -> tuple[int, int]:
 async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, Any]:
     """Show progress until the job has ended; what it ended as.
 
-    A manager that is being restarted is waited for.
+    A manager that is being restarted is waited for.  Without a terminal to redraw, progress
+    is a line each time.
 
     Raises:
       AdmError: the manager refuses, or was gone for a minute.
     """
     rates = Rates()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        expand=True,
-    )
-    task = bar.add_task("waiting", total=1)
-    lost_at: float | None = None
-    # Without a terminal there is nothing to redraw: a line each time tells as much.
-    with Live(console=console, refresh_per_second=4, auto_refresh=console.is_terminal) as live:
+    seen_at = time.monotonic()
+    with _live(console) as show:
         while True:
             try:
                 view: dict[str, Any] = (await manager.ask("GET", f"/jobs/{uuid}")).json()
             except AdmError:
-                lost_at = lost_at or time.monotonic()
-                if time.monotonic() - lost_at > 60 or not rates.samples:
+                if not rates.samples or time.monotonic() - seen_at > PATIENCE_S:
                     raise
-                bar.update(task, description="manager away")
                 await trio.sleep(WATCH_S)
                 continue
-            lost_at = None
-            done, known = settled(view)
-            rates.add(time.monotonic(), done, view.get("bytes", {}).get("complete", 0))
-            bar.update(task, description=view["state"], completed=done, total=max(known, 1))
-            live.update(Group(bar, _rates_line(rates, known - done), counts_table(view)))
-            if not console.is_terminal:
-                console.print(f"{done:,}/{known:,} settled   {_rates_line(rates, known - done)}")
+            seen_at = time.monotonic()
+            rates.add(seen_at, settled(view)[0], view.get("bytes", {}).get("complete", 0))
+            show(view, rates)
             if view["state"] not in _RUNNING:
-                return view
+                break
             await trio.sleep(WATCH_S)
+    console.print(counts_table(view))
+    return view
 
 
-def _rates_line(rates: Rates, left: int) -> str:
+@contextmanager
+def _live(console: Console) -> Iterator[Callable[[Mapping[str, Any], Rates], None]]:
+    """Something to show progress on: redrawn on a terminal, else line by line."""
+    if not console.is_terminal:
+        yield lambda view, rates: console.print(_progress_line(view, rates), highlight=False)
+        return
+    bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None), expand=True)
+    task = bar.add_task("", total=1)
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def show(view: Mapping[str, Any], rates: Rates) -> None:
+            done, known = settled(view)
+            bar.update(task, description=view["state"], completed=done, total=max(known, 1))
+            live.update(Group(bar, _progress_line(view, rates), counts_table(view)))
+
+        yield show
+
+
+def _progress_line(view: Mapping[str, Any], rates: Rates) -> str:
+    done, known = settled(view)
     objects, size = rates.per_s()
     # Discovery may still be finding more, so this is the least it can take.
-    eta = f"{left / objects:,.0f} s" if objects else "unknown"
-    return f"{objects:,.0f} objects/s   {size / 1e6:,.1f} MB/s   time left: {eta}"
+    eta = f"{(known - done) / objects:,.0f} s" if objects else "unknown"
+    return (
+        f"{done:,}/{known:,} objects settled   {objects:,.0f} objects/s   {size / 1e6:,.1f} MB/s"
+        f"   time left: {eta}"
+    )

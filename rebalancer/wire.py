@@ -6,23 +6,20 @@ unfinished rewrite speaks *tagged*.  Both are read everywhere; the writer names 
 
 import enum
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
 import cattrs
 import cattrs.v
+from cattrs.gen import make_dict_structure_fn, override
 
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import Shark, is_loose_uuid, is_md5
+from rebalancer.domain.objects import Shark, is_loose_uuid, is_md5, is_storage_id
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import BadRequest
 
 T = TypeVar("T")
-
-# A host name, perhaps with a port; never anything that could change the path or the authority.
-_STORAGE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?")
 
 
 class Dialect(enum.StrEnum):
@@ -61,28 +58,13 @@ def failed(reason: Reason) -> TaskStatus:
     return TaskStatus(TaskState.FAILED, reason)
 
 
-def _check(
-    test: Callable[[object], bool], expected: str
-) -> Callable[[object, "attrs.Attribute[str]", str], None]:
-    def validate(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
-        if not test(value):
-            raise FieldError(f"expected {expected}")
-
-    return validate
-
-
-def is_storage_id(text: object) -> bool:
-    """Whether `text` can be the name of a storage node: a host name, perhaps with a port."""
-    return isinstance(text, str) and _STORAGE_ID.fullmatch(text) is not None
-
-
 @attrs.frozen
 class Task:
     """One object to copy: who owns it, what its digest is (base64), where to read it."""
 
-    object_id: str = attrs.field(validator=_check(is_loose_uuid, "a UUID"))
-    owner: str = attrs.field(validator=_check(is_loose_uuid, "a UUID"))
-    md5sum: str = attrs.field(validator=_check(is_md5, "base64 of 16 bytes"))
+    object_id: str
+    owner: str
+    md5sum: str
     source: Shark
     status: TaskStatus = PENDING
 
@@ -91,7 +73,7 @@ class Task:
 class Assignment:
     """A batch of tasks for one destination."""
 
-    id: str = attrs.field(validator=_check(is_loose_uuid, "a UUID"))
+    id: str
     tasks: tuple[Task, ...]
 
 
@@ -284,6 +266,15 @@ def _structure_strictly(kind: type[T]) -> Callable[[Any, Any], T]:
 _NAMES: Mapping[type, str] = {str: "a string", int: "a whole number", bool: "true or false"}
 
 
+def _structure_checked(test: Callable[[object], bool], expected: str) -> Callable[[Any, Any], str]:
+    def hook(value: Any, _type: Any) -> str:
+        if not test(value):
+            raise FieldError(f"expected {expected}, got {_brief(value)}")
+        return str(value)
+
+    return hook
+
+
 def _structure_float(value: Any, _type: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(f"expected a number, got {_brief(value)}")
@@ -302,6 +293,13 @@ def _make_converter() -> cattrs.Converter:
     made.register_structure_hook(float, _structure_float)
     made.register_structure_hook(TaskStatus, lambda value, _type: status_from_wire(value))
     made.register_structure_hook(AssignmentStats, _structure_stats)
+    uuid = override(struct_hook=_structure_checked(is_loose_uuid, "a UUID"))
+    md5 = override(struct_hook=_structure_checked(is_md5, "base64 of 16 bytes"))
+    host = override(struct_hook=_structure_checked(is_storage_id, "a host name"))
+    source = override(struct_hook=make_dict_structure_fn(Shark, made, manta_storage_id=host))
+    task = make_dict_structure_fn(Task, made, object_id=uuid, owner=uuid, md5sum=md5, source=source)
+    made.register_structure_hook(Task, task)
+    made.register_structure_hook(Assignment, make_dict_structure_fn(Assignment, made, id=uuid))
     return made
 
 

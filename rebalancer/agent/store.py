@@ -20,7 +20,7 @@ from pathlib import Path
 
 import attrs
 
-from rebalancer.domain.objects import Shark, is_loose_uuid
+from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.sqlite import connect, transact
@@ -29,13 +29,12 @@ from rebalancer.wire import (
     AssignmentReport,
     AssignmentStats,
     Dialect,
-    FieldError,
     Task,
     TaskState,
     TaskStatus,
     stats_to_wire,
-    status_from_wire,
     status_to_wire,
+    structure,
 )
 
 # The first two tables are the predecessor's; their JSON is a BLOB there.
@@ -258,18 +257,10 @@ def read(path: Path) -> StoredAssignment:
 
 
 def _task(row: sqlite3.Row) -> Task:
-    status = row["status"]
-    try:
-        parsed = status_from_wire(json.loads(status))
-    except FieldError as exc:
-        raise ValueError(f"task {row['object_id']}: {exc}") from exc
-    return Task(
-        object_id=row["object_id"],
-        owner=row["owner"],
-        md5sum=row["md5sum"],
-        source=Shark(row["datacenter"], row["manta_storage_id"]),
-        status=parsed,
-    )
+    """A task as posted: what a file says is checked like what a peer says."""
+    source = {"datacenter": row["datacenter"], "manta_storage_id": row["manta_storage_id"]}
+    fields = {name: row[name] for name in ("object_id", "owner", "md5sum")}
+    return structure({**fields, "source": source, "status": json.loads(row["status"])}, Task)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -14,6 +14,9 @@ _LOOSE_UUID = re.compile(
     r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 )
 
+# A host name, perhaps with a port; never anything that could change a URL's path or authority.
+_STORAGE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?")
+
 
 class RecordError(enum.StrEnum):
     """Why a record needs a person: the values of the `error` column."""
@@ -78,6 +81,11 @@ def is_loose_uuid(text: object) -> bool:
     return isinstance(text, str) and _LOOSE_UUID.fullmatch(text) is not None
 
 
+def is_storage_id(text: object) -> bool:
+    """Whether `text` can be the name of a storage node: a host name, perhaps with a port."""
+    return isinstance(text, str) and _STORAGE_ID.fullmatch(text) is not None
+
+
 def is_md5(text: object) -> bool:
     """Whether `text` is the base64 form of a 16-byte digest."""
     if not isinstance(text, str):
@@ -102,8 +110,8 @@ def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
 
 def _read_shark(entry: object) -> Shark:
     match entry:
-        case {"datacenter": str(datacenter), "manta_storage_id": str(storage_id)}:
-            return Shark(datacenter, storage_id)
+        case {"datacenter": str(datacenter), "manta_storage_id": str(name)} if is_storage_id(name):
+            return Shark(datacenter, name)
     raise UnusableRecord(RecordError.MISSING_SHARKS, "an entry of sharks is malformed")
 
 

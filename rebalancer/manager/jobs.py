@@ -11,7 +11,7 @@ import trio
 
 from rebalancer import wire
 from rebalancer.config import ManagerConfig
-from rebalancer.domain.objects import Shark, is_loose_uuid
+from rebalancer.domain.objects import Shark, is_loose_uuid, is_storage_id
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
 from rebalancer.errors import (
     BadRequest,
@@ -221,7 +221,7 @@ def _read_new_job(body: Any) -> tuple[str, EvacuateParams]:
         raise Unprocessable(f"params: {exc}") from exc
     if params.max_objects is not None and params.max_objects < 0:
         raise Unprocessable("params.max_objects: expected a number not below 0")
-    if not wire.is_storage_id(params.from_shark) or ":" in params.from_shark:
+    if not is_storage_id(params.from_shark) or ":" in params.from_shark:
         raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
     return body["action"], params
 

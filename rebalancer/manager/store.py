@@ -238,7 +238,8 @@ class JobStore:
 
         Records met before change nothing, so a window may be scanned again.  A record of an
         object known from another record becomes a link.  At most `limit` objects are kept in
-        the whole job.  Returns the new objects, which need a destination, each once.
+        the whole job.  `records` is consumed in the writer's thread.  Returns the new objects,
+        which need a destination, each once.
         """
 
         def run(db: sqlite3.Connection) -> tuple[list[MantaObject], _Tally]:

@@ -1,7 +1,7 @@
 """Discovery: the records of every shard that name the evacuated shark, and what comes back."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import trio
@@ -98,9 +98,8 @@ async def _scan_column(
     while position < until and not _has_enough(job):
         end = min(position + job.config.options.md_read_chunk_size, until)
         rows = await _insistently(partial(scan.window, moray, column, position, end, shark))
-        records = await trio.to_thread.run_sync(_read_rows, job, number, rows)
         new = await job.store.found(
-            records,
+            _read_rows(job, number, rows),
             shard=number,
             column=column,
             position=end,
@@ -111,11 +110,12 @@ async def _scan_column(
         position = end
 
 
-def _read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> list[FoundRecord]:
-    read = (
-        job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value) for row in rows
-    )
-    return [record for record in read if record is not None]
+def _read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
+    """The records of a window that concern the job: parsed as they are taken, in a thread."""
+    for row in rows:
+        record = job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        if record is not None:
+            yield record
 
 
 def _has_enough(job: Job) -> bool:

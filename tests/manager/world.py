@@ -1,0 +1,247 @@
+"""A region in one process for tests of the pipeline: records in real shard files, agents that
+copy nothing but keep account, and the laws checked on every call.
+
+Effects first, answers after: a caller that is cancelled is one whose answer was lost.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import trio
+
+from rebalancer.config import ManagerConfig, Options, Shard
+from rebalancer.devregion.moray.errors import MorayError as ServerError
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.domain.objects import Shark, StorageNode
+from rebalancer.domain.reasons import Reason
+from rebalancer.manager import pipeline
+from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.job import Job
+from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.store import JobStore, open_store
+from rebalancer.peers.agents import Agents, PostAnswer, Posted
+from rebalancer.peers.moray.client import MorayClient, Put, Record
+from rebalancer.peers.moray.errors import read_error
+from rebalancer.sqlite import inline
+from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Task, failed
+
+ORIGIN = Shark("dc1", "1.stor.lab")
+NODES = tuple(
+    StorageNode(f"{number}.stor.lab", f"dc{(number - 1) % 2 + 1}", 100_000, 10)
+    for number in range(2, 7)
+)
+
+
+def object_id(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def record(number: int, **fields: Any) -> dict[str, Any]:
+    other = NODES[0] if number % 2 else NODES[2]
+    made = {
+        "key": f"/account/stor/{number}",
+        "name": str(number),
+        "type": "object",
+        "owner": object_id(0),
+        "objectId": object_id(number),
+        "contentLength": 1000 + number,
+        "contentMD5": "L9NrIZXTY37AYVZN9+gZ7w==",
+        "sharks": [attrs.asdict(ORIGIN), attrs.asdict(other.shark)],
+        "vnode": number,
+    }
+    return {**made, **fields}
+
+
+class FakeMoray:
+    """A shard's file behind the client's methods, with a law: no name without a copy."""
+
+    def __init__(self, world: "World", number: int, store: ShardStore) -> None:
+        self.name = f"{number}.moray.lab"
+        self._world, self.store = world, store
+
+    async def _answer(self, effect: Callable[[], Any]) -> Any:
+        try:
+            result = effect()
+        except ServerError as exc:
+            await trio.sleep(0.01)
+            raise read_error(exc.payload) from exc
+        await trio.sleep(0.01)
+        return result
+
+    async def sql(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        return await self._answer(lambda: self.store.sql(statement, values))
+
+    async def get_object(self, bucket: str, key: str) -> Record | None:
+        try:
+            row = await self._answer(lambda: self.store.get(bucket, key))
+        except Exception as exc:
+            if getattr(exc, "is_missing", False):
+                return None
+            raise
+        return Record(row["key"], row["value"], row["_etag"])
+
+    async def put_object(
+        self, bucket: str, key: str, value: Mapping[str, Any], etag: str | None
+    ) -> str:
+        self._world.check_update(value)
+        made: str = await self._answer(lambda: self.store.put(bucket, key, value, etag))
+        return made
+
+    async def batch(self, puts: Sequence[Put]) -> None:
+        for put in puts:
+            self._world.check_update(put.value)
+        requests = [{**attrs.asdict(put), "options": {"etag": put.etag}} for put in puts]
+        await self._answer(lambda: self.store.batch(requests, {}))
+
+
+@attrs.define(eq=False)
+class FakeAgents:
+    """All agents.  Mutable state: assignments by id, how often each was asked for, copies."""
+
+    assignments: dict[str, tuple[str, Assignment]] = attrs.field(factory=dict)
+    asked: defaultdict[str, int] = attrs.field(factory=lambda: defaultdict(int))
+    known_ever: set[str] = attrs.field(factory=set)
+    copies: set[tuple[str, str]] = attrs.field(factory=set)
+    copied_whole: list[tuple[str, str]] = attrs.field(factory=list)
+    failures: dict[str, Reason] = attrs.field(factory=dict)
+    post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
+    report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
+
+    async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
+        answer = self.post_answer(shark, assignment)
+        if answer is None:
+            self.assignments.setdefault(assignment.id, (shark, assignment))
+            self.known_ever.add(assignment.id)
+            answer = PostAnswer(Posted.ACCEPTED)
+        await trio.sleep(0.01)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
+        at, assignment = self.assignments.get(assignment_id, ("", None))
+        if assignment is None:
+            await trio.sleep(0.01)
+            return None
+        assert at == shark
+        self.asked[assignment_id] += 1
+        report = self._work(assignment, shark, self.asked[assignment_id])
+        await trio.sleep(0.01)
+        return self.report(report)
+
+    def _work(self, assignment: Assignment, shark: str, asked: int) -> AssignmentReport:
+        total = len(assignment.tasks)
+        if asked < 3:
+            return AssignmentReport(assignment.id, AssignmentStats("Running", 0, 0, total))
+        bad = []
+        for task in assignment.tasks:
+            if task.object_id in self.failures:
+                bad.append(attrs.evolve(task, status=failed(self.failures[task.object_id])))
+            elif asked == 3:
+                self.copies.add((task.object_id, shark))
+                self.copied_whole.append((task.object_id, shark))
+        stats = AssignmentStats("Complete", len(bad), total, total, tuple[Task, ...](bad))
+        return AssignmentReport(assignment.id, stats)
+
+    async def delete(self, shark: str, assignment_id: str) -> None:
+        self.assignments.pop(assignment_id, None)
+        await trio.sleep(0.01)
+
+
+@attrs.define(eq=False)
+class World:
+    """Shards, agents and a job's file in one folder."""
+
+    folder: Path
+    shards: dict[int, ShardStore]
+    agents: FakeAgents = attrs.field(factory=FakeAgents)
+    nodes: tuple[StorageNode, ...] = NODES
+    options: Options = attrs.field(
+        factory=lambda: Options(max_tasks_per_assignment=3, md_read_chunk_size=5)
+    )
+    config_changes: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def job_file(self) -> Path:
+        return self.folder / "job.sqlite"
+
+    def check_update(self, value: Mapping[str, Any]) -> None:
+        """Invariant 1: what metadata names has been verified there, or was there before."""
+        for shark in value["sharks"]:
+            name = shark["manta_storage_id"]
+            was_there = name in (NODES[0].manta_storage_id, NODES[2].manta_storage_id)
+            assert was_there or (value["objectId"], name) in self.agents.copies, (
+                f"{value['objectId']} has no verified copy on {name}"
+            )
+
+    def records(self) -> list[dict[str, Any]]:
+        found = []
+        for number, store in self.shards.items():
+            for row in store.find("manta", "(type=object)", {"noLimit": True}):
+                found.append({**row["value"], "_shard": number, "_etag": row["_etag"]})
+        return found
+
+    @asynccontextmanager
+    async def job(self, **changes: Any) -> AsyncIterator[Job]:
+        """A job on the folder's file, as a manager that has just started makes it."""
+
+        async def ask() -> Sequence[StorageNode]:
+            await trio.lowlevel.checkpoint()
+            return self.nodes
+
+        config = ManagerConfig(
+            domain_name="lab",
+            shards=tuple(Shard(f"{number}.moray.lab") for number in self.shards),
+            options=self.options,
+            **self.config_changes,
+        )
+        moray = {n: FakeMoray(self, n, store) for n, store in self.shards.items()}
+        async with open_store(self.job_file, run=inline) as store:
+            yield Job(
+                id="job",
+                action=Evacuate(ORIGIN),
+                config=config,
+                store=store,
+                fleet=Fleet(ask),
+                agents=cast(Agents, self.agents),
+                moray=cast(Mapping[int, MorayClient], moray),
+                metrics=ManagerMetrics(config),
+                ledger=Ledger(config.options.max_assignments_per_shark),
+                updaters=trio.CapacityLimiter(config.options.max_metadata_update_threads),
+                rng=random.Random(1),
+                **changes,
+            )
+
+    async def run(self, **changes: Any) -> dict[tuple[str, str], int]:
+        """Run a job to its end; its counts by status and reason."""
+        async with self.job(**changes) as job:
+            with trio.fail_after(100_000):
+                await pipeline.run(job)
+            return await counts(job.store)
+
+    def close(self) -> None:
+        for store in self.shards.values():
+            store.close()
+
+
+async def counts(store: JobStore) -> dict[tuple[str, str], int]:
+    """Objects by status and reason, without the zeros."""
+    status = await store.status()
+    return {key: objects for key, (objects, _) in status.counts.items() if objects}
+
+
+def make_world(folder: Path, records: Sequence[dict[str, Any]], shards: int = 2) -> World:
+    """A world with `records` spread over `shards` shards."""
+    folder.mkdir(exist_ok=True)
+    stores = {n: ShardStore(folder / f"{n}.sqlite") for n in range(1, shards + 1)}
+    for number, store in stores.items():
+        chosen = [r for i, r in enumerate(records) if i % shards + 1 == number]
+        store.seed("manta", [(r["key"], r) for r in chosen])
+    return World(folder, stores)

@@ -1,0 +1,368 @@
+"""Client and embedded server against each other, and both against the real one's records."""
+
+import base64
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from rebalancer.devregion.moray.server import MorayDied, ShardServer
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.errors import PeerUnreachable
+from rebalancer.peers.moray import fast, scan
+from rebalancer.peers.moray.client import MorayClient, Put, open_moray
+from rebalancer.peers.moray.connection import Connection
+from rebalancer.peers.moray.errors import MorayError
+
+CAPTURES = Path(__file__).parent.parent / "data" / "captures"
+KEY = "/1f4c8a90-6d2b-4c51-9c1e-0a7d5b8e2f11/stor/logs/2020/a.log"
+
+
+@attrs.frozen
+class Shard:
+    server: ShardServer
+    client: MorayClient
+    address: tuple[str, int]
+
+
+@asynccontextmanager
+async def a_shard(path: Path, connections: int = 2) -> AsyncIterator[Shard]:
+    store = ShardStore(path / "1.sqlite")
+    server = ShardServer(store)
+    try:
+        async with trio.open_nursery() as nursery:
+            host, port = await nursery.start(server.serve, "127.0.0.1", 0)
+            hosts = {"1.moray.lab": f"{host}:{port}"}
+            async with open_moray({1: "1.moray.lab"}, hosts, connections=connections) as clients:
+                yield Shard(server, clients[1], (host, port))
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+def value(**fields: Any) -> dict[str, Any]:
+    return {"type": "object", "name": "a.log", "vnode": 5, **fields}
+
+
+async def test_put_get_and_the_three_conditions(tmp_path: Path) -> None:
+    """null: there must be none; a string: it must be that one; the conflict tells both."""
+    async with a_shard(tmp_path) as shard:
+        etag = await shard.client.put_object("manta", KEY, value(), None)
+        record = await shard.client.get_object("manta", KEY)
+        assert record is not None
+        assert (record.value, record.etag) == (value(), etag)
+        with pytest.raises(MorayError) as caught:
+            await shard.client.put_object("manta", KEY, value(), None)
+        assert caught.value.is_conflict
+        assert caught.value.context["actual"] == etag
+        with pytest.raises(MorayError) as caught:
+            await shard.client.put_object("manta", KEY, value(x=1), "DEADBEEF")
+        assert caught.value.conflicting_key == KEY
+        assert await shard.client.put_object("manta", KEY, value(x=1), etag) != etag
+
+
+async def test_a_missing_record_is_none(tmp_path: Path) -> None:
+    """Deleted is an answer, not an error."""
+    async with a_shard(tmp_path) as shard:
+        assert await shard.client.get_object("manta", "/nobody") is None
+
+
+async def test_a_batch_is_all_or_nothing(tmp_path: Path) -> None:
+    """One stale member rolls all back, and its key is named."""
+    async with a_shard(tmp_path) as shard:
+        one = await shard.client.put_object("manta", "/1", value(), None)
+        await shard.client.put_object("manta", "/2", value(), None)
+        puts = [
+            Put("manta", "/1", value(n=1), one),
+            Put("manta", "/2", value(n=2), "00000000"),
+        ]
+        with pytest.raises(MorayError) as caught:
+            await shard.client.batch(puts)
+        assert caught.value.conflicting_key == "/2"
+        first = await shard.client.get_object("manta", "/1")
+        assert first is not None
+        assert first.etag == one
+
+
+async def test_find_sorts_and_limits(tmp_path: Path) -> None:
+    """In order of `_id`, no more than asked for."""
+    async with a_shard(tmp_path) as shard:
+        for number in range(5):
+            await shard.client.put_object("manta", f"/{number}", value(), None)
+        found = await shard.client.find_objects("manta", "(type=object)", 3)
+        assert [record.key for record in found] == ["/0", "/1", "/2"]
+
+
+async def test_scanning_windows_finds_exactly_the_mentions(tmp_path: Path) -> None:
+    """Windows cover every id once; the filter is on whole strings."""
+    async with a_shard(tmp_path) as shard:
+        for number in range(10):
+            name = "1.stor.lab" if number % 3 == 0 else "11.stor.lab"
+            sharks = [{"datacenter": "d", "manta_storage_id": name}]
+            await shard.client.put_object("manta", f"/{number}", value(sharks=sharks), None)
+        assert await scan.id_columns(shard.client) == ("_id",)
+        last = await scan.last_id(shard.client, "_id")
+        assert last == 10
+        found = []
+        for after in range(0, last, 3):
+            found += await scan.window(shard.client, "_id", after, after + 3, "1.stor.lab")
+        assert [row.key for row in found] == ["/0", "/3", "/6", "/9"]
+
+
+async def test_an_empty_table_has_last_id_zero(tmp_path: Path) -> None:
+    """max of nothing is null, not a crash."""
+    async with a_shard(tmp_path) as shard:
+        assert await scan.last_id(shard.client, "_id") == 0
+
+
+async def test_many_requests_share_one_connection(tmp_path: Path) -> None:
+    """Answers find their requests, whatever the order they come in."""
+    async with a_shard(tmp_path, connections=1) as shard:
+        await shard.client.put_object("manta", "/x", value(), None)
+        late = trio.Event()
+
+        async def first_waits(method: str, args: list[Any]) -> None:
+            if args[1] == "/slow":
+                await late.wait()
+
+        shard.server.before_reply = first_waits
+        got: list[str] = []
+
+        async def get(key: str) -> None:
+            await shard.client.get_object("manta", key)
+            got.append(key)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(get, "/slow")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                for _ in range(20):
+                    nursery.start_soon(get, "/x")
+                while len(got) < 20:  # noqa: ASYNC110 - deadline above
+                    await trio.sleep(0.001)
+                late.set()
+        assert got[-1] == "/slow"
+
+
+async def test_a_cancelled_request_leaves_the_connection_usable(tmp_path: Path) -> None:
+    """Giving up on an answer harms neither the server nor the other requests."""
+    async with a_shard(tmp_path, connections=1) as shard:
+        never = trio.Event()
+
+        async def wait(method: str, args: list[Any]) -> None:
+            if args[1] == "/never":
+                await never.wait()
+
+        shard.server.before_reply = wait
+        with trio.move_on_after(0.05) as scope:
+            await shard.client.get_object("manta", "/never")
+        assert scope.cancelled_caught
+        assert await shard.client.get_object("manta", "/other") is None
+        never.set()
+        assert await shard.client.get_object("manta", "/other") is None
+
+
+async def test_a_message_cut_short_is_followed_by_a_reset() -> None:
+    """A server that does not read: the sender gives up, and RST goes out, not FIN."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    with listener:
+        stream = await trio.open_tcp_stream(*listener.getsockname())
+        accepted, _ = listener.accept()
+        with accepted:
+            connection = Connection(stream, "1.moray.lab")
+            with trio.fail_after(10), pytest.raises(PeerUnreachable):
+                await connection.call("putObject", ["x" * (32 << 20)])
+            assert not connection.is_usable
+            with pytest.raises(ConnectionResetError):
+                while accepted.recv(1 << 20):
+                    pass
+
+
+async def test_a_server_that_goes_away_fails_all_requests(tmp_path: Path) -> None:
+    """Nobody waits for an answer that cannot come; the next call connects anew."""
+    async with a_shard(tmp_path, connections=1) as shard:
+
+        async def reset(method: str, args: list[Any]) -> None:
+            raise trio.BrokenResourceError  # as if the process had died
+
+        shard.server.before_reply = reset
+        with trio.fail_after(5), pytest.raises(PeerUnreachable):
+            await shard.client.get_object("manta", "/x")
+        with trio.fail_after(5), pytest.raises(PeerUnreachable):
+            await shard.client.get_object("manta", "/x")
+
+
+async def test_a_shard_that_is_down_is_told() -> None:
+    """Refused connections are an error of the peer with its name and address."""
+    async with open_moray({1: "1.moray.lab"}, {"1.moray.lab": "127.0.0.1:1"}, connections=1) as m:
+        with pytest.raises(PeerUnreachable, match=r"1\.moray\.lab"):
+            await m[1].ping()
+
+
+async def test_garbage_from_a_server_is_an_error(tmp_path: Path) -> None:
+    """Bytes that are not Fast end the connection and fail its requests."""
+
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1000)
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, talk, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with open_moray({1: "m"}, {"m": f"127.0.0.1:{port}"}, connections=1) as clients:
+            with trio.fail_after(5), pytest.raises(PeerUnreachable, match="version 72"):
+                await clients[1].ping()
+        nursery.cancel_scope.cancel()
+
+
+# --- the embedded server against the real one ----------------------------------------------
+
+
+async def converse(address: tuple[str, int], data: bytes) -> list[fast.Message]:
+    """Send bytes; the messages up to END or ERROR."""
+    stream = await trio.open_tcp_stream(*address)
+    decoder, found = fast.Decoder(), list[fast.Message]()
+    async with stream:
+        await stream.send_all(data)
+        with trio.fail_after(5):
+            while not found or found[-1].status is fast.Status.DATA:
+                received = await stream.receive_some(1 << 16)
+                if not received:
+                    break
+                found += decoder.feed(received)
+    return found
+
+
+IGNORED = {"_mtime", "_id", "uts", "_count"}
+
+
+def comparable(data: Any) -> Any:
+    match data:
+        case dict():
+            return {k: comparable(v) for k, v in data.items() if k not in IGNORED}
+        case list():
+            return [comparable(item) for item in data]
+    return data
+
+
+SEEDED = json.loads((CAPTURES / "10_putObject_etag.json").read_text())["request_args"]
+
+REPLAYED = [
+    "01_version",
+    "02_ping",
+    "11_putObject_wrong_etag",
+    "12_putObject_etag_missing",
+    "15_getObject_missing",
+    "22_findObjects_missing_bucket",
+    "23_findObjects_unindexed",
+    "24_findObjects_bad_filter",
+    "25_findObjects_requireIndexes",
+    "42_sql_no_column",
+    "43_sql_syntax",
+    "46_unknown_method",
+    "47_bad_argc",
+    "48_bad_req_id",
+    "49_bad_arg_type",
+]
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+async def test_the_embedded_server_answers_as_the_real_one(name: str, tmp_path: Path) -> None:
+    """Recorded requests, byte for byte, get the recorded answers, but for times and ids."""
+    capture = json.loads((CAPTURES / f"{name}.json").read_text())
+    async with a_shard(tmp_path) as shard:
+        if name == "11_putObject_wrong_etag":
+            bucket, key, document, _ = SEEDED
+            shard.server.store.put(bucket, key, document)
+        answer = await converse(shard.address, base64.b64decode(capture["request_b64"]))
+    expected = capture["response_messages"]
+    assert [m.status.name for m in answer] == [m["status"] for m in expected]
+    for message, recorded in zip(answer, expected, strict=True):
+        assert comparable(message.data) == comparable(recorded["payload"]["d"])
+        assert message.version == recorded["version"]
+
+
+async def test_etags_are_the_real_ones(tmp_path: Path) -> None:
+    """The same record gets the etag that the real server gave it."""
+    capture = json.loads((CAPTURES / "10_putObject_etag.json").read_text())
+    bucket, key, document, _ = capture["request_args"]
+    async with a_shard(tmp_path) as shard:
+        etag = shard.server.store.put(bucket, key, document)
+    assert etag == capture["response_messages"][0]["payload"]["d"][0]["etag"]
+
+
+async def test_ids_are_strings_in_sql_and_kept_on_update(tmp_path: Path) -> None:
+    """bigint is text in `sql`; an update keeps the id, so a scan meets a record once."""
+    async with a_shard(tmp_path) as shard:
+        await shard.client.put_object("manta", "/1", value(), None)
+        await shard.client.put_object("manta", "/2", value(), None)
+        record = await shard.client.get_object("manta", "/1")
+        assert record is not None
+        await shard.client.put_object("manta", "/1", value(n=1), record.etag)
+        rows = await shard.client.sql("SELECT _id, _key FROM manta ORDER BY _id")
+        assert rows == [{"_id": "1", "_key": "/1"}, {"_id": "2", "_key": "/2"}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x03" + bytes(14),
+        fast.encode(fast.Message(1, fast.Status.DATA, "version", [{}]))[:-1] + b"x",
+        fast.encode(
+            fast.Message(1, fast.Status.DATA, "getObject", ["manta", "/x", {}])  # without noCache
+        ),
+        fast.encode(
+            fast.Message(
+                1,
+                fast.Status.DATA,
+                "putObject",
+                ["manta", "/x", {}, {"headers": {"x-muskie-prev-metadata": "{}"}}],
+            )
+        ),
+    ],
+    ids=["bad version", "bad checksum", "get without noCache", "delete record"],
+)
+async def test_what_kills_a_real_moray_kills_this_one(data: bytes, tmp_path: Path) -> None:
+    """A client's fault is a finding: the server exits loudly."""
+    store = ShardStore(tmp_path / "1.sqlite")
+    with trio.fail_after(5):
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                address = await nursery.start(ShardServer(store).serve, "127.0.0.1", 0)
+                await converse(address, data)
+                await trio.sleep_forever()
+        assert caught.group_contains(MorayDied)
+    store.close()
+
+
+async def test_half_a_message_and_fin_kills_but_a_reset_does_not(tmp_path: Path) -> None:
+    """The trap that the client must avoid."""
+    store = ShardStore(tmp_path / "1.sqlite")
+    half = fast.encode(fast.Message(1, fast.Status.DATA, "version", [{}]))[:20]
+    with trio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(ShardServer(store).serve, "127.0.0.1", 0)
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all(half)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+            version = fast.encode(fast.Message(1, fast.Status.DATA, "version", [{}]))
+            assert (await converse(address, version))[-1].status is fast.Status.END
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all(half)
+            await stream.aclose()
+            await trio.sleep_forever()
+    assert caught.group_contains(MorayDied)
+    store.close()

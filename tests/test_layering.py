@@ -1,0 +1,58 @@
+"""Who may know what: imports go downward only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "rebalancer"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+#: Folder or file -> prefixes of modules it must not import.
+FORBIDDEN = {
+    "manager": ["rebalancer.agent", "rebalancer.devregion"],
+    "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray", "httpx"],
+    "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
+    "manager/stages": ["sqlite3", "httpx", "quart", "rebalancer.peers.moray.fast"],
+    "peers/moray/fast.py": ["trio", "socket"],
+    "agent/http1.py": ["trio", "socket"],
+    "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
+}
+#: Third-party modules that one place alone may import.
+ONLY_IN = {"httpx": {"peers/http.py"}, "cattrs": {"wire.py"}}
+PURE = {"attrs", "rebalancer"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_it_may_know(path: Path) -> None:
+    """The table above holds for every module."""
+    name = path.relative_to(PACKAGE).as_posix()
+    used = imports(path)
+    for where, forbidden in FORBIDDEN.items():
+        if name == where or name.startswith(f"{where}/"):
+            for prefix in forbidden:
+                bad = {m for m in used if m == prefix or m.startswith(f"{prefix}.")}
+                assert not bad, f"{name} imports {bad}"
+    for module, homes in ONLY_IN.items():
+        assert module not in used or name in homes, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "domain").glob("*.py")), ids=lambda p: p.name)
+def test_the_domain_is_pure(path: Path) -> None:
+    """Decisions import the standard library, attrs, errors and each other; nothing with I/O."""
+    for module in imports(path):
+        top = module.partition(".")[0]
+        assert top not in {"trio", "sqlite3", "socket", "os", "time", "pathlib", "logging"}, module
+        if top == "rebalancer":
+            assert module.startswith(("rebalancer.domain", "rebalancer.errors")), module
