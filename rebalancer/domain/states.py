@@ -1,7 +1,6 @@
 """The lives of objects, assignments and jobs: every legal change of state is in this file.
 
-The tables are used three times: to move, to recover after a crash, and to draw the
-pictures of docs/states.md.
+The tables are used twice: to move, and to recover after a crash.  docs/states.md shows them.
 """
 
 import enum
@@ -48,8 +47,7 @@ class AssignmentEvent(enum.StrEnum):
     """What happens to an assignment."""
 
     ACCEPTED = "accepted"
-    REFUSED = "refused"
-    LOST = "lost"
+    LOST = "lost"  # no agent will finish it
     AGENT_DONE = "agent_done"
     SETTLED = "settled"
 
@@ -97,7 +95,6 @@ _A, _AE = AssignmentState, AssignmentEvent
 ASSIGNMENT: Mapping[AssignmentState, Mapping[AssignmentEvent, AssignmentState]] = {
     _A.INIT: {
         _AE.ACCEPTED: _A.ASSIGNED,
-        _AE.REFUSED: _A.REJECTED,
         _AE.LOST: _A.REJECTED,
         _AE.AGENT_DONE: _A.AGENT_COMPLETE,  # its answer to our POST was lost
     },
@@ -135,8 +132,3 @@ def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
         return table[state][event]
     except KeyError:
         raise IllegalTransition(f"{event} cannot happen to something {state}") from None
-
-
-def origins(table: Mapping[S, Mapping[E, S]], event: E) -> tuple[S, ...]:
-    """The states in which `event` may happen: for the WHERE of an UPDATE."""
-    return tuple(state for state, events in table.items() if event in events)

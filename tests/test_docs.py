@@ -1,0 +1,121 @@
+"""The pages say what the code does."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from rebalancer.config import AgentConfig, ManagerConfig, read_agent, read_manager
+from rebalancer.domain import states
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows(page: Path) -> list[tuple[str, ...]]:
+    """The rows of all tables of a page, without their headings."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+@pytest.mark.parametrize("table", [states.OBJECT, states.ASSIGNMENT, states.JOB])
+def test_the_page_of_states_has_every_change(table: Mapping[Any, Mapping[Any, Any]]) -> None:
+    """Each change of state in the tables is a row of the page, in their order."""
+    expected = [
+        (str(state), str(event), str(new))
+        for state, events in table.items()
+        for event, new in events.items()
+    ]
+    page = [row for row in rows(ROOT / "docs" / "states.md") if len(row) == 3]
+
+    assert [row for row in page if row in expected] == expected
+
+
+def test_the_page_of_states_has_no_other_change() -> None:
+    """No row of the page is a change that the tables do not have."""
+    known = {
+        (str(state), str(event), str(new))
+        for table in (states.OBJECT, states.ASSIGNMENT, states.JOB)
+        for state, events in table.items()
+        for event, new in events.items()
+    }
+    shown = {row for row in rows(ROOT / "docs" / "states.md") if len(row) == 3}
+
+    assert shown - {("state", "event", "next")} <= known | {("---", "---", "---")}
+
+
+def test_every_module_is_in_the_page_of_the_architecture() -> None:
+    """A reader finds each module's paragraph by its path."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "rebalancer"
+    modules = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+
+    assert modules - named == set()
+    paths = [path.as_posix() for path in [*package.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]]
+    assert [name for name in named if not any(p.endswith(f"/{name}") for p in paths)] == []
+
+
+def test_every_dependency_is_explained() -> None:
+    """Each installed package has its line in the README."""
+    text = (ROOT / "setup.cfg").read_text().partition("[options.packages.find]")[0]
+    packages = re.findall(r"^    ([a-z0-9-]+)>=", text, re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+
+    assert len(packages) > 10
+    assert [name for name in packages if name not in readme] == []
+
+
+def keys(kind: Any) -> set[str]:
+    """Every key of a configuration, dotted below its table."""
+    found = set()
+    for field in attrs.fields(kind):
+        if attrs.has(field.type):
+            found |= {f"{field.name}.{key}" for key in keys(field.type)}
+        else:
+            found.add(field.name)
+    return found
+
+
+def document_keys(value: Any, kind: Any, prefix: str = "") -> set[str]:
+    found = set()
+    for name, item in value.items():
+        nested = kind is not None and attrs.has(attrs.fields_dict(kind)[name].type)
+        if nested:
+            found |= document_keys(item, attrs.fields_dict(kind)[name].type, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def test_the_example_of_the_manager_has_every_key_at_its_default() -> None:
+    """etc/manager.json can be read, names every key, and shows each default."""
+    text = (ROOT / "etc" / "manager.json").read_text()
+    config, unknown = read_manager(text, "etc/manager.json")
+
+    assert unknown == []
+    assert document_keys(json.loads(text), ManagerConfig) == keys(ManagerConfig)
+    required = {"domain_name", "shards", "hosts", "storinfo_url"}
+    default = ManagerConfig(config.domain_name, config.shards)
+    for field in attrs.fields(ManagerConfig):
+        if field.name not in required:
+            assert getattr(config, field.name) == getattr(default, field.name), field.name
+
+
+def test_the_example_of_the_agent_has_every_key_at_its_default() -> None:
+    """etc/agent.toml can be read, names every key, and shows each default."""
+    text = (ROOT / "etc" / "agent.toml").read_text()
+    config, unknown = read_agent(text, "etc/agent.toml")
+
+    assert unknown == []
+    assert document_keys(tomllib.loads(text), AgentConfig) == keys(AgentConfig)
+    shown = attrs.evolve(config, hosts={}, storage=attrs.evolve(config.storage, temp_dir=""))
+    assert shown == AgentConfig()
