@@ -1,0 +1,200 @@
+"""A whole evacuation by real processes: what becomes of each kind of object, and the counts."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+import trio
+
+from rebalancer.devregion.audit import Audit, audit
+from rebalancer.devregion.expectations import EXPECTED, Kind
+from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT, Layout
+from rebalancer.devregion.region import running
+from tests.process.regions import Api, adm, count_rows, json_lines, new_region, shown
+
+pytestmark = pytest.mark.process
+
+OBJECTS = 1500
+
+
+@attrs.frozen
+class Evacuated:
+    """A region after its job, and what was seen on the way."""
+
+    layout: Layout
+    job_file: Path
+    view: dict[str, object]
+    audit: Audit
+    #: (rows before, GET, rows after), while the job ran.
+    samples: list[tuple[dict[str, int], dict[str, int], dict[str, int]]]
+    #: The operator's commands, while the region ran.
+    listed: str
+    got: str
+    #: What all agents and the manager export at the end.
+    metrics: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def evacuated(tmp_path_factory: pytest.TempPathFactory) -> Evacuated:
+    return trio.run(evacuate, tmp_path_factory.mktemp("evacuation"))
+
+
+async def evacuate(folder: Path) -> Evacuated:
+    region = await trio.to_thread.run_sync(new_region, folder, OBJECTS)
+    samples = []
+    async with running(region), httpx.AsyncClient() as client:
+        api = Api(client, region)
+        job_id = await api.create()
+        job_file = region.job_file(job_id)
+        while True:
+            before = await trio.to_thread.run_sync(count_rows, job_file)
+            view = await api.get(job_id)
+            after = await trio.to_thread.run_sync(count_rows, job_file)
+            samples.append((before, shown(view), after))
+            if view["state"] != "Running" and view["state"] != "Setup":
+                break
+            await trio.sleep(0.05)
+        listed = await trio.to_thread.run_sync(lambda: adm("--url", region.url, "job", "list"))
+        got = await trio.to_thread.run_sync(lambda: adm("--url", region.url, "job", "get", job_id))
+        addresses = {n.manta_storage_id: n.address for n in region.layout.nodes}
+        addresses["manager"] = region.layout.manager_address
+        metrics = {
+            name: (await client.get(f"http://{address}:{METRICS_PORT}/metrics")).text
+            for name, address in addresses.items()
+        }
+        report = await trio.to_thread.run_sync(audit, region.layout, job_file)
+        await region.stop()
+    assert listed.returncode == got.returncode == 0
+    return Evacuated(
+        region.layout, job_file, view, report, samples, listed.stdout, got.stdout, metrics
+    )
+
+
+def test_the_job_ends_as_complete(evacuated: Evacuated) -> None:
+    assert evacuated.view["state"] == "Complete"
+    assert "error" not in evacuated.view
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+def test_the_audit_finds_that_an_invariant_holds(evacuated: Evacuated, number: int) -> None:
+    (check,) = [check for check in evacuated.audit.checks if check.number == number]
+    assert check.offenders == []
+    assert check.checked > 0
+    assert check.ok
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_each_kind_of_object_ends_as_it_must(evacuated: Evacuated, kind: Kind) -> None:
+    """The row of every seeded object of each kind, by plain SQL."""
+    with closing(sqlite3.connect(evacuated.layout.before_file)) as db:
+        found = db.execute("SELECT DISTINCT object_id FROM records WHERE kind = ?", (kind,))
+        seeded = [object_id for (object_id,) in found if object_id]
+    with closing(sqlite3.connect(evacuated.job_file)) as db:
+        select = "SELECT status, coalesce(skipped_reason, error, '') FROM evacuateobjects"
+        rows = [db.execute(f"{select} WHERE id = ?", (name,)).fetchone() for name in seeded]
+
+    outcome = EXPECTED[kind]
+    expected = None if outcome is None else (outcome.status, outcome.reason)
+    assert set(rows) == ({expected} if kind is not Kind.DIRECTORY else set())
+    assert len(rows) >= 5 or kind is Kind.DIRECTORY
+
+
+@pytest.mark.parametrize("kind", [Kind.SNAPLINK, Kind.DUPLICATE_ACROSS_SHARDS])
+def test_every_record_of_an_object_with_two_names_the_new_copy(
+    evacuated: Evacuated, kind: Kind
+) -> None:
+    """One row in evacuateobjects, one in duplicates, and both records rewritten."""
+    with closing(sqlite3.connect(evacuated.layout.before_file)) as db:
+        records = db.execute(
+            "SELECT shard, key, object_id FROM records WHERE kind = ?", (kind,)
+        ).fetchall()
+    with closing(sqlite3.connect(evacuated.job_file)) as db:
+        duplicates = {
+            name: json.loads(shards)
+            for name, shards in db.execute("SELECT id, shards FROM duplicates")
+        }
+        destinations = dict(db.execute("SELECT id, dest_shark FROM evacuateobjects"))
+    assert len(records) >= 10
+    for shard, key, object_id in records:
+        with closing(sqlite3.connect(evacuated.layout.shard_file(shard))) as db:
+            (text,) = db.execute("SELECT _value FROM manta WHERE _key = ?", (key,)).fetchone()
+        names = {entry["manta_storage_id"] for entry in json.loads(text)["sharks"]}
+        assert destinations[object_id] in names
+        assert evacuated.layout.evacuated not in names
+        assert shard in duplicates[object_id]
+
+
+def test_counts_asked_for_on_the_way_are_the_rows(evacuated: Evacuated) -> None:
+    """Whenever nothing changed between two SELECTs, the GET between them gave their counts."""
+    quiet = [(rows, got) for rows, got, after in evacuated.samples if rows == after]
+    on_the_way = [rows for rows, _ in quiet if rows["assigned"] or rows["unprocessed"]]
+
+    assert [(rows, got) for rows, got in quiet if rows != got] == []
+    assert len(on_the_way) >= 3
+    assert evacuated.samples[-1][1] == count_rows(evacuated.job_file)
+
+
+def test_the_operator_sees_the_job_as_the_predecessor_showed_it(evacuated: Evacuated) -> None:
+    """An empty line, the server's version, then pretty JSON."""
+    empty, version, text = evacuated.got.split("\n", 2)
+    assert (empty, version.partition(" rebalancer-manager ")[0]) == ("", "server version:")
+    view = json.loads(text)
+    assert view == evacuated.view
+    assert list(view["results"]) == [
+        *("Total", "Unprocessed", "Assigned", "Skipped", "Error"),
+        *("Post Processing", "Complete", "Duplicates"),
+    ]
+    assert view["results"]["Total"] == sum(list(view["results"].values())[1:])
+    assert view["config"]["from_shark"] == {
+        "datacenter": "dc1",
+        "manta_storage_id": evacuated.layout.evacuated,
+    }
+    (listed,) = json.loads(evacuated.listed.split("\n", 2)[2])
+    assert listed == {"id": evacuated.job_file.stem, "action": "Evacuate", "state": "Complete"}
+
+
+def test_metrics_add_up_to_what_happened(evacuated: Evacuated) -> None:
+    """Both families of the agents, the manager's, and the rows tell of the same objects."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    totals: dict[str, float] = {}
+    for name, text in evacuated.metrics.items():
+        role = "manager" if name == "manager" else "agent"
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                label = sample.labels.get("type") or sample.labels.get("status") or ""
+                key = f"{role} {sample.name} {label}".strip()
+                totals[key] = totals.get(key, 0) + sample.value
+    rows = count_rows(evacuated.job_file)
+    assert totals["manager object_count_total evacuate"] == rows["complete"]
+    done = "agent rebalancer_agent_objects_processed_total"
+    assert totals[f"{done} completed"] + totals[f"{done} skipped"] == rows["complete"]
+    assert totals[f"{done} failed"] == rows["skipped"]
+    assert totals["agent object_count_total total"] == rows["complete"] + rows["skipped"]
+
+
+def test_logs_are_bunyan_lines(evacuated: Evacuated) -> None:
+    """Every line of every program is a record that bunyan reads."""
+    logs = [p for p in (evacuated.layout.folder / "log").glob("*.log") if "access" not in p.name]
+    assert len(logs) == 2 + len(evacuated.layout.nodes)
+    for log in logs:
+        lines = json_lines(log)
+        assert len(lines) == len(log.read_text().splitlines())
+        for line in lines:
+            assert {"v", "name", "hostname", "pid", "level", "time", "msg"} <= line.keys()
+            assert line["v"] == 0
+            assert line["level"] < 50, line
+            assert line["time"].endswith("Z")
+
+
+def test_addresses_are_told_when_requests_are_answered(evacuated: Evacuated) -> None:
+    """The `listening` line has both addresses, with the port that was chosen."""
+    node = evacuated.layout.nodes[0]
+    lines = json_lines(evacuated.layout.folder / "log" / f"agent-{node.manta_storage_id}.log")
+    (line,) = [line for line in lines if line["msg"] == "listening"]
+    assert line["api"] == f"{node.address}:{AGENT_PORT}"
+    assert line["metrics"] == f"{node.address}:{METRICS_PORT}"
