@@ -5,6 +5,8 @@ own.  An unknown key is a warning, a value of the wrong kind an error that names
 """
 
 import json
+import math
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from rebalancer import wire
+from rebalancer import environment, wire
 from rebalancer.errors import BadRequest, ConfigError
 from rebalancer.log import level_name
 from rebalancer.peers.names import split_port
@@ -194,6 +196,9 @@ class ManagerConfig:
 
     domain_name: str
     shards: tuple[Shard, ...]
+    #: Shards with smaller and greater numbers are left alone.
+    min_shard: int = 1
+    max_shard: int | None = None
     listen_host: str = "0.0.0.0"
     listen_port: int = attrs.field(default=80, validator=_port)
     metrics_host: str = "0.0.0.0"
@@ -222,15 +227,18 @@ class ManagerConfig:
     hosts: dict[str, str] = attrs.field(factory=dict, validator=_addresses)
 
     def __attrs_post_init__(self) -> None:
-        """Put the shards into order.
+        """Choose the shards and put them into order.
 
         Raises:
           FieldError: there are none, or two have one number.
         """
-        numbers = [shard.number for shard in self.shards]
-        if not numbers or len(set(numbers)) != len(numbers):
-            raise wire.FieldError("shards: expected at least one, each number once")
-        ordered = tuple(sorted(self.shards, key=lambda shard: shard.number))
+        greatest = math.inf if self.max_shard is None else self.max_shard
+        chosen = [s for s in self.shards if self.min_shard <= s.number <= greatest]
+        numbers = {shard.number for shard in chosen}
+        if not numbers or len(numbers) != len(chosen):
+            bounds = f"from {self.min_shard} to {greatest}"
+            raise wire.FieldError(f"shards: expected at least one {bounds}, each number once")
+        ordered = tuple(sorted(chosen, key=lambda shard: shard.number))
         object.__setattr__(self, "shards", ordered)
 
     @property
@@ -244,7 +252,7 @@ class ManagerConfig:
 
 
 def load_agent(path: Path | None) -> tuple[AgentConfig, list[str]]:
-    """The agent's configuration and warnings about it.
+    """The agent's configuration and its unknown keys; the environment overrides the file.
 
     Without `path` the default place is read if there is a file, else defaults hold.
 
@@ -252,31 +260,36 @@ def load_agent(path: Path | None) -> tuple[AgentConfig, list[str]]:
       ConfigError: the file is missing, is not TOML, or a value does not fit.
     """
     if path is None and not AGENT_PATH.exists():
-        return AgentConfig(), []
-    return read_agent(_read_text(path or AGENT_PATH), str(path or AGENT_PATH))
+        return read_agent("", "environment", os.environ)
+    return read_agent(_read_text(path or AGENT_PATH), str(path or AGENT_PATH), os.environ)
 
 
 def load_manager(path: Path | None) -> tuple[ManagerConfig, list[str]]:
-    """The manager's configuration and warnings about it.
+    """The manager's configuration and its unknown keys; the environment overrides the file.
 
     Raises:
       ConfigError: the file is missing, is not JSON, or a value does not fit.
     """
     path = path or MANAGER_PATH
-    return read_manager(_read_text(path), str(path))
+    return read_manager(_read_text(path), str(path), os.environ)
 
 
-def read_agent(text: str, name: str) -> tuple[AgentConfig, list[str]]:
-    """As `load_agent`, from the text of a file called `name`."""
+def read_agent(
+    text: str, name: str, variables: Mapping[str, str] | None = None
+) -> tuple[AgentConfig, list[str]]:
+    """As `load_agent`, from the text of a file called `name` and environment variables."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{name}: {exc}") from exc
-    return _structure(document, AgentConfig, name), unknown_keys(document, AgentConfig)
+    made = environment.override(document, environment.AGENT, variables or {})
+    return _structure(made, AgentConfig, name), unknown_keys(document, AgentConfig)
 
 
-def read_manager(text: str, name: str) -> tuple[ManagerConfig, list[str]]:
-    """As `load_manager`, from the text of a file called `name`."""
+def read_manager(
+    text: str, name: str, variables: Mapping[str, str] | None = None
+) -> tuple[ManagerConfig, list[str]]:
+    """As `load_manager`, from the text of a file called `name` and environment variables."""
     try:
         document = json.loads(text)
     except ValueError as exc:
@@ -287,7 +300,8 @@ def read_manager(text: str, name: str) -> tuple[ManagerConfig, list[str]]:
     misspelt = document.pop("max_fill_precentage", None)
     if misspelt is not None:
         document.setdefault("max_fill_percentage", misspelt)
-    return _structure(document, ManagerConfig, name), unknown_keys(document, ManagerConfig)
+    made = environment.override(document, environment.MANAGER, variables or {})
+    return _structure(made, ManagerConfig, name), unknown_keys(document, ManagerConfig)
 
 
 def _read_text(path: Path) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import attrs
@@ -58,6 +58,8 @@ class ObjectFiles:
     temp: Path
     reserve_bytes: int
     durable: bool
+    #: Called when a temporary file could not be removed.
+    on_cleanup_failure: Callable[[], None] = lambda: None
 
     def final(self, owner: str, object_id: str) -> Path:
         """Where an object lies.
@@ -80,7 +82,7 @@ class ObjectFiles:
         with os.scandir(self.temp) as entries:
             for entry in entries:
                 if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    removed += discard(Path(entry.path))
+                    removed += self.discard(Path(entry.path))
         return removed
 
     def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
@@ -106,7 +108,7 @@ class ObjectFiles:
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         except OSError as exc:
             raise _failure(exc) from exc
-        return Download(Staged(object_id, temporary, final), file)
+        return Download(self, Staged(object_id, temporary, final), file)
 
     def publish(self, batch: Sequence[Staged]) -> dict[str, Reason]:
         """Give verified objects their final names; why for those that could not have it.
@@ -125,7 +127,7 @@ class ObjectFiles:
             except OSError as exc:
                 log.error("object not stored", object=item.object_id, error=str(exc))
                 failed[item.object_id] = _failure(exc).reason
-                discard(item.temporary)
+                self.discard(item.temporary)
             else:
                 folders.setdefault(item.final.parent, []).append(item)
         for folder, items in folders.items():
@@ -135,6 +137,16 @@ class ObjectFiles:
                 log.error("folder not synced", folder=str(folder), error=str(exc))
                 failed.update((item.object_id, _failure(exc).reason) for item in items)
         return failed
+
+    def discard(self, temporary: Path) -> bool:
+        """Remove a temporary file; whether that worked.  One that stays goes at the next start."""
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError as exc:
+            log.error("temporary file not removed", path=str(temporary), error=str(exc))
+            self.on_cleanup_failure()
+            return False
+        return True
 
     def _make_folder(self, folder: Path) -> bool:
         try:
@@ -159,7 +171,8 @@ class Download:
     Mutable state: the open file, the digest so far, the bytes so far.
     """
 
-    def __init__(self, staged: Staged, file: int) -> None:
+    def __init__(self, files: ObjectFiles, staged: Staged, file: int) -> None:
+        self._files = files
         self._staged = staged
         self._file: int | None = file
         self._digest = hashlib.md5(usedforsecurity=False)
@@ -202,22 +215,12 @@ class Download:
             self._close()
         except OSError as exc:
             log.error("temporary file not closed", error=str(exc))
-        discard(self._staged.temporary)
+        self._files.discard(self._staged.temporary)
 
     def _close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
-
-
-def discard(path: Path) -> bool:
-    """Remove a temporary file; whether that worked.  One that stays goes at the next start."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as exc:
-        log.error("temporary file not removed", path=str(path), error=str(exc))
-        return False
-    return True
 
 
 def has_digest(path: Path, md5: str) -> bool:

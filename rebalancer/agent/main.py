@@ -26,13 +26,14 @@ def open_agent(config: AgentConfig) -> Iterator[Agent]:
     """
     store = AssignmentStore(Path(config.storage.state_dir))
     store.prepare()
+    metrics = AgentMetrics(config.metrics)
     files = ObjectFiles(
         root=config.storage.root,
         temp=config.storage.temp,
         reserve_bytes=config.storage.reserve_mb << 20,
         durable=config.storage.durable,
+        on_cleanup_failure=metrics.cleanup_failures.inc,
     )
-    metrics = AgentMetrics(config.metrics)
     fetcher = Fetcher(files, config.source, config.hosts)
     worker = Worker(config.server, store, files, fetcher, metrics)
     try:

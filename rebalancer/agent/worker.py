@@ -16,7 +16,7 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore, StoredAssignment
 from rebalancer.config import AgentServer
 from rebalancer.domain.reasons import Reason
-from rebalancer.errors import StoreError
+from rebalancer.errors import NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.retry import pauses
 from rebalancer.wire import COMPLETE, Task, TaskState, TaskStatus, failed
@@ -104,6 +104,9 @@ class Worker:
             self._note(f"quarantined: {exc}")
             self.metrics.quarantined.inc()
             await trio.to_thread.run_sync(self.store.set_aside, name)
+            return
+        except NotFound as exc:
+            self._note(str(exc))  # somebody removed its file
             return
         if finished:
             return

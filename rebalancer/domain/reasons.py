@@ -4,8 +4,6 @@ The wire names are the variants of the deployed Rust programs; the column names 
 their `strum` derive made of them, and operators query those by hand.
 """
 
-import re
-
 import attrs
 
 
@@ -80,12 +78,3 @@ _NAMES = {column: name for name, column in _COLUMNS.items()}
 
 #: Reasons without a code, as columns spell them; for the CHECK of the schema.
 COLUMN_NAMES = tuple(sorted(_NAMES))
-
-_CODE = re.compile(r"\{http_status_code:(\d{1,5})\}")
-
-
-def from_column(text: str) -> Reason:
-    """Read a reason from a column; text we do not know becomes a reason of that very name."""
-    if match := _CODE.fullmatch(text):
-        return http_status_code(int(match[1]))
-    return Reason(_NAMES.get(text, text))

@@ -157,6 +157,8 @@ class Jobs:
 
     async def _work(self, row: JobRow) -> None:
         config = self.config
+        if config.discovery == "direct_db":
+            log.warning("direct_db is not there yet: scanning through Moray", job=row.id)
         threads = config.options.max_metadata_update_threads
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context

@@ -20,6 +20,8 @@ from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import storage_nodes
 
 LOG_NAME = "rebalancer-manager"
+#: Pauses in seconds before a file that cannot be used is read again.
+REREAD_S = (0.2, 1.0)
 
 log = get_logger()
 
@@ -59,11 +61,18 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
 
 async def _reload(jobs: Jobs, path: Path | None) -> None:
     """Take the file's new values for the next job; a bad file leaves the old ones in force."""
-    try:
-        config, unknown = await trio.to_thread.run_sync(load_manager, path)
-    except ConfigError as exc:
-        log.error("configuration not reloaded", error=str(exc))
-        return
+    # config-agent does not write at once: half a file may be whole a moment later.
+    for pause_s in (*REREAD_S, None):
+        try:
+            config, unknown = await trio.to_thread.run_sync(load_manager, path)
+        except ConfigError as exc:
+            if pause_s is None:
+                log.error("configuration not reloaded", error=str(exc))
+                return
+            log.warning("configuration read again soon", error=str(exc), pause_s=pause_s)
+            await trio.sleep(pause_s)
+            continue
+        break
     configure(LOG_NAME, config.log_level)
     log.info("configuration reloaded", unknown_keys=unknown)
     jobs.config = config

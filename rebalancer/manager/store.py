@@ -410,10 +410,6 @@ class JobStore:
         self._mirror(tally)
         return waiting
 
-    async def reject(self, assignment_id: str, reason: Reason, *, path: str, detail: str) -> None:
-        """No agent will make sense of this assignment: its objects are skipped."""
-        await self.give_back(assignment_id, reason, max_attempts=0, path=path, detail=detail)
-
     async def copied(self, assignment_id: str, failed: Mapping[str, Reason]) -> None:
         """The agent is done: the objects in `failed` are skipped, all others verified copies."""
 
