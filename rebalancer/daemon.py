@@ -15,6 +15,7 @@ import attrs
 import hypercorn
 import hypercorn.trio
 import trio
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -65,8 +66,8 @@ async def serve(
         if on_reload is not None:
             nursery.start_soon(_reload, reloading[1], on_reload)
         async with trio.open_nursery() as servers:
-            api_url = await _listen(servers, api, api_at, stopping)
-            metrics_url = await _listen(servers, metrics, metrics_at, stopping)
+            api_url = await listen(servers, api, api_at, stopping)
+            metrics_url = await listen(servers, metrics, metrics_at, stopping)
             log.info("listening", api=api_url, metrics=metrics_url)
             async with trio.open_nursery() as work:
                 work.start_soon(service)
@@ -107,16 +108,42 @@ async def _reload(
         await on_reload()
 
 
-async def _listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: trio.Event) -> str:
+async def listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: trio.Event) -> str:
+    """Serve `app` in `servers` until `stopping`; the address and port, once they answer.
+
+    Raises:
+      OSError: the address cannot be served on.
+    """
     config = hypercorn.Config()
     config.bind = [at.bind]
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn")
     config.graceful_timeout = GRACE_S
     config.include_server_header = False
-    serve_app = partial(hypercorn.trio.serve, app, config, shutdown_trigger=stopping.wait)
+    # Without a trigger of its own hypercorn would take the signals.
+    serve_app = partial(
+        hypercorn.trio.serve, _whole_sends(app), config, shutdown_trigger=stopping.wait
+    )
     (url,) = await servers.start(serve_app)
     return str(url).partition("://")[2]
+
+
+def _whole_sends(app: QuartTrio) -> ASGIFramework:
+    """`app`, with sends that a cancellation does not cut.
+
+    quart-trio cancels a request when hypercorn tells it that the answer is out, from within
+    the very send that still has to start hypercorn's timer of idle connections.  Without that
+    timer a connection that a client keeps is never closed: not when idle, not at the end.
+    """
+
+    async def run(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_whole(message: Any) -> None:
+            with trio.CancelScope(shield=True):
+                await send(message)
+
+        await app(scope, receive, send_whole)
+
+    return run
 
 
 def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:

@@ -60,9 +60,11 @@ class Region:
 
     async def stop(self) -> None:
         """End whatever still runs, those first that need others."""
-        for process in reversed(self.processes):
-            if process.is_running:
-                await process.stop()
+        for together in ([self.manager], self.agents.values(), [self.servers]):
+            async with trio.open_nursery() as nursery:
+                for process in together:
+                    if process.is_running:
+                        nursery.start_soon(process.stop)
 
 
 def make_region(

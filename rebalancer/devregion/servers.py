@@ -1,14 +1,12 @@
 """The servers of a region in one process: Moray shards, storinfo, the nodes' HTTP servers."""
 
-import logging
 import signal
 from functools import partial
 from pathlib import Path
 
-import hypercorn
-import hypercorn.trio
 import trio
 
+from rebalancer.daemon import Listen, listen
 from rebalancer.devregion.layout import MORAY_PORT, SOURCE_PORT, STORINFO_PORT, Layout
 from rebalancer.devregion.moray.server import serve_shard
 from rebalancer.devregion.moray.store import ShardStore
@@ -42,7 +40,9 @@ async def serve(layout: Layout) -> None:
                         access_log=access_log(layout, name),
                     )
                 )
-            await nursery.start(_serve_storinfo, layout)
+            storinfo = Listen(layout.storinfo_address, STORINFO_PORT)
+            app = make_storinfo_app(lambda: listing(layout))
+            await listen(nursery, app, storinfo, trio.Event())
             log.info("listening", shards=len(layout.shards), nodes=len(layout.nodes))
             await anext(signals)
             nursery.cancel_scope.cancel()
@@ -51,17 +51,3 @@ async def serve(layout: Layout) -> None:
 def access_log(layout: Layout, name: str) -> Path:
     """The log of what a node's HTTP server sent."""
     return layout.folder / "log" / f"access-{name}.log"
-
-
-async def _serve_storinfo(
-    layout: Layout, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
-) -> None:
-    config = hypercorn.Config()
-    config.bind = [f"{layout.storinfo_address}:{STORINFO_PORT}"]
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn")
-    app = make_storinfo_app(lambda: listing(layout))
-    # Without a trigger of its own hypercorn would take the signals.
-    await hypercorn.trio.serve(
-        app, config, shutdown_trigger=trio.sleep_forever, task_status=task_status
-    )

@@ -1,0 +1,173 @@
+"""What both services do alike: serving, errors, the end."""
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import httpx
+import prometheus_client as prometheus
+import pytest
+import trio
+from quart import Response
+from quart_trio import QuartTrio
+
+from rebalancer import daemon
+from rebalancer.daemon import Listen, listen, make_app
+from rebalancer.errors import Conflict, Unavailable
+from rebalancer.metrics import metrics_app
+
+ANY = Listen("127.0.0.1", 0)
+
+
+def app_of_errors() -> QuartTrio:
+    app = make_app(__name__, "program 1.2", 1000)
+
+    @app.get("/conflict")
+    async def conflict() -> Response:
+        raise Conflict("it is there")
+
+    @app.get("/later")
+    async def later() -> Response:
+        raise Unavailable("not now")
+
+    @app.get("/bug")
+    async def bug() -> Response:
+        raise ZeroDivisionError("secret")
+
+    @app.post("/echo")
+    async def echo() -> Response:
+        return Response(str(await daemon.body_json()))
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "text"),
+    [
+        ("GET", "/conflict", b"", 409, "it is there"),
+        ("GET", "/later", b"", 503, "not now"),
+        ("GET", "/bug", b"", 500, "internal error: see the log"),
+        ("GET", "/nothing", b"", 404, "The requested URL was not found on the server."),
+        ("PUT", "/conflict", b"", 405, "The method is not allowed for the requested URL."),
+        ("POST", "/echo", b"{", 400, "not JSON: Expecting property name"),
+        ("POST", "/echo", b"[" * 999, 400, "not JSON"),
+        ("POST", "/echo", b"1" * 1001, 413, "exceeds the capacity limit"),
+    ],
+)
+async def test_errors_are_texts_or_json_as_the_client_wants(
+    method: str, path: str, body: bytes, status: int, text: str
+) -> None:
+    """The message alone, or {"message": ...} when Accept names JSON first; never a traceback."""
+    client = app_of_errors().test_client()
+    as_text = await client.open(path, method=method, data=body)
+    accept = {"accept": "application/json"}
+    as_json = await client.open(path, method=method, data=body, headers=accept)
+
+    assert (as_text.status_code, as_json.status_code) == (status, status)
+    assert as_text.content_type == "text/plain; charset=utf-8"
+    assert text in (await as_text.get_data(as_text=True))
+    assert "Traceback" not in (await as_text.get_data(as_text=True))
+    assert text in (await as_json.get_json())["message"]
+    assert as_text.headers["Server"] == "program 1.2"
+
+
+async def test_who_is_told_to_come_again_is_told_when() -> None:
+    """503 carries Retry-After in seconds."""
+    reply = await app_of_errors().test_client().get("/later")
+
+    assert reply.headers["Retry-After"] == "10"
+
+
+async def test_an_idle_connection_does_not_delay_the_end() -> None:
+    """A client that keeps its connection is shown the door when the service stops."""
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        where = await listen(nursery, app_of_errors(), ANY, stopping)
+        host, _, port = where.rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(b"GET /conflict HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while b"it is there" not in answer:
+                answer += await stream.receive_some(1000)
+            stopping.set()
+
+            with trio.fail_after(daemon.GRACE_S * 0.9):
+                assert await stream.receive_some(1000) == b""
+
+
+async def serving(
+    service: Callable[[], Awaitable[None]], on_reload: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    await daemon.serve(
+        service,
+        api=app_of_errors(),
+        api_at=ANY,
+        metrics=metrics_app(prometheus.CollectorRegistry()),
+        metrics_at=ANY,
+        on_reload=on_reload,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_service(number: signal.Signals) -> None:
+    """The service is cancelled, and `serve` returns as if all were well."""
+    ended = []
+
+    async def service() -> None:
+        os.kill(os.getpid(), number)
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    with trio.fail_after(10):
+        await serving(service)
+    assert ended == [True]
+
+
+async def test_bursts_of_reloads_coalesce() -> None:
+    """Signals that come while a reload is under way make one more, with the newest file."""
+    reloads = 0
+
+    async def reload() -> None:
+        nonlocal reloads
+        reloads += 1
+        await trio.sleep(0.2)
+
+    async def service() -> None:
+        for _ in range(5):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await trio.sleep(0.02)
+        with trio.fail_after(10):
+            while reloads < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await trio.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await trio.sleep_forever()
+
+    await serving(service, reload)
+    assert reloads == 2
+
+
+async def test_a_service_that_breaks_takes_the_process_with_it() -> None:
+    """The service manager is to see it, and to start it again."""
+
+    async def service() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await serving(service)
+    assert caught.group_contains(ZeroDivisionError)
+
+
+async def test_metrics_are_served_on_both_paths() -> None:
+    """/metrics, and / as the predecessor did."""
+    registry = prometheus.CollectorRegistry()
+    prometheus.Counter("things", "things", registry=registry).inc(3)
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
+        where = await listen(nursery, metrics_app(registry), ANY, stopping)
+        replies = [await client.get(f"http://{where}{path}") for path in ("/", "/metrics")]
+        stopping.set()
+
+    assert ["things_total 3.0" in reply.text for reply in replies] == [True, True]
