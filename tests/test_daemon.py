@@ -59,9 +59,10 @@ async def test_errors_are_texts_or_json_as_the_client_wants(
 ) -> None:
     """The message alone, or {"message": ...} when Accept names JSON first; never a traceback."""
     client = app_of_errors().test_client()
-    as_text = await client.open(path, method=method, data=body)
+    ask = {"GET": client.get, "PUT": client.put, "POST": client.post}[method]
+    as_text = await ask(path, data=body)
     accept = {"accept": "application/json"}
-    as_json = await client.open(path, method=method, data=body, headers=accept)
+    as_json = await ask(path, data=body, headers=accept)
 
     assert (as_text.status_code, as_json.status_code) == (status, status)
     assert as_text.content_type == "text/plain; charset=utf-8"

@@ -88,9 +88,9 @@ def keys(kind: Any) -> set[str]:
 def document_keys(value: Any, kind: Any, prefix: str = "") -> set[str]:
     found = set()
     for name, item in value.items():
-        nested = kind is not None and attrs.has(attrs.fields_dict(kind)[name].type)
-        if nested:
-            found |= document_keys(item, attrs.fields_dict(kind)[name].type, f"{prefix}{name}.")
+        inner: Any = attrs.fields_dict(kind)[name].type
+        if attrs.has(inner):
+            found |= document_keys(item, inner, f"{prefix}{name}.")
         else:
             found.add(prefix + name)
     return found

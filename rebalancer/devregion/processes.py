@@ -90,6 +90,10 @@ class Process:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL, and wait for it to be gone."""
         self._process.kill()

@@ -38,12 +38,13 @@ def transfers(log: Path) -> Iterator[Transfer]:
 def recorded_tasks(state: Path) -> frozenset[str]:
     """The objects that the agent whose state is in `state` has recorded as copied.
 
-    Read by plain sqlite, as an operator would, while the agent is not running.
+    Read by plain sqlite, as an operator would, while the agent is not running.  Not read-only:
+    a transaction that the kill cut must be rolled back first.
     """
     found: set[str] = set()
     for kind in ("scheduled", "completed"):
         for file in (state / kind).glob("*-*-*-*-*[0-9a-f]"):
-            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as db:
                 rows = db.execute("SELECT object_id, status FROM tasks")
                 found.update(name for name, status in rows if json.loads(status) == "Complete")
     return frozenset(found)

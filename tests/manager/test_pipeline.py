@@ -195,7 +195,7 @@ async def test_a_shard_that_fails_fails_the_job_at_its_end(
 def change_while_copying(world: World, number: int, change: Any) -> None:
     """Apply `change(store, key)` to an object's record once its copy is made."""
     original = world.agents.report
-    done = []
+    done: list[int] = []
 
     def report(told: AssignmentReport) -> AssignmentReport | None:
         if told.stats.failures is not None and not done:

@@ -1,0 +1,225 @@
+"""Real processes and real signals: ends in the middle of work, kills, reloads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+import trio
+
+from rebalancer.devregion.audit import audit
+from rebalancer.devregion.processes import Process
+from rebalancer.devregion.region import running
+from rebalancer.devregion.transfers import recorded_tasks
+from tests.process.regions import Api, json_lines, new_region, run
+from tests.process.sources import Source, open_source, task
+
+pytestmark = pytest.mark.process
+
+#: What the specification allows a SIGTERM to take, in seconds.
+END_S = 5.0
+
+
+async def test_sigterm_in_the_middle_of_work_loses_nothing(tmp_path: Path) -> None:
+    """Manager and an agent end with 0 within 5 s; started again, the job is finished."""
+    region = await trio.to_thread.run_sync(new_region, tmp_path, 1200)
+    agent = region.agents[region.layout.nodes[3].manta_storage_id]
+    async with running(region), httpx.AsyncClient() as client:
+        api = Api(client, region)
+        job_id = await api.create()
+        await api.reach(job_id, 150)
+        ends = [await region.manager.stop(), await agent.stop()]
+        await region.manager.start()
+        half = await api.get(job_id)
+        await agent.start()
+        view = await api.finish(job_id)
+        report = await trio.to_thread.run_sync(audit, region.layout, region.job_file(job_id))
+        await region.stop()
+
+    assert [status for status, _ in ends] == [0, 0]
+    assert max(seconds for _, seconds in ends) < END_S
+    assert half["state"] == "Running"
+    assert half["results"]["Complete"] < view["results"]["Complete"]
+    assert view["state"] == "Complete"
+    assert [check.offenders for check in report.checks] == [[]] * 10
+    assert report.ok
+
+
+@attrs.frozen
+class Alone:
+    """An agent without a region, and its folders."""
+
+    process: Process
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        (line,) = [line for line in self.process.lines() if line.get("msg") == "listening"]
+        return f"http://{line['api']}"
+
+
+def agent_alone(folder: Path, source: Source, **tables: dict[str, object]) -> Alone:
+    """An agent that pulls from `source`; started by the test."""
+    config: dict[str, dict[str, object]] = {
+        "server": {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2},
+        "metrics": {"host": "127.0.0.1", "port": 0},
+        "storage": {
+            "manta_root": str(folder / "manta"),
+            "state_dir": str(folder / "state"),
+            "reserve_mb": 0,
+        },
+        "source": {"retries": 0},
+        "hosts": {"source.lab": source.address},
+        **tables,
+    }
+    lines = []
+    for table, values in config.items():
+        lines.append(f"[{table}]")
+        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
+    file = folder / "agent.toml"
+    file.write_text("\n".join(lines))
+    return Alone(Process("agent", ("agent", "-c", str(file)), folder / "agent.log"), folder)
+
+
+async def processed(client: httpx.AsyncClient, alone: Alone, assignment: str) -> dict[str, object]:
+    reply = await client.get(f"{alone.url}/assignments/{assignment}")
+    stats: dict[str, object] = reply.json()["stats"]
+    return stats
+
+
+async def reach(client: httpx.AsyncClient, alone: Alone, assignment: str, tasks: int) -> None:
+    with trio.fail_after(20):
+        while (await processed(client, alone, assignment))["complete"] != tasks:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+async def files_appear(folder: Path, count: int) -> None:
+    with trio.fail_after(20):
+        while len(os.listdir(folder)) != count:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+ASSIGNMENT = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """What is recorded is not fetched again, what was under way leaves nothing and is."""
+    # Half of each is more than the agent takes in before it makes a file.
+    contents = [f"object {index} ".encode() * 300_000 for index in range(6)]
+    async with open_source(contents) as source, httpx.AsyncClient() as client:
+        alone = agent_alone(tmp_path, source)
+        source.hang_after(3)  # whole objects, then only half of each
+        await alone.process.start()
+        try:
+            tasks = [task(content) for content in contents]
+            body = {"id": ASSIGNMENT, "tasks": tasks}
+            reply = await client.post(f"{alone.url}/assignments", json=body)
+            assert (reply.status_code, reply.json()) == (200, ASSIGNMENT)
+            await reach(client, alone, ASSIGNMENT, 3)
+            await source.is_hanging()
+            await files_appear(tmp_path / "manta" / "rebalancer", 2)
+            if number is signal.SIGTERM:
+                status, seconds = await alone.process.stop()
+                assert (status, seconds < END_S) == (0, True)
+                assert list((tmp_path / "manta" / "rebalancer").iterdir()) == []
+            else:
+                alone.process.kill()
+                await files_appear(tmp_path / "manta" / "rebalancer", 2)
+            recorded = recorded_tasks(tmp_path / "state")
+            asked_before = list(source.asked)
+            source.hang_after(1000)
+            await alone.process.start()
+            await reach(client, alone, ASSIGNMENT, 6)
+            done = await processed(client, alone, ASSIGNMENT)
+        finally:
+            alone.process.kill()
+
+    assert len(recorded) == 3
+    assert recorded & set(source.asked[len(asked_before) :]) == set()
+    assert done["state"] == {"Complete": None}
+    assert list((tmp_path / "manta" / "rebalancer").iterdir()) == []
+    for content, made in zip(contents, tasks, strict=True):
+        path = tmp_path / "manta" / str(made["owner"]) / str(made["object_id"])
+        assert path.read_bytes() == content
+
+
+def test_kill_of_manager_and_agent_fetches_nothing_again(tmp_path: Path) -> None:
+    """The demonstration with its kills, as the operator runs it."""
+    done = run("demo", "--kill", "--objects", "2000", "--folder", str(tmp_path / "demo"))
+    told = " ".join(done.stdout.split())  # lines are broken at the terminal's width
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIGKILL to the manager" in told
+    assert "SIGKILL to the agent" in told
+    assert "; 0 of them were fetched again" in told
+    assert "every check holds" in told
+
+
+@contextmanager
+def changed(file: Path, text: str) -> Iterator[None]:
+    old = file.read_text()
+    file.write_text(text)
+    yield
+    file.write_text(old)
+
+
+async def logged(process: Process, message: str, count: int) -> list[dict[str, object]]:
+    """The lines with `message`, once there are `count` of them."""
+    with trio.fail_after(20):
+        while True:
+            found = [line for line in json_lines(process.log) if line["msg"] == message]
+            if len(found) >= count:
+                return found
+            await trio.sleep(0.05)
+
+
+async def test_sigusr1_reads_the_file_again(tmp_path: Path) -> None:
+    """New values for the next job; a bad file leaves the old ones; nobody dies of the signal."""
+    region = await trio.to_thread.run_sync(new_region, tmp_path, 5)
+    file = region.layout.folder / "etc" / "manager.json"
+    agent = next(iter(region.agents.values()))
+    good = json.loads(file.read_text())
+    async with running(region), httpx.AsyncClient() as client:
+        agent.signal(signal.SIGUSR1)
+        with changed(file, file.read_text()[:-30]):
+            region.manager.signal(signal.SIGUSR1)
+            (refused,) = await logged(region.manager, "configuration not reloaded", 1)
+        with changed(file, json.dumps({**good, "snaplink_cleanup_required": True, "colour": 1})):
+            region.manager.signal(signal.SIGUSR1)
+            (reloaded,) = await logged(region.manager, "configuration reloaded", 1)
+            body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
+            reply = await client.post(f"{region.url}/jobs", json=body)
+        assert agent.is_running
+        await region.stop()
+
+    assert str(file) in str(refused["error"])
+    assert reloaded["unknown_keys"] == ["colour"]
+    assert (reply.status_code, reply.text) == (500, "Snaplink Cleanup Required")
+
+
+@pytest.mark.parametrize("program", ["manager", "agent"])
+def test_sigusr1_right_after_the_start_is_survived(tmp_path: Path, program: str) -> None:
+    """svcadm refresh may come before the program has read its configuration."""
+    with (tmp_path / "log").open("wb") as log:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "rebalancer", program, "-c", str(tmp_path / "missing")],
+            stderr=log,
+        )
+        # An exec'd Python takes a few milliseconds to reach our first line.
+        time.sleep(0.1)
+        popen.send_signal(signal.SIGUSR1)
+        status = popen.wait(20)
+
+    assert status == 1
+    assert b"missing" in (tmp_path / "log").read_bytes()
