@@ -12,7 +12,7 @@ import trio
 from rebalancer import __version__, adm, log
 from rebalancer.config import load_agent, load_manager
 from rebalancer.devregion.commands import demo, region
-from rebalancer.errors import RebalancerError
+from rebalancer.errors import RebalancerError, leaves
 
 F = TypeVar("F", bound=Callable[..., Any])
 _STAMP = f"python-{platform.python_version()}"
@@ -80,14 +80,7 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
     try:
         trio.run(start)
     except* (RebalancerError, OSError) as group:
-        raise click.ClickException(str(_first(group))) from None
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
-    exc: BaseException = group
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
+        raise click.ClickException(str(next(leaves(group)))) from None
 
 
 cli.add_command(adm.adm)

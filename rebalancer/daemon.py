@@ -20,7 +20,7 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from rebalancer.errors import RequestError, Unavailable
+from rebalancer.errors import ConfigError, RequestError, Unavailable, leaves
 from rebalancer.log import get_logger
 from rebalancer.wire import parse_json
 
@@ -112,7 +112,7 @@ async def listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: tr
     """Serve `app` in `servers` until `stopping`; the address and port, once they answer.
 
     Raises:
-      OSError: the address cannot be served on.
+      ConfigError: the address cannot be served on.
     """
     config = hypercorn.Config()
     config.bind = [at.bind]
@@ -124,7 +124,11 @@ async def listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: tr
     serve_app = partial(
         hypercorn.trio.serve, _whole_sends(app), config, shutdown_trigger=stopping.wait
     )
-    (url,) = await servers.start(serve_app)
+    try:
+        (url,) = await servers.start(serve_app)
+    except* OSError as group:
+        cause = next(leaves(group))
+        raise ConfigError(f"cannot serve on {at.bind}: {cause}") from None
     return str(url).partition("://")[2]
 
 

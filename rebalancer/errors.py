@@ -1,5 +1,7 @@
 """Every exception this program raises on purpose."""
 
+from collections.abc import Iterator
+
 
 class RebalancerError(Exception):
     """Base of all of them; its text is meant for the operator."""
@@ -88,3 +90,12 @@ class IllegalTransition(RebalancerError):
 
 class JobFailed(RebalancerError):
     """A job cannot go on; the text is stored with it and shown to the operator."""
+
+
+def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    """The exceptions themselves in a group of them and of groups."""
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from leaves(exc)
+        else:
+            yield exc

@@ -36,8 +36,8 @@ async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
     return await trio.to_thread.run_sync(fn, *args)
 
 
-def connect(path: Path, *, read_only: bool = False, wal: bool = True) -> sqlite3.Connection:
-    """Open one sqlite file; the caller closes it.
+def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Connection:
+    """Open one sqlite file, `mode` being sqlite's: ro, rw, or rwc to make it; the caller closes it.
 
     `synchronous` is FULL: what a commit says is on the disk when it returns, because other
     machines are told on the strength of it.
@@ -45,7 +45,6 @@ def connect(path: Path, *, read_only: bool = False, wal: bool = True) -> sqlite3
     Raises:
       StoreError: the file cannot be opened, is not a database, or cannot be put into WAL mode.
     """
-    mode = "ro" if read_only else "rwc"
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
         db = sqlite3.connect(
@@ -55,7 +54,7 @@ def connect(path: Path, *, read_only: bool = False, wal: bool = True) -> sqlite3
         raise StoreError(f"{path}: {exc}") from exc
     try:
         db.row_factory = sqlite3.Row
-        if wal and not read_only:
+        if wal and mode != "ro":
             (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
             if journal != "wal":
                 raise StoreError(f"{path}: the file system does not support sqlite's WAL mode")
@@ -153,7 +152,7 @@ async def open_database(
         writer = connect(path)
         try:
             writer.executescript(schema)
-            return writer, connect(path, read_only=True)
+            return writer, connect(path, mode="ro")
         except sqlite3.Error as exc:
             writer.close()
             raise StoreError(f"{path}: {exc}") from exc

@@ -7,11 +7,13 @@ unfinished rewrite speaks *tagged*.  Both are read everywhere; the writer names 
 import enum
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
 import cattrs.v
+from cattrs import BaseConverter
+from cattrs.cols import list_structure_factory
 from cattrs.gen import make_dict_structure_fn, override
 
 from rebalancer.domain import reasons
@@ -286,20 +288,52 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _structure_object(made: cattrs.Converter, kind: type[T], **fields: Any) -> Any:
+    """Structure an attrs class from a JSON object, `fields` by hooks of their own."""
+    hooks: dict[str, Any] = {name: override(struct_hook=hook) for name, hook in fields.items()}
+    inner = make_dict_structure_fn(kind, made, **hooks)
+
+    def hook(value: Any, _type: Any) -> T:
+        if not isinstance(value, Mapping):
+            raise FieldError(f"expected an object, got {_brief(value)}")
+        return inner(value, kind)
+
+    return hook
+
+
+def _is_array(kind: Any) -> bool:
+    return get_origin(kind) in (tuple, list)
+
+
+def _structure_array(kind: Any, made: BaseConverter) -> Any:
+    """Structure `list[X]` and `tuple[X, ...]` from a JSON array: a text is none."""
+    as_list: Any = list[get_args(kind)[0]]  # type: ignore[misc]
+    items = list_structure_factory(as_list, made)
+
+    def hook(value: Any, _type: Any) -> Any:
+        if not isinstance(value, list):
+            raise FieldError(f"expected a list, got {_brief(value)}")
+        return get_origin(kind)(items(value, kind))
+
+    return hook
+
+
 def _make_converter() -> cattrs.Converter:
     made = cattrs.Converter()
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _structure_strictly(kind))
     made.register_structure_hook(float, _structure_float)
+    made.register_structure_hook_factory(_is_array, _structure_array)
+    made.register_structure_hook_factory(attrs.has, lambda kind: _structure_object(made, kind))
     made.register_structure_hook(TaskStatus, lambda value, _type: status_from_wire(value))
     made.register_structure_hook(AssignmentStats, _structure_stats)
-    uuid = override(struct_hook=_structure_checked(is_loose_uuid, "a UUID"))
-    md5 = override(struct_hook=_structure_checked(is_md5, "base64 of 16 bytes"))
-    host = override(struct_hook=_structure_checked(is_storage_id, "a host name"))
-    source = override(struct_hook=make_dict_structure_fn(Shark, made, manta_storage_id=host))
-    task = make_dict_structure_fn(Task, made, object_id=uuid, owner=uuid, md5sum=md5, source=source)
+    uuid = _structure_checked(is_loose_uuid, "a UUID")
+    md5 = _structure_checked(is_md5, "base64 of 16 bytes")
+    host = _structure_checked(is_storage_id, "a host name")
+    source = _structure_object(made, Shark, manta_storage_id=host)
+    task = _structure_object(made, Task, object_id=uuid, owner=uuid, md5sum=md5, source=source)
     made.register_structure_hook(Task, task)
-    made.register_structure_hook(Assignment, make_dict_structure_fn(Assignment, made, id=uuid))
+    made.register_structure_hook(Assignment, _structure_object(made, Assignment, id=uuid))
     return made
 
 
@@ -326,8 +360,8 @@ def _format_fault(exc: BaseException, kind: type | None) -> str:
             return str(exc)
         case KeyError():
             return f"required field {exc.args[0]} is missing"
-    name = getattr(kind, "__name__", None)
-    return f"expected {'an object' if name is None else name}"
+    name = getattr(kind, "__name__", "object")
+    return f"expected {'an object' if name in ('dict', 'object') else name}"
 
 
 def parse_json(text: bytes | str) -> Any:

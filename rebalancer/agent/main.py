@@ -47,7 +47,7 @@ async def run(config: AgentConfig) -> None:
 
     Raises:
       StoreError: the state folder cannot be used.
-      OSError: an address cannot be served on.
+      ConfigError: an address cannot be served on.
     """
     with open_agent(config) as agent:
 

@@ -125,7 +125,7 @@ class AssignmentStore:
             raise Conflict(f"assignment {assignment.id} is known already")
         path, received = self._saving / name, time.time_ns()
         try:
-            with closing(_connect(path)) as db:
+            with _open(path, "rwc") as db:
                 db.executescript(_SCHEMA)
                 transact(db, _insert, assignment, dialect, received)
             os.utime(path, ns=(received, received))
@@ -263,16 +263,11 @@ def _task(row: sqlite3.Row) -> Task:
     return structure({**fields, "source": source, "status": json.loads(row["status"])}, Task)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # No WAL: predecessor and operators copy single files.
-    return connect(path, wal=False)
-
-
 @contextmanager
-def _open(path: Path) -> Iterator[sqlite3.Connection]:
-    if not path.exists():
-        raise StoreError(f"{path}: no such file")
-    with closing(_connect(path)) as db:
+def _open(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
+    # Never made by opening it: it may have been moved a moment ago.  And no WAL: predecessor
+    # and operators copy single files.
+    with closing(connect(path, mode=mode, wal=False)) as db:
         yield db
 
 

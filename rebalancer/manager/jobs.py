@@ -20,6 +20,7 @@ from rebalancer.errors import (
     Refused,
     StoreError,
     Unprocessable,
+    leaves,
 )
 from rebalancer.log import get_logger
 from rebalancer.manager import pipeline, store
@@ -146,11 +147,11 @@ class Jobs:
         try:
             await self._work(row)
         except* (JobFailed, PeerError, StoreError) as group:
-            causes = sorted({str(exc) for exc in _leaves(group)})
+            causes = sorted({str(exc) for exc in leaves(group)})
             await self.index.advance(row.id, JobEvent.BROKE, "; ".join(causes))
         except* Exception as group:
             log.error("job broke", job=row.id, exc_info=group)
-            causes = sorted({repr(exc) for exc in _leaves(group)})
+            causes = sorted({repr(exc) for exc in leaves(group)})
             await self.index.advance(row.id, JobEvent.BROKE, "; ".join(causes))
         else:
             await self.index.advance(row.id, JobEvent.FINISHED)
@@ -188,13 +189,6 @@ class Jobs:
 
     def _file(self, job_id: str) -> Path:
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for exc in group.exceptions:
-        found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
-    return found
 
 
 def _action(name: str, origin: Shark, config: ManagerConfig) -> Action:

@@ -31,7 +31,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
 
     Raises:
       StoreError: the state cannot be opened.
-      OSError: an address cannot be served on.
+      ConfigError: an address cannot be served on.
     """
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(

@@ -722,7 +722,7 @@ def read_job(path: Path) -> tuple[Shark | None, Status]:
       StoreError: the file cannot be read.
     """
     try:
-        with closing(connect(path, read_only=True)) as db:
+        with closing(connect(path, mode="ro")) as db:
             return _read_origin(db), _read_status(db)
     except sqlite3.Error as exc:
         raise StoreError(f"{path}: {exc}") from exc

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import attrs
 import trio
+from outcome import capture
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion.moray.errors import MorayError as ServerError
@@ -67,13 +68,12 @@ class FakeMoray:
         self._world, self.store = world, store
 
     async def _answer(self, effect: Callable[[], Any]) -> Any:
-        try:
-            result = effect()
-        except ServerError as exc:
-            await trio.sleep(0.01)
-            raise read_error(exc.payload) from exc
+        outcome = capture(effect)
         await trio.sleep(0.01)
-        return result
+        try:
+            return outcome.unwrap()
+        except ServerError as exc:
+            raise read_error(exc.payload) from exc
 
     async def sql(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return await self._answer(lambda: self.store.sql(statement, values))

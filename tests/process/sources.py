@@ -5,6 +5,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -77,8 +78,9 @@ async def open_source(contents: Sequence[bytes]) -> AsyncIterator[Source]:
     """A source that has `contents`, on a port of its own."""
     source = Source({object_id(content): content for content in contents})
     async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        (listener,) = await nursery.start(
+            partial(trio.serve_tcp, source.serve, 0, host="127.0.0.1")
+        )
         source.address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-        nursery.start_soon(trio.serve_listeners, source.serve, [listener])
         yield source
         nursery.cancel_scope.cancel()

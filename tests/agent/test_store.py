@@ -1,0 +1,256 @@
+"""Assignments on disk: the deployed agent's layout, written and read by plain sqlite3."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebalancer import wire
+from rebalancer.agent.store import AssignmentStore, read
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import Shark
+from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
+from rebalancer.wire import Assignment, Dialect, Task
+
+ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+MD5 = "L9NrIZXTY37AYVZN9+gZ7w=="
+SOURCE = Shark("dc1", "2.stor.lab")
+
+
+def uuid(number: int) -> str:
+    return f"00000000-0000-1000-8000-{number:012d}"
+
+
+def assignment(name: str = ID, tasks: int = 3) -> Assignment:
+    made = tuple(Task(uuid(number), uuid(99), MD5, SOURCE) for number in range(tasks, 0, -1))
+    return Assignment(name, made)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AssignmentStore:
+    made = AssignmentStore(tmp_path / "state")
+    made.prepare()
+    return made
+
+
+def legacy_file(path: Path, statuses: Sequence[Any], state: Any = "Scheduled") -> None:
+    """A file as the deployed agent leaves it: JSON as BLOBs, stats of when it was received."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(
+            "create table if not exists tasks (object_id text primary key not null unique,"
+            " owner text not null, md5sum text not null, datacenter text not null,"
+            " manta_storage_id text not null, status text not null)"
+        )
+        db.execute("create table if not exists stats (stats text not null)")
+        for number, status in enumerate(statuses):
+            text = json.dumps(status).encode()
+            row = (uuid(number), uuid(99), MD5, "dc1", "2.stor.lab", text)
+            db.execute("insert into tasks values (?, ?, ?, ?, ?, ?)", row)
+        stats = {"state": state, "failed": 0, "complete": 0, "total": len(statuses)}
+        db.execute("insert into stats values (?)", (json.dumps(stats).encode(),))
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+def test_a_saved_assignment_has_the_deployed_layout(store: AssignmentStore) -> None:
+    """File by the id, tasks in the order posted, JSON of the legacy dialect as BLOBs."""
+    store.save(assignment(), Dialect.TAGGED)
+    path = store.folder / "scheduled" / ID
+
+    columns = [(name, kind) for _, name, kind, *_ in rows(path, "pragma table_info(tasks)")]
+    assert columns == [
+        ("object_id", "TEXT"),
+        ("owner", "TEXT"),
+        ("md5sum", "TEXT"),
+        ("datacenter", "TEXT"),
+        ("manta_storage_id", "TEXT"),
+        ("status", "TEXT"),
+    ]
+    assert rows(path, "select * from tasks order by rowid") == [
+        (uuid(number), uuid(99), MD5, "dc1", "2.stor.lab", b'"Pending"') for number in (3, 2, 1)
+    ]
+    ((stats,),) = rows(path, "select stats from stats")
+    assert json.loads(stats) == {"state": "Scheduled", "failed": 0, "complete": 0, "total": 3}
+    assert isinstance(stats, bytes)
+    assert list((store.folder / "saving").iterdir()) == []
+
+
+def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore) -> None:
+    """Statuses as they come; at the end the stats with the failed tasks, in `completed`."""
+    store.save(assignment(), Dialect.LEGACY)
+    stored, _ = store.load(ID)
+    store.record(stored, {uuid(3): wire.COMPLETE, uuid(1): wire.failed(reasons.MD5_MISMATCH)})
+    scheduled = rows(store.scheduled / ID, "select object_id, status from tasks order by rowid")
+    store.record(stored, {uuid(2): wire.failed(reasons.http_status_code(404))})
+    store.complete(ID)
+
+    assert scheduled == [
+        (uuid(3), b'"Complete"'),
+        (uuid(2), b'"Pending"'),
+        (uuid(1), b'{"Failed":"MD5Mismatch"}'),
+    ]
+    assert list(store.scheduled.iterdir()) == []
+    ((stats,),) = rows(store.completed / ID, "select stats from stats")
+    told = json.loads(stats)
+    failed = {task["object_id"]: task["status"] for task in told["state"]["Complete"]}
+    assert (told["failed"], told["complete"], told["total"]) == (2, 3, 3)
+    assert failed == {
+        uuid(2): {"Failed": {"HTTPStatusCode": 404}},
+        uuid(1): {"Failed": "MD5Mismatch"},
+    }
+
+
+def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
+    """Half of its tasks done: they stay done, the others are to do."""
+    statuses = ["Complete", "Pending", {"Failed": {"HTTPStatusCode": 503}}, {"Failed": "NewOne"}]
+    legacy_file(store.scheduled / ID, statuses)
+    stored, finished = store.load(ID)
+    report = stored.report(running=False, finished=finished)
+
+    assert [wire.status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
+    assert store.waiting() == [ID]
+    assert stored.dialect is Dialect.LEGACY
+    assert (report.stats.state, report.stats.complete, report.stats.failed) == ("Scheduled", 3, 2)
+
+
+def test_a_file_of_the_deployed_agent_is_finished_in_its_layout(store: AssignmentStore) -> None:
+    """No table but its two, so that the deployed agent reads it again."""
+    legacy_file(store.scheduled / ID, ["Complete", "Pending"])
+    stored, _ = store.load(ID)
+    store.record(stored, {uuid(1): wire.COMPLETE})
+    store.complete(ID)
+
+    assert rows(store.completed / ID, "select name from sqlite_master where type = 'table'") == [
+        ("tasks",),
+        ("stats",),
+    ]
+    ((stats,),) = rows(store.completed / ID, "select stats from stats")
+    assert json.loads(stats)["state"] == {"Complete": None}
+
+
+def test_text_is_read_like_blobs(store: AssignmentStore) -> None:
+    """Somebody edited the file by hand."""
+    legacy_file(store.scheduled / ID, ["Complete", "Pending"])
+    with closing(sqlite3.connect(store.scheduled / ID)) as db, db:
+        db.execute("update tasks set status = '\"Complete\"'")
+
+    assert store.load(ID)[0].report(running=True, finished=False).stats.complete == 2
+
+
+def test_complete_is_what_the_rows_say(store: AssignmentStore) -> None:
+    """A file in `completed` with a pending task does not count as complete."""
+    legacy_file(store.completed / ID, ["Complete", "Pending"], {"Complete": None})
+    stored, finished = store.load(ID)
+
+    assert finished
+    assert stored.report(running=False, finished=finished).stats.failures is None
+
+
+@pytest.mark.parametrize("folder", ["scheduled", "completed"])
+def test_an_id_is_saved_once(store: AssignmentStore, folder: str) -> None:
+    """Known in any state, in any case of letters: a conflict, and the first stays."""
+    legacy_file(store.folder / folder / ID, ["Complete"])
+    before = (store.folder / folder / ID).read_bytes()
+
+    with pytest.raises(Conflict, match="known already"):
+        store.save(assignment(ID.upper()), Dialect.LEGACY)
+    assert (store.folder / folder / ID).read_bytes() == before
+
+
+def test_only_the_completed_can_be_deleted(store: AssignmentStore) -> None:
+    """Scheduled: forbidden.  Unknown: not found."""
+    legacy_file(store.completed / ID, ["Complete"])
+    legacy_file(store.scheduled / uuid(5), ["Pending"])
+    store.delete(ID.upper())
+
+    with pytest.raises(Forbidden):
+        store.delete(uuid(5))
+    with pytest.raises(NotFound):
+        store.delete(ID)
+    assert store.find(ID) is None
+
+
+def test_looking_at_a_file_never_makes_one(store: AssignmentStore) -> None:
+    """A reader that comes a moment after the file was moved leaves nothing behind."""
+    with pytest.raises(StoreError):
+        read(store.scheduled / ID)
+    assert list(store.scheduled.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no database" * 500, b"SQLite format 3\x00" + b"\xff" * 5000],
+    ids=["empty", "text", "torn"],
+)
+def test_what_is_no_assignment_is_told_and_set_aside(
+    store: AssignmentStore, content: bytes
+) -> None:
+    """An error that names the file, which then moves to `quarantine` as it is."""
+    (store.scheduled / ID).write_bytes(content)
+
+    with pytest.raises(StoreError, match=ID):
+        store.load(ID)
+    store.set_aside(ID)
+    assert (store.quarantine / ID).read_bytes() == content
+    assert store.waiting() == []
+
+
+def test_a_database_of_another_layout_is_no_assignment(store: AssignmentStore) -> None:
+    """Tables of the same names are not enough."""
+    with closing(sqlite3.connect(store.scheduled / ID)) as db, db:
+        db.execute("create table tasks (a, b)")
+        db.execute("create table stats (stats)")
+        db.execute("insert into tasks values (1, 2)")
+
+    with pytest.raises(StoreError, match="not an assignment"):
+        store.load(ID)
+
+
+def test_waiting_is_in_the_order_received(store: AssignmentStore) -> None:
+    """Progress does not put an assignment behind a later one; foreign files do not count."""
+    names = [uuid(number) for number in (7, 3, 5)]
+    for at, name in enumerate(names):
+        legacy_file(store.scheduled / name, ["Pending", "Pending"])
+        os.utime(store.scheduled / name, (1000 + at, 1000 + at))
+    stored, _ = store.load(names[0])
+    store.record(stored, {uuid(0): wire.COMPLETE})
+    (store.scheduled / "notes.txt").write_text("")
+    (store.scheduled / f"{uuid(7)}-journal").write_text("")
+
+    assert store.waiting() == names
+
+
+def test_newest_first(store: AssignmentStore) -> None:
+    """Of both folders, no more than asked for."""
+    for at, (folder, number) in enumerate([("completed", 1), ("scheduled", 2), ("completed", 3)]):
+        legacy_file(store.folder / folder / uuid(number), ["Complete"])
+        os.utime(store.folder / folder / uuid(number), (1000 + at, 1000 + at))
+
+    assert store.newest(2) == [uuid(3), uuid(2)]
+
+
+def test_what_was_never_promised_is_forgotten(store: AssignmentStore) -> None:
+    """A kill within a save leaves a file in `saving`; the next start removes it."""
+    (store.folder / "saving" / ID).write_bytes(b"half")
+    store.prepare()
+
+    assert list((store.folder / "saving").iterdir()) == []
+    assert store.find(ID) is None
+
+
+def test_a_disk_that_does_not_take_it_is_an_error(store: AssignmentStore) -> None:
+    """Nothing is left of the assignment, and the message says why."""
+    (store.folder / "saving").rmdir()
+    (store.folder / "saving").write_text("in the way")
+
+    with pytest.raises(StoreError, match=ID):
+        store.save(assignment(), Dialect.LEGACY)
+    assert store.find(ID) is None
