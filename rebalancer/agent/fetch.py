@@ -1,5 +1,6 @@
 """Pulling one object from another storage node into a temporary file, verified as it flows."""
 
+import select
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -88,8 +89,12 @@ class Fetcher:
     async def _try(self, task: Task) -> tuple[Staged, int]:
         name = task.source.manta_storage_id
         while self._idle[name]:
+            stream = self._idle[name].pop()
+            if not _is_quiet(stream):
+                stream.socket.close()
+                continue
             try:
-                return await self._exchange(task, self._idle[name].pop(), kept=True)
+                return await self._exchange(task, stream, kept=True)
             except _Stale:
                 continue
         return await self._exchange(task, await self._connect(name), kept=False)
@@ -204,3 +209,10 @@ class Fetcher:
         except BaseException:
             begun.discard()
             raise
+
+
+def _is_quiet(stream: trio.SocketStream) -> bool:
+    """Whether the source has neither closed a kept connection nor sent what nobody asked for."""
+    waiting = select.poll()
+    waiting.register(stream.socket.fileno(), select.POLLIN)
+    return not waiting.poll(0)

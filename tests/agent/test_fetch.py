@@ -1,0 +1,229 @@
+"""Objects pulled from sources that are good, slow, broken or lying."""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from rebalancer.config import AgentConfig
+from tests.agent.scripted import OWNER, Answer, ok, open_rig, task, uuid
+
+A, B = b"first object", b"second object" * 1000
+
+
+def by_number(*contents: bytes, keep: bool = True) -> Callable[[int, str], Answer]:
+    """The n-th object has the n-th content."""
+
+    def answer(_request: int, path: str) -> Answer:
+        return Answer(ok(contents[int(path[-6:]) - 1]), keep=keep)
+
+    return answer
+
+
+async def test_objects_come_whole_under_their_names(tmp_path: Path) -> None:
+    """The path and headers of the request, the file's mode, and nothing left behind."""
+    async with open_rig(tmp_path, by_number(A, B)) as rig:
+        failed = await rig.outcome(task(1, A), task(2, B))
+
+        assert failed == {}
+        assert (rig.path(1).read_bytes(), rig.path(2).read_bytes()) == (A, B)
+        assert stat.S_IMODE(rig.path(1).stat().st_mode) == 0o644
+        assert stat.S_IMODE(rig.path(1).parent.stat().st_mode) == 0o755
+        assert rig.temporary == []
+        assert rig.source.paths == [f"/{OWNER}/{uuid(1)}", f"/{OWNER}/{uuid(2)}"]
+        first = rig.source.requests[0].decode().lower()
+        assert "\r\nhost: 2.stor.lab\r\n" in first
+        assert "\r\naccept-encoding: identity" in first
+        assert first.startswith("get ")
+        assert first.split("\r\n")[0].endswith(" http/1.1")
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_connections_are_kept_where_the_source_keeps_them(tmp_path: Path, keep: bool) -> None:
+    """One for all, or one each where the source closes without a word."""
+    contents = [b"object %d" % number for number in range(1, 9)]
+    async with open_rig(tmp_path, by_number(*contents, keep=keep)) as rig:
+        failed = await rig.outcome(*[task(n, c) for n, c in enumerate(contents, 1)])
+
+        assert failed == {}
+        assert len(rig.source.paths) == 8
+        assert rig.source.connections == (1 if keep else 8)
+
+
+async def test_large_objects_flow_through(tmp_path: Path) -> None:
+    """Several blocks, and the last is no whole one."""
+    content = bytes(range(251)) * 30_000
+    async with open_rig(tmp_path, by_number(content)) as rig:
+        assert await rig.outcome(task(1, content)) == {}
+        assert rig.path(1).read_bytes() == content
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nc\r\nfirst object\r\n0\r\n\r\n"
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nfirst objects"
+SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nfirst object"
+CLOSED = b"HTTP/1.1 200 OK\r\n\r\nfirst object"
+MOVED = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+NETWORK = {"Failed": "NetworkError"}
+
+
+def refusal(code: int) -> bytes:
+    return f"HTTP/1.1 {code} No\r\nContent-Length: 2\r\n\r\nno".encode()
+
+
+@attrs.frozen
+class Case:
+    """What a source answers, what the agent makes of it, and how often it asks."""
+
+    answers: list[Answer]
+    status: Any = None
+    asked: int = 1
+
+
+CASES = {
+    "chunked": Case([Answer(CHUNKED)]),
+    "no length": Case([Answer(CLOSED, keep=False)]),
+    "not found": Case([Answer(refusal(404))], {"Failed": {"HTTPStatusCode": 404}}),
+    "redirect": Case([Answer(MOVED)], {"Failed": {"HTTPStatusCode": 302}}),
+    "partial": Case([Answer(refusal(206))], {"Failed": {"HTTPStatusCode": 206}}),
+    "overloaded": Case([Answer(refusal(503))] * 3, {"Failed": {"HTTPStatusCode": 503}}, asked=3),
+    "overloaded once": Case([Answer(refusal(503)), Answer(ok(A))], asked=2),
+    "corrupt": Case([Answer(ok(b"first objecT"))], {"Failed": "MD5Mismatch"}),
+    "too long": Case([Answer(LONG)], NETWORK),
+    "cut": Case([Answer(SHORT, keep=False)], NETWORK),
+    "cut in the head": Case([Answer(SHORT[:20], keep=False)], NETWORK),
+    "no answer": Case([Answer(b"", keep=False)], NETWORK),
+    "hanging": Case([Answer(SHORT, hang=True)], NETWORK),
+    "silent": Case([Answer(b"", hang=True)], NETWORK),
+    "gzip": Case([Answer(ok(A, "Content-Encoding: gzip"))], NETWORK),
+    "no http": Case([Answer(b"220 mail.lab ESMTP\r\n\r\n")], NETWORK),
+    "two lengths": Case([Answer(ok(A, "Content-Length: 3"))], NETWORK),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_source_is_believed_only_when_all_is_well(tmp_path: Path, name: str) -> None:
+    """The reason the manager is told; no file, whole or temporary, unless it is complete."""
+    case = CASES[name]
+    options: dict[str, Any] = {"retries": 2, "idle_timeout": 0.3}
+    async with open_rig(tmp_path, lambda n, _: case.answers[n], **options) as rig:
+        failed = await rig.outcome(task(1, A))
+
+        assert failed == ({} if case.status is None else {uuid(1): case.status})
+        assert len(rig.source.paths) == case.asked
+        assert rig.path(1).exists() == (case.status is None)
+        assert rig.temporary == []
+
+
+async def test_bytes_behind_an_answer_do_not_spoil_the_next_object(tmp_path: Path) -> None:
+    """A kept connection that is not quiet is not used again."""
+    next_one = uuid(77)
+    async with open_rig(tmp_path, lambda *_: Answer(ok(A), late=b"unasked")) as rig:
+        assert await rig.outcome(task(1, A)) == {}
+        await trio.sleep(0.2)
+        await rig.post([task(2, A)], next_one)
+
+        assert await rig.finish(next_one) == []
+        assert rig.source.connections == 2
+
+
+async def test_a_connection_closed_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    """The source promised to keep it; without any retries the next object comes all the same."""
+    next_one = uuid(77)
+    async with open_rig(tmp_path, lambda *_: Answer(ok(A), keep=False)) as rig:
+        assert await rig.outcome(task(1, A)) == {}
+        await trio.sleep(0.1)
+        await rig.post([task(2, A)], next_one)
+
+        assert await rig.finish(next_one) == []
+
+
+async def test_a_source_that_refuses_connections_is_tried_again(tmp_path: Path) -> None:
+    """And then told as the predecessor told it."""
+    here = {"datacenter": "dc1", "manta_storage_id": "127.0.0.1:1"}
+    async with open_rig(tmp_path, by_number(A), retries=1) as rig:
+        failed = await rig.outcome(task(1, A, source=here), task(2, A, source=here))
+
+        assert failed == {uuid(n): {"Failed": "SourceOtherError"} for n in (1, 2)}
+
+
+async def test_only_allowed_domains_are_asked(tmp_path: Path) -> None:
+    """Suffixes by whole labels; what is not below one is not even connected to."""
+    other = {"datacenter": "dc1", "manta_storage_id": "2.evilstor.lab"}
+    hosts = {"2.evilstor.lab": "127.0.0.1:1"}
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, hosts={**config.hosts, **hosts})
+
+    options: dict[str, Any] = {"allowed_domains": ("stor.lab",)}
+    async with open_rig(tmp_path, by_number(A, A), change=change, **options) as rig:
+        failed = await rig.outcome(task(1, A), task(2, A, source=other))
+
+        assert failed == {uuid(2): {"Failed": "SourceOtherError"}}
+        assert len(rig.source.paths) == 1
+
+
+async def test_what_is_there_is_not_fetched(tmp_path: Path) -> None:
+    """The digest decides, not the name; what differs is replaced whole."""
+    async with open_rig(tmp_path, by_number(A, B)) as rig:
+        for number, content in ((1, A), (2, b"something else")):
+            rig.path(number).parent.mkdir(exist_ok=True)
+            rig.path(number).write_bytes(content)
+        inode = rig.path(2).stat().st_ino
+        failed = await rig.outcome(task(1, A), task(2, B))
+
+        assert failed == {}
+        assert rig.source.paths == [f"/{OWNER}/{uuid(2)}"]
+        assert rig.path(2).read_bytes() == B
+        assert rig.path(2).stat().st_ino != inode
+
+
+async def test_an_empty_object_is_a_file_too(tmp_path: Path) -> None:
+    """Zero bytes, verified like all others."""
+    async with open_rig(tmp_path, by_number(b"")) as rig:
+        assert await rig.outcome(task(1, b"")) == {}
+        assert rig.path(1).read_bytes() == b""
+
+
+async def test_space_that_is_reserved_is_not_used(tmp_path: Path) -> None:
+    """Told before the first byte is written."""
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, storage=attrs.evolve(config.storage, reserve_mb=1 << 40))
+
+    async with open_rig(tmp_path, by_number(A), change=change) as rig:
+        failed = await rig.outcome(task(1, A))
+
+        assert failed == {uuid(1): {"Failed": "DestinationInsufficientSpace"}}
+        assert rig.temporary == []
+
+
+async def test_a_folder_that_cannot_be_made_is_the_nodes_fault(tmp_path: Path) -> None:
+    """AgentFSError, nothing left behind, and other objects are not touched by it."""
+    other = "0a1b2c3d-0000-1000-8000-0000000000aa"
+    async with open_rig(tmp_path, by_number(A, A)) as rig:
+        rig.path(1).parent.write_text("a file in the way")
+        failed = await rig.outcome(task(1, A), task(2, A, owner=other))
+
+        assert failed == {uuid(1): {"Failed": "AgentFSError"}}
+        assert rig.temporary == []
+        assert rig.path(1).parent.read_text() == "a file in the way"
+        assert (tmp_path / "manta" / other / uuid(2)).read_bytes() == A
+
+
+async def test_two_assignments_with_one_object_do_not_share_a_file(tmp_path: Path) -> None:
+    """Both complete, and the object is whole."""
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, server=attrs.evolve(config.server, workers=2))
+
+    names = [uuid(70), uuid(71)]
+    async with open_rig(tmp_path, by_number(B), change=change) as rig:
+        for name in names:
+            await rig.post([task(1, B)], name)
+        assert [await rig.finish(name) for name in names] == [[], []]
+        assert rig.path(1).read_bytes() == B
+        assert rig.temporary == []
