@@ -1,9 +1,11 @@
 """Prometheus metrics that both daemons have, under the predecessors' names."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import prometheus_client as prometheus
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from quart import Response
 from quart_trio import QuartTrio
 
@@ -17,35 +19,51 @@ class LegacyMetrics:
     def __init__(self, registry: prometheus.CollectorRegistry, labels: Mapping[str, str]) -> None:
         self._labels = {**labels, "zonename": platform.node()}
         self._registry = registry
-        self.request_count = self._counter("request_count", "requests served", "req")
-        self.object_count = self._counter("object_count", "objects processed", "type")
-        self.error_count = self._counter("error_count", "errors met", "error")
-        self.bytes_count = prometheus.Counter(
-            "bytes_count", "bytes transferred", list(self._labels), registry=registry
-        ).labels(**self._labels)
+        self.request_count = self._counter("request_count", "Requests served.", "req")
+        self.object_count = self._counter("object_count", "Objects processed.", "type")
+        self.error_count = self._counter("error_count", "Errors met.", "error")
+        self.bytes_count = self._counter("bytes_count", "Bytes transferred.", None)
         self.assignment_time = prometheus.Histogram(
-            "assignment_time", "seconds an assignment took", list(self._labels), registry=registry
+            "assignment_time", "Seconds an assignment took.", list(self._labels), registry=registry
         ).labels(**self._labels)
 
-    def _counter(self, name: str, text: str, label: str) -> "TotalledCounter":
-        family = prometheus.Counter(name, text, [label, *self._labels], registry=self._registry)
-        return TotalledCounter(family, label, self._labels)
+    def _counter(self, name: str, text: str, label: str | None) -> "BareCounter":
+        made = BareCounter(name, text, label, self._labels)
+        self._registry.register(made)
+        return made
 
-    def skip_count(self) -> "TotalledCounter":
+    def skip_count(self) -> "BareCounter":
         """The family that only the manager has."""
-        return self._counter("skip_count", "objects skipped", "reason")
+        return self._counter("skip_count", "Objects skipped.", "reason")
 
 
-class TotalledCounter:
-    """A counter with one label, which counts every step under `total` too."""
+class BareCounter(Collector):
+    """A counter under its very name: prometheus_client's own would be `<name>_total`.
 
-    def __init__(self, family: prometheus.Counter, label: str, constant: Mapping[str, str]) -> None:
-        self._family, self._label, self._constant = family, label, constant
+    It is exported as untyped, because that library knows no counter of such a name.  With a
+    label, every step counts for the label's value and for `total`.
 
-    def inc(self, value: str, amount: float = 1) -> None:
-        """Count `amount` for label value `value`."""
-        for name in (value, TOTAL):
-            self._family.labels(**{self._label: name}, **self._constant).inc(amount)
+    Mutable state: the counts by value of the label.
+    """
+
+    def __init__(
+        self, name: str, text: str, label: str | None, constant: Mapping[str, str]
+    ) -> None:
+        self._name, self._text, self._label, self._constant = name, text, label, constant
+        self._counts: dict[str, float] = {} if label else {TOTAL: 0}
+
+    def inc(self, amount: float = 1, value: str = TOTAL) -> None:
+        """Count `amount`, for `value` of the label."""
+        for name in {value, TOTAL}:
+            self._counts[name] = self._counts.get(name, 0) + amount
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts so far, for the registry."""
+        metric = Metric(self._name, self._text, "unknown")
+        for value, count in self._counts.items():
+            labels = {} if self._label is None else {self._label: value}
+            metric.add_sample(self._name, {**labels, **self._constant}, count)
+        yield metric
 
 
 def metrics_app(registry: prometheus.CollectorRegistry) -> QuartTrio:

@@ -82,7 +82,7 @@ def make_api(agent: Agent) -> QuartTrio:
 
     @app.before_request
     async def count() -> None:
-        agent.metrics.request(request.method.lower())
+        agent.metrics.request(request.method)
 
     @app.post("/assignments")
     async def post_assignment() -> Response:

@@ -44,7 +44,7 @@ class AgentMetrics:
 
     def request(self, method: str) -> None:
         """A request came."""
-        self._legacy.request_count.inc(method)
+        self._legacy.request_count.inc(value=method)
 
     def fetched(self, size: int, seconds: float) -> None:
         """An object of `size` bytes was pulled in `seconds`."""
@@ -55,15 +55,15 @@ class AgentMetrics:
     def done(self, status: str, count: int = 1) -> None:
         """So many tasks ended well: `completed`, or `skipped` as the file was there already."""
         self._processed.labels(status=status).inc(count)
-        self._legacy.object_count.inc("assignment", count)
+        self._legacy.object_count.inc(count)
 
     def failed(self, reason: Reason) -> None:
         """A task ended with `reason`."""
         self._processed.labels(status="failed").inc()
         self._failed.inc()
         self._errors.labels(type=reason.column).inc()
-        self._legacy.object_count.inc("assignment")
-        self._legacy.error_count.inc(reason.column)
+        self._legacy.object_count.inc()
+        self._legacy.error_count.inc(value=reason.column)
 
     def completed(self, seconds: float) -> None:
         """An assignment was done, `seconds` after it was begun."""

@@ -18,11 +18,11 @@ MAX_BODY_BYTES = 1 << 20
 def make_api(jobs: Jobs) -> QuartTrio:
     """The application."""
     app = make_app(__name__, f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
-    count = jobs.metrics.legacy.request_count.inc
+    count = jobs.metrics.request
 
     @app.post("/jobs")
     async def create_job() -> Response:
-        count("post")
+        count("evacuate")
         job_id = await jobs.create(await _body())
         # The rewrite's generated client wants a JSON string, the deployed one bare text.
         text = json.dumps(job_id) if prefers_json() else f"{job_id}\n"
@@ -30,7 +30,7 @@ def make_api(jobs: Jobs) -> QuartTrio:
 
     @app.get("/jobs")
     async def list_jobs() -> Response:
-        count("get")
+        count("list_jobs")
         rows = await jobs.list()
         return _json(
             [
@@ -41,12 +41,12 @@ def make_api(jobs: Jobs) -> QuartTrio:
 
     @app.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
-        count("get")
+        count("get_job")
         return _json(_view(await jobs.view(job_id)))
 
     @app.put("/jobs/<job_id>")
     async def change_job(job_id: str) -> Response:
-        count("put")
+        count("update_job")
         await jobs.change(job_id, await _body())
         return Response("", content_type="application/json")
 

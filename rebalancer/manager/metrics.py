@@ -23,17 +23,21 @@ class ManagerMetrics:
             "md_thread_gauge", "concurrent metadata updates allowed", registry=self.registry
         )
 
+    def request(self, name: str) -> None:
+        """A request came, named as the predecessor named its routes."""
+        self.legacy.request_count.inc(value=name)
+
     def moved(self, objects: int) -> None:
         """So many objects are complete."""
-        self.legacy.object_count.inc("evacuate", objects)
+        self.legacy.object_count.inc(objects, "evacuate")
 
     def skipped(self, reason: Reason, objects: int = 1) -> None:
         """So many objects were skipped for `reason`."""
-        self._skips.inc(reason.column, objects)
+        self._skips.inc(objects, reason.column)
 
     def failed(self, error: str) -> None:
         """An object ended in `error`."""
-        self.legacy.error_count.inc(error)
+        self.legacy.error_count.inc(value=error)
 
     def updaters(self, limit: int) -> None:
         """The limit of concurrent metadata updates is now `limit`."""

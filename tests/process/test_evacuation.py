@@ -170,11 +170,11 @@ def test_metrics_add_up_to_what_happened(evacuated: Evacuated) -> None:
                 key = f"{role} {sample.name} {label}".strip()
                 totals[key] = totals.get(key, 0) + sample.value
     rows = count_rows(evacuated.job_file)
-    assert totals["manager object_count_total evacuate"] == rows["complete"]
+    assert totals["manager object_count evacuate"] == rows["complete"]
     done = "agent rebalancer_agent_objects_processed_total"
     assert totals[f"{done} completed"] + totals[f"{done} skipped"] == rows["complete"]
     assert totals[f"{done} failed"] == rows["skipped"]
-    assert totals["agent object_count_total total"] == rows["complete"] + rows["skipped"]
+    assert totals["agent object_count total"] == rows["complete"] + rows["skipped"]
 
 
 def test_logs_are_bunyan_lines(evacuated: Evacuated) -> None:

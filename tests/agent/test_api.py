@@ -1,0 +1,247 @@
+"""The agent's API in both dialects, on a real store and real files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from rebalancer.config import AgentConfig
+from rebalancer.metrics import metrics_app
+from tests.agent.scripted import ASSIGNMENT, Answer, Rig, ok, open_rig, task, uuid
+
+A = b"first object"
+REFUSED = Answer(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+
+
+def answer(_request: int, path: str) -> Answer:
+    return REFUSED if path.endswith("9") else Answer(ok(A))
+
+
+def busy(_request: int, _path: str) -> Answer:
+    return Answer(b"", hang=True)
+
+
+def with_dialect(dialect: str) -> Any:
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, api=attrs.evolve(config.api, dialect=dialect))
+
+    return change
+
+
+PENDING = {"legacy": "Pending", "tagged": {"state": "Pending"}}
+FAILED = {
+    "legacy": {"Failed": {"HTTPStatusCode": 404}},
+    "tagged": {"state": "Failed", "reason": {"type": "HTTPStatusCode", "status_code": 404}},
+}
+
+
+@pytest.mark.parametrize(
+    ("posted", "configured", "answered"),
+    [
+        ("legacy", "auto", "legacy"),
+        ("tagged", "auto", "tagged"),
+        ("legacy", "tagged", "tagged"),
+        ("tagged", "legacy", "legacy"),
+    ],
+)
+async def test_answers_are_in_the_dialect_of_the_request(
+    tmp_path: Path, posted: str, configured: str, answered: str
+) -> None:
+    """Unless the configuration says otherwise; remembered over a restart by its file."""
+    tasks = [task(number, A, status=PENDING[posted]) for number in (1, 9)]
+    async with open_rig(tmp_path, answer, change=with_dialect(configured)) as rig:
+        assert (await rig.post(tasks)).status_code == 200
+        failed = await rig.finish()
+        reply = await rig.client.get(f"/assignments/{ASSIGNMENT}")
+
+    assert [told["status"] for told in failed] == [FAILED[answered]]
+    assert await reply.get_json() == {
+        "uuid": ASSIGNMENT,
+        "stats": {"state": {"Complete": failed}, "failed": 1, "complete": 2, "total": 2},
+    }
+    assert failed[0] == {**task(9, A), "status": FAILED[answered]}
+
+
+async def test_the_array_of_old_documentation_is_taken(tmp_path: Path) -> None:
+    """[id, tasks], without a status."""
+    async with open_rig(tmp_path, answer) as rig:
+        reply = await rig.client.post("/assignments", json=[ASSIGNMENT, [task(1, A)]])
+        assert (reply.status_code, await reply.get_json()) == (200, ASSIGNMENT)
+        assert reply.content_type == "application/json"
+        assert await rig.finish() == []
+
+
+async def test_a_task_that_was_done_already_is_not_done_again(tmp_path: Path) -> None:
+    """A status that came with it holds."""
+    async with open_rig(tmp_path, answer) as rig:
+        done = task(1, A, status="Complete")
+        assert await rig.outcome(done, task(2, A, status="Running"), task(3, A, status=None)) == {}
+        assert [path[-1] for path in rig.source.paths] == ["2", "3"]
+
+
+async def started(rig: Rig, requests: int) -> None:
+    with trio.fail_after(10):
+        while len(rig.source.paths) < requests:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_an_assignment_goes_through_its_states(tmp_path: Path) -> None:
+    """Running, Scheduled behind it; neither can be deleted; the same id is a conflict."""
+    async with open_rig(tmp_path, busy) as rig:
+        await rig.post([task(1, A), task(2, A)])
+        await rig.post([task(3, A)], uuid(70))
+        await started(rig, 1)
+        first, second = await rig.stats(), await rig.stats(uuid(70))
+        again = await rig.post([task(4, A)])
+        deleted = [await rig.client.delete(f"/assignments/{n}") for n in (ASSIGNMENT, uuid(70))]
+        listed = await (await rig.client.get("/assignments")).get_json()
+
+    assert first == {"state": "Running", "failed": 0, "complete": 0, "total": 2}
+    assert second == {"state": "Scheduled", "failed": 0, "complete": 0, "total": 1}
+    assert again.status_code == 409
+    assert [reply.status_code for reply in deleted] == [403, 403]
+    assert [(one["uuid"], one["state"], one["total"]) for one in listed] == [
+        (uuid(70), "Scheduled", 1),
+        (ASSIGNMENT, "Running", 2),
+    ]
+
+
+async def test_a_completed_assignment_is_deleted_once(tmp_path: Path) -> None:
+    """200 and an empty body, then 404; the object stays."""
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A))
+        replies = [await rig.client.delete(f"/assignments/{ASSIGNMENT.upper()}") for _ in "12"]
+
+        assert [reply.status_code for reply in replies] == [200, 404]
+        assert await replies[0].get_data() == b""
+        assert list((tmp_path / "state" / "completed").iterdir()) == []
+        assert rig.path(1).read_bytes() == A
+
+
+async def test_a_stopping_agent_takes_nothing_more(tmp_path: Path) -> None:
+    """503 with Retry-After; what it has can still be asked for."""
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A))
+        rig.agent.is_draining = True
+        reply = await rig.post([task(2, A)], uuid(70))
+
+        assert (reply.status_code, reply.headers["Retry-After"]) == (503, "10")
+        assert (await rig.stats())["complete"] == 1
+        assert not (tmp_path / "state" / "scheduled" / uuid(70)).exists()
+
+
+async def test_a_disk_that_does_not_take_an_assignment_is_503(tmp_path: Path) -> None:
+    """The manager asks again later; nothing is left of it."""
+    async with open_rig(tmp_path, answer) as rig:
+        saving = tmp_path / "state" / "saving"
+        saving.rmdir()
+        saving.write_text("in the way")
+        reply = await rig.post([task(1, A)])
+
+        assert reply.status_code == 503
+        assert ASSIGNMENT in (await reply.get_json())["message"]
+        assert (await rig.client.get(f"/assignments/{ASSIGNMENT}")).status_code == 404
+
+
+async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
+    """Refused, and nothing is stored."""
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, api=attrs.evolve(config.api, max_body_bytes=2000))
+
+    async with open_rig(tmp_path, answer, change=change) as rig:
+        reply = await rig.post([task(number, A) for number in range(20)])
+
+        assert reply.status_code == 413
+        assert list((tmp_path / "state" / "scheduled").iterdir()) == []
+
+
+async def test_a_bad_state_file_does_not_stop_the_agent(tmp_path: Path) -> None:
+    """Moved to quarantine and counted; the next assignment is worked on."""
+    scheduled = tmp_path / "state" / "scheduled"
+    scheduled.mkdir(parents=True)
+    (scheduled / uuid(70)).write_bytes(b"no database" * 500)
+    async with open_rig(tmp_path, answer) as rig:
+        assert await rig.outcome(task(1, A)) == {}
+        status = await (await rig.client.get("/status")).get_json()
+        metrics = await (await metrics_app(rig.agent.metrics.registry).test_client().get("/")).data
+
+    assert (tmp_path / "state" / "quarantine" / uuid(70)).exists()
+    assert uuid(70) in status["last_errors"][0]
+    assert b"rebalancer_agent_quarantined_total 1.0" in metrics
+
+
+async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
+    """Version, queue, running assignments, bytes, space, and the last errors."""
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A), task(9, A))
+        reply = await rig.client.get("/status")
+        status = await reply.get_json()
+        pong = await (await rig.client.get("/ping")).get_json()
+
+    assert reply.headers["Server"] == f"rebalancer-agent {status['version']}"
+    assert pong == {"ping": "pong", "version": status["version"]}
+    assert (status["waiting"], status["running"]) == (0, [])
+    assert status["bytes_received"] > len(A)
+    assert status["disk_free_bytes"] > 0
+    assert "{http_status_code:404}" in status["last_errors"][0]
+    assert uuid(9) in status["last_errors"][0]
+
+
+async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
+    """Parsed by Prometheus' own parser; constant labels on the older family."""
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A), task(9, A))
+        await rig.client.delete(f"/assignments/{ASSIGNMENT}")
+        await rig.post([task(1, A)], uuid(70))
+        await rig.finish(uuid(70))
+        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        text = await reply.get_data(as_text=True)
+
+    found = {
+        (sample.name, tuple(v for k, v in sorted(sample.labels.items()) if k in LABELS)): sample
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    values = {key: sample.value for key, sample in found.items()}
+    assert values["request_count", ("POST",)] == 2
+    assert values["request_count", ("DELETE",)] == 1
+    assert values["request_count", ("total",)] == sum(
+        value
+        for (name, labels), value in values.items()
+        if name == "request_count" and labels != ("total",)
+    )
+    assert values["error_count", ("{http_status_code:404}",)] == 1
+    assert values["bytes_count", ()] == len(A)
+    assert values["assignment_time_count", ()] == 2
+    prefix = "rebalancer_agent"
+    processed = f"{prefix}_objects_processed_total"
+    assert values[f"{prefix}_bytes_transferred_total", ()] == len(A)
+    assert values[processed, ("completed",)] == 1
+    assert values[processed, ("failed",)] == 1
+    assert values[processed, ("skipped",)] == 1
+    assert values[f"{prefix}_objects_failed_total", ()] == 1
+    assert values[f"{prefix}_errors_total", ("{http_status_code:404}",)] == 1
+    assert values[f"{prefix}_assignments_completed_total", ()] == 2
+    assert values[f"{prefix}_assignment_duration_seconds_count", ()] == 2
+    assert values[f"{prefix}_download_duration_seconds_count", ()] == 1
+    assert values[f"{prefix}_cleanup_failures_total", ()] == 0
+    older = found["bytes_count", ()].labels
+    assert set(older) == {"service", "server", "datacenter", "zonename"}
+
+
+LABELS = ("req", "type", "error", "status")
+
+
+async def test_ids_are_used_as_they_came(tmp_path: Path) -> None:
+    """Old ids are no version 4, and may be in capitals: the path on disk follows the record."""
+    name = "ABCDEF00-1111-1111-1111-AAAAAAAAAAAA"
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.post([task(1, A, object_id=name)], ASSIGNMENT.upper())
+        assert await rig.finish(ASSIGNMENT.upper()) == []
+        assert (rig.path(1).parent / name).read_bytes() == A
+        assert json.dumps(rig.source.paths) == json.dumps([f"/{rig.path(1).parent.name}/{name}"])
