@@ -29,9 +29,9 @@ def _whole(minimum: int, maximum: int | None = None) -> Any:
     """Check a number's range."""
     expected = f"at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
 
-    def validate(_instance: object, _field: "attrs.Attribute[Any]", value: float) -> None:
+    def validate(_instance: object, field: "attrs.Attribute[Any]", value: float) -> None:
         if value < minimum or (maximum is not None and value > maximum):
-            raise wire.FieldError(f"expected {expected}, got {value}")
+            raise wire.FieldError(f"{field.name}: expected {expected}, got {value}")
 
     return validate
 
@@ -39,34 +39,36 @@ def _whole(minimum: int, maximum: int | None = None) -> Any:
 _port = _whole(0, 65535)
 
 
-def _level(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
+def _level(_instance: object, field: "attrs.Attribute[str]", value: str) -> None:
     try:
         level_name(value)
     except ValueError as exc:
-        raise wire.FieldError(f"{exc}, got {value!r}") from exc
+        raise wire.FieldError(f"{field.name}: {exc}, got {value!r}") from exc
 
 
 def _one_of(*values: str) -> Callable[[object, "attrs.Attribute[str]", str], None]:
-    def validate(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
+    def validate(_instance: object, field: "attrs.Attribute[str]", value: str) -> None:
         if value not in values:
-            raise wire.FieldError(f"expected one of {', '.join(values)}, got {value!r}")
+            expected = f"expected one of {', '.join(values)}"
+            raise wire.FieldError(f"{field.name}: {expected}, got {value!r}")
 
     return validate
 
 
 def _addresses(
-    _instance: object, _field: "attrs.Attribute[dict[str, str]]", value: dict[str, str]
+    _instance: object, field: "attrs.Attribute[dict[str, str]]", value: dict[str, str]
 ) -> None:
     for address in value.values():
         try:
             split_port(address, 1)
         except ValueError as exc:
-            raise wire.FieldError(str(exc)) from exc
+            raise wire.FieldError(f"{field.name}: {exc}") from exc
 
 
-def _numbered(_instance: object, _field: "attrs.Attribute[str]", value: str) -> None:
+def _numbered(_instance: object, field: "attrs.Attribute[str]", value: str) -> None:
     if not value.split(".")[0].isdigit():
-        raise wire.FieldError(f"expected a name that starts with its number, got {value!r}")
+        expected = "expected a name that starts with its number"
+        raise wire.FieldError(f"{field.name}: {expected}, got {value!r}")
 
 
 # --- the agent ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ lock; readers have a connection of their own, which WAL keeps out of the writer'
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -101,6 +101,12 @@ class Database:
         self.before_commit: Callable[[], None] = lambda: None
         self.after_commit: Callable[[], None] = lambda: None
 
+    async def close(self) -> None:
+        """Close the file once nothing is under way in it."""
+        async with self._writing, self._reading:
+            self._reader.close()
+            self._writer.close()
+
     async def write(self, fn: Callable[Concatenate[sqlite3.Connection, P], T],
                     *args: P.args, **kwargs: P.kwargs) -> T:  # fmt: skip
         """Run `fn` as one transaction: when this returns, it is on the disk.
@@ -161,6 +167,11 @@ async def open_database(
         writer, reader = await run(start)
     except OSError as exc:
         raise StoreError(f"{path}: {exc}") from exc
-    # Closing checkpoints the WAL; it is quick and must not be lost to a cancellation.
-    with closing(reader), closing(writer):
-        yield Database(path, writer, reader, run)
+    database = Database(path, writer, reader, run)
+    try:
+        yield database
+    finally:
+        # Closing under a thread that still works ends the process, so it waits for one; a
+        # transaction is short.  It checkpoints the WAL, so a cancellation must not skip it.
+        with trio.CancelScope(shield=True):
+            await database.close()

@@ -1,0 +1,273 @@
+"""The manager's API: the deployed texts and codes, on real files, a real shard, no agents."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from rebalancer.config import ManagerConfig, Options, Shard
+from rebalancer.daemon import Listen, listen
+from rebalancer.devregion.moray.server import serve_shard
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.devregion.storinfo import make_storinfo_app
+from rebalancer.manager.api import make_api
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.index import open_index
+from rebalancer.manager.jobs import Jobs
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.peers.http import open_http
+from rebalancer.peers.storinfo import storage_nodes
+from tests.manager.world import NODES, record
+
+UUID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+
+
+@attrs.frozen
+class Rig:
+    """The API of a manager whose jobs run, and its folder."""
+
+    client: Any
+    jobs: Jobs
+    folder: Path
+
+    async def create(self, **params: Any) -> str:
+        body = {"action": "evacuate", "params": {"from_shark": "1.stor", **params}}
+        reply = await self.client.post("/jobs", json=body)
+        text: str = await reply.get_data(as_text=True)
+        assert reply.status_code == 200, text
+        return text.strip()
+
+    async def get(self, job_id: str) -> Any:
+        return await (await self.client.get(f"/jobs/{job_id}")).get_json()
+
+    async def reach(self, job_id: str, *states: str) -> Any:
+        with trio.fail_after(20):
+            while (view := await self.get(job_id))["state"] not in states:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        return view
+
+    async def put(self, job_id: str, body: Any) -> tuple[int, str]:
+        reply = await self.client.put(f"/jobs/{job_id}", json=body)
+        return reply.status_code, await reply.get_data(as_text=True)
+
+
+def heartbeat(name: str, datacenter: str) -> dict[str, Any]:
+    return {
+        "manta_storage_id": name,
+        "datacenter": datacenter,
+        "availableMB": 100_000,
+        "percentUsed": 10,
+        "timestamp": 1,
+    }
+
+
+@asynccontextmanager
+async def open_rig(folder: Path, *, objects: int = 0, **changes: Any) -> AsyncIterator[Rig]:
+    """A manager with one shard of `objects` objects, whose agents are not there."""
+    store = ShardStore(folder / "shard.sqlite")
+    records = [record(number) for number in range(1, objects + 1)]
+    store.seed("manta", [(one["key"], one) for one in records])
+    store.seed("manta_storage", [("1.stor.lab", heartbeat("1.stor.lab", "dc1"))])
+    listed = [heartbeat(node.manta_storage_id, node.datacenter) for node in NODES]
+    async with trio.open_nursery() as nursery:
+        host, port = await nursery.start(serve_shard, store, "127.0.0.1", 0)
+        app = make_storinfo_app(lambda: listed)
+        storinfo = await listen(nursery, app, Listen("127.0.0.1", 0), trio.Event())
+        hosts = {node.manta_storage_id: "127.0.0.1:1" for node in NODES}
+        config = ManagerConfig(
+            domain_name="lab",
+            shards=(Shard("1.moray.lab"),),
+            discovery="moray",
+            data_dir=str(folder / "db"),
+            hosts={**hosts, "1.moray.lab": f"{host}:{port}", "storinfo.lab": storinfo},
+            **changes,
+        )
+        async with (
+            open_http(config.hosts) as http,
+            open_index(folder / "db" / "rebalancer.sqlite") as index,
+        ):
+
+            async def ask() -> Any:
+                return await storage_nodes(http, config.storinfo)
+
+            jobs = Jobs(config, index, Fleet(ask), http, ManagerMetrics(config))
+            async with trio.open_nursery() as work:
+                work.start_soon(jobs.run)
+                yield Rig(make_api(jobs).test_client(), jobs, folder)
+                work.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("accept", "as_string"),
+    [("", False), ("*/*", False), ("application/json", True), ("text/html, */*", False)],
+)
+async def test_the_new_job_is_told_as_the_client_reads_it(
+    tmp_path: Path, accept: str, as_string: bool
+) -> None:
+    """Bare text and a newline, or a JSON string for who names JSON."""
+    async with open_rig(tmp_path) as rig:
+        body = {"action": "evacuate", "params": {"from_shark": "1.stor", "max_objects": 10}}
+        reply = await rig.client.post("/jobs", json=body, headers={"accept": accept})
+        text = await reply.get_data(as_text=True)
+        (listed,) = await (await rig.client.get("/jobs")).get_json()
+
+    assert reply.status_code == 200
+    assert reply.content_type == "application/json"
+    assert text == (json.dumps(listed["id"]) if as_string else f"{listed['id']}\n")
+    assert (listed["action"], list(listed)) == ("Evacuate", ["id", "action", "state"])
+
+
+async def test_a_job_without_objects_is_complete(tmp_path: Path) -> None:
+    """All keys present when zero; the shark by its full name, with its datacenter."""
+    async with open_rig(tmp_path) as rig:
+        job_id = await rig.create()
+        view = await rig.reach(job_id, "Complete")
+        (row,) = rows(tmp_path / "db" / "rebalancer.sqlite", "SELECT id, action, state FROM jobs")
+        (shark,) = rows(tmp_path / "db" / f"{job_id}.sqlite", "SELECT id, from_shark FROM config")
+
+    names = ("Total", "Unprocessed", "Assigned", "Skipped", "Error", "Post Processing")
+    expected = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
+    assert view["results"] == dict.fromkeys((*names, "Complete", "Duplicates"), 0)
+    assert view["config"] == {"action": "Evacuate", "from_shark": expected, "max_objects": None}
+    assert row == (job_id, "evacuate", "complete")
+    assert (shark[0], json.loads(shark[1])) == (1, expected)
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [({}, None), ({"max_objects": 0}, None), ({"max_objects": 7}, 7)]
+)
+async def test_the_limit_is_shown(tmp_path: Path, given: dict[str, int], shown: int | None) -> None:
+    """Missing and 0 mean all; the deployed one silently took 10."""
+    async with open_rig(tmp_path) as rig:
+        view = await rig.get(await rig.create(**given))
+
+    assert view["config"]["max_objects"] == shown
+
+
+async def test_an_unknown_shark_fails_the_job(tmp_path: Path) -> None:
+    """SharkNotFound, stored with the job and shown."""
+    async with open_rig(tmp_path) as rig:
+        job_id = await rig.create(from_shark="77.stor.lab")
+        view = await rig.reach(job_id, "Failed")
+
+    assert view["error"].startswith("SharkNotFound: 77.stor.lab")
+
+
+async def test_nothing_is_evacuated_while_snaplinks_must_be_cleaned_up(tmp_path: Path) -> None:
+    """500 with the deployed text."""
+    async with open_rig(tmp_path, snaplink_cleanup_required=True) as rig:
+        body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
+        reply = await rig.client.post("/jobs", json=body)
+
+        text = await reply.get_data(as_text=True)
+        assert (reply.status_code, text) == (500, "Snaplink Cleanup Required")
+        assert await (await rig.client.get("/jobs")).get_json() == []
+
+
+async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
+    """Of the running job; every wrong number or job gets the deployed text."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        done = await rig.create(from_shark="9.stor")
+        await rig.reach(done, "Failed")
+        job_id = await rig.create()
+        await rig.reach(job_id, "Running")
+        await trio.sleep(0.2)
+        waiting = await rig.create()
+        assert rig.jobs._running is not None
+        limiter = rig.jobs._running.updaters
+        before = limiter.total_tokens
+        answers = {
+            params: await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
+            for params in (30, 250, 1, 0, -5, 251)
+        }
+        ignored = limiter.total_tokens
+        wrong = [
+            await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
+            for params in ("3", None, 2.5, True, [3])
+        ]
+        change = {"action": "set_metadata_threads", "params": 3}
+        others = [await rig.put(name, change) for name in (done, waiting, UUID, "7")]
+
+    assert (before, ignored) == (10, 1)
+    assert answers[30] == answers[250] == answers[1] == (200, "")
+    assert answers[0] == answers[-5] == (400, "Cannot set metadata update threads below 1")
+    assert answers[251] == (400, "Cannot set metadata update threads above 250")
+    assert {status for status, _ in wrong} == {422}
+    assert others == [
+        (400, "Attempt to update job that is not running"),
+        (400, "Attempt to update job that is not running"),
+        (400, f"Could not find job {UUID}"),
+        (400, "Invalid UUID: 7"),
+    ]
+
+
+async def test_static_updaters_stay(tmp_path: Path) -> None:
+    """The configuration forbids the change; the text is the deployed one's."""
+    options = Options(use_static_md_update_threads=True)
+    async with open_rig(tmp_path, objects=3, options=options) as rig:
+        job_id = await rig.create()
+        await rig.reach(job_id, "Running")
+        await trio.sleep(0.2)
+        answer = await rig.put(job_id, {"action": "set_metadata_threads", "params": 3})
+
+    text = f"Job ({job_id}) does not support dynamic configuration updates"
+    assert answer == (400, text)
+
+
+async def test_jobs_wait_for_their_turn(tmp_path: Path) -> None:
+    """One runs, in order of creation; the others are in setup, listed oldest first."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        names = [await rig.create() for _ in range(3)]
+        await rig.reach(names[0], "Running")
+        listed = await (await rig.client.get("/jobs")).get_json()
+
+    assert [one["id"] for one in listed] == names
+    assert [one["state"] for one in listed] == ["Running", "Setup", "Setup"]
+
+
+async def test_objects_that_no_agent_takes_are_skipped(tmp_path: Path) -> None:
+    """With agents gone for good the job still ends, and tells why of each object."""
+    options = Options(max_tasks_per_assignment=2)
+    async with open_rig(tmp_path, objects=3, options=options, max_attempts=1) as rig:
+        job_id = await rig.create()
+        with trio.fail_after(30):
+            view = await rig.reach(job_id, "Complete")
+
+    assert view["results"]["Skipped"] == view["results"]["Total"] == 3
+    reasons = "SELECT DISTINCT skipped_reason FROM evacuateobjects"
+    assert rows(tmp_path / "db" / f"{job_id}.sqlite", reasons) == [("destination_unreachable",)]
+
+
+async def test_what_the_deployed_database_had_is_shown_as_it_is(tmp_path: Path) -> None:
+    """A state of a job that nobody knows is kept and shown, and does not stop the others."""
+    async with open_rig(tmp_path) as rig:
+        job_id = await rig.create()
+        await rig.reach(job_id, "Complete")
+        with closing(sqlite3.connect(tmp_path / "db" / "rebalancer.sqlite")) as db, db:
+            db.execute("UPDATE jobs SET state = 'dreaming' WHERE id = ?", (job_id,))
+        assert (await rig.get(job_id))["state"] == "Dreaming"
+        assert (await rig.reach(await rig.create(), "Complete"))["state"] == "Complete"
+
+
+async def test_direct_db_is_announced_as_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job scans through Moray, and its log says so."""
+    async with open_rig(tmp_path) as rig:
+        rig.jobs.config = attrs.evolve(rig.jobs.config, discovery="direct_db")
+        await rig.reach(await rig.create(), "Complete")
+
+    assert "direct_db is not there yet" in capsys.readouterr().out

@@ -1,0 +1,192 @@
+"""Both configuration files, and the environment variables that override them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from rebalancer.config import AgentConfig, ManagerConfig, read_agent, read_manager
+from rebalancer.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {"domain_name": "lab", "shards": [{"host": "1.moray.lab"}]}
+
+
+def manager(changes: dict[str, Any] | None = None, **variables: str) -> ManagerConfig:
+    config, unknown = read_manager(json.dumps({**MINIMAL, **(changes or {})}), "f", variables)
+    assert unknown == []
+    return config
+
+
+def agent(text: str = "", **variables: str) -> AgentConfig:
+    config, unknown = read_agent(text, "f", variables)
+    assert unknown == []
+    return config
+
+
+def test_defaults_are_the_deployed_ones() -> None:
+    """What no file says."""
+    config = manager()
+
+    assert (config.listen_port, config.log_level, config.max_fill_percentage) == (80, "debug", 100)
+    options = config.options
+    assert (options.max_tasks_per_assignment, options.max_metadata_update_threads) == (50, 10)
+    assert (options.max_md_read_threads, options.max_sharks) == (10, 5)
+    assert (options.use_static_md_update_threads, options.static_queue_depth) == (False, 10)
+    assert (options.max_assignment_age, options.use_batched_updates) == (600, True)
+    assert (options.md_read_chunk_size, config.discovery) == (10_000, "direct_db")
+    assert config.storinfo == "storinfo.lab"
+
+
+def test_a_file_of_the_deployed_template_is_read() -> None:
+    """With the keys it has, the misspelt one, and one of a newer template."""
+    config, unknown = read_manager(
+        json.dumps(
+            {
+                "options": {"max_tasks_per_assignment": 20, "use_batched_updates": False},
+                "domain_name": "us.joyent.us",
+                "shards": [{"host": "10.moray.us"}, {"host": "2.moray.us", "last": True}],
+                "snaplink_cleanup_required": True,
+                "max_fill_precentage": 91,
+                "log_level": "WARN",
+                "colour": "red",
+            }
+        ),
+        "f",
+    )
+
+    assert [shard.number for shard in config.shards] == [2, 10]
+    assert (config.max_fill_percentage, config.snaplink_cleanup_required) == (91, True)
+    assert (config.options.max_tasks_per_assignment, config.options.max_sharks) == (20, 5)
+    assert unknown == ["colour"]
+
+
+def test_the_right_spelling_wins() -> None:
+    """Of the limit of fill."""
+    assert manager({"max_fill_precentage": 1, "max_fill_percentage": 80}).max_fill_percentage == 80
+
+
+def test_a_file_of_the_deployed_agent_is_read() -> None:
+    """Its two tables, and nothing else."""
+    config = agent(
+        """
+        [server]
+        host = "0.0.0.0"
+        port = 7878
+        workers = 2
+        workers_per_assignment = 3
+        [metrics]
+        host = "0.0.0.0"
+        port = 8878
+        datacenter = "dc1"
+        service = "1.rebalancer-agent"
+        server = "cn1"
+        """
+    )
+
+    assert (config.server.workers, config.server.workers_per_assignment) == (2, 3)
+    assert (config.metrics.datacenter, config.storage.manta_root) == ("dc1", "/manta")
+    assert str(config.storage.temp) == "/manta/rebalancer"
+
+
+def test_unknown_keys_are_told_by_their_paths() -> None:
+    """A warning, no error."""
+    text = "[server]\nprot = 1\n[colours]\nred = 1"
+
+    assert read_agent(text, "f")[1] == ["server.prot", "colours"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"listen_port": "80"}, ["expected a whole number", '"80"', "listen_port"]),
+        ({"listen_port": 65536}, ["at most 65535", "65536", "listen_port"]),
+        ({"listen_port": True}, ["expected a whole number", "true", "listen_port"]),
+        ({"options": {"max_sharks": 0}}, ["max_sharks: expected at least 1", "$.options"]),
+        ({"options": []}, ["expected an object", "options"]),
+        ({"shards": "1.moray.lab"}, ["expected a list", "shards"]),
+        (
+            {"shards": [{"host": "moray.lab"}]},
+            ["host: expected a name that starts with its number", "shards[0]"],
+        ),
+        ({"shards": MINIMAL["shards"] * 2}, ["each number once"]),
+        ({"log_level": "loud"}, ["expected one of", "'loud'", "log_level"]),
+        ({"discovery": "magic"}, ["expected one of direct_db, moray", "discovery"]),
+        ({"blacklist_datacenters": "dc1"}, ["expected a list", "blacklist_datacenters"]),
+        ({"hosts": {"a": "b:x"}}, ["expected a port number", "hosts"]),
+        ({"domain_name": None}, ["expected a string", "domain_name"]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_an_error(changes: dict[str, Any], words: list[str]) -> None:
+    """It names the file, the key, the value and what was expected."""
+    with pytest.raises(ConfigError) as caught:
+        manager(changes)
+
+    assert str(caught.value).startswith("f: ")
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_variables_override_the_managers_file() -> None:
+    """Those of the rewrite that still make sense; empty ones count as none."""
+    shards = [{"host": f"{number}.moray.lab"} for number in range(1, 6)]
+    config = manager(
+        {"shards": shards, "storinfo_url": "http://old"},
+        STORINFO_URL="http://127.0.0.1:81",
+        HTTP_TIMEOUT_SECS="7",
+        SNAPLINK_CLEANUP_REQUIRED="Yes",
+        BLACKLIST_DATACENTERS="dc1, dc2,",
+        MORAY_MIN_SHARD="2",
+        MORAY_MAX_SHARD="4",
+        METRICS_ADDRESS="[::1]:99",
+        DATA_DIR="not the manager's",
+    )
+
+    assert (config.storinfo, config.http_timeout_s) == ("127.0.0.1:81", 7)
+    assert config.snaplink_cleanup_required
+    assert config.blacklist_datacenters == ("dc1", "dc2")
+    assert [shard.number for shard in config.shards] == [2, 3, 4]
+    assert (config.metrics_host, config.metrics_port) == ("::1", 99)
+    assert config.data_dir == "/rebalancer/db"
+    assert manager({"storinfo_url": "http://old"}, STORINFO_URL="").storinfo == "old"
+
+
+def test_variables_override_the_agents_file() -> None:
+    """Also where there is no file; other keys of the same table stay."""
+    variables = {
+        "MANTA_ROOT": "/m",
+        "DATA_DIR": "/s",
+        "CONCURRENT_DOWNLOADS": "4",
+        "DOWNLOAD_TIMEOUT_SECS": "300",
+        "METRICS_ADDRESS": "127.0.0.1:99",
+    }
+    config = agent("[server]\nworkers = 7\n[source]\nretries = 1", **variables)
+
+    assert (config.storage.manta_root, config.storage.state_dir) == ("/m", "/s")
+    assert (config.server.workers, config.server.workers_per_assignment) == (7, 4)
+    assert (config.source.idle_timeout, config.source.retries) == (300, 1)
+    assert (config.metrics.host, config.metrics.port) == ("127.0.0.1", 99)
+    assert agent(**variables).server.workers_per_assignment == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HTTP_TIMEOUT_SECS", "soon"),
+        ("MORAY_MAX_SHARD", "1.5"),
+        ("METRICS_ADDRESS", "127.0.0.1"),
+        ("METRICS_ADDRESS", "127.0.0.1:x"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_an_error(name: str, text: str) -> None:
+    """It names the variable and its value."""
+    with pytest.raises(ConfigError, match=f"environment variable {name}: expected .*'{text}'"):
+        manager({}, **{name: text})
+
+
+def test_what_is_no_document_is_an_error() -> None:
+    """JSON for the manager, TOML for the agent."""
+    for text in ("", "{", "[]", "7", "\x00"):
+        with pytest.raises(ConfigError, match="^f: "):
+            read_manager(text, "f")
+    for text in ("[", "a", "a = ", "\x00"):
+        with pytest.raises(ConfigError, match="^f: "):
+            read_agent(text, "f")

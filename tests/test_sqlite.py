@@ -1,0 +1,110 @@
+"""Transactions in threads: whole or not at all, also when cancelled or closed under way."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from rebalancer.errors import StoreError
+from rebalancer.sqlite import open_database
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS things (n INTEGER);"
+
+
+def add(db: sqlite3.Connection, number: int) -> None:
+    db.execute("INSERT INTO things VALUES (?)", (number,))
+
+
+def count(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM things").fetchone()[0])
+
+
+def add_slowly(db: sqlite3.Connection, begun: threading.Event, release: threading.Event) -> None:
+    add(db, 1)
+    begun.set()
+    release.wait(10)
+    add(db, 2)
+
+
+async def test_what_a_write_returned_from_is_on_disk(tmp_path: Path) -> None:
+    """Another connection sees it at once; WAL and FULL are in force."""
+    path = tmp_path / "db"
+    async with open_database(path, SCHEMA) as database:
+        await database.write(add, 1)
+        with closing(sqlite3.connect(path)) as other:
+            assert count(other) == 1
+            assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database._writer.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """And the next one works."""
+
+    def fail(db: sqlite3.Connection) -> None:
+        add(db, 1)
+        raise ZeroDivisionError
+
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        with pytest.raises(ZeroDivisionError):
+            await database.write(fail)
+        assert await database.read(count) == 0
+        await database.write(add, 1)
+        assert await database.read(count) == 1
+
+
+async def test_a_cancelled_transaction_is_whole(tmp_path: Path) -> None:
+    """Once its thread runs it is committed, whatever becomes of its caller."""
+    begun, release = threading.Event(), threading.Event()
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.write, add_slowly, begun, release)
+            await trio.to_thread.run_sync(begun.wait, 10)
+            nursery.cancel_scope.cancel()
+            release.set()
+        assert await database.read(count) == 2
+
+
+async def test_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
+    """They see what was committed before."""
+    begun, release = threading.Event(), threading.Event()
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.write, add_slowly, begun, release)
+            await trio.to_thread.run_sync(begun.wait, 10)
+            with trio.fail_after(5):
+                assert await database.read(count) == 0
+            release.set()
+        assert await database.read(count) == 2
+
+
+async def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    """A connection closed under a thread that uses it would end the process."""
+    begun, release = threading.Event(), threading.Event()
+    async with (
+        trio.open_nursery() as nursery,
+        open_database(tmp_path / "db", SCHEMA) as database,
+    ):
+        nursery.start_soon(database.write, add_slowly, begun, release)
+        await trio.to_thread.run_sync(begun.wait, 10)
+        threading.Timer(0.1, release.set).start()
+    with closing(sqlite3.connect(tmp_path / "db")) as db:
+        assert count(db) == 2
+    assert not (tmp_path / "db-wal").exists()
+
+
+@pytest.mark.parametrize("content", [b"no database" * 500, None])
+async def test_what_cannot_be_opened_is_named(tmp_path: Path, content: bytes | None) -> None:
+    """Another kind of file, or a folder; it stays as it is."""
+    path = tmp_path / "db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+
+    with pytest.raises(StoreError, match=str(path)):
+        async with open_database(path, SCHEMA):
+            pass
+    assert content is None or path.read_bytes() == content
