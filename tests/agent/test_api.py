@@ -179,6 +179,9 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     """Version, queue, running assignments, bytes, space, and the last errors."""
     async with open_rig(tmp_path, answer) as rig:
         await rig.outcome(task(1, A), task(9, A))
+        with trio.fail_after(10):
+            while rig.agent.worker.running:  # noqa: ASYNC110 - a moment longer than the report
+                await trio.sleep(0.01)
         reply = await rig.client.get("/status")
         status = await reply.get_json()
         pong = await (await rig.client.get("/ping")).get_json()
