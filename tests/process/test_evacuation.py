@@ -1,9 +1,13 @@
 """A whole evacuation by real processes: what becomes of each kind of object, and the counts."""
 
 import json
+import os
+import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import attrs
 import httpx
@@ -12,7 +16,7 @@ import trio
 
 from rebalancer.devregion.audit import Audit, audit
 from rebalancer.devregion.expectations import EXPECTED, Kind
-from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT, Layout
+from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT, Layout, load
 from rebalancer.devregion.region import running
 from tests.process.regions import Api, adm, count_rows, json_lines, new_region, shown
 
@@ -198,3 +202,128 @@ def test_addresses_are_told_when_requests_are_answered(evacuated: Evacuated) -> 
     (line,) = [line for line in lines if line["msg"] == "listening"]
     assert line["api"] == f"{node.address}:{AGENT_PORT}"
     assert line["metrics"] == f"{node.address}:{METRICS_PORT}"
+
+
+# --- the audit itself: each invariant broken once ---------------------------------------------
+
+
+@attrs.frozen
+class Broken:
+    """A copy of the region after its job, to be broken."""
+
+    layout: Layout
+    job_file: Path
+
+    def moved(self) -> tuple[int, str, dict[str, Any], str]:
+        """A record that was moved: shard, key, value, and the new copy's shark."""
+        with closing(sqlite3.connect(self.job_file)) as db:
+            shard, key, shark = db.execute(
+                "SELECT shard, key, dest_shark FROM evacuateobjects WHERE status = 'complete'"
+            ).fetchone()
+        with closing(sqlite3.connect(self.layout.shard_file(shard))) as db:
+            (text,) = db.execute("SELECT _value FROM manta WHERE _key = ?", (key,)).fetchone()
+        return shard, key, json.loads(text), shark
+
+    def change_record(self, change: Callable[[dict[str, Any]], None]) -> None:
+        shard, key, value, _ = self.moved()
+        change(value)
+        with closing(sqlite3.connect(self.layout.shard_file(shard))) as db, db:
+            text = json.dumps(value)
+            db.execute("UPDATE manta SET _value = ? WHERE _key = ?", (text, key))
+
+    def change_file(self, shark: str, value: dict[str, Any], content: bytes | None) -> None:
+        path = self.layout.manta_root(shark) / value["owner"] / value["objectId"]
+        path.unlink()  # other regions share its bytes
+        if content is not None:
+            path.write_bytes(content)
+
+    def change_rows(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.job_file)) as db, db:
+            assert db.execute(statement).rowcount > 0
+
+
+def corrupt_copy(region: Broken) -> None:
+    _, _, value, shark = region.moved()
+    region.change_file(shark, value, b"x" * value["contentLength"])
+
+
+def drop_a_shark(region: Broken) -> None:
+    region.change_record(lambda value: value["sharks"].pop())
+
+
+def move_both_into_one_datacenter(region: Broken) -> None:
+    def change(value: dict[str, Any]) -> None:
+        for shark in value["sharks"]:
+            shark["datacenter"] = "dc1"
+
+    region.change_record(change)
+
+
+def change_another_field(region: Broken) -> None:
+    region.change_record(lambda value: value.update(vnode=-1))
+
+
+def forget_that_it_was_moved(region: Broken) -> None:
+    region.change_rows(
+        "UPDATE evacuateobjects SET status = 'skipped' WHERE id ="
+        " (SELECT min(id) FROM evacuateobjects WHERE status = 'complete')"
+    )
+
+
+def miscount(region: Broken) -> None:
+    region.change_rows("UPDATE counters SET objects = objects + 1 WHERE status = 'complete'")
+
+
+def leave_an_assignment_open(region: Broken) -> None:
+    region.change_rows("UPDATE assignments SET state = 'assigned' WHERE rowid = 1")
+
+
+def leave_a_temporary_file(region: Broken) -> None:
+    shark = region.layout.nodes[2].manta_storage_id
+    (region.layout.manta_root(shark) / "rebalancer" / "left").write_text("")
+
+
+def write_a_foreign_file(region: Broken) -> None:
+    shark = region.layout.nodes[2].manta_storage_id
+    (region.layout.manta_root(shark) / "foreign").write_text("")
+
+
+def delete_the_old_copy(region: Broken) -> None:
+    _, _, value, _ = region.moved()
+    region.change_file(region.layout.evacuated, value, None)
+
+
+BREAKS = [
+    (1, corrupt_copy),
+    (2, drop_a_shark),
+    (3, move_both_into_one_datacenter),
+    (4, change_another_field),
+    (5, forget_that_it_was_moved),
+    (6, miscount),
+    (7, leave_an_assignment_open),
+    (8, leave_a_temporary_file),
+    (9, write_a_foreign_file),
+    (10, delete_the_old_copy),
+]
+
+
+def link_or_copy(source: str, target: str) -> None:
+    if ".sqlite" in source:
+        shutil.copy(source, target)
+    else:
+        os.link(source, target)
+
+
+@pytest.mark.parametrize(("number", "break_it"), BREAKS)
+def test_the_audit_sees_that_an_invariant_is_broken(
+    evacuated: Evacuated, tmp_path: Path, number: int, break_it: Callable[[Broken], None]
+) -> None:
+    """One thing wrong in one place, and the check fails, with the offender shown."""
+    folder = tmp_path / "region"
+    shutil.copytree(evacuated.layout.folder, folder, copy_function=link_or_copy)
+    region = Broken(load(folder), folder / "manager" / evacuated.job_file.name)
+    break_it(region)
+    checks = {check.number: check for check in audit(region.layout, region.job_file).checks}
+
+    assert not checks[number].ok
+    assert checks[number].offenders
