@@ -16,7 +16,8 @@ LEVELS = {"trace": 10, "debug": 20, "info": 30, "warning": 40, "error": 50, "cri
 #: The names and short names that configurations use, in any case.
 ALIASES = {"crit": "critical", "err": "error", "warn": "warning"}
 
-_STDLIB = {10: 5, 20: 10, 30: 20, 40: 30, 50: 40, 60: 50}
+# Nothing is logged below debug, so trace lets through the same.
+_STDLIB = {10: 10, 20: 10, 30: 20, 40: 30, 50: 40, 60: 50}
 
 
 def level_name(text: str) -> str:

@@ -74,7 +74,3 @@ _COLUMNS = {
     SOURCE_OTHER_ERROR.name: "source_other_error",
     SOURCE_IS_EVAC_SHARK.name: "source_is_evac_shark",
 }
-_NAMES = {column: name for name, column in _COLUMNS.items()}
-
-#: Reasons without a code, as columns spell them; for the CHECK of the schema.
-COLUMN_NAMES = tuple(sorted(_NAMES))

@@ -1,6 +1,6 @@
 """The pipeline, end to end, on virtual time; and every way an object can leave its path."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rebalancer.errors import JobFailed, PeerUnreachable
 from rebalancer.manager import pipeline
 from rebalancer.peers.agents import PostAnswer, Posted
 from rebalancer.wire import Assignment, AssignmentReport
-from tests.manager.world import NODES, ORIGIN, World, make_world, object_id, record
+from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
 
 @pytest.fixture
@@ -248,6 +248,78 @@ async def test_a_changed_record_is_merged(world: World, autojump_clock: object) 
     (found,) = [r for r in world.records() if r["objectId"] == object_id(5)]
     assert found["m-colour"] == "blue"
     assert ORIGIN.manta_storage_id not in sharks_of(world, 5)
+
+
+# --- updates that fail -----------------------------------------------------------------------
+
+
+def failing(times: int) -> Callable[[str], None]:
+    """Fail the first `times` calls."""
+    left = [times]
+
+    def fail(name: str) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise PeerUnreachable(f"{name}: connection lost")
+
+    return fail
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_an_update_whose_fate_is_unknown_is_settled_by_reading(
+    world: World, autojump_clock: object, batched: bool
+) -> None:
+    """The write took effect, its answer was lost: complete, and written once only."""
+    world.options = attrs.evolve(world.options, use_batched_updates=batched)
+    world.after_write = failing(3)
+    assert await world.run() == {("complete", ""): 20}
+    assert all(ORIGIN.manta_storage_id not in str(found["sharks"]) for found in world.records())
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_an_update_that_fails_for_a_while_is_tried_again(
+    world: World, autojump_clock: object, batched: bool
+) -> None:
+    """A shard that is away for some seconds costs no object."""
+    world.options = attrs.evolve(world.options, use_batched_updates=batched)
+    world.before_write = failing(30)
+    assert await world.run() == {("complete", ""): 20}
+
+
+async def test_an_update_that_fails_for_ever_is_an_error(
+    world: World, autojump_clock: object
+) -> None:
+    """The object is told with its cause, its copy is listed; its record is as it was."""
+    world.before_write = failing(1_000_000)
+    assert await world.run() == {("error", "metadata_update_failed"): 20}
+    async with world.job() as job:
+        rows = job.store.database._reader.execute("SELECT detail FROM evacuateobjects")
+        assert {row["detail"] for row in rows} == {
+            "1.moray.lab: connection lost",
+            "2.moray.lab: connection lost",
+        }
+        (orphans,) = job.store.database._reader.execute("SELECT count(*) FROM orphans").fetchone()
+    assert orphans == 20
+    assert all(ORIGIN.manta_storage_id in str(found["sharks"]) for found in world.records())
+
+
+async def test_a_shard_that_is_not_configured_any_more_is_told(
+    world: World, autojump_clock: object
+) -> None:
+    """The configuration shrank between two starts of the manager."""
+    async with world.job() as job:
+        with trio.move_on_after(0.35):
+            await pipeline.run(job)
+        assert job.store.objects == 20
+        unsettled = job.store.unsettled
+    assert unsettled
+    async with world.job() as job:
+        del job.moray[2]  # type: ignore[attr-defined]
+        with trio.fail_after(10_000):
+            await pipeline.run(job)
+        found = await counts(job.store)
+    assert found["error", "bad_shard_number"] + found["complete", ""] == 20
+    assert found["error", "bad_shard_number"] > 0
 
 
 # --- odd records ---------------------------------------------------------------------------

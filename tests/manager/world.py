@@ -91,14 +91,18 @@ class FakeMoray:
         self, bucket: str, key: str, value: Mapping[str, Any], etag: str | None
     ) -> str:
         self._world.check_update(value)
+        self._world.before_write(self.name)
         made: str = await self._answer(lambda: self.store.put(bucket, key, value, etag))
+        self._world.after_write(self.name)
         return made
 
     async def batch(self, puts: Sequence[Put]) -> None:
         for put in puts:
             self._world.check_update(put.value)
+        self._world.before_write(self.name)
         requests = [{**attrs.asdict(put), "options": {"etag": put.etag}} for put in puts]
         await self._answer(lambda: self.store.batch(requests, {}))
+        self._world.after_write(self.name)
 
 
 @attrs.define(eq=False)
@@ -167,6 +171,9 @@ class World:
         factory=lambda: Options(max_tasks_per_assignment=3, md_read_chunk_size=5)
     )
     config_changes: dict[str, Any] = attrs.field(factory=dict)
+    #: Called with the shard's name around its writes; what they raise, the client raises.
+    before_write: Callable[[str], None] = lambda _name: None
+    after_write: Callable[[str], None] = lambda _name: None
 
     @property
     def job_file(self) -> Path:

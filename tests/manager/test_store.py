@@ -1,0 +1,279 @@
+"""A job's file: the deployed layout, and counters that equal the rows whatever happens."""
+
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import RecordError, Shark, read_object
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.states import ObjectEvent, ObjectStatus
+from rebalancer.errors import IllegalTransition
+from rebalancer.manager.job import COPY_PATH
+from rebalancer.manager.store import (
+    SCHEMA,
+    FoundRecord,
+    JobStore,
+    NewAssignment,
+    Settled,
+    create,
+    open_store,
+    read_job,
+)
+from rebalancer.sqlite import inline
+from tests.domain.test_reasons import SPELLINGS
+from tests.manager.world import NODES, ORIGIN, object_id, record
+
+DESTINATION = NODES[1].shark
+
+
+def found(number: int, **changes: Any) -> FoundRecord:
+    obj = read_object(record(number))
+    made = FoundRecord(obj.object_id, f"/k/{number}", 1, "u1", "{}", obj.size, obj)
+    return attrs.evolve(made, **changes)
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[JobStore]:
+    async with open_store(path, run=inline) as store:
+        yield store
+
+
+async def keep(store: JobStore, *records: FoundRecord, limit: int | None = None) -> list[str]:
+    new = await store.found(records, shard=1, column="_id", position=1, until=2, limit=limit)
+    return [obj.object_id for obj in new]
+
+
+def check_counters(store: JobStore) -> None:
+    """The law: what is counted is what is there."""
+    db = store.database._reader
+    rows = {
+        (row[0], row[1]): (row[2], row[3])
+        for row in db.execute(
+            "SELECT status, coalesce(skipped_reason, error, outcome, ''), count(*), sum(bytes)"
+            " FROM evacuateobjects GROUP BY 1, 2"
+        )
+    }
+    (duplicates,) = db.execute("SELECT count(*) FROM duplicates").fetchone()
+    if duplicates:
+        rows["duplicates", ""] = (duplicates, 0)
+    counters = {
+        (row["status"], row["reason"]): (row["objects"], row["bytes"])
+        for row in db.execute("SELECT * FROM counters WHERE objects <> 0")
+    }
+    assert counters == rows
+    waiting = sum(
+        n for (status, _), (n, _) in rows.items() if status in ("unprocessed", "assigned")
+    )
+    assert store.unsettled == waiting
+
+
+# Steps of a random history, each on random objects in a state that allows it.
+
+
+async def step_found(store: JobStore, rng: random.Random) -> None:
+    numbers = [rng.randrange(1, 40) for _ in range(rng.randrange(5))]
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"key": f"/other/{rng.random()}"},
+        {"error": RecordError.MISSING_SHARKS, "obj": None},
+        {"outcome": "excluded"},
+    ]
+    await keep(store, *[found(number, **rng.choice(kinds)) for number in numbers])
+
+
+async def step_assign(store: JobStore, rng: random.Random) -> None:
+    free = ids(store, "status = 'unprocessed'")
+    chosen = tuple(rng.sample(free, min(len(free), rng.randrange(1, 6))))
+    if chosen:
+        size = sum(read_object(record(int(name[-12:]))).size for name in chosen)
+        name = f"assignment-{rng.random()}"
+        await store.assign(NewAssignment(name, DESTINATION, chosen, size))
+
+
+async def step_refuse(store: JobStore, rng: random.Random) -> None:
+    free = ids(store, "status = 'unprocessed'")
+    reason = rng.choice([reasons.DESTINATION_INSUFFICIENT_SPACE, Reason("NewOne")])
+    await store.refuse([(name, reason) for name in free[: rng.randrange(3)]])
+
+
+async def step_give_back(store: JobStore, rng: random.Random) -> None:
+    if names := assignments(store, "'init', 'assigned'"):
+        await store.give_back(
+            rng.choice(names),
+            rng.choice([reasons.AGENT_ASSIGNMENT_NO_ENT, reasons.NETWORK_ERROR]),
+            max_attempts=rng.randrange(3),
+            path=COPY_PATH,
+            detail="lost",
+        )
+
+
+async def step_copied(store: JobStore, rng: random.Random) -> None:
+    if names := assignments(store, "'init', 'assigned'"):
+        name = rng.choice(names)
+        members = ids(store, f"assignment_id = '{name}' AND status = 'assigned'")
+        failed = rng.sample(members, rng.randrange(len(members) + 1))
+        await store.copied(name, dict.fromkeys(failed, reasons.MD5_MISMATCH))
+
+
+async def step_settle(store: JobStore, rng: random.Random) -> None:
+    ready = ids(store, "status = 'post_processing'")
+    outcomes = [
+        {"event": ObjectEvent.METADATA_WRITTEN},
+        {"event": ObjectEvent.SUPERSEDED, "outcome": "deleted", "orphan": "/manta/a/b"},
+        {"event": ObjectEvent.UNUSABLE, "error": RecordError.METADATA_UPDATE_FAILED},
+    ]
+    chosen = ready[: rng.randrange(4)]
+    await store.settle([Settled(name, **rng.choice(outcomes)) for name in chosen])  # type: ignore[arg-type]
+
+
+STEPS = (step_found, step_assign, step_refuse, step_give_back, step_copied, step_settle)
+
+
+def ids(store: JobStore, where: str) -> list[str]:
+    rows = store.database._reader.execute(f"SELECT id FROM evacuateobjects WHERE {where}")
+    return [row["id"] for row in rows]
+
+
+def assignments(store: JobStore, in_states: str) -> list[str]:
+    rows = store.database._reader.execute(
+        f"SELECT id FROM assignments WHERE state IN ({in_states})"
+    )
+    return [row["id"] for row in rows]
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 1 << 30),
+    history=st.lists(st.sampled_from(STEPS), max_size=25),
+    crash_at=st.none() | st.integers(1, 20),
+)
+def test_counters_equal_rows_after_any_history(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, history: list[Any], crash_at: int | None
+) -> None:
+    """After each step, and after a start on what a death before a commit left."""
+    path = tmp_path_factory.mktemp("history") / "job.sqlite"
+    rng = random.Random(seed)
+    create(path, ORIGIN)
+
+    class Died(Exception):
+        pass
+
+    async def run() -> None:
+        commits = 0
+
+        def die() -> None:
+            nonlocal commits
+            commits += 1
+            if commits == crash_at:
+                raise Died
+
+        async with opened(path) as store:
+            store.database.before_commit = die
+            try:
+                for step in history:
+                    await step(store, rng)
+                    check_counters(store)
+            except Died:
+                pass
+        async with opened(path) as store:
+            check_counters(store)
+            _, status = read_job(path)
+            assert status.counts == (await store.status()).counts
+
+    trio.run(run)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+async def test_every_reason_fits_the_deployed_column(tmp_path: Path, name: str) -> None:
+    """The CHECK takes each spelling that the deployed programs know."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        await keep(store, found(1))
+        await store.refuse([(object_id(1), Reason(name))])
+        rows = store.database._reader.execute("SELECT skipped_reason FROM evacuateobjects")
+        assert [row[0] for row in rows] == [SPELLINGS[name]]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("status", "lost"), ("skipped_reason", "because"), ("error", "oops")],
+)
+def test_columns_refuse_what_the_deployed_ones_refused(column: str, value: str) -> None:
+    """CHECK constraints on all three."""
+    db = sqlite3.connect(":memory:")
+    db.executescript(SCHEMA)
+    with pytest.raises(sqlite3.IntegrityError):
+        db.execute("INSERT INTO evacuateobjects (id, status) VALUES ('a', 'skipped')")
+        db.execute(f"UPDATE evacuateobjects SET {column} = ?", (value,))
+    db.close()
+
+
+async def test_a_reason_nobody_knows_is_kept(tmp_path: Path) -> None:
+    """Its raw text is in `detail`; the column stays empty."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        await keep(store, found(1))
+        await store.refuse([(object_id(1), Reason("NewOne"))])
+        query = "SELECT skipped_reason, outcome, detail FROM evacuateobjects"
+        rows = [tuple(row) for row in store.database._reader.execute(query)]
+        assert rows == [(None, "unknown_reason", "NewOne")]
+
+
+async def test_a_window_may_be_stored_again(tmp_path: Path) -> None:
+    """Records met before change nothing: no row, no count, no second feeding."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        assert await keep(store, found(1), found(2), found(1)) == [object_id(1), object_id(2)]
+        before = (await store.status()).counts
+        assert await keep(store, found(1), found(2)) == []
+        assert (await store.status()).counts == before
+        assert await store.scan_position(1, "_id") == (1, 2)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+async def test_duplicates_do_not_depend_on_the_order(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """One row with the smallest key and all shards, the first one included."""
+    records = [found(1, key=f"/k/{n}", shard=n + 1) for n in range(3)]
+    async with opened(tmp_path / "job.sqlite") as store:
+        for index in order:
+            await keep(store, records[index])
+        rows = [tuple(row) for row in store.database._reader.execute("SELECT * FROM duplicates")]
+        links = store.database._reader.execute("SELECT count(*) FROM links").fetchone()[0]
+    assert rows == [(object_id(1), "/k/0", "[1, 2, 3]")]
+    assert links == 2
+
+
+async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
+    """Assigned twice, settled before it is copied, skipped after: refused, nothing changed."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        await keep(store, found(1))
+        await store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001))
+        before = (await store.status()).counts
+        for wrong in (
+            store.assign(NewAssignment("b", DESTINATION, (object_id(1),), 1001)),
+            store.settle([Settled(object_id(1), ObjectEvent.METADATA_WRITTEN)]),
+            store.refuse([(object_id(1), reasons.NETWORK_ERROR)]),
+        ):
+            with pytest.raises(IllegalTransition):
+                await wrong
+        assert (await store.status()).counts == before
+        assert assignments(store, "'init'") == ["a"]
+
+
+async def test_the_shark_is_kept_as_the_deployed_program_kept_it(tmp_path: Path) -> None:
+    """One row, id 1, JSON."""
+    create(tmp_path / "job.sqlite", ORIGIN)
+    origin, status = read_job(tmp_path / "job.sqlite")
+
+    assert origin == Shark("dc1", "1.stor.lab")
+    assert status.counts == {}
+    assert [status.objects(name) for name in ObjectStatus] == [0] * 6

@@ -1,0 +1,173 @@
+"""The client of the control plane, and the agents' client on it."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+
+from rebalancer.domain.objects import Shark
+from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
+from rebalancer.peers import http as module
+from rebalancer.peers.agents import Agents, Posted
+from rebalancer.peers.http import HttpClient, open_http
+from rebalancer.peers.names import Endpoint, locate, split_port
+from rebalancer.wire import Assignment, Task
+
+ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+ASSIGNMENT = Assignment(ID, (Task(ID, ID, "L9NrIZXTY37AYVZN9+gZ7w==", Shark("dc1", "2.stor")),))
+
+
+@asynccontextmanager
+async def answering(
+    data: bytes, *, then_hang: bool = False
+) -> AsyncIterator[tuple[HttpClient, int]]:
+    """A peer that answers every connection with `data`."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(data)
+        if then_hang:
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        async with open_http({"2.stor.lab": "127.0.0.1"}) as http:
+            yield http, listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+def answer(status: int, body: str = "", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", body]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"220 mail ESMTP\r\n", PeerUnreachable),
+        (b"", PeerUnreachable),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort", PeerUnreachable),
+    ],
+)
+async def test_an_answer_that_breaks_off_is_no_answer(data: bytes, error: type[PeerError]) -> None:
+    """The outcome is unknown; the message names host and path."""
+    async with answering(data) as (http, port):
+        with pytest.raises(error, match=r"GET 2\.stor\.lab/x"):
+            await http.request("GET", "2.stor.lab", "/x", port=port)
+
+
+async def test_silence_is_bounded() -> None:
+    """The whole request, not each read of it."""
+    async with answering(b"HTTP/1.1 200 OK\r\n", then_hang=True) as (http, port):
+        with pytest.raises(PeerUnreachable, match=r"no answer in 0\.2 s"):
+            await http.request("GET", "2.stor.lab", "/x", port=port, within_s=0.2)
+
+
+# httpx does not close its own generators when one is left early.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory has a limit."""
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 10)
+    async with answering(answer(200, "x" * 11)) as (http, port):
+        with pytest.raises(PeerMalformed, match="longer than 10"):
+            await http.request("GET", "2.stor.lab", "/x", port=port)
+        gc.collect()
+
+
+async def test_redirects_are_not_followed() -> None:
+    """They are answers like any other."""
+    async with answering(answer(302, "", "Location: http://127.0.0.1:1/")) as (http, port):
+        assert (await http.request("GET", "2.stor.lab", "/x", port=port)).status == 302
+
+
+@pytest.mark.parametrize(
+    ("data", "outcome", "pause_s"),
+    [
+        (answer(200, f'"{ID}"'), Posted.ACCEPTED, 0),
+        (answer(409, "it is known"), Posted.ACCEPTED, 0),
+        (answer(503, "", "Retry-After: 7"), Posted.BUSY, 7),
+        (answer(503, "", "Retry-After: 9999"), Posted.BUSY, 60),
+        (answer(503, "", "Retry-After: Thu"), Posted.BUSY, 5),
+        (answer(400, "tasks[0] is bad"), Posted.REJECTED, 0),
+        (answer(500), Posted.REJECTED, 0),
+    ],
+)
+async def test_what_an_agent_makes_of_an_assignment(
+    data: bytes, outcome: Posted, pause_s: float
+) -> None:
+    """409 for one we posted means that it has it."""
+    async with answering(data) as (http, port):
+        told = await Agents(http, port).post("2.stor.lab", ASSIGNMENT)
+
+    assert (told.outcome, told.retry_after_s) == (outcome, pause_s)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (answer(500, "no"), PeerRefused),
+        (answer(200, "{"), PeerMalformed),
+        (answer(200, '{"uuid": 5}'), PeerMalformed),
+        (answer(200, f'{{"uuid": "{ID}", "stats": {{"state": "Lost"}}}}'), PeerMalformed),
+    ],
+)
+async def test_a_report_that_cannot_be_used_is_an_error(
+    data: bytes, error: type[PeerError]
+) -> None:
+    """Never taken for an assignment without failures."""
+    async with answering(data) as (http, port):
+        with pytest.raises(error):
+            await Agents(http, port).get("2.stor.lab", ID)
+
+
+async def test_an_unknown_assignment_is_none() -> None:
+    """404 is an answer."""
+    async with answering(answer(404)) as (http, port):
+        agents = Agents(http, port)
+        assert await agents.get("2.stor.lab", ID) is None
+        await agents.delete("2.stor.lab", ID)
+
+
+async def test_a_deletion_that_is_refused_is_told() -> None:
+    """The assignment is still there."""
+    async with answering(answer(403, "running")) as (http, port):
+        with pytest.raises(PeerRefused, match="403 running"):
+            await Agents(http, port).delete("2.stor.lab", ID)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.lab", Endpoint("a.lab", 80)),
+        ("a.lab:81", Endpoint("a.lab", 81)),
+        ("10.0.0.1:81", Endpoint("10.0.0.1", 81)),
+        ("::1", Endpoint("::1", 80)),
+        ("[::1]", Endpoint("::1", 80)),
+        ("[::1]:81", Endpoint("::1", 81)),
+    ],
+)
+def test_names_and_addresses(text: str, expected: Endpoint) -> None:
+    """With and without ports, of both families."""
+    assert split_port(text, 80) == expected
+    assert split_port(str(expected), 1) == expected
+
+
+@pytest.mark.parametrize("text", ["a:", "a:x", "a:0", "a:65536", "a:-1"])
+def test_what_is_no_port_is_refused(text: str) -> None:
+    """A typing error in the hosts table is found at the start."""
+    with pytest.raises(ValueError, match="port number"):
+        split_port(text, 80)
+
+
+def test_the_hosts_table_comes_first() -> None:
+    """A name with or without its port; an address may bring its own."""
+    hosts = {"a.lab": "10.0.0.1", "b.lab": "10.0.0.2:99", "c.lab:7": "10.0.0.3"}
+
+    assert locate("a.lab", hosts, 80) == Endpoint("10.0.0.1", 80)
+    assert locate("a.lab:81", hosts, 80) == Endpoint("10.0.0.1", 81)
+    assert locate("b.lab", hosts, 80) == Endpoint("10.0.0.2", 99)
+    assert locate("c.lab:7", hosts, 80) == Endpoint("10.0.0.3", 7)
+    assert locate("d.lab", hosts, 80) == Endpoint("d.lab", 80)
