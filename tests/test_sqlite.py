@@ -87,7 +87,11 @@ async def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
         trio.open_nursery() as nursery,
         open_database(tmp_path / "db", SCHEMA) as database,
     ):
-        nursery.start_soon(database.write, add_slowly, begun, release)
+
+        async def write() -> None:
+            await database.write(add_slowly, begun, release)
+
+        nursery.start_soon(write)
         await trio.to_thread.run_sync(begun.wait, 10)
         threading.Timer(0.1, release.set).start()
     with closing(sqlite3.connect(tmp_path / "db")) as db:

@@ -168,6 +168,8 @@ async def open_rig(
         config = change(settings(folder, source.port, **source_options))
         with open_agent(config) as agent:
             agent.worker.resume()
-            nursery.start_soon(agent.worker.run)
-            yield Rig(agent, make_api(agent).test_client(), folder, source)
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as work:
+                work.start_soon(agent.worker.run)
+                yield Rig(agent, make_api(agent).test_client(), folder, source)
+                work.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()

@@ -20,7 +20,7 @@ from rebalancer.devregion.processes import Process
 from rebalancer.devregion.region import running
 from rebalancer.devregion.transfers import recorded_tasks
 from tests.process.regions import Api, json_lines, new_region, run
-from tests.process.sources import Source, open_source, task
+from tests.process.sources import open_source, task
 
 pytestmark = pytest.mark.process
 
@@ -66,8 +66,8 @@ class Alone:
         return f"http://{line['api']}"
 
 
-def agent_alone(folder: Path, source: Source, **tables: dict[str, object]) -> Alone:
-    """An agent that pulls from `source`; started by the test."""
+def agent_alone(folder: Path, source: str, **tables: dict[str, object]) -> Alone:
+    """An agent that pulls from the address `source`; started by the test."""
     config: dict[str, dict[str, object]] = {
         "server": {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2},
         "metrics": {"host": "127.0.0.1", "port": 0},
@@ -77,7 +77,7 @@ def agent_alone(folder: Path, source: Source, **tables: dict[str, object]) -> Al
             "reserve_mb": 0,
         },
         "source": {"retries": 0},
-        "hosts": {"source.lab": source.address},
+        "hosts": {"source.lab": source},
         **tables,
     }
     lines = []
@@ -118,7 +118,7 @@ async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
     # Half of each is more than the agent takes in before it makes a file.
     contents = [f"object {index} ".encode() * 300_000 for index in range(6)]
     async with open_source(contents) as source, httpx.AsyncClient() as client:
-        alone = agent_alone(tmp_path, source)
+        alone = agent_alone(tmp_path, source.address)
         source.hang_after(3)  # whole objects, then only half of each
         await alone.process.start()
         try:
