@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
-from tests.agent.scripted import ASSIGNMENT, Answer, Rig, ok, open_rig, task, uuid
+from tests.agent.scripted import Rig, open_rig
+from tests.sources import ASSIGNMENT, Answer, ok, task, uuid
 
 A = b"first object"
 REFUSED = Answer(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from rebalancer.config import AgentConfig
-from tests.agent.scripted import OWNER, Answer, ok, open_rig, task, uuid
+from tests.agent.scripted import open_rig
+from tests.sources import OWNER, Answer, ok, task, uuid
 
 A, B = b"first object", b"second object" * 1000
 

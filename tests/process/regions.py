@@ -16,6 +16,7 @@ import trio
 
 from rebalancer.devregion import layout as layouts
 from rebalancer.devregion.contents import write
+from rebalancer.devregion.processes import Process
 from rebalancer.devregion.region import Region, make_region
 
 STATUSES = ("unprocessed", "assigned", "skipped", "error", "post_processing", "complete")
@@ -107,3 +108,54 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def json_lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+
+
+# --- an agent without a region ---------------------------------------------------------------
+
+
+@attrs.frozen
+class Alone:
+    """An agent without a region, and its folders."""
+
+    process: Process
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        (line,) = [line for line in self.process.lines() if line.get("msg") == "listening"]
+        return f"http://{line['api']}"
+
+
+def agent_alone(folder: Path, source: str, **tables: dict[str, object]) -> Alone:
+    """An agent that pulls from the address `source`; started by the test."""
+    config: dict[str, dict[str, object]] = {
+        "server": {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2},
+        "metrics": {"host": "127.0.0.1", "port": 0},
+        "storage": {
+            "manta_root": str(folder / "manta"),
+            "state_dir": str(folder / "state"),
+            "reserve_mb": 0,
+        },
+        "source": {"retries": 0},
+        "hosts": {"2.stor.lab": source},
+        **tables,
+    }
+    lines = []
+    for table, values in config.items():
+        lines.append(f"[{table}]")
+        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
+    file = folder / "agent.toml"
+    file.write_text("\n".join(lines))
+    return Alone(Process("agent", ("agent", "-c", str(file)), folder / "agent.log"), folder)
+
+
+async def processed(client: httpx.AsyncClient, alone: Alone, assignment: str) -> dict[str, object]:
+    reply = await client.get(f"{alone.url}/assignments/{assignment}")
+    stats: dict[str, object] = reply.json()["stats"]
+    return stats
+
+
+async def reach(client: httpx.AsyncClient, alone: Alone, assignment: str, tasks: int) -> None:
+    with trio.fail_after(20):
+        while (await processed(client, alone, assignment))["complete"] != tasks:  # noqa: ASYNC110
+            await trio.sleep(0.02)

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.agent.scripted import OWNER, md5, uuid
 from tests.conftest import require
-from tests.process.test_signals import ASSIGNMENT, agent_alone, reach
+from tests.process.regions import agent_alone, reach
+from tests.sources import ASSIGNMENT, OWNER, task, uuid
 
 pytestmark = pytest.mark.process
 
@@ -77,15 +77,7 @@ async def test_objects_of_all_sizes_come_from_nginx(
     """With its connections kept and with every one closed; one that is missing is told."""
     with nginx(program, tmp_path, keepalive_s) as port:
         alone = agent_alone(tmp_path, f"127.0.0.1:{port}")
-        tasks = [
-            {
-                "object_id": uuid(number),
-                "owner": OWNER,
-                "md5sum": md5(content),
-                "source": {"datacenter": "dc1", "manta_storage_id": "source.lab"},
-            }
-            for number, content in enumerate([*CONTENTS, b"missing"])
-        ]
+        tasks = [task(number, content) for number, content in enumerate([*CONTENTS, b"missing"])]
         await alone.process.start()
         try:
             async with httpx.AsyncClient() as client:

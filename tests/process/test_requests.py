@@ -14,12 +14,12 @@ import trio
 from rebalancer.devregion.layout import AGENT_PORT, Layout
 from rebalancer.devregion.region import running
 from tests.process.regions import adm, new_region, run, snapshot
-from tests.process.sources import task
+from tests.sources import task
 
 pytestmark = pytest.mark.process
 
 UUID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
-GOOD = task(b"some content")
+GOOD = task(1, b"some content")
 EVACUATE = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
 
 

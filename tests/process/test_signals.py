@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import attrs
 import httpx
 import pytest
 import trio
@@ -19,8 +18,16 @@ from rebalancer.devregion.audit import audit
 from rebalancer.devregion.processes import Process
 from rebalancer.devregion.region import running
 from rebalancer.devregion.transfers import recorded_tasks
-from tests.process.regions import Api, json_lines, new_region, run
-from tests.process.sources import open_source, task
+from tests.process.regions import (
+    Api,
+    agent_alone,
+    json_lines,
+    new_region,
+    processed,
+    reach,
+    run,
+)
+from tests.sources import ASSIGNMENT, OWNER, Answer, ok, open_source, task, uuid
 
 pytestmark = pytest.mark.process
 
@@ -53,61 +60,10 @@ async def test_sigterm_in_the_middle_of_work_loses_nothing(tmp_path: Path) -> No
     assert report.ok
 
 
-@attrs.frozen
-class Alone:
-    """An agent without a region, and its folders."""
-
-    process: Process
-    folder: Path
-
-    @property
-    def url(self) -> str:
-        (line,) = [line for line in self.process.lines() if line.get("msg") == "listening"]
-        return f"http://{line['api']}"
-
-
-def agent_alone(folder: Path, source: str, **tables: dict[str, object]) -> Alone:
-    """An agent that pulls from the address `source`; started by the test."""
-    config: dict[str, dict[str, object]] = {
-        "server": {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2},
-        "metrics": {"host": "127.0.0.1", "port": 0},
-        "storage": {
-            "manta_root": str(folder / "manta"),
-            "state_dir": str(folder / "state"),
-            "reserve_mb": 0,
-        },
-        "source": {"retries": 0},
-        "hosts": {"source.lab": source},
-        **tables,
-    }
-    lines = []
-    for table, values in config.items():
-        lines.append(f"[{table}]")
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
-    file = folder / "agent.toml"
-    file.write_text("\n".join(lines))
-    return Alone(Process("agent", ("agent", "-c", str(file)), folder / "agent.log"), folder)
-
-
-async def processed(client: httpx.AsyncClient, alone: Alone, assignment: str) -> dict[str, object]:
-    reply = await client.get(f"{alone.url}/assignments/{assignment}")
-    stats: dict[str, object] = reply.json()["stats"]
-    return stats
-
-
-async def reach(client: httpx.AsyncClient, alone: Alone, assignment: str, tasks: int) -> None:
-    with trio.fail_after(20):
-        while (await processed(client, alone, assignment))["complete"] != tasks:  # noqa: ASYNC110
-            await trio.sleep(0.02)
-
-
 async def files_appear(folder: Path, count: int) -> None:
     with trio.fail_after(20):
         while len(os.listdir(folder)) != count:  # noqa: ASYNC110
             await trio.sleep(0.01)
-
-
-ASSIGNMENT = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -117,28 +73,32 @@ async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
     """What is recorded is not fetched again, what was under way leaves nothing and is."""
     # Half of each is more than the agent takes in before it makes a file.
     contents = [f"object {index} ".encode() * 300_000 for index in range(6)]
-    async with open_source(contents) as source, httpx.AsyncClient() as client:
-        alone = agent_alone(tmp_path, source.address)
-        source.hang_after(3)  # whole objects, then only half of each
+    tasks = [task(number, content) for number, content in enumerate(contents)]
+    temporary = tmp_path / "manta" / "rebalancer"
+    whole = 3  # answers, before the source falls silent in the middle of each
+
+    def answer(request: int, path: str) -> Answer:
+        data = ok(contents[int(path[-6:])])
+        return Answer(data) if request < whole else Answer(data[: len(data) // 2], hang=True)
+
+    async with open_source(answer) as source, httpx.AsyncClient() as client:
+        alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}")
         await alone.process.start()
         try:
-            tasks = [task(content) for content in contents]
             body = {"id": ASSIGNMENT, "tasks": tasks}
             reply = await client.post(f"{alone.url}/assignments", json=body)
             assert (reply.status_code, reply.json()) == (200, ASSIGNMENT)
             await reach(client, alone, ASSIGNMENT, 3)
-            await source.is_hanging()
-            await files_appear(tmp_path / "manta" / "rebalancer", 2)
+            await files_appear(temporary, 2)
             if number is signal.SIGTERM:
                 status, seconds = await alone.process.stop()
                 assert (status, seconds < END_S) == (0, True)
-                assert list((tmp_path / "manta" / "rebalancer").iterdir()) == []
+                assert list(temporary.iterdir()) == []
             else:
                 alone.process.kill()
-                await files_appear(tmp_path / "manta" / "rebalancer", 2)
+                await files_appear(temporary, 2)
             recorded = recorded_tasks(tmp_path / "state")
-            asked_before = list(source.asked)
-            source.hang_after(1000)
+            whole, asked_before = 1000, len(source.paths)
             await alone.process.start()
             await reach(client, alone, ASSIGNMENT, 6)
             done = await processed(client, alone, ASSIGNMENT)
@@ -146,12 +106,11 @@ async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
             alone.process.kill()
 
     assert len(recorded) == 3
-    assert recorded & set(source.asked[len(asked_before) :]) == set()
+    assert recorded & {path.rpartition("/")[2] for path in source.paths[asked_before:]} == set()
     assert done["state"] == {"Complete": None}
-    assert list((tmp_path / "manta" / "rebalancer").iterdir()) == []
-    for content, made in zip(contents, tasks, strict=True):
-        path = tmp_path / "manta" / str(made["owner"]) / str(made["object_id"])
-        assert path.read_bytes() == content
+    assert list(temporary.iterdir()) == []
+    for index, content in enumerate(contents):
+        assert (tmp_path / "manta" / OWNER / uuid(index)).read_bytes() == content
 
 
 def test_kill_of_manager_and_agent_fetches_nothing_again(tmp_path: Path) -> None:
