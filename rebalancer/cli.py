@@ -79,8 +79,13 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
 
     try:
         trio.run(start)
-    except* (RebalancerError, OSError) as group:
-        raise click.ClickException(str(next(leaves(group)))) from None
+    except BaseExceptionGroup as group:
+        expected, bugs = group.split((RebalancerError, OSError))
+        if expected is None or bugs is not None:
+            raise
+        raise click.ClickException(str(next(leaves(expected)))) from None
+    except (RebalancerError, OSError) as exc:
+        raise click.ClickException(str(exc)) from None
 
 
 cli.add_command(adm.adm)

@@ -31,7 +31,7 @@ def test_a_manifest(name: str, start: str, user: str | None) -> None:
         ["svc:/network/physical", "svc:/system/filesystem/local"], ("require_all", "error")
     )
     assert {n: m.get("exec") for n, m in methods.items()} == {
-        "start": start,
+        "start": f"trap '' USR1; {start}",
         "stop": ":kill",
         "refresh": ":kill -USR1",
     }

@@ -22,7 +22,7 @@ from tests.process.regions import Api, adm, count_rows, json_lines, new_region, 
 
 pytestmark = pytest.mark.process
 
-OBJECTS = 1500
+OBJECTS = 900
 
 
 @attrs.frozen
