@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import trio
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rebalancer.devregion.audit import Audit, audit
@@ -50,17 +51,17 @@ async def run(layout: Layout, objects: int, kill: bool, keep: bool) -> bool:
     console = Console()
     begun = time.monotonic()
     layout.save()
-    console.print(f"making a region in {layout.folder} ...")
+    console.out(f"making a region in {layout.folder} ...")
     summary = await trio.to_thread.run_sync(write, layout, objects)
-    console.print(f"{summary}   ({time.monotonic() - begun:.1f} s)")
+    console.out(f"{summary}   ({time.monotonic() - begun:.1f} s)")
     region, findings = make_region(layout), Findings()
     async with running(region):
-        console.print(
+        console.out(
             f"running: {len(layout.shards)} Moray shards, storinfo, {len(layout.nodes)} storage"
             f" nodes with their agents, the manager at {region.url}"
         )
         job_id = await _create_job(region)
-        console.print(f"job {job_id} empties {layout.evacuated}")
+        console.out(f"job {job_id} empties {layout.evacuated}")
         await _evacuate(console, region, job_id, findings, kill=kill)
         await _check_counts(region, job_id, findings)
         console.print(reason_table(region.job_file(job_id)))
@@ -71,7 +72,7 @@ async def run(layout: Layout, objects: int, kill: bool, keep: bool) -> bool:
             await _stay(console, region, job_id)
         await region.stop()
     for text in findings.texts:
-        console.print(f"[bold red]FAILED[/] {text}")
+        console.print(f"[bold red]FAILED[/] {escape(text)}")
     if not findings.texts:
         console.print(f"[bold green]every check holds[/]   ({time.monotonic() - begun:.1f} s)")
     return not findings.texts
@@ -109,7 +110,7 @@ async def _evacuate(
         findings.check(status == 0, "the job did not end as complete")
         # If the job was over before the kills, there is nothing to wait for.
         nursery.cancel_scope.cancel()
-    console.print(f"the job took {time.monotonic() - begun:.1f} s")
+    console.out(f"the job took {time.monotonic() - begun:.1f} s")
     if kill:
         await trio.to_thread.run_sync(_check_kills, console, region, kills, findings)
 
@@ -141,16 +142,16 @@ class Kills:
 async def _kill_both(console: Console, region: Region, job_id: str, kills: Kills) -> None:
     """Kill the manager, then an agent, and start each again after a while."""
     await _reach(region, job_id, KILL_MANAGER_AT)
-    console.print(f"SIGKILL to the manager (pid {region.manager.pid})")
+    console.out(f"SIGKILL to the manager (pid {region.manager.pid})")
     region.manager.kill()
     await trio.sleep(AWAY_S)
     await region.manager.start()
     kills.manager = True
-    console.print(f"the manager runs again (pid {region.manager.pid})")
+    console.out(f"the manager runs again (pid {region.manager.pid})")
     await _reach(region, job_id, KILL_AGENT_AT)
     name = await trio.to_thread.run_sync(_busiest, region.layout)
     agent = region.agents[name]
-    console.print(f"SIGKILL to the agent of {name} (pid {agent.pid})")
+    console.out(f"SIGKILL to the agent of {name} (pid {agent.pid})")
     agent.kill()
     kills.agent_at = time.time()
     state = region.layout.agent_state(name)
@@ -158,7 +159,7 @@ async def _kill_both(console: Console, region: Region, job_id: str, kills: Kills
     await trio.sleep(AWAY_S)
     await agent.start()
     kills.agent = name
-    console.print(f"the agent of {name} runs again (pid {agent.pid})")
+    console.out(f"the agent of {name} runs again (pid {agent.pid})")
 
 
 def _busiest(layout: Layout) -> str:
@@ -177,7 +178,7 @@ def _check_kills(console: Console, region: Region, kills: Kills, findings: Findi
     findings.check(bool(kills.agent), "the job was over before an agent could be killed")
     logs = [access_log(region.layout, node.manta_storage_id) for node in region.layout.nodes]
     again = fetched_again(logs, kills.recorded, kills.agent_at)
-    console.print(
+    console.out(
         f"{len(kills.recorded):,} tasks were on the killed agent's record as copied;"
         f" {len(again)} of them were fetched again"
     )
@@ -230,7 +231,7 @@ def audit_table(report: Audit) -> Table:
 
 async def _stay(console: Console, region: Region, job_id: str) -> None:
     url = region.url
-    console.print(
+    console.out(
         f"the region keeps running; Ctrl-C ends it.\n"
         f"  rebalancer adm --url {url} job list\n"
         f"  rebalancer adm --url {url} job get {job_id}\n"
