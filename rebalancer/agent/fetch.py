@@ -18,9 +18,13 @@ from rebalancer.peers.names import locate
 from rebalancer.retry import pauses
 from rebalancer.wire import Task
 
-#: Bytes received before a thread hashes and writes them: most objects need one such step.
+#: Bytes received before a thread hashes and writes them.
 BLOCK_BYTES = 1 << 20
-_RECEIVE_BYTES = 256 << 10
+#: Objects up to so many bytes are handed on in memory, and many of them written in one step.
+SMALL_BYTES = 256 << 10
+#: Bytes asked for at once: as many as a small object has with its head, then more.  A buffer of
+#: more than 128 KiB is mapped anew by the system for each call.
+_FIRST_BYTES, _RECEIVE_BYTES = 16 << 10, 128 << 10
 #: Idle connections kept to one source.
 MAX_IDLE = 16
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
@@ -33,6 +37,25 @@ class FetchFailure(Exception):
         super().__init__(detail)
         self.reason = reason
         self.may_pass = may_pass
+
+
+@attrs.frozen
+class Fetched:
+    """An object of `size` bytes: in memory and not verified, or staged and verified."""
+
+    size: int
+    body: bytes = b""
+    staged: Staged | None = None
+
+    def stage(self, files: ObjectFiles, task: Task) -> Staged:
+        """The object verified under a temporary name.  Blocking.
+
+        Raises:
+          LocalFailure: it is not what it should be, or the disk failed.
+        """
+        if self.staged is not None:
+            return self.staged
+        return files.stage(task.owner, task.object_id, self.body, task.md5sum)
 
 
 class _Stale(Exception):
@@ -51,8 +74,8 @@ class Fetcher:
         factory=lambda: defaultdict(list)
     )
 
-    async def fetch(self, task: Task) -> tuple[Staged, int]:
-        """The verified object under a temporary name, and its size in bytes.
+    async def fetch(self, task: Task) -> Fetched:
+        """The whole object: a small one in memory, a large one verified under a temporary name.
 
         Nothing is left behind when this fails or is cancelled.
 
@@ -86,7 +109,7 @@ class Fetcher:
         allowed = self.source.allowed_domains
         return not allowed or any(host == d or host.endswith(f".{d}") for d in allowed)
 
-    async def _try(self, task: Task) -> tuple[Staged, int]:
+    async def _try(self, task: Task) -> Fetched:
         name = task.source.manta_storage_id
         while self._idle[name]:
             stream = self._idle[name].pop()
@@ -108,16 +131,14 @@ class Fetcher:
             detail = f"{name} at {where}: {str(exc) or 'no connection in time'}"
             raise FetchFailure(reasons.SOURCE_OTHER_ERROR, detail, may_pass=True) from exc
 
-    async def _exchange(
-        self, task: Task, stream: trio.SocketStream, *, kept: bool
-    ) -> tuple[Staged, int]:
+    async def _exchange(self, task: Task, stream: trio.SocketStream, *, kept: bool) -> Fetched:
         reader, reusable = ResponseReader(), False
         try:
             await self._send(stream, task)
             first = await self._head(stream, reader)
-            staged = await self._body(stream, reader, first, task)
+            fetched = await self._body(stream, reader, first, task)
             reusable = reader.is_reusable
-            return staged
+            return fetched
         except (Incomplete, trio.BrokenResourceError) as exc:
             if kept and not reader.has_begun:
                 raise _Stale from exc
@@ -153,7 +174,7 @@ class Fetcher:
           ProtocolError, trio.BrokenResourceError, trio.TooSlowError.
         """
         with trio.fail_after(self.source.idle_timeout):
-            data = await stream.receive_some(_RECEIVE_BYTES)
+            data = await stream.receive_some(_RECEIVE_BYTES if reader.head else _FIRST_BYTES)
         if not data:
             reader.end()
             return b""
@@ -174,19 +195,22 @@ class Fetcher:
 
     async def _body(
         self, stream: trio.SocketStream, reader: ResponseReader, first: bytes, task: Task
-    ) -> tuple[Staged, int]:
+    ) -> Fetched:
         length = reader.head.length if reader.head else None
         download: Download | None = None
+        blocks, size = [first], len(first)
         try:
-            blocks, size = [first], len(first)
             while True:
                 while not reader.is_done and size < BLOCK_BYTES:
                     blocks.append(data := await self._receive(stream, reader))
                     size += len(data)
+                if download is None and reader.is_done and size <= SMALL_BYTES:
+                    return Fetched(size, b"".join(blocks))
                 step = partial(self._store, download, task, length, blocks, reader.is_done)
-                download, staged = step_done = await trio.to_thread.run_sync(step)
+                begun, staged = await trio.to_thread.run_sync(step)
                 if staged is not None:
-                    return staged, step_done[0].size
+                    return Fetched(begun.size, staged=staged)
+                download = begun
                 blocks, size = [], 0
         except BaseException:
             if download is not None:

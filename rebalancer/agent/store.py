@@ -196,21 +196,21 @@ class AssignmentStore:
         except (OSError, sqlite3.Error) as exc:
             raise StoreError(f"progress of {assignment.id} cannot be saved: {exc}") from exc
 
-    def complete(self, assignment_id: str) -> None:
-        """Move an assignment, all of whose tasks are done, to the completed ones: durable.
+    def complete(self, assignment: StoredAssignment, statuses: Mapping[str, TaskStatus]) -> None:
+        """Write how the last tasks ended, and move the assignment to the completed ones: durable.
 
         Raises:
           StoreError: the disk does not take it; it is still unfinished.
         """
-        source = self.scheduled / assignment_id
+        source = self.scheduled / assignment.id
         try:
             with _open(source) as db:
-                transact(db, _write_final_stats, assignment_id)
-            os.rename(source, self.completed / assignment_id)
+                transact(db, _finish, assignment.id, statuses)
+            os.rename(source, self.completed / assignment.id)
             _sync_folder(self.completed)
             _sync_folder(self.scheduled)
         except (OSError, sqlite3.Error) as exc:
-            raise StoreError(f"{assignment_id} cannot be completed: {exc}") from exc
+            raise StoreError(f"{assignment.id} cannot be completed: {exc}") from exc
 
     def delete(self, assignment_id: str) -> None:
         """Forget a completed assignment.
@@ -307,7 +307,8 @@ def _update(db: sqlite3.Connection, statuses: Mapping[str, TaskStatus]) -> None:
     )
 
 
-def _write_final_stats(db: sqlite3.Connection, assignment_id: str) -> None:
+def _finish(db: sqlite3.Connection, assignment_id: str, statuses: Mapping[str, TaskStatus]) -> None:
+    _update(db, statuses)
     tasks = tuple(_task(row) for row in db.execute("SELECT * FROM tasks ORDER BY rowid"))
     stored = StoredAssignment(assignment_id, tasks, Dialect.LEGACY, 0)
     stats = stored.report(running=False, finished=True).stats

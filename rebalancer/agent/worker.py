@@ -1,16 +1,18 @@
 """Working on assignments: in the order they came, so many at a time, tasks side by side.
 
-fetchers -> results -> committer: a task's row says that it is done only after its file, the
+fetchers -> results -> one committer: what has been pulled is written, made durable and recorded
+in batches over all assignments.  A task's row says that it is done only after its file, the
 file's name and its folder are on stable storage.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import trio
 
-from rebalancer.agent.fetch import Fetcher, FetchFailure
+from rebalancer.agent.fetch import Fetched, Fetcher, FetchFailure
 from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore, StoredAssignment
@@ -21,8 +23,13 @@ from rebalancer.log import get_logger
 from rebalancer.retry import pauses
 from rebalancer.wire import COMPLETE, Task, TaskState, TaskStatus, failed
 
-#: The most tasks that one commit covers.
-COMMIT_TASKS = 50
+#: The most tasks that one commit covers, and bytes of theirs that are in memory.
+COMMIT_TASKS = 256
+COMMIT_BYTES = 16 << 20
+#: Results that wait for the committer, besides those that it has.
+QUEUE = 64
+#: Rows of a running assignment are at most this many seconds behind.
+PROGRESS_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 #: Errors kept for /status.
 LAST_ERRORS = 20
@@ -30,13 +37,47 @@ LAST_ERRORS = 20
 log = get_logger()
 
 
-@attrs.frozen
+@attrs.define(eq=False)
+class _Run:
+    """An assignment being worked on.
+
+    Mutable state: how many of its tasks have not ended, how those ended that no row tells of
+    yet, when rows may be written next, the pauses after failures to, and whether all is done.
+    """
+
+    assignment: StoredAssignment
+    left: int
+    write_at: float
+    unwritten: dict[str, TaskStatus] = attrs.field(factory=dict)
+    waits: Iterator[float] = attrs.field(factory=lambda: pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S))
+    is_failing: bool = False
+    done: trio.Event = attrs.field(factory=trio.Event)
+
+    def due_at(self) -> float:
+        """When its rows must be written."""
+        if self.is_failing:
+            return self.write_at
+        if not self.left:
+            return -math.inf
+        return self.write_at if self.unwritten else math.inf
+
+
+@attrs.frozen(eq=False)
 class Result:
     """How a task ended, as far as its fetcher can tell."""
 
+    run: _Run
     task: Task
-    staged: Staged | None = None
+    fetched: Fetched | None = None
     reason: Reason | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory."""
+        return 0 if self.fetched is None else len(self.fetched.body)
+
+
+Results = trio.MemorySendChannel[Result | None]
 
 
 @attrs.define(eq=False)
@@ -55,6 +96,7 @@ class Worker:
     waiting: deque[str] = attrs.field(factory=deque)
     running: set[str] = attrs.field(factory=set)
     last_errors: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
+    _runs: set[_Run] = attrs.field(factory=set)
     _added: trio.Event = attrs.field(factory=trio.Event)
 
     def add(self, assignment_id: str) -> None:
@@ -77,18 +119,20 @@ class Worker:
 
     async def run(self) -> None:
         """Work for ever."""
+        send, receive = trio.open_memory_channel[Result | None](QUEUE)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit, receive)
             for _ in range(self.server.workers):
-                nursery.start_soon(self._work)
+                nursery.start_soon(self._work, send.clone())
 
-    async def _work(self) -> None:
+    async def _work(self, results: Results) -> None:
         while True:
             while not self.waiting:
                 await self._added.wait()
             name = self.waiting.popleft()
             self.running.add(name)
             try:
-                await self._process(name)
+                await self._process(name, results)
             finally:
                 self.running.discard(name)
                 self._count()
@@ -96,7 +140,7 @@ class Worker:
     def _count(self) -> None:
         self.metrics.queued.set(len(self.waiting) + len(self.running))
 
-    async def _process(self, name: str) -> None:
+    async def _process(self, name: str, results: Results) -> None:
         begun = trio.current_time()
         try:
             assignment, finished = await trio.to_thread.run_sync(self.store.load, name)
@@ -110,111 +154,150 @@ class Worker:
             return
         if finished:
             return
-        await self._run_tasks(assignment)
-        await self._insistently(self.store.complete, name)
+        await self._run_tasks(assignment, results)
         seconds = trio.current_time() - begun
         self.metrics.completed(seconds)
         log.info("assignment", id=name, state="complete", tasks=len(assignment.tasks), s=seconds)
 
-    async def _run_tasks(self, assignment: StoredAssignment) -> None:
+    async def _run_tasks(self, assignment: StoredAssignment, results: Results) -> None:
         todo = [t for t in assignment.tasks if t.status.state is TaskState.PENDING]
         names = [(task.owner, task.object_id) for task in todo]
         present = await trio.to_thread.run_sync(self.files.existing, names)
-        width = self.server.workers_per_assignment
-        tasks_send, tasks = trio.open_memory_channel[Task](0)
-        results_send, results = trio.open_memory_channel[Result](COMMIT_TASKS)
-        async with trio.open_nursery() as nursery:
-            async with results_send, tasks:
-                for _ in range(width):
-                    nursery.start_soon(self._fetch, tasks.clone(), results_send.clone(), present)
-            nursery.start_soon(self._commit, assignment, results)
-            async with tasks_send:
-                for task in todo:
-                    await tasks_send.send(task)
+        run = _Run(assignment, len(todo), trio.current_time() + PROGRESS_S)
+        self._runs.add(run)
+        try:
+            async with trio.open_nursery() as nursery:
+                left = iter(todo)
+                for _ in range(min(self.server.workers_per_assignment, len(todo))):
+                    nursery.start_soon(self._fetch, run, left, present, results)
+            if not todo:
+                await results.send(None)  # the committer must look, though nothing comes
+            await run.done.wait()
+        finally:
+            self._runs.discard(run)
 
     # --- fetchers ------------------------------------------------------------------------
 
     async def _fetch(
         self,
-        tasks: trio.MemoryReceiveChannel[Task],
-        results: trio.MemorySendChannel[Result],
+        run: _Run,
+        left: Iterator[Task],
         present: set[str],
+        results: Results,
     ) -> None:
-        async with tasks, results:
-            async for task in tasks:
-                with self.metrics.running.track_inprogress():
-                    result = await self._fetch_one(task, present)
-                await results.send(result)
+        """Take what is left of a run's tasks, one by one."""
+        for task in left:
+            with self.metrics.running.track_inprogress():
+                result = await self._fetch_one(run, task, present)
+            await results.send(result)
 
-    async def _fetch_one(self, task: Task, present: set[str]) -> Result:
+    async def _fetch_one(self, run: _Run, task: Task, present: set[str]) -> Result:
         begun = trio.current_time()
         try:
             if task.object_id in present:
                 final = self.files.final(task.owner, task.object_id)
                 if await trio.to_thread.run_sync(has_digest, final, task.md5sum):
                     self.metrics.done("skipped")
-                    return Result(task)
-            staged, size = await self.fetcher.fetch(task)
+                    return Result(run, task)
+            fetched = await self.fetcher.fetch(task)
         except (FetchFailure, LocalFailure) as exc:
-            detail = f"{task.object_id} from {task.source.manta_storage_id}: {exc}"
-            self._note(f"{exc.reason}: {detail}")
-            return Result(task, reason=exc.reason)
-        self.metrics.fetched(size, trio.current_time() - begun)
-        return Result(task, staged)
+            self._fail(task, exc.reason, str(exc))
+            return Result(run, task, reason=exc.reason)
+        self.metrics.fetched(fetched.size, trio.current_time() - begun)
+        return Result(run, task, fetched)
 
-    # --- committer -----------------------------------------------------------------------
+    # --- the committer -------------------------------------------------------------------
 
-    async def _commit(
-        self, assignment: StoredAssignment, results: trio.MemoryReceiveChannel[Result]
-    ) -> None:
-        async with results:
-            async for first in results:
-                batch = [first, *_at_hand(results, COMMIT_TASKS - 1)]
-                statuses = await trio.to_thread.run_sync(self._publish, batch)
-                await self._insistently(self.store.record, assignment, statuses)
-                for result in batch:
-                    self._count_result(result, statuses[result.task.object_id])
+    async def _commit(self, results: trio.MemoryReceiveChannel[Result | None]) -> None:
+        """Publish results as they come, and write the rows that are due."""
+        while True:
+            batch: list[Result] = []
+            with trio.move_on_at(min((run.due_at() for run in self._runs), default=math.inf)):
+                batch = await _gather(results)
+            if batch:
+                reasons = await trio.to_thread.run_sync(self._publish, batch)
+                for result, reason in zip(batch, reasons, strict=True):
+                    self._settle(result, reason)
+            now = trio.current_time()
+            if due := [run for run in self._runs if run.due_at() <= now]:
+                errors = await trio.to_thread.run_sync(self._write, due)
+                for run, error in zip(due, errors, strict=True):
+                    self._written(run, error)
 
-    def _publish(self, batch: Sequence[Result]) -> Mapping[str, TaskStatus]:
-        """In a thread: make the files of a batch durable under their names."""
-        staged = [result.staged for result in batch if result.staged is not None]
-        refused = self.files.publish(staged)
-        statuses = {}
-        for result in batch:
-            reason = result.reason or refused.get(result.task.object_id)
-            statuses[result.task.object_id] = COMPLETE if reason is None else failed(reason)
-        return statuses
+    def _publish(self, batch: Sequence[Result]) -> list[Reason | None]:
+        """In a thread: write the objects of a batch and make them durable under their names."""
+        staged: dict[int, Staged] = {}
+        failures: dict[int, LocalFailure] = {}
+        for number, result in enumerate(batch):
+            if result.fetched is not None:
+                try:
+                    staged[number] = result.fetched.stage(self.files, result.task)
+                except LocalFailure as exc:
+                    failures[number] = exc
+        refused = self.files.publish(list(staged.values()))
+        failures |= {number: refused[item] for number, item in staged.items() if item in refused}
+        for number, failure in failures.items():
+            self._fail(batch[number].task, failure.reason, str(failure))
+        return [
+            failures[number].reason if number in failures else result.reason
+            for number, result in enumerate(batch)
+        ]
 
-    def _count_result(self, result: Result, status: TaskStatus) -> None:
-        if status.reason is not None:
-            self.metrics.failed(status.reason)
-        elif result.staged is not None:
+    def _settle(self, result: Result, reason: Reason | None) -> None:
+        run = result.run
+        run.left -= 1
+        run.unwritten[result.task.object_id] = COMPLETE if reason is None else failed(reason)
+        if reason is not None:
+            self.metrics.failed(reason)
+        elif result.fetched is not None:
             self.metrics.done("completed")
 
-    async def _insistently(self, write: Callable[..., None], *args: object) -> None:
-        """Write state until the disk takes it: what is not saved is not reported."""
-        waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        while True:
+    def _write(self, due: Sequence[_Run]) -> list[StoreError | None]:
+        """In a thread: the rows of assignments, each in a transaction."""
+        errors: list[StoreError | None] = []
+        for run in due:
+            write = self.store.record if run.left else self.store.complete
             try:
-                await trio.to_thread.run_sync(write, *args)
+                write(run.assignment, run.unwritten)
             except StoreError as exc:
-                self._note(str(exc))
-                self.metrics.state_retries.inc()
-                await trio.sleep(next(waits))
+                errors.append(exc)
             else:
-                return
+                errors.append(None)
+        return errors
+
+    def _written(self, run: _Run, error: StoreError | None) -> None:
+        """What is not saved is not reported, and is written again later."""
+        now = trio.current_time()
+        run.is_failing = error is not None
+        if error is not None:
+            self._note(str(error))
+            self.metrics.state_retries.inc()
+            run.write_at = now + next(run.waits)
+            return
+        run.unwritten.clear()
+        run.write_at = now + PROGRESS_S
+        if not run.left:
+            run.done.set()
+
+    def _fail(self, task: Task, reason: Reason, detail: str) -> None:
+        self._note(f"{reason}: {task.object_id} from {task.source.manta_storage_id}: {detail}")
 
     def _note(self, text: str) -> None:
         log.warning("failure", error=text)
         self.last_errors.append(text)
 
 
-def _at_hand(results: trio.MemoryReceiveChannel[Result], limit: int) -> list[Result]:
-    """What can be received without waiting."""
-    found: list[Result] = []
-    while len(found) < limit:
+async def _gather(results: trio.MemoryReceiveChannel[Result | None]) -> list[Result]:
+    """What is at hand, waiting for the first only, up to the limits of one commit."""
+    first = await results.receive()
+    found = [] if first is None else [first]
+    size = sum(result.size for result in found)
+    while len(found) < COMMIT_TASKS and size < COMMIT_BYTES:
         try:
-            found.append(results.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
+            result = results.receive_nowait()
+        except trio.WouldBlock:
             break
+        if result is not None:
+            found.append(result)
+            size += result.size
     return found

@@ -89,8 +89,7 @@ def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore)
     stored, _ = store.load(ID)
     store.record(stored, {uuid(3): wire.COMPLETE, uuid(1): wire.failed(reasons.MD5_MISMATCH)})
     scheduled = rows(store.scheduled / ID, "select object_id, status from tasks order by rowid")
-    store.record(stored, {uuid(2): wire.failed(reasons.http_status_code(404))})
-    store.complete(ID)
+    store.complete(stored, {uuid(2): wire.failed(reasons.http_status_code(404))})
 
     assert scheduled == [
         (uuid(3), b'"Complete"'),
@@ -125,8 +124,7 @@ def test_a_file_of_the_deployed_agent_is_finished_in_its_layout(store: Assignmen
     """No table but its two, so that the deployed agent reads it again."""
     legacy_file(store.scheduled / ID, ["Complete", "Pending"])
     stored, _ = store.load(ID)
-    store.record(stored, {uuid(1): wire.COMPLETE})
-    store.complete(ID)
+    store.complete(stored, {uuid(1): wire.COMPLETE})
 
     assert rows(store.completed / ID, "select name from sqlite_master where type = 'table'") == [
         ("tasks",),
