@@ -137,7 +137,8 @@ class AssignmentStore:
 
     def find(self, assignment_id: str) -> Path | None:
         """The file of an assignment, or None if it is unknown."""
-        for folder in (self.completed, self.scheduled):
+        # In the direction in which files move, or one could slip by between the two looks.
+        for folder in (self.scheduled, self.completed):
             path = folder / assignment_id.lower()
             if path.exists():
                 return path

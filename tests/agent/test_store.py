@@ -3,6 +3,8 @@
 import json
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -174,6 +176,27 @@ def test_only_the_completed_can_be_deleted(store: AssignmentStore) -> None:
     with pytest.raises(NotFound):
         store.delete(ID)
     assert store.find(ID) is None
+
+
+def test_an_assignment_is_known_at_every_moment(store: AssignmentStore) -> None:
+    """Also while it moves: who asks just then must not be told that it is lost."""
+    names = [uuid(number) for number in range(400)]
+    for name in names:
+        (store.scheduled / name).write_text("")
+    moved, lost = threading.Event(), set[str]()
+
+    def look() -> None:
+        while not moved.is_set():
+            lost.update(name for name in names if store.find(name) is None)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for name in names:
+        os.rename(store.scheduled / name, store.completed / name)
+        time.sleep(0.001)
+    moved.set()
+    watcher.join()
+    assert lost == set()
 
 
 def test_looking_at_a_file_never_makes_one(store: AssignmentStore) -> None:
