@@ -7,17 +7,19 @@ import base64
 import ctypes
 import errno
 import hashlib
+import itertools
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import attrs
 
 from rebalancer.domain import reasons
+from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.reasons import Reason
 from rebalancer.log import get_logger
 
@@ -46,13 +48,16 @@ def _failure(exc: OSError) -> LocalFailure:
     return LocalFailure(reason, str(exc))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Staged:
-    """A verified object under its temporary name, and where it belongs."""
+    """A verified object under its temporary name, and where it belongs.
 
-    object_id: str
-    temporary: Path
-    final: Path
+    Paths are texts here: putting a pathlib one together costs as much as writing a small file.
+    """
+
+    temporary: str
+    folder: str
+    final: str
 
 
 @attrs.frozen
@@ -65,17 +70,28 @@ class ObjectFiles:
     durable: bool
     #: Called when a temporary file could not be removed.
     on_cleanup_failure: Callable[[], None] = lambda: None
+    # Temporary names: this run's, and a number for each.
+    _run: str = attrs.field(init=False, factory=lambda: uuid.uuid4().hex[:16])
+    _serial: "itertools.count[int]" = attrs.field(init=False, factory=itertools.count)
 
     def final(self, owner: str, object_id: str) -> Path:
         """Where an object lies.
 
         Raises:
-          LocalFailure: not below the root, whatever the names are.
+          LocalFailure: a name is no UUID, so it could be anywhere.
         """
-        path = self.root / owner / object_id
-        if path.parent.parent != self.root or ".." in (owner, object_id):
-            raise LocalFailure(reasons.AGENT_FS_ERROR, f"{path} is outside of {self.root}")
-        return path
+        return Path(self._place(owner, object_id).final)
+
+    def _place(self, owner: str, object_id: str) -> Staged:
+        """Where an object belongs, and a new temporary name for it.
+
+        A new one for each try: two assignments with one object must not share a file.
+        """
+        if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
+            raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
+        folder = f"{self.root}/{owner}"
+        temporary = f"{self.temp}/{owner}.{object_id}.{self._run}{next(self._serial):016x}"
+        return Staged(temporary, folder, f"{folder}/{object_id}")
 
     def prepare(self) -> int:
         """Make the folders and remove what an earlier run left unfinished; how many files.
@@ -87,16 +103,17 @@ class ObjectFiles:
         with os.scandir(self.temp) as entries:
             for entry in entries:
                 if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    removed += self.discard(Path(entry.path))
+                    removed += self.discard(entry.path)
         return removed
 
     def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
         """The object ids among (owner, object id) pairs that have a file already."""
-        return {name for owner, name in names if (self.root / owner / name).exists()}
+        return {name for owner, name in names if os.path.exists(f"{self.root}/{owner}/{name}")}
 
     def free_bytes(self) -> int:
         """Bytes that may be used, the reserve not counted."""
-        return max(0, shutil.disk_usage(self.temp).free - self.reserve_bytes)
+        found = os.statvfs(self.temp)
+        return max(0, found.f_bavail * found.f_frsize - self.reserve_bytes)
 
     def open(self, owner: str, object_id: str, length: int | None) -> "Download":
         """Begin a download of `length` bytes (None: unknown).
@@ -104,16 +121,14 @@ class ObjectFiles:
         Raises:
           LocalFailure: no room for it, or the file cannot be made.
         """
-        final = self.final(owner, object_id)
+        place = self._place(owner, object_id)
         if length is not None and length > self.free_bytes():
             raise LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, f"{length} bytes do not fit")
-        # A new name for each try: two assignments with one object must not share a file.
-        temporary = self.temp / f"{owner}.{object_id}.{uuid.uuid4().hex}"
         try:
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+            file = os.open(place.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         except OSError as exc:
             raise _failure(exc) from exc
-        return Download(self, Staged(object_id, temporary, final), file)
+        return Download(self, place, file)
 
     def stage(self, owner: str, object_id: str, body: bytes, md5: str) -> Staged:
         """Verify a whole object and write it under a temporary name.
@@ -121,10 +136,11 @@ class ObjectFiles:
         Raises:
           LocalFailure: `MD5Mismatch`, no room, or the disk failed; nothing is left of it.
         """
+        check_digest(hashlib.md5(body, usedforsecurity=False).digest(), md5)
         download = self.open(owner, object_id, len(body))
         try:
-            download.write(body)
-            return download.finish(md5)
+            download.append(body)
+            return download.close()
         except BaseException:
             download.discard()
             raise
@@ -136,23 +152,31 @@ class ObjectFiles:
         contents first, then the renames, then the folders.
         """
         failed = self._sync_all({item.temporary: [item] for item in batch})
-        folders: dict[Path, list[Staged]] = {}
+        folders: dict[str, list[Staged]] = {}
         for item in batch:
             if item in failed:
                 continue
             try:
-                if self._make_folder(item.final.parent):
-                    self._sync(self.root)
-                os.rename(item.temporary, item.final)
+                self._rename(item)
             except OSError as exc:
                 failed[item] = _failure(exc)
             else:
-                folders.setdefault(item.final.parent, []).append(item)
+                folders.setdefault(item.folder, []).append(item)
         for item in failed:
             self.discard(item.temporary)
         return failed | self._sync_all(folders)
 
-    def _sync_all(self, paths: Mapping[Path, Sequence[Staged]]) -> dict[Staged, LocalFailure]:
+    def _rename(self, item: Staged) -> None:
+        try:
+            os.rename(item.temporary, item.final)
+        except FileNotFoundError:
+            # The account's first object here; another one may make its folder just now.
+            with suppress(FileExistsError):
+                os.mkdir(item.folder, FOLDER_MODE)
+            self._sync(str(self.root))
+            os.rename(item.temporary, item.final)
+
+    def _sync_all(self, paths: Mapping[str, Sequence[Staged]]) -> dict[Staged, LocalFailure]:
         """Bring files or folders to stable storage; the items of those that failed."""
         if not self.durable:
             return {}
@@ -163,28 +187,23 @@ class ObjectFiles:
             try:
                 self._sync(path)
             except OSError as exc:
-                log.error("not synced", path=str(path), error=str(exc))
+                log.error("not synced", path=path, error=str(exc))
                 failed.update(dict.fromkeys(items, _failure(exc)))
         return failed
 
-    def discard(self, temporary: Path) -> bool:
+    def discard(self, temporary: str) -> bool:
         """Remove a temporary file; whether that worked.  One that stays goes at the next start."""
         try:
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
         except OSError as exc:
-            log.error("temporary file not removed", path=str(temporary), error=str(exc))
+            log.error("temporary file not removed", path=temporary, error=str(exc))
             self.on_cleanup_failure()
             return False
         return True
 
-    def _make_folder(self, folder: Path) -> bool:
-        try:
-            folder.mkdir(mode=FOLDER_MODE)
-        except FileExistsError:
-            return False
-        return True
-
-    def _sync(self, path: Path) -> None:
+    def _sync(self, path: str) -> None:
         if not self.durable:
             return
         file = os.open(path, os.O_RDONLY)
@@ -208,12 +227,20 @@ class Download:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Append `data`.
+        """Append `data` and take it into the digest.
 
         Raises:
           LocalFailure: the disk does not take it.
         """
         self._digest.update(data)
+        self.append(data)
+
+    def append(self, data: bytes) -> None:
+        """Append `data`, which is verified already.
+
+        Raises:
+          LocalFailure: the disk does not take it.
+        """
         self.size += len(data)
         view = memoryview(data)
         try:
@@ -228,14 +255,24 @@ class Download:
         Raises:
           LocalFailure: `MD5Mismatch`, and nothing is left of it; or the disk failed.
         """
+        staged = self.close()
+        try:
+            check_digest(self._digest.digest(), md5)
+        except LocalFailure:
+            self.discard()
+            raise
+        return staged
+
+    def close(self) -> Staged:
+        """All bytes are written.
+
+        Raises:
+          LocalFailure: the disk failed.
+        """
         try:
             self._close()
         except OSError as exc:
             raise _failure(exc) from exc
-        actual = base64.b64encode(self._digest.digest()).decode()
-        if actual != md5:
-            self.discard()
-            raise LocalFailure(reasons.MD5_MISMATCH, f"MD5 is {actual}, expected {md5}")
         return self._staged
 
     def discard(self) -> None:
@@ -250,6 +287,17 @@ class Download:
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
+
+
+def check_digest(digest: bytes, md5: str) -> None:
+    """Compare an MD5 with the base64 form of the expected one.
+
+    Raises:
+      LocalFailure: `MD5Mismatch`.
+    """
+    actual = base64.b64encode(digest).decode()
+    if actual != md5:
+        raise LocalFailure(reasons.MD5_MISMATCH, f"MD5 is {actual}, expected {md5}")
 
 
 def has_digest(path: Path, md5: str) -> bool:

@@ -293,7 +293,7 @@ def work_off(address: str, bodies: list[tuple[str, bytes]]) -> None:
             if isinstance(state, dict):
                 assert state == {"Complete": None}, state
                 break
-            time.sleep(0.02)
+            time.sleep(0.05)
     connection.close()
 
 
