@@ -115,7 +115,7 @@ def make_api(agent: Agent) -> QuartTrio:
                 "uptime_s": round(time.monotonic() - agent.started, 3),
                 "waiting": len(agent.worker.waiting),
                 "running": sorted(agent.worker.running),
-                "bytes_received": agent.worker.fetcher.received,
+                "bytes_received": agent.worker.received,
                 "disk_free_bytes": free,
                 "last_errors": list(agent.worker.last_errors),
             }

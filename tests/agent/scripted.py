@@ -58,6 +58,8 @@ class Rig:
 def settings(folder: Path, port: int, **source: Any) -> AgentConfig:
     """A configuration for folders of the test, with the source behind 2.stor.lab."""
     text = f"""
+        [server]
+        fetchers = 0
         [storage]
         manta_root = "{folder}/manta"
         state_dir = "{folder}/state"
@@ -83,9 +85,9 @@ async def open_rig(
     """An agent that works, and its source."""
     async with open_source(answer) as source:
         config = change(settings(folder, source.port, **source_options))
-        with open_agent(config) as agent:
-            agent.worker.resume()
-            async with trio.open_nursery() as work:
-                work.start_soon(agent.worker.run)
-                yield Rig(agent, make_api(agent).test_client(), folder, source)
-                work.cancel_scope.cancel()
+        agent = open_agent(config)
+        agent.worker.resume()
+        async with trio.open_nursery() as work:
+            work.start_soon(agent.worker.run)
+            yield Rig(agent, make_api(agent).test_client(), folder, source)
+            work.cancel_scope.cancel()

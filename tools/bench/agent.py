@@ -224,10 +224,10 @@ def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
         """
     )
     command = [sys.executable, "-m", "rebalancer", "agent", "-c", str(config)]
-    with (place / "log").open("wb") as log:
+    with Path("/tmp/agent.log").open("wb") as log:
         popen = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        address = listening(place / "log", popen)
+        address = listening(Path("/tmp/agent.log"), popen)
         peak = Peak(popen.pid)
         peak.start()
         cpu = cpu_seconds(popen.pid)

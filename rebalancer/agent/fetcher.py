@@ -1,0 +1,209 @@
+"""A fetcher: pulls the objects of lots and puts them into place, in a process of its own.
+
+It ends when the agent closes its connection, be it by dying; signals are for the agent alone.
+Small files are written on the event loop: nothing but transfers waits for it here, and a thread
+would hold this loop up for longer than the writing does.  Syncs, and large objects, have threads.
+"""
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer import log
+from rebalancer.agent.fetch import Fetched, Fetcher, FetchFailure
+from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest
+from rebalancer.agent.messages import Line, Lot, Outcome
+from rebalancer.config import AgentSource, AgentStorage
+from rebalancer.domain.reasons import Reason
+from rebalancer.wire import Task
+
+#: The most objects that one commit covers, and bytes of theirs that are in memory.
+COMMIT_OBJECTS = 256
+COMMIT_BYTES = 16 << 20
+#: Objects that wait for the next commit, and how long it waits for more of them, in seconds.
+QUEUE = 64
+MOMENT_S = 0.003
+
+
+@attrs.frozen
+class Setup:
+    """The first message to a fetcher."""
+
+    storage: AgentStorage
+    source: AgentSource
+    hosts: Mapping[str, str]
+    log_level: str = "info"
+
+    def encode(self) -> Any:
+        """As JSON has it."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def decode(cls, value: Any) -> "Setup":
+        """The reverse."""
+        source = AgentSource(
+            **{**value["source"], "allowed_domains": tuple(value["source"]["allowed_domains"])}
+        )
+        return cls(AgentStorage(**value["storage"]), source, value["hosts"], value["log_level"])
+
+
+@attrs.frozen(eq=False)
+class _Pulled:
+    """A task whose object is here, or failed."""
+
+    lot: int
+    index: int
+    task: Task
+    fetched: Fetched | None = None
+    seconds: float = 0.0
+    reason: Reason | None = None
+    detail: str = ""
+
+    @property
+    def in_memory(self) -> int:
+        return 0 if self.fetched is None else len(self.fetched.body)
+
+    def outcome(self, failure: LocalFailure | None) -> Outcome:
+        size = None if self.fetched is None else self.fetched.size
+        if failure is not None:
+            return Outcome(self.lot, self.index, size, self.seconds, failure.reason, str(failure))
+        return Outcome(self.lot, self.index, size, self.seconds, self.reason, self.detail)
+
+
+async def serve(line: Line, setup: Setup) -> None:
+    """Work off lots until the other side is gone."""
+    files = open_files(setup.storage)
+    fetcher = Fetcher(files, setup.source, setup.hosts)
+    send, receive = trio.open_memory_channel[_Pulled](QUEUE)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_commit, files, receive, line)
+            while (message := await line.receive()) is not None:
+                nursery.start_soon(_work, fetcher, files, Lot.decode(message), send)
+            nursery.cancel_scope.cancel()
+    except* trio.BrokenResourceError:
+        pass  # the agent is gone, so nobody wants to know
+    finally:
+        fetcher.close()
+
+
+def open_files(storage: AgentStorage) -> ObjectFiles:
+    """The object root that a configuration names."""
+    return ObjectFiles(
+        root=storage.root,
+        temp=storage.temp,
+        reserve_bytes=storage.reserve_mb << 20,
+        durable=storage.durable,
+    )
+
+
+# --- pulling -------------------------------------------------------------------------------
+
+
+async def _work(
+    fetcher: Fetcher, files: ObjectFiles, lot: Lot, pulled: trio.MemorySendChannel[_Pulled]
+) -> None:
+    names = [(task.owner, task.object_id) for task in lot.tasks]
+    present = await trio.to_thread.run_sync(files.existing, names)
+    left = iter(enumerate(lot.tasks))
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(lot.width, len(lot.tasks))):
+            nursery.start_soon(_pull, fetcher, files, lot, left, present, pulled)
+
+
+async def _pull(
+    fetcher: Fetcher,
+    files: ObjectFiles,
+    lot: Lot,
+    left: Iterator[tuple[int, Task]],
+    present: set[str],
+    pulled: trio.MemorySendChannel[_Pulled],
+) -> None:
+    """Take what is left of a lot's tasks, one by one."""
+    for index, task in left:
+        begun = trio.current_time()
+        try:
+            fetched = None
+            if not (task.object_id in present and await _is_there(files, task)):
+                fetched = await fetcher.fetch(task)
+        except (FetchFailure, LocalFailure) as exc:
+            await pulled.send(_Pulled(lot.number, index, task, reason=exc.reason, detail=str(exc)))
+        else:
+            seconds = trio.current_time() - begun
+            await pulled.send(_Pulled(lot.number, index, task, fetched, seconds))
+
+
+async def _is_there(files: ObjectFiles, task: Task) -> bool:
+    final = files.final(task.owner, task.object_id)
+    return await trio.to_thread.run_sync(has_digest, final, task.md5sum)
+
+
+# --- putting into place --------------------------------------------------------------------
+
+
+async def _commit(
+    files: ObjectFiles, pulled: trio.MemoryReceiveChannel[_Pulled], line: Line
+) -> None:
+    while True:
+        batch = await _gather(pulled)
+        failures = await _publish(files, batch)
+        outcomes = [one.outcome(failures.get(one)).encode() for one in batch]
+        await line.send(outcomes)
+
+
+async def _gather(pulled: trio.MemoryReceiveChannel[_Pulled]) -> list[_Pulled]:
+    """What is at hand, and what comes within a moment, up to the limits of one commit."""
+    found = [await pulled.receive()]
+    await trio.sleep(MOMENT_S)
+    size = found[0].in_memory
+    while len(found) < COMMIT_OBJECTS and size < COMMIT_BYTES:
+        try:
+            found.append(pulled.receive_nowait())
+        except trio.WouldBlock:
+            break
+        size += found[-1].in_memory
+    return found
+
+
+async def _publish(files: ObjectFiles, batch: Sequence[_Pulled]) -> dict[_Pulled, LocalFailure]:
+    """Write the objects of a batch and make them durable under their names; what failed."""
+    failures: dict[_Pulled, LocalFailure] = {}
+    staged: dict[Staged, _Pulled] = {}
+    for one in batch:
+        if one.fetched is not None:
+            try:
+                staged[one.fetched.stage(files, one.task)] = one
+            except LocalFailure as exc:
+                failures[one] = exc
+    if files.durable:
+        refused = await trio.to_thread.run_sync(files.publish, list(staged))
+    else:
+        refused = files.publish(list(staged))
+    return failures | {staged[item]: failure for item, failure in refused.items()}
+
+
+def main() -> None:
+    """The process; its argument is the descriptor of the connection to the agent."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # By default a thread may keep the loop waiting for 5 ms each time that it wants to go on.
+    sys.setswitchinterval(0.0002)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    trio.run(_run, connection)
+
+
+async def _run(connection: socket.socket) -> None:
+    line = Line(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
+    if (message := await line.receive()) is not None:
+        setup = Setup.decode(message)
+        log.configure("rebalancer-agent", setup.log_level)
+        await serve(line, setup)
+
+
+if __name__ == "__main__":
+    main()
