@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from typing import Any
 
 import attrs
@@ -17,7 +18,7 @@ from rebalancer.config import AgentApi
 from rebalancer.daemon import body_json, make_app
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, StoreError, Unavailable
-from rebalancer.wire import Dialect
+from rebalancer.wire import AssignmentReport, Dialect
 
 #: Assignments in one answer to GET /assignments.
 PAGE = 100
@@ -52,11 +53,12 @@ class Agent:
             raise Conflict(f"assignment {assignment.id} is being saved")
         self.saving.add(name)
         try:
-            await trio.to_thread.run_sync(self.store.save, assignment, wire.detect_dialect(body))
+            save = partial(self.store.save, assignment, wire.detect_dialect(body))
+            stored = await trio.to_thread.run_sync(save)
         except StoreError as exc:
             raise Unavailable(str(exc)) from exc
         else:
-            self.worker.add(name)
+            self.worker.add(stored)
         finally:
             self.saving.discard(name)
         return assignment.id
@@ -68,11 +70,15 @@ class Agent:
           NotFound: it is unknown.
         """
         name = assignment_id.lower()
-        stored, finished = await trio.to_thread.run_sync(self.store.load, name)
-        report = stored.report(running=name in self.worker.running, finished=finished)
+        if (progress := self.worker.progress(name)) is not None:
+            dialect, stats = progress
+        else:
+            stored, finished = await trio.to_thread.run_sync(self.store.load, name)
+            dialect = stored.dialect
+            stats = stored.report(running=False, finished=finished).stats
         fixed = self.config.dialect
-        dialect = stored.dialect if fixed == "auto" else Dialect(fixed)
-        return wire.report_to_wire(report, dialect)
+        report = AssignmentReport(name, stats)
+        return wire.report_to_wire(report, dialect if fixed == "auto" else Dialect(fixed))
 
 
 def make_api(agent: Agent) -> QuartTrio:

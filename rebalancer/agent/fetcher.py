@@ -27,7 +27,7 @@ COMMIT_OBJECTS = 256
 COMMIT_BYTES = 16 << 20
 #: Objects that wait for the next commit, and how long it waits for more of them, in seconds.
 QUEUE = 64
-MOMENT_S = 0.003
+MOMENT_S = 0.01
 
 
 @attrs.frozen

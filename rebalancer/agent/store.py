@@ -113,7 +113,7 @@ class AssignmentStore:
         except OSError as exc:
             raise StoreError(f"{self.folder}: {exc}") from exc
 
-    def save(self, assignment: Assignment, dialect: Dialect) -> None:
+    def save(self, assignment: Assignment, dialect: Dialect) -> StoredAssignment:
         """Store a new assignment: on return it survives a power failure.
 
         Raises:
@@ -134,6 +134,7 @@ class AssignmentStore:
         except (OSError, sqlite3.Error) as exc:
             path.unlink(missing_ok=True)
             raise StoreError(f"assignment {assignment.id} cannot be saved: {exc}") from exc
+        return StoredAssignment(name, assignment.tasks, dialect, received)
 
     def find(self, assignment_id: str) -> Path | None:
         """The file of an assignment, or None if it is unknown."""

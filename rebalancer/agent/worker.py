@@ -22,11 +22,21 @@ from rebalancer.domain import reasons
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.retry import pauses
-from rebalancer.wire import COMPLETE, Task, TaskState, TaskStatus, failed
+from rebalancer.wire import (
+    COMPLETE,
+    AssignmentStats,
+    Dialect,
+    Task,
+    TaskState,
+    TaskStatus,
+    failed,
+)
 
 #: Rows of a running assignment are at most this many seconds behind.
 PROGRESS_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
+#: Waiting assignments that are kept in memory, so that they need not be read again.
+FRESH = 32
 #: Errors kept for /status.
 LAST_ERRORS = 20
 
@@ -38,8 +48,8 @@ class _Run:
     """An assignment being worked on.
 
     Mutable state: how many of its tasks have not ended, which have, and how those did that no
-    row tells of yet; when rows may be written next, the pauses after failures to, and whether
-    all is done.
+    row tells of yet; how many rows have been written, and of failures; when rows may be written
+    next, the pauses after failures to, and whether all is done.
     """
 
     assignment: StoredAssignment
@@ -47,6 +57,8 @@ class _Run:
     write_at: float
     settled: set[str] = attrs.field(factory=set)
     unwritten: dict[str, TaskStatus] = attrs.field(factory=dict)
+    recorded: int = 0
+    recorded_failed: int = 0
     waits: Iterator[float] = attrs.field(factory=lambda: pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     is_failing: bool = False
     done: trio.Event = attrs.field(factory=trio.Event)
@@ -65,7 +77,8 @@ class Worker:
     """The assignments of an agent.
 
     Mutable state: the ids that wait, in order, and those that run, with what is known of them;
-    events that wake idle workers and the committer; bytes received; recent errors.
+    some that wait, as they were stored; events that wake idle workers and the committer; bytes
+    received; recent errors.
     """
 
     server: AgentServer
@@ -77,16 +90,31 @@ class Worker:
     running: set[str] = attrs.field(factory=set)
     last_errors: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
     received: int = 0
-    _runs: set[_Run] = attrs.field(factory=set)
+    _fresh: dict[str, StoredAssignment] = attrs.field(factory=dict)
+    _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _added: trio.Event = attrs.field(factory=trio.Event)
 
-    def add(self, assignment_id: str) -> None:
-        """Work on an assignment that is stored, after all that came before it."""
-        self.waiting.append(assignment_id)
+    def add(self, assignment: StoredAssignment) -> None:
+        """Work on an assignment that has just been stored, after all that came before it."""
+        self.waiting.append(assignment.id)
+        if len(self._fresh) < FRESH:
+            self._fresh[assignment.id] = assignment
         self._count()
         self._added.set()
         self._added = trio.Event()
+
+    def progress(self, assignment_id: str) -> tuple[Dialect, AssignmentStats] | None:
+        """How an assignment stands that is being worked on, going by its rows, and its dialect.
+
+        From memory, because managers ask often; None if it is not being worked on.
+        """
+        if (run := self._runs.get(assignment_id)) is None:
+            return None
+        before = [t.status for t in run.assignment.tasks if t.status.state is not TaskState.PENDING]
+        failures = sum(status.reason is not None for status in before) + run.recorded_failed
+        processed, total = len(before) + run.recorded, len(run.assignment.tasks)
+        return run.assignment.dialect, AssignmentStats("Running", failures, processed, total)
 
     def resume(self) -> None:
         """Queue what an earlier run left, before anything new comes.  Blocking.
@@ -125,27 +153,31 @@ class Worker:
 
     async def _process(self, name: str) -> None:
         begun = trio.current_time()
-        try:
-            assignment, finished = await trio.to_thread.run_sync(self.store.load, name)
-        except StoreError as exc:
-            self._note(f"quarantined: {exc}")
-            self.metrics.quarantined.inc()
-            await trio.to_thread.run_sync(self.store.set_aside, name)
-            return
-        except NotFound as exc:
-            self._note(str(exc))  # somebody removed its file
-            return
-        if finished:
+        if (assignment := self._fresh.pop(name, None) or await self._load(name)) is None:
             return
         await self._run_tasks(assignment)
         seconds = trio.current_time() - begun
         self.metrics.completed(seconds)
         log.info("assignment", id=name, state="complete", tasks=len(assignment.tasks), s=seconds)
 
+    async def _load(self, name: str) -> StoredAssignment | None:
+        """Read an assignment; None if there is nothing to do about it."""
+        try:
+            assignment, finished = await trio.to_thread.run_sync(self.store.load, name)
+        except StoreError as exc:
+            self._note(f"quarantined: {exc}")
+            self.metrics.quarantined.inc()
+            await trio.to_thread.run_sync(self.store.set_aside, name)
+            return None
+        except NotFound as exc:
+            self._note(str(exc))  # somebody removed its file
+            return None
+        return None if finished else assignment
+
     async def _run_tasks(self, assignment: StoredAssignment) -> None:
         todo = [t for t in assignment.tasks if t.status.state is TaskState.PENDING]
         run = _Run(assignment, len(todo), trio.current_time() + PROGRESS_S)
-        self._runs.add(run)
+        self._runs[assignment.id] = run
         self._wake_committer()
         width = self.server.workers_per_assignment
         parts = min(len(self.fetchers), width, len(todo))
@@ -156,7 +188,7 @@ class Worker:
                     nursery.start_soon(self._fetch, run, fetcher, todo[part::parts], share)
             await run.done.wait()
         finally:
-            self._runs.discard(run)
+            self._runs.pop(assignment.id, None)
 
     def _idlest(self) -> list[FetcherLine]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
@@ -198,11 +230,13 @@ class Worker:
     async def _commit(self) -> None:
         """Write the rows of assignments that are due, several in one step."""
         while True:
-            with trio.move_on_at(min((run.due_at() for run in self._runs), default=math.inf)):
+            with trio.move_on_at(
+                min((run.due_at() for run in self._runs.values()), default=math.inf)
+            ):
                 await self._ended.wait()
             self._ended = trio.Event()
             now = trio.current_time()
-            if due := [run for run in self._runs if run.due_at() <= now]:
+            if due := [run for run in self._runs.values() if run.due_at() <= now]:
                 writes = [(run, dict(run.unwritten), not run.left) for run in due]
                 errors = await trio.to_thread.run_sync(self._write, writes)
                 for (run, statuses, is_last), error in zip(writes, errors, strict=True):
@@ -234,11 +268,13 @@ class Worker:
             self.metrics.state_retries.inc()
             run.write_at = now + next(run.waits)
             return
-        for object_id in statuses:
+        for object_id, status in statuses.items():
             del run.unwritten[object_id]
+            run.recorded += 1
+            run.recorded_failed += status.reason is not None
         run.write_at = now + PROGRESS_S
         if is_last:
-            self._runs.discard(run)
+            del self._runs[run.assignment.id]
             run.done.set()
 
     def _note(self, text: str) -> None:

@@ -224,10 +224,11 @@ def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
         """
     )
     command = [sys.executable, "-m", "rebalancer", "agent", "-c", str(config)]
-    with Path("/tmp/agent.log").open("wb") as log:
+    with (place / "log").open("wb") as log:
         popen = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        address = listening(Path("/tmp/agent.log"), popen)
+        address = listening(place / "log", popen)
+        time.sleep(1)  # until its fetchers are up: an agent runs for months
         peak = Peak(popen.pid)
         peak.start()
         cpu = cpu_seconds(popen.pid)
