@@ -75,7 +75,9 @@ class _Pulled:
         return Outcome(self.lot, self.index, size, self.seconds, self.reason, self.detail)
 
 
-async def serve(line: Line, setup: Setup) -> None:
+async def serve(
+    line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Work off lots until the other side is gone."""
     files = open_files(setup.storage)
     fetcher = Fetcher(files, setup.source, setup.hosts)
@@ -83,6 +85,7 @@ async def serve(line: Line, setup: Setup) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_commit, files, receive, line)
+            task_status.started()
             while (message := await line.receive()) is not None:
                 nursery.start_soon(_work, fetcher, files, Lot.decode(message), send)
             nursery.cancel_scope.cancel()

@@ -152,7 +152,7 @@ async def _within(setup: Setup) -> AsyncIterator[Line]:
     ours, theirs = socket.socketpair()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, _line(theirs), setup)
+            await nursery.start(serve, _line(theirs), setup)
             yield _line(ours)
             nursery.cancel_scope.cancel()
     finally:

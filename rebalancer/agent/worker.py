@@ -219,8 +219,8 @@ class Worker:
             self._note(f"{reason}: {task.object_id} from {source}: {outcome.detail}")
         else:
             self.metrics.done("skipped" if outcome.size is None else "completed")
-        if not run.left:
-            self._wake_committer()
+        if not run.left or len(run.unwritten) == 1:
+            self._wake_committer()  # there is something due, at once or later
 
     # --- the committer -------------------------------------------------------------------
 

@@ -82,7 +82,9 @@ async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
         return Answer(data) if request < whole else Answer(data[: len(data) // 2], hang=True)
 
     async with open_source(answer) as source, httpx.AsyncClient() as client:
-        alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}")
+        # One fetcher, so that two of the others hang whichever came first.
+        server = {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2, "fetchers": 1}
+        alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}", server=server)
         await alone.process.start()
         try:
             body = {"id": ASSIGNMENT, "tasks": tasks}
@@ -95,8 +97,8 @@ async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
                 assert (status, seconds < END_S) == (0, True)
                 assert list(temporary.iterdir()) == []
             else:
-                alone.process.kill()
-                await files_appear(temporary, 2)
+                alone.process.kill()  # its fetchers notice, and tidy up
+                await files_appear(temporary, 0)
             recorded = recorded_tasks(tmp_path / "state")
             whole, asked_before = 1000, len(source.paths)
             await alone.process.start()
@@ -111,6 +113,46 @@ async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
     assert list(temporary.iterdir()) == []
     for index, content in enumerate(contents):
         assert (tmp_path / "manta" / OWNER / uuid(index)).read_bytes() == content
+
+
+def children(pid: int) -> list[int]:
+    """The kernel keeps them by the thread that started them."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in lists for child in text.split()]
+
+
+async def test_fetchers_that_are_killed_are_replaced(tmp_path: Path) -> None:
+    """The assignment is finished by their successors; none outlives its agent."""
+    contents = [f"object {index} ".encode() * 300_000 for index in range(6)]
+    tasks = [task(number, content) for number, content in enumerate(contents)]
+    killed = False
+
+    def answer(_request: int, path: str) -> Answer:
+        data = ok(contents[int(path[-6:])])
+        return Answer(data) if killed else Answer(data[: len(data) // 2], hang=True)
+
+    async with open_source(answer) as source, httpx.AsyncClient() as client:
+        alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}")
+        await alone.process.start()
+        try:
+            body = {"id": ASSIGNMENT, "tasks": tasks}
+            await client.post(f"{alone.url}/assignments", json=body)
+            await files_appear(tmp_path / "manta" / "rebalancer", 2)
+            first = children(alone.process.pid)
+            killed = True
+            for pid in first:
+                os.kill(pid, signal.SIGKILL)
+            await reach(client, alone, ASSIGNMENT, 6)
+            done = await processed(client, alone, ASSIGNMENT)
+            second = children(alone.process.pid)
+            status, _ = await alone.process.stop()
+        finally:
+            if alone.process.is_running:
+                alone.process.kill()
+
+    assert (len(first), len(second), set(first) & set(second)) == (2, 2, set())
+    assert (status, done["state"]) == (0, {"Complete": None})
+    assert [pid for pid in second if os.path.exists(f"/proc/{pid}")] == []  # noqa: ASYNC240
 
 
 def test_kill_of_manager_and_agent_fetches_nothing_again(tmp_path: Path) -> None:
