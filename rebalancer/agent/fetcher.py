@@ -22,12 +22,15 @@ from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.domain.reasons import Reason
 from rebalancer.wire import Task
 
-#: The most objects that one commit covers, and bytes of theirs that are in memory.
+#: The most objects that one commit covers, the bytes of them in memory that are enough for one,
+#: and how long it waits for more, in seconds.
 COMMIT_OBJECTS = 256
-COMMIT_BYTES = 16 << 20
-#: Objects that wait for the next commit, and how long it waits for more of them, in seconds.
-QUEUE = 64
+COMMIT_BYTES = 1 << 20
 MOMENT_S = 0.01
+#: Objects that wait for the next commit.
+QUEUE = 256
+#: Bytes of pulled objects in memory, about: who has pulled one more waits before the next.
+MEMORY_BYTES = 8 << 20
 
 
 @attrs.frozen
@@ -75,24 +78,54 @@ class _Pulled:
         return Outcome(self.lot, self.index, size, self.seconds, self.reason, self.detail)
 
 
+@attrs.define(eq=False)
+class _Memory:
+    """Bytes that may still be held.  Mutable state: these, and who waits for more."""
+
+    left: int = MEMORY_BYTES
+    _freed: trio.Event = attrs.field(factory=trio.Event)
+
+    async def take(self, size: int) -> None:
+        """Hold `size` bytes; may overdraw, but then nobody else gets any."""
+        while self.left <= 0:
+            await self._freed.wait()
+        self.left -= size
+
+    def give(self, size: int) -> None:
+        """They are on disk."""
+        self.left += size
+        self._freed.set()
+        self._freed = trio.Event()
+
+
+@attrs.frozen
+class _Tools:
+    """What the tasks of a fetcher share."""
+
+    files: ObjectFiles
+    fetcher: Fetcher
+    line: Line
+    memory: _Memory = attrs.field(factory=_Memory)
+
+
 async def serve(
     line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Work off lots until the other side is gone."""
     files = open_files(setup.storage)
-    fetcher = Fetcher(files, setup.source, setup.hosts)
+    tools = _Tools(files, Fetcher(files, setup.source, setup.hosts), line)
     send, receive = trio.open_memory_channel[_Pulled](QUEUE)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_commit, files, receive, line)
+            nursery.start_soon(_commit, tools, receive)
             task_status.started()
             while (message := await line.receive()) is not None:
-                nursery.start_soon(_work, fetcher, files, Lot.decode(message), send)
+                nursery.start_soon(_work, tools, Lot.decode(message), send)
             nursery.cancel_scope.cancel()
     except* trio.BrokenResourceError:
         pass  # the agent is gone, so nobody wants to know
     finally:
-        fetcher.close()
+        tools.fetcher.close()
 
 
 def open_files(storage: AgentStorage) -> ObjectFiles:
@@ -108,20 +141,17 @@ def open_files(storage: AgentStorage) -> ObjectFiles:
 # --- pulling -------------------------------------------------------------------------------
 
 
-async def _work(
-    fetcher: Fetcher, files: ObjectFiles, lot: Lot, pulled: trio.MemorySendChannel[_Pulled]
-) -> None:
+async def _work(tools: _Tools, lot: Lot, pulled: trio.MemorySendChannel[_Pulled]) -> None:
     names = [(task.owner, task.object_id) for task in lot.tasks]
-    present = await trio.to_thread.run_sync(files.existing, names)
+    present = await trio.to_thread.run_sync(tools.files.existing, names)
     left = iter(enumerate(lot.tasks))
     async with trio.open_nursery() as nursery:
         for _ in range(min(lot.width, len(lot.tasks))):
-            nursery.start_soon(_pull, fetcher, files, lot, left, present, pulled)
+            nursery.start_soon(_pull, tools, lot, left, present, pulled)
 
 
 async def _pull(
-    fetcher: Fetcher,
-    files: ObjectFiles,
+    tools: _Tools,
     lot: Lot,
     left: Iterator[tuple[int, Task]],
     present: set[str],
@@ -132,13 +162,14 @@ async def _pull(
         begun = trio.current_time()
         try:
             fetched = None
-            if not (task.object_id in present and await _is_there(files, task)):
-                fetched = await fetcher.fetch(task)
+            if not (task.object_id in present and await _is_there(tools.files, task)):
+                fetched = await tools.fetcher.fetch(task)
         except (FetchFailure, LocalFailure) as exc:
             await pulled.send(_Pulled(lot.number, index, task, reason=exc.reason, detail=str(exc)))
         else:
-            seconds = trio.current_time() - begun
-            await pulled.send(_Pulled(lot.number, index, task, fetched, seconds))
+            one = _Pulled(lot.number, index, task, fetched, trio.current_time() - begun)
+            await tools.memory.take(one.in_memory)
+            await pulled.send(one)
 
 
 async def _is_there(files: ObjectFiles, task: Task) -> bool:
@@ -149,27 +180,24 @@ async def _is_there(files: ObjectFiles, task: Task) -> bool:
 # --- putting into place --------------------------------------------------------------------
 
 
-async def _commit(
-    files: ObjectFiles, pulled: trio.MemoryReceiveChannel[_Pulled], line: Line
-) -> None:
+async def _commit(tools: _Tools, pulled: trio.MemoryReceiveChannel[_Pulled]) -> None:
     while True:
         batch = await _gather(pulled)
-        failures = await _publish(files, batch)
+        failures = await _publish(tools.files, batch)
+        tools.memory.give(sum(one.in_memory for one in batch))
         outcomes = [one.outcome(failures.get(one)).encode() for one in batch]
-        await line.send(outcomes)
+        del batch  # what it holds is on disk, and the next may be long in coming
+        await tools.line.send(outcomes)
 
 
 async def _gather(pulled: trio.MemoryReceiveChannel[_Pulled]) -> list[_Pulled]:
-    """What is at hand, and what comes within a moment, up to the limits of one commit."""
+    """What comes within a moment of the first, up to the limits of one commit."""
     found = [await pulled.receive()]
-    await trio.sleep(MOMENT_S)
     size = found[0].in_memory
-    while len(found) < COMMIT_OBJECTS and size < COMMIT_BYTES:
-        try:
-            found.append(pulled.receive_nowait())
-        except trio.WouldBlock:
-            break
-        size += found[-1].in_memory
+    with trio.move_on_after(MOMENT_S):
+        while len(found) < COMMIT_OBJECTS and size < COMMIT_BYTES:
+            found.append(await pulled.receive())
+            size += found[-1].in_memory
     return found
 
 
