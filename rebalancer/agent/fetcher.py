@@ -122,7 +122,7 @@ async def serve(
             while (message := await line.receive()) is not None:
                 nursery.start_soon(_work, tools, Lot.decode(message), send)
             nursery.cancel_scope.cancel()
-    except* trio.BrokenResourceError:
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the agent is gone, so nobody wants to know
     finally:
         tools.fetcher.close()

@@ -106,7 +106,7 @@ class FetcherLine:
                 if self._line is not None:
                     await self._line.send(lot.encode())
                     await waiting.over.wait()
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 await trio.sleep(PAUSE_S)
             finally:
                 del self._lots[lot.number]

@@ -11,6 +11,8 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.wire import Task
 
+#: The other side takes a message within so many seconds, or is as good as dead.
+SEND_S = 10.0
 _RECEIVE_BYTES = 64 << 10
 
 
@@ -80,19 +82,23 @@ class Line:
         """Send one message, whole even if cancelled: half of one would spoil the next.
 
         Raises:
-          trio.BrokenResourceError: the other side is gone.
+          trio.BrokenResourceError: the other side is gone, or takes nothing any more.
+          trio.ClosedResourceError: that was found by an earlier send.
         """
         data = json.dumps(value, separators=(",", ":")).encode() + b"\n"
         async with self._sending:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as scope:
                 await self.stream.send_all(data)
+            if scope.cancelled_caught:
+                self.stream.socket.close()
+                raise trio.BrokenResourceError(f"nothing was taken for {SEND_S} s")
 
     async def receive(self) -> Any:
         """The next message; None when the other side is gone."""
         while not self._ready:
             try:
                 data = await self.stream.receive_some(_RECEIVE_BYTES)
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
             if not data:
                 return None

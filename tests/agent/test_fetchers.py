@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from rebalancer.agent import messages
 from rebalancer.agent.fetcher import Setup
 from rebalancer.agent.fetchers import DEATHS, LOT, FetcherDied, FetcherLine
 from rebalancer.agent.messages import Line, Lot, Outcome
@@ -108,3 +109,16 @@ async def test_deaths_have_a_limit() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await fetch(Scripted(*[0] * 99), TASKS[:10])
     assert caught.group_contains(FetcherDied, match=f"{DEATHS} times over 10 tasks")
+
+
+async def test_a_side_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A send cannot be cancelled, so it has a limit; the connection is not used again."""
+    monkeypatch.setattr(messages, "SEND_S", 0.2)
+    ours, theirs = socket.socketpair()
+    line = Line(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+    with theirs, trio.fail_after(10):
+        with pytest.raises(trio.BrokenResourceError, match="nothing was taken"):
+            await line.send("x" * (64 << 20))
+        with pytest.raises(trio.ClosedResourceError):
+            await line.send("x")
+        assert await line.receive() is None
