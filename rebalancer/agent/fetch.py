@@ -1,4 +1,4 @@
-"""Pulling one object from another storage node into a temporary file, verified as it flows."""
+"""Pulling one object from another storage node: a large one to disk, verified as it flows."""
 
 import select
 from collections import defaultdict
@@ -64,12 +64,11 @@ class _Stale(Exception):
 
 @attrs.define(eq=False)
 class Fetcher:
-    """Pulls objects.  Mutable state: idle connections by source, and the bytes received."""
+    """Pulls objects.  Mutable state: idle connections by source."""
 
     files: ObjectFiles
     source: AgentSource
     hosts: Mapping[str, str]
-    received: int = 0
     _idle: defaultdict[str, list[trio.SocketStream]] = attrs.field(
         factory=lambda: defaultdict(list)
     )
@@ -178,7 +177,6 @@ class Fetcher:
         if not data:
             reader.end()
             return b""
-        self.received += len(data)
         return reader.feed(data)
 
     async def _head(self, stream: trio.SocketStream, reader: ResponseReader) -> bytes:
@@ -225,7 +223,7 @@ class Fetcher:
         blocks: list[bytes],
         is_last: bool,
     ) -> tuple[Download, Staged | None]:
-        """Hash and write `blocks`; in a thread, all that a small object needs."""
+        """In a thread: hash and write `blocks`."""
         begun = download or self.files.open(task.owner, task.object_id, length)
         try:
             begun.write(b"".join(blocks))

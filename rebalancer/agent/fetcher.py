@@ -8,7 +8,7 @@ would hold this loop up for longer than the writing does.  Syncs, and large obje
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -20,7 +20,7 @@ from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest
 from rebalancer.agent.messages import Line, Lot, Outcome
 from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.domain.reasons import Reason
-from rebalancer.wire import Task
+from rebalancer.wire import Task, structure
 
 #: The most objects that one commit covers, the bytes of them in memory that are enough for one,
 #: and how long it waits for more, in seconds.
@@ -39,7 +39,7 @@ class Setup:
 
     storage: AgentStorage
     source: AgentSource
-    hosts: Mapping[str, str]
+    hosts: dict[str, str]
     log_level: str = "info"
 
     def encode(self) -> Any:
@@ -49,10 +49,7 @@ class Setup:
     @classmethod
     def decode(cls, value: Any) -> "Setup":
         """The reverse."""
-        source = AgentSource(
-            **{**value["source"], "allowed_domains": tuple(value["source"]["allowed_domains"])}
-        )
-        return cls(AgentStorage(**value["storage"]), source, value["hosts"], value["log_level"])
+        return structure(value, cls)
 
 
 @attrs.frozen(eq=False)
@@ -229,7 +226,7 @@ def main() -> None:
 
 
 async def _run(connection: socket.socket) -> None:
-    line = Line(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
+    line = Line.over(connection)
     if (message := await line.receive()) is not None:
         setup = Setup.decode(message)
         log.configure("rebalancer-agent", setup.log_level)

@@ -123,17 +123,13 @@ def make_fetchers(setup: Setup, processes: int) -> list[FetcherLine]:
     return [FetcherLine(lambda: _process(setup)) for _ in range(processes)]
 
 
-def _line(connection: socket.socket) -> Line:
-    return Line(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
-
-
 @asynccontextmanager
 async def _process(setup: Setup) -> AsyncIterator[Line]:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "rebalancer.agent.fetcher", str(theirs.fileno())]
         process = await trio.lowlevel.open_process(command, pass_fds=[theirs.fileno()])
-    line = _line(ours)
+    line = Line.over(ours)
     try:
         await line.send(setup.encode())
         yield line
@@ -152,8 +148,8 @@ async def _within(setup: Setup) -> AsyncIterator[Line]:
     ours, theirs = socket.socketpair()
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve, _line(theirs), setup)
-            yield _line(ours)
+            await nursery.start(serve, Line.over(theirs), setup)
+            yield Line.over(ours)
             nursery.cancel_scope.cancel()
     finally:
         ours.close()

@@ -1,6 +1,7 @@
 """What the agent and its fetcher processes say to each other: JSON, a line a message."""
 
 import json
+import socket
 from collections import deque
 from typing import Any
 
@@ -77,6 +78,11 @@ class Line:
     _ready: deque[bytes] = attrs.field(factory=deque)
     _start: bytes = b""
     _sending: trio.Lock = attrs.field(factory=trio.Lock)
+
+    @classmethod
+    def over(cls, connection: socket.socket) -> "Line":
+        """A line over one end of a socket pair, which stays the caller's to close."""
+        return cls(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
 
     async def send(self, value: Any) -> None:
         """Send one message, whole even if cancelled: half of one would spoil the next.

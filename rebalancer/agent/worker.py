@@ -47,18 +47,16 @@ log = get_logger()
 class _Run:
     """An assignment being worked on.
 
-    Mutable state: how many of its tasks have not ended, which have, and how those did that no
-    row tells of yet; how many rows have been written, and of failures; when rows may be written
-    next, the pauses after failures to, and whether all is done.
+    Mutable state: the objects whose tasks have not ended, and how those did that no row tells of
+    yet; how many rows tell of a failure; when rows may be written next, the pauses after failures
+    to, and whether all is done.
     """
 
     assignment: StoredAssignment
-    left: int
+    left: set[str]
+    failures: int
     write_at: float
-    settled: set[str] = attrs.field(factory=set)
     unwritten: dict[str, TaskStatus] = attrs.field(factory=dict)
-    recorded: int = 0
-    recorded_failed: int = 0
     waits: Iterator[float] = attrs.field(factory=lambda: pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     is_failing: bool = False
     done: trio.Event = attrs.field(factory=trio.Event)
@@ -111,10 +109,9 @@ class Worker:
         """
         if (run := self._runs.get(assignment_id)) is None:
             return None
-        before = [t.status for t in run.assignment.tasks if t.status.state is not TaskState.PENDING]
-        failures = sum(status.reason is not None for status in before) + run.recorded_failed
-        processed, total = len(before) + run.recorded, len(run.assignment.tasks)
-        return run.assignment.dialect, AssignmentStats("Running", failures, processed, total)
+        total = len(run.assignment.tasks)
+        processed = total - len(run.left) - len(run.unwritten)
+        return run.assignment.dialect, AssignmentStats("Running", run.failures, processed, total)
 
     def resume(self) -> None:
         """Queue what an earlier run left, before anything new comes.  Blocking.
@@ -176,19 +173,18 @@ class Worker:
 
     async def _run_tasks(self, assignment: StoredAssignment) -> None:
         todo = [t for t in assignment.tasks if t.status.state is TaskState.PENDING]
-        run = _Run(assignment, len(todo), trio.current_time() + PROGRESS_S)
+        failures = sum(t.status.state is TaskState.FAILED for t in assignment.tasks)
+        left = {task.object_id for task in todo}
+        run = _Run(assignment, left, failures, trio.current_time() + PROGRESS_S)
         self._runs[assignment.id] = run
         self._wake_committer()
         width = self.server.workers_per_assignment
         parts = min(len(self.fetchers), width, len(todo))
-        try:
-            async with trio.open_nursery() as nursery:
-                for part, fetcher in zip(range(parts), self._idlest(), strict=False):
-                    share = width // parts + (part < width % parts)
-                    nursery.start_soon(self._fetch, run, fetcher, todo[part::parts], share)
-            await run.done.wait()
-        finally:
-            self._runs.pop(assignment.id, None)
+        async with trio.open_nursery() as nursery:
+            for part, fetcher in enumerate(self._idlest()[:parts]):
+                share = width // parts + (part < width % parts)
+                nursery.start_soon(self._fetch, run, fetcher, todo[part::parts], share)
+        await run.done.wait()
 
     def _idlest(self) -> list[FetcherLine]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
@@ -200,15 +196,14 @@ class Worker:
             await fetcher.fetch(tasks, width, partial(self._settle, run))
         except FetcherDied as exc:
             for task in tasks:
-                if task.object_id not in run.settled:
+                if task.object_id in run.left:
                     outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=str(exc))
                     self._settle(run, task, outcome)
 
     def _settle(self, run: _Run, task: Task, outcome: Outcome) -> None:
         """A task has ended."""
         reason = outcome.reason
-        run.left -= 1
-        run.settled.add(task.object_id)
+        run.left.remove(task.object_id)
         run.unwritten[task.object_id] = COMPLETE if reason is None else failed(reason)
         if outcome.size is not None:
             self.received += outcome.size
@@ -270,8 +265,7 @@ class Worker:
             return
         for object_id, status in statuses.items():
             del run.unwritten[object_id]
-            run.recorded += 1
-            run.recorded_failed += status.reason is not None
+            run.failures += status.reason is not None
         run.write_at = now + PROGRESS_S
         if is_last:
             del self._runs[run.assignment.id]

@@ -138,6 +138,11 @@ def _agent_config(layout: Layout, node: Node, server: Mapping[str, int]) -> str:
         "source": {"port": SOURCE_PORT, "connect_timeout": 2, "retries": 1},
         "hosts": layout.hosts,
     }
+    return to_toml(tables)
+
+
+def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """A TOML document of tables of plain values."""
     lines = []
     for table, values in tables.items():
         lines.append(f"[{table}]")

@@ -50,10 +50,7 @@ class Scripted:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Line]:
-        ours, theirs = (
-            Line(trio.SocketStream(trio.socket.from_stdlib_socket(end)))
-            for end in socket.socketpair()
-        )
+        ours, theirs = (Line.over(end) for end in socket.socketpair())
         async with ours.stream, theirs.stream, trio.open_nursery() as nursery:
             nursery.start_soon(self._live, theirs, self._answers.pop(0))
             yield ours
@@ -115,7 +112,7 @@ async def test_a_side_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyP
     """A send cannot be cancelled, so it has a limit; the connection is not used again."""
     monkeypatch.setattr(messages, "SEND_S", 0.2)
     ours, theirs = socket.socketpair()
-    line = Line(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+    line = Line.over(ours)
     with theirs, trio.fail_after(10):
         with pytest.raises(trio.BrokenResourceError, match="nothing was taken"):
             await line.send("x" * (64 << 20))

@@ -17,7 +17,7 @@ import trio
 from rebalancer.devregion import layout as layouts
 from rebalancer.devregion.contents import write
 from rebalancer.devregion.processes import Process
-from rebalancer.devregion.region import Region, make_region
+from rebalancer.devregion.region import Region, make_region, to_toml
 
 STATUSES = ("unprocessed", "assigned", "skipped", "error", "post_processing", "complete")
 #: No job of these tests takes longer, in seconds.
@@ -140,12 +140,8 @@ def agent_alone(folder: Path, source: str, **tables: Any) -> Alone:
         "hosts": {"2.stor.lab": source},
         **tables,
     }
-    lines = []
-    for table, values in config.items():
-        lines.append(f"[{table}]")
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
     file = folder / "agent.toml"
-    file.write_text("\n".join(lines))
+    file.write_text(to_toml(config))
     return Alone(Process("agent", ("agent", "-c", str(file)), folder / "agent.log"), folder)
 
 
