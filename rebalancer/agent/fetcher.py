@@ -8,7 +8,7 @@ would hold this loop up for longer than the writing does.  Syncs, and large obje
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -95,21 +95,29 @@ class _Memory:
         self._freed = trio.Event()
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Tools:
-    """What the tasks of a fetcher share."""
+    """What the tasks of a fetcher share.
+
+    Mutable state: how many temporary files could not be removed, that nobody was told of yet.
+    """
 
     files: ObjectFiles
     fetcher: Fetcher
     line: Line
     memory: _Memory = attrs.field(factory=_Memory)
+    cleanup_failures: int = 0
 
 
 async def serve(
     line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Work off lots until the other side is gone."""
-    files = open_files(setup.storage)
+
+    def count_cleanup_failure() -> None:
+        tools.cleanup_failures += 1
+
+    files = open_files(setup.storage, count_cleanup_failure)
     tools = _Tools(files, Fetcher(files, setup.source, setup.hosts), line)
     send, receive = trio.open_memory_channel[_Pulled](QUEUE)
     try:
@@ -125,13 +133,14 @@ async def serve(
         tools.fetcher.close()
 
 
-def open_files(storage: AgentStorage) -> ObjectFiles:
+def open_files(storage: AgentStorage, on_cleanup_failure: Callable[[], None]) -> ObjectFiles:
     """The object root that a configuration names."""
     return ObjectFiles(
         root=storage.root,
         temp=storage.temp,
         reserve_bytes=storage.reserve_mb << 20,
         durable=storage.durable,
+        on_cleanup_failure=on_cleanup_failure,
     )
 
 
@@ -184,7 +193,8 @@ async def _commit(tools: _Tools, pulled: trio.MemoryReceiveChannel[_Pulled]) -> 
         tools.memory.give(sum(one.in_memory for one in batch))
         outcomes = [one.outcome(failures.get(one)).encode() for one in batch]
         del batch  # what it holds is on disk, and the next may be long in coming
-        await tools.line.send(outcomes)
+        failed, tools.cleanup_failures = tools.cleanup_failures, 0
+        await tools.line.send({"outcomes": outcomes, "cleanup_failures": failed})
 
 
 async def _gather(pulled: trio.MemoryReceiveChannel[_Pulled]) -> list[_Pulled]:

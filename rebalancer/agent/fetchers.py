@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -41,6 +42,7 @@ class _Waiting:
     """
 
     left: dict[int, Task]
+    width: int
     settle: Settle
     over: trio.Event = attrs.field(factory=trio.Event)
 
@@ -61,6 +63,8 @@ class FetcherLine:
     """
 
     open: Opener
+    #: Called with the number of temporary files that a fetcher could not remove.
+    on_cleanup_failure: Callable[[int], None] = lambda _count: None
     _line: Line | None = None
     _lives: trio.Event = attrs.field(factory=trio.Event)
     _lots: dict[int, _Waiting] = attrs.field(factory=dict)
@@ -71,6 +75,11 @@ class FetcherLine:
         """How many it has to do."""
         return sum(len(lot.left) for lot in self._lots.values())
 
+    @property
+    def at_work(self) -> int:
+        """How many it works on now."""
+        return sum(min(lot.width, len(lot.left)) for lot in self._lots.values())
+
     async def run(self) -> None:
         """Keep it alive for ever."""
         while True:
@@ -78,9 +87,10 @@ class FetcherLine:
                 self._line = line
                 self._lives.set()
                 while (message := await line.receive()) is not None:
-                    for value in message:
+                    for value in message["outcomes"]:
                         outcome = Outcome.decode(value)
                         self._lots[outcome.lot].outcome(outcome)
+                    self.on_cleanup_failure(message["cleanup_failures"])
             self._line, self._lives = None, trio.Event()
             log.error("fetcher died", lots=len(self._lots))
             for lot in self._lots.values():
@@ -99,7 +109,7 @@ class FetcherLine:
     async def _fetch_lot(self, tasks: Sequence[Task], width: int, settle: Settle) -> None:
         for _ in range(DEATHS):
             await self._lives.wait()
-            waiting = _Waiting(dict(enumerate(tasks)), settle)
+            waiting = _Waiting(dict(enumerate(tasks)), width, settle)
             lot = Lot(next(self._numbers), width, tuple(tasks))
             self._lots[lot.number] = waiting
             try:
@@ -116,11 +126,12 @@ class FetcherLine:
         raise FetcherDied(f"a fetcher died {DEATHS} times over {len(tasks)} tasks")
 
 
-def make_fetchers(setup: Setup, processes: int) -> list[FetcherLine]:
+def make_fetchers(
+    setup: Setup, processes: int, on_cleanup_failure: Callable[[int], None]
+) -> list[FetcherLine]:
     """So many fetchers, each in a process of its own; 0: one within this process."""
-    if not processes:
-        return [FetcherLine(lambda: _within(setup))]
-    return [FetcherLine(lambda: _process(setup)) for _ in range(processes)]
+    opener = partial(_process if processes else _within, setup)
+    return [FetcherLine(opener, on_cleanup_failure) for _ in range(processes or 1)]
 
 
 @asynccontextmanager

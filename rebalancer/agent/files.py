@@ -69,7 +69,7 @@ class ObjectFiles:
     reserve_bytes: int
     durable: bool
     #: Called when a temporary file could not be removed.
-    on_cleanup_failure: Callable[[], None] = lambda: None
+    on_cleanup_failure: Callable[[], None]
     # Temporary names: this run's, and a number for each.
     _run: str = attrs.field(init=False, factory=lambda: uuid.uuid4().hex[:16])
     _serial: "itertools.count[int]" = attrs.field(init=False, factory=itertools.count)

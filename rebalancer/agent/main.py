@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import attrs
 import trio
 
 from rebalancer import daemon
@@ -25,11 +24,11 @@ def open_agent(config: AgentConfig) -> Agent:
     store = AssignmentStore(Path(config.storage.state_dir))
     store.prepare()
     metrics = AgentMetrics(config.metrics)
-    files = attrs.evolve(
-        open_files(config.storage), on_cleanup_failure=metrics.cleanup_failures.inc
-    )
+    count = metrics.cleanup_failures.inc
+    files = open_files(config.storage, count)
     setup = Setup(config.storage, config.source, config.hosts, config.log.level)
-    fetchers = make_fetchers(setup, config.server.fetchers)
+    fetchers = make_fetchers(setup, config.server.fetchers, count)
+    metrics.running.set_function(lambda: sum(fetcher.at_work for fetcher in fetchers))
     worker = Worker(config.server, store, files, fetchers, metrics)
     return Agent(config.api, store, worker, metrics)
 

@@ -228,3 +228,25 @@ async def test_two_assignments_with_one_object_do_not_share_a_file(tmp_path: Pat
         assert [await rig.finish(name) for name in names] == [[], []]
         assert rig.path(1).read_bytes() == B
         assert rig.temporary == []
+
+
+async def test_a_temporary_file_that_stays_is_counted(tmp_path: Path) -> None:
+    """Wherever the object is pulled: the agent's metrics tell of it."""
+    content = b"x" * (3 << 20)
+    half = Answer(ok(content)[: 2 << 20], hang=True)
+    async with open_rig(tmp_path, lambda *_: half, idle_timeout=0.5) as rig:
+        await rig.post([task(1, content)])
+        with trio.fail_after(10):
+            while not rig.temporary:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        at_work = rig.agent.metrics.registry.get_sample_value("rebalancer_agent_running_tasks")
+        (temporary,) = rig.temporary
+        temporary.unlink()
+        temporary.mkdir()  # so that it cannot be removed as a file
+        failed = await rig.finish()
+        registry = rig.agent.metrics.registry
+
+        assert at_work == 1
+        assert registry.get_sample_value("rebalancer_agent_running_tasks") == 0
+        assert [one["status"] for one in failed] == [NETWORK]
+        assert registry.get_sample_value("rebalancer_agent_cleanup_failures_total") == 1
