@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,11 @@ _LOOK_S = 0.02
 
 class ProcessError(RebalancerError):
     """A program of the region did not start, or ended on its own."""
+
+
+def find_program(name: str) -> str | None:
+    """The path of an installed program, also where only root's PATH has it."""
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @attrs.define(eq=False)

@@ -1,16 +1,12 @@
 """An agent that pulls from a real nginx, as storage nodes run it."""
 
 import os
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from rebalancer.devregion.nginx import serving
 from tests.conftest import require
 from tests.process.regions import agent_alone, reach
 from tests.sources import ASSIGNMENT, OWNER, task, uuid
@@ -27,47 +23,14 @@ def program() -> str:
     return require("nginx")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def nginx(program: str, folder: Path, keepalive_s: int) -> Iterator[int]:
-    """nginx on the objects of a storage node; its port."""
-    port = free_port()
-    root = folder / "source" / OWNER
+def fill(source: Path) -> None:
+    """Lay out the objects of a storage node."""
+    root = source / OWNER
     root.mkdir(parents=True)
-    for path in (folder, folder / "source", root):
+    for path in (source.parent, source, root):
         path.chmod(0o755)
     for number, content in enumerate(CONTENTS):
         (root / uuid(number)).write_bytes(content)
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"""
-        daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
-        events {{}}
-        http {{
-            access_log {folder}/access.log;
-            client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2;
-            fastcgi_temp_path {folder}/t3; uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-            keepalive_timeout {keepalive_s};
-            server {{ listen 127.0.0.1:{port}; root {folder}/source; }}
-        }}
-        """
-    )
-    user = ["-g", "user root;"] if os.geteuid() == 0 else []
-    popen = subprocess.Popen([program, "-c", str(config), *user], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        yield port
-    finally:
-        popen.terminate()
-        popen.wait(10)
 
 
 @pytest.mark.parametrize("keepalive_s", [60, 0], ids=["keep-alive", "close"])
@@ -75,7 +38,9 @@ async def test_objects_of_all_sizes_come_from_nginx(
     program: str, tmp_path: Path, keepalive_s: int
 ) -> None:
     """With its connections kept and with every one closed; one that is missing is told."""
-    with nginx(program, tmp_path, keepalive_s) as port:
+    source = tmp_path / "source"
+    fill(source)
+    with serving(program, tmp_path, source, keepalive_s) as port:
         alone = agent_alone(tmp_path, f"127.0.0.1:{port}")
         tasks = [task(number, content) for number, content in enumerate([*CONTENTS, b"missing"])]
         await alone.process.start()

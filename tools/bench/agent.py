@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,13 +20,15 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 from rich.console import Console
 from rich.table import Table
+
+from rebalancer.devregion.nginx import serving
+from rebalancer.devregion.processes import find_program
 
 TRANSFERS = 16
 TASKS = 50  # of an assignment
@@ -92,48 +93,6 @@ def check(dataset: Set, folder: Path) -> None:
     for one in dataset.objects:
         assert (folder / one.name).stat().st_size == one.size, f"{folder / one.name} is not whole"
     assert len(list(folder.iterdir())) == len(dataset.objects)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def nginx(folder: Path, root: Path, keepalive_s: int) -> Iterator[int]:
-    """nginx on a set; its port."""
-    port, file = free_port(), folder / "nginx.conf"
-    temporary = "\n".join(
-        f"{kind}_temp_path {folder}/nginx-{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.geteuid() == 0 else ""
-    file.write_text(
-        f"""
-        daemon off; {user} worker_processes 2; pid {folder}/nginx.pid; error_log /dev/null;
-        events {{ worker_connections 1024; }}
-        http {{
-            access_log off; sendfile on; tcp_nopush on; {temporary}
-            keepalive_timeout {keepalive_s}; keepalive_requests 1000000;
-            server {{ listen 127.0.0.1:{port} backlog=1024; root {root}; autoindex on; }}
-        }}
-        """
-    )
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        sys.exit("nginx is not installed: there is nothing to pull from")
-    popen = subprocess.Popen([program, "-c", str(file)], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        yield port
-    finally:
-        popen.terminate()
-        popen.wait()
 
 
 # --- the peers -----------------------------------------------------------------------------
@@ -380,7 +339,9 @@ def measure(
     setting: Setting, dataset: Set, folder: Path, rounds: int, names: list[str]
 ) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {name: [] for name in names}
-    with nginx(folder, dataset.root, setting.keepalive_s) as port:
+    if (program := find_program("nginx")) is None:
+        sys.exit("nginx is not installed: there is nothing to pull from")
+    with serving(program, folder, dataset.root, setting.keepalive_s) as port:
         for _ in range(rounds):
             for name in names:
                 target = folder / "target"
