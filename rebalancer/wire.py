@@ -7,6 +7,7 @@ unfinished rewrite speaks *tagged*.  Both are read everywhere; the writer names 
 import enum
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
@@ -318,8 +319,8 @@ def _structure_array(kind: Any, made: BaseConverter) -> Any:
     return hook
 
 
-def _make_converter() -> cattrs.Converter:
-    made = cattrs.Converter()
+def _make_converter(*, is_detailed: bool) -> cattrs.Converter:
+    made = cattrs.Converter(detailed_validation=is_detailed)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _structure_strictly(kind))
     made.register_structure_hook(float, _structure_float)
@@ -337,7 +338,9 @@ def _make_converter() -> cattrs.Converter:
     return made
 
 
-converter = _make_converter()
+converter = _make_converter(is_detailed=True)
+#: Says nothing of where a fault is, in half the time.
+_fast = _make_converter(is_detailed=False)
 
 
 def structure(value: Any, kind: type[T]) -> T:
@@ -346,6 +349,8 @@ def structure(value: Any, kind: type[T]) -> T:
     Raises:
       BadRequest: says of every field that does not fit where it is and what was expected.
     """
+    with suppress(Exception):
+        return _fast.structure(value, kind)
     try:
         return converter.structure(value, kind)
     except Exception as exc:

@@ -100,7 +100,9 @@ def make_api(agent: Agent) -> QuartTrio:
 
     @app.delete("/assignments/<assignment_id>")
     async def delete_assignment(assignment_id: str) -> Response:
-        await trio.to_thread.run_sync(agent.store.delete, _checked(assignment_id).lower())
+        name = _checked(assignment_id).lower()
+        await trio.to_thread.run_sync(agent.store.delete, name)
+        agent.worker.forget(name)
         return Response("", content_type="application/json")
 
     @app.get("/assignments")

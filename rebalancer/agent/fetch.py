@@ -1,16 +1,19 @@
-"""Pulling one object from another storage node: a large one to disk, verified as it flows."""
+"""Pulling objects from other storage nodes: a large one to disk, verified as it flows."""
 
+import math
 import select
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 
 import attrs
 import trio
 
 from rebalancer import __version__
+from rebalancer.agent.bandwidth import Allowance
 from rebalancer.agent.files import Download, LocalFailure, ObjectFiles, Staged
-from rebalancer.agent.http1 import Incomplete, ProtocolError, ResponseReader
+from rebalancer.agent.http1 import Head, ProtocolError, ResponseReader
 from rebalancer.config import AgentSource
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
@@ -18,15 +21,18 @@ from rebalancer.peers.names import locate
 from rebalancer.retry import pauses
 from rebalancer.wire import Task
 
-#: Bytes received before a thread hashes and writes them.
+#: Bytes of a large object received before a thread hashes and writes them.
 BLOCK_BYTES = 1 << 20
-#: Objects up to so many bytes are handed on in memory, and many of them written in one step.
+#: Objects up to so many bytes are handed on in memory.
 SMALL_BYTES = 256 << 10
-#: Bytes asked for at once: as many as a small object has with its head, then more.  A buffer of
-#: more than 128 KiB is mapped anew by the system for each call.
-_FIRST_BYTES, _RECEIVE_BYTES = 16 << 10, 128 << 10
+#: Bytes received at once where heads may be among them; much more would be mapped anew each time.
+RECEIVE_BYTES = 64 << 10
+#: Small objects asked for ahead on a connection that its source keeps: no round trip for each.
+AHEAD = 8
 #: Idle connections kept to one source.
 MAX_IDLE = 16
+#: An address is looked up again after so many seconds.
+ADDRESS_S = 30.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 
@@ -41,60 +47,172 @@ class FetchFailure(Exception):
 
 @attrs.frozen
 class Fetched:
-    """An object of `size` bytes: in memory and not verified, or staged and verified."""
+    """An object of `size` bytes: in memory and not verified, or staged and verified.
+
+    What is in memory may be in a buffer that the next object overwrites: it is to be written
+    at once.
+    """
 
     size: int
-    body: bytes = b""
+    body: bytes | memoryview = b""
     staged: Staged | None = None
 
-    def stage(self, files: ObjectFiles, task: Task) -> Staged:
-        """The object verified under a temporary name.  Blocking.
 
-        Raises:
-          LocalFailure: it is not what it should be, or the disk failed.
-        """
-        if self.staged is not None:
-            return self.staged
-        return files.stage(task.owner, task.object_id, self.body, task.md5sum)
+#: Told how a task ended.
+Settle = Callable[[Task, Fetched | FetchFailure], None]
+#: Told of tasks that somebody else had better pull.
+GiveBack = Callable[[Iterable[Task]], None]
 
 
 class _Stale(Exception):
-    """The source had closed a kept connection before our request reached it."""
+    """The connection ended before the answer began: it is asked for again on another."""
+
+
+@attrs.define(eq=False)
+class _Connection:
+    """A connection to a source and what is read from it.
+
+    Mutable state: the reader; whether it was asked, and has
+    answered, before; answers that are to come; the
+    deadline of what is waited for, which is that of `scope`: a scope for each wait would cost
+    more than the wait.
+    """
+
+    stream: trio.SocketStream
+    idle_s: float
+    allowance: Allowance
+    scope: trio.CancelScope
+    reader: ResponseReader = attrs.field(factory=ResponseReader)
+    is_kept: bool = False
+    has_carried: bool = False
+    ahead: int = 0
+
+    def owes(self) -> bool:
+        """Whether answers are to come that were asked for."""
+        return self.ahead > 0
+
+    async def ask(self, tasks: Iterable[Task]) -> None:
+        """Send requests, the first of which is answered next."""
+        requests = [_request(task) for task in tasks]
+        self.reader.expect(len(requests) - (not self.is_kept))
+        self.ahead = len(requests)
+        self._start_clock()
+        await self.stream.send_all(b"".join(requests))
+
+    async def head(self) -> tuple[Head, bytes]:
+        """Read up to the end of the next head; the bytes of body that came with it."""
+        body = self.reader.next() if self.is_kept else b""
+        self.ahead -= 1
+        self.is_kept = True
+        while self.reader.head is None:
+            body = await self.receive()
+        return self.reader.head, body
+
+    async def receive(self) -> bytes:
+        """The next bytes of the body; what the reader is done with is all there is.
+
+        Raises:
+          ProtocolError, trio.BrokenResourceError.
+        """
+        self._start_clock()
+        data = await self.stream.receive_some(min(RECEIVE_BYTES, self.allowance.at_once))
+        if self.allowance.is_limited:
+            await self._pay(len(data))
+        if not data:
+            self.reader.end()
+            return b""
+        return self.reader.feed(data)
+
+    async def receive_plain(self, into: memoryview) -> int:
+        """Receive bytes that are nothing but body, without a copy; how many.
+
+        Raises:
+          ProtocolError, OSError.
+        """
+        size = min(len(into), self.reader.plain_bytes, self.allowance.at_once)
+        self._start_clock()
+        count = await self.stream.socket.recv_into(into[:size])
+        if self.allowance.is_limited:
+            await self._pay(count)
+        if count:
+            self.reader.took(count)
+        else:
+            self.reader.end()
+        return count
+
+    def _start_clock(self) -> None:
+        self.scope.deadline = trio.current_time() + self.idle_s
+
+    def stop_clock(self) -> None:
+        """What comes next is not the source's doing, and has no deadline here."""
+        self.scope.deadline = math.inf
+
+    async def _pay(self, size: int) -> None:
+        self.stop_clock()
+        await self.allowance.received(size)
+
+    async def block(self, first: bytes, buffer: bytearray) -> memoryview:
+        """`first` and what of the body comes behind it, about as much as `buffer` holds."""
+        if not self.reader.plain_bytes:
+            pieces, size = [first], len(first)
+            while size < len(buffer) and not self.reader.is_done:
+                pieces.append(data := await self.receive())
+                size += len(data)
+            return memoryview(b"".join(pieces))
+        view, size = memoryview(buffer), len(first)
+        view[:size] = first
+        while size < len(view) and not self.reader.is_done:
+            size += await self.receive_plain(view[size:])
+        return view[:size]
 
 
 @attrs.define(eq=False)
 class Fetcher:
-    """Pulls objects.  Mutable state: idle connections by source."""
+    """Pulls objects.
+
+    Mutable state: idle connections and addresses, by source; sources that keep connections;
+    buffers that nobody uses, because a new one for each object costs more than receiving it.
+    """
 
     files: ObjectFiles
     source: AgentSource
     hosts: Mapping[str, str]
+    allowance: Allowance = attrs.field(factory=Allowance)
     _idle: defaultdict[str, list[trio.SocketStream]] = attrs.field(
         factory=lambda: defaultdict(list)
     )
+    _addresses: dict[str, tuple[float, tuple[str, int]]] = attrs.field(factory=dict)
+    _keeps: set[str] = attrs.field(factory=set)
+    _buffers: list[bytearray] = attrs.field(factory=list)
 
-    async def fetch(self, task: Task) -> Fetched:
-        """The whole object: a small one in memory, a large one verified under a temporary name.
+    async def fetch(self, tasks: deque[Task], settle: Settle, give_back: GiveBack) -> None:
+        """Pull `tasks`, which have one source, one after the other.
 
-        Nothing is left behind when this fails or is cancelled.
-
-        Raises:
-          FetchFailure: with the reason that the manager is told.
+        A small object comes in memory, a large one verified under a temporary name.  When a
+        large one comes, the tasks behind it are given back.  Nothing is left behind by a task
+        that fails or is cancelled.
         """
-        if not self._is_allowed(task.source.manta_storage_id):
-            raise FetchFailure(
-                reasons.SOURCE_OTHER_ERROR,
-                f"{task.source.manta_storage_id} is not below any of the allowed domains",
-            )
-        waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        for _ in range(self.source.retries):
+        name = tasks[0].source.manta_storage_id
+        if not self._is_allowed(name):
+            detail = f"{name} is not below any of the allowed domains"
+            for task in tasks:
+                settle(task, FetchFailure(reasons.SOURCE_OTHER_ERROR, detail))
+            return
+        failing: Task | None = None
+        while tasks:
             try:
-                return await self._try(task)
+                await self._converse(name, tasks, settle, give_back)
+            except _Stale:
+                continue
             except FetchFailure as failure:
-                if not failure.may_pass:
-                    raise
-            await trio.sleep(next(waits))
-        return await self._try(task)
+                if tasks[0] is not failing:
+                    failing, tries = tasks[0], 0
+                    waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+                if failure.may_pass and tries < self.source.retries:
+                    tries += 1
+                    await trio.sleep(next(waits))
+                else:
+                    settle(tasks.popleft(), failure)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -108,108 +226,166 @@ class Fetcher:
         allowed = self.source.allowed_domains
         return not allowed or any(host == d or host.endswith(f".{d}") for d in allowed)
 
-    async def _try(self, task: Task) -> Fetched:
-        name = task.source.manta_storage_id
+    # --- connections -----------------------------------------------------------------------
+
+    async def _open(self, name: str) -> tuple[trio.SocketStream, bool]:
+        """A connection, and whether it has carried answers before."""
         while self._idle[name]:
             stream = self._idle[name].pop()
-            if not _is_quiet(stream):
-                stream.socket.close()
-                continue
-            try:
-                return await self._exchange(task, stream, kept=True)
-            except _Stale:
-                continue
-        return await self._exchange(task, await self._connect(name), kept=False)
-
-    async def _connect(self, name: str) -> trio.SocketStream:
+            if _is_quiet(stream):
+                return stream, True
+            stream.socket.close()
         where = locate(name, self.hosts, self.source.port)
         try:
             with trio.fail_after(self.source.connect_timeout):
-                return await trio.open_tcp_stream(where.host, where.port)
+                return await self._connect(where.host, where.port), False
         except (OSError, trio.TooSlowError, UnicodeError) as exc:
             detail = f"{name} at {where}: {str(exc) or 'no connection in time'}"
             raise FetchFailure(reasons.SOURCE_OTHER_ERROR, detail, may_pass=True) from exc
 
-    async def _exchange(self, task: Task, stream: trio.SocketStream, *, kept: bool) -> Fetched:
-        reader, reusable = ResponseReader(), False
+    async def _connect(self, host: str, port: int) -> trio.SocketStream:
+        """Connect, to where that worked last if it was a moment ago.
+
+        Looking a name up and racing its addresses takes longer than pulling a small object.
+        """
+        key = f"{host}:{port}"
+        until, address = self._addresses.get(key, (0.0, ("", 0)))
+        if trio.current_time() >= until:
+            stream = await trio.open_tcp_stream(host, port)
+            until, address = trio.current_time() + ADDRESS_S, stream.socket.getpeername()[:2]
+            self._addresses[key] = until, address
+            return stream
+        made = trio.socket.socket(
+            trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET
+        )
         try:
-            await self._send(stream, task)
-            first = await self._head(stream, reader)
-            fetched = await self._body(stream, reader, first, task)
-            reusable = reader.is_reusable
-            return fetched
-        except (Incomplete, trio.BrokenResourceError) as exc:
-            if kept and not reader.has_begun:
+            await made.connect(address)
+        except BaseException:
+            self._addresses.pop(key, None)
+            made.close()
+            raise
+        return trio.SocketStream(made)
+
+    async def _converse(
+        self, name: str, tasks: deque[Task], settle: Settle, give_back: GiveBack
+    ) -> None:
+        """Pull `tasks` over one connection, as many as it carries.
+
+        Raises:
+          FetchFailure: of the first of what is left of them.
+          _Stale: nobody's fault.
+        """
+        stream, has_carried = await self._open(name)
+        scope = trio.CancelScope()
+        connection = _Connection(stream, self.source.idle_timeout, self.allowance, scope)
+        connection.has_carried = has_carried
+        may_keep = False
+        try:
+            with scope:
+                may_keep = await self._carry(connection, name, tasks, settle, give_back)
+            if scope.cancelled_caught:
+                detail = f"nothing came for {self.source.idle_timeout} s"
+                raise FetchFailure(reasons.NETWORK_ERROR, detail)
+        except (OSError, trio.BrokenResourceError, ProtocolError) as exc:
+            if connection.has_carried and connection.reader.head is None:
                 raise _Stale from exc
             raise FetchFailure(reasons.NETWORK_ERROR, str(exc) or "connection lost") from exc
-        except ProtocolError as exc:
-            raise FetchFailure(reasons.NETWORK_ERROR, str(exc)) from exc
-        except trio.TooSlowError as exc:
-            detail = f"nothing came for {self.source.idle_timeout} s"
-            raise FetchFailure(reasons.NETWORK_ERROR, detail) from exc
         except LocalFailure as exc:
             raise FetchFailure(exc.reason, str(exc)) from exc
         finally:
-            idle = self._idle[task.source.manta_storage_id]
-            if reusable and len(idle) < MAX_IDLE:
-                idle.append(stream)
+            if may_keep and len(self._idle[name]) < MAX_IDLE:
+                self._idle[name].append(stream)
             else:
                 stream.socket.close()
 
-    async def _send(self, stream: trio.SocketStream, task: Task) -> None:
-        request = (
-            f"GET /{task.owner}/{task.object_id} HTTP/1.1\r\n"
-            f"Host: {task.source.manta_storage_id}\r\n"
-            f"User-Agent: rebalancer-agent/{__version__}\r\n"
-            "Accept-Encoding: identity\r\n\r\n"
-        )
-        with trio.fail_after(self.source.idle_timeout):
-            await stream.send_all(request.encode("ascii"))
+    async def _carry(
+        self,
+        connection: _Connection,
+        name: str,
+        tasks: deque[Task],
+        settle: Settle,
+        give_back: GiveBack,
+    ) -> bool:
+        """Ask and read answers until all are settled, or the source ends it; whether to keep it."""
+        while tasks and not connection.owes():
+            is_deep = connection.has_carried or name in self._keeps
+            await connection.ask(islice(tasks, AHEAD if is_deep else 1))
+            while tasks and connection.owes():
+                await self._answer(connection, tasks, settle, give_back)
+                connection.has_carried = True
+            if not connection.reader.is_reusable:
+                self._keeps.discard(name)
+                return False
+            self._keeps.add(name)
+        return not connection.owes()
 
-    async def _receive(self, stream: trio.SocketStream, reader: ResponseReader) -> bytes:
-        """The next bytes of the body; what the reader is done with is all there is.
+    async def _answer(
+        self, connection: _Connection, tasks: deque[Task], settle: Settle, give_back: GiveBack
+    ) -> None:
+        """Read the answer for the first of `tasks`, and settle it."""
+        if connection.is_kept and not connection.reader.is_reusable:
+            raise _Stale  # it closes, so it answers none of those asked for ahead
+        head, first = await connection.head()
+        if head.status == 200:
+            fetched = await self._body(connection, head, first, tasks, give_back)
+            settle(tasks.popleft(), fetched)
+            return
+        reason = reasons.http_status_code(head.status)
+        failure = FetchFailure(reason, f"status {head.status}", may_pass=head.status >= 500)
+        if failure.may_pass or not connection.reader.is_done:
+            raise failure
+        settle(tasks.popleft(), failure)
 
-        Raises:
-          ProtocolError, trio.BrokenResourceError, trio.TooSlowError.
-        """
-        with trio.fail_after(self.source.idle_timeout):
-            data = await stream.receive_some(_RECEIVE_BYTES if reader.head else _FIRST_BYTES)
-        if not data:
-            reader.end()
-            return b""
-        return reader.feed(data)
-
-    async def _head(self, stream: trio.SocketStream, reader: ResponseReader) -> bytes:
-        """Read up to the end of the head; the bytes of body that came with it."""
-        body = b""
-        while reader.head is None:
-            body = await self._receive(stream, reader)
-        status = reader.head.status
-        if status != 200:
-            raise FetchFailure(
-                reasons.http_status_code(status), f"status {status}", may_pass=status >= 500
-            )
-        return body
+    # --- bodies ----------------------------------------------------------------------------
 
     async def _body(
-        self, stream: trio.SocketStream, reader: ResponseReader, first: bytes, task: Task
+        self,
+        connection: _Connection,
+        head: Head,
+        first: bytes,
+        tasks: deque[Task],
+        give_back: GiveBack,
     ) -> Fetched:
-        length = reader.head.length if reader.head else None
+        """The body of the answer for the first of `tasks`.
+
+        Raises:
+          LocalFailure: it is not what it should be, or the disk failed.
+        """
+        if connection.reader.is_done:
+            return Fetched(len(first), first)
+        buffer = self._buffers.pop() if self._buffers else bytearray(BLOCK_BYTES)
+        try:
+            if head.length is not None and head.length <= SMALL_BYTES:
+                block = await connection.block(first, buffer)
+                return Fetched(len(block), block)
+            others = [tasks.pop() for _ in range(len(tasks) - 1)]
+            if others:
+                give_back(reversed(others))
+            return await self._large_body(connection, tasks[0], head.length, first, buffer)
+        finally:
+            self._buffers.append(buffer)
+
+    async def _large_body(
+        self,
+        connection: _Connection,
+        task: Task,
+        length: int | None,
+        first: bytes,
+        buffer: bytearray,
+    ) -> Fetched:
         download: Download | None = None
-        blocks, size = [first], len(first)
         try:
             while True:
-                while not reader.is_done and size < BLOCK_BYTES:
-                    blocks.append(data := await self._receive(stream, reader))
-                    size += len(data)
-                if download is None and reader.is_done and size <= SMALL_BYTES:
-                    return Fetched(size, b"".join(blocks))
-                step = partial(self._store, download, task, length, blocks, reader.is_done)
+                block = await connection.block(first, buffer)
+                is_last = connection.reader.is_done
+                connection.stop_clock()
+                if download is None and is_last and len(block) <= SMALL_BYTES:
+                    return Fetched(len(block), block)
+                step = partial(self._store, download, task, length, block, is_last)
                 begun, staged = await trio.to_thread.run_sync(step)
                 if staged is not None:
                     return Fetched(begun.size, staged=staged)
-                download = begun
-                blocks, size = [], 0
+                download, first = begun, b""
         except BaseException:
             if download is not None:
                 download.discard()
@@ -220,17 +396,26 @@ class Fetcher:
         download: Download | None,
         task: Task,
         length: int | None,
-        blocks: list[bytes],
+        block: memoryview,
         is_last: bool,
     ) -> tuple[Download, Staged | None]:
-        """In a thread: hash and write `blocks`."""
+        """In a thread: hash and write `block`."""
         begun = download or self.files.open(task.owner, task.object_id, length)
         try:
-            begun.write(b"".join(blocks))
+            begun.write(block)
             return begun, begun.finish(task.md5sum) if is_last else None
         except BaseException:
             begun.discard()
             raise
+
+
+def _request(task: Task) -> bytes:
+    return (
+        f"GET /{task.owner}/{task.object_id} HTTP/1.1\r\n"
+        f"Host: {task.source.manta_storage_id}\r\n"
+        f"User-Agent: rebalancer-agent/{__version__}\r\n"
+        "Accept-Encoding: identity\r\n\r\n"
+    ).encode("ascii")
 
 
 def _is_quiet(stream: trio.SocketStream) -> bool:

@@ -5,132 +5,49 @@ Small files are written on the event loop: nothing but transfers waits for it he
 would hold this loop up for longer than the writing does.  Syncs, and large objects, have threads.
 """
 
+import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
 import trio
 
 from rebalancer import log
-from rebalancer.agent.fetch import Fetched, Fetcher, FetchFailure
+from rebalancer.agent.bandwidth import Allowance
+from rebalancer.agent.fetch import AHEAD, Fetched, Fetcher, FetchFailure
 from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest
-from rebalancer.agent.messages import Line, Lot, Outcome
+from rebalancer.agent.messages import Begin, Grant, Limit, Line, Lot, Outcome, Report, Want, Width
 from rebalancer.config import AgentSource, AgentStorage
-from rebalancer.domain.reasons import Reason
-from rebalancer.wire import Task, structure
+from rebalancer.wire import Task, parse_json, structure
 
-#: The most objects that one commit covers, the bytes of them in memory that are enough for one,
-#: and how long it waits for more, in seconds.
+#: The most objects that one commit covers, the bytes of them that are enough for one, and how
+#: long it waits for more, in seconds.
 COMMIT_OBJECTS = 256
 COMMIT_BYTES = 1 << 20
 MOMENT_S = 0.01
-#: Objects that wait for the next commit.
-QUEUE = 256
-#: Bytes of pulled objects in memory, about: who has pulled one more waits before the next.
-MEMORY_BYTES = 8 << 20
 
 
 @attrs.frozen
 class Setup:
-    """The first message to a fetcher."""
+    """What a fetcher is told first."""
 
     storage: AgentStorage
     source: AgentSource
     hosts: dict[str, str]
     log_level: str = "info"
 
-    def encode(self) -> Any:
-        """As JSON has it."""
-        return attrs.asdict(self)
+    def encode(self) -> Begin:
+        """As a message."""
+        return Begin(json.dumps(attrs.asdict(self)))
 
     @classmethod
-    def decode(cls, value: Any) -> "Setup":
+    def decode(cls, message: Begin) -> "Setup":
         """The reverse."""
-        return structure(value, cls)
-
-
-@attrs.frozen(eq=False)
-class _Pulled:
-    """A task whose object is here, or failed."""
-
-    lot: int
-    index: int
-    task: Task
-    fetched: Fetched | None = None
-    seconds: float = 0.0
-    reason: Reason | None = None
-    detail: str = ""
-
-    @property
-    def in_memory(self) -> int:
-        return 0 if self.fetched is None else len(self.fetched.body)
-
-    def outcome(self, failure: LocalFailure | None) -> Outcome:
-        size = None if self.fetched is None else self.fetched.size
-        if failure is not None:
-            return Outcome(self.lot, self.index, size, self.seconds, failure.reason, str(failure))
-        return Outcome(self.lot, self.index, size, self.seconds, self.reason, self.detail)
-
-
-@attrs.define(eq=False)
-class _Memory:
-    """Bytes that may still be held.  Mutable state: these, and who waits for more."""
-
-    left: int = MEMORY_BYTES
-    _freed: trio.Event = attrs.field(factory=trio.Event)
-
-    async def take(self, size: int) -> None:
-        """Hold `size` bytes; may overdraw, but then nobody else gets any."""
-        while self.left <= 0:
-            await self._freed.wait()
-        self.left -= size
-
-    def give(self, size: int) -> None:
-        """They are on disk."""
-        self.left += size
-        self._freed.set()
-        self._freed = trio.Event()
-
-
-@attrs.define(eq=False)
-class _Tools:
-    """What the tasks of a fetcher share.
-
-    Mutable state: how many temporary files could not be removed, that nobody was told of yet.
-    """
-
-    files: ObjectFiles
-    fetcher: Fetcher
-    line: Line
-    memory: _Memory = attrs.field(factory=_Memory)
-    cleanup_failures: int = 0
-
-
-async def serve(
-    line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Work off lots until the other side is gone."""
-
-    def count_cleanup_failure() -> None:
-        tools.cleanup_failures += 1
-
-    files = open_files(setup.storage, count_cleanup_failure)
-    tools = _Tools(files, Fetcher(files, setup.source, setup.hosts), line)
-    send, receive = trio.open_memory_channel[_Pulled](QUEUE)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_commit, tools, receive)
-            task_status.started()
-            while (message := await line.receive()) is not None:
-                nursery.start_soon(_work, tools, Lot.decode(message), send)
-            nursery.cancel_scope.cancel()
-    except* (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # the agent is gone, so nobody wants to know
-    finally:
-        tools.fetcher.close()
+        return structure(parse_json(message.setup), cls)
 
 
 def open_files(storage: AgentStorage, on_cleanup_failure: Callable[[], None]) -> ObjectFiles:
@@ -144,85 +61,248 @@ def open_files(storage: AgentStorage, on_cleanup_failure: Callable[[], None]) ->
     )
 
 
-# --- pulling -------------------------------------------------------------------------------
-
-
-async def _work(tools: _Tools, lot: Lot, pulled: trio.MemorySendChannel[_Pulled]) -> None:
-    names = [(task.owner, task.object_id) for task in lot.tasks]
-    present = await trio.to_thread.run_sync(tools.files.existing, names)
-    left = iter(enumerate(lot.tasks))
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(lot.width, len(lot.tasks))):
-            nursery.start_soon(_pull, tools, lot, left, present, pulled)
-
-
-async def _pull(
-    tools: _Tools,
-    lot: Lot,
-    left: Iterator[tuple[int, Task]],
-    present: set[str],
-    pulled: trio.MemorySendChannel[_Pulled],
-) -> None:
-    """Take what is left of a lot's tasks, one by one."""
-    for index, task in left:
-        begun = trio.current_time()
-        try:
-            fetched = None
-            if not (task.object_id in present and await _is_there(tools.files, task)):
-                fetched = await tools.fetcher.fetch(task)
-        except (FetchFailure, LocalFailure) as exc:
-            await pulled.send(_Pulled(lot.number, index, task, reason=exc.reason, detail=str(exc)))
-        else:
-            one = _Pulled(lot.number, index, task, fetched, trio.current_time() - begun)
-            await tools.memory.take(one.in_memory)
-            await pulled.send(one)
-
-
-async def _is_there(files: ObjectFiles, task: Task) -> bool:
-    final = files.final(task.owner, task.object_id)
-    return await trio.to_thread.run_sync(has_digest, final, task.md5sum)
-
-
 # --- putting into place --------------------------------------------------------------------
 
 
-async def _commit(tools: _Tools, pulled: trio.MemoryReceiveChannel[_Pulled]) -> None:
-    while True:
-        batch = await _gather(pulled)
-        failures = await _publish(tools.files, batch)
-        tools.memory.give(sum(one.in_memory for one in batch))
-        outcomes = [one.outcome(failures.get(one)).encode() for one in batch]
-        del batch  # what it holds is on disk, and the next may be long in coming
-        failed, tools.cleanup_failures = tools.cleanup_failures, 0
-        await tools.line.send({"outcomes": outcomes, "cleanup_failures": failed})
+@attrs.define(eq=False)
+class _Committer:
+    """Makes pulled objects durable under their names, and tells of it.
+
+    Mutable state: objects that wait for that, and how many bytes they are; what is to be told;
+    how many lanes pull; files left behind; an event for each change.
+    """
+
+    files: ObjectFiles
+    line: Line
+    lanes: int = 0
+    cleanup_failures: int = 0
+    _staged: dict[Staged, Outcome] = attrs.field(factory=dict)
+    _bytes: int = 0
+    _told: list[Outcome] = attrs.field(factory=list)
+    _pulled: list[int] = attrs.field(factory=list)
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def add(self, staged: Staged, outcome: Outcome) -> None:
+        """An object is verified under its temporary name."""
+        self._staged[staged] = outcome
+        self._bytes += outcome.size or 0
+        self._changed.set()
+
+    def tell(self, outcome: Outcome) -> None:
+        """A task has ended without an object to put into place."""
+        self._told.append(outcome)
+        self._changed.set()
+
+    def pulled(self, lot: int) -> None:
+        """Nothing of a lot is left to pull."""
+        self._pulled.append(lot)
+        self._changed.set()
+
+    def lane_ended(self) -> None:
+        """One lane less, perhaps the last that anything could come from."""
+        self.lanes -= 1
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Commit for ever, as many at a time as there are."""
+        while True:
+            await self._wait()
+            await self._gather()
+            staged, self._staged, self._bytes = self._staged, {}, 0
+            told, self._told = self._told, []
+            pulled, self._pulled = self._pulled, []
+            failed, self.cleanup_failures = self.cleanup_failures, 0
+            if pulled and staged:  # the agent need not wait for the disk with what comes next
+                await self.line.send(Report(pulled=tuple(pulled)))
+                pulled = []
+            refused = await self._publish(list(staged))
+            for item, outcome in staged.items():
+                if (failure := refused.get(item)) is not None:
+                    outcome = attrs.evolve(outcome, reason=failure.reason, detail=str(failure))
+                told.append(outcome)
+            if told or pulled or failed:
+                await self.line.send(Report(tuple(told), tuple(pulled), failed))
+
+    async def _wait(self) -> None:
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+    async def _gather(self) -> None:
+        """What comes within a moment, unless that is enough, or no more can come."""
+        with trio.move_on_after(MOMENT_S):
+            while self.lanes and len(self._staged) < COMMIT_OBJECTS and self._bytes < COMMIT_BYTES:
+                await self._wait()
+
+    async def _publish(self, staged: Sequence[Staged]) -> dict[Staged, LocalFailure]:
+        if self.files.durable and staged:
+            return await trio.to_thread.run_sync(self.files.publish, staged)
+        return self.files.publish(staged)
 
 
-async def _gather(pulled: trio.MemoryReceiveChannel[_Pulled]) -> list[_Pulled]:
-    """What comes within a moment of the first, up to the limits of one commit."""
-    found = [await pulled.receive()]
-    size = found[0].in_memory
-    with trio.move_on_after(MOMENT_S):
-        while len(found) < COMMIT_OBJECTS and size < COMMIT_BYTES:
-            found.append(await pulled.receive())
-            size += found[-1].in_memory
-    return found
+# --- pulling -------------------------------------------------------------------------------
 
 
-async def _publish(files: ObjectFiles, batch: Sequence[_Pulled]) -> dict[_Pulled, LocalFailure]:
-    """Write the objects of a batch and make them durable under their names; what failed."""
-    failures: dict[_Pulled, LocalFailure] = {}
-    staged: dict[Staged, _Pulled] = {}
-    for one in batch:
-        if one.fetched is not None:
-            try:
-                staged[one.fetched.stage(files, one.task)] = one
-            except LocalFailure as exc:
-                failures[one] = exc
-    if files.durable:
-        refused = await trio.to_thread.run_sync(files.publish, list(staged))
-    else:
-        refused = files.publish(list(staged))
-    return failures | {staged[item]: failure for item, failure in refused.items()}
+@attrs.define(eq=False)
+class _Work:
+    """A lot being worked on, by lanes that pull side by side.
+
+    Mutable state: its tasks that no lane has taken, those whose file exists, the number of
+    lanes wanted and of those there are.
+    """
+
+    lot: Lot
+    fetcher: Fetcher
+    committer: _Committer
+    nursery: trio.Nursery
+    #: Called once nothing is left to pull.
+    on_pulled: Callable[[int], None]
+    width: int
+    _left: deque[Task] = attrs.field(factory=deque)
+    _present: set[str] = attrs.field(factory=set)
+    _indices: dict[str, int] = attrs.field(factory=dict)
+    _lanes: int = 0
+
+    async def run(self) -> None:
+        """Look what is there already, then set the lanes to work."""
+        names = [(task.owner, task.object_id) for task in self.lot.tasks]
+        files = self.committer.files
+        self._present = await trio.to_thread.run_sync(files.existing, names)
+        self._indices = {task.object_id: index for index, task in enumerate(self.lot.tasks)}
+        # Those of one source together: they share a connection.
+        self.give_back(sorted(self.lot.tasks, key=lambda task: task.source.manta_storage_id))
+
+    def give_back(self, tasks: Iterable[Task]) -> None:
+        """These have to be pulled, by whichever lane."""
+        self._left.extend(tasks)
+        self.widen(self.width)
+
+    def widen(self, width: int) -> None:
+        """Have so many lanes from now on; each that is too many ends after what it has."""
+        self.width = width
+        for _ in range(min(width - self._lanes, len(self._left))):
+            self._lanes += 1
+            self.committer.lanes += 1
+            self.nursery.start_soon(self._lane)
+
+    async def _lane(self) -> None:
+        try:
+            while self._left and self._lanes <= self.width:
+                tasks = self._take()
+                if not (tasks[0].object_id in self._present and await self._is_there(tasks[0])):
+                    await self.fetcher.fetch(tasks, _Timed(self).settle, self.give_back)
+        finally:
+            self._lanes -= 1
+            self.committer.lane_ended()
+        if not self._lanes and not self._left:
+            self.on_pulled(self.lot.number)
+
+    def _take(self) -> deque[Task]:
+        """Tasks of one source: fewer towards the end, so that the lanes end together."""
+        tasks = deque([self._left.popleft()])
+        most = min(AHEAD, len(self._left) // self.width)
+        while len(tasks) < most and self._go_together(tasks[0], self._left[0]):
+            tasks.append(self._left.popleft())
+        return tasks
+
+    def _go_together(self, one: Task, other: Task) -> bool:
+        return one.source == other.source and not self._present & {one.object_id, other.object_id}
+
+    async def _is_there(self, task: Task) -> bool:
+        final = self.committer.files.final(task.owner, task.object_id)
+        there = await trio.to_thread.run_sync(has_digest, final, task.md5sum)
+        if there:
+            self.committer.tell(Outcome(self.lot.number, self._indices[task.object_id]))
+        return there
+
+    def ended(self, task: Task, result: Fetched | FetchFailure, seconds: float) -> None:
+        """A task was pulled, or failed; a small object is written here and now."""
+        lot, index = self.lot.number, self._indices[task.object_id]
+        if isinstance(result, FetchFailure):
+            outcome = Outcome(lot, index, reason=result.reason, detail=str(result))
+            self.committer.tell(outcome)
+            return
+        outcome = Outcome(lot, index, result.size, seconds)
+        try:
+            staged = result.staged or self.committer.files.stage(
+                task.owner, task.object_id, result.body, task.md5sum
+            )
+        except LocalFailure as exc:
+            self.committer.tell(attrs.evolve(outcome, reason=exc.reason, detail=str(exc)))
+        else:
+            self.committer.add(staged, outcome)
+
+
+@attrs.define
+class _Timed:
+    """Measures how long each of several tasks took.  Mutable state: since when."""
+
+    work: _Work
+    since: float = attrs.field(factory=trio.current_time)
+
+    def settle(self, task: Task, result: Fetched | FetchFailure) -> None:
+        """The task has ended, and the next one begins."""
+        now = trio.current_time()
+        self.work.ended(task, result, now - self.since)
+        self.since = now
+
+
+# --- the process ---------------------------------------------------------------------------
+
+
+async def serve(
+    line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Work off lots until the other side is gone."""
+    wanted = trio.Event()
+
+    def count_cleanup_failure() -> None:
+        committer.cleanup_failures += 1
+
+    def want() -> None:
+        nonlocal wanted
+        wanted.set()
+
+    async def ask() -> None:
+        nonlocal wanted
+        while True:
+            await wanted.wait()
+            wanted = trio.Event()
+            if size := allowance.to_ask():
+                await line.send(Want(size))
+
+    files = open_files(setup.storage, count_cleanup_failure)
+    allowance = Allowance(want)
+    committer = _Committer(files, line)
+    fetcher = Fetcher(files, setup.source, setup.hosts, allowance)
+    works: dict[int, _Work] = {}
+
+    def pulled(lot: int) -> None:
+        del works[lot]
+        committer.pulled(lot)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.run)
+            nursery.start_soon(ask)
+            task_status.started()
+            while (message := await line.receive()) is not None:
+                match message:
+                    case Lot():
+                        width = message.width
+                        work = _Work(message, fetcher, committer, nursery, pulled, width)
+                        works[message.number] = work
+                        nursery.start_soon(work.run)
+                    case Width() if message.lot in works:
+                        works[message.lot].widen(message.width)
+                    case Limit():
+                        allowance.limit(message.is_limited, message.at_once)
+                    case Grant():
+                        allowance.granted(message.size)
+            nursery.cancel_scope.cancel()
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the agent is gone, so nobody wants to know
+    finally:
+        fetcher.close()
 
 
 def main() -> None:
@@ -237,7 +317,8 @@ def main() -> None:
 
 async def _run(connection: socket.socket) -> None:
     line = Line.over(connection)
-    if (message := await line.receive()) is not None:
+    message: Any = await line.receive()
+    if isinstance(message, Begin):
         setup = Setup.decode(message)
         log.configure("rebalancer-agent", setup.log_level)
         await serve(line, setup)

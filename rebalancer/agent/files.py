@@ -4,7 +4,6 @@ Blocking; called in threads, in batches.
 """
 
 import base64
-import ctypes
 import errno
 import hashlib
 import itertools
@@ -14,10 +13,10 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 import attrs
 
+from rebalancer.agent.sync import sync_path, sync_paths
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.reasons import Reason
@@ -25,9 +24,6 @@ from rebalancer.log import get_logger
 
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
 _READ_BYTES = 1 << 20
-#: From so many files on, one sync of the whole file system is cheaper than one of each: it took
-#: 40 ms after 5,000 new files on ext4, where an fsync of each took a millisecond.
-MANY = 4
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 _TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.[0-9a-f]{{32}}")
 
@@ -130,7 +126,7 @@ class ObjectFiles:
             raise _failure(exc) from exc
         return Download(self, place, file)
 
-    def stage(self, owner: str, object_id: str, body: bytes, md5: str) -> Staged:
+    def stage(self, owner: str, object_id: str, body: bytes | memoryview, md5: str) -> Staged:
         """Verify a whole object and write it under a temporary name.
 
         Raises:
@@ -173,22 +169,18 @@ class ObjectFiles:
             # The account's first object here; another one may make its folder just now.
             with suppress(FileExistsError):
                 os.mkdir(item.folder, FOLDER_MODE)
-            self._sync(str(self.root))
+            if self.durable:
+                sync_path(self.root)
             os.rename(item.temporary, item.final)
 
     def _sync_all(self, paths: Mapping[str, Sequence[Staged]]) -> dict[Staged, LocalFailure]:
         """Bring files or folders to stable storage; the items of those that failed."""
         if not self.durable:
             return {}
-        if len(paths) >= MANY and sync_file_system(self.temp):
-            return {}
         failed = {}
-        for path, items in paths.items():
-            try:
-                self._sync(path)
-            except OSError as exc:
-                log.error("not synced", path=path, error=str(exc))
-                failed.update(dict.fromkeys(items, _failure(exc)))
+        for path, exc in sync_paths(paths, self.temp).items():
+            log.error("not synced", path=path, error=str(exc))
+            failed.update(dict.fromkeys(paths[path], _failure(exc)))
         return failed
 
     def discard(self, temporary: str) -> bool:
@@ -202,15 +194,6 @@ class ObjectFiles:
             self.on_cleanup_failure()
             return False
         return True
-
-    def _sync(self, path: str) -> None:
-        if not self.durable:
-            return
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 class Download:
@@ -226,7 +209,7 @@ class Download:
         self._digest = hashlib.md5(usedforsecurity=False)
         self.size = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data` and take it into the digest.
 
         Raises:
@@ -235,7 +218,7 @@ class Download:
         self._digest.update(data)
         self.append(data)
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Append `data`, which is verified already.
 
         Raises:
@@ -310,31 +293,3 @@ def has_digest(path: Path, md5: str) -> bool:
     except OSError:
         return False
     return base64.b64encode(digest.digest()).decode() == md5
-
-
-def _find_syncfs() -> Callable[[int], int] | None:
-    try:
-        found = ctypes.CDLL(None, use_errno=True).syncfs
-    except (OSError, AttributeError):
-        return None
-    found.argtypes = [ctypes.c_int]
-    found.restype = ctypes.c_int
-    return cast(Callable[[int], int], found)
-
-
-_syncfs = _find_syncfs()
-
-
-def sync_file_system(folder: Path) -> bool:
-    """Bring the whole file system of `folder` to stable storage.
-
-    False where the platform cannot, or if anything failed: then files must be synced one by
-    one, which also tells which of them it was.
-    """
-    if _syncfs is None:
-        return False
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        return _syncfs(file) == 0
-    finally:
-        os.close(file)

@@ -1,7 +1,8 @@
-"""HTTP/1.1 answers to GET, without I/O: bytes in, body bytes out, strictly.
+"""HTTP/1.1 answers to GETs, without I/O: bytes in, body bytes out, strictly.
 
 Thin on purpose: parsing is what pulling small objects costs most.  It knows whole bodies by
 Content-Length, chunked ones and ones that end with the connection, and refuses all else.
+Several requests may have been sent ahead; their answers come one behind the other.
 """
 
 import enum
@@ -13,8 +14,16 @@ import attrs
 MAX_HEAD_BYTES = 32 << 10
 _MAX_CHUNK_LINE = 1 << 10
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*")
+_HEAD = re.compile(
+    rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?"
+    rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*)*"
+)
+#: The fields that tell where the body ends, or that it is not what was asked for.
+_FRAMING = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|content-encoding):"
+    rb"[ \t]*([^\r\n]*?)[ \t]*(?=\r\n|\Z)",
+    re.IGNORECASE,
+)
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n]*)?")
 
 
@@ -47,17 +56,32 @@ class Head:
 
 
 class ResponseReader:
-    """One answer.
+    """The answers of one connection, in turn.
 
-    Mutable state: where in the answer it is, the bytes of an unfinished line or head, and the
-    bytes of body or chunk still to come.
+    Mutable state: where in the present answer it is, how many more were asked for, bytes that
+    were fed but not read yet, and the bytes of body or chunk still to come.
     """
 
     def __init__(self) -> None:
         self.head: Head | None = None
         self._state = _State.HEAD
+        self._asked = 0
         self._buffer = bytearray()
         self._left = 0
+
+    def expect(self, answers: int) -> None:
+        """So many requests more were sent, beyond the one for the present answer."""
+        self._asked += answers
+
+    def next(self) -> bytes:
+        """Go on to the next answer; bytes of its body that were fed already.
+
+        Raises:
+          ProtocolError: they are no answer.
+        """
+        self.head, self._state, self._left = None, _State.HEAD, 0
+        self._asked -= 1
+        return self._read()
 
     @property
     def is_done(self) -> bool:
@@ -71,19 +95,34 @@ class ResponseReader:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the connection may carry another request."""
+        """Whether the connection may carry more answers."""
         return self.is_done and self.head is not None and self.head.keep_alive
+
+    @property
+    def plain_bytes(self) -> int:
+        """How many bytes to come next are nothing but body; who receives them calls `took`."""
+        plain = self._state is _State.LENGTH and self.head is not None and not self.head.chunked
+        return self._left if plain and not self._buffer else 0
+
+    def took(self, size: int) -> None:
+        """`size` of the `plain_bytes` were received without being fed."""
+        self._left -= size
+        if not self._left:
+            self._state = _State.DONE
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the source; return those of the body among them.
 
         Raises:
-          ProtocolError: it is no answer, or goes on behind its end.
+          ProtocolError: it is no answer, or something follows that was not asked for.
         """
         if self._state is _State.LENGTH and not self._buffer and len(data) < self._left:
             self._left -= len(data)  # within a large body, the common case
             return data
         self._buffer += data
+        return self._read()
+
+    def _read(self) -> bytes:
         body = []
         while (piece := self._step()) is not None:
             body.append(piece)
@@ -116,7 +155,7 @@ class ResponseReader:
             case _State.UNTIL_CLOSE:
                 return self._take(len(self._buffer)) if self._buffer else None
             case _State.DONE:
-                if self._buffer:
+                if self._buffer and not self._asked:
                     raise ProtocolError("bytes behind the end of the answer")
                 return None
 
@@ -194,22 +233,19 @@ def parse_head(head: bytes) -> Head:
     Raises:
       ProtocolError: anything that leaves room for doubt where the body ends.
     """
-    status_line, *lines = head.split(b"\r\n")
-    if (match := _STATUS_LINE.fullmatch(status_line)) is None:
-        raise ProtocolError(f"no status line: {status_line[:80]!r}")
+    if (match := _HEAD.fullmatch(head)) is None:
+        raise ProtocolError(f"no head of an answer: {head[:80]!r}")
     lengths, codings, connection, encoding = set[bytes](), list[bytes](), b"", b"identity"
-    for line in lines:
-        if (field := _FIELD.fullmatch(line)) is None:
-            raise ProtocolError(f"no header: {line[:80]!r}")
-        name, value = field[1].lower(), field[2]
-        if name == b"content-length":
-            lengths.add(value)
-        elif name == b"transfer-encoding":
-            codings.append(value.lower())
-        elif name == b"connection":
-            connection += value.lower() + b","
-        elif name == b"content-encoding":
-            encoding = value.lower()
+    for name, value in _FRAMING.findall(head):
+        match name.lower():
+            case b"content-length":
+                lengths.add(value)
+            case b"transfer-encoding":
+                codings.append(value.lower())
+            case b"connection":
+                connection += value.lower() + b","
+            case b"content-encoding":
+                encoding = value.lower()
     chunked = _is_chunked(codings, lengths)
     if encoding != b"identity":
         raise ProtocolError(f"content-encoding {encoding.decode('latin-1')}")

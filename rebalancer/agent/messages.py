@@ -1,9 +1,13 @@
-"""What the agent and its fetcher processes say to each other: JSON, a line a message."""
+"""What the agent and its fetcher processes say to each other: marshalled, its length before it.
 
-import json
+Both ends are the same program under the same interpreter, which is all that marshal needs; it
+takes a tenth of the time of JSON, and every object pulled is told of here.
+"""
+
+import marshal
 import socket
-from collections import deque
-from typing import Any
+import struct
+from typing import Any, ClassVar, Union
 
 import attrs
 import trio
@@ -15,32 +19,38 @@ from rebalancer.wire import Task
 #: The other side takes a message within so many seconds, or is as good as dead.
 SEND_S = 10.0
 _RECEIVE_BYTES = 64 << 10
+_LENGTH = struct.Struct("!I")
 
 
 @attrs.frozen
 class Lot:
     """Tasks for a fetcher, which works on `width` of them at a time; `number` names the lot."""
 
+    KIND: ClassVar[str] = "lot"
     number: int
     width: int
     tasks: tuple[Task, ...]
 
     def encode(self) -> Any:
-        """As JSON has it."""
+        """As marshal takes it."""
         tasks = [
-            (t.owner, t.object_id, t.md5sum, t.source.datacenter, t.source.manta_storage_id)
+            (t.object_id, t.owner, t.md5sum, t.source.datacenter, t.source.manta_storage_id)
             for t in self.tasks
         ]
-        return {"lot": self.number, "width": self.width, "tasks": tasks}
+        return self.number, self.width, tasks
 
     @classmethod
     def decode(cls, value: Any) -> "Lot":
         """The reverse."""
-        tasks = tuple(
-            Task(object_id, owner, md5, Shark(datacenter, name))
-            for owner, object_id, md5, datacenter, name in value["tasks"]
+        number, width, tasks = value
+        return cls(
+            number,
+            width,
+            tuple(
+                Task(object_id, owner, md5, Shark(datacenter, name))
+                for object_id, owner, md5, datacenter, name in tasks
+            ),
         )
-        return cls(value["lot"], value["width"], tasks)
 
 
 @attrs.frozen
@@ -56,7 +66,7 @@ class Outcome:
     detail: str = ""
 
     def encode(self) -> Any:
-        """As JSON has it."""
+        """As marshal takes it."""
         reason = self.reason and (self.reason.name, self.reason.code)
         return self.lot, self.index, self.size, self.seconds, reason, self.detail
 
@@ -67,16 +77,100 @@ class Outcome:
         return cls(lot, index, size, seconds, reason and Reason(*reason), detail)
 
 
+@attrs.frozen
+class Report:
+    """From a fetcher: tasks that ended, lots of which nothing is left to pull, and files left."""
+
+    KIND: ClassVar[str] = "report"
+    outcomes: tuple[Outcome, ...] = ()
+    pulled: tuple[int, ...] = ()
+    #: Temporary files that could not be removed since the last report.
+    cleanup_failures: int = 0
+
+    def encode(self) -> Any:
+        """As marshal takes it."""
+        return [one.encode() for one in self.outcomes], self.pulled, self.cleanup_failures
+
+    @classmethod
+    def decode(cls, value: Any) -> "Report":
+        """The reverse."""
+        outcomes, pulled, failures = value
+        return cls(tuple(map(Outcome.decode, outcomes)), pulled, failures)
+
+
+@attrs.frozen
+class _Plain:
+    """A message of plain values."""
+
+    KIND: ClassVar[str]
+
+    def encode(self) -> Any:
+        """As marshal takes it."""
+        return attrs.astuple(self)
+
+    @classmethod
+    def decode(cls, value: Any) -> Any:
+        """The reverse."""
+        return cls(*value)
+
+
+@attrs.frozen
+class Begin(_Plain):
+    """To a fetcher, first of all: its setup, as JSON."""
+
+    KIND = "begin"
+    setup: str
+
+
+@attrs.frozen
+class Width(_Plain):
+    """To a fetcher: work on so many tasks of a lot at a time from now on."""
+
+    KIND = "width"
+    lot: int
+    width: int
+
+
+@attrs.frozen
+class Limit(_Plain):
+    """To a fetcher: whether to ask before receiving, and how many bytes to receive at once."""
+
+    KIND = "limit"
+    is_limited: bool
+    at_once: int
+
+
+@attrs.frozen
+class Want(_Plain):
+    """From a fetcher: it has received so many bytes more than it was granted."""
+
+    KIND = "want"
+    size: int
+
+
+@attrs.frozen
+class Grant(_Plain):
+    """To a fetcher: so many bytes of what it wants."""
+
+    KIND = "grant"
+    size: int
+
+
+Message = Union[Lot, Report, Begin, Width, Limit, Want, Grant]  # noqa: UP007 - read as a list
+_KINDS: dict[str, Any] = {
+    kind.KIND: kind for kind in (Lot, Report, Begin, Width, Limit, Want, Grant)
+}
+
+
 @attrs.define(eq=False)
 class Line:
     """A connection that carries messages.
 
-    Mutable state: messages that came together with the last one, and the start of the next.
+    Mutable state: what was received but not taken yet.
     """
 
     stream: trio.SocketStream
-    _ready: deque[bytes] = attrs.field(factory=deque)
-    _start: bytes = b""
+    _received: bytearray = attrs.field(factory=bytearray)
     _sending: trio.Lock = attrs.field(factory=trio.Lock)
 
     @classmethod
@@ -84,30 +178,42 @@ class Line:
         """A line over one end of a socket pair, which stays the caller's to close."""
         return cls(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
 
-    async def send(self, value: Any) -> None:
+    async def send(self, message: Message) -> None:
         """Send one message, whole even if cancelled: half of one would spoil the next.
 
         Raises:
           trio.BrokenResourceError: the other side is gone, or takes nothing any more.
           trio.ClosedResourceError: that was found by an earlier send.
         """
-        data = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+        data = marshal.dumps((message.KIND, message.encode()))
         async with self._sending:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as scope:
-                await self.stream.send_all(data)
+                await self.stream.send_all(_LENGTH.pack(len(data)) + data)
             if scope.cancelled_caught:
                 self.stream.socket.close()
                 raise trio.BrokenResourceError(f"nothing was taken for {SEND_S} s")
 
-    async def receive(self) -> Any:
+    async def receive(self) -> Message | None:
         """The next message; None when the other side is gone."""
-        while not self._ready:
+        while (data := self._take()) is None:
             try:
-                data = await self.stream.receive_some(_RECEIVE_BYTES)
+                more = await self.stream.receive_some(_RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
-            if not data:
+            if not more:
                 return None
-            *lines, self._start = (self._start + data).split(b"\n")
-            self._ready.extend(lines)
-        return json.loads(self._ready.popleft())
+            self._received += more
+        kind, value = marshal.loads(data)
+        message: Message = _KINDS[kind].decode(value)
+        return message
+
+    def _take(self) -> bytes | None:
+        if len(self._received) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._received)
+        end = _LENGTH.size + length
+        if len(self._received) < end:
+            return None
+        data = bytes(self._received[_LENGTH.size : end])
+        del self._received[:end]
+        return data

@@ -1,9 +1,12 @@
 """What the agent counts, under the names of both predecessors."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 import prometheus_client as prometheus
 
+from rebalancer.agent.messages import Outcome
 from rebalancer.config import AgentMetrics as MetricsConfig
-from rebalancer.domain.reasons import Reason
 from rebalancer.metrics import LegacyMetrics
 
 
@@ -46,24 +49,25 @@ class AgentMetrics:
         """A request came."""
         self._legacy.request_count.inc(value=method)
 
-    def fetched(self, size: int, seconds: float) -> None:
-        """An object of `size` bytes was pulled in `seconds`."""
+    def ended(self, outcomes: Iterable[Outcome]) -> None:
+        """Tasks have ended: with an object pulled, with one that was there already, or failed."""
+        counts, size = Counter[str](), 0
+        for outcome in outcomes:
+            if outcome.size is not None:
+                size += outcome.size
+                self._download_s.observe(outcome.seconds)
+            if outcome.reason is not None:
+                counts["failed"] += 1
+                self._errors.labels(type=outcome.reason.column).inc()
+                self._legacy.error_count.inc(value=outcome.reason.column)
+            else:
+                counts["skipped" if outcome.size is None else "completed"] += 1
+        for status, count in counts.items():
+            self._processed.labels(status=status).inc(count)
+        self._failed.inc(counts["failed"])
+        self._legacy.object_count.inc(counts.total())
         self._bytes.inc(size)
         self._legacy.bytes_count.inc(size)
-        self._download_s.observe(seconds)
-
-    def done(self, status: str, count: int = 1) -> None:
-        """So many tasks ended well: `completed`, or `skipped` as the file was there already."""
-        self._processed.labels(status=status).inc(count)
-        self._legacy.object_count.inc(count)
-
-    def failed(self, reason: Reason) -> None:
-        """A task ended with `reason`."""
-        self._processed.labels(status="failed").inc()
-        self._failed.inc()
-        self._errors.labels(type=reason.column).inc()
-        self._legacy.object_count.inc()
-        self._legacy.error_count.inc(value=reason.column)
 
     def completed(self, seconds: float) -> None:
         """An assignment was done, `seconds` after it was begun."""

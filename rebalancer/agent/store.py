@@ -1,12 +1,14 @@
 """Assignments on disk: one sqlite file each, laid out as the deployed agent left them.
 
-    <state>/scheduled/<uuid>     not finished; rewritten as tasks finish
+    <state>/scheduled/<uuid>     not finished; replaced as tasks finish
     <state>/completed/<uuid>     finished
-    <state>/saving/<uuid>        not yet promised to anybody
+    <state>/saving/<uuid>        being written
     <state>/quarantine/<uuid>    not readable as an assignment
 
-A file is moved between the folders by rename, which is atomic, so an assignment is always in
-exactly one of them.  Blocking; called in threads.
+A file is always written whole, into `saving`, synced, and moved into its place by rename, which
+is atomic: there is no half of one anywhere, none needs a journal, and the syncs of several are
+one.  From `scheduled` to `completed` they are moved likewise, so an assignment is always in
+exactly one of the two.  Blocking; called in threads.
 """
 
 import heapq
@@ -14,16 +16,18 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
 
+from rebalancer.agent.sync import sync_paths
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
 from rebalancer.log import get_logger
-from rebalancer.sqlite import connect, transact
+from rebalancer.sqlite import connect
 from rebalancer.wire import (
     Assignment,
     AssignmentReport,
@@ -39,7 +43,7 @@ from rebalancer.wire import (
 
 # The first two tables are the predecessor's; their JSON is a BLOB there.
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS tasks (
+CREATE TABLE tasks (
     object_id TEXT PRIMARY KEY NOT NULL UNIQUE,
     owner TEXT NOT NULL,
     md5sum TEXT NOT NULL,
@@ -47,9 +51,9 @@ CREATE TABLE IF NOT EXISTS tasks (
     manta_storage_id TEXT NOT NULL,
     status TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS stats (stats TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL);
+CREATE TABLE stats (stats TEXT NOT NULL);
 """
+_OUR_SCHEMA = "CREATE TABLE rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL)"
 
 log = get_logger()
 
@@ -62,6 +66,25 @@ class StoredAssignment:
     tasks: tuple[Task, ...]
     dialect: Dialect
     received_ns: int
+    #: Whether the deployed agent made it: it gets no table that this one does not know.
+    is_legacy: bool = False
+
+    def updated(self, statuses: Mapping[str, TaskStatus]) -> "StoredAssignment":
+        """With these statuses of objects."""
+        if not statuses:
+            return self
+        tasks = (
+            attrs.evolve(task, status=statuses[task.object_id])
+            if task.object_id in statuses
+            else task
+            for task in self.tasks
+        )
+        return attrs.evolve(self, tasks=tuple(tasks))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every task has ended."""
+        return all(task.status.state is not TaskState.PENDING for task in self.tasks)
 
     def report(self, *, running: bool, finished: bool) -> AssignmentReport:
         """What to tell of it.  It is complete only if every row on disk says so."""
@@ -123,18 +146,68 @@ class AssignmentStore:
         name = assignment.id.lower()
         if self.find(name) is not None:
             raise Conflict(f"assignment {assignment.id} is known already")
-        path, received = self._saving / name, time.time_ns()
-        try:
-            with _open(path, "rwc") as db:
-                db.executescript(_SCHEMA)
-                transact(db, _insert, assignment, dialect, received)
-            os.utime(path, ns=(received, received))
-            os.rename(path, self.scheduled / name)
-            _sync_folder(self.scheduled)
-        except (OSError, sqlite3.Error) as exc:
-            path.unlink(missing_ok=True)
-            raise StoreError(f"assignment {assignment.id} cannot be saved: {exc}") from exc
-        return StoredAssignment(name, assignment.tasks, dialect, received)
+        stored = StoredAssignment(name, assignment.tasks, dialect, time.time_ns())
+        (error,) = self._replace([stored], self.scheduled)
+        if error is not None:
+            with suppress(OSError):
+                (self.scheduled / name).unlink(missing_ok=True)
+            raise StoreError(f"assignment {assignment.id} cannot be saved: {error}") from error
+        return stored
+
+    def write(self, assignments: Sequence[StoredAssignment]) -> list[StoreError | None]:
+        """Write how the tasks of unfinished assignments stand: durable on return.
+
+        Those that are finished now are moved to the completed ones.  What the disk does not take
+        has its error in the answer; of that, nothing has changed.
+        """
+        errors = self._replace(assignments, self.scheduled)
+        moved = False
+        for index, assignment in enumerate(assignments):
+            if errors[index] is None and assignment.is_finished:
+                try:
+                    os.rename(self.scheduled / assignment.id, self.completed / assignment.id)
+                    moved = True
+                except OSError as exc:
+                    errors[index] = exc
+        if moved:
+            failed = sync_paths([str(self.completed), str(self.scheduled)], self.folder)
+            for index, assignment in enumerate(assignments):
+                if assignment.is_finished and failed:
+                    errors[index] = errors[index] or next(iter(failed.values()))
+        return [
+            None
+            if error is None
+            else StoreError(f"progress of {assignment.id} cannot be saved: {error}")
+            for assignment, error in zip(assignments, errors, strict=True)
+        ]
+
+    def _replace(
+        self, assignments: Sequence[StoredAssignment], folder: Path
+    ) -> list[OSError | sqlite3.Error | None]:
+        """Write files whole and move them to `folder`: all durable, or why not, one by one."""
+        errors: dict[str, OSError | sqlite3.Error] = {}
+        written = {}
+        for assignment in assignments:
+            path = self._saving / assignment.id
+            try:
+                path.write_bytes(_image(assignment))
+                os.utime(path, ns=(assignment.received_ns, assignment.received_ns))
+                written[str(path)] = assignment
+            except (OSError, sqlite3.Error) as exc:
+                errors[assignment.id] = exc
+        for text, failure in sync_paths(written, self._saving).items():
+            errors[written.pop(text).id] = failure
+        for text, assignment in list(written.items()):
+            try:
+                os.rename(text, folder / assignment.id)
+            except OSError as exc:
+                errors[written.pop(text).id] = exc
+        if written and (failed := sync_paths([str(folder)], self.folder)):
+            errors |= {a.id: failed[str(folder)] for a in written.values()}
+        for name in errors:
+            with suppress(OSError):
+                (self._saving / name).unlink(missing_ok=True)
+        return [errors.get(assignment.id) for assignment in assignments]
 
     def find(self, assignment_id: str) -> Path | None:
         """The file of an assignment, or None if it is unknown."""
@@ -166,7 +239,7 @@ class AssignmentStore:
     def waiting(self) -> list[str]:
         """The ids of all unfinished assignments, in the order they were received.
 
-        That order is the files' modification time, which `record` keeps, so that no file need
+        That order is the files' modification time, which `write` keeps, so that no file need
         be opened for it.
         """
         with os.scandir(self.scheduled) as entries:
@@ -183,36 +256,6 @@ class AssignmentStore:
 
         known = ((at, name) for at, name in entries() if is_loose_uuid(name))
         return [name for _, name in heapq.nlargest(limit, known)]
-
-    def record(self, assignment: StoredAssignment, statuses: Mapping[str, TaskStatus]) -> None:
-        """Write how tasks ended: durable on return.
-
-        Raises:
-          StoreError: the disk does not take it, and nothing has changed.
-        """
-        path = self.scheduled / assignment.id
-        try:
-            with _open(path) as db:
-                transact(db, _update, statuses)
-            os.utime(path, ns=(assignment.received_ns, assignment.received_ns))
-        except (OSError, sqlite3.Error) as exc:
-            raise StoreError(f"progress of {assignment.id} cannot be saved: {exc}") from exc
-
-    def complete(self, assignment: StoredAssignment, statuses: Mapping[str, TaskStatus]) -> None:
-        """Write how the last tasks ended, and move the assignment to the completed ones: durable.
-
-        Raises:
-          StoreError: the disk does not take it; it is still unfinished.
-        """
-        source = self.scheduled / assignment.id
-        try:
-            with _open(source) as db:
-                transact(db, _finish, assignment.id, statuses)
-            os.rename(source, self.completed / assignment.id)
-            _sync_folder(self.completed)
-            _sync_folder(self.scheduled)
-        except (OSError, sqlite3.Error) as exc:
-            raise StoreError(f"{assignment.id} cannot be completed: {exc}") from exc
 
     def delete(self, assignment_id: str) -> None:
         """Forget a completed assignment.
@@ -255,7 +298,7 @@ def read(path: Path) -> StoredAssignment:
         raise StoreError(f"{path}: not an assignment: it has no stats")
     dialect = Dialect(ours["dialect"]) if ours else Dialect.LEGACY
     received = ours["received_ns"] if ours else path.stat().st_mtime_ns
-    return StoredAssignment(path.name, tasks, dialect, received)
+    return StoredAssignment(path.name, tasks, dialect, received, is_legacy=not ours)
 
 
 def _task(row: sqlite3.Row) -> Task:
@@ -273,53 +316,40 @@ def _open(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
         yield db
 
 
+def _image(assignment: StoredAssignment) -> bytes:
+    """The file of an assignment."""
+    report = assignment.report(running=False, finished=assignment.is_finished)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        db.execute("BEGIN")
+        db.executemany(
+            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    task.object_id,
+                    task.owner,
+                    task.md5sum,
+                    task.source.datacenter,
+                    task.source.manta_storage_id,
+                    _status_blob(task.status),
+                )
+                for task in assignment.tasks
+            ],
+        )
+        stats = stats_to_wire(report.stats, Dialect.LEGACY)
+        db.execute("INSERT INTO stats VALUES (?)", (_blob(stats),))
+        if not assignment.is_legacy:
+            db.execute(_OUR_SCHEMA)
+            ours = (assignment.dialect, assignment.received_ns)
+            db.execute("INSERT INTO rebalancer VALUES (?, ?)", ours)
+        db.execute("COMMIT")
+        return db.serialize()
+
+
+@lru_cache(maxsize=1000)
+def _status_blob(status: TaskStatus) -> bytes:
+    return _blob(status_to_wire(status, Dialect.LEGACY))
+
+
 def _blob(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _insert(
-    db: sqlite3.Connection, assignment: Assignment, dialect: Dialect, received_ns: int
-) -> None:
-    db.executemany(
-        "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (
-                task.object_id,
-                task.owner,
-                task.md5sum,
-                task.source.datacenter,
-                task.source.manta_storage_id,
-                _blob(status_to_wire(task.status, Dialect.LEGACY)),
-            )
-            for task in assignment.tasks
-        ],
-    )
-    stats = AssignmentStats("Scheduled", 0, 0, len(assignment.tasks))
-    db.execute("INSERT INTO stats VALUES (?)", (_blob(stats_to_wire(stats, Dialect.LEGACY)),))
-    db.execute("INSERT INTO rebalancer VALUES (?, ?)", (dialect, received_ns))
-
-
-def _update(db: sqlite3.Connection, statuses: Mapping[str, TaskStatus]) -> None:
-    db.executemany(
-        "UPDATE tasks SET status = ? WHERE object_id = ?",
-        [
-            (_blob(status_to_wire(status, Dialect.LEGACY)), object_id)
-            for object_id, status in statuses.items()
-        ],
-    )
-
-
-def _finish(db: sqlite3.Connection, assignment_id: str, statuses: Mapping[str, TaskStatus]) -> None:
-    _update(db, statuses)
-    tasks = tuple(_task(row) for row in db.execute("SELECT * FROM tasks ORDER BY rowid"))
-    stored = StoredAssignment(assignment_id, tasks, Dialect.LEGACY, 0)
-    stats = stored.report(running=False, finished=True).stats
-    db.execute("UPDATE stats SET stats = ?", (_blob(stats_to_wire(stats, Dialect.LEGACY)),))
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

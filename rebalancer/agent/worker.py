@@ -1,18 +1,19 @@
 """Working on assignments: in the order they came, so many at a time, tasks side by side.
 
 fetchers -> outcomes -> one committer: fetchers tell of an object when its file, the file's name
-and its folder are on stable storage; then its task's row may say so, and not before.
+and its folder are on stable storage; then its task's row may say so, and not before.  While disks
+bring the end of one assignment to rest, the next is being pulled.
 """
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import attrs
 import trio
 
-from rebalancer.agent.fetchers import FetcherDied, FetcherLine
+from rebalancer.agent.fetchers import Errand, FetcherDied, FetcherLine, Share
 from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.messages import Outcome
 from rebalancer.agent.metrics import AgentMetrics
@@ -37,6 +38,12 @@ PROGRESS_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 #: Waiting assignments that are kept in memory, so that they need not be read again.
 FRESH = 32
+#: Assignments that are pulled but not on disk yet, before the next one has to wait.
+BEHIND = 16
+#: Ended assignments that are remembered, if they are no larger than this.
+RECENT, RECENT_TASKS = 64, 100
+#: Rows of one assignment are written for at most this part of the time.
+WRITING_SHARE = 0.05
 #: Errors kept for /status.
 LAST_ERRORS = 20
 
@@ -47,19 +54,26 @@ log = get_logger()
 class _Run:
     """An assignment being worked on.
 
-    Mutable state: the objects whose tasks have not ended, and how those did that no row tells of
-    yet; how many rows tell of a failure; when rows may be written next, the pauses after failures
-    to, and whether all is done.
+    Mutable state: what its file tells; the objects whose tasks have not ended, and how those did
+    that the file does not tell of yet; when it may be written next, the pauses after failures to;
+    which of its parts are being pulled; whether that is over, and whether all is.
     """
 
     assignment: StoredAssignment
     left: set[str]
-    failures: int
     write_at: float
     unwritten: dict[str, TaskStatus] = attrs.field(factory=dict)
     waits: Iterator[float] = attrs.field(factory=lambda: pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     is_failing: bool = False
+    parts: set[int] = attrs.field(factory=set)
+    pulled: trio.Event = attrs.field(factory=trio.Event)
     done: trio.Event = attrs.field(factory=trio.Event)
+
+    def part_pulled(self, part: int) -> None:
+        """Nothing of a part is left to pull; may be told twice."""
+        self.parts.discard(part)
+        if not self.parts:
+            self.pulled.set()
 
     def due_at(self) -> float:
         """When its rows must be written."""
@@ -75,8 +89,8 @@ class Worker:
     """The assignments of an agent.
 
     Mutable state: the ids that wait, in order, and those that run, with what is known of them;
-    some that wait, as they were stored; events that wake idle workers and the committer; bytes
-    received; recent errors.
+    some that wait, as they were stored; what ended last; events that wake idle workers and the
+    committer; bytes received; recent errors; how many tasks of an assignment at a time.
     """
 
     server: AgentServer
@@ -88,10 +102,16 @@ class Worker:
     running: set[str] = attrs.field(factory=set)
     last_errors: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
     received: int = 0
+    width: int = attrs.field(init=False)
     _fresh: dict[str, StoredAssignment] = attrs.field(factory=dict)
+    _recent: OrderedDict[str, StoredAssignment] = attrs.field(factory=OrderedDict)
     _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _added: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        """Begin with the configured width."""
+        self.width = self.server.workers_per_assignment
 
     def add(self, assignment: StoredAssignment) -> None:
         """Work on an assignment that has just been stored, after all that came before it."""
@@ -102,16 +122,22 @@ class Worker:
         self._added.set()
         self._added = trio.Event()
 
-    def progress(self, assignment_id: str) -> tuple[Dialect, AssignmentStats] | None:
-        """How an assignment stands that is being worked on, going by its rows, and its dialect.
+    def progress(self, name: str) -> tuple[Dialect, AssignmentStats] | None:
+        """How an assignment stands, going by its rows, and its dialect.
 
-        From memory, because managers ask often; None if it is not being worked on.
+        From memory, because managers ask often; None if it is not being worked on and has not
+        just ended.
         """
-        if (run := self._runs.get(assignment_id)) is None:
+        if (run := self._runs.get(name)) is not None:
+            report = run.assignment.report(running=True, finished=False)
+            return run.assignment.dialect, report.stats
+        if (stored := self._fresh.get(name) or self._recent.get(name)) is None:
             return None
-        total = len(run.assignment.tasks)
-        processed = total - len(run.left) - len(run.unwritten)
-        return run.assignment.dialect, AssignmentStats("Running", run.failures, processed, total)
+        return stored.dialect, stored.report(running=False, finished=name in self._recent).stats
+
+    def forget(self, name: str) -> None:
+        """An ended assignment is gone from disk."""
+        self._recent.pop(name, None)
 
     def resume(self) -> None:
         """Queue what an earlier run left, before anything new comes.  Blocking.
@@ -131,31 +157,52 @@ class Worker:
                 nursery.start_soon(fetcher.run)
             nursery.start_soon(self._commit)
             for _ in range(self.server.workers):
-                nursery.start_soon(self._work)
+                nursery.start_soon(self._work, nursery)
 
-    async def _work(self) -> None:
+    async def widen(self, width: int) -> None:
+        """Work on `width` tasks of each assignment at a time, also of those that run."""
+        self.width = width
+        for fetcher in self.fetchers:
+            await fetcher.widen(width)
+
+    async def _work(self, nursery: trio.Nursery) -> None:
+        """Have one assignment after the other pulled."""
         while True:
             while not self.waiting:
                 await self._added.wait()
             name = self.waiting.popleft()
             self.running.add(name)
-            try:
-                await self._process(name)
-            finally:
-                self.running.discard(name)
-                self._count()
+            if (run := await self._begin(name)) is not None:
+                nursery.start_soon(self._finish, run)
+                await run.pulled.wait()
+                while len(self._runs) >= self.server.workers + BEHIND:
+                    await next(iter(self._runs.values())).done.wait()
 
     def _count(self) -> None:
         self.metrics.queued.set(len(self.waiting) + len(self.running))
 
-    async def _process(self, name: str) -> None:
-        begun = trio.current_time()
+    async def _begin(self, name: str) -> _Run | None:
+        """Read an assignment; None if there is nothing to do about it."""
         if (assignment := self._fresh.pop(name, None) or await self._load(name)) is None:
-            return
-        await self._run_tasks(assignment)
+            self.running.discard(name)
+            self._count()
+            return None
+        left = {t.object_id for t in assignment.tasks if t.status.state is TaskState.PENDING}
+        run = self._runs[name] = _Run(assignment, left, trio.current_time() + PROGRESS_S)
+        return run
+
+    async def _finish(self, run: _Run) -> None:
+        name, begun = run.assignment.id, trio.current_time()
+        try:
+            await self._run_tasks(run)
+        finally:
+            self.running.discard(name)
+            self._count()
         seconds = trio.current_time() - begun
         self.metrics.completed(seconds)
-        log.info("assignment", id=name, state="complete", tasks=len(assignment.tasks), s=seconds)
+        log.info(
+            "assignment", id=name, state="complete", tasks=len(run.assignment.tasks), s=seconds
+        )
 
     async def _load(self, name: str) -> StoredAssignment | None:
         """Read an assignment; None if there is nothing to do about it."""
@@ -171,50 +218,48 @@ class Worker:
             return None
         return None if finished else assignment
 
-    async def _run_tasks(self, assignment: StoredAssignment) -> None:
-        todo = [t for t in assignment.tasks if t.status.state is TaskState.PENDING]
-        failures = sum(t.status.state is TaskState.FAILED for t in assignment.tasks)
-        left = {task.object_id for task in todo}
-        run = _Run(assignment, left, failures, trio.current_time() + PROGRESS_S)
-        self._runs[assignment.id] = run
+    async def _run_tasks(self, run: _Run) -> None:
         self._wake_committer()
-        width = self.server.workers_per_assignment
-        parts = min(len(self.fetchers), width, len(todo))
+        todo = [task for task in run.assignment.tasks if task.object_id in run.left]
+        # One fetcher each while there are enough assignments for all: fewer messages.
+        alone = max(1, len(self.fetchers) // len(self.running))
+        parts = min(alone, self.width, len(todo))
+        run.parts = set(range(parts))
         async with trio.open_nursery() as nursery:
             for part, fetcher in enumerate(self._idlest()[:parts]):
-                share = width // parts + (part < width % parts)
-                nursery.start_soon(self._fetch, run, fetcher, todo[part::parts], share)
+                on_pulled = partial(run.part_pulled, part)
+                share = Share(part, parts)
+                errand = Errand(todo[part::parts], partial(self._settle, run), on_pulled, share)
+                nursery.start_soon(self._fetch, run, fetcher, errand)
+            if not parts:
+                run.pulled.set()
         await run.done.wait()
 
     def _idlest(self) -> list[FetcherLine]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
 
-    async def _fetch(
-        self, run: _Run, fetcher: FetcherLine, tasks: Sequence[Task], width: int
-    ) -> None:
+    async def _fetch(self, run: _Run, fetcher: FetcherLine, errand: Errand) -> None:
         try:
-            await fetcher.fetch(tasks, width, partial(self._settle, run))
+            await fetcher.fetch(errand, lambda: self.width)
         except FetcherDied as exc:
-            for task in tasks:
-                if task.object_id in run.left:
-                    outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=str(exc))
-                    self._settle(run, task, outcome)
+            outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=str(exc))
+            left = [task for task in errand.tasks if task.object_id in run.left]
+            self._settle(run, [(task, outcome) for task in left])
+            errand.on_pulled()
 
-    def _settle(self, run: _Run, task: Task, outcome: Outcome) -> None:
-        """A task has ended."""
-        reason = outcome.reason
-        run.left.remove(task.object_id)
-        run.unwritten[task.object_id] = COMPLETE if reason is None else failed(reason)
-        if outcome.size is not None:
-            self.received += outcome.size
-            self.metrics.fetched(outcome.size, outcome.seconds)
-        if reason is not None:
-            self.metrics.failed(reason)
-            source = task.source.manta_storage_id
-            self._note(f"{reason}: {task.object_id} from {source}: {outcome.detail}")
-        else:
-            self.metrics.done("skipped" if outcome.size is None else "completed")
-        if not run.left or len(run.unwritten) == 1:
+    def _settle(self, run: _Run, ended: Sequence[tuple[Task, Outcome]]) -> None:
+        """Tasks have ended."""
+        was_written = not run.unwritten
+        for task, outcome in ended:
+            run.left.remove(task.object_id)
+            reason = outcome.reason
+            run.unwritten[task.object_id] = COMPLETE if reason is None else failed(reason)
+            self.received += outcome.size or 0
+            if reason is not None:
+                source = task.source.manta_storage_id
+                self._note(f"{reason}: {task.object_id} from {source}: {outcome.detail}")
+        self.metrics.ended([outcome for _, outcome in ended])
+        if not run.left or was_written:
             self._wake_committer()  # there is something due, at once or later
 
     # --- the committer -------------------------------------------------------------------
@@ -232,28 +277,20 @@ class Worker:
             self._ended = trio.Event()
             now = trio.current_time()
             if due := [run for run in self._runs.values() if run.due_at() <= now]:
-                writes = [(run, dict(run.unwritten), not run.left) for run in due]
-                errors = await trio.to_thread.run_sync(self._write, writes)
-                for (run, statuses, is_last), error in zip(writes, errors, strict=True):
-                    self._written(run, statuses, is_last, error)
-
-    def _write(
-        self, writes: Sequence[tuple[_Run, dict[str, TaskStatus], bool]]
-    ) -> list[StoreError | None]:
-        """In a thread: the rows of assignments, each in a transaction."""
-        errors: list[StoreError | None] = []
-        for run, statuses, is_last in writes:
-            write = self.store.complete if is_last else self.store.record
-            try:
-                write(run.assignment, statuses)
-            except StoreError as exc:
-                errors.append(exc)
-            else:
-                errors.append(None)
-        return errors
+                updated = [run.assignment.updated(run.unwritten) for run in due]
+                written = [set(run.unwritten) for run in due]
+                errors = await trio.to_thread.run_sync(self.store.write, updated)
+                took = trio.current_time() - now
+                for run, new, names, error in zip(due, updated, written, errors, strict=True):
+                    self._written(run, new, names, error, took)
 
     def _written(
-        self, run: _Run, statuses: dict[str, TaskStatus], is_last: bool, error: StoreError | None
+        self,
+        run: _Run,
+        new: StoredAssignment,
+        names: set[str],
+        error: StoreError | None,
+        took: float,
     ) -> None:
         """What is not saved is not reported, and is written again later."""
         now = trio.current_time()
@@ -263,13 +300,20 @@ class Worker:
             self.metrics.state_retries.inc()
             run.write_at = now + next(run.waits)
             return
-        for object_id, status in statuses.items():
+        run.assignment = new
+        for object_id in names:
             del run.unwritten[object_id]
-            run.failures += status.reason is not None
-        run.write_at = now + PROGRESS_S
-        if is_last:
-            del self._runs[run.assignment.id]
+        run.write_at = now + max(PROGRESS_S, took / WRITING_SHARE)
+        if new.is_finished:
+            self._remember(new)
+            del self._runs[new.id]
             run.done.set()
+
+    def _remember(self, ended: StoredAssignment) -> None:
+        if len(ended.tasks) <= RECENT_TASKS:
+            self._recent[ended.id] = ended
+            while len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
 
     def _note(self, text: str) -> None:
         log.warning("failure", error=text)

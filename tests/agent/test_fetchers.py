@@ -1,8 +1,7 @@
 """Fetchers: what is said to them, and what happens when they die."""
 
-import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,8 +9,19 @@ import trio
 
 from rebalancer.agent import messages
 from rebalancer.agent.fetcher import Setup
-from rebalancer.agent.fetchers import DEATHS, LOT, FetcherDied, FetcherLine
-from rebalancer.agent.messages import Line, Lot, Outcome
+from rebalancer.agent.fetchers import DEATHS, LOT, Errand, FetcherDied, FetcherLine
+from rebalancer.agent.messages import (
+    Begin,
+    Grant,
+    Limit,
+    Line,
+    Lot,
+    Message,
+    Outcome,
+    Report,
+    Want,
+    Width,
+)
 from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
@@ -22,20 +32,39 @@ from tests.sources import OWNER, md5, uuid
 TASKS = [Task(uuid(n), OWNER, md5(b"x"), Shark("dc1", "2.stor.lab")) for n in range(1200)]
 
 
+async def send_both(line: Line, *messages: Message) -> None:
+    for message in messages:
+        await line.send(message)
+
+
 @pytest.mark.parametrize(
     "message",
     [
         Lot(7, 3, tuple(TASKS[:2])),
-        Outcome(7, 1, 4096, 0.5),
-        Outcome(7, 1),
-        Outcome(7, 1, reason=reasons.http_status_code(404), detail='a "status"\n'),
-        Outcome(7, 1, 5, 0.1, Reason("NewOne"), "ü"),
-        Setup(AgentStorage(reserve_mb=7), AgentSource(allowed_domains=("a", "b")), {"a": "b:1"}),
+        Lot(8, 3, tuple(TASKS)),
+        Report((Outcome(7, 1, 4096, 0.5), Outcome(7, 2))),
+        Report((Outcome(7, 1, reason=reasons.http_status_code(404), detail='a "status"\n'),)),
+        Report((Outcome(7, 1, 5, 0.1, Reason("NewOne"), "ü"),), (7, 8), 3),
+        Width(7, 2),
+        Limit(True, 4096),
+        Want(1 << 40),
+        Grant(5),
     ],
 )
-def test_messages_survive_the_way(message: Lot | Outcome | Setup) -> None:
-    """What is encoded is decoded."""
-    assert type(message).decode(json.loads(json.dumps(message.encode()))) == message
+async def test_messages_survive_the_way(message: Message) -> None:
+    """What is sent is received, whatever came just before."""
+    ours, theirs = (Line.over(end) for end in socket.socketpair())
+    async with ours.stream, theirs.stream, trio.open_nursery() as nursery:
+        nursery.start_soon(send_both, ours, Want(1), message)
+        assert [await theirs.receive(), await theirs.receive()] == [Want(1), message]
+
+
+def test_a_setup_survives_the_way() -> None:
+    """With all that a fetcher needs of the configuration."""
+    source = AgentSource(allowed_domains=("a", "b"))
+    setup = Setup(AgentStorage(reserve_mb=7), source, {"a": "b:1"})
+
+    assert Setup.decode(setup.encode()) == setup
 
 
 class Scripted:
@@ -57,11 +86,10 @@ class Scripted:
             nursery.cancel_scope.cancel()
 
     async def _live(self, line: Line, answers: int) -> None:
-        while (message := await line.receive()) is not None:
-            self.lots.append(lot := Lot.decode(message))
+        while isinstance(lot := await line.receive(), Lot):
+            self.lots.append(lot)
             for index in range(min(answers, len(lot.tasks))):
-                outcomes = [Outcome(lot.number, index, 1).encode()]
-                await line.send({"outcomes": outcomes, "cleanup_failures": 0})
+                await line.send(Report((Outcome(lot.number, index, 1),)))
             answers -= len(lot.tasks)
             if answers < 0:
                 await line.stream.aclose()
@@ -72,11 +100,15 @@ async def fetch(scripted: Scripted, tasks: list[Task]) -> list[str]:
     """The objects that were settled, in order."""
     settled: list[str] = []
     fetcher = FetcherLine(scripted.open)
+
+    def settle(ended: Sequence[tuple[Task, Outcome]]) -> None:
+        settled.extend(task.object_id for task, _ in ended)
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetcher.run)
         try:
             with trio.fail_after(20):
-                await fetcher.fetch(tasks, 4, lambda task, _: settled.append(task.object_id))
+                await fetcher.fetch(Errand(tasks, settle), lambda: 4)
         finally:
             nursery.cancel_scope.cancel()
         assert fetcher.tasks == 0
@@ -116,7 +148,7 @@ async def test_a_side_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyP
     line = Line.over(ours)
     with theirs, trio.fail_after(10):
         with pytest.raises(trio.BrokenResourceError, match="nothing was taken"):
-            await line.send("x" * (64 << 20))
+            await line.send(Begin("x" * (64 << 20)))
         with pytest.raises(trio.ClosedResourceError):
-            await line.send("x")
+            await line.send(Want(1))
         assert await line.receive() is None

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from rebalancer import wire
-from rebalancer.agent.store import AssignmentStore, read
+from rebalancer.agent.store import AssignmentStore, StoredAssignment, read
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
-from rebalancer.wire import Assignment, Dialect, Task
+from rebalancer.wire import Assignment, Dialect, Task, TaskStatus
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 MD5 = "L9NrIZXTY37AYVZN9+gZ7w=="
@@ -57,6 +57,15 @@ def legacy_file(path: Path, statuses: Sequence[Any], state: Any = "Scheduled") -
         db.execute("insert into stats values (?)", (json.dumps(stats).encode(),))
 
 
+def written(
+    store: AssignmentStore, stored: StoredAssignment, statuses: Mapping[str, TaskStatus]
+) -> StoredAssignment:
+    """With statuses of objects, on disk."""
+    updated = stored.updated(statuses)
+    assert store.write([updated]) == [None]
+    return updated
+
+
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(path)) as db:
         return db.execute(query).fetchall()
@@ -89,9 +98,10 @@ def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore)
     """Statuses as they come; at the end the stats with the failed tasks, in `completed`."""
     store.save(assignment(), Dialect.LEGACY)
     stored, _ = store.load(ID)
-    store.record(stored, {uuid(3): wire.COMPLETE, uuid(1): wire.failed(reasons.MD5_MISMATCH)})
+    failure = wire.failed(reasons.MD5_MISMATCH)
+    stored = written(store, stored, {uuid(3): wire.COMPLETE, uuid(1): failure})
     scheduled = rows(store.scheduled / ID, "select object_id, status from tasks order by rowid")
-    store.complete(stored, {uuid(2): wire.failed(reasons.http_status_code(404))})
+    written(store, stored, {uuid(2): wire.failed(reasons.http_status_code(404))})
 
     assert scheduled == [
         (uuid(3), b'"Complete"'),
@@ -126,7 +136,7 @@ def test_a_file_of_the_deployed_agent_is_finished_in_its_layout(store: Assignmen
     """No table but its two, so that the deployed agent reads it again."""
     legacy_file(store.scheduled / ID, ["Complete", "Pending"])
     stored, _ = store.load(ID)
-    store.complete(stored, {uuid(1): wire.COMPLETE})
+    written(store, stored, {uuid(1): wire.COMPLETE})
 
     assert rows(store.completed / ID, "select name from sqlite_master where type = 'table'") == [
         ("tasks",),
@@ -242,7 +252,7 @@ def test_waiting_is_in_the_order_received(store: AssignmentStore) -> None:
         legacy_file(store.scheduled / name, ["Pending", "Pending"])
         os.utime(store.scheduled / name, (1000 + at, 1000 + at))
     stored, _ = store.load(names[0])
-    store.record(stored, {uuid(0): wire.COMPLETE})
+    written(store, stored, {uuid(0): wire.COMPLETE})
     (store.scheduled / "notes.txt").write_text("")
     (store.scheduled / f"{uuid(7)}-journal").write_text("")
 
