@@ -129,6 +129,8 @@ class AgentSource:
     connect_timeout: float = attrs.field(default=10.0, validator=_whole(0))
     idle_timeout: float = attrs.field(default=60.0, validator=_whole(0))
     retries: int = attrs.field(default=3, validator=_whole(0, 20))
+    #: Of all transfers together; 0: no limit.  PUT /limits changes it until the next start.
+    bandwidth_bytes_per_s: int = attrs.field(default=0, validator=_whole(0))
     #: Empty: any host name; else its suffixes.
     allowed_domains: tuple[str, ...] = ()
 

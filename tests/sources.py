@@ -51,16 +51,26 @@ def ok(content: bytes, *headers: str) -> bytes:
 
 @attrs.define(eq=False)
 class Source:
-    """Mutable state: the requests so far, and how many connections carried them."""
+    """Mutable state: the requests so far, and their connections, in all and at a time."""
 
     answer: Callable[[int, str], Answer]
     port: int = 0
     paths: list[str] = attrs.field(factory=list)
     requests: list[bytes] = attrs.field(factory=list)
     connections: int = 0
+    at_work: int = 0
+    most_at_once: int = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
+        self.at_work += 1
+        self.most_at_once = max(self.at_work, self.most_at_once)
+        try:
+            await self._serve(stream)
+        finally:
+            self.at_work -= 1
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
         received = b""
         while True:
             while b"\r\n\r\n" not in received:

@@ -18,7 +18,10 @@ from rebalancer.config import AgentApi
 from rebalancer.daemon import body_json, make_app
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, StoreError, Unavailable
+from rebalancer.log import get_logger
 from rebalancer.wire import AssignmentReport, Dialect
+
+log = get_logger()
 
 #: Assignments in one answer to GET /assignments.
 PAGE = 100
@@ -108,6 +111,17 @@ def make_api(agent: Agent) -> QuartTrio:
     @app.get("/assignments")
     async def list_assignments() -> Response:
         return _json(await trio.to_thread.run_sync(_newest, agent))
+
+    @app.get("/limits")
+    async def get_limits() -> Response:
+        return _json(attrs.asdict(agent.worker.limits.values))
+
+    @app.put("/limits")
+    async def put_limits() -> Response:
+        limits = agent.worker.limits
+        await limits.change(limits.values.changed(await body_json()))
+        log.info("limits", **attrs.asdict(limits.values))
+        return _json(attrs.asdict(limits.values))
 
     @app.get("/ping")
     async def ping() -> Response:

@@ -1,7 +1,7 @@
 """Sharing one limit of bytes per second between fetcher processes.
 
-The agent holds one bucket that fills at the limit; fetchers receive first and then ask for what
-they owe, and wait until it is granted.  So the sum is exact whoever needs how much, and without
+The agent holds one bucket that fills at the limit.  A fetcher asks before it receives, and what
+it did not need goes to its next transfer; so the sum is exact whoever needs how much, and without
 a limit nobody asks.  Times are seconds of whatever clock the caller has.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Callable
 import attrs
 import trio
 
-#: A bucket holds what flows in so many seconds, and grants come in steps of about half of it.
+#: A bucket holds what flows in so many seconds.
 BURST_S = 0.1
 #: Without a limit, and the least with one, a fetcher receives so many bytes at once.
 AT_ONCE_BYTES, LEAST_BYTES = 1 << 20, 4 << 10
 
 
 def receive_at_once(rate: int | None) -> int:
-    """Bytes to receive at once, so that a wait for the next grant stays short."""
+    """Bytes to ask for and to receive at once: half of what the bucket holds."""
     if rate is None:
         return AT_ONCE_BYTES
     return max(LEAST_BYTES, min(AT_ONCE_BYTES, int(rate * BURST_S / 2)))
@@ -37,26 +37,26 @@ class Bucket:
         self._fill(now)
         self.rate = rate
 
-    def take(self, wanted: int, now: float) -> int:
-        """As much of `wanted` as is there."""
-        if self.rate is None:
-            return wanted
-        self._fill(now)
-        granted = min(wanted, int(self._level))
-        self._level -= granted
-        return granted
+    def take(self, wanted: int, now: float) -> bool:
+        """Take `wanted` bytes, if so many are there."""
+        if self.wait_s(wanted, now) > 0:
+            return False
+        self._level -= wanted
+        return True
 
-    def wait_s(self, wanted: int) -> float:
-        """Seconds from the last `take` until a grant is worth its message."""
+    def wait_s(self, wanted: int, now: float) -> float:
+        """Seconds until `wanted` bytes will be there."""
         if self.rate is None:
             return 0.0
-        enough = min(wanted, self.rate * BURST_S / 2)
-        return max(0.0, (max(1.0, enough) - self._level) / self.rate)
+        self._fill(now)
+        return max(0.0, wanted - self._level) / self.rate
 
     def _fill(self, now: float) -> None:
         if self.rate is not None:
-            flowed = self.rate * max(0.0, now - self._at)
-            self._level = min(self._level + flowed, max(1.0, self.rate * BURST_S))
+            most = max(float(LEAST_BYTES), self.rate * BURST_S)
+            # At first there is nothing: an infinite time would fill it.
+            passed = now - self._at if math.isfinite(self._at) else 0.0
+            self._level = min(self._level + self.rate * max(0.0, passed), most)
         self._at = now
 
 
@@ -64,43 +64,47 @@ class Bucket:
 class Allowance:
     """A fetcher's side.
 
-    Mutable state: whether there is a limit, bytes to receive at once, what is owed, how much of
-    it was asked for, and who waits.
+    Mutable state: whether there is a limit, bytes to receive at once, bytes that may be received
+    now, whether some were asked for, and an event for each change.
     """
 
-    #: Called when there is something to ask for.
+    #: Called to ask for `at_once` bytes.
     on_want: Callable[[], None] = lambda: None
     is_limited: bool = False
     at_once: int = AT_ONCE_BYTES
-    _owed: int = 0
-    _asked: int = 0
+    _left: int = 0
+    _is_asked: bool = False
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
-    async def received(self, size: int) -> None:
-        """`size` bytes came in; wait until that is granted."""
-        if not self.is_limited:
-            return
-        self._owed += size
-        self.on_want()
-        while self._owed > 0 and self.is_limited:
-            await self._changed.wait()
+    async def take(self, most: int) -> int:
+        """Wait for leave to receive, in turn; how many bytes, at most `most`."""
+        async with self._turn:
+            while self.is_limited and self._left <= 0:
+                if not self._is_asked:
+                    self._is_asked = True
+                    self.on_want()
+                await self._changed.wait()
+            size = min(most, self._left) if self.is_limited else most
+            self._left -= size
+            return size
 
-    def to_ask(self) -> int:
-        """What is owed and was not asked for yet; it is asked for now."""
-        wanted, self._asked = self._owed - self._asked, self._owed
-        return wanted
+    def give_back(self, size: int) -> None:
+        """So many of the bytes taken were not received."""
+        if size and self.is_limited:
+            self._left += size
+            self._wake()
 
     def granted(self, size: int) -> None:
         """The agent grants `size` bytes."""
-        self._owed = max(0, self._owed - size)
-        self._asked = max(0, self._asked - size)
+        self._is_asked = False
+        self._left += size
         self._wake()
 
     def limit(self, is_limited: bool, at_once: int) -> None:
-        """From now on there is a limit, or none: then nothing is owed any more."""
+        """From now on there is another limit, or none: nothing was granted or asked for yet."""
         self.is_limited, self.at_once = is_limited, at_once
-        if not is_limited:
-            self._owed = self._asked = 0
+        self._left, self._is_asked = 0, False
         self._wake()
 
     def _wake(self) -> None:

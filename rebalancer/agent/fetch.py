@@ -114,10 +114,9 @@ class _Connection:
         Raises:
           ProtocolError, trio.BrokenResourceError.
         """
-        self._start_clock()
-        data = await self.stream.receive_some(min(RECEIVE_BYTES, self.allowance.at_once))
-        if self.allowance.is_limited:
-            await self._pay(len(data))
+        allowed = await self._leave(RECEIVE_BYTES)
+        data = await self.stream.receive_some(allowed)
+        self.allowance.give_back(allowed - len(data))
         if not data:
             self.reader.end()
             return b""
@@ -129,11 +128,9 @@ class _Connection:
         Raises:
           ProtocolError, OSError.
         """
-        size = min(len(into), self.reader.plain_bytes, self.allowance.at_once)
-        self._start_clock()
-        count = await self.stream.socket.recv_into(into[:size])
-        if self.allowance.is_limited:
-            await self._pay(count)
+        allowed = await self._leave(min(len(into), self.reader.plain_bytes))
+        count = await self.stream.socket.recv_into(into[:allowed])
+        self.allowance.give_back(allowed - count)
         if count:
             self.reader.took(count)
         else:
@@ -147,9 +144,13 @@ class _Connection:
         """What comes next is not the source's doing, and has no deadline here."""
         self.scope.deadline = math.inf
 
-    async def _pay(self, size: int) -> None:
-        self.stop_clock()
-        await self.allowance.received(size)
+    async def _leave(self, size: int) -> int:
+        """Wait for leave to receive up to `size` bytes; how many.  Then the clock runs."""
+        if self.allowance.is_limited:
+            self.stop_clock()
+            size = await self.allowance.take(size)
+        self._start_clock()
+        return size
 
     async def block(self, first: bytes, buffer: bytearray) -> memoryview:
         """`first` and what of the body comes behind it, about as much as `buffer` holds."""

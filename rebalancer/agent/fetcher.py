@@ -267,8 +267,7 @@ async def serve(
         while True:
             await wanted.wait()
             wanted = trio.Event()
-            if size := allowance.to_ask():
-                await line.send(Want(size))
+            await line.send(Want(allowance.at_once))
 
     files = open_files(setup.storage, count_cleanup_failure)
     allowance = Allowance(want)

@@ -105,6 +105,8 @@ class FetcherLine:
     on_want: Callable[[], None] = lambda: None
     limit: Limit = NO_LIMIT
     wanted: int = 0
+    #: Since when.
+    wanted_at: float = 0.0
     _line: Line | None = None
     _lives: trio.Event = attrs.field(factory=trio.Event)
     _lots: dict[int, _Waiting] = attrs.field(factory=dict)
@@ -150,7 +152,7 @@ class FetcherLine:
                         lot.errand.on_pulled()
                 self.on_cleanup_failure(message.cleanup_failures)
             case Want():
-                self.wanted += message.size
+                self.wanted, self.wanted_at = message.size, trio.current_time()
                 self.on_want()
 
     async def send(self, message: Message) -> None:
@@ -160,9 +162,14 @@ class FetcherLine:
                 await self._line.send(message)
 
     async def grant(self, size: int) -> None:
-        """Let it receive `size` bytes of what it wants."""
-        self.wanted -= size
+        """Let it receive the `size` bytes that it wants."""
+        self.wanted = 0
         await self.send(Grant(size))
+
+    async def change_limit(self, limit: Limit) -> None:
+        """Tell it of another limit; what it wanted under the last one is void."""
+        self.limit, self.wanted = limit, 0
+        await self.send(limit)
 
     async def widen(self, width: int) -> None:
         """Work on `width` tasks of each assignment at a time from now on."""

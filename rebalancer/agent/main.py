@@ -8,6 +8,7 @@ from rebalancer import daemon
 from rebalancer.agent.api import Agent, make_api
 from rebalancer.agent.fetcher import Setup, open_files
 from rebalancer.agent.fetchers import make_fetchers
+from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.agent.worker import Worker
@@ -29,7 +30,8 @@ def open_agent(config: AgentConfig) -> Agent:
     setup = Setup(config.storage, config.source, config.hosts, config.log.level)
     fetchers = make_fetchers(setup, config.server.fetchers, count)
     metrics.running.set_function(lambda: sum(fetcher.at_work for fetcher in fetchers))
-    worker = Worker(config.server, store, files, fetchers, metrics)
+    limits = Limits(fetchers, configured(config.server, config.source))
+    worker = Worker(config.server, store, files, fetchers, limits, metrics)
     return Agent(config.api, store, worker, metrics)
 
 

@@ -142,7 +142,7 @@ class Limit(_Plain):
 
 @attrs.frozen
 class Want(_Plain):
-    """From a fetcher: it has received so many bytes more than it was granted."""
+    """From a fetcher: it waits for leave to receive so many bytes."""
 
     KIND = "want"
     size: int
@@ -150,7 +150,7 @@ class Want(_Plain):
 
 @attrs.frozen
 class Grant(_Plain):
-    """To a fetcher: so many bytes of what it wants."""
+    """To a fetcher: the leave to receive so many bytes."""
 
     KIND = "grant"
     size: int

@@ -15,6 +15,7 @@ import trio
 
 from rebalancer.agent.fetchers import Errand, FetcherDied, FetcherLine, Share
 from rebalancer.agent.files import ObjectFiles
+from rebalancer.agent.limits import Limits
 from rebalancer.agent.messages import Outcome
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore, StoredAssignment
@@ -90,28 +91,24 @@ class Worker:
 
     Mutable state: the ids that wait, in order, and those that run, with what is known of them;
     some that wait, as they were stored; what ended last; events that wake idle workers and the
-    committer; bytes received; recent errors; how many tasks of an assignment at a time.
+    committer; bytes received; recent errors.
     """
 
     server: AgentServer
     store: AssignmentStore
     files: ObjectFiles
     fetchers: Sequence[FetcherLine]
+    limits: Limits
     metrics: AgentMetrics
     waiting: deque[str] = attrs.field(factory=deque)
     running: set[str] = attrs.field(factory=set)
     last_errors: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
     received: int = 0
-    width: int = attrs.field(init=False)
     _fresh: dict[str, StoredAssignment] = attrs.field(factory=dict)
     _recent: OrderedDict[str, StoredAssignment] = attrs.field(factory=OrderedDict)
     _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _added: trio.Event = attrs.field(factory=trio.Event)
-
-    def __attrs_post_init__(self) -> None:
-        """Begin with the configured width."""
-        self.width = self.server.workers_per_assignment
 
     def add(self, assignment: StoredAssignment) -> None:
         """Work on an assignment that has just been stored, after all that came before it."""
@@ -156,14 +153,9 @@ class Worker:
             for fetcher in self.fetchers:
                 nursery.start_soon(fetcher.run)
             nursery.start_soon(self._commit)
+            nursery.start_soon(self.limits.run)
             for _ in range(self.server.workers):
                 nursery.start_soon(self._work, nursery)
-
-    async def widen(self, width: int) -> None:
-        """Work on `width` tasks of each assignment at a time, also of those that run."""
-        self.width = width
-        for fetcher in self.fetchers:
-            await fetcher.widen(width)
 
     async def _work(self, nursery: trio.Nursery) -> None:
         """Have one assignment after the other pulled."""
@@ -223,7 +215,7 @@ class Worker:
         todo = [task for task in run.assignment.tasks if task.object_id in run.left]
         # One fetcher each while there are enough assignments for all: fewer messages.
         alone = max(1, len(self.fetchers) // len(self.running))
-        parts = min(alone, self.width, len(todo))
+        parts = min(alone, self.limits.width(), len(todo))
         run.parts = set(range(parts))
         async with trio.open_nursery() as nursery:
             for part, fetcher in enumerate(self._idlest()[:parts]):
@@ -240,7 +232,7 @@ class Worker:
 
     async def _fetch(self, run: _Run, fetcher: FetcherLine, errand: Errand) -> None:
         try:
-            await fetcher.fetch(errand, lambda: self.width)
+            await fetcher.fetch(errand, self.limits.width)
         except FetcherDied as exc:
             outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=str(exc))
             left = [task for task in errand.tasks if task.object_id in run.left]

@@ -20,7 +20,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -156,9 +157,11 @@ def aria2c(dataset: Set, folder: Path, port: int, _durable: bool) -> Run:
 # --- the agent -----------------------------------------------------------------------------
 
 
-def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
-    """From the first POST until the last assignment is complete."""
-    place = folder.parent / "agent"
+@contextmanager
+def running_agent(
+    place: Path, port: int, *, durable: bool
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """An agent on a new folder, which pulls from `port`: its address and its process."""
     place.mkdir()
     config = place / "agent.toml"
     config.write_text(
@@ -188,6 +191,16 @@ def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
     try:
         address = listening(place / "log", popen)
         time.sleep(1)  # until its fetchers are up: an agent runs for months
+        yield address, popen
+    finally:
+        popen.send_signal(signal.SIGTERM)
+        popen.wait(10)
+
+
+def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
+    """From the first POST until the last assignment is complete."""
+    place = folder.parent / "agent"
+    with running_agent(place, port, durable=durable) as (address, popen):
         peak = Peak(popen.pid)
         peak.start()
         cpu = cpu_seconds(popen.pid)
@@ -196,9 +209,6 @@ def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
         wall = time.monotonic() - begun
         cpu = cpu_seconds(popen.pid) - cpu
         peak.stop()
-    finally:
-        popen.send_signal(signal.SIGTERM)
-        popen.wait(10)
     folder.rmdir()
     (place / "manta" / OWNER).rename(folder)
     shutil.rmtree(place)
@@ -234,8 +244,8 @@ def assignments(dataset: Set) -> list[tuple[str, bytes]]:
     return made
 
 
-def work_off(address: str, bodies: list[tuple[str, bytes]]) -> None:
-    """Post all, then ask for each in turn until it is complete."""
+def client(address: str) -> Callable[..., bytes]:
+    """Calls of an agent's API over one connection."""
     connection = http.client.HTTPConnection(address)
 
     def ask(method: str, path: str, body: bytes | None = None) -> bytes:
@@ -245,6 +255,12 @@ def work_off(address: str, bodies: list[tuple[str, bytes]]) -> None:
         assert reply.status == 200, content
         return content
 
+    return ask
+
+
+def work_off(address: str, bodies: list[tuple[str, bytes]]) -> None:
+    """Post all, then ask for each in turn until it is complete."""
+    ask = client(address)
     for _, body in bodies:
         ask("POST", "/assignments", body)
     for name, _ in bodies:
@@ -254,7 +270,6 @@ def work_off(address: str, bodies: list[tuple[str, bytes]]) -> None:
                 assert state == {"Complete": None}, state
                 break
             time.sleep(0.05)
-    connection.close()
 
 
 def family(pid: int) -> list[int]:
