@@ -55,6 +55,16 @@ def _one_of(*values: str) -> Callable[[object, "attrs.Attribute[str]", str], Non
     return validate
 
 
+def _post_forms(
+    _instance: object, field: "attrs.Attribute[dict[str, str]]", value: dict[str, str]
+) -> None:
+    forms = [form.value for form in wire.PostForm]
+    for name, form in value.items():
+        if form not in forms:
+            expected = f"expected one of {', '.join(forms)}"
+            raise wire.FieldError(f"{field.name}: {name}: {expected}, got {form!r}")
+
+
 def _addresses(
     _instance: object, field: "attrs.Attribute[dict[str, str]]", value: dict[str, str]
 ) -> None:
@@ -95,6 +105,8 @@ class AgentMetrics:
     datacenter: str = ""
     service: str = "rebalancer-agent"
     server: str = ""
+    #: Whether to export the older family of metrics too.
+    legacy: bool = True
 
 
 @attrs.frozen
@@ -137,10 +149,24 @@ class AgentSource:
 
 @attrs.frozen
 class AgentApi:
-    """Table `[api]`: the dialect of answers and the size of a request."""
+    """Table `[api]`: the dialect of answers, the size of a request, and who may ask."""
 
     dialect: str = attrs.field(default="auto", validator=_one_of("auto", "legacy", "tagged"))
     max_body_bytes: int = attrs.field(default=64 << 20, validator=_whole(1024))
+    #: A file with the token that every request must bear, but for GET /ping; empty: none.
+    token_file: str = ""
+    #: PEM files; both or none.
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        """Check that certificate and key come together.
+
+        Raises:
+          FieldError: one of them is missing.
+        """
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise wire.FieldError("tls_cert, tls_key: expected both or none")
 
 
 @attrs.frozen
@@ -217,6 +243,10 @@ class ManagerConfig:
     data_dir: str = "/rebalancer/db"
     min_avail_mb: int = attrs.field(default=1000, validator=_whole(0))
     agent_port: int = attrs.field(default=7878, validator=_whole(1, 65535))
+    #: A file with the token that agents want; empty: none.
+    agent_token_file: str = ""
+    #: Storage nodes whose agents are posted to in another form than `legacy`.
+    agent_dialects: dict[str, str] = attrs.field(factory=dict, validator=_post_forms)
     #: Default: `http://storinfo.<domain_name>`.
     storinfo_url: str = ""
     discovery: str = attrs.field(default="direct_db", validator=_one_of("direct_db", "moray"))
@@ -308,6 +338,20 @@ def read_manager(
         document.setdefault("max_fill_percentage", misspelt)
     made = environment.override(document, environment.MANAGER, variables or {})
     return _structure(made, ManagerConfig, name), unknown_keys(document, ManagerConfig)
+
+
+def read_token(path: str) -> str | None:
+    """The token in a file; None where no file is named.
+
+    Raises:
+      ConfigError: the file cannot be read, or holds no token.
+    """
+    if not path:
+        return None
+    token = _read_text(Path(path)).strip()
+    if not token or not token.isascii() or any(c.isspace() for c in token):
+        raise ConfigError(f"{path}: expected one token: ASCII, without white space")
+    return token
 
 
 def _read_text(path: Path) -> str:

@@ -4,8 +4,10 @@ Stopping is cancelling: nothing in memory is worth saving, because every step wa
 before it was taken, and starting is recovery.
 """
 
+import hmac
 import logging
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -36,6 +38,9 @@ class Listen:
 
     host: str
     port: int
+    #: PEM files, for TLS.
+    cert: str = ""
+    key: str = ""
 
     @property
     def bind(self) -> str:
@@ -116,6 +121,9 @@ async def listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: tr
     """
     config = hypercorn.Config()
     config.bind = [at.bind]
+    if at.cert:
+        _check_tls(at)
+        config.certfile, config.keyfile = at.cert, at.key
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn")
     config.graceful_timeout = GRACE_S
@@ -130,6 +138,33 @@ async def listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: tr
         cause = next(leaves(group))
         raise ConfigError(f"cannot serve on {at.bind}: {cause}") from None
     return str(url).partition("://")[2]
+
+
+def _check_tls(at: Listen) -> None:
+    """Read the files once before hypercorn does, whose errors name none of them.
+
+    Raises:
+      ConfigError: they are missing, or no certificate with its key.
+    """
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(at.cert, at.key)
+    except OSError as exc:  # ssl's own errors among them
+        raise ConfigError(f"{at.cert}, {at.key}: {exc.strerror or exc}") from exc
+
+
+def require_token(app: QuartTrio, token: str | None) -> None:
+    """Let `app` answer only requests that bear `token`, but for GET /ping; None: all."""
+    if token is None:
+        return
+    expected = f"Bearer {token}".encode()
+
+    @app.before_request
+    async def check() -> Response | None:
+        given = request.headers.get("authorization", "").encode()
+        if request.path == "/ping" or hmac.compare_digest(given, expected):
+            return None
+        challenge = {"WWW-Authenticate": "Bearer"}
+        return error_response(401, "a valid token is required: Authorization: Bearer", challenge)
 
 
 def _whole_sends(app: QuartTrio) -> ASGIFramework:

@@ -32,6 +32,14 @@ class Dialect(enum.StrEnum):
     TAGGED = "tagged"
 
 
+class PostForm(enum.StrEnum):
+    """How an assignment is posted: an object in either dialect, or old documentation's array."""
+
+    LEGACY = "legacy"
+    TAGGED = "tagged"
+    TAGGED_ARRAY = "tagged-array"
+
+
 class FieldError(ValueError):
     """A value that its field cannot hold; the text says what was expected."""
 
@@ -172,14 +180,19 @@ def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def assignment_to_wire(assignment: Assignment, dialect: Dialect) -> dict[str, Any]:
+def assignment_to_wire(assignment: Assignment, form: PostForm) -> Any:
     """The body of POST /assignments."""
+    dialect = Dialect.LEGACY if form is PostForm.LEGACY else Dialect.TAGGED
     tasks = [task_to_wire(task, dialect) for task in assignment.tasks]
+    if form is PostForm.TAGGED_ARRAY:
+        return [assignment.id, tasks]
     return {"id": assignment.id, "tasks": tasks}
 
 
 def detect_dialect(body: Any) -> Dialect:
     """The dialect of a posted assignment: tagged if any status in it is, else legacy."""
+    if isinstance(body, list) and len(body) == 2:
+        body = {"tasks": body[1]}
     tasks = body.get("tasks") if isinstance(body, dict) else None
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict) and isinstance(task.get("status"), dict):

@@ -35,10 +35,14 @@ def task(number: int, content: bytes, **changes: Any) -> dict[str, Any]:
 
 @attrs.frozen
 class Answer:
-    """Bytes to send, and more a moment later; whether the connection is kept; or silence."""
+    """Bytes to send, and more a moment later; whether the connection is kept; or silence.
+
+    With `until`, what is late is sent when that happens.
+    """
 
     data: bytes
     late: bytes = b""
+    until: trio.Event | None = None
     keep: bool = True
     hang: bool = False
 
@@ -51,7 +55,8 @@ def ok(content: bytes, *headers: str) -> bytes:
 
 @attrs.define(eq=False)
 class Source:
-    """Mutable state: the requests so far, and their connections, in all and at a time."""
+    """Mutable state: the requests so far, their connections, in all and at a
+    time, and how many of them came together."""
 
     answer: Callable[[int, str], Answer]
     port: int = 0
@@ -60,6 +65,7 @@ class Source:
     connections: int = 0
     at_work: int = 0
     most_at_once: int = 0
+    most_ahead: int = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
@@ -81,6 +87,7 @@ class Source:
                 if not data:
                     return
                 received += data
+            self.most_ahead = max(self.most_ahead, received.count(b"\r\n\r\n"))
             head, _, received = received.partition(b"\r\n\r\n")
             self.requests.append(head)
             self.paths.append(head.split(b" ")[1].decode())
@@ -88,7 +95,10 @@ class Source:
             try:
                 await stream.send_all(answer.data)
                 if answer.late:
-                    await trio.sleep(0.05)
+                    if answer.until is None:
+                        await trio.sleep(0.05)
+                    else:
+                        await answer.until.wait()
                     await stream.send_all(answer.late)
             except trio.BrokenResourceError:
                 return

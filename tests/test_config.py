@@ -190,3 +190,12 @@ def test_what_is_no_document_is_an_error() -> None:
     for text in ("[", "a", "a = ", "\x00"):
         with pytest.raises(ConfigError, match="^f: "):
             read_agent(text, "f")
+
+
+def test_agents_are_posted_to_in_a_form_there_is() -> None:
+    """Each by its name."""
+    forms = {"2.stor.lab": "tagged", "3.stor.lab": "tagged-array"}
+
+    assert manager({"agent_dialects": forms}).agent_dialects == forms
+    with pytest.raises(ConfigError, match="2.stor.lab: expected one of legacy, tagged,"):
+        manager({"agent_dialects": {"2.stor.lab": "new"}})

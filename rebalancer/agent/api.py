@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,33 +14,32 @@ from quart_trio import QuartTrio
 
 from rebalancer import __version__, wire
 from rebalancer.agent.metrics import AgentMetrics
-from rebalancer.agent.store import AssignmentStore
+from rebalancer.agent.store import AssignmentStore, Cursor
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentApi
 from rebalancer.daemon import body_json, make_app
 from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.errors import BadRequest, Conflict, StoreError, Unavailable
+from rebalancer.errors import BadRequest, Conflict, NotFound, StoreError, Unavailable
 from rebalancer.log import get_logger
-from rebalancer.wire import AssignmentReport, Dialect
+from rebalancer.wire import AssignmentReport, AssignmentStats, Dialect
 
 log = get_logger()
 
 #: Assignments in one answer to GET /assignments.
-PAGE = 100
+PAGE, MAX_PAGE = 100, 1000
 
 
 @attrs.define(eq=False)
 class Agent:
     """What the routes work on.
 
-    Mutable state: the ids being saved, whether the agent is ending, and when it began.
+    Mutable state: whether the agent is ending, and when it began.
     """
 
     config: AgentApi
     store: AssignmentStore
     worker: Worker
     metrics: AgentMetrics
-    saving: set[str] = attrs.field(factory=set)
     is_draining: bool = False
     started: float = attrs.field(factory=time.monotonic)
 
@@ -52,9 +53,10 @@ class Agent:
             raise Unavailable("the agent is stopping")
         assignment = wire.read_assignment(body)
         name = assignment.id.lower()
-        if name in self.saving:
+        saving = self.worker.backlog.saving
+        if name in saving:
             raise Conflict(f"assignment {assignment.id} is being saved")
-        self.saving.add(name)
+        saving.add(name)
         try:
             save = partial(self.store.save, assignment, wire.detect_dialect(body))
             stored = await trio.to_thread.run_sync(save)
@@ -63,7 +65,7 @@ class Agent:
         else:
             self.worker.add(stored)
         finally:
-            self.saving.discard(name)
+            saving.discard(name)
         return assignment.id
 
     async def report(self, assignment_id: str) -> dict[str, Any]:
@@ -73,15 +75,24 @@ class Agent:
           NotFound: it is unknown.
         """
         name = assignment_id.lower()
-        if (progress := self.worker.progress(name)) is not None:
-            dialect, stats = progress
-        else:
-            stored, finished = await trio.to_thread.run_sync(self.store.load, name)
-            dialect = stored.dialect
-            stats = stored.report(running=False, finished=finished).stats
+        if (progress := self.worker.progress(name)) is None:
+            progress = await trio.to_thread.run_sync(self.stands, name)
+        dialect, stats = progress
         fixed = self.config.dialect
         report = AssignmentReport(name, stats)
         return wire.report_to_wire(report, dialect if fixed == "auto" else Dialect(fixed))
+
+    def stands(self, name: str) -> tuple[Dialect, AssignmentStats]:
+        """How an assignment stands, from memory or from disk.  Blocking.
+
+        Raises:
+          NotFound: it is unknown.
+          StoreError: its file cannot be read.
+        """
+        if (progress := self.worker.progress(name)) is not None:
+            return progress
+        stored, finished = self.store.load(name)
+        return stored.dialect, stored.report(running=False, finished=finished).stats
 
 
 def make_api(agent: Agent) -> QuartTrio:
@@ -110,7 +121,13 @@ def make_api(agent: Agent) -> QuartTrio:
 
     @app.get("/assignments")
     async def list_assignments() -> Response:
-        return _json(await trio.to_thread.run_sync(_newest, agent))
+        limit, before = _page(request.args)
+        page = await trio.to_thread.run_sync(agent.store.newest, limit, before)
+        response = _json(await trio.to_thread.run_sync(_summaries, agent, page))
+        if len(page) == limit:
+            after = f"/assignments?limit={limit}&before={page[-1]}"
+            response.headers["Link"] = f'<{after}>; rel="next"'
+        return response
 
     @app.get("/limits")
     async def get_limits() -> Response:
@@ -135,10 +152,15 @@ def make_api(agent: Agent) -> QuartTrio:
             {
                 "version": __version__,
                 "uptime_s": round(time.monotonic() - agent.started, 3),
-                "waiting": len(agent.worker.waiting),
-                "running": sorted(agent.worker.running),
+                "waiting": len(agent.worker.backlog),
+                "running": sorted(agent.worker.backlog.running),
+                "running_tasks": sum(fetcher.at_work for fetcher in agent.worker.fetchers),
+                "limits": attrs.asdict(agent.worker.limits.values),
                 "bytes_received": agent.worker.received,
+                "bytes_per_s": agent.worker.bytes_per_s(),
                 "disk_free_bytes": free,
+                "resume_failures": agent.worker.resume_failures,
+                "state_write_retries": agent.worker.state_retries,
                 "last_errors": list(agent.worker.last_errors),
             }
         )
@@ -152,23 +174,34 @@ def _checked(assignment_id: str) -> str:
     return assignment_id
 
 
-def _newest(agent: Agent) -> list[dict[str, Any]]:
-    """The newest assignments with their counts.  Blocking."""
-    names = agent.store.newest(PAGE)
+def _page(arguments: Mapping[str, str]) -> tuple[int, Cursor | None]:
+    """What of all assignments a request wants.
+
+    Raises:
+      BadRequest: says which argument cannot be used.
+    """
+    text = arguments.get("limit", str(PAGE))
+    if not (text.isdecimal() and text.isascii() and 1 <= int(text[:9]) <= MAX_PAGE):
+        raise BadRequest(f"limit: expected a number from 1 to {MAX_PAGE}, got {text[:80]!r}")
+    before = arguments.get("before")
+    return int(text), None if before is None else Cursor.parse(before)
+
+
+def _summaries(agent: Agent, page: Sequence[Cursor]) -> list[dict[str, Any]]:
+    """The counts of assignments; those that have gone meanwhile are left out.  Blocking."""
     found = []
-    for name in names:
-        stored, finished = agent.store.load(name)
-        report = stored.report(running=name in agent.worker.running, finished=finished)
-        stats = report.stats
-        found.append(
-            {
-                "uuid": name,
-                "state": stats.state,
-                "failed": stats.failed,
-                "complete": stats.complete,
-                "total": stats.total,
-            }
-        )
+    for _, name in page:
+        with suppress(NotFound, StoreError):
+            _, stats = agent.stands(name)
+            found.append(
+                {
+                    "uuid": name,
+                    "state": stats.state,
+                    "failed": stats.failed,
+                    "complete": stats.complete,
+                    "total": stats.total,
+                }
+            )
     return found
 
 

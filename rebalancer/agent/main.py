@@ -12,7 +12,7 @@ from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.agent.worker import Worker
-from rebalancer.config import AgentConfig
+from rebalancer.config import AgentConfig, read_token
 from rebalancer.metrics import metrics_app
 
 
@@ -40,9 +40,14 @@ async def run(config: AgentConfig) -> None:
 
     Raises:
       StoreError: the state folder cannot be used.
-      ConfigError: an address cannot be served on.
+      ConfigError: an address cannot be served on, or a file for the API is not usable.
     """
     agent = open_agent(config)
+    api = make_api(agent)
+    daemon.require_token(api, read_token(config.api.token_file))
+    at = daemon.Listen(
+        config.server.host, config.server.port, config.api.tls_cert, config.api.tls_key
+    )
 
     def drain() -> None:
         agent.is_draining = True
@@ -50,8 +55,8 @@ async def run(config: AgentConfig) -> None:
     await trio.to_thread.run_sync(agent.worker.resume)
     await daemon.serve(
         agent.worker.run,
-        api=make_api(agent),
-        api_at=daemon.Listen(config.server.host, config.server.port),
+        api=api,
+        api_at=at,
         metrics=metrics_app(agent.metrics.registry),
         metrics_at=daemon.Listen(config.metrics.host, config.metrics.port),
         on_stop=drain,

@@ -20,7 +20,7 @@ class AgentMetrics:
             "server": config.server,
             "datacenter": config.datacenter,
         }
-        self._legacy = LegacyMetrics(registry, labels)
+        self._legacy = LegacyMetrics(registry if config.legacy else None, labels)
 
         def counter(name: str, text: str, *label: str) -> prometheus.Counter:
             return prometheus.Counter(f"rebalancer_agent_{name}", text, label, registry=registry)

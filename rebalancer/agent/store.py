@@ -16,10 +16,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 
@@ -55,7 +56,33 @@ CREATE TABLE stats (stats TEXT NOT NULL);
 """
 _OUR_SCHEMA = "CREATE TABLE rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL)"
 
+#: More assignments than this hardly move between folders while these are listed.
+MOVING = 100
+
 log = get_logger()
+
+
+class Cursor(NamedTuple):
+    """Where an assignment is among all: when it was received, in ns, and its id."""
+
+    received_ns: int
+    id: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Read what `str` made.
+
+        Raises:
+          BadRequest: it is something else.
+        """
+        received, _, name = text.partition(".")
+        if not (received.isdecimal() and received.isascii() and is_loose_uuid(name)):
+            raise BadRequest(f"before: expected <nanoseconds>.<uuid>, got {text[:80]!r}")
+        return cls(int(received), name)
+
+    def __str__(self) -> str:
+        """For the address of the next page."""
+        return f"{self.received_ns}.{self.id}"
 
 
 @attrs.frozen
@@ -236,26 +263,40 @@ class AssignmentStore:
                     raise
         raise NotFound(f"there is no assignment {assignment_id}")
 
-    def waiting(self) -> list[str]:
-        """The ids of all unfinished assignments, in the order they were received.
+    def waiting(self, limit: int, running: Collection[str] = ()) -> tuple[list[str], int]:
+        """The first unfinished assignments but for `running`, and how many there are in all.
 
-        That order is the files' modification time, which `write` keeps, so that no file need
-        be opened for it.
+        They are in the order they were received: that of the files' modification time, which
+        `write` keeps, so that no file need be opened for it.
         """
-        with os.scandir(self.scheduled) as entries:
-            found = [(e.stat().st_mtime_ns, e.name) for e in entries if is_loose_uuid(e.name)]
-        return [name for _, name in sorted(found)]
+        count = 0
 
-    def newest(self, limit: int) -> list[str]:
-        """The ids of the assignments that changed last, newest first."""
+        def entries() -> Iterator[Cursor]:
+            nonlocal count
+            with os.scandir(self.scheduled) as found:
+                for entry in found:
+                    if is_loose_uuid(entry.name) and entry.name not in running:
+                        with suppress(FileNotFoundError):  # it has just moved
+                            yield Cursor(entry.stat().st_mtime_ns, entry.name)
+                            count += 1
 
-        def entries() -> Iterator[tuple[int, str]]:
+        first = heapq.nsmallest(limit, entries())
+        return [cursor.id for cursor in first], count
+
+    def newest(self, limit: int, before: Cursor | None = None) -> list[Cursor]:
+        """The assignments received last, or last before `before`; newest first."""
+
+        def entries() -> Iterator[Cursor]:
             for folder in (self.scheduled, self.completed):
                 with os.scandir(folder) as found:
-                    yield from ((e.stat().st_mtime_ns, e.name) for e in found)
+                    for entry in found:
+                        with suppress(FileNotFoundError):  # it has just moved or gone
+                            yield Cursor(entry.stat().st_mtime_ns, entry.name)
 
-        known = ((at, name) for at, name in entries() if is_loose_uuid(name))
-        return [name for _, name in heapq.nlargest(limit, known)]
+        known = (c for c in entries() if is_loose_uuid(c.id) and (before is None or c < before))
+        # One that moves from folder to folder may be met twice.
+        found = heapq.nlargest(limit + MOVING, known)
+        return list(dict.fromkeys(found))[:limit]
 
     def delete(self, assignment_id: str) -> None:
         """Forget a completed assignment.

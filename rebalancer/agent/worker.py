@@ -13,6 +13,7 @@ from functools import partial
 import attrs
 import trio
 
+from rebalancer.agent.backlog import Backlog
 from rebalancer.agent.fetchers import Errand, FetcherDied, FetcherLine, Share
 from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.limits import Limits
@@ -45,6 +46,8 @@ BEHIND = 16
 RECENT, RECENT_TASKS = 64, 100
 #: Rows of one assignment are written for at most this part of the time.
 WRITING_SHARE = 0.05
+#: Seconds over which /status tells bytes per second.
+FLOW_S = 10.0
 #: Errors kept for /status.
 LAST_ERRORS = 20
 
@@ -89,9 +92,9 @@ class _Run:
 class Worker:
     """The assignments of an agent.
 
-    Mutable state: the ids that wait, in order, and those that run, with what is known of them;
-    some that wait, as they were stored; what ended last; events that wake idle workers and the
-    committer; bytes received; recent errors.
+    Mutable state: the backlog; what is known of those that run; some that wait, as they were
+    stored; what ended last; an event that wakes the committer; bytes received, in all and
+    lately; counts of failures; recent errors.
     """
 
     server: AgentServer
@@ -100,24 +103,28 @@ class Worker:
     fetchers: Sequence[FetcherLine]
     limits: Limits
     metrics: AgentMetrics
-    waiting: deque[str] = attrs.field(factory=deque)
-    running: set[str] = attrs.field(factory=set)
+    backlog: Backlog = attrs.field(init=False)
     last_errors: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
     received: int = 0
+    #: Stored assignments that could not be read, and writes of state that failed.
+    resume_failures: int = 0
+    state_retries: int = 0
+    _flow: deque[tuple[float, int]] = attrs.field(factory=deque)
     _fresh: dict[str, StoredAssignment] = attrs.field(factory=dict)
     _recent: OrderedDict[str, StoredAssignment] = attrs.field(factory=OrderedDict)
     _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
-    _added: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        """Begin without a backlog."""
+        self.backlog = Backlog(self.store)
 
     def add(self, assignment: StoredAssignment) -> None:
         """Work on an assignment that has just been stored, after all that came before it."""
-        self.waiting.append(assignment.id)
+        self.backlog.add(assignment.id)
         if len(self._fresh) < FRESH:
             self._fresh[assignment.id] = assignment
         self._count()
-        self._added.set()
-        self._added = trio.Event()
 
     def progress(self, name: str) -> tuple[Dialect, AssignmentStats] | None:
         """How an assignment stands, going by its rows, and its dialect.
@@ -143,9 +150,9 @@ class Worker:
           OSError: a folder cannot be used.
         """
         removed = self.files.prepare()
-        self.waiting.extend(self.store.waiting())
+        self.backlog.resume()
         self._count()
-        log.info("resuming", assignments=len(self.waiting), temporary_files_removed=removed)
+        log.info("resuming", assignments=len(self.backlog), temporary_files_removed=removed)
 
     async def run(self) -> None:
         """Work for ever."""
@@ -160,10 +167,7 @@ class Worker:
     async def _work(self, nursery: trio.Nursery) -> None:
         """Have one assignment after the other pulled."""
         while True:
-            while not self.waiting:
-                await self._added.wait()
-            name = self.waiting.popleft()
-            self.running.add(name)
+            name = await self.backlog.take()
             if (run := await self._begin(name)) is not None:
                 nursery.start_soon(self._finish, run)
                 await run.pulled.wait()
@@ -171,12 +175,12 @@ class Worker:
                     await next(iter(self._runs.values())).done.wait()
 
     def _count(self) -> None:
-        self.metrics.queued.set(len(self.waiting) + len(self.running))
+        self.metrics.queued.set(len(self.backlog) + len(self.backlog.running))
 
     async def _begin(self, name: str) -> _Run | None:
         """Read an assignment; None if there is nothing to do about it."""
         if (assignment := self._fresh.pop(name, None) or await self._load(name)) is None:
-            self.running.discard(name)
+            self.backlog.done(name)
             self._count()
             return None
         left = {t.object_id for t in assignment.tasks if t.status.state is TaskState.PENDING}
@@ -188,7 +192,7 @@ class Worker:
         try:
             await self._run_tasks(run)
         finally:
-            self.running.discard(name)
+            self.backlog.done(name)
             self._count()
         seconds = trio.current_time() - begun
         self.metrics.completed(seconds)
@@ -203,6 +207,7 @@ class Worker:
         except StoreError as exc:
             self._note(f"quarantined: {exc}")
             self.metrics.quarantined.inc()
+            self.resume_failures += 1
             await trio.to_thread.run_sync(self.store.set_aside, name)
             return None
         except NotFound as exc:
@@ -214,7 +219,7 @@ class Worker:
         self._wake_committer()
         todo = [task for task in run.assignment.tasks if task.object_id in run.left]
         # One fetcher each while there are enough assignments for all: fewer messages.
-        alone = max(1, len(self.fetchers) // len(self.running))
+        alone = max(1, len(self.fetchers) // len(self.backlog.running))
         parts = min(alone, self.limits.width(), len(todo))
         run.parts = set(range(parts))
         async with trio.open_nursery() as nursery:
@@ -226,6 +231,15 @@ class Worker:
             if not parts:
                 run.pulled.set()
         await run.done.wait()
+
+    def bytes_per_s(self) -> int:
+        """What came in lately, of whole objects."""
+        self._forget_flow()
+        return round(sum(size for _, size in self._flow) / FLOW_S)
+
+    def _forget_flow(self) -> None:
+        while self._flow and self._flow[0][0] < trio.current_time() - FLOW_S:
+            self._flow.popleft()
 
     def _idlest(self) -> list[FetcherLine]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
@@ -241,15 +255,18 @@ class Worker:
 
     def _settle(self, run: _Run, ended: Sequence[tuple[Task, Outcome]]) -> None:
         """Tasks have ended."""
-        was_written = not run.unwritten
+        was_written, size = not run.unwritten, 0
         for task, outcome in ended:
             run.left.remove(task.object_id)
             reason = outcome.reason
             run.unwritten[task.object_id] = COMPLETE if reason is None else failed(reason)
-            self.received += outcome.size or 0
+            size += outcome.size or 0
             if reason is not None:
                 source = task.source.manta_storage_id
                 self._note(f"{reason}: {task.object_id} from {source}: {outcome.detail}")
+        self.received += size
+        self._flow.append((trio.current_time(), size))
+        self._forget_flow()
         self.metrics.ended([outcome for _, outcome in ended])
         if not run.left or was_written:
             self._wake_committer()  # there is something due, at once or later
@@ -290,6 +307,7 @@ class Worker:
         if error is not None:
             self._note(str(error))
             self.metrics.state_retries.inc()
+            self.state_retries += 1
             run.write_at = now + next(run.waits)
             return
         run.assignment = new

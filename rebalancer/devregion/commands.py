@@ -62,13 +62,16 @@ def audit(folder: Path, job_file: Path) -> None:
 @click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
 @click.option("--seed", default=1, show_default=True, help="Decides all contents.")
 @click.option("--kill", is_flag=True, help="SIGKILL the manager and an agent on the way.")
+@click.option(
+    "--mixed", is_flag=True, help="Speak to half of the agents in the other dialect, with arrays."
+)
 @click.option("--keep", is_flag=True, help="Leave the region running and say how to talk to it.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where to make the region; must not exist.  [default: a temporary folder]",
 )
-def demo(objects: int, seed: int, kill: bool, keep: bool, folder: Path | None) -> None:
+def demo(objects: int, seed: int, kill: bool, mixed: bool, keep: bool, folder: Path | None) -> None:
     """Evacuate a storage node of a region made for the purpose, and check every object."""
     from rebalancer.devregion.demo import run
 
@@ -77,7 +80,7 @@ def demo(objects: int, seed: int, kill: bool, keep: bool, folder: Path | None) -
     chosen = folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region"
     layout = layouts.plan(chosen, seed=seed)
     try:
-        ok = trio.run(run, layout, objects, kill, keep)
+        ok = trio.run(run, layout, objects, kill, mixed, keep)
     finally:
         if folder is None and not keep:
             shutil.rmtree(chosen.parent, ignore_errors=True)

@@ -5,8 +5,10 @@ import signal
 import sqlite3
 import sys
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -42,7 +44,7 @@ class Findings:
             self.texts.append(text)
 
 
-async def run(layout: Layout, objects: int, kill: bool, keep: bool) -> bool:
+async def run(layout: Layout, objects: int, kill: bool, mixed: bool, keep: bool) -> bool:
     """The whole demonstration; whether every check held.
 
     Raises:
@@ -54,7 +56,8 @@ async def run(layout: Layout, objects: int, kill: bool, keep: bool) -> bool:
     console.out(f"making a region in {layout.folder} ...")
     summary = await trio.to_thread.run_sync(write, layout, objects)
     console.out(f"{summary}   ({time.monotonic() - begun:.1f} s)")
-    region, findings = make_region(layout), Findings()
+    options = _mixed(layout) if mixed else {}
+    region, findings = make_region(layout, manager_options=options), Findings()
     async with running(region):
         console.out(
             f"running: {len(layout.shards)} Moray shards, storinfo, {len(layout.nodes)} storage"
@@ -68,6 +71,9 @@ async def run(layout: Layout, objects: int, kill: bool, keep: bool) -> bool:
         report = await trio.to_thread.run_sync(audit, layout, region.job_file(job_id))
         console.print(audit_table(report))
         findings.check(report.ok, "the audit found violations")
+        if mixed:
+            table = await trio.to_thread.run_sync(_spoken, layout, findings)
+            console.print(table)
         if keep:
             await _stay(console, region, job_id)
         await region.stop()
@@ -86,6 +92,31 @@ async def _adm(region: Region, *args: str, capture: bool) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, (done.stdout or b"").decode()
+
+
+def _mixed(layout: Layout) -> dict[str, Any]:
+    """Options of the manager: half of the agents are spoken to in the other dialect."""
+    half = layout.nodes[1 : 1 + len(layout.nodes) // 2]
+    forms = {node.manta_storage_id: "tagged-array" for node in half}
+    # What an agent was told is read from the files that it keeps.
+    return {"agent_dialects": forms, "delete_assignments": False}
+
+
+def _spoken(layout: Layout, findings: Findings) -> Table:
+    """The dialects of the assignments that each agent was given, going by its files.  Blocking."""
+    table = Table("agent", "legacy", "tagged", title="assignments by dialect")
+    wanted = _mixed(layout)["agent_dialects"]
+    for node in layout.nodes:
+        name, counts = node.manta_storage_id, Counter[str]()
+        for path in (layout.agent_state(name) / "completed").iterdir():
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                counts.update(
+                    dialect for (dialect,) in db.execute("SELECT dialect FROM rebalancer")
+                )
+        table.add_row(name, str(counts["legacy"]), str(counts["tagged"]))
+        expected = "tagged" if name in wanted else "legacy"
+        findings.check(set(counts) <= {expected}, f"{name}: expected {expected} only")
+    return table
 
 
 async def _create_job(region: Region) -> str:

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from rebalancer import wire
-from rebalancer.config import ManagerConfig
+from rebalancer.config import ManagerConfig, read_token
 from rebalancer.domain.objects import Shark, is_loose_uuid, is_storage_id
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
 from rebalancer.errors import (
@@ -161,6 +161,7 @@ class Jobs:
         if config.discovery == "direct_db":
             log.warning("direct_db is not there yet: scanning through Moray", job=row.id)
         threads = config.options.max_metadata_update_threads
+        token = await trio.to_thread.run_sync(read_token, config.agent_token_file)
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
             names = {shard.number: shard.host for shard in config.shards}
@@ -173,7 +174,7 @@ class Jobs:
                 config=config,
                 store=job_store,
                 fleet=self.fleet,
-                agents=Agents(self.http, config.agent_port),
+                agents=Agents(self.http, config.agent_port, token, config.agent_dialects),
                 moray=shards,
                 metrics=self.metrics,
                 ledger=Ledger(config.options.max_assignments_per_shark),

@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 
 from rebalancer import daemon
-from rebalancer.config import ManagerConfig, load_manager
+from rebalancer.config import ManagerConfig, load_manager, read_token
 from rebalancer.errors import ConfigError
 from rebalancer.log import configure, get_logger
 from rebalancer.manager.api import make_api
@@ -31,8 +31,9 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
 
     Raises:
       StoreError: the state cannot be opened.
-      ConfigError: an address cannot be served on.
+      ConfigError: an address cannot be served on, or there is no token where one should be.
     """
+    read_token(config.agent_token_file)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
             open_http(config.hosts, read_s=config.http_timeout_s)
@@ -59,12 +60,18 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         )
 
 
+def _load(path: Path | None) -> tuple[ManagerConfig, list[str]]:
+    config, unknown = load_manager(path)
+    read_token(config.agent_token_file)
+    return config, unknown
+
+
 async def _reload(jobs: Jobs, path: Path | None) -> None:
     """Take the file's new values for the next job; a bad file leaves the old ones in force."""
     # config-agent does not write at once: half a file may be whole a moment later.
     for pause_s in (*REREAD_S, None):
         try:
-            config, unknown = await trio.to_thread.run_sync(load_manager, path)
+            config, unknown = await trio.to_thread.run_sync(_load, path)
         except ConfigError as exc:
             if pause_s is None:
                 log.error("configuration not reloaded", error=str(exc))

@@ -1,15 +1,16 @@
 """Agents: posting an assignment, asking how it stands, deleting it."""
 
 import enum
+from collections.abc import Mapping
 
 import attrs
 
 from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused
-from rebalancer.peers.http import HttpClient
+from rebalancer.peers.http import HttpClient, Reply
 from rebalancer.wire import (
     Assignment,
     AssignmentReport,
-    Dialect,
+    PostForm,
     assignment_to_wire,
     read_report,
 )
@@ -41,6 +42,14 @@ class Agents:
 
     http: HttpClient
     port: int
+    #: What the agents want to see, if anything.
+    token: str | None = None
+    #: How those agents are posted to that want another form than `legacy`.
+    forms: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
         """Hand `assignment` to the agent of `shark`.  May be repeated: 409 means it has it.
@@ -48,9 +57,16 @@ class Agents:
         Raises:
           PeerUnreachable: it may have the assignment or not.
         """
-        body = assignment_to_wire(assignment, Dialect.LEGACY)
+        form = PostForm(self.forms.get(shark, PostForm.LEGACY))
+        body = assignment_to_wire(assignment, form)
         reply = await self.http.request(
-            "POST", shark, "/assignments", port=self.port, body=body, within_s=POST_S
+            "POST",
+            shark,
+            "/assignments",
+            port=self.port,
+            body=body,
+            headers=self._headers,
+            within_s=POST_S,
         )
         detail = f"{reply.status} {reply.text[:200]}"
         match reply.status:
@@ -66,9 +82,7 @@ class Agents:
         Raises:
           PeerError: no answer, or not one we can use.
         """
-        reply = await self.http.request(
-            "GET", shark, f"/assignments/{assignment_id}", port=self.port, within_s=ASK_S
-        )
+        reply = await self._ask("GET", shark, assignment_id)
         if reply.status == 404:
             return None
         if reply.status != 200:
@@ -84,8 +98,16 @@ class Agents:
         Raises:
           PeerError: it is still there.
         """
-        reply = await self.http.request(
-            "DELETE", shark, f"/assignments/{assignment_id}", port=self.port, within_s=ASK_S
-        )
+        reply = await self._ask("DELETE", shark, assignment_id)
         if reply.status not in (200, 404):
             raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
+
+    async def _ask(self, method: str, shark: str, assignment_id: str) -> Reply:
+        return await self.http.request(
+            method,
+            shark,
+            f"/assignments/{assignment_id}",
+            port=self.port,
+            headers=self._headers,
+            within_s=ASK_S,
+        )

@@ -173,6 +173,7 @@ async def test_a_bad_state_file_does_not_stop_the_agent(tmp_path: Path) -> None:
 
     assert (tmp_path / "state" / "quarantine" / uuid(70)).exists()
     assert uuid(70) in status["last_errors"][0]
+    assert status["resume_failures"] == 1
     assert b"rebalancer_agent_quarantined_total 1.0" in metrics
 
 
@@ -181,7 +182,7 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     async with open_rig(tmp_path, answer) as rig:
         await rig.outcome(task(1, A), task(9, A))
         with trio.fail_after(10):
-            while rig.agent.worker.running:  # noqa: ASYNC110 - a moment longer than the report
+            while rig.agent.worker.backlog.running:  # noqa: ASYNC110 - a moment longer than the report
                 await trio.sleep(0.01)
         reply = await rig.client.get("/status")
         status = await reply.get_json()
@@ -191,6 +192,9 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     assert pong == {"ping": "pong", "version": status["version"]}
     assert (status["waiting"], status["running"]) == (0, [])
     assert status["bytes_received"] == len(A)
+    assert status["bytes_per_s"] == round(len(A) / 10)
+    assert (status["running_tasks"], status["state_write_retries"]) == (0, 0)
+    assert status["limits"] == {"bandwidth_bytes_per_s": None, "workers_per_assignment": 1}
     assert status["disk_free_bytes"] > 0
     assert "{http_status_code:404}" in status["last_errors"][0]
     assert uuid(9) in status["last_errors"][0]
@@ -236,6 +240,68 @@ async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
     assert values[f"{prefix}_cleanup_failures_total", ()] == 0
     older = found["bytes_count", ()].labels
     assert set(older) == {"service", "server", "datacenter", "zonename"}
+
+
+async def test_the_older_metrics_can_be_left_out(tmp_path: Path) -> None:
+    """By configuration; the others count as ever."""
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, metrics=attrs.evolve(config.metrics, legacy=False))
+
+    async with open_rig(tmp_path, answer, change=change) as rig:
+        await rig.outcome(task(1, A), task(9, A))
+        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        names = {
+            family.name for family in text_string_to_metric_families(await reply.get_data(True))
+        }
+
+    assert {name for name in names if not name.startswith("rebalancer_agent_")} == set()
+    assert "rebalancer_agent_objects_processed" in names
+
+
+async def test_assignments_are_listed_page_by_page(tmp_path: Path) -> None:
+    """Newest first; the address of the next page comes with each that is full."""
+    names = [uuid(number) for number in range(70, 75)]
+    async with open_rig(tmp_path, answer) as rig:
+        for name in names:
+            await rig.post([task(1, A), task(9, A)], name)
+            await rig.finish(name)
+        pages, address = [], "/assignments?limit=2"
+        while address:
+            reply = await rig.client.get(address)
+            pages.append(await reply.get_json())
+            address = reply.headers.get("Link", "<>").partition(">")[0][1:]
+
+    listed = [one for page in pages for one in page]
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert [one["uuid"] for one in listed] == names[::-1]
+    assert listed[0] == {
+        "uuid": names[-1],
+        "state": "Complete",
+        "failed": 1,
+        "complete": 2,
+        "total": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("limit=0", "limit: expected a number from 1 to 1000, got '0'"),
+        ("limit=1001", "limit: expected a number from 1 to 1000"),
+        ("limit=-1", "limit: expected a number"),
+        ("limit=%C2%B2", "limit: expected a number"),
+        ("before=5", "before: expected <nanoseconds>.<uuid>, got '5'"),
+        ("before=x.00000000-0000-1000-8000-000000000001", "before: expected"),
+    ],
+)
+async def test_a_page_that_cannot_be_is_refused(tmp_path: Path, query: str, message: str) -> None:
+    """400, with what was expected."""
+    async with open_rig(tmp_path, answer) as rig:
+        reply = await rig.client.get(f"/assignments?{query}")
+
+        assert reply.status_code == 400
+        assert message in (await reply.get_json())["message"]
 
 
 LABELS = ("req", "type", "error", "status")

@@ -250,3 +250,72 @@ async def test_a_temporary_file_that_stays_is_counted(tmp_path: Path) -> None:
         assert registry.get_sample_value("rebalancer_agent_running_tasks") == 0
         assert [one["status"] for one in failed] == [NETWORK]
         assert registry.get_sample_value("rebalancer_agent_cleanup_failures_total") == 1
+
+
+CUT = {"length": ok(A), "chunked": CHUNKED, "keep-alive, then length": ok(A)}
+
+
+@pytest.mark.parametrize("name", CUT)
+async def test_a_connection_cut_at_any_byte_is_never_a_whole_object(
+    tmp_path: Path, name: str
+) -> None:
+    """Over real sockets: each prefix of an answer fails, and the whole one does not."""
+    whole = CUT[name]
+
+    def answer(_request: int, path: str) -> Answer:
+        number = int(path[-6:])
+        if number > len(whole):  # others between them, on connections that are kept
+            return Answer(ok(A))
+        return Answer(whole[:number], keep=False)
+
+    numbers = list(range(len(whole) + 1))
+    if name.startswith("keep"):
+        numbers = [n for number in numbers for n in (1000 + number, number)]
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, server=attrs.evolve(config.server, workers_per_assignment=4))
+
+    async with open_rig(tmp_path, answer, change=change) as rig:
+        failed = await rig.outcome(*[task(number, A) for number in numbers])
+
+        assert failed == {uuid(number): NETWORK for number in range(len(whole))}
+        for number in numbers:
+            assert rig.path(number).exists() == (uuid(number) not in failed)
+        assert rig.temporary == []
+
+
+async def test_small_objects_are_asked_for_ahead(tmp_path: Path) -> None:
+    """On a connection that is kept; what a source that ends it did not answer is asked again."""
+
+    def answer(request: int, _path: str) -> Answer:
+        return Answer(ok(A, *(["Connection: close"] if request % 5 == 4 else [])), keep=True)
+
+    async with open_rig(tmp_path, answer) as rig:
+        assert await rig.outcome(*[task(number, A) for number in range(30)]) == {}
+        assert rig.source.most_ahead > 1
+        assert rig.source.connections >= 6
+
+
+async def test_what_is_behind_a_large_object_goes_to_others(tmp_path: Path) -> None:
+    """While it is slow, the rest comes over other connections."""
+    large = b"x" * (1 << 20)
+    slow = trio.Event()
+
+    def answer(_request: int, path: str) -> Answer:
+        if path.endswith("3"):
+            return Answer(ok(large)[:-10], late=large[-10:], until=slow)
+        return Answer(ok(A))
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, server=attrs.evolve(config.server, workers_per_assignment=2))
+
+    tasks = [task(number, large if number == 3 else A) for number in range(10)]
+    async with open_rig(tmp_path, answer, change=change) as rig:
+        await rig.post(tasks)
+        with trio.fail_after(10):
+            while not all(rig.path(n).exists() for n in range(10) if n != 3):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        slow.set()
+
+        assert await rig.finish() == []
+        assert rig.path(3).read_bytes() == large

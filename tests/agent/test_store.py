@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rebalancer import wire
-from rebalancer.agent.store import AssignmentStore, StoredAssignment, read
+from rebalancer.agent.store import AssignmentStore, Cursor, StoredAssignment, read
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
@@ -127,7 +127,7 @@ def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
     report = stored.report(running=False, finished=finished)
 
     assert [wire.status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
-    assert store.waiting() == [ID]
+    assert store.waiting(5) == ([ID], 1)
     assert stored.dialect is Dialect.LEGACY
     assert (report.stats.state, report.stats.complete, report.stats.failed) == ("Scheduled", 3, 2)
 
@@ -231,7 +231,7 @@ def test_what_is_no_assignment_is_told_and_set_aside(
         store.load(ID)
     store.set_aside(ID)
     assert (store.quarantine / ID).read_bytes() == content
-    assert store.waiting() == []
+    assert store.waiting(5) == ([], 0)
 
 
 def test_a_database_of_another_layout_is_no_assignment(store: AssignmentStore) -> None:
@@ -256,16 +256,22 @@ def test_waiting_is_in_the_order_received(store: AssignmentStore) -> None:
     (store.scheduled / "notes.txt").write_text("")
     (store.scheduled / f"{uuid(7)}-journal").write_text("")
 
-    assert store.waiting() == names
+    assert store.waiting(5) == (names, 3)
+    assert store.waiting(1, [names[0]]) == ([names[1]], 2)
 
 
-def test_newest_first(store: AssignmentStore) -> None:
-    """Of both folders, no more than asked for."""
+def test_newest_first_page_by_page(store: AssignmentStore) -> None:
+    """Of both folders, no more than asked for, and each once though others come meanwhile."""
     for at, (folder, number) in enumerate([("completed", 1), ("scheduled", 2), ("completed", 3)]):
         legacy_file(store.folder / folder / uuid(number), ["Complete"])
         os.utime(store.folder / folder / uuid(number), (1000 + at, 1000 + at))
+    first = store.newest(2)
+    store.save(assignment(), Dialect.LEGACY)
+    second = store.newest(2, first[-1])
 
-    assert store.newest(2) == [uuid(3), uuid(2)]
+    assert [cursor.id for cursor in first] == [uuid(3), uuid(2)]
+    assert [cursor.id for cursor in second] == [uuid(1)]
+    assert [Cursor.parse(str(cursor)) for cursor in first] == first
 
 
 def test_what_was_never_promised_is_forgotten(store: AssignmentStore) -> None:

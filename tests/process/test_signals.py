@@ -156,14 +156,16 @@ async def test_fetchers_that_are_killed_are_replaced(tmp_path: Path) -> None:
 
 
 def test_kill_of_manager_and_agent_fetches_nothing_again(tmp_path: Path) -> None:
-    """The demonstration with its kills, as the operator runs it."""
-    done = run("demo", "--kill", "--objects", "1200", "--folder", str(tmp_path / "demo"))
+    """The demonstration with its kills, as the operator runs it, in both dialects."""
+    options = ("--kill", "--mixed", "--objects", "1200", "--folder", str(tmp_path / "demo"))
+    done = run("demo", *options)
     told = " ".join(done.stdout.split())  # lines are broken at the terminal's width
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SIGKILL to the manager" in told
     assert "SIGKILL to the agent" in told
     assert "; 0 of them were fetched again" in told
+    assert "assignments by dialect" in told
     assert "every check holds" in told
 
 
