@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rebalancer.adm import AdmError, Manager, watch_job
 from rebalancer.devregion.audit import Audit, audit
 from rebalancer.devregion.contents import write
 from rebalancer.devregion.layout import Layout
@@ -84,14 +85,14 @@ async def run(layout: Layout, objects: int, kill: bool, mixed: bool, keep: bool)
     return not findings.texts
 
 
-async def _adm(region: Region, *args: str, capture: bool) -> tuple[int, str]:
+async def _adm(region: Region, *args: str) -> tuple[int, str]:
     """The operator's command, as a process; its status and output."""
     done = await trio.run_process(
         [sys.executable, "-m", "rebalancer", "adm", "--url", region.url, *args],
-        capture_stdout=capture,
+        capture_stdout=True,
         check=False,
     )
-    return done.returncode, (done.stdout or b"").decode()
+    return done.returncode, done.stdout.decode()
 
 
 def _mixed(layout: Layout) -> dict[str, Any]:
@@ -121,9 +122,7 @@ def _spoken(layout: Layout, findings: Findings) -> Table:
 
 async def _create_job(region: Region) -> str:
     shark = region.layout.evacuated.removesuffix(f".{region.layout.domain}")
-    status, text = await _adm(
-        region, "job", "create", "evacuate", "--shark", shark, "--json", capture=True
-    )
+    status, text = await _adm(region, "job", "create", "evacuate", "--shark", shark, "--json")
     if status:
         raise ProcessError("the job could not be created")
     return str(json.loads(text)["id"])
@@ -137,8 +136,15 @@ async def _evacuate(
     async with trio.open_nursery() as nursery:
         if kill:
             nursery.start_soon(_kill_both, console, region, job_id, kills)
-        status, _ = await _adm(region, "job", "watch", job_id, capture=False)
-        findings.check(status == 0, "the job did not end as complete")
+        # Not as a process: by the time that it had started, the manager might be away already.
+        host, _, port = region.url.removeprefix("http://").partition(":")
+        async with open_http({}) as http:
+            try:
+                view = await watch_job(Manager(http, host, int(port)), job_id, console)
+            except AdmError as exc:
+                findings.check(False, str(exc))
+            else:
+                findings.check(view["state"] == "Complete", "the job did not end as complete")
         # If the job was over before the kills, there is nothing to wait for.
         nursery.cancel_scope.cancel()
     console.out(f"the job took {time.monotonic() - begun:.1f} s")
