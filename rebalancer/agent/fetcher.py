@@ -19,7 +19,7 @@ import trio
 from rebalancer import log
 from rebalancer.agent.bandwidth import Allowance
 from rebalancer.agent.fetch import AHEAD, Fetched, Fetcher, FetchFailure
-from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest
+from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest, new_run
 from rebalancer.agent.messages import Begin, Grant, Limit, Line, Lot, Outcome, Report, Want, Width
 from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.wire import Task, parse_json, structure
@@ -39,6 +39,8 @@ class Setup:
     source: AgentSource
     hosts: dict[str, str]
     log_level: str = "info"
+    #: Part of the names of its temporary files.
+    run: str = attrs.field(factory=new_run)
 
     def encode(self) -> Begin:
         """As a message."""
@@ -50,7 +52,9 @@ class Setup:
         return structure(parse_json(message.setup), cls)
 
 
-def open_files(storage: AgentStorage, on_cleanup_failure: Callable[[], None]) -> ObjectFiles:
+def open_files(
+    storage: AgentStorage, on_cleanup_failure: Callable[[], None], run: str
+) -> ObjectFiles:
     """The object root that a configuration names."""
     return ObjectFiles(
         root=storage.root,
@@ -58,6 +62,7 @@ def open_files(storage: AgentStorage, on_cleanup_failure: Callable[[], None]) ->
         reserve_bytes=storage.reserve_mb << 20,
         durable=storage.durable,
         on_cleanup_failure=on_cleanup_failure,
+        run=run,
     )
 
 
@@ -269,7 +274,7 @@ async def serve(
             wanted = trio.Event()
             await line.send(Want(allowance.at_once))
 
-    files = open_files(setup.storage, count_cleanup_failure)
+    files = open_files(setup.storage, count_cleanup_failure, setup.run)
     allowance = Allowance(want)
     committer = _Committer(files, line)
     fetcher = Fetcher(files, setup.source, setup.hosts, allowance)

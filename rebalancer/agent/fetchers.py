@@ -13,6 +13,7 @@ import trio
 
 from rebalancer.agent.bandwidth import AT_ONCE_BYTES
 from rebalancer.agent.fetcher import Setup, serve
+from rebalancer.agent.files import ObjectFiles, new_run
 from rebalancer.agent.messages import Grant, Limit, Line, Lot, Message, Outcome, Report, Want, Width
 from rebalancer.errors import RebalancerError
 from rebalancer.log import get_logger
@@ -212,15 +213,19 @@ class FetcherLine:
 
 
 def make_fetchers(
-    setup: Setup, processes: int, on_cleanup_failure: Callable[[int], None]
+    setup: Setup,
+    processes: int,
+    files: ObjectFiles,
+    on_cleanup_failure: Callable[[int], None],
 ) -> list[FetcherLine]:
     """So many fetchers, each in a process of its own; 0: one within this process."""
-    opener = partial(_process if processes else _within, setup)
+    opener = partial(_process, setup, files) if processes else partial(_within, setup)
     return [FetcherLine(opener, on_cleanup_failure) for _ in range(processes or 1)]
 
 
 @asynccontextmanager
-async def _process(setup: Setup) -> AsyncIterator[Line]:
+async def _process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Line]:
+    setup = attrs.evolve(setup, run=new_run())
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "rebalancer.agent.fetcher", str(theirs.fileno())]
@@ -237,6 +242,9 @@ async def _process(setup: Setup) -> AsyncIterator[Line]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+            # It could not do so itself if it was killed, and a large one takes much space.
+            with suppress(OSError):
+                await trio.to_thread.run_sync(files.clear, setup.run)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from rebalancer.log import get_logger
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
 _READ_BYTES = 1 << 20
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
-_TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.[0-9a-f]{{32}}")
+_TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.([0-9a-f]{{32}})")
 
 log = get_logger()
 
@@ -42,6 +42,11 @@ def _failure(exc: OSError) -> LocalFailure:
     full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = reasons.DESTINATION_INSUFFICIENT_SPACE if full else reasons.AGENT_FS_ERROR
     return LocalFailure(reason, str(exc))
+
+
+def new_run() -> str:
+    """A name that no other run has."""
+    return uuid.uuid4().hex[:16]
 
 
 @attrs.frozen(eq=False)
@@ -66,8 +71,8 @@ class ObjectFiles:
     durable: bool
     #: Called when a temporary file could not be removed.
     on_cleanup_failure: Callable[[], None]
-    # Temporary names: this run's, and a number for each.
-    _run: str = attrs.field(init=False, factory=lambda: uuid.uuid4().hex[:16])
+    #: What this run's temporary names have in common; each has a number besides.
+    run: str = attrs.field(factory=new_run)
     _serial: "itertools.count[int]" = attrs.field(init=False, factory=itertools.count)
 
     def final(self, owner: str, object_id: str) -> Path:
@@ -86,19 +91,24 @@ class ObjectFiles:
         if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
             raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
         folder = f"{self.root}/{owner}"
-        temporary = f"{self.temp}/{owner}.{object_id}.{self._run}{next(self._serial):016x}"
+        temporary = f"{self.temp}/{owner}.{object_id}.{self.run}{next(self._serial):016x}"
         return Staged(temporary, folder, f"{folder}/{object_id}")
 
     def prepare(self) -> int:
-        """Make the folders and remove what an earlier run left unfinished; how many files.
+        """Make the folders and remove what earlier runs left unfinished; how many files.
 
         Only names that this agent gives are removed, never anything else.
         """
         self.temp.mkdir(parents=True, exist_ok=True)
+        return self.clear("")
+
+    def clear(self, run: str) -> int:
+        """Remove the temporary files of a run that is over (empty: of all); how many."""
         removed = 0
         with os.scandir(self.temp) as entries:
             for entry in entries:
-                if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                found = _TEMPORARY.fullmatch(entry.name)
+                if found and found[1].startswith(run) and entry.is_file(follow_symlinks=False):
                     removed += self.discard(entry.path)
         return removed
 

@@ -1,5 +1,6 @@
 """The agent as a process: everything opened in one place, then served."""
 
+import sys
 from pathlib import Path
 
 import trio
@@ -8,6 +9,7 @@ from rebalancer import daemon
 from rebalancer.agent.api import Agent, make_api
 from rebalancer.agent.fetcher import Setup, open_files
 from rebalancer.agent.fetchers import make_fetchers
+from rebalancer.agent.files import new_run
 from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore
@@ -26,9 +28,9 @@ def open_agent(config: AgentConfig) -> Agent:
     store.prepare()
     metrics = AgentMetrics(config.metrics)
     count = metrics.cleanup_failures.inc
-    files = open_files(config.storage, count)
+    files = open_files(config.storage, count, new_run())
     setup = Setup(config.storage, config.source, config.hosts, config.log.level)
-    fetchers = make_fetchers(setup, config.server.fetchers, count)
+    fetchers = make_fetchers(setup, config.server.fetchers, files, count)
     metrics.running.set_function(lambda: sum(fetcher.at_work for fetcher in fetchers))
     limits = Limits(fetchers, configured(config.server, config.source))
     worker = Worker(config.server, store, files, fetchers, limits, metrics)
@@ -42,6 +44,8 @@ async def run(config: AgentConfig) -> None:
       StoreError: the state folder cannot be used.
       ConfigError: an address cannot be served on, or a file for the API is not usable.
     """
+    # By default a thread that writes state may keep the loop waiting for 5 ms.
+    sys.setswitchinterval(0.0005)
     agent = open_agent(config)
     api = make_api(agent)
     daemon.require_token(api, read_token(config.api.token_file))

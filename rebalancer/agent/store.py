@@ -18,7 +18,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +108,7 @@ class StoredAssignment:
         )
         return attrs.evolve(self, tasks=tuple(tasks))
 
-    @property
+    @cached_property
     def is_finished(self) -> bool:
         """Whether every task has ended."""
         return all(task.status.state is not TaskState.PENDING for task in self.tasks)
@@ -129,25 +129,16 @@ class AssignmentStore:
     """The state folder of an agent."""
 
     folder: Path
+    #: Assignments to work on; those that are done; those being written; files that are none.
+    scheduled: Path = attrs.field(init=False)
+    completed: Path = attrs.field(init=False)
+    saving: Path = attrs.field(init=False)
+    quarantine: Path = attrs.field(init=False)
 
-    @property
-    def scheduled(self) -> Path:
-        """Assignments to work on."""
-        return self.folder / "scheduled"
-
-    @property
-    def completed(self) -> Path:
-        """Assignments that are done."""
-        return self.folder / "completed"
-
-    @property
-    def _saving(self) -> Path:
-        return self.folder / "saving"
-
-    @property
-    def quarantine(self) -> Path:
-        """Files that are no assignments."""
-        return self.folder / "quarantine"
+    def __attrs_post_init__(self) -> None:
+        """Name the folders."""
+        for name in ("scheduled", "completed", "saving", "quarantine"):
+            object.__setattr__(self, name, self.folder / name)
 
     def prepare(self) -> None:
         """Make the folders, and forget what was never promised.
@@ -156,9 +147,9 @@ class AssignmentStore:
           StoreError: the folder cannot be used.
         """
         try:
-            for folder in (self.scheduled, self.completed, self._saving, self.quarantine):
+            for folder in (self.scheduled, self.completed, self.saving, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
-            for left in self._saving.iterdir():
+            for left in self.saving.iterdir():
                 left.unlink()
         except OSError as exc:
             raise StoreError(f"{self.folder}: {exc}") from exc
@@ -188,19 +179,21 @@ class AssignmentStore:
         has its error in the answer; of that, nothing has changed.
         """
         errors = self._replace(assignments, self.scheduled)
-        moved = False
+        moved = []
         for index, assignment in enumerate(assignments):
             if errors[index] is None and assignment.is_finished:
                 try:
-                    os.rename(self.scheduled / assignment.id, self.completed / assignment.id)
-                    moved = True
+                    os.rename(
+                        f"{self.scheduled}/{assignment.id}", f"{self.completed}/{assignment.id}"
+                    )
+                    moved.append(index)
                 except OSError as exc:
                     errors[index] = exc
         if moved:
             failed = sync_paths([str(self.completed), str(self.scheduled)], self.folder)
-            for index, assignment in enumerate(assignments):
-                if assignment.is_finished and failed:
-                    errors[index] = errors[index] or next(iter(failed.values()))
+            for failure in failed.values():
+                for index in moved:
+                    errors[index] = failure
         return [
             None
             if error is None
@@ -215,25 +208,27 @@ class AssignmentStore:
         errors: dict[str, OSError | sqlite3.Error] = {}
         written = {}
         for assignment in assignments:
-            path = self._saving / assignment.id
+            path = f"{self.saving}/{assignment.id}"
             try:
-                path.write_bytes(_image(assignment))
+                with open(path, "wb") as file:
+                    file.write(_image(assignment))
                 os.utime(path, ns=(assignment.received_ns, assignment.received_ns))
-                written[str(path)] = assignment
+                written[path] = assignment.id
             except (OSError, sqlite3.Error) as exc:
                 errors[assignment.id] = exc
-        for text, failure in sync_paths(written, self._saving).items():
-            errors[written.pop(text).id] = failure
-        for text, assignment in list(written.items()):
+        for path, failure in sync_paths(written, self.saving).items():
+            errors[written.pop(path)] = failure
+        for path, name in list(written.items()):
             try:
-                os.rename(text, folder / assignment.id)
+                os.rename(path, f"{folder}/{name}")
             except OSError as exc:
-                errors[written.pop(text).id] = exc
-        if written and (failed := sync_paths([str(folder)], self.folder)):
-            errors |= {a.id: failed[str(folder)] for a in written.values()}
+                errors[written.pop(path)] = exc
+        if written:
+            for failure in sync_paths([str(folder)], self.folder).values():
+                errors.update(dict.fromkeys(written.values(), failure))
         for name in errors:
             with suppress(OSError):
-                (self._saving / name).unlink(missing_ok=True)
+                (self.saving / name).unlink(missing_ok=True)
         return [errors.get(assignment.id) for assignment in assignments]
 
     def find(self, assignment_id: str) -> Path | None:

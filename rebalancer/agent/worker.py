@@ -42,8 +42,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 FRESH = 32
 #: Assignments that are pulled but not on disk yet, before the next one has to wait.
 BEHIND = 16
-#: Ended assignments that are remembered, if they are no larger than this.
-RECENT, RECENT_TASKS = 64, 100
+#: Ended assignments whose counts are remembered, if no more tasks than this failed.
+RECENT, RECENT_FAILURES = 2000, 10
 #: Rows of one assignment are written for at most this part of the time.
 WRITING_SHARE = 0.05
 #: Seconds over which /status tells bytes per second.
@@ -111,7 +111,7 @@ class Worker:
     state_retries: int = 0
     _flow: deque[tuple[float, int]] = attrs.field(factory=deque)
     _fresh: dict[str, StoredAssignment] = attrs.field(factory=dict)
-    _recent: OrderedDict[str, StoredAssignment] = attrs.field(factory=OrderedDict)
+    _recent: OrderedDict[str, tuple[Dialect, AssignmentStats]] = attrs.field(factory=OrderedDict)
     _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
 
@@ -135,9 +135,9 @@ class Worker:
         if (run := self._runs.get(name)) is not None:
             report = run.assignment.report(running=True, finished=False)
             return run.assignment.dialect, report.stats
-        if (stored := self._fresh.get(name) or self._recent.get(name)) is None:
-            return None
-        return stored.dialect, stored.report(running=False, finished=name in self._recent).stats
+        if (stored := self._fresh.get(name)) is not None:
+            return stored.dialect, stored.report(running=False, finished=False).stats
+        return self._recent.get(name)
 
     def forget(self, name: str) -> None:
         """An ended assignment is gone from disk."""
@@ -320,8 +320,9 @@ class Worker:
             run.done.set()
 
     def _remember(self, ended: StoredAssignment) -> None:
-        if len(ended.tasks) <= RECENT_TASKS:
-            self._recent[ended.id] = ended
+        stats = ended.report(running=False, finished=True).stats
+        if stats.failed <= RECENT_FAILURES:
+            self._recent[ended.id] = ended.dialect, stats
             while len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
 

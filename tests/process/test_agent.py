@@ -6,7 +6,8 @@ import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,18 @@ CONTENT = b"an object"
 TOKEN = "f00ba4"
 
 
-async def started(folder: Path, source: str, **tables: Any) -> Alone:
+@asynccontextmanager
+async def running(folder: Path, source: str, **tables: Any) -> AsyncIterator[Alone]:
+    """An agent that ends well on SIGTERM."""
     alone = agent_alone(folder, source, **tables)
     await alone.process.start()
-    return alone
-
-
-async def stopped(alone: Alone) -> int:
-    if not alone.process.is_running:
-        return -1
+    try:
+        yield alone
+    except BaseException:
+        alone.process.kill()
+        raise
     status, _ = await alone.process.stop()
-    return status
+    assert status == 0
 
 
 # --- who may ask ---------------------------------------------------------------------------
@@ -49,8 +51,7 @@ async def test_only_a_token_opens_the_api(tmp_path: Path) -> None:
     """But for /ping; a wrong one gets 401 as JSON, and changes nothing."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     api = {"token_file": str(tmp_path / "token")}
-    alone = await started(tmp_path, "127.0.0.1:1", api=api)
-    try:
+    async with running(tmp_path, "127.0.0.1:1", api=api) as alone:
         async with httpx.AsyncClient(base_url=alone.url) as client:
             body = {"id": ASSIGNMENT, "tasks": [task(1, CONTENT)]}
             refused = [
@@ -68,10 +69,7 @@ async def test_only_a_token_opens_the_api(tmp_path: Path) -> None:
             unknown = await client.get(f"/assignments/{ASSIGNMENT}")
             accepted = await client.post("/assignments", json=body)
             told = (await client.get("/status")).json()
-    finally:
-        status = await stopped(alone)
 
-    assert status == 0
     assert [reply.status_code for reply in [*refused, limits]] == [401] * 5
     assert refused[0].headers["www-authenticate"] == "Bearer"
     assert "token" in refused[0].json()["message"]
@@ -87,19 +85,16 @@ async def test_the_api_speaks_tls(tmp_path: Path) -> None:
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     api = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
-    alone = await started(tmp_path, "127.0.0.1:1", api=api)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    try:
+    async with running(tmp_path, "127.0.0.1:1", api=api) as alone:
         async with httpx.AsyncClient(verify=trusting) as client:
             url = alone.url.replace("http://", "https://")
             reply = await client.get(f"{url}/ping")
             with pytest.raises(httpx.TransportError):
                 await client.get(f"{alone.url}/ping")
-    finally:
-        status = await stopped(alone)
 
-    assert (status, reply.json()["ping"]) == (0, "pong")
+    assert reply.json()["ping"] == "pong"
 
 
 @pytest.mark.parametrize(
@@ -183,24 +178,24 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
     For every object: its file, then the rename, then its folder, and only then the file of the
     assignment; for that one, the same, before the answer to POST and before `completed`.
     """
-    async with open_source(lambda *_: Answer(ok(CONTENT))) as source:
-        alone = await started(tmp_path, f"127.0.0.1:{source.port}")
-        trace = tmp_path / "trace"
+    trace = tmp_path / "trace"
+    async with (
+        open_source(lambda *_: Answer(ok(CONTENT))) as source,
+        running(tmp_path, f"127.0.0.1:{source.port}") as alone,
+        httpx.AsyncClient() as client,
+    ):
         recorder = tracer(alone.process.pid, trace)
-        try:
-            with trio.fail_after(10):
-                while not (trace.exists() and traced(alone.process.pid)):  # noqa: ASYNC110
-                    await trio.sleep(0.02)
-            async with httpx.AsyncClient() as client:
-                tasks = [task(number, CONTENT) for number in range(objects)]
-                body = {"id": ASSIGNMENT, "tasks": tasks}
-                reply = await client.post(f"{alone.url}/assignments", json=body)
-                assert reply.status_code == 200
-                await reach(client, alone, ASSIGNMENT, objects)
-        finally:
-            recorder.send_signal(signal.SIGINT)
-            await trio.to_thread.run_sync(recorder.wait)
-            await stopped(alone)
+        with trio.fail_after(10):
+            while not (trace.exists() and traced(alone.process.pid)):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        tasks = [task(number, CONTENT) for number in range(objects)]
+        reply = await client.post(
+            f"{alone.url}/assignments", json={"id": ASSIGNMENT, "tasks": tasks}
+        )
+        assert reply.status_code == 200
+        await reach(client, alone, ASSIGNMENT, objects)
+        recorder.send_signal(signal.SIGINT)
+        await trio.to_thread.run_sync(recorder.wait)
 
     seen = list(calls(trace))
     syncs = [call for call in seen if call.name in ("fsync", "fdatasync", "syncfs")]
@@ -248,6 +243,34 @@ def traced(pid: int) -> bool:
     return len(status) == 3 and not any("TracerPid:\t0\n" in text for text in status)
 
 
+# --- fetchers that die -----------------------------------------------------------------------
+
+
+async def test_what_a_killed_fetcher_had_begun_is_removed(tmp_path: Path) -> None:
+    """At once, and not at the agent's next start: it may be large."""
+    large = os.urandom(3 << 20)
+    half = Answer(ok(large)[: 2 << 20], hang=True)
+    temporary = tmp_path / "manta" / "rebalancer"
+
+    async with (
+        open_source(lambda n, _: half if n == 0 else Answer(ok(large))) as source,
+        running(tmp_path, f"127.0.0.1:{source.port}") as alone,
+        httpx.AsyncClient() as client,
+    ):
+        body = {"id": ASSIGNMENT, "tasks": [task(1, large)]}
+        await client.post(f"{alone.url}/assignments", json=body)
+        with trio.fail_after(20):
+            while not (first := os.listdir(temporary)):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        for child in children(alone.process.pid):
+            os.kill(child, signal.SIGKILL)
+        await reach(client, alone, ASSIGNMENT, 1)
+        left = os.listdir(temporary)
+
+    assert (len(first), left) == (1, [])
+    assert (tmp_path / "manta" / OWNER / uuid(1)).read_bytes() == large
+
+
 # --- a long queue ----------------------------------------------------------------------------
 
 BACKLOG, LINKS = 100_000, 25_000
@@ -276,21 +299,17 @@ async def test_a_long_queue_is_taken_up_at_once(tmp_path: Path) -> None:
     hanging = Answer(b"", hang=True)
     async with open_source(lambda *_: hanging) as source:
         address = f"127.0.0.1:{source.port}"
-        alone = await started(made(tmp_path, "empty"), address)
-        alone_mib = resident_mib(alone.process.pid)
-        await stopped(alone)
+        async with running(made(tmp_path, "empty"), address) as alone:
+            empty_mib = resident_mib(alone.process.pid)
         folder = made(tmp_path, "full")
         await trio.to_thread.run_sync(backlog, folder / "state")
         begun = trio.current_time()
-        alone = await started(folder, address)
-        seconds = trio.current_time() - begun
-        try:
+        async with running(folder, address) as alone:
+            seconds = trio.current_time() - begun
             async with httpx.AsyncClient(base_url=alone.url, timeout=30) as client:
                 status = (await client.get("/status")).json()
                 newest = (await client.get("/assignments?limit=2")).json()
-                grown_mib = resident_mib(alone.process.pid) - alone_mib
-        finally:
-            await stopped(alone)
+            grown_mib = resident_mib(alone.process.pid) - empty_mib
 
     print(f"{BACKLOG} assignments: started in {seconds:.1f} s, {grown_mib:.0f} MiB more")
     assert status["waiting"] + len(status["running"]) == BACKLOG
