@@ -51,24 +51,26 @@ async def test_only_a_token_opens_the_api(tmp_path: Path) -> None:
     """But for /ping; a wrong one gets 401 as JSON, and changes nothing."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     api = {"token_file": str(tmp_path / "token")}
-    async with running(tmp_path, "127.0.0.1:1", api=api) as alone:
-        async with httpx.AsyncClient(base_url=alone.url) as client:
-            body = {"id": ASSIGNMENT, "tasks": [task(1, CONTENT)]}
-            refused = [
-                await client.post("/assignments", json=body, headers=headers)
-                for headers in (
-                    {},
-                    {"authorization": "Bearer f00ba"},
-                    {"authorization": f"Basic {TOKEN}"},
-                    {"authorization": f"Bearer {TOKEN}x"},
-                )
-            ]
-            limits = await client.put("/limits", json={"bandwidth_bytes_per_s": 1})
-            ping = await client.get("/ping")
-            client.headers["authorization"] = f"Bearer {TOKEN}"
-            unknown = await client.get(f"/assignments/{ASSIGNMENT}")
-            accepted = await client.post("/assignments", json=body)
-            told = (await client.get("/status")).json()
+    async with (
+        running(tmp_path, "127.0.0.1:1", api=api) as alone,
+        httpx.AsyncClient(base_url=alone.url) as client,
+    ):
+        body = {"id": ASSIGNMENT, "tasks": [task(1, CONTENT)]}
+        refused = [
+            await client.post("/assignments", json=body, headers=headers)
+            for headers in (
+                {},
+                {"authorization": "Bearer f00ba"},
+                {"authorization": f"Basic {TOKEN}"},
+                {"authorization": f"Bearer {TOKEN}x"},
+            )
+        ]
+        limits = await client.put("/limits", json={"bandwidth_bytes_per_s": 1})
+        ping = await client.get("/ping")
+        client.headers["authorization"] = f"Bearer {TOKEN}"
+        unknown = await client.get(f"/assignments/{ASSIGNMENT}")
+        accepted = await client.post("/assignments", json=body)
+        told = (await client.get("/status")).json()
 
     assert [reply.status_code for reply in [*refused, limits]] == [401] * 5
     assert refused[0].headers["www-authenticate"] == "Bearer"
@@ -87,12 +89,14 @@ async def test_the_api_speaks_tls(tmp_path: Path) -> None:
     api = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    async with running(tmp_path, "127.0.0.1:1", api=api) as alone:
-        async with httpx.AsyncClient(verify=trusting) as client:
-            url = alone.url.replace("http://", "https://")
-            reply = await client.get(f"{url}/ping")
-            with pytest.raises(httpx.TransportError):
-                await client.get(f"{alone.url}/ping")
+    async with (
+        running(tmp_path, "127.0.0.1:1", api=api) as alone,
+        httpx.AsyncClient(verify=trusting) as client,
+    ):
+        url = alone.url.replace("http://", "https://")
+        reply = await client.get(f"{url}/ping")
+        with pytest.raises(httpx.TransportError):
+            await client.get(f"{alone.url}/ping")
 
     assert reply.json()["ping"] == "pong"
 
