@@ -117,7 +117,8 @@ class _Committer:
             told, self._told = self._told, []
             pulled, self._pulled = self._pulled, []
             failed, self.cleanup_failures = self.cleanup_failures, 0
-            if pulled and staged:  # the agent need not wait for the disk with what comes next
+            if pulled and staged and self.files.durable:
+                # The agent need not wait for the disk with what comes next.
                 await self.line.send(Report(pulled=tuple(pulled)))
                 pulled = []
             refused = await self._publish(list(staged))
