@@ -2,10 +2,10 @@
 
 import os
 import re
-import shutil
 import signal
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_files_that_do_not_serve_are_told(
     paths = {key: str(tmp_path / name) for key, name in api.items()}
     alone = agent_alone(tmp_path, "127.0.0.1:1", api=paths)
     run = subprocess.run(
-        [shutil.which("rebalancer") or "rebalancer", *alone.process.args],
+        [sys.executable, "-m", "rebalancer", *alone.process.args],
         capture_output=True,
         text=True,
         timeout=30,
