@@ -146,8 +146,9 @@ def make_api(agent: Agent) -> QuartTrio:
 
     @app.get("/status")
     async def status() -> Response:
-        free = await trio.to_thread.run_sync(agent.worker.files.free_bytes)
-        agent.metrics.disk_free.set(free)
+        free: int | None = None
+        with suppress(OSError):  # told as null: /status must answer when the disk does not
+            free = await trio.to_thread.run_sync(agent.worker.files.free_bytes)
         return _json(
             {
                 "version": __version__,

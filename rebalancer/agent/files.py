@@ -117,7 +117,11 @@ class ObjectFiles:
         return {name for owner, name in names if os.path.exists(f"{self.root}/{owner}/{name}")}
 
     def free_bytes(self) -> int:
-        """Bytes that may be used, the reserve not counted."""
+        """Bytes that may be used, the reserve not counted.
+
+        Raises:
+          OSError: the folder is not there.
+        """
         found = os.statvfs(self.temp)
         return max(0, found.f_bavail * found.f_frsize - self.reserve_bytes)
 
@@ -128,9 +132,11 @@ class ObjectFiles:
           LocalFailure: no room for it, or the file cannot be made.
         """
         place = self._place(owner, object_id)
-        if length is not None and length > self.free_bytes():
-            raise LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, f"{length} bytes do not fit")
         try:
+            if length is not None and length > self.free_bytes():
+                detail = f"{length} bytes do not fit"
+                raise LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, detail)
+            # A missing folder is not made again: its file system may just not be mounted.
             file = os.open(place.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         except OSError as exc:
             raise _failure(exc) from exc

@@ -1,5 +1,6 @@
 """The agent as a process: everything opened in one place, then served."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def open_agent(config: AgentConfig) -> Agent:
     setup = Setup(config.storage, config.source, config.hosts, config.log.level)
     fetchers = make_fetchers(setup, config.server.fetchers, files, count)
     metrics.running.set_function(lambda: sum(fetcher.at_work for fetcher in fetchers))
+
+    def free_bytes() -> float:
+        try:
+            return files.free_bytes()
+        except OSError:
+            return math.nan  # not 0: nobody knows
+
+    metrics.disk_free.set_function(free_bytes)
     limits = Limits(fetchers, configured(config.server, config.source))
     worker = Worker(config.server, store, files, fetchers, limits, metrics)
     return Agent(config.api, store, worker, metrics)

@@ -61,7 +61,10 @@ def sync_file_system(folder: Path) -> bool:
     """
     if _syncfs is None:
         return False
-    file = os.open(folder, os.O_RDONLY)
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
     try:
         return _syncfs(file) == 0
     finally:

@@ -238,6 +238,8 @@ async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
     assert values[f"{prefix}_assignment_duration_seconds_count", ()] == 2
     assert values[f"{prefix}_download_duration_seconds_count", ()] == 1
     assert values[f"{prefix}_cleanup_failures_total", ()] == 0
+    assert values[f"{prefix}_disk_free_bytes", ()] > 0
+    assert values[f"{prefix}_queued_assignments", ()] == 0
     older = found["bytes_count", ()].labels
     assert set(older) == {"service", "server", "datacenter", "zonename"}
 

@@ -189,6 +189,21 @@ async def test_a_folder_that_is_mounted_read_only(tmp_path: Path, disk: Any) -> 
         assert rig.temporary == []
 
 
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_disk_that_is_gone(tmp_path: Path, disk: Any, content: bytes) -> None:
+    """Unmounted while the agent runs: nothing is written to the disk below instead."""
+    small = disk("manta", "size=8m")
+    async with open_rig(tmp_path, whole(content)) as rig:
+        run("umount", str(small.path))
+        failed = await rig.outcome(*[task(number, content) for number in range(9)])
+        told = await get_status(rig)
+        below = list(small.path.iterdir())
+        run("mount", "-t", "tmpfs", "none", str(small.path))  # for the fixture to take away
+
+    assert all(status == FS_ERROR for status in failed.values())
+    assert (len(failed), below, told["disk_free_bytes"]) == (9, [], None)
+
+
 # --- the state folder ----------------------------------------------------------------------
 
 
