@@ -19,7 +19,11 @@ FORBIDDEN = {
     "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Third-party modules that one place alone may import.
-ONLY_IN = {"httpx": {"peers/http.py"}, "cattrs": {"wire.py"}}
+ONLY_IN = {
+    "httpx": {"peers/http.py"},
+    "cattrs": {"wire.py"},
+    "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
+}
 PURE = {"attrs", "rebalancer"}
 
 

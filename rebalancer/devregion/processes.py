@@ -28,8 +28,10 @@ class ProcessError(RebalancerError):
 
 
 def find_program(name: str) -> str | None:
-    """The path of an installed program, also where only root's PATH has it."""
-    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    """The path of an installed program, also where no PATH or only root's has it."""
+    # Debian keeps the programs of a PostgreSQL server apart, by version.
+    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return shutil.which(name, path=":".join([os.environ["PATH"], "/usr/sbin", *map(str, servers)]))
 
 
 @attrs.define(eq=False)

@@ -17,6 +17,7 @@ from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore
+from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.client import MorayClient
 
@@ -77,6 +78,8 @@ class Job:
     store: JobStore
     fleet: Fleet
     agents: Agents
+    #: Where objects are looked for: the shards' clones, or their Morays.
+    scanned: Mapping[int, scan.Shard]
     moray: Mapping[int, MorayClient]
     metrics: ManagerMetrics
     ledger: Ledger

@@ -1,6 +1,7 @@
 """Jobs: made, listed, changed while they run, and run one after the other."""
 
 import uuid
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,11 @@ from rebalancer.manager.index import JobIndex, JobRow
 from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
+from rebalancer.peers.postgres import open_postgres
 from rebalancer.retry import insistently
 
 MIN_UPDATERS, MAX_UPDATERS = 1, 250
@@ -158,14 +161,15 @@ class Jobs:
 
     async def _work(self, row: JobRow) -> None:
         config = self.config
-        if config.discovery == "direct_db":
-            log.warning("direct_db is not there yet: scanning through Moray", job=row.id)
         threads = config.options.max_metadata_update_threads
         token = await trio.to_thread.run_sync(read_token, config.agent_token_file)
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
             names = {shard.number: shard.host for shard in config.shards}
             shards = await enter(open_moray(names, config.hosts, connections=threads))
+            scanned: Mapping[int, scan.Shard] = shards
+            if config.discovery == "direct_db":
+                scanned = await enter(open_postgres(_clones(config), config.hosts))
             job_store = await enter(store.open_store(self._file(row.id)))
             origin = await _validated_origin(job_store, shards, row.params["from_shark"])
             job = Job(
@@ -175,6 +179,7 @@ class Jobs:
                 store=job_store,
                 fleet=self.fleet,
                 agents=Agents(self.http, config.agent_port, token, config.agent_dialects),
+                scanned=scanned,
                 moray=shards,
                 metrics=self.metrics,
                 ledger=Ledger(config.options.max_assignments_per_shark),
@@ -194,6 +199,11 @@ class Jobs:
 
 def _action(name: str, origin: Shark, config: ManagerConfig) -> Action:
     return ACTIONS[name](origin, config.exclude_key_prefixes)
+
+
+def _clones(config: ManagerConfig) -> dict[int, str]:
+    domain = config.domain_name
+    return {shard.number: f"{shard.number}.rebalancer-postgres.{domain}" for shard in config.shards}
 
 
 def checked_id(job_id: str) -> str:

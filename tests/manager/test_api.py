@@ -260,14 +260,3 @@ async def test_what_the_deployed_database_had_is_shown_as_it_is(tmp_path: Path) 
             db.execute("UPDATE jobs SET state = 'dreaming' WHERE id = ?", (job_id,))
         assert (await rig.get(job_id))["state"] == "Dreaming"
         assert (await rig.reach(await rig.create(), "Complete"))["state"] == "Complete"
-
-
-async def test_direct_db_is_announced_as_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The job scans through Moray, and its log says so."""
-    async with open_rig(tmp_path) as rig:
-        rig.jobs.config = attrs.evolve(rig.jobs.config, discovery="direct_db")
-        await rig.reach(await rig.create(), "Complete")
-
-    assert "direct_db is not there yet" in capsys.readouterr().out

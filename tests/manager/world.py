@@ -27,6 +27,7 @@ from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore, open_store
+from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.moray.client import MorayClient, Put, Record
 from rebalancer.peers.moray.errors import read_error
@@ -171,6 +172,8 @@ class World:
         factory=lambda: Options(max_tasks_per_assignment=3, md_read_chunk_size=5)
     )
     config_changes: dict[str, Any] = attrs.field(factory=dict)
+    #: Where objects are looked for, if not through Moray.
+    scanned: Mapping[int, scan.Shard] | None = None
     #: Called with the shard's name around its writes; what they raise, the client raises.
     before_write: Callable[[str], None] = lambda _name: None
     after_write: Callable[[str], None] = lambda _name: None
@@ -218,6 +221,7 @@ class World:
                 store=store,
                 fleet=Fleet(ask),
                 agents=cast(Agents, self.agents),
+                scanned=cast(Mapping[int, scan.Shard], self.scanned or moray),
                 moray=cast(Mapping[int, MorayClient], moray),
                 metrics=ManagerMetrics(config),
                 ledger=Ledger(config.options.max_assignments_per_shark),

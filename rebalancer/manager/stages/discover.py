@@ -11,8 +11,7 @@ from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.job import Found, Job
 from rebalancer.manager.store import FoundRecord
-from rebalancer.peers.moray import scan
-from rebalancer.peers.moray.client import MorayClient
+from rebalancer.peers import scan
 from rebalancer.retry import insistently
 
 #: A question that fails is asked again this often before its shard is given up.
@@ -36,8 +35,8 @@ async def discover(job: Job, last_row: int, found: trio.MemorySendChannel[Found]
         async with trio.open_nursery() as scans:
             readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
             scans.start_soon(_feed_stored, job, last_row, found)
-            for number, moray in job.moray.items():
-                scans.start_soon(_scan_shard, job, number, moray, readers, found)
+            for number, shard in job.scanned.items():
+                scans.start_soon(_scan_shard, job, number, shard, readers, found)
         await found.send(Found((), flush=True))
         scanned.set()
         job.store.wake()
@@ -66,15 +65,15 @@ async def _feed_given_back(
 async def _scan_shard(
     job: Job,
     number: int,
-    moray: MorayClient,
+    shard: scan.Shard,
     readers: trio.CapacityLimiter,
     found: trio.MemorySendChannel[Found],
 ) -> None:
     async with readers:
         try:
-            columns = await _insistently(partial(scan.id_columns, moray))
+            columns = await _insistently(partial(scan.id_columns, shard))
             for column in columns:
-                await _scan_column(job, number, moray, column, found)
+                await _scan_column(job, number, shard, columns, column, found)
         except PeerError as exc:
             # The other shards go on; the job fails when they are done.
             log.error("scan given up", job=job.id, shard=number, error=str(exc))
@@ -86,18 +85,20 @@ async def _scan_shard(
 async def _scan_column(
     job: Job,
     number: int,
-    moray: MorayClient,
+    shard: scan.Shard,
+    columns: tuple[str, ...],
     column: str,
     found: trio.MemorySendChannel[Found],
 ) -> None:
     begun = await job.store.scan_position(number, column)
     if begun is None:
-        begun = 0, await _insistently(partial(scan.last_id, moray, column))
+        begun = 0, await _insistently(partial(scan.last_id, shard, column))
     position, until = begun
     shark = job.action.origin.manta_storage_id
     while position < until and not _has_enough(job):
         end = min(position + job.config.options.md_read_chunk_size, until)
-        rows = await _insistently(partial(scan.window, moray, column, position, end, shark))
+        ask = partial(scan.window, shard, columns, column, position, end, shark)
+        rows = await _insistently(ask)
         new = await job.store.found(
             _read_rows(job, number, rows),
             shard=number,

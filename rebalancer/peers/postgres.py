@@ -1,0 +1,134 @@
+"""The PostgreSQL clone of a shard, for scanning: read-only statements in a worker thread."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+import trio
+from psycopg.rows import dict_row
+
+from rebalancer.errors import PeerError, PeerRefused, PeerUnreachable
+from rebalancer.peers.names import Endpoint, locate
+
+DEFAULT_PORT = 5432
+#: As the predecessor connects.
+USER, DATABASE = "postgres", "moray"
+CONNECT_S = 10
+#: One window may take this many seconds: a cold disk reads some hundred rows in each.
+STATEMENT_S = 600
+#: A server that does not acknowledge anything for this many seconds is gone.
+SILENCE_S = 60
+
+Row = dict[str, Any]
+
+
+class PostgresShard:
+    """One shard's clone.  Made by `open_postgres`.
+
+    Mutable state: its one connection, made when needed and given up after any error.
+    """
+
+    def __init__(self, name: str, where: Endpoint) -> None:
+        self.name = name
+        self._where = where
+        self._asking = trio.Lock()
+        self._connection: psycopg.Connection[Row] | None = None
+        self._is_running = False
+
+    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """The rows of one statement with parameters $1 and on.
+
+        A caller that is cancelled cuts the connection, and so is not held up by the statement.
+
+        Raises:
+          PeerUnreachable: no connection, or it broke, or the server ended the statement.
+          PeerRefused: the statement cannot be run there.
+        """
+        failure: PeerError | None = None
+        rows: list[Row] = []
+        async with self._asking:
+            self._is_running = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._interrupt_when_cancelled)
+                try:
+                    rows = await trio.to_thread.run_sync(self._run, statement, values)
+                except PeerError as exc:
+                    failure = exc
+                self._is_running = False
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return rows
+
+    def _run(self, statement: str, values: Sequence[Any]) -> list[Row]:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
+            return cursor.execute(statement.encode(), values).fetchall()
+        except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+            self.close()
+            raise PeerUnreachable(f"{self.name} at {self._where}: {_line(exc)}") from exc
+        except psycopg.Error as exc:
+            self.close()
+            raise PeerRefused(f"{self.name} at {self._where}: {_line(exc)}") from exc
+
+    def _connect(self) -> psycopg.Connection[Row]:
+        return psycopg.connect(
+            host=self._where.host,
+            port=self._where.port,
+            user=USER,
+            dbname=DATABASE,
+            application_name="rebalancer",
+            client_encoding="utf8",
+            connect_timeout=CONNECT_S,
+            keepalives_idle=SILENCE_S // 2,
+            keepalives_interval=SILENCE_S // 6,
+            keepalives_count=3,
+            tcp_user_timeout=SILENCE_S * 1000,
+            options=f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_S}s",
+            autocommit=True,
+            row_factory=dict_row,
+        )
+
+    async def _interrupt_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            # psycopg waits in its thread for the socket: shutting it down wakes it at once.
+            if self._is_running and self._connection is not None:
+                gone = suppress(OSError, psycopg.Error)
+                with gone, socket.socket(fileno=os.dup(self._connection.fileno())) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _line(exc: psycopg.Error) -> str:
+    return " ".join(str(exc).split())
+
+
+@asynccontextmanager
+async def open_postgres(
+    names: Mapping[int, str], hosts: Mapping[str, str]
+) -> AsyncIterator[dict[int, PostgresShard]]:
+    """The clones of all shards, by number.
+
+    Nothing is connected yet: one that is down fails its statements, not this.
+    """
+    shards = {
+        number: PostgresShard(name, locate(name, hosts, DEFAULT_PORT))
+        for number, name in names.items()
+    }
+    try:
+        yield shards
+    finally:
+        for shard in shards.values():
+            shard.close()

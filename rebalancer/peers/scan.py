@@ -1,0 +1,97 @@
+"""Finding the records that name a shark, by SQL, in bounded windows of ids.
+
+`sharks` has no index, so every row must be looked at; the filter runs in the server.  A window
+bounds what one statement may return and is the point from which a scan goes on after a crash.
+The same statements go to a shard's database or through Moray's `sql`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from rebalancer.errors import PeerMalformed
+
+# Shards that ran out of 32-bit ids have a second column; old rows use the first only and new
+# rows the second only, and every new id is above every old one.
+ID_COLUMNS = ("_id", "_idx")
+#: Stands for a column in which rows without any id have the id 1: `_id` may be NULL.
+NO_ID = "none"
+
+
+class Shard(Protocol):
+    """Whatever runs statements on one shard: its database, or its Moray."""
+
+    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of a one-line statement with parameters $1 and on.
+
+        Raises:
+          PeerError: none of the rows can be relied on.
+        """
+
+
+@attrs.frozen
+class FoundRow:
+    """A row that mentions the shark: the text of its record and its version."""
+
+    key: str
+    etag: str
+    value: str
+
+
+async def id_columns(shard: Shard) -> tuple[str, ...]:
+    """The id columns that table `manta` of this shard has, and `NO_ID`, in the order to scan.
+
+    Raises:
+      PeerError.
+    """
+    rows = await shard.sql(
+        "SELECT column_name FROM information_schema.columns"
+        " WHERE table_name = 'manta' AND column_name = '_idx'"
+    )
+    return (*(ID_COLUMNS if rows else ID_COLUMNS[:1]), NO_ID)
+
+
+async def last_id(shard: Shard, column: str) -> int:
+    """The highest id in `column`, 0 in an empty table.
+
+    Raises:
+      PeerError.
+    """
+    if column == NO_ID:
+        return 1
+    rows = await shard.sql(f"SELECT max({column}) AS max_id FROM manta")
+    return int(rows[0]["max_id"] or 0) if rows else 0
+
+
+async def window(
+    shard: Shard, columns: Sequence[str], column: str, after: int, until: int, shark: str
+) -> list[FoundRow]:
+    """The objects' rows with `after < id <= until` whose record holds `shark` as a string.
+
+    `columns` are all that `id_columns` told.  Some rows may hold the name in another field:
+    look at the parsed `sharks` too.
+
+    Raises:
+      PeerError: and nothing of the window can be relied on.
+    """
+    if column == NO_ID:
+        where = " AND ".join(f"{name} IS NULL" for name in columns if name != NO_ID)
+        bounds, order = [], "_key"
+    else:
+        where, order = f"{column} > $2 AND {column} <= $3", column
+        bounds = [after, until]
+    # position() is twice as fast as LIKE; with its quotes the name matches whole strings only.
+    rows = await shard.sql(
+        f"SELECT _key, _etag, _value FROM manta WHERE {where}"
+        f" AND type = 'object' AND position($1 in _value) > 0 ORDER BY {order}",
+        [f'"{shark}"', *bounds],
+    )
+    return [_found(row) for row in rows]
+
+
+def _found(row: Mapping[str, Any]) -> FoundRow:
+    match row:
+        case {"_key": str(key), "_etag": str(etag), "_value": str(value)}:
+            return FoundRow(key, etag, value)
+    raise PeerMalformed("a row without _key, _etag or _value")

@@ -1,0 +1,180 @@
+"""Scanning a real PostgreSQL: every kind of id, and what a server or network does in between."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+import pytest
+import trio
+
+from rebalancer.devregion import postgres
+from rebalancer.devregion.postgres import Cluster
+from rebalancer.errors import PeerRefused, PeerUnreachable
+from rebalancer.peers import scan
+from rebalancer.peers.postgres import PostgresShard, open_postgres
+from tests.conftest import require
+
+NAME = "1.rebalancer-postgres.lab"
+SHARK = "1.stor.lab"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    require("initdb")
+    with postgres.running() as made:
+        made.create()
+        yield made
+
+
+@asynccontextmanager
+async def shard_of(cluster: Cluster) -> AsyncIterator[PostgresShard]:
+    async with open_postgres({1: NAME}, {NAME: cluster.address}) as shards:
+        yield shards[1]
+
+
+async def end_other_connections(cluster: Cluster) -> int:
+    def run() -> int:
+        with closing(cluster.connect()) as db:
+            ended = db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'rebalancer'"
+            )
+            return len(ended.fetchall())
+
+    return await trio.to_thread.run_sync(run)
+
+
+async def ended_within(cluster: Cluster, statement: str) -> None:
+    """Run `statement` on a shard and end its connection from the server's side meanwhile."""
+    async with shard_of(cluster) as shard, trio.open_nursery() as nursery:
+        nursery.start_soon(_end_when_there, cluster)
+        with pytest.raises(PeerUnreachable, match=f"{NAME} at {cluster.address}"):
+            await shard.sql(statement)
+        assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]  # a new connection
+
+
+async def _end_when_there(cluster: Cluster) -> None:
+    while not await end_other_connections(cluster):  # noqa: ASYNC110 - in another process
+        await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("id_type", "has_idx"), [("bigint", False), ("integer", False), ("integer", True)]
+)
+async def test_windows_find_every_mention_whatever_ids_the_rows_have(
+    cluster: Cluster, id_type: str, has_idx: bool
+) -> None:
+    """Old ids, new ids, gaps and no ids at all: each row that names the shark comes once."""
+
+    def fill() -> set[str]:
+        cluster.create(id_type=id_type, has_idx=has_idx)
+        rows = list[tuple[Any, ...]]()
+        for number in range(1, 41):
+            shark = SHARK if number % 3 else f"1{SHARK}"
+            ids = {0: (None, number * 7), 1: (None, None)}.get(number % 5, (number * 7, None))
+            record = f'{{"name":"{number}","sharks":[{{"manta_storage_id":"{shark}"}}]}}'
+            kind = "directory" if number % 8 == 0 else "object"
+            rows.append((*ids, f"/k/{number}", record, "0123ABCD", kind))
+        names: tuple[str, ...] = ("_id", "_idx", "_key", "_value", "_etag", "type")
+        if not has_idx:
+            rows, names = [(row[0], *row[2:]) for row in rows], (names[0], *names[2:])
+        cluster.fill(names, rows)
+        return {row[-4] for row in rows if f'"{SHARK}"' in row[-3] and row[-1] == "object"}
+
+    wanted = await trio.to_thread.run_sync(fill)
+    found = []
+    async with shard_of(cluster) as shard:
+        columns = await scan.id_columns(shard)
+        assert columns == (*(("_id", "_idx") if has_idx else ("_id",)), scan.NO_ID)
+        for column in columns:
+            last = await scan.last_id(shard, column)
+            for after in range(0, last, 50):
+                end = min(after + 50, last)
+                found += await scan.window(shard, columns, column, after, end, SHARK)
+    assert len(found) == len(wanted)
+    assert {row.key for row in found} == wanted
+    assert {row.etag for row in found} == {"0123ABCD"}
+
+
+async def test_an_empty_table_is_no_trouble(cluster: Cluster) -> None:
+    """There is nothing to scan but the rows without id, of which there are none."""
+    await trio.to_thread.run_sync(cluster.create)
+    async with shard_of(cluster) as shard:
+        columns = await scan.id_columns(shard)
+        assert await scan.last_id(shard, "_id") == 0
+        assert await scan.window(shard, columns, scan.NO_ID, 0, 1, SHARK) == []
+
+
+async def test_a_connection_lost_within_a_statement_can_be_asked_again(cluster: Cluster) -> None:
+    """No rows are returned, the error says where, and the next statement connects anew."""
+    await ended_within(cluster, "SELECT pg_sleep(60)")
+
+
+async def test_a_connection_lost_within_the_rows_returns_none(cluster: Cluster) -> None:
+    """Rows that came before the end are not told as if they were all."""
+    slow = "SELECT i, pg_sleep(0.001), repeat('x', 1000) FROM generate_series(1, 60000) i"
+    await ended_within(cluster, slow)
+
+
+async def test_a_connection_lost_between_statements_costs_one_error(cluster: Cluster) -> None:
+    """A server restarted while a window was being stored is asked again."""
+    async with shard_of(cluster) as shard:
+        await shard.sql("SELECT 1")
+        assert await end_other_connections(cluster) == 1
+        with pytest.raises(PeerUnreachable):
+            await shard.sql("SELECT 1")
+        assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
+
+
+async def test_a_statement_that_fails_within_its_rows_returns_none(cluster: Cluster) -> None:
+    """The error is the server's own, and will not pass by asking again."""
+    async with shard_of(cluster) as shard:
+        with pytest.raises(PeerRefused, match="division by zero") as caught:
+            await shard.sql("SELECT 1 / (50000 - i) AS n FROM generate_series(1, 60000) i")
+        assert not caught.value.retryable
+        assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
+
+
+async def test_a_statement_that_takes_too_long_is_ended_by_the_server(cluster: Cluster) -> None:
+    """The limit on statements is in force on our connections."""
+    async with shard_of(cluster) as shard:
+        (shown,) = await shard.sql("SHOW statement_timeout")
+        assert shown == {"statement_timeout": "10min"}
+
+
+async def test_nothing_can_be_written(cluster: Cluster) -> None:
+    """A clone is scanned read-only, even if it is the live database by mistake."""
+    async with shard_of(cluster) as shard:
+        with pytest.raises(PeerRefused, match="read-only"):
+            await shard.sql("DELETE FROM manta RETURNING _key")
+
+
+async def test_a_cancelled_scan_does_not_wait_for_its_statement(cluster: Cluster) -> None:
+    """The connection is cut, so a stop is not held up by a slow disk; asking on is possible."""
+    async with shard_of(cluster) as shard:
+        await shard.sql("SELECT 1")
+        begun = trio.current_time()
+        with trio.move_on_after(0.2):
+            await shard.sql("SELECT pg_sleep(60)")
+        assert trio.current_time() - begun < 30
+        assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
+
+
+async def test_a_clone_that_is_down_is_named(cluster: Cluster) -> None:
+    """The error tells which clone and where it was looked for."""
+    async with open_postgres({7: "7.clone.lab"}, {"7.clone.lab": "127.0.0.1:1"}) as shards:
+        with pytest.raises(PeerUnreachable, match=r"7\.clone\.lab at 127\.0\.0\.1:1: .*refused"):
+            await shards[7].sql("SELECT 1")
+
+
+async def test_a_clone_may_come_back(cluster: Cluster) -> None:
+    """A server that is stopped and started is used again."""
+    async with shard_of(cluster) as shard:
+        await shard.sql("SELECT 1")
+        await trio.to_thread.run_sync(cluster.stop)
+        with pytest.raises(PeerUnreachable):
+            await shard.sql("SELECT 1")
+        with pytest.raises(PeerUnreachable):
+            await shard.sql("SELECT 1")
+        await trio.to_thread.run_sync(cluster.start)
+        assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
