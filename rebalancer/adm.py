@@ -101,17 +101,23 @@ def create() -> None:
     type=click.IntRange(min=0),
     help="Stop after so many objects; without it, or 0: all of them.",
 )
+@click.option(
+    "--objects-file",
+    help="Take the records that this file on the manager's machine names, without a scan: a line"
+    ' {"key": ..., "shard": ...} each; the shard may be missing.',
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 @click.pass_obj
-def evacuate(url: str, shark: str, max_objects: int | None, as_json: bool) -> None:
+def evacuate(
+    url: str, shark: str, max_objects: int | None, objects_file: str | None, as_json: bool
+) -> None:
     """Make a job that moves every object off a storage node."""
     params = {"from_shark": shark, "max_objects": max_objects}
+    if objects_file is not None:
+        params["objects_file"] = objects_file
     body = {"action": "evacuate", "params": params}
     reply = _with_manager(url, lambda manager: manager.ask("POST", "/jobs", body))
-    if as_json:
-        click.echo(json.dumps({"id": reply.text}))
-    else:
-        _echo_as_predecessor(reply, reply.text)
+    _echo_new_job(reply, as_json)
 
 
 @job.command("list")
@@ -144,6 +150,16 @@ def get(url: str, uuid: str, as_json: bool) -> None:
 
 @job.command()
 @click.argument("uuid")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+@click.pass_obj
+def retry(url: str, uuid: str, as_json: bool) -> None:
+    """Make a job of what another one skipped or could not do."""
+    reply = _with_manager(url, lambda manager: manager.ask("POST", f"/jobs/{uuid}/retry"))
+    _echo_new_job(reply, as_json)
+
+
+@job.command()
+@click.argument("uuid")
 @click.pass_obj
 def watch(url: str, uuid: str) -> None:
     """Show a job's progress until it ends; exits 1 if it did not end well."""
@@ -160,6 +176,13 @@ def set_threads(url: str, uuid: str, count: int) -> None:
     """Change how many metadata updates a running job makes at a time."""
     body = {"action": "set_metadata_threads", "params": count}
     _with_manager(url, lambda manager: manager.ask("PUT", f"/jobs/{uuid}", body))
+
+
+def _echo_new_job(reply: Reply, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"id": reply.text}))
+    else:
+        _echo_as_predecessor(reply, reply.text)
 
 
 def _echo_as_predecessor(reply: Reply, text: str) -> None:
@@ -268,7 +291,9 @@ def _progress_line(view: Mapping[str, Any], rates: Rates) -> str:
     objects, size = rates.per_s()
     # Discovery may still be finding more, so this is the least it can take.
     eta = f"{(known - done) / objects:,.0f} s" if objects else "unknown"
+    ids = sum(scan["until"] for scan in view.get("scans", ()))
+    scanned = sum(scan["position"] for scan in view.get("scans", ())) / max(ids, 1)
     return (
-        f"{done:,}/{known:,} objects settled   {objects:,.0f} objects/s   {size / 1e6:,.1f} MB/s"
-        f"   time left: {eta}"
+        f"{scanned:.0%} scanned   {done:,}/{known:,} objects settled   {objects:,.0f} objects/s"
+        f"   {size / 1e6:,.1f} MB/s   time left: {eta}"
     )

@@ -95,7 +95,9 @@ class Database:
         self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, run: RunSync
     ) -> None:
         self.path = path
-        self._writer, self._reader, self._run = writer, reader, run
+        self._writer, self._reader = writer, reader
+        #: How blocking functions are run; for other files of the same user too.
+        self.run = run
         self._writing, self._reading = trio.Lock(), trio.Lock()
         #: Where tests make the process die: around the commit of a transaction.
         self.before_commit: Callable[[], None] = lambda: None
@@ -123,7 +125,7 @@ class Database:
             return transact(self._writer, body)
 
         async with self._writing:
-            result: T = await self._run(job)
+            result: T = await self.run(job)
             self.after_commit()
         return result
 
@@ -139,7 +141,7 @@ class Database:
                 self._reader.execute("COMMIT")
 
         async with self._reading:
-            result: T = await self._run(job)
+            result: T = await self.run(job)
         return result
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import attrs
 from quart import Response
 from quart_trio import QuartTrio
 
@@ -23,10 +24,12 @@ def make_api(jobs: Jobs) -> QuartTrio:
     @app.post("/jobs")
     async def create_job() -> Response:
         count("evacuate")
-        job_id = await jobs.create(await _body())
-        # The rewrite's generated client wants a JSON string, the deployed one bare text.
-        text = json.dumps(job_id) if prefers_json() else f"{job_id}\n"
-        return Response(text, content_type="application/json")
+        return _new_id(await jobs.create(await _body()))
+
+    @app.post("/jobs/<job_id>/retry")
+    async def retry_job(job_id: str) -> Response:
+        count("retry_job")
+        return _new_id(await jobs.retry(job_id))
 
     @app.get("/jobs")
     async def list_jobs() -> Response:
@@ -64,12 +67,18 @@ async def _body() -> Any:
         raise Unprocessable(str(exc)) from exc
 
 
+def _new_id(job_id: str) -> Response:
+    # The rewrite's generated client wants a JSON string, the deployed one bare text.
+    text = json.dumps(job_id) if prefers_json() else f"{job_id}\n"
+    return Response(text, content_type="application/json")
+
+
 def _json(value: Any) -> Response:
     return Response(json.dumps(value), content_type="application/json")
 
 
 def _view(view: JobView) -> dict[str, Any]:
-    origin = view.origin
+    origin, status = view.known.origin, view.known.status
     shown = {
         "config": {
             "action": view.row.action.capitalize(),
@@ -79,8 +88,9 @@ def _view(view: JobView) -> dict[str, Any]:
             },
             "max_objects": view.row.params.get("max_objects"),
         },
-        "results": results(view.status),
-        "bytes": {"complete": view.status.size("complete"), "total": view.status.size()},
+        "results": results(status),
+        "bytes": {"complete": status.size("complete"), "total": status.size()},
+        "scans": [attrs.asdict(scan) for scan in view.known.scans],
         "state": view.row.state_shown,
     }
     if view.row.error is not None:

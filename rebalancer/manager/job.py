@@ -15,6 +15,7 @@ from rebalancer.domain.placement import Rules
 from rebalancer.manager.actions import Action
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore
 from rebalancer.peers import scan
@@ -81,6 +82,8 @@ class Job:
     #: Where objects are looked for: the shards' clones, or their Morays.
     scanned: Mapping[int, scan.Shard]
     moray: Mapping[int, MorayClient]
+    #: What to take instead of all that is found.
+    listing: Listing | None
     metrics: ManagerMetrics
     ledger: Ledger
     updaters: trio.CapacityLimiter

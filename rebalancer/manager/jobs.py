@@ -16,6 +16,7 @@ from rebalancer.domain.objects import Shark, is_loose_uuid, is_storage_id
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
 from rebalancer.errors import (
     BadRequest,
+    Conflict,
     JobFailed,
     PeerError,
     Refused,
@@ -31,6 +32,7 @@ from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import JobIndex, JobRow
 from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
@@ -52,8 +54,7 @@ class JobView:
     """A job as the API shows it."""
 
     row: JobRow
-    origin: Shark | None
-    status: store.Status
+    known: store.Overview
 
 
 @attrs.define(eq=False)
@@ -80,18 +81,56 @@ class Jobs:
         Raises:
           Refused, BadRequest, Unprocessable: nothing was made.
         """
-        if self.config.snaplink_cleanup_required:
-            raise Refused("Snaplink Cleanup Required")
         action, params = _read_new_job(body)
         origin = Shark("", _full_name(params.from_shark, self.config.domain_name))
+        return await self._add(
+            action,
+            {
+                "from_shark": origin.manta_storage_id,
+                "max_objects": params.max_objects or None,
+                "objects_file": params.objects_file,
+            },
+        )
+
+    async def retry(self, job_id: str) -> str:
+        """Make a job of what an earlier one skipped or could not do; its id.
+
+        Raises:
+          Refused, BadRequest: nothing was made.
+          Conflict: the earlier job has not ended.
+        """
+        row = await self._known(job_id)
+        if row.state in (JobState.INIT, JobState.SETUP, JobState.RUNNING):
+            raise Conflict(
+                f"Job {row.id} is still {row.state}: it can be retried when it has ended"
+            )
+        return await self._add(
+            row.action, {"from_shark": row.params["from_shark"], "retry_of": row.id}
+        )
+
+    async def _add(self, action: str, params: dict[str, Any]) -> str:
+        if self.config.snaplink_cleanup_required:
+            raise Refused("Snaplink Cleanup Required")
+        if (listing := self._listing(params)) is not None:
+            try:
+                await trio.to_thread.run_sync(check, listing)
+            except (JobFailed, StoreError) as exc:
+                raise BadRequest(str(exc)) from exc
         job_id = str(uuid.uuid4())
         # The file first: a job on the list always has one.
+        origin = Shark("", params["from_shark"])
         await trio.to_thread.run_sync(store.create, self._file(job_id), origin)
-        kept = {"from_shark": origin.manta_storage_id, "max_objects": params.max_objects or None}
-        await self.index.add(job_id, action, kept)
-        log.info("job", job=job_id, state=JobState.SETUP, action=action, **kept)
+        await self.index.add(job_id, action, params)
+        log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
         self._created.set()
         return job_id
+
+    def _listing(self, params: Mapping[str, Any]) -> Listing | None:
+        if (earlier := params.get("retry_of")) is not None:
+            return EarlierJob(self._file(earlier))
+        if (path := params.get("objects_file")) is not None:
+            return ObjectsFile(Path(path))
+        return None
 
     async def list(self) -> list[JobRow]:
         """Every job, oldest first."""
@@ -103,11 +142,14 @@ class Jobs:
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
         """
+        row = await self._known(job_id)
+        return JobView(row, await trio.to_thread.run_sync(store.read_job, self._file(row.id)))
+
+    async def _known(self, job_id: str) -> JobRow:
         row = await self.index.get(checked_id(job_id))
         if row is None:
             raise BadRequest(f"Could not find job UUID: {job_id}")
-        origin, status = await trio.to_thread.run_sync(store.read_job, self._file(row.id))
-        return JobView(row, origin, status)
+        return row
 
     async def change(self, job_id: str, body: Any) -> None:
         """Carry out the body of PUT /jobs/{id} on the running job.
@@ -181,6 +223,7 @@ class Jobs:
                 agents=Agents(self.http, config.agent_port, token, config.agent_dialects),
                 scanned=scanned,
                 moray=shards,
+                listing=self._listing(row.params),
                 metrics=self.metrics,
                 ledger=Ledger(config.options.max_assignments_per_shark),
                 updaters=trio.CapacityLimiter(threads),
@@ -228,6 +271,8 @@ def _read_new_job(body: Any) -> tuple[str, EvacuateParams]:
         raise Unprocessable(f"params: {exc}") from exc
     if params.max_objects is not None and params.max_objects < 0:
         raise Unprocessable("params.max_objects: expected a number not below 0")
+    if params.objects_file is not None and not Path(params.objects_file).is_absolute():
+        raise Unprocessable("params.objects_file: expected the absolute path of a file")
     if not is_storage_id(params.from_shark) or ":" in params.from_shark:
         raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
     return body["action"], params

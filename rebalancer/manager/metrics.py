@@ -4,6 +4,7 @@ import prometheus_client as prometheus
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.reasons import Reason
+from rebalancer.manager.store import ScanPosition
 from rebalancer.metrics import LegacyMetrics
 
 
@@ -22,6 +23,13 @@ class ManagerMetrics:
         self._updaters = prometheus.Gauge(
             "md_thread_gauge", "concurrent metadata updates allowed", registry=self.registry
         )
+        where = ("shard", "id_column")
+        self._scan_position = prometheus.Gauge(
+            "scan_position", "ids of the running job scanned", where, registry=self.registry
+        )
+        self._scan_until = prometheus.Gauge(
+            "scan_until", "last id of the running job's scan", where, registry=self.registry
+        )
 
     def request(self, name: str) -> None:
         """A request came, named as the predecessor named its routes."""
@@ -38,6 +46,11 @@ class ManagerMetrics:
     def failed(self, error: str) -> None:
         """An object ended in `error`."""
         self.legacy.error_count.inc(value=error)
+
+    def scanned(self, scan: ScanPosition) -> None:
+        """A scan has come so far."""
+        self._scan_position.labels(str(scan.shard), scan.column).set(scan.position)
+        self._scan_until.labels(str(scan.shard), scan.column).set(scan.until)
 
     def updaters(self, limit: int) -> None:
         """The limit of concurrent metadata updates is now `limit`."""

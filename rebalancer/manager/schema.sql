@@ -88,6 +88,14 @@ CREATE TABLE IF NOT EXISTS scans (
     PRIMARY KEY (shard, id_column)
 );
 
+-- Records that a listing named and that are not the job's business any more.
+CREATE TABLE IF NOT EXISTS dropped (
+    shard           INTEGER NOT NULL,           -- 0: none of them has it
+    key             TEXT NOT NULL,
+    reason          TEXT NOT NULL,
+    PRIMARY KEY (shard, key)
+);
+
 -- Files on destinations that no record names, or may not name.
 CREATE TABLE IF NOT EXISTS orphans (
     object_id       TEXT NOT NULL,

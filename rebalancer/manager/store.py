@@ -7,8 +7,8 @@ the tables of `domain.states`, in the WHERE of the UPDATE.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -50,6 +50,28 @@ class FoundRecord:
     #: Why it is left alone at the operator's wish.
     outcome: str | None = None
     detail: str | None = None
+
+
+@attrs.frozen
+class ScanPosition:
+    """Of the ids of a shard's column, those up to `position` are stored; the last is `until`.
+
+    For a job that does not scan: of a part of its listing.
+    """
+
+    shard: int
+    column: str
+    position: int
+    until: int
+
+
+@attrs.frozen
+class Dropped:
+    """A record that a listing named, and why it is not the job's business."""
+
+    shard: int
+    key: str
+    reason: str
 
 
 @attrs.frozen
@@ -212,27 +234,19 @@ class JobStore:
         """Record the evacuated shark."""
         await self.database.write(_write_origin, shark)
 
-    async def scan_position(self, shard: int, column: str) -> tuple[int, int] | None:
-        """(ids stored so far, last id of the scan), or None if it has not begun."""
-
-        def run(db: sqlite3.Connection) -> tuple[int, int] | None:
-            row = db.execute(
-                "SELECT position, until FROM scans WHERE shard = ? AND id_column = ?",
-                (shard, column),
-            ).fetchone()
-            return None if row is None else (row["position"], row["until"])
-
-        return await self.database.read(run)
+    async def scan_position(self, shard: int, column: str) -> ScanPosition | None:
+        """How far the scan of a column has come, or None if it has not begun."""
+        positions = await self.database.read(_read_scans)
+        chosen = (p for p in positions if (p.shard, p.column) == (shard, column))
+        return next(chosen, None)
 
     async def found(
         self,
         records: Iterable[FoundRecord],
+        scanned: ScanPosition,
         *,
-        shard: int,
-        column: str,
-        position: int,
-        until: int,
         limit: int | None = None,
+        dropped: Sequence[Dropped] = (),
     ) -> list[MantaObject]:
         """Store the objects of one window and how far the scan has come.
 
@@ -257,9 +271,10 @@ class JobStore:
                     new.append(record.obj)
                 if room is not None:
                     room -= 1
-            db.execute(
-                "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?)",
-                (shard, column, position, until),
+            db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?)", attrs.astuple(scanned))
+            db.executemany(
+                "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
+                [attrs.astuple(one) for one in dropped],
             )
             tally.save(db)
             return new, tally
@@ -672,6 +687,11 @@ def _read_status(db: sqlite3.Connection) -> Status:
     return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
 
 
+def _read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
+    rows = db.execute("SELECT shard, id_column, position, until FROM scans ORDER BY 1, 2")
+    return [ScanPosition(*row) for row in rows]
+
+
 def _read_origin(db: sqlite3.Connection) -> Shark | None:
     row = db.execute("SELECT from_shark FROM config WHERE id = 1").fetchone()
     return None if row is None else Shark(**json.loads(row["from_shark"]))
@@ -713,7 +733,16 @@ def create(path: Path, origin: Shark) -> None:
         raise StoreError(f"{path}: {exc}") from exc
 
 
-def read_job(path: Path) -> tuple[Shark | None, Status]:
+@attrs.frozen
+class Overview:
+    """What to show of a job."""
+
+    origin: Shark | None
+    status: Status
+    scans: Sequence[ScanPosition]
+
+
+def read_job(path: Path) -> Overview:
     """What to show of a job, running or not, at a cost that does not depend on its size.
 
     Blocking.
@@ -721,8 +750,53 @@ def read_job(path: Path) -> tuple[Shark | None, Status]:
     Raises:
       StoreError: the file cannot be read.
     """
+    with _reading(path) as db:
+        return Overview(_read_origin(db), _read_status(db), _read_scans(db))
+
+
+#: The objects of a job that another job can take up, and their further records.  Whatever a
+#: shard that is not configured has is left out, for nothing can be asked about it.
+RETRYABLE = ("objects", "links")
+_RETRYABLE = {
+    "objects": "evacuateobjects WHERE status IN ('skipped', 'error')"
+    " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
+    "links": "links WHERE status <> 'complete'",
+}
+
+
+def last_retryable(path: Path, part: str) -> int:
+    """The last row in `part` of `RETRYABLE`, 0 without any.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        (row,) = db.execute(f"SELECT ifnull(max(rowid), 0) FROM {_RETRYABLE[part]}").fetchone()
+        return int(row)
+
+
+def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
+    """Shard and key of records that another job can take up, and the last row looked at.
+
+    Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        rows = db.execute(
+            f"SELECT rowid, shard, key FROM {_RETRYABLE[part]} AND rowid > ?"
+            " ORDER BY rowid LIMIT ?",
+            (after, limit),
+        ).fetchall()
+    end = rows[-1]["rowid"] if rows else after
+    return end, [(row["shard"], row["key"]) for row in rows]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(connect(path, mode="ro")) as db:
-            return _read_origin(db), _read_status(db)
+            yield db
     except sqlite3.Error as exc:
         raise StoreError(f"{path}: {exc}") from exc

@@ -90,6 +90,20 @@ async def window(
     return [_found(row) for row in rows]
 
 
+async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
+    """The rows of those of the objects `keys` that exist.
+
+    Raises:
+      PeerError.
+    """
+    numbers = ", ".join(f"${number}" for number in range(1, len(keys) + 1))
+    rows = await shard.sql(
+        f"SELECT _key, _etag, _value FROM manta WHERE _key IN ({numbers}) AND type = 'object'",
+        keys,
+    )
+    return [_found(row) for row in rows]
+
+
 def _found(row: Mapping[str, Any]) -> FoundRow:
     match row:
         case {"_key": str(key), "_etag": str(etag), "_value": str(value)}:

@@ -260,3 +260,77 @@ async def test_what_the_deployed_database_had_is_shown_as_it_is(tmp_path: Path) 
             db.execute("UPDATE jobs SET state = 'dreaming' WHERE id = ?", (job_id,))
         assert (await rig.get(job_id))["state"] == "Dreaming"
         assert (await rig.reach(await rig.create(), "Complete"))["state"] == "Complete"
+
+
+async def test_a_job_of_listed_objects_takes_these_only(tmp_path: Path) -> None:
+    """The file's lines say which records; the scan is not made, and progress is shown."""
+    path = tmp_path / "objects.ndjson"
+    path.write_text('{"key": "/account/stor/3"}\n{"key": "/account/stor/5", "shard": 1}\n')
+    async with open_rig(tmp_path, objects=9) as rig:
+        job_id = await rig.create(objects_file=str(path))
+        with trio.fail_after(20):
+            while (view := await rig.get(job_id))["results"]["Total"] < 2:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+    size = path.stat().st_size
+    assert view["results"]["Total"] == 2
+    assert view["scans"] == [{"shard": 0, "column": "file", "position": size, "until": size}]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "message"),
+    [
+        (None, 400, "objects.ndjson: No such file or directory"),
+        ("{}", 400, 'objects.ndjson: at byte 0: expected an object with a string "key"'),
+    ],
+)
+async def test_a_bad_list_of_objects_makes_no_job(
+    tmp_path: Path, text: str | None, status: int, message: str
+) -> None:
+    """The answer names the file and what is wrong with it."""
+    path = tmp_path / "objects.ndjson"
+    if text is not None:
+        path.write_text(text)
+    async with open_rig(tmp_path) as rig:
+        params = {"from_shark": "1.stor", "objects_file": str(path)}
+        reply = await rig.client.post("/jobs", json={"action": "evacuate", "params": params})
+        assert reply.status_code == status
+        assert message in await reply.get_data(as_text=True)
+        params["objects_file"] = "objects.ndjson"
+        reply = await rig.client.post("/jobs", json={"action": "evacuate", "params": params})
+        assert reply.status_code == 422
+        assert await (await rig.client.get("/jobs")).get_json() == []
+
+
+async def test_an_ended_job_can_be_retried(tmp_path: Path) -> None:
+    """The new job has the same shark, and takes what the old one could not do."""
+    async with open_rig(tmp_path) as rig:
+        first = await rig.create()
+        await rig.reach(first, "Complete")
+        with closing(sqlite3.connect(tmp_path / "db" / f"{first}.sqlite")) as db, db:
+            db.execute(
+                "INSERT INTO evacuateobjects (id, shard, key, status, error)"
+                " VALUES ('a', 1, '/gone', 'error', 'metadata_update_failed')"
+            )
+        reply = await rig.client.post(f"/jobs/{first}/retry")
+        assert reply.status_code == 200
+        again = (await reply.get_data(as_text=True)).strip()
+        view = await rig.reach(again, "Complete")
+        dropped = rows(tmp_path / "db" / f"{again}.sqlite", "SELECT * FROM dropped")
+
+    assert view["config"]["from_shark"]["manta_storage_id"] == "1.stor.lab"
+    assert dropped == [(1, "/gone", "does not exist any more")]
+
+
+async def test_what_cannot_be_retried_is_refused(tmp_path: Path) -> None:
+    """A job that runs, one that is unknown, and what is no job."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        running = await rig.create()
+        await rig.reach(running, "Running")
+        for job_id, status, message in (
+            (running, 409, "is still running"),
+            (UUID, 400, "Could not find job UUID"),
+            ("nonsense", 400, "Invalid UUID"),
+        ):
+            reply = await rig.client.post(f"/jobs/{job_id}/retry")
+            assert reply.status_code == status
+            assert message in await reply.get_data(as_text=True)

@@ -24,6 +24,7 @@ from rebalancer.manager.store import (
     FoundRecord,
     JobStore,
     NewAssignment,
+    ScanPosition,
     Settled,
     create,
     open_store,
@@ -49,7 +50,7 @@ async def opened(path: Path) -> AsyncIterator[JobStore]:
 
 
 async def keep(store: JobStore, *records: FoundRecord, limit: int | None = None) -> list[str]:
-    new = await store.found(records, shard=1, column="_id", position=1, until=2, limit=limit)
+    new = await store.found(records, ScanPosition(1, "_id", 1, 2), limit=limit)
     return [obj.object_id for obj in new]
 
 
@@ -187,8 +188,7 @@ def test_counters_equal_rows_after_any_history(
                 pass
         async with opened(path) as store:
             check_counters(store)
-            _, status = read_job(path)
-            assert status.counts == (await store.status()).counts
+            assert read_job(path).status.counts == (await store.status()).counts
 
     trio.run(run)
 
@@ -234,7 +234,7 @@ async def test_a_window_may_be_stored_again(tmp_path: Path) -> None:
         before = (await store.status()).counts
         assert await keep(store, found(1), found(2)) == []
         assert (await store.status()).counts == before
-        assert await store.scan_position(1, "_id") == (1, 2)
+        assert await store.scan_position(1, "_id") == ScanPosition(1, "_id", 1, 2)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
@@ -272,8 +272,8 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
 async def test_the_shark_is_kept_as_the_deployed_program_kept_it(tmp_path: Path) -> None:
     """One row, id 1, JSON."""
     create(tmp_path / "job.sqlite", ORIGIN)
-    origin, status = read_job(tmp_path / "job.sqlite")
+    known = read_job(tmp_path / "job.sqlite")
 
-    assert origin == Shark("dc1", "1.stor.lab")
-    assert status.counts == {}
-    assert [status.objects(name) for name in ObjectStatus] == [0] * 6
+    assert known.origin == Shark("dc1", "1.stor.lab")
+    assert known.status.counts == {}
+    assert [known.status.objects(name) for name in ObjectStatus] == [0] * 6

@@ -25,6 +25,7 @@ from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore, open_store
 from rebalancer.peers import scan
@@ -174,13 +175,15 @@ class World:
     config_changes: dict[str, Any] = attrs.field(factory=dict)
     #: Where objects are looked for, if not through Moray.
     scanned: Mapping[int, scan.Shard] | None = None
+    listing: Listing | None = None
+    job_name: str = "job"
     #: Called with the shard's name around its writes; what they raise, the client raises.
     before_write: Callable[[str], None] = lambda _name: None
     after_write: Callable[[str], None] = lambda _name: None
 
     @property
     def job_file(self) -> Path:
-        return self.folder / "job.sqlite"
+        return self.folder / f"{self.job_name}.sqlite"
 
     def check_update(self, value: Mapping[str, Any]) -> None:
         """Invariant 1: what metadata names has been verified there, or was there before."""
@@ -223,6 +226,7 @@ class World:
                 agents=cast(Agents, self.agents),
                 scanned=cast(Mapping[int, scan.Shard], self.scanned or moray),
                 moray=cast(Mapping[int, MorayClient], moray),
+                listing=self.listing,
                 metrics=ManagerMetrics(config),
                 ledger=Ledger(config.options.max_assignments_per_shark),
                 updaters=trio.CapacityLimiter(config.options.max_metadata_update_threads),

@@ -32,6 +32,8 @@ class EvacuateParams:
     from_shark: str
     #: None and 0 mean all of them.
     max_objects: int | None = None
+    #: A file on the manager's machine that names the records to take, instead of a scan.
+    objects_file: str | None = None
 
 
 @attrs.frozen

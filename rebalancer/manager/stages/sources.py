@@ -1,0 +1,160 @@
+"""Where objects come from: the scan of every shard, or a listing whose records are read anew."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from rebalancer.domain.objects import MantaObject
+from rebalancer.errors import PeerError
+from rebalancer.log import get_logger
+from rebalancer.manager.job import Found, Job
+from rebalancer.manager.listings import Listed, Listing
+from rebalancer.manager.store import Dropped, FoundRecord, ScanPosition
+from rebalancer.peers import scan
+from rebalancer.retry import insistently
+
+#: A question that fails is asked again this often before its shard is given up.
+TRIES = 8
+#: Objects in one message to placement.
+CHUNK = 200
+#: Stands for the shard where a listing's position is kept.
+NO_SHARD = 0
+
+log = get_logger()
+_insistently = partial(insistently, tries=TRIES, first_s=0.5, longest_s=15.0)
+
+
+async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
+    """Send on every object of the job's source, each once, behind the stored positions.
+
+    A shard that does not answer is noted in `job.failures`; the others go on.
+    """
+    if job.listing is not None:
+        await _look_up(job, job.listing, found)
+        return
+    readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
+    async with trio.open_nursery() as nursery:
+        for number, shard in job.scanned.items():
+            nursery.start_soon(_scan_shard, job, number, shard, readers, found)
+
+
+async def send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObject]) -> None:
+    """Send `objects` on in messages of bounded size."""
+    for start in range(0, len(objects), CHUNK):
+        await found.send(Found(tuple(objects[start : start + CHUNK])))
+
+
+# --- scans -------------------------------------------------------------------------------
+
+
+async def _scan_shard(
+    job: Job,
+    number: int,
+    shard: scan.Shard,
+    readers: trio.CapacityLimiter,
+    found: trio.MemorySendChannel[Found],
+) -> None:
+    async with readers:
+        try:
+            columns = await _insistently(partial(scan.id_columns, shard))
+            for column in columns:
+                await _scan_column(job, number, shard, columns, column, found)
+        except PeerError as exc:
+            # The other shards go on; the job fails when they are done.
+            log.error("scan given up", job=job.id, shard=number, error=str(exc))
+            job.failures.append(f"discovery on shard {number} did not finish: {exc}")
+        else:
+            log.info("scan finished", job=job.id, shard=number)
+
+
+async def _scan_column(
+    job: Job,
+    number: int,
+    shard: scan.Shard,
+    columns: tuple[str, ...],
+    column: str,
+    found: trio.MemorySendChannel[Found],
+) -> None:
+    begun = await job.store.scan_position(number, column)
+    if begun is None:
+        until = await _insistently(partial(scan.last_id, shard, column))
+        begun = ScanPosition(number, column, 0, until)
+    shark = job.action.origin.manta_storage_id
+    while begun.position < begun.until and not _has_enough(job):
+        end = min(begun.position + job.config.options.md_read_chunk_size, begun.until)
+        ask = partial(scan.window, shard, columns, column, begun.position, end, shark)
+        rows = await _insistently(ask)
+        begun = attrs.evolve(begun, position=end)
+        job.metrics.scanned(begun)
+        records = _read_rows(job, number, rows)
+        await send(found, await job.store.found(records, begun, limit=job.max_objects))
+
+
+def _read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
+    """The records of a window that concern the job: parsed as they are taken, in a thread."""
+    for row in rows:
+        record = job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        if record is not None:
+            yield record
+
+
+def _has_enough(job: Job) -> bool:
+    return job.max_objects is not None and job.store.objects >= job.max_objects
+
+
+# --- listings ----------------------------------------------------------------------------
+
+
+async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Found]) -> None:
+    run = job.store.database.run
+    for part in listing.parts:
+        begun = await job.store.scan_position(NO_SHARD, part)
+        if begun is None:
+            until = await run(listing.until, part)
+            begun = ScanPosition(NO_SHARD, part, 0, until)
+        while begun.position < begun.until and not _has_enough(job):
+            end, listed = await run(listing.page, part, begun.position)
+            begun = attrs.evolve(begun, position=end if listed else begun.until)
+            try:
+                records, dropped = await _read_anew(job, listed)
+            except PeerError as exc:
+                job.failures.append(f"discovery did not finish: {exc}")
+                return
+            job.metrics.scanned(begun)
+            new = await job.store.found(records, begun, limit=job.max_objects, dropped=dropped)
+            await send(found, new)
+
+
+async def _read_anew(job: Job, listed: Sequence[Listed]) -> tuple[list[FoundRecord], list[Dropped]]:
+    """The records as they are now, and those that the job has no business with any more."""
+    wanted = defaultdict[int, list[str]](list)
+    for one in listed:
+        for number in job.moray if one.shard is None else [one.shard]:
+            wanted[number].append(one.key)
+    records, dropped = list[FoundRecord](), list[Dropped]()
+    known = set[str]()
+    for number, keys in wanted.items():
+        if number not in job.moray:
+            dropped += [Dropped(number, key, "its shard is not configured") for key in keys]
+            continue
+        rows = await _insistently(partial(scan.rows_of, job.moray[number], keys))
+        for row in rows:
+            known.add(row.key)
+            record = _read_mention(job, number, row)
+            if record is None:
+                dropped.append(Dropped(number, row.key, "is not on the shark any more"))
+            else:
+                records.append(record)
+    for one in listed:
+        if one.key not in known and (one.shard is None or one.shard in job.moray):
+            dropped.append(Dropped(one.shard or NO_SHARD, one.key, "does not exist any more"))
+    return records, dropped
+
+
+def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:
+    if f'"{job.action.origin.manta_storage_id}"' not in row.value:
+        return None
+    return next(_read_rows(job, number, [row]), None)
