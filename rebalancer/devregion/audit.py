@@ -17,9 +17,13 @@ import attrs
 from rebalancer.devregion.contents import md5
 from rebalancer.devregion.expectations import EXPECTED, Kind
 from rebalancer.devregion.layout import Layout
+from rebalancer.devregion.writer import Change, read_journal
 
 #: Offenders shown of each invariant.
 SHOWN = 5
+
+#: What a job may say of an object that a user replaced or deleted.
+REPLACED = (None, ("complete", ""), ("skipped", "overwritten"), ("skipped", "deleted"))
 
 TITLES = {
     1: "a new copy is named only where it lies whole and verified",
@@ -83,9 +87,8 @@ class _Pair:
     key: str
     kind: Kind
     object_id: str
-    on_evacuated: bool
     before: dict[str, Any]
-    before_etag: str
+    before_etag: str | None
     after: dict[str, Any] | None
     after_etag: str | None
 
@@ -105,6 +108,7 @@ class _Auditor:
         self._layout = layout
         self._job_file = job_file
         self._checks = {number: Check(number) for number in TITLES}
+        self._changes, self._user_files = read_journal(layout.journal_file)
 
     def run(self) -> Audit:
         with closing(_open(self._job_file)) as job, closing(_open(self._layout.before_file)) as old:
@@ -114,6 +118,9 @@ class _Auditor:
                 for node in self._layout.nodes
             }
             named: defaultdict[str, set[str]] = defaultdict(set)
+            for change in self._changes.values():
+                # The front end takes care of the copies that a record named when it was replaced.
+                named[change.object_id] |= _names(change.replaced)
             for pair in self._pairs(old):
                 row = rows.get(pair.object_id)
                 self._record(pair, row, files)
@@ -128,23 +135,36 @@ class _Auditor:
         return Audit(tuple(self._checks.values()))
 
     def _pairs(self, old: sqlite3.Connection) -> Iterator[_Pair]:
+        """Every record; what a user made of it is what the job had to leave as it was."""
         for number in self._layout.shards:
             with closing(_open(self._layout.shard_file(number))) as live:
                 for row in old.execute("SELECT * FROM records WHERE shard = ?", (number,)):
                     now = live.execute(
                         "SELECT _value, _etag FROM manta WHERE _key = ?", (row["key"],)
                     ).fetchone()
-                    yield _Pair(
+                    pair = _Pair(
                         row["shard"],
                         row["key"],
                         Kind(row["kind"]),
                         row["object_id"],
-                        bool(row["on_evacuated"]),
                         json.loads(row["value"]),
                         row["etag"],
                         None if now is None else json.loads(now["_value"]),
                         None if now is None else now["_etag"],
                     )
+                    change = self._changes.get((row["shard"], row["key"]))
+                    if change is None:
+                        yield pair
+                    elif change.value is None:
+                        text = f"shard {pair.shard} {pair.key}: came back after a user deleted it"
+                        self._checks[5].that(pair.after is None, text)
+                    else:
+                        yield attrs.evolve(
+                            pair,
+                            object_id=change.value["objectId"],
+                            before=change.value,
+                            before_etag=change.etag,
+                        )
 
     # --- records: invariants 1 to 5 ------------------------------------------------------
 
@@ -161,8 +181,10 @@ class _Auditor:
         moved = pair.after != pair.before
         complete = row is not None and row["status"] == "complete"
         if pair.kind is not Kind.DIRECTORY:
+            lay_there = self._layout.evacuated in _names(pair.before)
             self._checks[5].that(
-                moved == complete and (moved or pair.after_etag == pair.before_etag),
+                moved == (complete and lay_there)
+                and (moved or pair.after_etag == pair.before_etag),
                 f"{where}: {'changed' if moved else 'unchanged'}, its object is"
                 f" {row['status'] if row else 'not in the job'}",
             )
@@ -224,6 +246,9 @@ class _Auditor:
     ) -> None:
         check = self._checks[6]
         expected_ids = set()
+        replaced = {
+            change.object_id for change in self._changes.values() if change.kind is not Change.TOUCH
+        }
         for record in old.execute("SELECT DISTINCT object_id, kind FROM records"):
             kind, object_id = Kind(record["kind"]), record["object_id"]
             if kind is Kind.DIRECTORY:
@@ -231,6 +256,11 @@ class _Auditor:
             outcome, row = EXPECTED[kind], rows.get(object_id)
             found = None if row is None else (row["status"], _reason(row))
             wanted = None if outcome is None else (outcome.status, outcome.reason)
+            if object_id in replaced:
+                # Before, while or after the job met it.
+                check.that(found in REPLACED, f"{kind} {object_id}: replaced by a user, is {found}")
+                expected_ids |= {object_id} & rows.keys()
+                continue
             check.that(found == wanted, f"{kind} {object_id}: is {found}, expected {wanted}")
             if outcome is not None:
                 expected_ids.add(object_id)
@@ -299,6 +329,8 @@ class _Auditor:
                 now is not None and (now == (file["bytes"], file["md5"]) or is_replaced),
                 f"{node}: {path} is {'gone' if now is None else 'changed'}",
             )
+        for node, path, _, _ in self._user_files:
+            seeded[node].add(path)
         for node, present in files.items():
             for path in present.keys() - seeded[node]:
                 object_id = path.rpartition("/")[2]

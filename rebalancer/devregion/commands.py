@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rebalancer import log
 from rebalancer.devregion import layout as layouts
+from rebalancer.devregion.processes import ProcessError
 
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
@@ -65,22 +66,40 @@ def audit(folder: Path, job_file: Path) -> None:
 @click.option(
     "--mixed", is_flag=True, help="Speak to half of the agents in the other dialect, with arrays."
 )
+@click.option(
+    "--postgres", is_flag=True, help="Find the objects in PostgreSQL clones of the shards."
+)
+@click.option(
+    "--writer", is_flag=True, help="Change a tenth of the objects while the job moves them."
+)
 @click.option("--keep", is_flag=True, help="Leave the region running and say how to talk to it.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where to make the region; must not exist.  [default: a temporary folder]",
 )
-def demo(objects: int, seed: int, kill: bool, mixed: bool, keep: bool, folder: Path | None) -> None:
+def demo(
+    objects: int,
+    seed: int,
+    kill: bool,
+    mixed: bool,
+    postgres: bool,
+    writer: bool,
+    keep: bool,
+    folder: Path | None,
+) -> None:
     """Evacuate a storage node of a region made for the purpose, and check every object."""
-    from rebalancer.devregion.demo import run
+    from rebalancer.devregion.demo import Wishes, run
 
     if folder is not None and folder.exists():
         raise click.ClickException(f"{folder}: exists already")
     chosen = folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region"
-    layout = layouts.plan(chosen, seed=seed)
+    layout = layouts.plan(chosen, seed=seed, clones=postgres)
+    wishes = Wishes(kill=kill, mixed=mixed, writer=writer, keep=keep)
     try:
-        ok = trio.run(run, layout, objects, kill, mixed, keep)
+        ok = trio.run(run, layout, objects, wishes)
+    except ProcessError as exc:
+        raise click.ClickException(str(exc)) from exc
     finally:
         if folder is None and not keep:
             shutil.rmtree(chosen.parent, ignore_errors=True)

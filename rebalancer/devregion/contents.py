@@ -360,7 +360,7 @@ def write(layout: Layout, ordinary: int) -> Summary:
             for seeded in chunk:
                 totals["records"] += 1
                 for file in seeded.files:
-                    _write_file(layout.manta_root(file.node) / file.path, file.content)
+                    write_file(layout.manta_root(file.node) / file.path, file.content)
                     before.add_file(file.node, file.path, len(file.content), md5(file.content))
                     totals["files"] += 1
                     totals["size"] += len(file.content)
@@ -380,6 +380,7 @@ def _chunks(items: Iterator[Seeded], size: int) -> Iterator[list[Seeded]]:
         yield chunk
 
 
-def _write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Make a file of a storage node, and the folder of its account if need be."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)

@@ -24,12 +24,15 @@ from rebalancer.devregion.processes import ProcessError
 from rebalancer.devregion.region import Region, make_region, running
 from rebalancer.devregion.servers import access_log
 from rebalancer.devregion.transfers import fetched_again, recorded_tasks
+from rebalancer.devregion.writer import change_objects, read_journal
 from rebalancer.peers.http import open_http
 
 #: The kills happen when this share of the objects is complete.
 KILL_MANAGER_AT, KILL_AGENT_AT = 0.25, 0.5
 #: How long the killed programs stay away, in seconds.
 AWAY_S = 1.0
+#: Users change this share of the objects, one every so many seconds.
+CHANGED, CHANGE_EVERY_S = 0.1, 0.005
 _LOOK_S = 0.05
 
 
@@ -45,7 +48,17 @@ class Findings:
             self.texts.append(text)
 
 
-async def run(layout: Layout, objects: int, kill: bool, mixed: bool, keep: bool) -> bool:
+@attrs.frozen
+class Wishes:
+    """What to show besides a plain evacuation."""
+
+    kill: bool = False
+    mixed: bool = False
+    writer: bool = False
+    keep: bool = False
+
+
+async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
     """The whole demonstration; whether every check held.
 
     Raises:
@@ -57,25 +70,26 @@ async def run(layout: Layout, objects: int, kill: bool, mixed: bool, keep: bool)
     console.out(f"making a region in {layout.folder} ...")
     summary = await trio.to_thread.run_sync(write, layout, objects)
     console.out(f"{summary}   ({time.monotonic() - begun:.1f} s)")
-    options = _mixed(layout) if mixed else {}
+    options = _mixed(layout) if wishes.mixed else {}
     region, findings = make_region(layout, manager_options=options), Findings()
+    clones = " with PostgreSQL clones" if layout.clones else ""
     async with running(region):
         console.out(
-            f"running: {len(layout.shards)} Moray shards, storinfo, {len(layout.nodes)} storage"
-            f" nodes with their agents, the manager at {region.url}"
+            f"running: {len(layout.shards)} Moray shards{clones}, storinfo, {len(layout.nodes)}"
+            f" storage nodes with their agents, the manager at {region.url}"
         )
         job_id = await _create_job(region)
         console.out(f"job {job_id} empties {layout.evacuated}")
-        await _evacuate(console, region, job_id, findings, kill=kill)
+        await _evacuate(console, region, job_id, findings, wishes)
         await _check_counts(region, job_id, findings)
         console.print(reason_table(region.job_file(job_id)))
         report = await trio.to_thread.run_sync(audit, layout, region.job_file(job_id))
         console.print(audit_table(report))
         findings.check(report.ok, "the audit found violations")
-        if mixed:
+        if wishes.mixed:
             table = await trio.to_thread.run_sync(_spoken, layout, findings)
             console.print(table)
-        if keep:
+        if wishes.keep:
             await _stay(console, region, job_id)
         await region.stop()
     for text in findings.texts:
@@ -129,27 +143,43 @@ async def _create_job(region: Region) -> str:
 
 
 async def _evacuate(
-    console: Console, region: Region, job_id: str, findings: Findings, *, kill: bool
+    console: Console, region: Region, job_id: str, findings: Findings, wishes: Wishes
 ) -> None:
     begun = time.monotonic()
     kills = Kills()
-    async with trio.open_nursery() as nursery:
-        if kill:
-            nursery.start_soon(_kill_both, console, region, job_id, kills)
-        # Not as a process: by the time that it had started, the manager might be away already.
-        host, _, port = region.url.removeprefix("http://").partition(":")
-        async with open_http({}) as http:
-            try:
-                view = await watch_job(Manager(http, host, int(port)), job_id, console)
-            except AdmError as exc:
-                findings.check(False, str(exc))
-            else:
-                findings.check(view["state"] == "Complete", "the job did not end as complete")
-        # If the job was over before the kills, there is nothing to wait for.
-        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as users:
+        if wishes.writer:
+            users.start_soon(_change, console, region)
+        async with trio.open_nursery() as nursery:
+            if wishes.kill:
+                nursery.start_soon(_kill_both, console, region, job_id, kills)
+            await _watch(console, region, job_id, findings)
+            # If the job was over before the kills, there is nothing to wait for.
+            nursery.cancel_scope.cancel()
     console.out(f"the job took {time.monotonic() - begun:.1f} s")
-    if kill:
+    if wishes.kill:
         await trio.to_thread.run_sync(_check_kills, console, region, kills, findings)
+
+
+async def _watch(console: Console, region: Region, job_id: str, findings: Findings) -> None:
+    # Not as a process: by the time that it had started, the manager might be away already.
+    host, _, port = region.url.removeprefix("http://").partition(":")
+    async with open_http({}) as http:
+        try:
+            view = await watch_job(Manager(http, host, int(port)), job_id, console)
+        except AdmError as exc:
+            findings.check(False, str(exc))
+        else:
+            findings.check(view["state"] == "Complete", "the job did not end as complete")
+
+
+async def _change(console: Console, region: Region) -> None:
+    begun = time.monotonic()
+    await change_objects(region.layout, CHANGED, CHANGE_EVERY_S)
+    changes, _ = await trio.to_thread.run_sync(read_journal, region.layout.journal_file)
+    kinds = Counter(change.kind.value for change in changes.values())
+    shown = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+    console.out(f"users changed objects for {time.monotonic() - begun:.1f} s: {shown}")
 
 
 async def _progress(region: Region, job_id: str) -> float:

@@ -5,6 +5,7 @@
     <folder>/nodes/<name>/manta/     the object root of a storage node
     <folder>/nodes/<name>/state/     the state of its agent
     <folder>/before.sqlite           every record and expectation as seeded, for the audit
+    <folder>/writer.sqlite           what users changed while a job ran, for the audit
     <folder>/etc/, log/, manager/    configurations, logs, the manager's data_dir
 
 Every part has a loopback address of its own in one 127.x.y.0/24, so all storage nodes use the
@@ -25,6 +26,7 @@ SOURCE_PORT = 8080  # the storage nodes' HTTP server: 80 would need privileges
 AGENT_PORT = 7878
 METRICS_PORT = 8878
 MORAY_PORT = 2020
+POSTGRES_PORT = 5432
 STORINFO_PORT = 8081
 MANAGER_PORT = 8880
 
@@ -54,6 +56,8 @@ class Layout:
     shards: tuple[int, ...]
     #: The node to evacuate: read-only, so storinfo does not list it.
     evacuated: str
+    #: Whether each shard has a PostgreSQL clone, frozen as it was when the servers started.
+    clones: bool = False
 
     def node(self, name: str) -> Node:
         """The storage node called `name`."""
@@ -75,6 +79,15 @@ class Layout:
     def before_file(self) -> Path:
         """The records and expectations as they were seeded."""
         return self.folder / "before.sqlite"
+
+    @property
+    def journal_file(self) -> Path:
+        """What users changed meanwhile."""
+        return self.folder / "writer.sqlite"
+
+    def clone_host(self, number: int) -> str:
+        """The name of a shard's PostgreSQL clone."""
+        return f"{number}.rebalancer-postgres.{self.domain}"
 
     def moray_host(self, number: int) -> str:
         """The name of one shard."""
@@ -100,6 +113,8 @@ class Layout:
         table = {node.manta_storage_id: node.address for node in self.nodes}
         for number in self.shards:
             table[self.moray_host(number)] = f"{self.moray_address(number)}:{MORAY_PORT}"
+            if self.clones:
+                table[self.clone_host(number)] = f"{self.moray_address(number)}:{POSTGRES_PORT}"
         table[f"storinfo.{self.domain}"] = f"{self.storinfo_address}:{STORINFO_PORT}"
         return table
 
@@ -125,6 +140,7 @@ def load(folder: Path) -> Layout:
         nodes=wire.structure(fields["nodes"], tuple[Node, ...]),
         shards=tuple(fields["shards"]),
         evacuated=fields["evacuated"],
+        clones=fields["clones"],
     )
 
 
@@ -136,6 +152,7 @@ def plan(
     shards: tuple[int, ...] = (1, 2),
     domain: str = "demo.lab.test",
     seed: int = 1,
+    clones: bool = False,
 ) -> Layout:
     """Describe a new region, in a loopback network that nothing uses yet; nothing is written."""
     subnet = _free_subnet()
@@ -148,7 +165,8 @@ def plan(
         )
         for number in range(1, nodes + 1)
     )
-    return Layout(folder, domain, subnet, seed, members, shards, members[0].manta_storage_id)
+    evacuated = members[0].manta_storage_id
+    return Layout(folder, domain, subnet, seed, members, shards, evacuated, clones)
 
 
 def _free_subnet() -> str:

@@ -109,7 +109,7 @@ def _manager_config(layout: Layout, options: Mapping[str, Any]) -> dict[str, Any
         "log_level": "info",
         "data_dir": str(layout.folder / "manager"),
         "agent_port": AGENT_PORT,
-        "discovery": "moray",
+        "discovery": "direct_db" if layout.clones else "moray",
         "hosts": layout.hosts,
         **options,
     }
@@ -162,6 +162,10 @@ async def running(region: Region) -> AsyncIterator[Region]:
         await region.start()
         yield region
     finally:
-        for process in region.processes:
+        # The servers end last and by themselves, because some of them are processes too.
+        for process in reversed(region.processes[1:]):
             if process.is_running:
                 process.kill()
+        if region.servers.is_running:
+            with trio.CancelScope(shield=True):
+                await region.servers.stop()

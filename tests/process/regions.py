@@ -24,9 +24,11 @@ STATUSES = ("unprocessed", "assigned", "skipped", "error", "post_processing", "c
 PATIENCE_S = 60.0
 
 
-def new_region(folder: Path, objects: int, *, seed: int = 1, **options: Any) -> Region:
+def new_region(
+    folder: Path, objects: int, *, seed: int = 1, clones: bool = False, **options: Any
+) -> Region:
     """A region with contents and configurations; nothing of it runs.  Blocking."""
-    layout = layouts.plan(folder / "region", seed=seed)
+    layout = layouts.plan(folder / "region", seed=seed, clones=clones)
     layout.save()
     write(layout, objects)
     return make_region(layout, manager_options=options)

@@ -80,6 +80,15 @@ class MorayClient:
             raise
         return _record(_only(rows, "getObject"))
 
+    async def delete_object(self, bucket: str, key: str, etag: str) -> None:
+        """Remove the record if its etag is `etag`.
+
+        Raises:
+          MorayError: `is_conflict`, or `is_missing`.
+          PeerUnreachable: the outcome is unknown.
+        """
+        await self._call("delObject", [bucket, key, {"etag": etag}])
+
     async def find_objects(self, bucket: str, filter_text: str, limit: int) -> list[Record]:
         """The first `limit` records that match, in order of `_id`.
 

@@ -1,0 +1,200 @@
+"""The region's users: they change objects while a job moves them, and keep a journal of it.
+
+Each change is conditional on the record as it was read, as the real front end's are.
+"""
+
+import json
+import random
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer.devregion.contents import md5, object_bytes, write_file
+from rebalancer.devregion.expectations import Kind
+from rebalancer.devregion.layout import Layout
+from rebalancer.errors import PeerRefused
+from rebalancer.peers.moray.client import MorayClient, Record, open_moray
+from rebalancer.peers.moray.errors import MorayError
+
+BUCKET = "manta"
+
+_SCHEMA = """
+CREATE TABLE changes (
+    shard INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, object_id TEXT NOT NULL,
+    replaced TEXT NOT NULL, value TEXT, etag TEXT, PRIMARY KEY (shard, key)
+);
+CREATE TABLE files (
+    node TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL, md5 TEXT NOT NULL
+);
+"""
+
+
+class Change(StrEnum):
+    """What a user does to an object."""
+
+    TOUCH = "touch"
+    OVERWRITE = "overwrite"
+    DELETE = "delete"
+    RECREATE = "recreate"
+
+
+@attrs.frozen
+class Changed:
+    """One entry of the journal: the record that was replaced, and what replaced it."""
+
+    shard: int
+    key: str
+    kind: Change
+    object_id: str
+    replaced: dict[str, Any]
+    #: None after a delete.
+    value: dict[str, Any] | None
+    etag: str | None
+
+
+class Journal:
+    """What users did to a region.  Blocking."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def add(self, change: Changed) -> None:
+        """Note what was done."""
+        values = attrs.asdict(change)
+        values["replaced"] = json.dumps(change.replaced)
+        values["value"] = None if change.value is None else json.dumps(change.value)
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)", [*values.values()])
+
+    def add_file(self, node: str, path: str, content: bytes) -> None:
+        """Note a file that a user made."""
+        self._db.execute(
+            "INSERT INTO files VALUES (?, ?, ?, ?)", (node, path, len(content), md5(content))
+        )
+
+
+def read_journal(
+    path: Path,
+) -> tuple[dict[tuple[int, str], Changed], list[tuple[str, str, int, str]]]:
+    """The changes by shard and key, and the files that users made; nothing without a journal."""
+    if not path.exists():
+        return {}, []
+    with closing(sqlite3.connect(path)) as db:
+        changes = {}
+        for shard, key, kind, object_id, replaced, value, etag in db.execute(
+            "SELECT * FROM changes"
+        ):
+            now = None if value is None else json.loads(value)
+            changes[shard, key] = Changed(
+                shard, key, Change(kind), object_id, json.loads(replaced), now, etag
+            )
+        return changes, db.execute("SELECT * FROM files").fetchall()
+
+
+async def change_objects(layout: Layout, share: float, pause_s: float) -> None:
+    """Change `share` of the ordinary objects on the evacuated node, one every `pause_s`.
+
+    Not to be cancelled: a change that was made and is not in the journal breaks the audit.
+
+    Raises:
+      PeerError: a shard did not answer.
+    """
+    rng = random.Random(layout.seed)
+    victims = list(_victims(layout))
+    chosen = rng.sample(victims, round(len(victims) * share))
+    names = {number: layout.moray_host(number) for number in layout.shards}
+    journal = Journal(layout.journal_file)
+    try:
+        async with open_moray(names, layout.hosts, connections=2) as shards:
+            for turn, (number, key) in enumerate(chosen):
+                kind = list(Change)[turn % len(Change)]
+                user = _User(layout, shards[number], number, journal, rng)
+                while not await user.change(key, kind):  # somebody was quicker
+                    await trio.lowlevel.checkpoint()
+                await trio.sleep(pause_s)
+    finally:
+        journal.close()
+
+
+def _victims(layout: Layout) -> Iterator[tuple[int, str]]:
+    with closing(sqlite3.connect(layout.before_file)) as db:
+        yield from db.execute(
+            "SELECT shard, key FROM records WHERE kind = ? AND on_evacuated ORDER BY shard, key",
+            (Kind.ORDINARY,),
+        )
+
+
+@attrs.frozen
+class _User:
+    """Someone who changes objects of one shard."""
+
+    layout: Layout
+    moray: MorayClient
+    shard: int
+    journal: Journal
+    rng: random.Random
+
+    async def change(self, key: str, kind: Change) -> bool:
+        """Change one object; False if its record changed under our hands."""
+        known = await self.moray.get_object(BUCKET, key)
+        if known is None:
+            raise PeerRefused(f"{key} is gone, and no user deleted it")
+        try:
+            value, etag = await self._apply(known, kind)
+        except MorayError as exc:
+            if exc.is_conflict:
+                return False
+            raise
+        change = Changed(self.shard, key, kind, known.value["objectId"], known.value, value, etag)
+        self.journal.add(change)
+        return True
+
+    async def _apply(self, known: Record, kind: Change) -> tuple[dict[str, Any] | None, str | None]:
+        key = known.key
+        match kind:
+            case Change.TOUCH:
+                value = {**known.value, "headers": {"m-touched": str(self.rng.random())}}
+                return value, await self.moray.put_object(BUCKET, key, value, known.etag)
+            case Change.OVERWRITE:
+                value = self._new_version(known.value)
+                return value, await self.moray.put_object(BUCKET, key, value, known.etag)
+            case Change.DELETE:
+                await self.moray.delete_object(BUCKET, key, known.etag)
+                return None, None
+            case Change.RECREATE:
+                value = self._new_version(known.value)
+                await self.moray.delete_object(BUCKET, key, known.etag)
+                return value, await self.moray.put_object(BUCKET, key, value, None)
+
+    def _new_version(self, old: Mapping[str, Any]) -> dict[str, Any]:
+        """A new upload, which the front end puts on nodes that are not read-only."""
+        object_id = f"{self.rng.getrandbits(32):08x}-0000-4000-8000-{self.rng.getrandbits(48):012x}"
+        content = object_bytes(object_id, self.rng.randrange(1, 5000))
+        open_nodes = [n for n in self.layout.nodes if n.manta_storage_id != self.layout.evacuated]
+        nodes = self.rng.sample(open_nodes, 2)
+        path = f"{old['creator']}/{object_id}"
+        for node in nodes:
+            write_file(self.layout.manta_root(node.manta_storage_id) / path, content)
+            self.journal.add_file(node.manta_storage_id, path, content)
+        sharks = [
+            {"datacenter": node.datacenter, "manta_storage_id": node.manta_storage_id}
+            for node in nodes
+        ]
+        return {
+            **old,
+            "objectId": object_id,
+            "etag": object_id,
+            "contentLength": len(content),
+            "contentMD5": md5(content),
+            "sharks": sharks,
+        }

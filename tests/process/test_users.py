@@ -1,0 +1,132 @@
+"""Users who overwrite, delete and re-create objects while a job moves them, found in clones."""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+import trio
+
+from rebalancer.devregion.audit import audit
+from rebalancer.devregion.layout import Layout
+from rebalancer.devregion.region import running
+from rebalancer.devregion.writer import Change, Changed, change_objects, read_journal
+from tests.conftest import require
+from tests.process.regions import PATIENCE_S, Api, json_lines, new_region
+
+pytestmark = pytest.mark.process
+
+OBJECTS = 400
+
+
+@attrs.frozen
+class Busy:
+    """A region after its job, with the journal of its users."""
+
+    layout: Layout
+    job_file: Path
+    state: str
+    changes: dict[tuple[int, str], Changed]
+    #: (position, until) of each scan when the manager was killed.
+    killed_at: list[tuple[int, int]]
+    log: Path
+
+    def change(self, kind: Change) -> Changed:
+        return next(c for c in self.changes.values() if c.kind is kind)
+
+    def write(self, change: Changed, value: object) -> None:
+        with closing(sqlite3.connect(self.layout.shard_file(change.shard))) as db, db:
+            db.execute(
+                "INSERT INTO manta (_key, _value, _etag) VALUES (?1, ?2, 'X')"
+                " ON CONFLICT (_key) DO UPDATE SET _value = ?2",
+                (change.key, json.dumps(value)),
+            )
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Busy:
+    require("initdb")
+    return trio.run(_evacuate, tmp_path_factory.mktemp("busy"))
+
+
+async def _evacuate(folder: Path) -> Busy:
+    options = {"md_read_chunk_size": 20, "max_tasks_per_assignment": 10}
+    region = await trio.to_thread.run_sync(
+        lambda: new_region(folder, OBJECTS, clones=True, options=options)
+    )
+    async with running(region), httpx.AsyncClient() as client, trio.open_nursery() as users:
+        users.start_soon(change_objects, region.layout, 0.25, 0.01)
+        api = Api(client, region)
+        job_id = await api.create()
+        job_file = region.job_file(job_id)
+        with trio.fail_after(PATIENCE_S):
+            while not (scans := _scans(job_file)) or scans[0][0] < 40:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        region.manager.kill()
+        killed_at = _scans(job_file)
+        await region.manager.start()
+        view = await api.finish(job_id)
+    changes, _ = read_journal(region.layout.journal_file)
+    return Busy(region.layout, job_file, view["state"], changes, killed_at, region.manager.log)
+
+
+def _scans(job_file: Path) -> list[tuple[int, int]]:
+    with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
+        return db.execute("SELECT position, until FROM scans WHERE id_column = '_id'").fetchall()
+
+
+def test_every_invariant_holds(busy: Busy) -> None:
+    """Whatever users did, and with the manager killed within its scans."""
+    assert busy.state == "Complete"
+    offenders = [text for check in audit(busy.layout, busy.job_file).checks
+                 for text in check.offenders]  # fmt: skip
+    assert offenders == []
+
+
+def test_the_kill_was_within_a_scan_that_went_on(busy: Busy) -> None:
+    """Not from the beginning: what had been stored was not looked for again."""
+    assert any(position < until for position, until in busy.killed_at)
+    assert all(position == until for position, until in _scans(busy.job_file))
+    (resumed,) = [line for line in json_lines(busy.log) if line.get("resumed")]
+    assert resumed["msg"] == "job"
+
+
+def test_users_did_everything(busy: Busy) -> None:
+    """A quarter of the objects, in equal parts."""
+    assert set(Counter(c.kind for c in busy.changes.values()).values()) == {OBJECTS // 16}
+
+
+def come_back(busy: Busy) -> None:
+    deleted = busy.change(Change.DELETE)
+    busy.write(deleted, deleted.replaced)
+
+
+def undo_an_overwrite(busy: Busy) -> None:
+    changed = busy.change(Change.OVERWRITE)
+    busy.write(changed, changed.replaced)
+
+
+def lose_a_touch(busy: Busy) -> None:
+    touched = busy.change(Change.TOUCH)
+    assert touched.value is not None
+    busy.write(touched, {**touched.value, "headers": {}})
+
+
+@pytest.mark.parametrize("break_it", [come_back, undo_an_overwrite, lose_a_touch])
+def test_the_audit_sees_a_lost_change(busy: Busy, break_it: Callable[[Busy], None]) -> None:
+    """Were a user's change lost to the job's, the audit would say so."""
+    originals = {
+        number: busy.layout.shard_file(number).read_bytes() for number in busy.layout.shards
+    }
+    try:
+        break_it(busy)
+        assert not audit(busy.layout, busy.job_file).ok
+    finally:
+        for number, content in originals.items():
+            busy.layout.shard_file(number).write_bytes(content)
+    assert audit(busy.layout, busy.job_file).ok
