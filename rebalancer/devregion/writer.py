@@ -117,10 +117,8 @@ async def change_objects(layout: Layout, share: float, pause_s: float) -> None:
     try:
         async with open_moray(names, layout.hosts, connections=2) as shards:
             for turn, (number, key) in enumerate(chosen):
-                kind = list(Change)[turn % len(Change)]
                 user = _User(layout, shards[number], number, journal, rng)
-                while not await user.change(key, kind):  # somebody was quicker
-                    await trio.lowlevel.checkpoint()
+                await user.insist(key, list(Change)[turn % len(Change)])
                 await trio.sleep(pause_s)
     finally:
         journal.close()
@@ -144,8 +142,14 @@ class _User:
     journal: Journal
     rng: random.Random
 
-    async def change(self, key: str, kind: Change) -> bool:
-        """Change one object; False if its record changed under our hands."""
+    async def insist(self, key: str, kind: Change) -> None:
+        """Change one object, reading it again whenever somebody was quicker."""
+        changed = False
+        while not changed:
+            changed = await self._change(key, kind)
+
+    async def _change(self, key: str, kind: Change) -> bool:
+        """False if the record changed under our hands."""
         known = await self.moray.get_object(BUCKET, key)
         if known is None:
             raise PeerRefused(f"{key} is gone, and no user deleted it")
