@@ -25,7 +25,7 @@ from rebalancer.errors import (
     leaves,
 )
 from rebalancer.log import get_logger
-from rebalancer.manager import pipeline, store
+from rebalancer.manager import pipeline, store, views
 from rebalancer.manager.actions import ACTIONS, Action
 from rebalancer.manager.actions.evacuate import EvacuateParams
 from rebalancer.manager.fleet import Fleet
@@ -54,7 +54,7 @@ class JobView:
     """A job as the API shows it."""
 
     row: JobRow
-    known: store.Overview
+    known: views.Overview
 
 
 @attrs.define(eq=False)
@@ -143,7 +143,7 @@ class Jobs:
           BadRequest: the id is no UUID, or there is no such job.
         """
         row = await self._known(job_id)
-        return JobView(row, await trio.to_thread.run_sync(store.read_job, self._file(row.id)))
+        return JobView(row, await trio.to_thread.run_sync(views.read_job, self._file(row.id)))
 
     async def _known(self, job_id: str) -> JobRow:
         row = await self.index.get(checked_id(job_id))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import attrs
 
 from rebalancer.errors import JobFailed
-from rebalancer.manager import store
+from rebalancer.manager import views
 
 #: Records named at once.  All of them go into one statement to each shard.
 PAGE = 200
@@ -52,15 +52,15 @@ class EarlierJob:
     """What an earlier job skipped, or ended with an error that asking again may heal."""
 
     path: Path
-    parts: tuple[str, ...] = store.RETRYABLE
+    parts: tuple[str, ...] = views.RETRYABLE
 
     def until(self, part: str) -> int:
         """As in `Listing`; positions are rows."""
-        return store.last_retryable(self.path, part)
+        return views.last_retryable(self.path, part)
 
     def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
         """As in `Listing`."""
-        end, named = store.retryable(self.path, part, after, PAGE)
+        end, named = views.retryable(self.path, part, after, PAGE)
         return end, [Listed(shard, key) for shard, key in named]
 
 

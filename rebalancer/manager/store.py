@@ -7,8 +7,8 @@ the tables of `domain.states`, in the WHERE of the UPDATE.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from importlib import resources
 from pathlib import Path
 
@@ -215,20 +215,20 @@ class JobStore:
                 "UPDATE evacuateobjects SET assignment_id = NULL"
                 " WHERE status = 'unprocessed' AND assignment_id IS NOT NULL"
             )
-            return _read_status(db)
+            return read_status(db)
 
         status = await self.database.write(run)
         self._counts = Counter({name: status.objects(name) for name in ObjectStatus})
 
     async def status(self) -> Status:
         """The counts as they are on disk."""
-        return await self.database.read(_read_status)
+        return await self.database.read(read_status)
 
     # --- discovery -----------------------------------------------------------------------
 
     async def origin(self) -> Shark | None:
         """The evacuated shark; its datacenter is empty until it is known."""
-        return await self.database.read(_read_origin)
+        return await self.database.read(read_origin)
 
     async def set_origin(self, shark: Shark) -> None:
         """Record the evacuated shark."""
@@ -236,7 +236,7 @@ class JobStore:
 
     async def scan_position(self, shard: int, column: str) -> ScanPosition | None:
         """How far the scan of a column has come, or None if it has not begun."""
-        positions = await self.database.read(_read_scans)
+        positions = await self.database.read(read_scans)
         chosen = (p for p in positions if (p.shard, p.column) == (shard, column))
         return next(chosen, None)
 
@@ -682,17 +682,20 @@ def _count_objects(db: sqlite3.Connection) -> int:
     return int(count)
 
 
-def _read_status(db: sqlite3.Connection) -> Status:
+def read_status(db: sqlite3.Connection) -> Status:
+    """The counts that the writer keeps."""
     rows = db.execute("SELECT * FROM counters")
     return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
 
 
-def _read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
+def read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
+    """How far discovery has come on each shard."""
     rows = db.execute("SELECT shard, id_column, position, until FROM scans ORDER BY 1, 2")
     return [ScanPosition(*row) for row in rows]
 
 
-def _read_origin(db: sqlite3.Connection) -> Shark | None:
+def read_origin(db: sqlite3.Connection) -> Shark | None:
+    """The evacuated shark; its datacenter is empty until it is known."""
     row = db.execute("SELECT from_shark FROM config WHERE id = 1").fetchone()
     return None if row is None else Shark(**json.loads(row["from_shark"]))
 
@@ -730,73 +733,4 @@ def create(path: Path, origin: Shark) -> None:
             db.executescript(SCHEMA)
             _write_origin(db, origin)
     except (sqlite3.Error, OSError) as exc:
-        raise StoreError(f"{path}: {exc}") from exc
-
-
-@attrs.frozen
-class Overview:
-    """What to show of a job."""
-
-    origin: Shark | None
-    status: Status
-    scans: Sequence[ScanPosition]
-
-
-def read_job(path: Path) -> Overview:
-    """What to show of a job, running or not, at a cost that does not depend on its size.
-
-    Blocking.
-
-    Raises:
-      StoreError: the file cannot be read.
-    """
-    with _reading(path) as db:
-        return Overview(_read_origin(db), _read_status(db), _read_scans(db))
-
-
-#: The objects of a job that another job can take up, and their further records.  Whatever a
-#: shard that is not configured has is left out, for nothing can be asked about it.
-RETRYABLE = ("objects", "links")
-_RETRYABLE = {
-    "objects": "evacuateobjects WHERE status IN ('skipped', 'error')"
-    " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
-    "links": "links WHERE status <> 'complete'",
-}
-
-
-def last_retryable(path: Path, part: str) -> int:
-    """The last row in `part` of `RETRYABLE`, 0 without any.  Blocking.
-
-    Raises:
-      StoreError: the file cannot be read.
-    """
-    with _reading(path) as db:
-        (row,) = db.execute(f"SELECT ifnull(max(rowid), 0) FROM {_RETRYABLE[part]}").fetchone()
-        return int(row)
-
-
-def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
-    """Shard and key of records that another job can take up, and the last row looked at.
-
-    Blocking.
-
-    Raises:
-      StoreError: the file cannot be read.
-    """
-    with _reading(path) as db:
-        rows = db.execute(
-            f"SELECT rowid, shard, key FROM {_RETRYABLE[part]} AND rowid > ?"
-            " ORDER BY rowid LIMIT ?",
-            (after, limit),
-        ).fetchall()
-    end = rows[-1]["rowid"] if rows else after
-    return end, [(row["shard"], row["key"]) for row in rows]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(connect(path, mode="ro")) as db:
-            yield db
-    except sqlite3.Error as exc:
         raise StoreError(f"{path}: {exc}") from exc

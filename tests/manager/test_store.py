@@ -28,8 +28,8 @@ from rebalancer.manager.store import (
     Settled,
     create,
     open_store,
-    read_job,
 )
+from rebalancer.manager.views import read_job
 from rebalancer.sqlite import inline
 from tests.domain.test_reasons import SPELLINGS
 from tests.manager.world import NODES, ORIGIN, object_id, record
