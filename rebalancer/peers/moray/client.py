@@ -1,6 +1,5 @@
 """Moray's methods on one shard, over a bounded pool of connections."""
 
-import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,13 +8,13 @@ import attrs
 import trio
 
 from rebalancer.errors import PeerMalformed, PeerUnreachable
-from rebalancer.peers.moray.connection import Connection
 from rebalancer.peers.moray.errors import MorayError
-from rebalancer.peers.names import Endpoint, locate
+from rebalancer.peers.moray.pool import Pool
+from rebalancer.peers.names import Endpoint
+from rebalancer.peers.resolver import Resolver
 
-DEFAULT_PORT = 2020
-CONNECT_S = 5.0
-#: A call has this many seconds in all: a real server may retry its database for 10.
+#: A call has this many seconds in all, look-ups, connecting and waiting for others to do so
+#: included: a real server may retry its database for 10.
 CALL_S = 60.0
 
 
@@ -39,18 +38,15 @@ class Put:
 
 
 class MorayClient:
-    """One shard.  Made by `open_moray`.
+    """One shard.  Made by `open_moray`."""
 
-    Mutable state: the open connections, at most `connections` of them.
-    """
+    def __init__(self, pool: Pool) -> None:
+        self.name = pool.name
+        self._pool = pool
 
-    def __init__(self, name: str, where: Endpoint, nursery: trio.Nursery, connections: int) -> None:
-        self.name = name
-        self._where = where
-        self._nursery = nursery
-        self._limit = connections
-        self._open: list[Connection] = []
-        self._connecting = trio.Lock()
+    def resize(self, connections: int) -> None:
+        """Have at most `connections` from now on."""
+        self._pool.limit = connections
 
     async def put_object(
         self, bucket: str, key: str, value: Mapping[str, Any], etag: str | None
@@ -144,34 +140,17 @@ class MorayClient:
         await self._call("ping", [{"deep": True}])
 
     async def _call(self, method: str, args: list[Any]) -> list[Any]:
+        connection, asked_at = None, 0.0
         try:
             with trio.fail_after(CALL_S):
-                connection = await self._connection()
+                connection = await self._pool.connection()
+                asked_at = trio.current_time()
                 return await connection.call(method, args)
         except trio.TooSlowError as exc:
+            if connection is not None and connection.heard_at <= asked_at:
+                # Nothing at all came meanwhile: whoever is there would never answer the next.
+                connection.reset()
             raise PeerUnreachable(f"{self.name}: {method}: no answer in {CALL_S:.0f} s") from exc
-
-    async def _connection(self) -> Connection:
-        """The least busy connection; a new one while all are busy and the limit allows."""
-        async with self._connecting:
-            self._open = [c for c in self._open if c.is_usable]
-            least = min(self._open, key=lambda c: c.in_flight, default=None)
-            full = len(self._open) >= self._limit
-            if least is not None and (least.in_flight == 0 or full):
-                return least
-            connection = Connection(await self._connect(), self.name)
-            self._open.append(connection)
-            self._nursery.start_soon(connection.receive)
-            return connection
-
-    async def _connect(self) -> trio.SocketStream:
-        try:
-            with trio.fail_after(CONNECT_S):
-                return await trio.open_tcp_stream(
-                    self._where.host, self._where.port, happy_eyeballs_delay=math.inf
-                )
-        except (OSError, trio.TooSlowError) as exc:
-            raise PeerUnreachable(f"{self.name} at {self._where}: {exc}") from exc
 
 
 def _only(rows: list[Any], method: str) -> dict[str, Any]:
@@ -189,15 +168,21 @@ def _record(row: Any) -> Record:
 
 @asynccontextmanager
 async def open_moray(
-    names: Mapping[int, str], hosts: Mapping[str, str], *, connections: int
+    names: Mapping[int, str],
+    hosts: Mapping[str, str],
+    *,
+    connections: int,
+    nameserver: Endpoint | None = None,
 ) -> AsyncIterator[dict[int, MorayClient]]:
     """Clients of all shards, by number, each with at most `connections` connections.
 
-    Nothing is connected yet: a shard that is down fails its calls, not this.
+    Nothing is looked up or connected yet: a shard that is down fails its calls, not this.
+    `nameserver` is asked instead of the system's.
     """
+    resolver = Resolver(hosts, nameserver)
     async with trio.open_nursery() as nursery:
         yield {
-            number: MorayClient(name, locate(name, hosts, DEFAULT_PORT), nursery, connections)
+            number: MorayClient(Pool(name, resolver, nursery, connections))
             for number, name in names.items()
         }
         nursery.cancel_scope.cancel()

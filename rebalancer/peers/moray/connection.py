@@ -41,13 +41,15 @@ class _Call:
 class Connection:
     """Requests over one stream.
 
-    Mutable state: the calls in flight by id, and whether the connection is still usable.  The
-    owner runs `receive` in a task for as long as it uses the connection.
+    Mutable state: the calls in flight by id, whether the connection is still usable, and when
+    something last came over it.  The owner runs `receive` in a task for as long as it uses the
+    connection.
     """
 
     def __init__(self, stream: trio.SocketStream, peer: str) -> None:
         self._stream = stream
         self._peer = peer
+        self.heard_at = trio.current_time()
         self._ids = itertools.count(1)  # never used twice: reuse races with the server
         self._calls: dict[int, _Call] = {}
         self._sending = trio.Lock()
@@ -90,18 +92,21 @@ class Connection:
     async def _send(self, data: bytes) -> None:
         if not self.is_usable:
             raise PeerUnreachable(f"{self._peer}: connection is closed")
+        failure = "does not read what is sent"
         sent = False
         try:
             with trio.move_on_after(SEND_GRACE_S, shield=True):
                 await self._stream.send_all(data)
                 sent = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise PeerUnreachable(f"{self._peer}: {exc.__cause__ or exc}") from exc
+            failure = str(exc.__cause__ or exc)
         finally:
             if not sent:
                 self.reset()
         if not sent:
-            raise PeerUnreachable(f"{self._peer}: does not read what is sent")
+            # Who was told to end meanwhile should end, and not take it for a peer's fault.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise PeerUnreachable(f"{self._peer}: {failure}")
 
     async def receive(self) -> None:
         """Read answers until the connection ends or is closed."""
@@ -109,6 +114,7 @@ class Connection:
         reason = "closed by the server"
         try:
             while data := await self._stream.receive_some(_RECEIVE_BYTES):
+                self.heard_at = trio.current_time()
                 if _QUICKACK is not None:
                     self._stream.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
                 for message in decoder.feed(data):
@@ -132,6 +138,10 @@ class Connection:
             call.rows += [row for row in message.data if row is not None]
         if message.status is not fast.Status.DATA:
             call.done.set()
+
+    def close(self) -> None:
+        """Close in the ordinary way a connection over which nothing is in flight."""
+        self._end("closed")
 
     def reset(self) -> None:
         """Close at once with a reset, which a server survives even within a message."""

@@ -1,36 +1,91 @@
-"""What Moray's errors mean to a client: which may pass with time, which are an answer."""
+"""What Moray's errors ask of a client."""
 
+import enum
 from collections.abc import Mapping
 from typing import Any
 
 from rebalancer.errors import PeerError
 
 
+class Kind(enum.Enum):
+    """What an error asks of the client; the text is for docs/moray-errors.md."""
+
+    PERMANENT = "gives up at once"
+    MISSING = "reads the record again: it may be deleted"
+    CONFLICT = "reads the record again, and writes it with its new etag if it is still to move"
+    PASSING = "asks again after a pause"
+    OVERLOADED = "asks again after a pause, with fewer updaters"
+
+
+_KINDS: Mapping[str, Kind] = {
+    "EtagConflictError": Kind.CONFLICT,
+    # Two first puts of one key at once give the loser a unique violation of `_key`.
+    "UniqueAttributeError": Kind.CONFLICT,
+    "ObjectNotFoundError": Kind.MISSING,
+    "NoDatabasePeersError": Kind.OVERLOADED,
+    "OverloadedError": Kind.OVERLOADED,
+    "QueryTimeoutError": Kind.OVERLOADED,
+    "ConnectTimeoutError": Kind.OVERLOADED,
+}
+#: Names that say nothing: the message decides.
+_NAMELESS = ("error", "Error", "VError")
+#: Parts of the messages of what passes by itself.
+_PASSING_TEXTS = (
+    # of Moray and its PostgreSQL client
+    "connect ECONNREFUSED",
+    "ECONNRESET",
+    "ETIMEDOUT",
+    "EPIPE",
+    "Postgres client failed",
+    "Connection terminated",
+    # until Moray's five minutes old picture of a bucket has expired
+    'invalid "_id" type',
+    # of PostgreSQL
+    "deadlock detected",
+    "could not serialize access",
+    "terminating connection",
+    "canceling statement",
+    "server closed the connection",
+    # of one that starts, stops, or has just become a standby
+    "the database system is",
+    "read-only transaction",
+    "during recovery",
+)
+#: The same of a database that has too much to do.
+_OVERLOADED_TEXTS = ("too many clients", "remaining connection slots")
+
+
+def classify(name: str, message: str) -> Kind:
+    """What an error asks for; an unknown one is permanent, for asking again may do harm."""
+    if name in _NAMELESS:
+        if any(text in message for text in _OVERLOADED_TEXTS):
+            return Kind.OVERLOADED
+        if any(text in message for text in _PASSING_TEXTS):
+            return Kind.PASSING
+    return _KINDS.get(name, Kind.PERMANENT)
+
+
 class MorayError(PeerError):
-    """Moray answered with an error.
+    """Moray answered with an error.  `name` is Moray's, `context` what it adds."""
 
-    `name` is Moray's, `context` what it adds.  `retryable` cannot be told from the name alone:
-    a raw PostgreSQL error is called `error`, whatever it is.
-    """
-
-    def __init__(self, name: str, message: str, context: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, message: str, context: Mapping[str, Any], kind: Kind | None = None
+    ) -> None:
         super().__init__(f"{name}: {message}")
         self.name = name
         self.context = context
-        self.retryable = _may_pass(name, message)
+        self.kind = kind or classify(name, message)
+        self.retryable = self.kind in (Kind.PASSING, Kind.OVERLOADED)
 
     @property
     def is_conflict(self) -> bool:
-        """Whether a condition on an etag did not hold.
-
-        Two first puts of one key at once give the loser a unique violation of `_key` instead.
-        """
-        return self.name in ("EtagConflictError", "UniqueAttributeError")
+        """Whether a condition on an etag did not hold."""
+        return self.kind is Kind.CONFLICT
 
     @property
     def is_missing(self) -> bool:
         """Whether there is no such record."""
-        return self.name == "ObjectNotFoundError"
+        return self.kind is Kind.MISSING
 
     @property
     def conflicting_key(self) -> str | None:
@@ -39,27 +94,19 @@ class MorayError(PeerError):
         return key if isinstance(key, str) else None
 
 
-_PASSING = {
-    "QueryTimeoutError",
-    "NoDatabasePeersError",
-    "ConnectTimeoutError",
-    "OverloadedError",
-}
-_PASSING_TEXTS = (
-    "deadlock detected",
-    "terminating connection",
-    "connect ECONNREFUSED",
-    "Postgres client failed",
-)
-
-
-def _may_pass(name: str, message: str) -> bool:
-    if name in _PASSING:
-        return True
-    return name in ("error", "Error", "VError") and any(t in message for t in _PASSING_TEXTS)
-
-
 def read_error(data: Mapping[str, Any]) -> MorayError:
-    """The error of an ERROR message's payload."""
+    """The error of an ERROR message's payload.
+
+    Of several errors joined under one name, what the gravest asks for holds.
+    """
+    name, message = data["name"], data["message"]
+    kinds = [
+        classify(cause["name"], cause["message"])
+        for cause in data.get("ase_errors") or ()
+        if isinstance(cause, dict)
+        and isinstance(cause.get("name"), str)
+        and isinstance(cause.get("message"), str)
+    ]
+    gravest = min(kinds, key=list(Kind).index, default=None)
     context = data.get("context")
-    return MorayError(data["name"], data["message"], context if isinstance(context, dict) else {})
+    return MorayError(name, message, context if isinstance(context, dict) else {}, gravest)

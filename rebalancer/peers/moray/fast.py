@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer.errors import PeerMalformed
+from rebalancer.errors import PeerMalformed, PeerRefused
 from rebalancer.peers.moray.crc import crc_v1, crc_v2
 
 _HEADER = struct.Struct(">BBBIII")
@@ -91,14 +91,19 @@ def encode(message: Message) -> bytes:
 
     Text is sent as UTF-8 as it is, unless it holds lone surrogates: those have no UTF-8, and a
     server that replaces them finds the checksum wrong and dies, so they travel escaped.
+
+    Raises:
+      PeerRefused: a number is infinite or none, for which JSON has no form.  Python's would
+        kill the server, so nothing is sent.
     """
     meta: dict[str, Any] = {} if message.uts is None else {"uts": message.uts}
     document = {"m": {**meta, "name": message.method}, "d": message.data}
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
-        payload = text.encode()
+        payload = _to_json(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        payload = json.dumps(document, separators=(",", ":")).encode()
+        payload = _to_json(document, ensure_ascii=True).encode()
+    except ValueError as exc:
+        raise PeerRefused(f"{message.method}: cannot be sent: {exc}") from exc
     header = _HEADER.pack(
         message.version,
         _TYPE_JSON,
@@ -108,6 +113,10 @@ def encode(message: Message) -> bytes:
         len(payload),
     )
     return header + payload
+
+
+def _to_json(document: Any, *, ensure_ascii: bool) -> str:
+    return json.dumps(document, ensure_ascii=ensure_ascii, separators=(",", ":"), allow_nan=False)
 
 
 class Decoder:

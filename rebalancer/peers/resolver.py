@@ -1,0 +1,202 @@
+"""Where a shard's Moray is: the `hosts` table, else its SRV records and their addresses.
+
+A name that `hosts` lists is never asked for.  Answers are kept as long as they say, within
+bounds, and longer while no name server answers: a name service that is away stops no job.
+"""
+
+import ipaddress
+import random
+from collections.abc import Collection, Iterable, Mapping
+from typing import Generic, TypeVar
+
+import attrs
+import dns.asyncbackend
+import dns.asyncresolver
+import dns.exception
+import dns.rdatatype
+import dns.resolver
+import trio
+
+from rebalancer.errors import PeerUnreachable
+from rebalancer.log import get_logger
+from rebalancer.peers.names import Endpoint, locate, split_port
+
+SERVICE = "_moray._tcp"
+#: Without SRV records: the balancer in front of a zone's processes, then the first of these.
+PORTS = (2020, 2021)
+#: An answer is kept for at least and at most so many seconds, whatever it says.
+MIN_TTL_S, MAX_TTL_S = 5.0, 300.0
+#: One question has this many seconds, all its repetitions and name servers together.
+QUESTION_S = 5.0
+
+log = get_logger()
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Target:
+    """A server that may be connected to; a smaller `priority` comes first."""
+
+    endpoint: Endpoint
+    priority: int = 0
+    weight: int = 1
+
+
+def best(
+    targets: Iterable[Target],
+    used: Mapping[Endpoint, int],
+    shunned: Collection[Endpoint],
+    rng: random.Random,
+) -> Target:
+    """The target of the next connection.
+
+    Of the best priority, the one with the fewest connections for its weight; one that is
+    shunned only if all are.  `rng` decides between equals, or all clients would choose alike.
+    """
+
+    def rank(target: Target) -> tuple[bool, int, float, float]:
+        # A weight of 0 means hardly ever, if others have more.
+        load = (used.get(target.endpoint, 0) + 1) / max(target.weight, 0.01)
+        return target.endpoint in shunned, target.priority, load, rng.random()
+
+    return min(targets, key=rank)
+
+
+class Cache(Generic[T]):
+    """Answers by question.  Pure: the time in seconds is passed in.
+
+    Mutable state: each answer with the time until which it holds.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[T, float]] = {}
+
+    def fresh(self, question: tuple[str, str], now: float) -> T | None:
+        """The answer, if it still holds."""
+        answer, until = self._kept.get(question, (None, now))
+        return answer if now < until else None
+
+    def last(self, question: tuple[str, str]) -> T | None:
+        """The last answer, however old."""
+        return self._kept.get(question, (None, 0.0))[0]
+
+    def keep(self, question: tuple[str, str], answer: T, ttl_s: float, now: float) -> None:
+        """Let `answer` hold for `ttl_s`, cut to the bounds."""
+        self._kept[question] = answer, now + min(max(ttl_s, MIN_TTL_S), MAX_TTL_S)
+
+
+#: The records of one answer as text, empty if there are none of this kind.
+_Records = tuple[str, ...]
+
+
+@attrs.define(eq=False)
+class Resolver:
+    """Look-ups of shards.  Mutable state: the answers so far."""
+
+    hosts: Mapping[str, str]
+    #: None: those of /etc/resolv.conf.
+    nameserver: Endpoint | None = None
+    question_s: float = QUESTION_S
+    _cache: Cache[_Records] = attrs.field(factory=Cache)
+    _dns: dns.asyncresolver.Resolver | None = None
+
+    async def targets(self, name: str) -> list[Target]:
+        """The servers of the shard called `name`; a port in the name or in `hosts` is the only one.
+
+        Raises:
+          PeerUnreachable: a look-up failed: says which.
+        """
+        where = locate(name, self.hosts, 0)
+        is_listed = where != split_port(name, 0)
+        if where.port:
+            services = [Target(where)]
+        elif is_listed or not (services := await self._services(where.host)):
+            services = [Target(Endpoint(where.host, port), rank) for rank, port in enumerate(PORTS)]
+        if is_listed:
+            return services
+        found, failure = list[Target](), None
+        for service in services:
+            try:
+                addresses = await self._addresses(service.endpoint.host)
+            except PeerUnreachable as exc:
+                failure = exc
+                continue
+            found += [
+                attrs.evolve(service, endpoint=Endpoint(address, service.endpoint.port))
+                for address in addresses
+            ]
+        if failure is not None and not found:
+            raise failure
+        return found
+
+    async def _services(self, host: str) -> list[Target]:
+        if _is_address(host):
+            return []
+        services = []
+        for record in await self._ask(f"{SERVICE}.{host}", "SRV"):
+            priority, weight, port, target = record.split()
+            endpoint = Endpoint(target.rstrip("."), int(port))
+            services.append(Target(endpoint, int(priority), int(weight)))
+        return services
+
+    async def _addresses(self, host: str) -> _Records:
+        if _is_address(host):
+            return (host,)
+        if (listed := self.hosts.get(host)) is not None:
+            return (split_port(listed, 0).host,)
+        found = await self._ask(host, "A")
+        if not found:
+            raise PeerUnreachable(f"{host}: the name service has no address (A) of that name")
+        return found
+
+    async def _ask(self, name: str, kind: str) -> _Records:
+        question = name, kind
+        if (fresh := self._cache.fresh(question, trio.current_time())) is not None:
+            return fresh
+        ttl_s = MIN_TTL_S  # what is not there, or not answered, may come at any moment
+        try:
+            answer = await self._server().resolve(
+                name,
+                kind,
+                lifetime=self.question_s,
+                search=False,
+                backend=dns.asyncbackend.get_backend("trio"),
+            )
+            records = tuple(sorted(record.to_text() for record in answer))
+            ttl_s = 0.0 if answer.rrset is None else float(answer.rrset.ttl)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            records = ()
+        except (dns.exception.DNSException, OSError) as exc:
+            if _is_refusal(exc):
+                records = ()
+            elif (last := self._cache.last(question)) is not None:
+                log.warning("an old answer is used", name=name, kind=kind, error=str(exc))
+                records = last
+            else:
+                raise PeerUnreachable(f"{name}: no answer to the look-up ({kind}): {exc}") from exc
+        self._cache.keep(question, records, ttl_s, trio.current_time())
+        return records
+
+    def _server(self) -> dns.asyncresolver.Resolver:
+        if self._dns is None:
+            self._dns = dns.asyncresolver.Resolver(configure=self.nameserver is None)
+            if self.nameserver is not None:
+                self._dns.nameservers = [self.nameserver.host]
+                self._dns.port = self.nameserver.port
+        return self._dns
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_refusal(exc: Exception) -> bool:
+    """Whether every name server refused: so Triton's answers for a name that it does not know."""
+    if not isinstance(exc, dns.resolver.NoNameservers):
+        return False
+    errors = exc.kwargs.get("errors", ())
+    return bool(errors) and all(str(error[3]) == "REFUSED" for error in errors)
