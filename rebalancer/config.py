@@ -253,6 +253,8 @@ class ManagerConfig:
     max_attempts: int = attrs.field(default=3, validator=_whole(1, 100))
     #: An agent without any progress for this long has lost its assignments.
     agent_timeout: int = attrs.field(default=3600, validator=_whole(1))
+    #: A shard that has taken no update for this long loses those that wait for it.
+    metadata_timeout: int = attrs.field(default=3600, validator=_whole(1))
     delete_assignments: bool = True
     allow_source_evac_shark: bool = True
     exclude_key_prefixes: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import attrs
-import trio
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.batches import BatchLimits
@@ -18,6 +17,7 @@ from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore
+from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.client import MorayClient
@@ -69,8 +69,9 @@ class Moved:
 class Job:
     """What the stages of one job share.
 
-    Mutable state: `updaters`, resized while the job runs; `given_back`, the assignments whose
-    objects `discover` must feed again; `failures`, what makes the job end as failed.
+    Mutable state: `updaters`, whose number changes while the job runs; `given_back`, the
+    assignments whose objects `discover` must feed again; `failures`, what makes the job end as
+    failed.
     """
 
     id: str
@@ -86,7 +87,7 @@ class Job:
     listing: Listing | None
     metrics: ManagerMetrics
     ledger: Ledger
-    updaters: trio.CapacityLimiter
+    updaters: Updaters
     max_objects: int | None = None
     rng: random.Random = attrs.field(factory=random.Random)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())

@@ -34,6 +34,7 @@ from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
@@ -167,8 +168,9 @@ class Jobs:
         if job.config.options.use_static_md_update_threads:
             raise BadRequest(f"Job ({row.id}) does not support dynamic configuration updates")
         _check_updaters(updaters)
-        job.updaters.total_tokens = updaters
-        self.metrics.updaters(updaters)
+        job.updaters.resize(updaters)
+        for shard in job.moray.values():
+            shard.resize(updaters)
         log.info("updaters", job=row.id, limit=updaters)
 
     # --- running -------------------------------------------------------------------------
@@ -226,10 +228,9 @@ class Jobs:
                 listing=self._listing(row.params),
                 metrics=self.metrics,
                 ledger=Ledger(config.options.max_assignments_per_shark),
-                updaters=trio.CapacityLimiter(threads),
+                updaters=Updaters(threads, config.metadata_timeout, self.metrics.updaters),
                 max_objects=row.params.get("max_objects"),
             )
-            self.metrics.updaters(threads)
             self._running = job
             try:
                 await pipeline.run(job)

@@ -23,6 +23,11 @@ class ManagerMetrics:
         self._updaters = prometheus.Gauge(
             "md_thread_gauge", "concurrent metadata updates allowed", registry=self.registry
         )
+        self._in_force = prometheus.Gauge(
+            "md_threads_in_force",
+            "concurrent metadata updates in force, fewer while a shard is overloaded",
+            registry=self.registry,
+        )
         where = ("shard", "id_column")
         self._scan_position = prometheus.Gauge(
             "scan_position", "ids of the running job scanned", where, registry=self.registry
@@ -52,6 +57,7 @@ class ManagerMetrics:
         self._scan_position.labels(str(scan.shard), scan.column).set(scan.position)
         self._scan_until.labels(str(scan.shard), scan.column).set(scan.until)
 
-    def updaters(self, limit: int) -> None:
-        """The limit of concurrent metadata updates is now `limit`."""
+    def updaters(self, limit: int, in_force: int) -> None:
+        """The operator allows `limit` concurrent metadata updates; `in_force` may run."""
         self._updaters.set(limit)
+        self._in_force.set(in_force)

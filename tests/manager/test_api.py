@@ -187,13 +187,13 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
         await trio.sleep(0.2)
         waiting = await rig.create()
         assert rig.jobs._running is not None
-        limiter = rig.jobs._running.updaters
-        before = limiter.total_tokens
+        updaters = rig.jobs._running.updaters
+        before = updaters.in_force
         answers = {
             params: await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
             for params in (30, 250, 1, 0, -5, 251)
         }
-        ignored = limiter.total_tokens
+        ignored = updaters.in_force
         wrong = [
             await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
             for params in ("3", None, 2.5, True, [3])

@@ -295,8 +295,8 @@ async def test_an_update_that_fails_for_ever_is_an_error(
     async with world.job() as job:
         rows = job.store.database._reader.execute("SELECT detail FROM evacuateobjects")
         assert {row["detail"] for row in rows} == {
-            "1.moray.lab: connection lost",
-            "2.moray.lab: connection lost",
+            "1.moray.lab: connection lost; whether it was written is unknown",
+            "2.moray.lab: connection lost; whether it was written is unknown",
         }
         (orphans,) = job.store.database._reader.execute("SELECT count(*) FROM orphans").fetchone()
     assert orphans == 20

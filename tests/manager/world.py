@@ -28,6 +28,7 @@ from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore, open_store
+from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.moray.client import MorayClient, Put, Record
@@ -229,7 +230,11 @@ class World:
                 listing=self.listing,
                 metrics=ManagerMetrics(config),
                 ledger=Ledger(config.options.max_assignments_per_shark),
-                updaters=trio.CapacityLimiter(config.options.max_metadata_update_threads),
+                updaters=Updaters(
+                    config.options.max_metadata_update_threads,
+                    config.metadata_timeout,
+                    lambda _limit, _in_force: None,
+                ),
                 rng=random.Random(1),
                 **changes,
             )

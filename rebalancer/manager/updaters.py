@@ -1,0 +1,90 @@
+"""The metadata updates of a job that may run at a time: the operator's limit, and what is in force.
+
+A metadata tier that says it is overloaded is given less to do than the operator allows; one that
+is down is waited for, but not for ever.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import trio
+
+from rebalancer.domain.pace import Pace, Patience
+from rebalancer.log import get_logger
+
+log = get_logger()
+
+
+class Updaters:
+    """A limiter that keeps a pace.
+
+    Mutable state: the limiter and the pace, in step; the patience with each shard.  `tell` is
+    called with the operator's limit and the one in force whenever either changes.
+    """
+
+    def __init__(self, limit: int, patience_s: float, tell: Callable[[int, int], None]) -> None:
+        self._pace = Pace(limit)
+        self._limiter = trio.CapacityLimiter(limit)
+        self._patience_s = patience_s
+        self._shards: defaultdict[int, Patience] = defaultdict(self.patience)
+        self._tell = tell
+        tell(limit, limit)
+
+    @property
+    def limit(self) -> int:
+        """The operator's."""
+        return self._pace.ceiling
+
+    @property
+    def in_force(self) -> int:
+        """Updates that may begin while fewer than these run."""
+        return int(self._limiter.total_tokens)
+
+    def resize(self, limit: int) -> None:
+        """Allow `limit` from now on, whatever was in force; what runs is not disturbed."""
+        self._pace.resize(limit)
+        self._limiter.total_tokens = limit
+        self._tell(limit, limit)
+
+    async def acquire(self, borrower: object) -> None:
+        """Wait until one more may run; `release` must follow."""
+        await self._limiter.acquire_on_behalf_of(borrower)
+
+    def release(self, borrower: object) -> None:
+        """One has ended."""
+        self._limiter.release_on_behalf_of(borrower)
+
+    def patience(self) -> Patience:
+        """For what is tried again and again."""
+        return Patience(self._patience_s)
+
+    def answered(self, shard: int) -> None:
+        """A shard is there, whatever it said."""
+        self._shards[shard].on_success()
+
+    def succeeded(self, shard: int) -> None:
+        """A shard has done what it was asked."""
+        self.answered(shard)
+        self._pace.on_success()
+        self._apply()
+
+    def failed(self, shard: int) -> None:
+        """A shard did not answer, or has not done what it was asked, for now."""
+        self._shards[shard].on_failure(trio.current_time())
+
+    def overloaded(self, asked_at: float) -> None:
+        """A shard has too much to do, as it answered to what was asked at `asked_at`."""
+        at_work = self._limiter.borrowed_tokens
+        self._pace.on_overload(asked_at=asked_at, now=trio.current_time(), at_work=at_work)
+        self._apply()
+        log.warning("a shard is overloaded", limit=self.limit, in_force=self.in_force)
+
+    def is_given_up(self, shard: int) -> bool:
+        """Whether a shard has done nothing it was asked for so long that it is not waited for."""
+        return self._shards[shard].is_over(trio.current_time())
+
+    def _apply(self) -> None:
+        now = self._pace.limit
+        if now != self.in_force:
+            self._limiter.total_tokens = now
+            self._tell(self.limit, now)
