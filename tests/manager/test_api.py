@@ -194,6 +194,7 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
             for params in (30, 250, 1, 0, -5, 251)
         }
         ignored = updaters.in_force
+        connections = {shard._pool.limit for shard in rig.jobs._running.moray.values()}
         wrong = [
             await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
             for params in ("3", None, 2.5, True, [3])
@@ -201,7 +202,7 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
         change = {"action": "set_metadata_threads", "params": 3}
         others = [await rig.put(name, change) for name in (done, waiting, UUID, "7")]
 
-    assert (before, ignored) == (10, 1)
+    assert (before, ignored, connections) == (10, 1, {1})
     assert answers[30] == answers[250] == answers[1] == (200, "")
     assert answers[0] == answers[-5] == (400, "Cannot set metadata update threads below 1")
     assert answers[251] == (400, "Cannot set metadata update threads above 250")

@@ -12,12 +12,16 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
+from rebalancer import config
+from rebalancer.config import ManagerConfig
 from rebalancer.devregion.moray.errors import MorayError as ServerError
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.stages.rewrite import CONFLICTS, Member, Rewriter, parse
 from rebalancer.manager.stages.update import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, chunks
 from rebalancer.manager.store import StoredRecord
@@ -566,6 +570,20 @@ async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) 
         for end in ends:
             end.set()
     assert told == [(2, 2), (5, 5), (5, 2), (6, 6), (1, 1)]
+
+
+async def test_both_numbers_are_exported() -> None:
+    """The operator's under the predecessor's name, and the one in force beside it."""
+    metrics = ManagerMetrics(ManagerConfig("lab", (config.Shard("1.moray.lab"),)))
+    updaters = Updaters(12, HOUR_S, metrics.updaters)
+    updaters.resize(30)
+    for number in range(30):
+        await updaters.acquire(number)
+    updaters.overloaded(trio.current_time())
+
+    text = generate_latest(metrics.registry).decode()
+    assert "md_thread_gauge 30.0" in text
+    assert "md_threads_in_force 15.0" in text
 
 
 # --- what is written -------------------------------------------------------------------------
