@@ -1,0 +1,292 @@
+"""Updates of records a second, by the number of updaters: the manager's own stage and store,
+against the region's Moray in a process of its own.
+
+A real server leaves Nagle's algorithm on, so END waits for the client's acknowledgement of DATA,
+which a kernel delays by 40 ms unless told by TCP_QUICKACK not to.  The region's server has no such
+delay; in the rows without QUICKACK it waits as long before END, and the client does not set the
+option.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from rebalancer.config import ManagerConfig, Options, Shard
+from rebalancer.devregion.moray.server import ShardServer
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.domain import objects
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.log import configure
+from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.job import Job, Moved
+from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.stages.update import update
+from rebalancer.manager.store import JobStore, NewAssignment, ScanPosition, open_store
+from rebalancer.manager.updaters import Updaters
+from rebalancer.peers.moray import connection
+from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
+
+ORIGIN = objects.Shark("dc1", "1.stor.lab")
+DESTINATION = objects.Shark("dc1", "9.stor.lab")
+TASKS = 50  # of an assignment
+DELAYED_ACK_S = 0.04
+OWNER = "0a1b2c3d-0000-4000-8000-000000000001"
+UPDATERS = (1, 4, 10, 30, 100)
+
+
+@attrs.frozen
+class Setting:
+    """A row: so many updaters, with or without batches and QUICKACK."""
+
+    batched: bool
+    quickack: bool
+    updaters: int
+
+    def __str__(self) -> str:
+        writes = f"batches of {TASKS}" if self.batched else "plain"
+        return f"{writes}, {'' if self.quickack else 'no '}QUICKACK, {self.updaters}"
+
+    @property
+    def assignments(self) -> int:
+        """Enough for some seconds, and some for each updater."""
+        return max(2 * self.updaters, 40) if self.batched else max(self.updaters, 2)
+
+
+@attrs.frozen
+class Run:
+    """Seconds of the clock, of our CPU, and of each call of the client."""
+
+    wall_s: float
+    cpu_s: float
+    calls_s: tuple[float, ...]
+
+
+def record(number: int) -> dict[str, Any]:
+    """About as long as a real one: 860 bytes."""
+    name = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+    key = f"/{OWNER}/stor/logs/muskie/2026/{number % 28 + 1:02}/{number:07}.log"
+    sharks = [
+        attrs.asdict(ORIGIN),
+        {"datacenter": "dc2", "manta_storage_id": f"{number % 7 + 2}.stor.lab"},
+    ]
+    return {
+        "dirname": key.rpartition("/")[0],
+        "key": key,
+        "headers": {"m-note": "x" * 200},
+        "mtime": 1700000000000 + number,
+        "name": key.rpartition("/")[2],
+        "creator": OWNER,
+        "owner": OWNER,
+        "roles": [],
+        "type": "object",
+        "contentLength": 1000 + number,
+        "contentMD5": "L9NrIZXTY37AYVZN9+gZ7w==",
+        "contentType": "text/plain",
+        "etag": name,
+        "objectId": name,
+        "sharks": sharks,
+        "vnode": number % 4096,
+    }
+
+
+# --- the server ----------------------------------------------------------------------------
+
+
+@contextmanager
+def running_server(file: Path, delay_s: float) -> Iterator[int]:
+    """The region's Moray over `file`, in another process: its port."""
+    command = [sys.executable, __file__, "--serve", str(file), "--delay", str(delay_s)]
+    popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert popen.stdout is not None
+        yield int(popen.stdout.readline())
+    finally:
+        popen.kill()
+        popen.wait(10)
+
+
+async def serve(file: Path, delay_s: float) -> None:
+    """Serve one shard for ever, and tell the port."""
+    async with trio.open_nursery() as nursery:
+        server = ShardServer(ShardStore(file), delay_end_s=delay_s)
+        _, port = await nursery.start(server.serve, "127.0.0.1", 0)
+        print(port, flush=True)
+
+
+# --- the manager ---------------------------------------------------------------------------
+
+
+@attrs.define
+class Timed:
+    """A client whose calls are timed."""
+
+    client: MorayClient
+    seconds: list[float] = attrs.field(factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.client.name
+
+    async def put_object(self, bucket: str, key: str, value: Any, etag: str | None) -> str:
+        begun = time.perf_counter()
+        made = await self.client.put_object(bucket, key, value, etag)
+        self.seconds.append(time.perf_counter() - begun)
+        return made
+
+    async def batch(self, puts: Sequence[Put]) -> None:
+        begun = time.perf_counter()
+        await self.client.batch(puts)
+        self.seconds.append(time.perf_counter() - begun)
+
+    async def get_object(self, bucket: str, key: str) -> Record | None:
+        return await self.client.get_object(bucket, key)
+
+
+async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Moved]:
+    """Records in the shard, and in the job's file their objects, copied."""
+    values = [record(number) for number in range(assignments * TASKS)]
+    shard.seed("manta", [(value["key"], value) for value in values])
+    action = Evacuate(ORIGIN)
+    found = []
+    for value in values:
+        key, row = value["key"], shard.get("manta", value["key"])
+        one = action.read(shard=1, key=key, etag=row["_etag"], text=json.dumps(row["value"]))
+        assert one is not None
+        found.append(one)
+    await store.found(found, ScanPosition(1, "_id", len(found), len(found)))
+    moved = []
+    for start in range(0, len(found), TASKS):
+        ids = tuple(one.id for one in found[start : start + TASKS])
+        made = NewAssignment(str(uuid.uuid4()), DESTINATION, ids, 0)
+        await store.assign(made)
+        await store.accepted(made.id)
+        await store.copied(made.id, {})
+        moved.append(Moved(made.id, DESTINATION))
+    return moved
+
+
+async def measure(setting: Setting, folder: Path) -> Run:
+    """From the first assignment until the last record is written and its row settled."""
+    shard_file = folder / "shard.sqlite"
+    options = Options(
+        use_batched_updates=setting.batched, max_metadata_update_threads=setting.updaters
+    )
+    config = ManagerConfig(
+        "lab", (Shard("1.moray.lab"),), options=options, delete_assignments=False
+    )
+    metrics = ManagerMetrics(config)
+    async with open_store(folder / "job.sqlite") as store:
+        shard = ShardStore(shard_file)
+        moved = await fill(store, shard, setting.assignments)
+        shard.close()
+        with running_server(shard_file, 0.0 if setting.quickack else DELAYED_ACK_S) as port:
+            hosts = {"1.moray.lab": f"127.0.0.1:{port}"}
+            async with open_moray({1: "1.moray.lab"}, hosts, connections=setting.updaters) as m:
+                timed = Timed(m[1])
+                job = Job(
+                    id="bench",
+                    action=Evacuate(ORIGIN),
+                    config=config,
+                    store=store,
+                    fleet=cast(Any, None),
+                    agents=cast(Any, None),
+                    scanned={},
+                    moray={1: cast(MorayClient, timed)},
+                    listing=None,
+                    metrics=metrics,
+                    ledger=Ledger(1),
+                    updaters=Updaters(setting.updaters, 60.0, metrics.updaters),
+                )
+                await m[1].ping()
+                begun, cpu = time.perf_counter(), time.process_time()
+                send, receive = trio.open_memory_channel[Moved](len(moved))
+                for item in moved:
+                    send.send_nowait(item)
+                send.close()
+                await update(job, receive)
+                wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        status = await store.status()
+        assert status.objects(ObjectStatus.COMPLETE) == len(moved) * TASKS, status
+    return Run(wall, cpu, tuple(timed.seconds))
+
+
+# --- rounds and the table ------------------------------------------------------------------
+
+
+def run(setting: Setting) -> Run:
+    """One setting in a folder of its own, in memory if there is such a place."""
+    shm = Path("/dev/shm")
+    # The module knows whether the system has the option; the rows without it are as if not.
+    before = connection._QUICKACK
+    if not setting.quickack:
+        connection._QUICKACK = None
+    try:
+        with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
+            return trio.run(measure, setting, Path(folder))
+    finally:
+        connection._QUICKACK = before
+
+
+def add_row(table: Table, setting: Setting, runs: list[Run]) -> None:
+    count = setting.assignments * TASKS
+    rates = sorted(count / one.wall_s for one in runs)
+    calls = sorted(second for one in runs for second in one.calls_s)
+    p50, p99 = (calls[min(int(len(calls) * part), len(calls) - 1)] for part in (0.5, 0.99))
+    cpu = statistics.median(one.cpu_s / count for one in runs)
+    table.add_row(
+        f"batches of {TASKS}" if setting.batched else "plain",
+        "yes" if setting.quickack else "no",
+        str(setting.updaters),
+        f"{statistics.median(rates):,.0f}",
+        f"{rates[0]:,.0f} - {rates[-1]:,.0f}",
+        f"{p50 * 1000:.1f}",
+        f"{p99 * 1000:.1f}",
+        f"{cpu * 1e6:.0f}",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="settings that contain this text")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    configure("bench", "error")
+    if options.serve:
+        trio.run(serve, options.serve, options.delay)
+        return
+    table = Table(
+        *("writes", "QUICKACK", "updaters", "updates/s", "min - max"),
+        *("call p50 ms", "p99 ms", "our CPU us/update"),
+        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds",
+    )
+    for batched in (False, True):
+        for quickack in (False, True):
+            for updaters in UPDATERS:
+                setting = Setting(batched, quickack, updaters)
+                if options.only in str(setting):
+                    add_row(table, setting, [run(setting) for _ in range(options.rounds)])
+            table.add_section()
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
