@@ -431,6 +431,26 @@ async def test_a_shard_that_is_away_for_too_long_is_given_up(
     assert all(member.outcome and member.outcome.is_complete for member in again)
 
 
+async def test_a_shard_that_refuses_is_there(rigs: Rigs, autojump_clock: object) -> None:
+    """It failed once, then refused what it was asked: hours later it has its whole time again."""
+    rig = rigs(2, batched=False)
+    refused = server_error("InvocationError")
+    rig.shard.before = at({1, 4}, PeerUnreachable("lost"))
+
+    async def refuse(method: str, keys: list[str]) -> None:
+        await trio.sleep(0.01)
+        if method == "put":
+            raise refused
+
+    rig.shard.after = refuse
+    await rig.rewriter.rewrite(rig.members[:1])
+    rig.shard.after = willing
+    await trio.sleep(2 * HOUR_S)
+    await rig.rewriter.rewrite(rig.members[1:])
+    assert rig.members[1].outcome is not None
+    assert rig.members[1].outcome.is_complete
+
+
 async def test_a_record_that_only_waits_is_given_up_alone(
     rigs: Rigs, autojump_clock: object
 ) -> None:

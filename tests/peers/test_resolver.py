@@ -64,6 +64,7 @@ async def test_a_shard_is_where_its_srv_records_say(rig: Rig) -> None:
         ("127.0.0.1:7", ["127.0.0.1:7"]),
         ("127.0.0.1", ["127.0.0.1:2020", "127.0.0.1:2021"]),
         ("[::1]:7", ["[::1]:7"]),
+        ("localhost:7", ["localhost:7"]),
     ],
 )
 async def test_a_listed_shard_is_never_asked_for(
