@@ -243,6 +243,15 @@ async def test_what_somebody_else_moved_is_not_touched(rigs: Rigs, autojump_cloc
     assert not [call for call in calls if call in ("put a", "put b")]
 
 
+async def test_a_record_that_became_unusable_is_told(rigs: Rigs, autojump_clock: object) -> None:
+    """Each with its own reason; the others are written."""
+    rig = rigs(4)
+    rig.change("a", sharks={})
+    rig.change("c", sharks=[attrs.asdict(ORIGIN), attrs.asdict(ORIGIN)])
+    await rig.run()
+    assert rig.outcomes() == "missing_sharks written duplicate_shark written"
+
+
 @pytest.mark.parametrize("name", ["UniqueAttributeError", "ObjectNotFoundError"])
 async def test_a_conflict_that_names_no_key_is_found_by_reading(
     name: str, rigs: Rigs, autojump_clock: object
