@@ -291,9 +291,13 @@ def _progress_line(view: Mapping[str, Any], rates: Rates) -> str:
     objects, size = rates.per_s()
     # Discovery may still be finding more, so this is the least it can take.
     eta = f"{(known - done) / objects:,.0f} s" if objects else "unknown"
-    ids = sum(scan["until"] for scan in view.get("scans", ()))
-    scanned = sum(scan["position"] for scan in view.get("scans", ())) / max(ids, 1)
+    scans = view.get("scans", ())
+    # Only the last round moves.
+    last = max((scan.get("round", 0) for scan in scans), default=0)
+    scans = [scan for scan in scans if scan.get("round", 0) == last]
+    scanned = sum(scan["position"] for scan in scans) / max(sum(scan["until"] for scan in scans), 1)
+    again = f" again ({last})" if last else ""
     return (
-        f"{scanned:.0%} scanned   {done:,}/{known:,} objects settled   {objects:,.0f} objects/s"
-        f"   {size / 1e6:,.1f} MB/s   time left: {eta}"
+        f"{scanned:.0%} scanned{again}   {done:,}/{known:,} objects settled"
+        f"   {objects:,.0f} objects/s   {size / 1e6:,.1f} MB/s   time left: {eta}"
     )
