@@ -106,15 +106,23 @@ def create() -> None:
     help="Take the records that this file on the manager's machine names, without a scan: a line"
     ' {"key": ..., "shard": ...} each; the shard may be missing.',
 )
+@click.option("--strict", is_flag=True, help="Begin only if the pre-flight finds nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 @click.pass_obj
 def evacuate(
-    url: str, shark: str, max_objects: int | None, objects_file: str | None, as_json: bool
+    url: str,
+    shark: str,
+    max_objects: int | None,
+    objects_file: str | None,
+    strict: bool,
+    as_json: bool,
 ) -> None:
     """Make a job that moves every object off a storage node."""
     params = {"from_shark": shark, "max_objects": max_objects}
     if objects_file is not None:
         params["objects_file"] = objects_file
+    if strict:
+        params["strict"] = True
     body = {"action": "evacuate", "params": params}
     reply = _with_manager(url, lambda manager: manager.ask("POST", "/jobs", body))
     _echo_new_job(reply, as_json)
