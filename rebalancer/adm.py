@@ -153,7 +153,8 @@ def get(url: str, uuid: str, as_json: bool) -> None:
     if as_json or not sys.stdout.isatty():
         _echo_json(reply, as_json)
     else:
-        Console().print(counts_table(reply.json()))
+        view = reply.json()
+        Console().print(counts_table(view), *notes(view), sep="\n", markup=False)
 
 
 @job.command()
@@ -219,6 +220,14 @@ def counts_table(view: Mapping[str, Any]) -> Table:
     return table
 
 
+def notes(view: Mapping[str, Any]) -> list[str]:
+    """What an operator should know of a job besides its counts: warnings, and what remains."""
+    lines = [f"warning: {one['check']}: {one['detail']}" for one in view.get("warnings", ())]
+    if (rounds := view.get("rounds")) and (remaining := rounds[-1]["remaining"]):
+        lines.append(f"{remaining:,} records still name the shark: see table remaining")
+    return lines
+
+
 @attrs.define
 class Rates:
     """Objects and bytes a second.  Mutable state: the samples of the last seconds."""
@@ -272,7 +281,7 @@ async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, 
             if view["state"] not in _RUNNING:
                 break
             await trio.sleep(WATCH_S)
-    console.print(counts_table(view))
+    console.print(counts_table(view), *notes(view), sep="\n", markup=False)
     return view
 
 

@@ -744,13 +744,15 @@ def _meet_again(
         is_unchanged = known["etag"] == record.etag
         if not is_news(known["status"], known["reason"], is_unchanged=is_unchanged):
             return _Met(why=known["reason"])
+    if known is not None and known["status"] == ObjectStatus.COMPLETE:
+        _note_lost_name(db, known, path)
     if is_last:
         return _Met(why=FOUND_TOO_LATE)
     earlier = None
     if known is None:
         _insert(db, record)
     else:
-        earlier = _return(db, tally, record, known, path)
+        earlier = _return(db, tally, record, known)
     status = _first_status(record)
     tally.add(status, record.error or record.outcome, 1, record.size)
     if status is not ObjectStatus.UNPROCESSED or record.obj is None:
@@ -759,17 +761,13 @@ def _meet_again(
 
 
 def _return(
-    db: sqlite3.Connection, tally: _Tally, record: FoundRecord, known: sqlite3.Row, path: str
+    db: sqlite3.Connection, tally: _Tally, record: FoundRecord, known: sqlite3.Row
 ) -> str | None:
     """Give a known object another turn, with its record as it is now; where it has a copy."""
     old = ObjectStatus(known["status"])
     advance(states.OBJECT, old, ObjectEvent.FOUND_AGAIN)
-    was_complete = old is ObjectStatus.COMPLETE
-    earlier = known["dest_shark"] if was_complete or known["reason"] in GONE else None
-    linked = db.execute("SELECT 1 FROM links WHERE id = ?", (record.id,)).fetchone()
-    if was_complete and not linked:
-        # Until it is named again.  With several records there is no telling here whether it is.
-        _note_orphan(db, known, path, "its record was put back")
+    has_copy = old is ObjectStatus.COMPLETE or known["reason"] in GONE
+    earlier = known["dest_shark"] if has_copy else None
     db.execute(
         "UPDATE evacuateobjects SET status = ?, object = ?, etag = ?, bytes = ?, error = ?,"
         " outcome = ?, detail = ?, skipped_reason = NULL, assignment_id = NULL, dest_shark = NULL,"
@@ -789,6 +787,13 @@ def _return(
     )
     tally.add(old, known["reason"], -1, -known["bytes"])
     return None if earlier is None else str(earlier)
+
+
+def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row, path: str) -> None:
+    """No record names the copy of a complete object, until one does again."""
+    # With several records there is no telling here whether another of them does.
+    if db.execute("SELECT 1 FROM links WHERE id = ?", (known["id"],)).fetchone() is None:
+        _note_orphan(db, known, path, "its record was put back")
 
 
 def _meet_link(
