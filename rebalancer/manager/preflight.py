@@ -66,8 +66,8 @@ async def preflight(
     """All findings about an evacuation of `origin`, in the order of the checks.
 
     `nodes` are those that storinfo lists, `shards` the live metadata; `clones` is empty for a
-    job that does not look there.  It takes seconds, whatever does not answer, and raises
-    nothing: what cannot be asked is a finding.
+    job that does not look there.  It takes a bounded time, whatever does not answer, and
+    raises nothing: what cannot be asked is a finding.
     """
     rules = rules_of(config)
     now_ms = time.time_ns() // 1_000_000

@@ -1016,13 +1016,15 @@ def read_job(path: Path) -> Overview:
         )
 
 
-#: The objects of a job that another job can take up, and their further records.  Whatever a
-#: shard that is not configured has is left out, for nothing can be asked about it.
-RETRYABLE = ("objects", "links")
+#: The objects of a job that another job can take up, their further records, and what came back
+#: after the last round.  Whatever a shard that is not configured has is left out, for nothing
+#: can be asked about it.
+RETRYABLE = ("objects", "links", "remaining")
 _RETRYABLE = {
     "objects": "evacuateobjects WHERE status IN ('skipped', 'error')"
     " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
     "links": "links WHERE status <> 'complete'",
+    "remaining": f"remaining WHERE why = '{FOUND_TOO_LATE}'",
 }
 
 

@@ -19,7 +19,7 @@ from rebalancer.domain.again import GONE, is_news
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import JobFailed, PeerRefused
 from rebalancer.manager import pipeline
-from rebalancer.manager.listings import ObjectsFile
+from rebalancer.manager.listings import EarlierJob, ObjectsFile
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
 OBJECTS = 12
@@ -169,6 +169,15 @@ async def test_a_stubborn_writer_is_listed(world: World, autojump_clock: object)
     (found,) = remaining(world)
     assert found[1:] == ("/account/stor/5", object_id(5), "found_too_late")
     assert orphans(world) == [object_id(5)]  # its copy, which no record names
+
+
+async def test_what_came_too_late_can_be_retried(world: World, autojump_clock: object) -> None:
+    """Its object is complete, so that only the list tells."""
+    put_back(world, 5, times=3)
+    await world.run()
+    world.listing, world.job_name = EarlierJob(world.job_file), "retry"
+    assert await world.run() == {("complete", ""): 1}
+    assert on_shark(world) == set()
 
 
 async def test_what_could_not_be_moved_is_listed_and_not_tried_again(
@@ -347,7 +356,7 @@ class Crash(Exception):
 def busy_world(folder: Path) -> World:
     """A final scan has something of each kind to find."""
     made = make_world(folder, [record(number) for number in range(1, FEW + 1)])
-    made.options = Options(max_tasks_per_assignment=3, md_read_chunk_size=20)
+    made.options = Options(max_tasks_per_assignment=7, md_read_chunk_size=20)
     made.agents.failures = {object_id(2): reasons.MD5_MISMATCH}
     put(made, record(1, key="/account/stor/link"))
     put(made, {"key": "/account/uploads/a/1", "type": "directory",
