@@ -106,15 +106,23 @@ def create() -> None:
     help="Take the records that this file on the manager's machine names, without a scan: a line"
     ' {"key": ..., "shard": ...} each; the shard may be missing.',
 )
+@click.option("--strict", is_flag=True, help="Begin only if the pre-flight finds nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 @click.pass_obj
 def evacuate(
-    url: str, shark: str, max_objects: int | None, objects_file: str | None, as_json: bool
+    url: str,
+    shark: str,
+    max_objects: int | None,
+    objects_file: str | None,
+    strict: bool,
+    as_json: bool,
 ) -> None:
     """Make a job that moves every object off a storage node."""
     params = {"from_shark": shark, "max_objects": max_objects}
     if objects_file is not None:
         params["objects_file"] = objects_file
+    if strict:
+        params["strict"] = True
     body = {"action": "evacuate", "params": params}
     reply = _with_manager(url, lambda manager: manager.ask("POST", "/jobs", body))
     _echo_new_job(reply, as_json)
@@ -145,7 +153,8 @@ def get(url: str, uuid: str, as_json: bool) -> None:
     if as_json or not sys.stdout.isatty():
         _echo_json(reply, as_json)
     else:
-        Console().print(counts_table(reply.json()))
+        view = reply.json()
+        Console().print(counts_table(view), *notes(view), sep="\n", markup=False)
 
 
 @job.command()
@@ -211,6 +220,14 @@ def counts_table(view: Mapping[str, Any]) -> Table:
     return table
 
 
+def notes(view: Mapping[str, Any]) -> list[str]:
+    """What an operator should know of a job besides its counts: warnings, and what remains."""
+    lines = [f"warning: {one['check']}: {one['detail']}" for one in view.get("warnings", ())]
+    if (rounds := view.get("rounds")) and (remaining := rounds[-1]["remaining"]):
+        lines.append(f"{remaining:,} records still name the shark: see table remaining")
+    return lines
+
+
 @attrs.define
 class Rates:
     """Objects and bytes a second.  Mutable state: the samples of the last seconds."""
@@ -264,7 +281,7 @@ async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, 
             if view["state"] not in _RUNNING:
                 break
             await trio.sleep(WATCH_S)
-    console.print(counts_table(view))
+    console.print(counts_table(view), *notes(view), sep="\n", markup=False)
     return view
 
 
@@ -291,9 +308,13 @@ def _progress_line(view: Mapping[str, Any], rates: Rates) -> str:
     objects, size = rates.per_s()
     # Discovery may still be finding more, so this is the least it can take.
     eta = f"{(known - done) / objects:,.0f} s" if objects else "unknown"
-    ids = sum(scan["until"] for scan in view.get("scans", ()))
-    scanned = sum(scan["position"] for scan in view.get("scans", ())) / max(ids, 1)
+    scans = view.get("scans", ())
+    # Only the last round moves.
+    last = max((scan.get("round", 0) for scan in scans), default=0)
+    scans = [scan for scan in scans if scan.get("round", 0) == last]
+    scanned = sum(scan["position"] for scan in scans) / max(sum(scan["until"] for scan in scans), 1)
+    again = f" again ({last})" if last else ""
     return (
-        f"{scanned:.0%} scanned   {done:,}/{known:,} objects settled   {objects:,.0f} objects/s"
-        f"   {size / 1e6:,.1f} MB/s   time left: {eta}"
+        f"{scanned:.0%} scanned{again}   {done:,}/{known:,} objects settled"
+        f"   {objects:,.0f} objects/s   {size / 1e6:,.1f} MB/s   time left: {eta}"
     )

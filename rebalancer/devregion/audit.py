@@ -9,74 +9,22 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from rebalancer.devregion.checks import TITLES, Audit, Check
 from rebalancer.devregion.contents import md5
 from rebalancer.devregion.expectations import EXPECTED, Kind
 from rebalancer.devregion.layout import Layout
-from rebalancer.devregion.writer import Change, read_journal
-
-#: Offenders shown of each invariant.
-SHOWN = 5
+from rebalancer.devregion.writer import REPLACING, Change, Changed, read_journal
+from rebalancer.domain.again import FOUND_TOO_LATE
+from rebalancer.domain.objects import upload_sharks
 
 #: What a job may say of an object that a user replaced or deleted.
 REPLACED = (None, ("complete", ""), ("skipped", "overwritten"), ("skipped", "deleted"))
-
-TITLES = {
-    1: "a new copy is named only where it lies whole and verified",
-    2: "no record names fewer shards, no object has fewer good copies",
-    3: "no object lies in fewer datacenters, none twice on a shark",
-    4: "only the evacuated shark's entry of a record changed",
-    5: "records that were not moved are untouched, and never counted as moved",
-    6: "every object has one status, the expected one; counters equal rows",
-    7: "nothing is left half done",
-    8: "no temporary files, no forgotten assignments",
-    9: "agents wrote nothing but objects that they were given",
-    10: "no data is gone; copies that no record names are on record",
-}
-
-
-@attrs.define
-class Check:
-    """One invariant.  Mutable state: how much was checked, and what broke it."""
-
-    number: int
-    checked: int = 0
-    violations: int = 0
-    offenders: list[str] = attrs.field(factory=list)
-
-    @property
-    def title(self) -> str:
-        """The invariant in a line."""
-        return TITLES[self.number]
-
-    @property
-    def ok(self) -> bool:
-        """Whether it holds, on something."""
-        return not self.violations and self.checked > 0
-
-    def that(self, holds: bool, offender: str) -> None:
-        """One more was checked."""
-        self.checked += 1
-        if not holds:
-            self.violations += 1
-            if len(self.offenders) < SHOWN:
-                self.offenders.append(offender)
-
-
-@attrs.frozen
-class Audit:
-    """The result, by invariant."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether all hold."""
-        return all(check.ok for check in self.checks)
 
 
 @attrs.frozen
@@ -91,6 +39,8 @@ class _Pair:
     before_etag: str | None
     after: dict[str, Any] | None
     after_etag: str | None
+    #: Whether `before` was written too late to be moved.
+    is_late: bool = False
 
 
 def audit(layout: Layout, job_file: Path) -> Audit:
@@ -102,12 +52,18 @@ def audit(layout: Layout, job_file: Path) -> Audit:
 
 
 class _Auditor:
-    """One audit.  Mutable state: the checks."""
+    """One audit.
+
+    Mutable state: the checks, when the job began its last look, and what it then had no round
+    left for.
+    """
 
     def __init__(self, layout: Layout, job_file: Path) -> None:
         self._layout = layout
         self._job_file = job_file
         self._checks = {number: Check(number) for number in TITLES}
+        self._last_look = 0.0
+        self._too_late: set[tuple[int, str]] = set()
         self._changes, self._user_files = read_journal(layout.journal_file)
 
     def run(self) -> Audit:
@@ -118,9 +74,15 @@ class _Auditor:
                 for node in self._layout.nodes
             }
             named: defaultdict[str, set[str]] = defaultdict(set)
+            self._last_look = _last_look(job)
+            self._too_late = {
+                (row["shard"], row["key"])
+                for row in job.execute("SELECT * FROM remaining WHERE why = ?", (FOUND_TOO_LATE,))
+            }
             for change in self._changes.values():
                 # The front end takes care of the copies that a record named when it was replaced.
-                named[change.object_id] |= _names(change.replaced)
+                if change.kind in REPLACING or self._is_late(change):
+                    named[change.object_id] |= _names(change.replaced)
             for pair in self._pairs(old):
                 row = rows.get(pair.object_id)
                 self._record(pair, row, files)
@@ -132,6 +94,7 @@ class _Auditor:
             self._rows(job, old, rows)
             self._leftovers(job)
             self._data(job, old, rows, files, named)
+            self._references(job)
         return Audit(tuple(self._checks.values()))
 
     def _pairs(self, old: sqlite3.Connection) -> Iterator[_Pair]:
@@ -164,7 +127,32 @@ class _Auditor:
                             object_id=change.value["objectId"],
                             before=change.value,
                             before_etag=change.etag,
+                            is_late=self._is_late(change),
                         )
+                for change in self._changes.values():
+                    if change.shard == number and change.kind in (Change.LATE, Change.OPEN):
+                        yield self._new_pair(live, change)
+
+    def _new_pair(self, live: sqlite3.Connection, change: Changed) -> _Pair:
+        """A record that came while the job ran."""
+        now = live.execute(
+            "SELECT _value, _etag FROM manta WHERE _key = ?", (change.key,)
+        ).fetchone()
+        return _Pair(
+            change.shard,
+            change.key,
+            Kind.ORDINARY if change.kind is Change.LATE else Kind.DIRECTORY,
+            change.object_id,
+            change.value or {},
+            change.etag,
+            None if now is None else json.loads(now["_value"]),
+            None if now is None else now["_etag"],
+            self._is_late(change),
+        )
+
+    def _is_late(self, change: Changed) -> bool:
+        """Whether the job had no round left for it, or its last look may have come before it."""
+        return change.at >= self._last_look or (change.shard, change.key) in self._too_late
 
     # --- records: invariants 1 to 5 ------------------------------------------------------
 
@@ -183,7 +171,7 @@ class _Auditor:
         if pair.kind is not Kind.DIRECTORY:
             lay_there = self._layout.evacuated in _names(pair.before)
             self._checks[5].that(
-                moved == (complete and lay_there)
+                (moved == (complete and lay_there) or (pair.is_late and not moved))
                 and (moved or pair.after_etag == pair.before_etag),
                 f"{where}: {'changed' if moved else 'unchanged'}, its object is"
                 f" {row['status'] if row else 'not in the job'}",
@@ -247,8 +235,15 @@ class _Auditor:
         check = self._checks[6]
         expected_ids = set()
         replaced = {
-            change.object_id for change in self._changes.values() if change.kind is not Change.TOUCH
+            change.object_id for change in self._changes.values() if change.kind in REPLACING
         }
+        for change in self._changes.values():
+            if change.kind is Change.LATE:
+                row = rows.get(change.object_id)
+                found = None if row is None else (row["status"], _reason(row))
+                holds = found == ("complete", "") or (found is None and self._is_late(change))
+                check.that(holds, f"late {change.object_id}: is {found}, expected complete")
+                expected_ids |= {change.object_id} & rows.keys()
         for record in old.execute("SELECT DISTINCT object_id, kind FROM records"):
             kind, object_id = Kind(record["kind"]), record["object_id"]
             if kind is Kind.DIRECTORY:
@@ -329,8 +324,10 @@ class _Auditor:
                 now is not None and (now == (file["bytes"], file["md5"]) or is_replaced),
                 f"{node}: {path} is {'gone' if now is None else 'changed'}",
             )
-        for node, path, _, _ in self._user_files:
+        for node, path, size, digest in self._user_files:
             seeded[node].add(path)
+            is_there = files[node].get(path) == (size, digest)
+            self._checks[10].that(is_there, f"{node}: {path}, of a user, is gone or changed")
         for node, present in files.items():
             for path in present.keys() - seeded[node]:
                 object_id = path.rpartition("/")[2]
@@ -343,6 +340,41 @@ class _Auditor:
                     node in named[object_id] or (object_id, node) in orphans,
                     f"{node}: no record names {path}, and it is not in orphans",
                 )
+
+    # --- what is left: invariant 11 ------------------------------------------------------
+
+    def _references(self, job: sqlite3.Connection) -> None:
+        """Every live record against the job's list.
+
+        What was written after the job had begun to look for the last time is not its fault.
+        """
+        check, evacuated = self._checks[11], self._layout.evacuated
+        listed = {(row["shard"], row["key"]) for row in job.execute("SELECT * FROM remaining")}
+        late = {where for where, change in self._changes.items() if change.at >= self._last_look}
+        mentions = set()
+        for number in self._layout.shards:
+            with closing(_open(self._layout.shard_file(number))) as live:
+                for key, text in live.execute("SELECT _key, _value FROM manta"):
+                    where, record = (number, key), json.loads(text)
+                    if f'"{evacuated}"' in text:
+                        mentions.add(where)
+                    uploads = {shark.manta_storage_id for shark in upload_sharks(record)}
+                    is_named = evacuated in _names(record) | uploads
+                    check.that(
+                        not is_named or where in listed or where in late,
+                        f"shard {number} {key}: names {evacuated}, and is not listed",
+                    )
+        for number, key in sorted(listed):
+            check.that(
+                (number, key) in mentions | late,
+                f"shard {number} {key}: is listed, and does not name {evacuated}",
+            )
+
+
+def _last_look(job: sqlite3.Connection) -> float:
+    """When the last final scan began, in seconds of the epoch; 0 without any."""
+    row = job.execute("SELECT started FROM rounds ORDER BY round DESC LIMIT 1").fetchone()
+    return 0.0 if row is None else datetime.fromisoformat(row["started"]).timestamp()
 
 
 def _open(path: Path) -> sqlite3.Connection:

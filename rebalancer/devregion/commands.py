@@ -70,7 +70,9 @@ def audit(folder: Path, job_file: Path) -> None:
     "--postgres", is_flag=True, help="Find the objects in PostgreSQL clones of the shards."
 )
 @click.option(
-    "--writer", is_flag=True, help="Change a tenth of the objects while the job moves them."
+    "--writer",
+    is_flag=True,
+    help="Change a tenth of the objects while the job moves them, and put old records back.",
 )
 @click.option("--keep", is_flag=True, help="Leave the region running and say how to talk to it.")
 @click.option(

@@ -352,6 +352,9 @@ def write(layout: Layout, ordinary: int) -> Summary:
     for node in layout.nodes:
         layout.manta_root(node.manta_storage_id).mkdir(parents=True, exist_ok=True)
     stores = {number: ShardStore(layout.shard_file(number)) for number in layout.shards}
+    # Before all records, so that clones made of these are newer than the last heartbeat.
+    beats = [heartbeat(layout, node.manta_storage_id) for node in layout.nodes]
+    stores[layout.shards[0]].seed("manta_storage", [(beat["hostname"], beat) for beat in beats])
     totals = {"records": 0, "files": 0, "size": 0}
     with Before.create(layout.before_file) as before:
         for chunk in _chunks(generate(layout, ordinary), 500):
@@ -364,10 +367,6 @@ def write(layout: Layout, ordinary: int) -> Summary:
                     before.add_file(file.node, file.path, len(file.content), md5(file.content))
                     totals["files"] += 1
                     totals["size"] += len(file.content)
-        first = stores[layout.shards[0]]
-        names = [node.manta_storage_id for node in layout.nodes]
-        beats = [heartbeat(layout, name) for name in names]
-        first.seed("manta_storage", [(beat["hostname"], beat) for beat in beats])
         for store in stores.values():
             store.close()
         kinds = ((s.shard, s.key, s.kind, s.object_id) for s in generate(layout, ordinary))

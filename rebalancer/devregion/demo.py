@@ -17,8 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from rebalancer.adm import AdmError, Manager, watch_job
-from rebalancer.devregion.audit import Audit, audit
+from rebalancer.devregion.audit import audit
+from rebalancer.devregion.checks import Audit
 from rebalancer.devregion.contents import write
+from rebalancer.devregion.frontend import leak
 from rebalancer.devregion.layout import Layout
 from rebalancer.devregion.processes import ProcessError
 from rebalancer.devregion.region import Region, make_region, running
@@ -83,6 +85,7 @@ async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
         await _evacuate(console, region, job_id, findings, wishes)
         await _check_counts(region, job_id, findings)
         console.print(reason_table(region.job_file(job_id)))
+        console.print(remaining_table(region.job_file(job_id)))
         report = await trio.to_thread.run_sync(audit, layout, region.job_file(job_id))
         console.print(audit_table(report))
         findings.check(report.ok, "the audit found violations")
@@ -175,7 +178,9 @@ async def _watch(console: Console, region: Region, job_id: str, findings: Findin
 
 async def _change(console: Console, region: Region) -> None:
     begun = time.monotonic()
-    await change_objects(region.layout, CHANGED, CHANGE_EVERY_S)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change_objects, region.layout, CHANGED, CHANGE_EVERY_S)
+        nursery.start_soon(leak, region.layout)
     changes, _ = await trio.to_thread.run_sync(read_journal, region.layout.journal_file)
     kinds = Counter(change.kind.value for change in changes.values())
     shown = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
@@ -230,12 +235,13 @@ async def _kill_both(console: Console, region: Region, job_id: str, kills: Kills
 
 
 def _busiest(layout: Layout) -> str:
-    """The node whose agent has most to do now."""
+    """The node whose agent has most to do now; not the evacuated one, which is given nothing."""
     waiting = {
         node.manta_storage_id: sum(
             1 for _ in (layout.agent_state(node.manta_storage_id) / "scheduled").glob("*")
         )
         for node in layout.nodes
+        if node.manta_storage_id != layout.evacuated
     }
     return max(waiting, key=lambda name: waiting[name])
 
@@ -265,6 +271,8 @@ async def _check_counts(region: Region, job_id: str, findings: Findings) -> None
     }
     expected = {status: rows.get(status, 0) for status in shown}
     findings.check(shown == expected, f"the API says {shown}, the rows are {expected}")
+    warnings = reply.json()["warnings"]
+    findings.check(not warnings, f"the pre-flight found {warnings}")
 
 
 def count_rows(job_file: Path) -> dict[str, int]:
@@ -282,6 +290,17 @@ def reason_table(job_file: Path) -> Table:
             " FROM evacuateobjects GROUP BY 1, 2 ORDER BY 1, 2"
         ):
             table.add_row(status, reason, f"{objects:,}", f"{size:,}")
+    return table
+
+
+def remaining_table(job_file: Path) -> Table:
+    """What a job's final scans found, and the records that name its shark still, by reason."""
+    table = Table("", "records", title="what the final scans found")
+    with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
+        for number, found in db.execute("SELECT round, found FROM rounds ORDER BY round"):
+            table.add_row(f"round {number}: moved", f"{found:,}")
+        for why, records in db.execute("SELECT why, count(*) FROM remaining GROUP BY 1 ORDER BY 1"):
+            table.add_row(f"remains: {why}", f"{records:,}")
     return table
 
 

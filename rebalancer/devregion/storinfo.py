@@ -19,13 +19,17 @@ Listing = Callable[[], list[dict[str, Any]]]
 
 
 def heartbeat(layout: Layout, name: str) -> dict[str, Any]:
-    """What a node's heartbeat writes into bucket `manta_storage`."""
+    """What a node's heartbeat writes into bucket `manta_storage`.
+
+    That of the evacuated node was stopped an hour ago.
+    """
+    age_ms = 3_600_000 if name == layout.evacuated else 0
     node = layout.node(name)
     return {
         "availableMB": node.available_mb,
         "percentUsed": node.percent_used,
         "filesystem": "/manta",
-        "timestamp": time.time_ns() // 1_000_000,
+        "timestamp": time.time_ns() // 1_000_000 - age_ms,
         "hostname": f"zone-{name}",
         "datacenter": node.datacenter,
         "server_uuid": f"00000000-0000-4000-8000-{number(node.manta_storage_id):012d}",

@@ -6,7 +6,8 @@ Each change is conditional on the record as it was read, as the real front end's
 import json
 import random
 import sqlite3
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -25,28 +26,39 @@ from rebalancer.peers.moray.errors import MorayError
 BUCKET = "manta"
 
 _SCHEMA = """
-CREATE TABLE changes (
+CREATE TABLE IF NOT EXISTS changes (
     shard INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, object_id TEXT NOT NULL,
-    replaced TEXT NOT NULL, value TEXT, etag TEXT, PRIMARY KEY (shard, key)
+    replaced TEXT NOT NULL, value TEXT, etag TEXT, at REAL NOT NULL, PRIMARY KEY (shard, key)
 );
-CREATE TABLE files (
+CREATE TABLE IF NOT EXISTS files (
     node TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL, md5 TEXT NOT NULL
 );
 """
 
 
 class Change(StrEnum):
-    """What a user does to an object."""
+    """What a user does to an object, or the front end behind the job's back."""
 
     TOUCH = "touch"
     OVERWRITE = "overwrite"
     DELETE = "delete"
     RECREATE = "recreate"
+    STALE = "stale"  # an old record was put back, with other headers
+    LATE = "late"  # an object of an upload that began long ago
+    OPEN = "open"  # the directory of an upload that goes on
+
+
+#: What users do, in equal parts.
+BY_USERS = (Change.TOUCH, Change.OVERWRITE, Change.DELETE, Change.RECREATE)
+#: After these the object that a record named is not the job's business any more.
+REPLACING = (Change.OVERWRITE, Change.DELETE, Change.RECREATE)
+#: Records that users leave to the front end.
+STALE_RECORDS = 8
 
 
 @attrs.frozen
 class Changed:
-    """One entry of the journal: the record that was replaced, and what replaced it."""
+    """One entry of the journal: the record that was replaced, if any, and what replaced it."""
 
     shard: int
     key: str
@@ -56,6 +68,17 @@ class Changed:
     #: None after a delete.
     value: dict[str, Any] | None
     etag: str | None
+    #: In seconds of the epoch: it was done by then.
+    at: float = attrs.field(factory=time.time)
+
+
+@attrs.frozen
+class Victim:
+    """A record as it was before the job."""
+
+    shard: int
+    key: str
+    value: dict[str, Any]
 
 
 class Journal:
@@ -74,7 +97,7 @@ class Journal:
         values = attrs.asdict(change)
         values["replaced"] = json.dumps(change.replaced)
         values["value"] = None if change.value is None else json.dumps(change.value)
-        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)", [*values.values()])
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [*values.values()])
 
     def add_file(self, node: str, path: str, content: bytes) -> None:
         """Note a file that a user made."""
@@ -91,12 +114,12 @@ def read_journal(
         return {}, []
     with closing(sqlite3.connect(path)) as db:
         changes = {}
-        for shard, key, kind, object_id, replaced, value, etag in db.execute(
+        for shard, key, kind, object_id, replaced, value, etag, at in db.execute(
             "SELECT * FROM changes"
         ):
             now = None if value is None else json.loads(value)
             changes[shard, key] = Changed(
-                shard, key, Change(kind), object_id, json.loads(replaced), now, etag
+                shard, key, Change(kind), object_id, json.loads(replaced), now, etag, at
             )
         return changes, db.execute("SELECT * FROM files").fetchall()
 
@@ -110,26 +133,35 @@ async def change_objects(layout: Layout, share: float, pause_s: float) -> None:
       PeerError: a shard did not answer.
     """
     rng = random.Random(layout.seed)
-    victims = list(_victims(layout))
-    chosen = rng.sample(victims, round(len(victims) * share))
+    victims = _victims(layout)
+    chosen = rng.sample(victims[STALE_RECORDS:], round(len(victims) * share))
     names = {number: layout.moray_host(number) for number in layout.shards}
     journal = Journal(layout.journal_file)
     try:
         async with open_moray(names, layout.hosts, connections=2) as shards:
-            for turn, (number, key) in enumerate(chosen):
-                user = _User(layout, shards[number], number, journal, rng)
-                await user.insist(key, list(Change)[turn % len(Change)])
+            for turn, victim in enumerate(chosen):
+                user = _User(layout, shards[victim.shard], victim.shard, journal, rng)
+                await user.insist(victim.key, BY_USERS[turn % len(BY_USERS)])
                 await trio.sleep(pause_s)
     finally:
         journal.close()
 
 
-def _victims(layout: Layout) -> Iterator[tuple[int, str]]:
+def stale_victims(layout: Layout) -> list[Victim]:
+    """The records that the front end puts back: the first that a job moves.  Blocking."""
+    return _victims(layout)[:STALE_RECORDS]
+
+
+def _victims(layout: Layout) -> list[Victim]:
+    """The ordinary objects on the evacuated node, in the order in which they were made."""
     with closing(sqlite3.connect(layout.before_file)) as db:
-        yield from db.execute(
-            "SELECT shard, key FROM records WHERE kind = ? AND on_evacuated ORDER BY shard, key",
+        rows = db.execute(
+            "SELECT shard, key, value FROM records WHERE kind = ? AND on_evacuated",
             (Kind.ORDINARY,),
         )
+        victims = [Victim(shard, key, json.loads(value)) for shard, key, value in rows]
+    # Names begin with a number that counts.
+    return sorted(victims, key=lambda victim: str(victim.value["name"]))
 
 
 @attrs.frozen
@@ -159,8 +191,8 @@ class _User:
             if exc.is_conflict:
                 return False
             raise
-        change = Changed(self.shard, key, kind, known.value["objectId"], known.value, value, etag)
-        self.journal.add(change)
+        object_id = known.value["objectId"]
+        self.journal.add(Changed(self.shard, key, kind, object_id, known.value, value, etag))
         return True
 
     async def _apply(self, known: Record, kind: Change) -> tuple[dict[str, Any] | None, str | None]:
@@ -179,6 +211,7 @@ class _User:
                 value = self._new_version(known.value)
                 await self.moray.delete_object(BUCKET, key, known.etag)
                 return value, await self.moray.put_object(BUCKET, key, value, None)
+        raise ValueError(f"users do not {kind}")
 
     def _new_version(self, old: Mapping[str, Any]) -> dict[str, Any]:
         """A new upload, which the front end puts on nodes that are not read-only."""

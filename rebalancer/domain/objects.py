@@ -74,6 +74,8 @@ class MantaObject:
     md5: str
     size: int
     sharks: tuple[Shark, ...]
+    #: Where its copy was made before; what is there still need not be made again.
+    earlier: str | None = None
 
 
 def is_loose_uuid(text: object) -> bool:
@@ -106,6 +108,18 @@ def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
     if not isinstance(entries, list):
         raise UnusableRecord(RecordError.MISSING_SHARKS, "sharks is not a list")
     return tuple(_read_shark(entry) for entry in entries)
+
+
+def upload_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
+    """The storage nodes that an upload in progress was given, going by its directory's record.
+
+    Its parts and at last its object go there, even if they take no other writes any more.
+    """
+    upload = record.get("upload")
+    try:
+        return read_sharks(upload) if isinstance(upload, dict) else ()
+    except UnusableRecord:
+        return ()
 
 
 def _read_shark(entry: object) -> Shark:

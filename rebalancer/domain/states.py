@@ -31,6 +31,7 @@ class ObjectEvent(enum.StrEnum):
     UNUSABLE = "unusable"  # its record cannot be used
     METADATA_WRITTEN = "metadata_written"
     SUPERSEDED = "superseded"  # a user's write won, or the object is gone
+    FOUND_AGAIN = "found_again"  # a final scan met a record that names the shark once more
 
 
 class AssignmentState(enum.StrEnum):
@@ -86,9 +87,10 @@ OBJECT: Mapping[ObjectStatus, Mapping[ObjectEvent, ObjectStatus]] = {
         _OE.SUPERSEDED: _O.SKIPPED,
         _OE.UNUSABLE: _O.ERROR,
     },
-    _O.COMPLETE: {},
-    _O.SKIPPED: {},
-    _O.ERROR: {},
+    # Ends, but for a final scan.
+    _O.COMPLETE: {_OE.FOUND_AGAIN: _O.UNPROCESSED},
+    _O.SKIPPED: {_OE.FOUND_AGAIN: _O.UNPROCESSED},
+    _O.ERROR: {_OE.FOUND_AGAIN: _O.UNPROCESSED},
 }
 
 _A, _AE = AssignmentState, AssignmentEvent

@@ -91,6 +91,8 @@ def _view(view: JobView) -> dict[str, Any]:
         "results": results(status),
         "bytes": {"complete": status.size("complete"), "total": status.size()},
         "scans": [attrs.asdict(scan) for scan in view.known.scans],
+        "rounds": [attrs.asdict(one) for one in view.known.rounds],
+        "warnings": [attrs.asdict(finding) for finding in view.known.warnings],
         "state": view.row.state_shown,
     }
     if view.row.error is not None:

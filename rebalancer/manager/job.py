@@ -65,6 +65,17 @@ class Moved:
     destination: Shark
 
 
+def rules_of(config: ManagerConfig) -> Rules:
+    """The operator's limits on destinations."""
+    return Rules(
+        max_fill_percentage=config.max_fill_percentage,
+        min_avail_mb=config.min_avail_mb,
+        max_sharks=config.options.max_sharks,
+        blacklist_datacenters=frozenset(config.blacklist_datacenters),
+        allow_source_evac_shark=config.allow_source_evac_shark,
+    )
+
+
 @attrs.define(eq=False)
 class Job:
     """What the stages of one job share.
@@ -97,13 +108,7 @@ class Job:
     @property
     def rules(self) -> Rules:
         """The operator's limits on destinations."""
-        return Rules(
-            max_fill_percentage=self.config.max_fill_percentage,
-            min_avail_mb=self.config.min_avail_mb,
-            max_sharks=self.config.options.max_sharks,
-            blacklist_datacenters=frozenset(self.config.blacklist_datacenters),
-            allow_source_evac_shark=self.config.allow_source_evac_shark,
-        )
+        return rules_of(self.config)
 
     @property
     def batch_limits(self) -> BatchLimits:

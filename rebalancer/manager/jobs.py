@@ -34,12 +34,13 @@ from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.preflight import preflight
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
-from rebalancer.peers.postgres import open_postgres
+from rebalancer.peers.postgres import PostgresShard, open_postgres
 from rebalancer.retry import insistently
 
 MIN_UPDATERS, MAX_UPDATERS = 1, 250
@@ -90,6 +91,7 @@ class Jobs:
                 "from_shark": origin.manta_storage_id,
                 "max_objects": params.max_objects or None,
                 "objects_file": params.objects_file,
+                "strict": params.strict,
             },
         )
 
@@ -211,9 +213,10 @@ class Jobs:
             enter = stack.enter_async_context
             names = {shard.number: shard.host for shard in config.shards}
             shards = await enter(open_moray(names, config.hosts, connections=threads))
-            scanned: Mapping[int, scan.Shard] = shards
+            clones: dict[int, PostgresShard] = {}
             if config.discovery == "direct_db":
-                scanned = await enter(open_postgres(_clones(config), config.hosts))
+                clones = await enter(open_postgres(_clones(config), config.hosts))
+            scanned: Mapping[int, scan.Shard] = clones or shards
             job_store = await enter(store.open_store(self._file(row.id)))
             origin = await _validated_origin(job_store, shards, row.params["from_shark"])
             job = Job(
@@ -233,6 +236,9 @@ class Jobs:
             )
             self._running = job
             try:
+                if not await job_store.has_begun():
+                    strict = bool(row.params.get("strict"))
+                    await _prepare(job, {} if job.listing else clones, strict=strict)
                 await pipeline.run(job)
             finally:
                 self._running = None
@@ -297,6 +303,22 @@ def _check_updaters(count: int) -> None:
         raise BadRequest(f"Cannot set metadata update threads below {MIN_UPDATERS}")
     if count > MAX_UPDATERS:
         raise BadRequest(f"Cannot set metadata update threads above {MAX_UPDATERS}")
+
+
+async def _prepare(job: Job, clones: Mapping[int, PostgresShard], *, strict: bool) -> None:
+    """Record what the pre-flight finds.
+
+    Raises:
+      JobFailed: storinfo lists no nodes, or something was found and the job is `strict`.
+    """
+    await job.fleet.ready()
+    origin = job.action.origin.manta_storage_id
+    findings = await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, clones)
+    for finding in findings:
+        log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
+    await job.store.warn(findings)
+    if findings and strict:
+        raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
 
 
 async def _validated_origin(

@@ -49,7 +49,7 @@ class Listing(Protocol):
 
 @attrs.frozen
 class EarlierJob:
-    """What an earlier job skipped, or ended with an error that asking again may heal."""
+    """What an earlier job skipped, could not do, or met again when it had no round left for it."""
 
     path: Path
     parts: tuple[str, ...] = views.RETRYABLE

@@ -28,7 +28,7 @@ class ManagerMetrics:
             "concurrent metadata updates in force, fewer while a shard is overloaded",
             registry=self.registry,
         )
-        where = ("shard", "id_column")
+        where = ("round", "shard", "id_column")
         self._scan_position = prometheus.Gauge(
             "scan_position", "ids of the running job scanned", where, registry=self.registry
         )
@@ -54,8 +54,9 @@ class ManagerMetrics:
 
     def scanned(self, scan: ScanPosition) -> None:
         """A scan has come so far."""
-        self._scan_position.labels(str(scan.shard), scan.column).set(scan.position)
-        self._scan_until.labels(str(scan.shard), scan.column).set(scan.until)
+        where = (str(scan.round), str(scan.shard), scan.column)
+        self._scan_position.labels(*where).set(scan.position)
+        self._scan_until.labels(*where).set(scan.until)
 
     def updaters(self, limit: int, in_force: int) -> None:
         """The operator allows `limit` concurrent metadata updates; `in_force` may run."""

@@ -12,6 +12,7 @@ from rebalancer.domain.states import AssignmentState, ObjectStatus
 from rebalancer.errors import JobFailed
 from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
 from rebalancer.manager.stages.discover import discover
+from rebalancer.manager.stages.final import next_round
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
@@ -27,11 +28,24 @@ POSTERS = 8
 async def run(job: Job) -> None:
     """Run `job`, from wherever an earlier run left it, to its end.
 
+    Once all that was found is at an end, the live metadata is scanned for what names the shark
+    nevertheless, and that goes the same way.
+
     Raises:
       ExceptionGroup: a stage failed; its JobFailed says why where the cause is not ours.
-      JobFailed: discovery did not finish on every shard; all else is done.
+      JobFailed: a scan did not finish on every shard; all else is done.
     """
     await job.fleet.ready()
+    scan_round: int | None = await job.store.round()
+    while scan_round is not None:
+        await _drain(job, scan_round)
+        await update_links(job)
+        await _check_end(job)
+        scan_round = await next_round(job)
+
+
+async def _drain(job: Job, scan_round: int) -> None:
+    """Bring all to an end that was left over and that the scans of one round find."""
     # Before any stage runs, or rows that a stage has just moved would be fed twice.
     left_over = await job.store.open_assignments()
     last_row = await job.store.last_row()
@@ -44,14 +58,12 @@ async def run(job: Job) -> None:
         async with found_send, found, ready_send, ready, sent_send, sent, moved_send, moved:
             _claim(job, left_over)
             start(_recover, left_over, sent_send.clone(), moved_send.clone())
-            start(discover, job, last_row, found_send.clone())
+            start(discover, job, scan_round, last_row, found_send.clone())
             start(place, job, found.clone(), ready_send.clone())
             for _ in range(POSTERS):
                 start(post, job, ready.clone(), sent_send.clone())
             start(poll, job, sent.clone(), moved_send.clone())
             start(update, job, moved.clone())
-    await update_links(job)
-    await _check_end(job)
 
 
 def _claim(job: Job, assignments: list[OpenAssignment]) -> None:

@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS evacuateobjects (
     bytes           INTEGER NOT NULL DEFAULT 0,
     attempts        INTEGER NOT NULL DEFAULT 0, -- assignments that came to nothing
     outcome         TEXT,                       -- why it ended, where the columns above cannot say
-    detail          TEXT                        -- for a person
+    detail          TEXT,                       -- for a person
+    earlier_shark   TEXT                        -- has a copy, though its record was put back
 );
 CREATE INDEX IF NOT EXISTS assignment_id ON evacuateobjects (assignment_id);
 -- What a restart must take up again; at any time only what is in the pipeline.
@@ -79,13 +80,40 @@ CREATE TABLE IF NOT EXISTS counters (
     PRIMARY KEY (status, reason)
 ) WITHOUT ROWID;
 
--- How far discovery has come: all ids up to `position` are stored.
+-- How far scans have come: all ids up to `position` are stored.  Round 0 is discovery, the
+-- others are final scans.
 CREATE TABLE IF NOT EXISTS scans (
     shard           INTEGER NOT NULL,
     id_column       TEXT NOT NULL,
     position        INTEGER NOT NULL,
     until           INTEGER NOT NULL,
-    PRIMARY KEY (shard, id_column)
+    round           INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (round, shard, id_column)
+);
+
+-- Final scans of the live metadata.
+CREATE TABLE IF NOT EXISTS rounds (
+    round           INTEGER PRIMARY KEY,
+    started         TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    found           INTEGER NOT NULL DEFAULT 0, -- records that went through the pipeline
+    remaining       INTEGER NOT NULL DEFAULT 0  -- records that were listed in `remaining`
+);
+
+-- Records that named the evacuated shark when the last final scan met them, and stay so.
+CREATE TABLE IF NOT EXISTS remaining (
+    shard           INTEGER NOT NULL,
+    key             TEXT NOT NULL,
+    object_id       TEXT NOT NULL,              -- of an upload in progress: its own
+    why             TEXT NOT NULL,              -- the object's reason, or
+                                                -- 'upload_in_progress', 'found_too_late'
+    PRIMARY KEY (shard, key)
+);
+
+-- What the pre-flight found.
+CREATE TABLE IF NOT EXISTS warnings (
+    "check"         TEXT NOT NULL,
+    detail          TEXT NOT NULL,
+    PRIMARY KEY ("check", detail)
 );
 
 -- Records that a listing named and that are not the job's business any more.

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from rebalancer.domain import states
+from rebalancer.domain.again import FOUND_TOO_LATE, GONE, is_news
 from rebalancer.domain.objects import MantaObject, RecordError, Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import (
@@ -56,13 +57,43 @@ class FoundRecord:
 class ScanPosition:
     """Of the ids of a shard's column, those up to `position` are stored; the last is `until`.
 
-    For a job that does not scan: of a part of its listing.
+    For a job that does not scan: of a part of its listing.  `round` 0 is discovery, the others
+    are final scans.
     """
 
     shard: int
     column: str
     position: int
     until: int
+    round: int = 0
+
+
+@attrs.frozen
+class Round:
+    """A final scan: records that it sent through the pipeline, and those that it listed."""
+
+    round: int
+    started: str
+    found: int
+    remaining: int
+
+
+@attrs.frozen
+class Remaining:
+    """A record that names the evacuated shark and stays as it is, and why."""
+
+    shard: int
+    key: str
+    object_id: str
+    why: str
+
+
+@attrs.frozen
+class Finding:
+    """Something that the pre-flight found: the name of its check, and a text for a person."""
+
+    check: str
+    detail: str
 
 
 @attrs.frozen
@@ -234,10 +265,13 @@ class JobStore:
         """Record the evacuated shark."""
         await self.database.write(_write_origin, shark)
 
-    async def scan_position(self, shard: int, column: str) -> ScanPosition | None:
+    async def scan_position(
+        self, shard: int, column: str, scan_round: int = 0
+    ) -> ScanPosition | None:
         """How far the scan of a column has come, or None if it has not begun."""
+        wanted = (shard, column, scan_round)
         positions = await self.database.read(read_scans)
-        chosen = (p for p in positions if (p.shard, p.column) == (shard, column))
+        chosen = (p for p in positions if (p.shard, p.column, p.round) == wanted)
         return next(chosen, None)
 
     async def found(
@@ -271,7 +305,7 @@ class JobStore:
                     new.append(record.obj)
                 if room is not None:
                     room -= 1
-            db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?)", attrs.astuple(scanned))
+            _write_scan(db, scanned)
             db.executemany(
                 "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
                 [attrs.astuple(one) for one in dropped],
@@ -295,33 +329,36 @@ class JobStore:
 
         return await self.database.read(run)
 
-    async def unprocessed(self, after: int, until: int) -> tuple[int, list[str]]:
+    async def unprocessed(self, after: int, until: int) -> tuple[int, list[tuple[str, str | None]]]:
         """A page of records without a destination, from rows after `after` up to `until`.
 
-        Returns the last row seen and the texts; no texts means there are no more.  Objects
-        given back during this run are left to `returned`.
+        Returns the last row seen and the texts, each with the place of an earlier copy if
+        there is one; no texts means there are no more.  Objects given back during this run
+        are left to `returned`.
         """
 
-        def run(db: sqlite3.Connection) -> tuple[int, list[str]]:
+        def run(db: sqlite3.Connection) -> tuple[int, list[tuple[str, str | None]]]:
             rows = db.execute(
-                "SELECT rowid, object FROM evacuateobjects WHERE status = 'unprocessed'"
-                " AND assignment_id IS NULL AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
+                "SELECT rowid, object, earlier_shark FROM evacuateobjects"
+                " WHERE status = 'unprocessed' AND assignment_id IS NULL"
+                " AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
                 (after, until, PAGE),
             ).fetchall()
-            return (rows[-1]["rowid"] if rows else until), [row["object"] for row in rows]
+            texts = [(row["object"], row["earlier_shark"]) for row in rows]
+            return (rows[-1]["rowid"] if rows else until), texts
 
         return await self.database.read(run)
 
-    async def returned(self, assignment_id: str) -> list[str]:
-        """The records of the objects that `give_back` returned to placement."""
+    async def returned(self, assignment_id: str) -> list[tuple[str, str | None]]:
+        """The records of the objects that `give_back` returned to placement, as `unprocessed`."""
 
-        def run(db: sqlite3.Connection) -> list[str]:
+        def run(db: sqlite3.Connection) -> list[tuple[str, str | None]]:
             rows = db.execute(
-                "SELECT object FROM evacuateobjects"
+                "SELECT object, earlier_shark FROM evacuateobjects"
                 " WHERE assignment_id = ? AND status = 'unprocessed'",
                 (assignment_id,),
             )
-            return [row["object"] for row in rows]
+            return [(row["object"], row["earlier_shark"]) for row in rows]
 
         return await self.database.read(run)
 
@@ -409,11 +446,13 @@ class JobStore:
                     continue
                 waiting += 1
                 db.execute(
-                    "UPDATE evacuateobjects SET status = ?, attempts = ?, dest_shark = NULL"
+                    "UPDATE evacuateobjects SET status = ?, attempts = ?, dest_shark = NULL,"
+                    " earlier_shark = iif(?, earlier_shark, NULL)"
                     " WHERE id = ? AND status = 'assigned'",
                     (
                         advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED),
                         attempts,
+                        never_sent,
                         row["id"],
                     ),
                 )
@@ -539,17 +578,103 @@ class JobStore:
 
         await self.database.write(run)
 
+    # --- final scans ---------------------------------------------------------------------
+
+    async def round(self) -> int:
+        """The round that runs, or ran last: 0 is discovery, the others are final scans."""
+        rounds = await self.rounds()
+        return rounds[-1].round if rounds else 0
+
+    async def rounds(self) -> list[Round]:
+        """The final scans, in their order."""
+        return await self.database.read(read_rounds)
+
+    async def begin_round(self) -> int:
+        """Begin the next final scan, which lists anew what remains; its number."""
+
+        def run(db: sqlite3.Connection) -> int:
+            (number,) = db.execute("SELECT ifnull(max(round), 0) + 1 FROM rounds").fetchone()
+            db.execute("INSERT INTO rounds (round) VALUES (?)", (number,))
+            db.execute("DELETE FROM remaining")
+            return int(number)
+
+        return await self.database.write(run)
+
+    async def found_again(
+        self,
+        records: Iterable[FoundRecord | Remaining],
+        scanned: ScanPosition,
+        *,
+        is_last: bool,
+        path: str,
+    ) -> list[MantaObject]:
+        """Take up what one window of a final scan met, and store how far it has come.
+
+        All `records` name the evacuated shark, and are consumed in the writer's thread.  Those
+        that are news get another turn, unless this round `is_last`; all others that are not
+        having one are listed as remaining.  `path` is a format string of `account` and `id`,
+        for copies that lose their name.  Returns the objects that need a destination.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[list[MantaObject], _Tally]:
+            tally, new, found, listed = _Tally(), list[MantaObject](), 0, 0
+            for record in records:
+                if isinstance(record, Remaining):
+                    listed += _list_remaining(db, record)
+                    continue
+                met = _meet_again(db, tally, record, is_last=is_last, path=path)
+                found += met.is_news
+                if met.why is not None:
+                    left = Remaining(record.shard, record.key, record.id, met.why)
+                    listed += _list_remaining(db, left)
+                if met.obj is not None:
+                    new.append(met.obj)
+            db.execute(
+                "UPDATE rounds SET found = found + ?, remaining = remaining + ? WHERE round = ?",
+                (found, listed, scanned.round),
+            )
+            _write_scan(db, scanned)
+            tally.save(db)
+            return new, tally
+
+        new, tally = await self.database.write(run)
+        self._mirror(tally)
+        return new
+
+    # --- pre-flight ----------------------------------------------------------------------
+
+    async def has_begun(self) -> bool:
+        """Whether the job has looked for objects already."""
+        return bool(await self.database.read(read_scans))
+
+    async def warn(self, findings: Sequence[Finding]) -> None:
+        """Record what the pre-flight found, in place of what an earlier one did."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM warnings")
+            db.executemany(
+                "INSERT OR IGNORE INTO warnings VALUES (?, ?)", [attrs.astuple(f) for f in findings]
+            )
+
+        await self.database.write(run)
+
 
 # --- steps of transactions ---------------------------------------------------------------
 
 
-def _insert(db: sqlite3.Connection, record: FoundRecord) -> ObjectStatus | None:
-    """Insert a discovered object; None if its id is known already."""
+def _first_status(record: FoundRecord) -> ObjectStatus:
+    """The status in which a record that was just read begins its turn, or ends it at once."""
     status = ObjectStatus.UNPROCESSED
     if record.error is not None:
-        status = advance(states.OBJECT, status, ObjectEvent.UNUSABLE)
-    elif record.outcome is not None:
-        status = advance(states.OBJECT, status, ObjectEvent.REFUSED)
+        return advance(states.OBJECT, status, ObjectEvent.UNUSABLE)
+    if record.outcome is not None:
+        return advance(states.OBJECT, status, ObjectEvent.REFUSED)
+    return status
+
+
+def _insert(db: sqlite3.Connection, record: FoundRecord) -> ObjectStatus | None:
+    """Insert a discovered object; None if its id is known already."""
+    status = _first_status(record)
     done = db.execute(
         "INSERT INTO evacuateobjects (id, object, shard, etag, status, error, key, bytes,"
         " outcome, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
@@ -592,6 +717,122 @@ def _note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: _Tally) 
     )
     if known is None:
         tally.add("duplicates", None, 1, 0)
+
+
+@attrs.frozen
+class _Met:
+    """What a record that a final scan met comes to: perhaps another turn, perhaps a line."""
+
+    is_news: bool = False
+    #: Why it is listed as remaining.
+    why: str | None = None
+    #: What needs a destination.
+    obj: MantaObject | None = None
+
+
+def _meet_again(
+    db: sqlite3.Connection, tally: _Tally, record: FoundRecord, *, is_last: bool, path: str
+) -> _Met:
+    known = db.execute(
+        "SELECT *, coalesce(skipped_reason, error, outcome) AS reason"
+        " FROM evacuateobjects WHERE id = ?",
+        (record.id,),
+    ).fetchone()
+    if known is not None and (known["shard"], known["key"]) != (record.shard, record.key):
+        return _meet_link(db, tally, record, known, is_last=is_last)
+    if known is not None:
+        is_unchanged = known["etag"] == record.etag
+        if not is_news(known["status"], known["reason"], is_unchanged=is_unchanged):
+            return _Met(why=known["reason"])
+    if known is not None and known["status"] == ObjectStatus.COMPLETE:
+        _note_lost_name(db, known, path)
+    if is_last:
+        return _Met(why=FOUND_TOO_LATE)
+    earlier = None
+    if known is None:
+        _insert(db, record)
+    else:
+        earlier = _return(db, tally, record, known)
+    status = _first_status(record)
+    tally.add(status, record.error or record.outcome, 1, record.size)
+    if status is not ObjectStatus.UNPROCESSED or record.obj is None:
+        return _Met(why=record.error or record.outcome)
+    return _Met(is_news=True, obj=attrs.evolve(record.obj, earlier=earlier))
+
+
+def _return(
+    db: sqlite3.Connection, tally: _Tally, record: FoundRecord, known: sqlite3.Row
+) -> str | None:
+    """Give a known object another turn, with its record as it is now; where it has a copy."""
+    old = ObjectStatus(known["status"])
+    advance(states.OBJECT, old, ObjectEvent.FOUND_AGAIN)
+    has_copy = old is ObjectStatus.COMPLETE or known["reason"] in GONE
+    earlier = known["dest_shark"] if has_copy else None
+    db.execute(
+        "UPDATE evacuateobjects SET status = ?, object = ?, etag = ?, bytes = ?, error = ?,"
+        " outcome = ?, detail = ?, skipped_reason = NULL, assignment_id = NULL, dest_shark = NULL,"
+        " earlier_shark = ?, attempts = 0 WHERE id = ? AND status = ?",
+        (
+            _first_status(record),
+            record.text,
+            record.etag,
+            record.size,
+            record.error,
+            record.outcome,
+            record.detail,
+            earlier,
+            record.id,
+            old,
+        ),
+    )
+    tally.add(old, known["reason"], -1, -known["bytes"])
+    return None if earlier is None else str(earlier)
+
+
+def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row, path: str) -> None:
+    """No record names the copy of a complete object, until one does again."""
+    # With several records there is no telling here whether another of them does.
+    if db.execute("SELECT 1 FROM links WHERE id = ?", (known["id"],)).fetchone() is None:
+        _note_orphan(db, known, path, "its record was put back")
+
+
+def _meet_link(
+    db: sqlite3.Connection,
+    tally: _Tally,
+    record: FoundRecord,
+    first: sqlite3.Row,
+    *,
+    is_last: bool,
+) -> _Met:
+    """A further record of an object: it is written at the end of the round."""
+    link = db.execute(
+        "SELECT status, etag, detail FROM links WHERE shard = ? AND key = ?",
+        (record.shard, record.key),
+    ).fetchone()
+    if link is not None and link["status"] == "waiting":
+        return _Met(why=first["reason"])
+    if link is not None:
+        is_unchanged = link["etag"] == record.etag
+        if not is_news(link["status"], link["detail"], is_unchanged=is_unchanged):
+            return _Met(why=link["detail"] or link["status"])
+    if is_last:
+        return _Met(why=FOUND_TOO_LATE)
+    if link is None:
+        _note_duplicate(db, record, tally)
+    else:
+        db.execute(
+            "UPDATE links SET status = 'waiting', object = ?, etag = ?, detail = NULL"
+            " WHERE shard = ? AND key = ?",
+            (record.text, record.etag, record.shard, record.key),
+        )
+    return _Met(is_news=True)
+
+
+def _list_remaining(db: sqlite3.Connection, left: Remaining) -> int:
+    """1 if it was not on the list yet, else 0."""
+    return db.execute(
+        "INSERT INTO remaining VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", attrs.astuple(left)
+    ).rowcount
 
 
 def _skip(
@@ -689,9 +930,24 @@ def read_status(db: sqlite3.Connection) -> Status:
 
 
 def read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
-    """How far discovery has come on each shard."""
-    rows = db.execute("SELECT shard, id_column, position, until FROM scans ORDER BY 1, 2")
+    """How far discovery has come on each shard, in each round."""
+    rows = db.execute("SELECT shard, id_column, position, until, round FROM scans ORDER BY 5, 1, 2")
     return [ScanPosition(*row) for row in rows]
+
+
+def _write_scan(db: sqlite3.Connection, scanned: ScanPosition) -> None:
+    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)", attrs.astuple(scanned))
+
+
+def read_rounds(db: sqlite3.Connection) -> list[Round]:
+    """The rounds of the job: discovery, then final scans."""
+    rows = db.execute("SELECT round, started, found, remaining FROM rounds ORDER BY round")
+    return [Round(*row) for row in rows]
+
+
+def read_warnings(db: sqlite3.Connection) -> list[Finding]:
+    """What was amiss before the job began."""
+    return [Finding(*row) for row in db.execute("SELECT * FROM warnings ORDER BY rowid")]
 
 
 def read_origin(db: sqlite3.Connection) -> Shark | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import attrs
 
+from rebalancer.domain.again import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import StoreError
 from rebalancer.manager import store
-from rebalancer.manager.store import ScanPosition, Status
+from rebalancer.manager.store import Finding, Round, ScanPosition, Status
 from rebalancer.sqlite import connect
 
 
@@ -24,6 +25,8 @@ class Overview:
     origin: Shark | None
     status: Status
     scans: Sequence[ScanPosition]
+    rounds: Sequence[Round]
+    warnings: Sequence[Finding]
 
 
 def read_job(path: Path) -> Overview:
@@ -35,16 +38,24 @@ def read_job(path: Path) -> Overview:
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
-        return Overview(store.read_origin(db), store.read_status(db), store.read_scans(db))
+        return Overview(
+            store.read_origin(db),
+            store.read_status(db),
+            store.read_scans(db),
+            store.read_rounds(db),
+            store.read_warnings(db),
+        )
 
 
-#: The objects of a job that another job can take up, and their further records.  Whatever a
-#: shard that is not configured has is left out, for nothing can be asked about it.
-RETRYABLE = ("objects", "links")
+#: The objects of a job that another job can take up, their further records, and what came back
+#: after the last round.  Whatever a shard that is not configured has is left out, for nothing
+#: can be asked about it.
+RETRYABLE = ("objects", "links", "remaining")
 _RETRYABLE = {
     "objects": "evacuateobjects WHERE status IN ('skipped', 'error')"
     " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
     "links": "links WHERE status <> 'complete'",
+    "remaining": f"remaining WHERE why = '{FOUND_TOO_LATE}'",
 }
 
 

@@ -15,6 +15,7 @@ from rebalancer.wire import (
     read_report,
 )
 
+PING_S = 5.0
 POST_S = 60.0  # the agent answers after its disk has the assignment
 ASK_S = 30.0
 
@@ -50,6 +51,14 @@ class Agents:
     @property
     def _headers(self) -> dict[str, str]:
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+
+    async def ping(self, shark: str) -> None:
+        """Return if something answers there; a deployed agent does not know the route.
+
+        Raises:
+          PeerUnreachable.
+        """
+        await self.http.request("GET", shark, "/ping", port=self.port, within_s=PING_S)
 
     async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
         """Hand `assignment` to the agent of `shark`.  May be repeated: 409 means it has it.

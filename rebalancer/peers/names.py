@@ -1,8 +1,12 @@
 """Where a named host is: the configured `hosts` table first, then the system's resolver."""
 
+import socket
 from collections.abc import Mapping
 
 import attrs
+import trio
+
+from rebalancer.errors import PeerUnreachable
 
 
 @attrs.frozen
@@ -40,3 +44,17 @@ def locate(name: str, hosts: Mapping[str, str], default_port: int) -> Endpoint:
     if listed := hosts.get(name) or hosts.get(wanted.host):
         return split_port(listed, wanted.port)
     return wanted
+
+
+async def resolve(name: str, hosts: Mapping[str, str]) -> frozenset[Endpoint]:
+    """Every address of `name`; the port is 0 unless `hosts` has one.
+
+    Raises:
+      PeerUnreachable: there is none.
+    """
+    where = locate(name, hosts, 0)
+    try:
+        found = await trio.socket.getaddrinfo(where.host, None, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise PeerUnreachable(f"{name}: {exc.strerror or exc}") from exc
+    return frozenset(Endpoint(str(address[0]), where.port) for *_, address in found)

@@ -37,6 +37,7 @@ class FoundRow:
     key: str
     etag: str
     value: str
+    is_directory: bool = False
 
 
 async def id_columns(shard: Shard) -> tuple[str, ...]:
@@ -65,12 +66,19 @@ async def last_id(shard: Shard, column: str) -> int:
 
 
 async def window(
-    shard: Shard, columns: Sequence[str], column: str, after: int, until: int, shark: str
+    shard: Shard,
+    columns: Sequence[str],
+    column: str,
+    after: int,
+    until: int,
+    shark: str,
+    *,
+    directories: bool = False,
 ) -> list[FoundRow]:
     """The objects' rows with `after < id <= until` whose record holds `shark` as a string.
 
-    `columns` are all that `id_columns` told.  Some rows may hold the name in another field:
-    look at the parsed `sharks` too.
+    Those of `directories` too, if so wished.  `columns` are all that `id_columns` told.  Some
+    rows may hold the name in another field: look at the parsed `sharks` too.
 
     Raises:
       PeerError: and nothing of the window can be relied on.
@@ -82,9 +90,10 @@ async def window(
         where, order = f"{column} > $2 AND {column} <= $3", column
         bounds = [after, until]
     # position() is twice as fast as LIKE; with its quotes the name matches whole strings only.
+    types = "type IN ('object', 'directory')" if directories else "type = 'object'"
     rows = await shard.sql(
-        f"SELECT _key, _etag, _value FROM manta WHERE {where}"
-        f" AND type = 'object' AND position($1 in _value) > 0 ORDER BY {order}",
+        f"SELECT _key, _etag, _value, type FROM manta WHERE {where}"
+        f" AND {types} AND position($1 in _value) > 0 ORDER BY {order}",
         [f'"{shark}"', *bounds],
     )
     return [_found(row) for row in rows]
@@ -107,5 +116,5 @@ async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
 def _found(row: Mapping[str, Any]) -> FoundRow:
     match row:
         case {"_key": str(key), "_etag": str(etag), "_value": str(value)}:
-            return FoundRow(key, etag, value)
+            return FoundRow(key, etag, value, row.get("type") == "directory")
     raise PeerMalformed("a row without _key, _etag or _value")

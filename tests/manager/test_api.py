@@ -274,7 +274,9 @@ async def test_a_job_of_listed_objects_takes_these_only(tmp_path: Path) -> None:
                 await trio.sleep(0.02)
     size = path.stat().st_size
     assert view["results"]["Total"] == 2
-    assert view["scans"] == [{"shard": 0, "column": "file", "position": size, "until": size}]
+    assert view["scans"] == [
+        {"shard": 0, "column": "file", "position": size, "until": size, "round": 0}
+    ]
 
 
 @pytest.mark.parametrize(

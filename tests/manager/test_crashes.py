@@ -68,5 +68,6 @@ async def check_restart(world: World, k: int) -> None:
     # was copied twice to one place, and every record but the failed one's has moved.
     assert world.agents.known_ever <= ours, k
     assert len(world.agents.copied_whole) == len(set(world.agents.copied_whole)), k
+    assert world.agents.found_there == [], k
     left = [r for r in world.records() if ORIGIN.manta_storage_id in str(r["sharks"])]
     assert [r["objectId"] for r in left] == [object_id(2)], k

@@ -78,6 +78,14 @@ class FakeMoray:
         except ServerError as exc:
             raise read_error(exc.payload) from exc
 
+    def _write(self, effect: Callable[[], Any]) -> Callable[[], Any]:
+        def write() -> Any:
+            made = effect()
+            self._world.written(self.name)
+            return made
+
+        return write
+
     async def sql(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return await self._answer(lambda: self.store.sql(statement, values))
 
@@ -95,7 +103,9 @@ class FakeMoray:
     ) -> str:
         self._world.check_update(value)
         self._world.before_write(self.name)
-        made: str = await self._answer(lambda: self.store.put(bucket, key, value, etag))
+        made: str = await self._answer(
+            self._write(lambda: self.store.put(bucket, key, value, etag))
+        )
         self._world.after_write(self.name)
         return made
 
@@ -104,7 +114,7 @@ class FakeMoray:
             self._world.check_update(put.value)
         self._world.before_write(self.name)
         requests = [{**attrs.asdict(put), "options": {"etag": put.etag}} for put in puts]
-        await self._answer(lambda: self.store.batch(requests, {}))
+        await self._answer(self._write(lambda: self.store.batch(requests, {})))
         self._world.after_write(self.name)
 
 
@@ -117,6 +127,8 @@ class FakeAgents:
     known_ever: set[str] = attrs.field(factory=set)
     copies: set[tuple[str, str]] = attrs.field(factory=set)
     copied_whole: list[tuple[str, str]] = attrs.field(factory=list)
+    #: Tasks whose healthy file lay there already, so that nothing was copied.
+    found_there: list[tuple[str, str]] = attrs.field(factory=list)
     failures: dict[str, Reason] = attrs.field(factory=dict)
     post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
     report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
@@ -152,8 +164,9 @@ class FakeAgents:
             if task.object_id in self.failures:
                 bad.append(attrs.evolve(task, status=failed(self.failures[task.object_id])))
             elif asked == 3:
-                self.copies.add((task.object_id, shark))
-                self.copied_whole.append((task.object_id, shark))
+                place = (task.object_id, shark)
+                (self.found_there if place in self.copies else self.copied_whole).append(place)
+                self.copies.add(place)
         stats = AssignmentStats("Complete", len(bad), total, total, tuple[Task, ...](bad))
         return AssignmentReport(assignment.id, stats)
 
@@ -181,6 +194,8 @@ class World:
     #: Called with the shard's name around its writes; what they raise, the client raises.
     before_write: Callable[[str], None] = lambda _name: None
     after_write: Callable[[str], None] = lambda _name: None
+    #: Called when a write has had its effect, whether or not the client lives to hear of it.
+    written: Callable[[str], None] = lambda _name: None
 
     @property
     def job_file(self) -> Path:

@@ -14,7 +14,8 @@ import httpx
 import pytest
 import trio
 
-from rebalancer.devregion.audit import Audit, audit
+from rebalancer.devregion.audit import audit
+from rebalancer.devregion.checks import Audit
 from rebalancer.devregion.expectations import EXPECTED, Kind
 from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT, Layout, load
 from rebalancer.devregion.region import running
@@ -81,9 +82,10 @@ async def evacuate(folder: Path) -> Evacuated:
 def test_the_job_ends_as_complete(evacuated: Evacuated) -> None:
     assert evacuated.view["state"] == "Complete"
     assert "error" not in evacuated.view
+    assert evacuated.view["warnings"] == []
 
 
-@pytest.mark.parametrize("number", range(1, 11))
+@pytest.mark.parametrize("number", range(1, 12))
 def test_the_audit_finds_that_an_invariant_holds(evacuated: Evacuated, number: int) -> None:
     (check,) = [check for check in evacuated.audit.checks if check.number == number]
     assert check.offenders == []
@@ -293,6 +295,17 @@ def delete_the_old_copy(region: Broken) -> None:
     region.change_file(region.layout.evacuated, value, None)
 
 
+def forget_what_remains(region: Broken) -> None:
+    region.change_rows("DELETE FROM remaining WHERE why = 'duplicate_shark'")
+
+
+def list_what_was_moved(region: Broken) -> None:
+    region.change_rows(
+        "INSERT INTO remaining SELECT shard, key, id, '' FROM evacuateobjects"
+        " WHERE status = 'complete' LIMIT 1"
+    )
+
+
 BREAKS = [
     (1, corrupt_copy),
     (2, drop_a_shark),
@@ -304,6 +317,8 @@ BREAKS = [
     (8, leave_a_temporary_file),
     (9, write_a_foreign_file),
     (10, delete_the_old_copy),
+    (11, forget_what_remains),
+    (11, list_what_was_moved),
 ]
 
 

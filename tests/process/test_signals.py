@@ -56,7 +56,7 @@ async def test_sigterm_in_the_middle_of_work_loses_nothing(tmp_path: Path) -> No
     assert half["state"] == "Running"
     assert half["results"]["Complete"] < view["results"]["Complete"]
     assert view["state"] == "Complete"
-    assert [check.offenders for check in report.checks] == [[]] * 10
+    assert [check.offenders for check in report.checks if check.offenders] == []
     assert report.ok
 
 

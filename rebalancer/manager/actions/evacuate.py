@@ -34,6 +34,8 @@ class EvacuateParams:
     max_objects: int | None = None
     #: A file on the manager's machine that names the records to take, instead of a scan.
     objects_file: str | None = None
+    #: Whether anything that the pre-flight finds ends the job before it begins.
+    strict: bool = False
 
 
 @attrs.frozen

@@ -73,6 +73,10 @@ class _Placer:
 
     async def _plan(self, obj: MantaObject) -> Placement | Reason:
         """A destination that is not busy; if all that fit are, one becomes free in time."""
+        # A copy that was made before need not be made again, only found there.
+        made = [n for n in self._job.fleet.nodes if n.manta_storage_id == obj.earlier]
+        if made and isinstance(plan := self._choose(obj, made), Placement):
+            return plan
         while True:
             nodes = self._eligible()
             is_avoided = self._job.ledger.is_avoided

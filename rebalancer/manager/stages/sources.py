@@ -1,7 +1,7 @@
 """Where objects come from: the scan of every shard, or a listing whose records are read anew."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -23,6 +23,9 @@ CHUNK = 200
 #: Stands for the shard where a listing's position is kept.
 NO_SHARD = 0
 
+#: Takes the rows of a window, and keeps them together with how far the scan has come.
+Sink = Callable[[ScanPosition, list[scan.FoundRow]], Awaitable[None]]
+
 log = get_logger()
 _insistently = partial(insistently, tries=TRIES, first_s=0.5, longest_s=15.0)
 
@@ -35,10 +38,12 @@ async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
     if job.listing is not None:
         await _look_up(job, job.listing, found)
         return
-    readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
-    async with trio.open_nursery() as nursery:
-        for number, shard in job.scanned.items():
-            nursery.start_soon(_scan_shard, job, number, shard, readers, found)
+
+    async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
+        records = read_rows(job, scanned.shard, rows)
+        await send(found, await job.store.found(records, scanned, limit=job.max_objects))
+
+    await scan_shards(job, job.scanned, keep)
 
 
 async def send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObject]) -> None:
@@ -50,24 +55,41 @@ async def send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObje
 # --- scans -------------------------------------------------------------------------------
 
 
+async def scan_shards(
+    job: Job, shards: Mapping[int, scan.Shard], keep: Sink, *, scan_round: int = 0
+) -> None:
+    """Hand the rows that mention the evacuated shark to `keep`, behind the stored positions.
+
+    Round 0 is discovery, which looks at objects only; the others are final scans, which look
+    at directories too.  A shard that does not answer is noted in `job.failures`; the others
+    go on.
+    """
+    readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
+    async with trio.open_nursery() as nursery:
+        for number, shard in shards.items():
+            nursery.start_soon(_scan_shard, job, number, shard, readers, keep, scan_round)
+
+
 async def _scan_shard(
     job: Job,
     number: int,
     shard: scan.Shard,
     readers: trio.CapacityLimiter,
-    found: trio.MemorySendChannel[Found],
+    keep: Sink,
+    scan_round: int,
 ) -> None:
     async with readers:
         try:
             columns = await _insistently(partial(scan.id_columns, shard))
             for column in columns:
-                await _scan_column(job, number, shard, columns, column, found)
+                await _scan_column(job, number, shard, columns, column, keep, scan_round)
         except PeerError as exc:
             # The other shards go on; the job fails when they are done.
             log.error("scan given up", job=job.id, shard=number, error=str(exc))
-            job.failures.append(f"discovery on shard {number} did not finish: {exc}")
+            what = "the final scan of" if scan_round else "discovery on"
+            job.failures.append(f"{what} shard {number} did not finish: {exc}")
         else:
-            log.info("scan finished", job=job.id, shard=number)
+            log.info("scan finished", job=job.id, shard=number, round=scan_round)
 
 
 async def _scan_column(
@@ -76,24 +98,24 @@ async def _scan_column(
     shard: scan.Shard,
     columns: tuple[str, ...],
     column: str,
-    found: trio.MemorySendChannel[Found],
+    keep: Sink,
+    scan_round: int,
 ) -> None:
-    begun = await job.store.scan_position(number, column)
+    begun = await job.store.scan_position(number, column, scan_round)
     if begun is None:
         until = await _insistently(partial(scan.last_id, shard, column))
-        begun = ScanPosition(number, column, 0, until)
+        begun = ScanPosition(number, column, 0, until, scan_round)
     shark = job.action.origin.manta_storage_id
     while begun.position < begun.until and not _has_enough(job):
         end = min(begun.position + job.config.options.md_read_chunk_size, begun.until)
         ask = partial(scan.window, shard, columns, column, begun.position, end, shark)
-        rows = await _insistently(ask)
+        rows = await _insistently(partial(ask, directories=scan_round > 0))
         begun = attrs.evolve(begun, position=end)
         job.metrics.scanned(begun)
-        records = _read_rows(job, number, rows)
-        await send(found, await job.store.found(records, begun, limit=job.max_objects))
+        await keep(begun, rows)
 
 
-def _read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
+def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
     """The records of a window that concern the job: parsed as they are taken, in a thread."""
     for row in rows:
         record = job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value)
@@ -157,4 +179,4 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> tuple[list[FoundReco
 def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:
     if f'"{job.action.origin.manta_storage_id}"' not in row.value:
         return None
-    return next(_read_rows(job, number, [row]), None)
+    return next(read_rows(job, number, [row]), None)

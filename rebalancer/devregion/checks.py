@@ -1,0 +1,60 @@
+"""The checks of the audit: one for each of the project's invariants, with what broke it."""
+
+import attrs
+
+#: Offenders shown of each invariant.
+SHOWN = 5
+
+TITLES = {
+    1: "a new copy is named only where it lies whole and verified",
+    2: "no record names fewer shards, no object has fewer good copies",
+    3: "no object lies in fewer datacenters, none twice on a shark",
+    4: "only the evacuated shark's entry of a record changed",
+    5: "records that were not moved are untouched, and never counted as moved",
+    6: "every object has one status, the expected one; counters equal rows",
+    7: "nothing is left half done",
+    8: "no temporary files, no forgotten assignments",
+    9: "agents wrote nothing but objects that they were given",
+    10: "no data is gone; copies that no record names are on record",
+    11: "what names the evacuated shark is listed with its reason, and nothing else is",
+}
+
+
+@attrs.define
+class Check:
+    """One invariant.  Mutable state: how much was checked, and what broke it."""
+
+    number: int
+    checked: int = 0
+    violations: int = 0
+    offenders: list[str] = attrs.field(factory=list)
+
+    @property
+    def title(self) -> str:
+        """The invariant in a line."""
+        return TITLES[self.number]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds, on something."""
+        return not self.violations and self.checked > 0
+
+    def that(self, holds: bool, offender: str) -> None:
+        """One more was checked."""
+        self.checked += 1
+        if not holds:
+            self.violations += 1
+            if len(self.offenders) < SHOWN:
+                self.offenders.append(offender)
+
+
+@attrs.frozen
+class Audit:
+    """The result, by invariant."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all hold."""
+        return all(check.ok for check in self.checks)
