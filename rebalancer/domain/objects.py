@@ -9,6 +9,8 @@ from typing import Any
 
 import attrs
 
+from rebalancer.domain.retries import Tried
+
 # Old ids are not version 4, so neither version nor variant is checked.
 _LOOSE_UUID = re.compile(
     r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
@@ -74,6 +76,8 @@ class MantaObject:
     md5: str
     size: int
     sharks: tuple[Shark, ...]
+    #: What copying it has failed with in this job.
+    tried: Tried = Tried()
 
 
 def is_loose_uuid(text: object) -> bool:

@@ -24,7 +24,7 @@ from rebalancer.manager import pipeline
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.job import Job
-from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore, open_store
@@ -117,6 +117,8 @@ class FakeAgents:
     copies: set[tuple[str, str]] = attrs.field(factory=set)
     copied_whole: list[tuple[str, str]] = attrs.field(factory=list)
     failures: dict[str, Reason] = attrs.field(factory=dict)
+    #: Why a task fails, if `failures` does not say so.
+    fails: Callable[[str, Task], Reason | None] = lambda _shark, _task: None
     post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
     report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
 
@@ -148,8 +150,9 @@ class FakeAgents:
             return AssignmentReport(assignment.id, AssignmentStats("Running", 0, 0, total))
         bad = []
         for task in assignment.tasks:
-            if task.object_id in self.failures:
-                bad.append(attrs.evolve(task, status=failed(self.failures[task.object_id])))
+            reason = self.failures.get(task.object_id) or self.fails(shark, task)
+            if reason is not None:
+                bad.append(attrs.evolve(task, status=failed(reason)))
             elif asked == 3:
                 self.copies.add((task.object_id, shark))
                 self.copied_whole.append((task.object_id, shark))
@@ -177,6 +180,7 @@ class World:
     scanned: Mapping[int, scan.Shard] | None = None
     listing: Listing | None = None
     job_name: str = "job"
+    ledgers: Ledgers = attrs.field(factory=Ledgers)
     #: Called with the shard's name around its writes; what they raise, the client raises.
     before_write: Callable[[str], None] = lambda _name: None
     after_write: Callable[[str], None] = lambda _name: None
@@ -216,23 +220,25 @@ class World:
             **self.config_changes,
         )
         moray = {n: FakeMoray(self, n, store) for n, store in self.shards.items()}
+        limit = config.options.max_assignments_per_shark
         async with open_store(self.job_file, run=inline) as store:
-            yield Job(
-                id="job",
-                action=Evacuate(ORIGIN),
-                config=config,
-                store=store,
-                fleet=Fleet(ask),
-                agents=cast(Agents, self.agents),
-                scanned=cast(Mapping[int, scan.Shard], self.scanned or moray),
-                moray=cast(Mapping[int, MorayClient], moray),
-                listing=self.listing,
-                metrics=ManagerMetrics(config),
-                ledger=Ledger(config.options.max_assignments_per_shark),
-                updaters=trio.CapacityLimiter(config.options.max_metadata_update_threads),
-                rng=random.Random(1),
-                **changes,
-            )
+            with self.ledgers.open(limit) as ledger:
+                made = {
+                    "id": "job",
+                    "action": Evacuate(ORIGIN),
+                    "config": config,
+                    "store": store,
+                    "fleet": Fleet(ask),
+                    "agents": cast(Agents, self.agents),
+                    "scanned": cast(Mapping[int, scan.Shard], self.scanned or moray),
+                    "moray": cast(Mapping[int, MorayClient], moray),
+                    "listing": self.listing,
+                    "metrics": ManagerMetrics(config),
+                    "ledger": ledger,
+                    "updaters": trio.CapacityLimiter(config.options.max_metadata_update_threads),
+                    "rng": random.Random(1),
+                }
+                yield Job(**{**made, **changes})
 
     async def run(self, **changes: Any) -> dict[tuple[str, str], int]:
         """Run a job to its end; its counts by status and reason."""
