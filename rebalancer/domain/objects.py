@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer.domain.retries import Tried
+from rebalancer.domain.retries import UNTRIED, Tried
 
 # Old ids are not version 4, so neither version nor variant is checked.
 _LOOSE_UUID = re.compile(
@@ -77,7 +77,7 @@ class MantaObject:
     size: int
     sharks: tuple[Shark, ...]
     #: What copying it has failed with in this job.
-    tried: Tried = Tried()
+    tried: Tried = UNTRIED
 
 
 def is_loose_uuid(text: object) -> bool:

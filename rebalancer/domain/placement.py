@@ -36,20 +36,19 @@ class Placement:
 def capacity_bytes(node: StorageNode, max_fill: int) -> int:
     """Bytes that `node` may take up to the fill limit, as storinfo tells of it.
 
-    In MiB: floor(total * max_fill / 100) - floor(used), never below 0, where
-    total = available / (1 - percent_used / 100) and used = total - available; nothing at or
-    above the fill limit.  Computed in whole numbers: in floating point `used` came out above
-    the fill by one MiB at 29, 35 and 47 %.
+    In MiB: total * max_fill / 100 - used, where total = available / (1 - percent_used / 100) and
+    used = total - available; nothing at or above the fill limit.  Rounded down once, for the
+    difference of two numbers rounded down may be a MiB too much; and in whole numbers, for in
+    floating point `used` came out above the fill at 29, 35 and 47 %.  That storinfo rounds the
+    percentage up only makes it less.
 
     Worked: available 900, used 10 %: total is 1000, used 100; a fill of 80 % is 800, so 700 may
     come.
     """
     if node.percent_used >= 100 or node.percent_used >= max_fill:
         return 0
-    left = 100 - node.percent_used
-    fill_mb = node.available_mb * max_fill // left
-    used_mb = node.available_mb * node.percent_used // left
-    return max(0, fill_mb - used_mb) * MIB
+    part = max_fill - node.percent_used
+    return node.available_mb * part // (100 - node.percent_used) * MIB
 
 
 def free_bytes(node: StorageNode, *, max_fill: int, claimed: int) -> int:

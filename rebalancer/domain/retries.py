@@ -68,3 +68,6 @@ class Tried:
         """With `destination`, and `source` if that one is to blame."""
         sources = self.sources if source is None else self.sources | {source}
         return Tried(self.destinations | {destination}, sources)
+
+
+UNTRIED = Tried()

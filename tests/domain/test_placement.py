@@ -90,8 +90,9 @@ def test_a_node_is_never_filled_past_the_limit(
     assert free >= 0
     if free:
         total_times_left = available * 100 * MIB  # total * (100 - used)
-        used_bytes = available * used // (100 - used) * MIB
-        assert (used_bytes + claimed + free) * (100 - used) <= total_times_left * max_fill // 100
+        used_times_left = available * used * MIB
+        taken = used_times_left + (claimed + free) * (100 - used)
+        assert taken * 100 <= total_times_left * max_fill
 
 
 def test_a_copy_is_never_sent_where_one_is() -> None:

@@ -109,9 +109,12 @@ class FakeMoray:
 
 @attrs.define(eq=False)
 class FakeAgents:
-    """All agents.  Mutable state: assignments by id, how often each was asked for, copies."""
+    """All agents.  Mutable state: assignments by id, how often each was asked for and what came
+    of it, copies.
+    """
 
     assignments: dict[str, tuple[str, Assignment]] = attrs.field(factory=dict)
+    done: dict[str, AssignmentReport] = attrs.field(factory=dict)
     asked: defaultdict[str, int] = attrs.field(factory=lambda: defaultdict(int))
     known_ever: set[str] = attrs.field(factory=set)
     copies: set[tuple[str, str]] = attrs.field(factory=set)
@@ -119,6 +122,7 @@ class FakeAgents:
     failures: dict[str, Reason] = attrs.field(factory=dict)
     #: Why a task fails, if `failures` does not say so.
     fails: Callable[[str, Task], Reason | None] = lambda _shark, _task: None
+    post_s: Callable[[], float] = lambda: 0.01
     post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
     report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
 
@@ -128,7 +132,7 @@ class FakeAgents:
             self.assignments.setdefault(assignment.id, (shark, assignment))
             self.known_ever.add(assignment.id)
             answer = PostAnswer(Posted.ACCEPTED)
-        await trio.sleep(0.01)
+        await trio.sleep(self.post_s())
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -148,14 +152,20 @@ class FakeAgents:
         total = len(assignment.tasks)
         if asked < 3:
             return AssignmentReport(assignment.id, AssignmentStats("Running", 0, 0, total))
+        if assignment.id not in self.done:
+            self.done[assignment.id] = self._copy(assignment, shark)
+        return self.done[assignment.id]
+
+    def _copy(self, assignment: Assignment, shark: str) -> AssignmentReport:
         bad = []
         for task in assignment.tasks:
             reason = self.failures.get(task.object_id) or self.fails(shark, task)
             if reason is not None:
                 bad.append(attrs.evolve(task, status=failed(reason)))
-            elif asked == 3:
+            else:
                 self.copies.add((task.object_id, shark))
                 self.copied_whole.append((task.object_id, shark))
+        total = len(assignment.tasks)
         stats = AssignmentStats("Complete", len(bad), total, total, tuple[Task, ...](bad))
         return AssignmentReport(assignment.id, stats)
 
