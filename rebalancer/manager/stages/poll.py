@@ -51,7 +51,6 @@ class _Watcher:
         self._moved = moved
         self._watched: dict[str, _Watched] = {}
         self._progress_at = 0.0
-        self._answers = False
         self._added = trio.Event()
 
     def add(self, item: Sent) -> bool:
@@ -79,10 +78,8 @@ class _Watcher:
         try:
             report = await self._job.agents.get(self._shark, item.id)
         except PeerError as exc:
-            self._answers = False
-            await self._await_progress(watched, str(exc))
+            await self._await_progress(watched, reasons.DESTINATION_UNREACHABLE, str(exc))
             return
-        self._answers = True
         if report is None:
             await self._lose(item, reasons.AGENT_ASSIGNMENT_NO_ENT, "the agent does not know it")
         elif report.stats.failures is None:
@@ -90,16 +87,18 @@ class _Watcher:
             if watched.processed < report.stats.complete <= len(item.object_ids):
                 self._progress_at = trio.current_time()
                 watched.processed = report.stats.complete
-            await self._await_progress(watched, "it makes no progress")
+            await self._await_progress(watched, reasons.NETWORK_ERROR, "it makes no progress")
         else:
             await self._finish(item, report)
 
-    async def _await_progress(self, watched: _Watched, detail: str) -> None:
+    async def _await_progress(self, watched: _Watched, reason: Reason, detail: str) -> None:
         """Ask again later, unless the agent has had its time."""
         now = trio.current_time()
         watched.ask_at = now + assignments.poll_interval(now - watched.since)
-        if now - self._progress_at > self._job.config.agent_timeout:
-            reason = reasons.NETWORK_ERROR if self._answers else reasons.DESTINATION_UNREACHABLE
+        # Agents work on one assignment after the other, so the progress of any counts for all;
+        # and one that has just come has all the time that others have had.
+        begun = max(self._progress_at, watched.since)
+        if now - begun > self._job.config.agent_timeout:
             await self._lose(watched.item, reason, detail)
 
     async def _lose(self, item: Sent, reason: Reason, detail: str) -> None:
