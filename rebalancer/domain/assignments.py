@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure
 
 #: Failures that say the source could not be read, not that what was read is wrong.
 _UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
@@ -27,16 +28,25 @@ def adds_up(
 
 def failures(
     reported: Iterable[tuple[str, Reason | None, Shark]], evacuated: str
-) -> dict[str, Reason]:
-    """Why each failed object is skipped, given (object id, reason, source) of each.
+) -> dict[str, Failure]:
+    """Why each failed object was not copied, given (object id, reason, source) of each.
 
-    An object that could not be read from the evacuated shark, its only copy, is told apart:
-    no other destination will help it.
+    An object that could not be read from the evacuated shark, the last resort, is told apart.
     """
     return {
-        object_id: _judge(reason or reasons.ASSIGNMENT_ERROR, source, evacuated)
+        object_id: Failure(
+            _judge(reason or reasons.ASSIGNMENT_ERROR, source, evacuated), source.manta_storage_id
+        )
         for object_id, reason, source in reported
     }
+
+
+def is_useless(posted: int, failed: Collection[Failure]) -> bool:
+    """Whether a destination has copied none of `posted` objects, and not for want of sources.
+
+    One whose disk is gone is done with every assignment at once, so it would be given all.
+    """
+    return len(failed) == posted and any(failure.bad_source is None for failure in failed)
 
 
 def _judge(reason: Reason, source: Shark, evacuated: str) -> Reason:

@@ -9,6 +9,8 @@ from typing import Any
 
 import attrs
 
+from rebalancer.domain.retries import UNTRIED, Tried
+
 # Old ids are not version 4, so neither version nor variant is checked.
 _LOOSE_UUID = re.compile(
     r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
@@ -76,6 +78,8 @@ class MantaObject:
     sharks: tuple[Shark, ...]
     #: Where its copy was made before; what is there still need not be made again.
     earlier: str | None = None
+    #: What copying it has failed with in this job.
+    tried: Tried = UNTRIED
 
 
 def is_loose_uuid(text: object) -> bool:

@@ -1,11 +1,13 @@
 """Where an object may go: space arithmetic, refusals, and the choice among what is left."""
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 import attrs
 
 from rebalancer.domain import reasons
+from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, Shark, StorageNode
 from rebalancer.domain.reasons import Reason
 
@@ -31,40 +33,43 @@ class Placement:
     source: Shark
 
 
-def free_bytes(node: StorageNode, *, max_fill: int, claimed: int) -> int:
-    """Bytes that `node` may still take, `claimed` being those promised to it already.
+def capacity_bytes(node: StorageNode, max_fill: int) -> int:
+    """Bytes that `node` may take up to the fill limit, as storinfo tells of it.
 
-    In MiB: floor(total * max_fill / 100) - floor(used) - assigned, never below 0, where
-    total = available / (1 - percent_used / 100) and used = total - available; nothing at or
-    above the fill limit.  Computed in whole numbers: in floating point `used` came out above
-    the fill by one MiB at 29, 35 and 47 %.
+    In MiB: total * max_fill / 100 - used, where total = available / (1 - percent_used / 100) and
+    used = total - available; nothing at or above the fill limit.  Rounded down once, for the
+    difference of two numbers rounded down may be a MiB too much; and in whole numbers, for in
+    floating point `used` came out above the fill at 29, 35 and 47 %.  That storinfo rounds the
+    percentage up only makes it less.
 
-    Worked: available 900, used 10 %: total is 1000, used 100; a fill of 80 % is 800, so with
-    100 assigned 600 are left.
+    Worked: available 900, used 10 %: total is 1000, used 100; a fill of 80 % is 800, so 700 may
+    come.
     """
     if node.percent_used >= 100 or node.percent_used >= max_fill:
         return 0
-    left = 100 - node.percent_used
-    fill_mb = node.available_mb * max_fill // left
-    used_mb = node.available_mb * node.percent_used // left
-    return max(0, (fill_mb - used_mb) * MIB - claimed)
+    part = max_fill - node.percent_used
+    return node.available_mb * part // (100 - node.percent_used) * MIB
+
+
+def free_bytes(node: StorageNode, *, max_fill: int, claimed: int) -> int:
+    """Bytes that `node` may still take, `claimed` being those promised to it already."""
+    return max(0, capacity_bytes(node, max_fill) - claimed)
 
 
 def eligible(
     nodes: Iterable[StorageNode], rules: Rules, excluded: Collection[str]
 ) -> list[StorageNode]:
-    """The nodes that may be destinations at all, the one with most space first.
+    """The nodes that may be destinations at all.
 
-    `excluded` are shark names: those being evacuated, and those that failed lately.
+    `excluded` are shark names: those being evacuated.
     """
-    fit = (
+    return [
         node
         for node in nodes
         if node.available_mb >= rules.min_avail_mb
         and node.datacenter not in rules.blacklist_datacenters
         and node.manta_storage_id not in excluded
-    )
-    return sorted(fit, key=lambda node: (-node.available_mb, node.manta_storage_id))
+    ]
 
 
 def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) -> Reason | None:
@@ -85,44 +90,78 @@ def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) ->
 
 
 def source(obj: MantaObject, origin: Shark, rules: Rules, rng: random.Random) -> Shark | None:
-    """The shark to read from: another copy, else `origin` itself (read-only, not dead)."""
+    """The shark to read from: another copy, else `origin` itself (read-only, not dead).
+
+    A copy that could not be read is read again only when there is no other.
+    """
     others = [s for s in obj.sharks if s.manta_storage_id != origin.manta_storage_id]
-    if others:
-        return rng.choice(others)
-    return origin if rules.allow_source_evac_shark else None
+    fresh = [s for s in others if s.manta_storage_id not in obj.tried.sources]
+    if fresh:
+        return rng.choice(fresh)
+    has_failed = origin.manta_storage_id in obj.tried.sources
+    if rules.allow_source_evac_shark and not (others and has_failed):
+        return origin
+    return rng.choice(others) if others else None
 
 
 def choose(
     obj: MantaObject,
     origin: Shark,
-    nodes: Sequence[StorageNode],
+    candidates: Candidates,
     rules: Rules,
-    room: Callable[[StorageNode], int],
+    look: Callable[[StorageNode], Outlook],
     rng: random.Random,
-) -> Placement | Reason:
-    """A destination for `obj` among `nodes` (as `eligible` orders them), or why there is none.
+) -> Placement | Reason | None:
+    """A destination for `obj`, or why there is none; None: all that fit are busy.
 
-    The first `max_sharks` nodes share the work, drawn with their room as weight; the rest are
-    tried only when none of those will do.  Want of room is reported before the other refusals,
-    because it alone passes with time; else the refusal of the last candidate is.
+    The first `max_sharks` that fit share the work, drawn with their room as weight.  One with
+    which the object failed before is taken only if no other fits, and one that failed lately
+    with others only before such.  Want of room is reported before the other refusals, because it
+    alone passes with time; else the refusal of the last candidate is.
     """
     read_from = source(obj, origin, rules, rng)
     if read_from is None:
         return reasons.SOURCE_IS_EVAC_SHARK
-    refused: Reason = reasons.DESTINATION_INSUFFICIENT_SPACE
-    lacks_room = not nodes
-    for group in (nodes[: rules.max_sharks], nodes[rules.max_sharks :]):
-        allowed: list[StorageNode] = []
-        weights: list[int] = []
-        for node in group:
-            left = room(node)
-            no = refusal(obj, origin, node, room=left)
-            if no is None:
-                allowed.append(node)
-                weights.append(left + 1)  # an empty object may go where nothing is left
-            else:
-                refused = no
-                lacks_room = lacks_room or no == reasons.DESTINATION_INSUFFICIENT_SPACE
-        if allowed:
-            return Placement(rng.choices(allowed, weights)[0], read_from)
-    return reasons.DESTINATION_INSUFFICIENT_SPACE if lacks_room else refused
+    closed = {s.datacenter for s in obj.sharks if s.datacenter != origin.datacenter}
+    view = candidates.outside(closed)
+    lacks_room = not candidates.nodes
+    if obj.size > candidates.most_room:
+        # Where a region is full, this is every object: one node that lacks room says it all.
+        wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
+        view = tuple(islice(wanted, 1))
+    tiers = [_Tier() for _ in range(4)]  # sound, avoided; and both again for those tried before
+    for node in view:
+        outlook = look(node)
+        no = refusal(obj, origin, node, room=outlook.room)
+        if no is not None:
+            lacks_room = lacks_room or no == reasons.DESTINATION_INSUFFICIENT_SPACE
+            continue
+        was_tried = node.manta_storage_id in obj.tried.destinations
+        tiers[2 * was_tried + outlook.is_avoided].add(node, outlook)
+        if len(tiers[0].nodes) == rules.max_sharks:
+            break
+    for tier in tiers:
+        if tier.nodes:
+            return Placement(rng.choices(tier.nodes, tier.weights)[0], read_from)
+        if tier.is_busy:
+            return None
+    if lacks_room:
+        return reasons.DESTINATION_INSUFFICIENT_SPACE
+    last = candidates.nodes[-1]
+    return refusal(obj, origin, last, room=obj.size) or reasons.DESTINATION_INSUFFICIENT_SPACE
+
+
+@attrs.define
+class _Tier:
+    """Nodes that fit an object equally well; the busy ones are only known to be."""
+
+    nodes: list[StorageNode] = attrs.field(factory=list)
+    weights: list[int] = attrs.field(factory=list)
+    is_busy: bool = False
+
+    def add(self, node: StorageNode, outlook: Outlook) -> None:
+        if outlook.is_busy:
+            self.is_busy = True
+        else:
+            self.nodes.append(node)
+            self.weights.append(outlook.room + 1)  # an empty object may go where nothing is left

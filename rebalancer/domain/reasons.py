@@ -20,21 +20,30 @@ class Reason:
 
     @property
     def is_known(self) -> bool:
-        """Whether the deployed programs know this reason too."""
-        return self.name in _COLUMNS or self.code is not None
+        """Whether the deployed programs know this reason too, and their column takes it."""
+        if self.code is not None:
+            return self.name == HTTP_STATUS_CODE and 0 <= self.code < 1000
+        return self.name in _COLUMNS
 
     @property
     def column(self) -> str:
-        """The spelling in database columns and metric labels."""
+        """The spelling in database columns."""
         if self.code is not None:
             return f"{{http_status_code:{self.code}}}"
         return _COLUMNS.get(self.name, self.name)
+
+    @property
+    def label(self) -> str:
+        """The spelling in metrics, of which there are not more than there are known reasons."""
+        return self.column if self.is_known else UNKNOWN
 
     def __str__(self) -> str:
         return self.column
 
 
 HTTP_STATUS_CODE = "HTTPStatusCode"
+#: Stands for whatever reason nobody knows; its text is kept beside it.
+UNKNOWN = "unknown_reason"
 
 AGENT_FS_ERROR = Reason("AgentFSError")
 AGENT_ASSIGNMENT_NO_ENT = Reason("AgentAssignmentNoEnt")

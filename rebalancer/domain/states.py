@@ -25,7 +25,8 @@ class ObjectEvent(enum.StrEnum):
     """What happens to an object."""
 
     PLACED = "placed"
-    RETURNED = "returned"  # the assignment came to nothing: find another destination
+    PUT_OFF = "put_off"  # there is no room now: find a destination when all else is settled
+    RETURNED = "returned"  # not copied there: find another destination
     COPIED = "copied"
     REFUSED = "refused"  # this copy cannot be made now
     UNUSABLE = "unusable"  # its record cannot be used
@@ -76,7 +77,12 @@ class JobEvent(enum.StrEnum):
 
 _O, _OE = ObjectStatus, ObjectEvent
 OBJECT: Mapping[ObjectStatus, Mapping[ObjectEvent, ObjectStatus]] = {
-    _O.UNPROCESSED: {_OE.PLACED: _O.ASSIGNED, _OE.REFUSED: _O.SKIPPED, _OE.UNUSABLE: _O.ERROR},
+    _O.UNPROCESSED: {
+        _OE.PLACED: _O.ASSIGNED,
+        _OE.PUT_OFF: _O.UNPROCESSED,
+        _OE.REFUSED: _O.SKIPPED,
+        _OE.UNUSABLE: _O.ERROR,
+    },
     _O.ASSIGNED: {
         _OE.COPIED: _O.POST_PROCESSING,
         _OE.RETURNED: _O.UNPROCESSED,

@@ -3,9 +3,10 @@
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import attrs
+import trio
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.batches import BatchLimits
@@ -81,8 +82,8 @@ class Job:
     """What the stages of one job share.
 
     Mutable state: `updaters`, whose number changes while the job runs; `given_back`, the
-    assignments whose objects `discover` must feed again; `failures`, what makes the job end as
-    failed.
+    assignments with objects that `discover` must feed again; `failures`, what makes the job end
+    as failed; `cancelled`, set when nothing more is to be begun.
     """
 
     id: str
@@ -104,6 +105,13 @@ class Job:
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     given_back: deque[str] = attrs.field(factory=deque)
     failures: list[str] = attrs.field(factory=list)
+    cancelled: trio.Event = attrs.field(factory=trio.Event)
+    #: Names of the sharks that any job evacuates, hence no destinations.
+    evacuating: Callable[[], Collection[str]] = attrs.field(
+        default=attrs.Factory(
+            lambda job: lambda: (job.action.origin.manta_storage_id,), takes_self=True
+        )
+    )
 
     @property
     def rules(self) -> Rules:

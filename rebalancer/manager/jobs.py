@@ -31,7 +31,7 @@ from rebalancer.manager.actions.evacuate import EvacuateParams
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import JobIndex, JobRow
 from rebalancer.manager.job import Job
-from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.preflight import preflight
@@ -72,6 +72,7 @@ class Jobs:
     fleet: Fleet
     http: HttpClient
     metrics: ManagerMetrics
+    ledgers: Ledgers = attrs.field(factory=Ledgers)
     _running: Job | None = None
     _created: trio.Event = attrs.field(factory=trio.Event)
 
@@ -230,7 +231,9 @@ class Jobs:
                 moray=shards,
                 listing=self._listing(row.params),
                 metrics=self.metrics,
-                ledger=Ledger(config.options.max_assignments_per_shark),
+                ledger=stack.enter_context(
+                    self.ledgers.open(config.options.max_assignments_per_shark)
+                ),
                 updaters=Updaters(threads, config.metadata_timeout, self.metrics.updaters),
                 max_objects=row.params.get("max_objects"),
             )

@@ -1,10 +1,13 @@
-"""What a job has under way at each destination: the one thing that flows against the stream.
+"""What the running jobs have under way at each destination: all that flows against the stream.
 
-Its methods have no await, hence are atomic.  Nothing in it is worth saving: a restart rebuilds
-it from the open assignments.
+Jobs share destinations, so each has a ledger of its own and sees the claims of all.  Methods have
+no await, hence are atomic.  Nothing in it is worth saving: a restart rebuilds it from the open
+assignments.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -19,62 +22,177 @@ AVOID_MAX_S = 600.0
 
 @attrs.define
 class _Account:
-    claimed: int = 0
-    settling: list[tuple[float, int]] = attrs.field(factory=list)  # (until, bytes)
+    """One destination, all jobs together."""
+
+    claimed: int = 0  # bytes, settling ones included
+    settling: deque[tuple[float, int]] = attrs.field(factory=deque)  # (until, bytes), in order
     assignments: int = 0
-    failures: int = 0
+    failures: int = 0  # in a row
     avoid_until: float = 0.0
+
+    def settle(self, now: float) -> None:
+        while self.settling and self.settling[0][0] <= now:
+            self.claimed -= self.settling.popleft()[1]
+
+
+@attrs.frozen
+class Standing:
+    """One destination, for people."""
+
+    shark: str
+    #: Bytes promised to objects, or copied so lately that storinfo may not know.
+    claimed: int
+    #: Under way.
+    assignments: int
+    #: In a row.
+    failures: int
+    #: Seconds for which it gets nothing if others can have it; 0: it is not avoided.
+    avoided_for_s: float
+
+
+class Ledgers:
+    """The accounts of all destinations: one such object a manager.
+
+    Mutable state: the accounts, of which there are not more than storage nodes; how often one
+    got better; and an event for that.
+    """
+
+    def __init__(self) -> None:
+        self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
+        self._changed = trio.Event()
+        #: Counts the times that a destination may have become a better one.
+        self.changes = 0
+
+    @contextmanager
+    def open(self, max_assignments: int) -> "Iterator[Ledger]":
+        """A job's ledger.  When it is left, what the job had under way is forgotten."""
+        ledger = Ledger(self, max_assignments)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+    def snapshot(self) -> list[Standing]:
+        """Every destination that has, or had, to do with a job, by name."""
+        return [
+            Standing(
+                name,
+                (account := self.account(name)).claimed,
+                account.assignments,
+                account.failures,
+                max(0.0, account.avoid_until - trio.current_time()),
+            )
+            for name in sorted(self._accounts)
+        ]
+
+    def account(self, shark: str) -> _Account:
+        """The account of `shark` as of now."""
+        account = self._accounts[shark]
+        if account.settling:
+            account.settle(trio.current_time())
+        return account
+
+    async def wait_change(self) -> None:
+        """Return after the next assignment of any job is over."""
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        self.changes += 1
+        self._changed.set()
+        self._changed = trio.Event()
 
 
 class Ledger:
-    """Claims in bytes, assignments under way and failures, by destination."""
+    """Claims in bytes, assignments under way and failures, by destination, of one job.
 
-    def __init__(self, max_assignments: int) -> None:
+    What it tells is of all jobs together.  Mutable state: the part of the accounts that is this
+    job's.
+    """
+
+    def __init__(self, ledgers: Ledgers, max_assignments: int) -> None:
+        self._all = ledgers
         self._max_assignments = max_assignments
-        self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
-        self._changed = trio.Event()
+        self._claims: Counter[str] = Counter()
+        self._assignments: Counter[str] = Counter()
+
+    # --- what the job does ---------------------------------------------------------------
 
     def claim(self, shark: str, size: int) -> None:
         """Promise `size` bytes at `shark` to an object."""
-        self._accounts[shark].claimed += size
-
-    def claimed(self, shark: str) -> int:
-        """Bytes promised at `shark`, with those it may not have reported as used yet."""
-        account = self._accounts[shark]
-        now = trio.current_time()
-        account.settling = [(until, size) for until, size in account.settling if until > now]
-        return account.claimed + sum(size for _, size in account.settling)
+        self._claims[shark] += size
+        self._all.account(shark).claimed += size
 
     def posted(self, shark: str) -> None:
         """One more assignment is under way to `shark`."""
-        self._accounts[shark].assignments += 1
+        self._assignments[shark] += 1
+        self._all.account(shark).assignments += 1
 
-    def done(self, shark: str, size: int, *, copied: bool) -> None:
-        """An assignment of `size` bytes is over, `copied` or not."""
-        account = self._accounts[shark]
-        account.assignments -= 1
+    def done(self, shark: str, size: int) -> None:
+        """An assignment of `size` bytes is over, and its agent did what it could."""
+        self._end(shark, size).failures = 0
+
+    def failed(self, shark: str, size: int) -> None:
+        """An assignment of `size` bytes is over, and its agent is to blame.
+
+        The bytes settle like others: the agent may have written them all the same.
+        """
+        account = self._end(shark, size)
+        pause = min(AVOID_S * 2**account.failures, AVOID_MAX_S)
+        account.avoid_until = trio.current_time() + pause
+        account.failures += 1
+
+    def unsent(self, shark: str, size: int) -> None:
+        """An assignment of `size` bytes was never sent."""
+        self._release(shark, size, 1)
+        self._all.wake()
+
+    def unclaim(self, shark: str, size: int) -> None:
+        """Objects of `size` bytes do not go to `shark`."""
+        self._release(shark, size, 0)
+        self._all.wake()
+
+    def close(self) -> None:
+        """Forget what the job has under way."""
+        for shark in self._claims.keys() | self._assignments.keys():
+            self._release(shark, self._claims[shark], self._assignments[shark])
+        self._all.wake()
+
+    def _end(self, shark: str, size: int) -> _Account:
+        account = self._release(shark, size, 1)
+        account.claimed += size
+        account.settling.append((trio.current_time() + SETTLING_S, size))
+        self._all.wake()
+        return account
+
+    def _release(self, shark: str, size: int, assignments: int) -> _Account:
+        account = self._all.account(shark)
         account.claimed -= size
-        if copied:
-            account.settling.append((trio.current_time() + SETTLING_S, size))
-            account.failures = 0
-        else:
-            pause = min(AVOID_S * 2**account.failures, AVOID_MAX_S)
-            account.avoid_until = trio.current_time() + pause
-            account.failures += 1
-        self._wake()
+        account.assignments -= assignments
+        self._claims[shark] -= size
+        self._assignments[shark] -= assignments
+        return account
+
+    # --- how destinations stand ----------------------------------------------------------
+
+    @property
+    def changes(self) -> int:
+        """Counts the times that a destination may have become a better one."""
+        return self._all.changes
+
+    def claimed(self, shark: str) -> int:
+        """Bytes promised at `shark`, with those it may not have reported as used yet."""
+        return self._all.account(shark).claimed
 
     def is_busy(self, shark: str) -> bool:
         """Whether `shark` has all the assignments it may have."""
-        return self._accounts[shark].assignments >= self._max_assignments
+        return self._all.account(shark).assignments >= self._max_assignments
 
     def is_avoided(self, shark: str) -> bool:
         """Whether `shark` failed lately."""
-        return self._accounts[shark].avoid_until > trio.current_time()
+        until = self._all.account(shark).avoid_until
+        return until > 0 and until > trio.current_time()
 
     async def wait_change(self) -> None:
-        """Return after the next assignment is over."""
-        await self._changed.wait()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        """Return after the next assignment of any job is over."""
+        await self._all.wait_change()

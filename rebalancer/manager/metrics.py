@@ -46,7 +46,7 @@ class ManagerMetrics:
 
     def skipped(self, reason: Reason, objects: int = 1) -> None:
         """So many objects were skipped for `reason`."""
-        self._skips.inc(objects, reason.column)
+        self._skips.inc(objects, reason.label)
 
     def failed(self, error: str) -> None:
         """An object ended in `error`."""

@@ -21,8 +21,8 @@ from rebalancer.manager.store import OpenAssignment
 
 #: Messages that wait between two stages; each holds up to an assignment of objects.
 QUEUE = 2
-#: Assignments posted at a time.
-POSTERS = 8
+#: Assignments posted at a time: enough for several destinations to hang with all of theirs.
+POSTERS = 32
 
 
 async def run(job: Job) -> None:

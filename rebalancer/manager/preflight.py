@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from heapq import nlargest
 from typing import Any, Protocol
 
 import attrs
@@ -87,7 +88,8 @@ async def preflight(
         if (clone := clones.get(shard.number)) is not None:
             ask = partial(_check_clone, config, clone, shard.host, last_beat_ms)
             checks.append(partial(_within, "clone", clone.name, ask))
-    for node in placement.eligible(nodes, rules, {origin})[: 2 * rules.max_sharks]:
+    eligible = placement.eligible(nodes, rules, {origin})
+    for node in nlargest(2 * rules.max_sharks, eligible, key=lambda node: node.available_mb):
         name = node.manta_storage_id
         checks.append(partial(_within, "agent", name, partial(_check_agent, agents, name)))
     findings += await _all(checks)

@@ -23,7 +23,9 @@ CREATE TABLE IF NOT EXISTS evacuateobjects (
     -- ours
     key             TEXT,
     bytes           INTEGER NOT NULL DEFAULT 0,
-    attempts        INTEGER NOT NULL DEFAULT 0, -- assignments that came to nothing
+    attempts        INTEGER NOT NULL DEFAULT 0, -- that came to nothing
+    tried           TEXT,                       -- JSON: destinations, sources that failed it
+    put_off         INTEGER NOT NULL DEFAULT 0, -- unprocessed until all else of the job is settled
     outcome         TEXT,                       -- why it ended, where the columns above cannot say
     detail          TEXT,                       -- for a person
     earlier_shark   TEXT                        -- has a copy, though its record was put back

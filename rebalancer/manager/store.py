@@ -15,10 +15,11 @@ from pathlib import Path
 import attrs
 import trio
 
-from rebalancer.domain import states
+from rebalancer.domain import reasons, states
 from rebalancer.domain.again import FOUND_TOO_LATE, GONE, is_news
-from rebalancer.domain.objects import MantaObject, RecordError, Shark
+from rebalancer.domain.objects import MantaObject, RecordError, Shark, read_object
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure, Remedy, Tried, remedy
 from rebalancer.domain.states import (
     AssignmentEvent,
     AssignmentState,
@@ -127,6 +128,14 @@ class OpenAssignment:
 
 
 @attrs.frozen
+class Uncopied:
+    """What became of objects that were not copied: `waiting` of them are tried again."""
+
+    waiting: int
+    skipped: Mapping[Reason, int]
+
+
+@attrs.frozen
 class StoredRecord:
     """A record to be rewritten: as discovered, with the destination of its object's copy."""
 
@@ -200,13 +209,14 @@ class _Tally:
 class JobStore:
     """One job's file.  Made by `open_store`.
 
-    Mutable state besides the file: a mirror of the counts by status, and an event that wakes
-    those who wait for one to change.
+    Mutable state besides the file: a mirror of the counts by status and of those put off, and an
+    event that wakes those who wait for one to change.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self._counts: Counter[str] = Counter()
+        self._put_off = 0
         self._changed = trio.Event()
 
     # --- what is waiting -----------------------------------------------------------------
@@ -215,6 +225,11 @@ class JobStore:
     def unsettled(self) -> int:
         """Objects that may still need a destination: unprocessed and assigned ones."""
         return self._counts[ObjectStatus.UNPROCESSED] + self._counts[ObjectStatus.ASSIGNED]
+
+    @property
+    def put_off(self) -> int:
+        """Those of `unsettled` that `take_up` returns."""
+        return self._put_off
 
     @property
     def objects(self) -> int:
@@ -237,14 +252,14 @@ class JobStore:
     async def load(self) -> None:
         """Bring the mirror up to date with the file, before any other use.
 
-        Objects given back to placement by an earlier run are made like new ones, so that
-        `unprocessed` finds them and `returned` does not.
+        Objects given back to placement or put off by an earlier run are made like new ones, so
+        that `unprocessed` finds them, and `returned` and `take_up` do not.
         """
 
         def run(db: sqlite3.Connection) -> Status:
             db.execute(
-                "UPDATE evacuateobjects SET assignment_id = NULL"
-                " WHERE status = 'unprocessed' AND assignment_id IS NOT NULL"
+                "UPDATE evacuateobjects SET assignment_id = NULL, put_off = 0"
+                " WHERE status = 'unprocessed' AND (assignment_id IS NOT NULL OR put_off)"
             )
             return read_status(db)
 
@@ -329,38 +344,61 @@ class JobStore:
 
         return await self.database.read(run)
 
-    async def unprocessed(self, after: int, until: int) -> tuple[int, list[tuple[str, str | None]]]:
-        """A page of records without a destination, from rows after `after` up to `until`.
+    async def unprocessed(self, after: int, until: int) -> tuple[int, list[MantaObject]]:
+        """A page of objects without a destination, from rows after `after` up to `until`.
 
-        Returns the last row seen and the texts, each with the place of an earlier copy if
-        there is one; no texts means there are no more.  Objects given back during this run
-        are left to `returned`.
+        Returns the last row seen and the objects; none means there are no more.  Objects given
+        back or put off during this run are left to `returned` and `take_up`.
         """
 
-        def run(db: sqlite3.Connection) -> tuple[int, list[tuple[str, str | None]]]:
+        def run(db: sqlite3.Connection) -> tuple[int, list[MantaObject]]:
             rows = db.execute(
-                "SELECT rowid, object, earlier_shark FROM evacuateobjects"
-                " WHERE status = 'unprocessed' AND assignment_id IS NULL"
+                "SELECT rowid, object, tried, earlier_shark FROM evacuateobjects"
+                " WHERE status = 'unprocessed' AND assignment_id IS NULL AND NOT put_off"
                 " AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
                 (after, until, PAGE),
             ).fetchall()
-            texts = [(row["object"], row["earlier_shark"]) for row in rows]
-            return (rows[-1]["rowid"] if rows else until), texts
+            return (rows[-1]["rowid"] if rows else until), [_waiting_object(row) for row in rows]
 
         return await self.database.read(run)
 
-    async def returned(self, assignment_id: str) -> list[tuple[str, str | None]]:
-        """The records of the objects that `give_back` returned to placement, as `unprocessed`."""
+    async def returned(self, assignment_id: str) -> list[MantaObject]:
+        """The objects of an assignment that `give_back` or `copied` returned to placement."""
 
-        def run(db: sqlite3.Connection) -> list[tuple[str, str | None]]:
+        def run(db: sqlite3.Connection) -> list[MantaObject]:
             rows = db.execute(
-                "SELECT object, earlier_shark FROM evacuateobjects"
+                "SELECT object, tried, earlier_shark FROM evacuateobjects"
                 " WHERE assignment_id = ? AND status = 'unprocessed'",
                 (assignment_id,),
             )
-            return [(row["object"], row["earlier_shark"]) for row in rows]
+            return [_waiting_object(row) for row in rows]
 
         return await self.database.read(run)
+
+    async def take_up(self, after: int) -> tuple[int, list[MantaObject]]:
+        """A page of the objects that were put off, from rows after `after`.
+
+        They are not put off any more.  Returns the last row seen and the objects; none means
+        there are no more.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[int, list[MantaObject]]:
+            rows = db.execute(
+                "SELECT rowid, object, tried, earlier_shark FROM evacuateobjects"
+                " WHERE status = 'unprocessed' AND put_off AND rowid > ? ORDER BY rowid LIMIT ?",
+                (after, PAGE),
+            ).fetchall()
+            last = rows[-1]["rowid"] if rows else after
+            db.execute(
+                "UPDATE evacuateobjects SET put_off = 0 WHERE status = 'unprocessed' AND put_off"
+                " AND rowid > ? AND rowid <= ?",
+                (after, last),
+            )
+            return last, [_waiting_object(row) for row in rows]
+
+        last, objects = await self.database.write(run)
+        self._put_off -= len(objects)
+        return last, objects
 
     async def assign(self, assignment: NewAssignment) -> None:
         """Record an assignment: from now on its agent may know it."""
@@ -397,17 +435,29 @@ class JobStore:
 
         self._mirror(await self.database.write(run))
 
-    async def refuse(self, refused: Sequence[tuple[str, Reason]]) -> None:
-        """Skip objects that have no destination."""
+    async def refuse(self, refused: Sequence[tuple[str, Reason]], *, max_attempts: int) -> Uncopied:
+        """There is no destination for these objects.
 
-        def run(db: sqlite3.Connection) -> _Tally:
+        What waiting may help is put off, until it has been refused `max_attempts` times; all
+        else is skipped.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[Uncopied, _Tally]:
             tally = _Tally()
+            waiting, skipped = 0, Counter[Reason]()
             for object_id, reason in refused:
+                if remedy(reason) is Remedy.LATER and _put_off(db, object_id, max_attempts):
+                    waiting += 1
+                    continue
                 _skip(db, tally, object_id, ObjectStatus.UNPROCESSED, reason)
+                skipped[reason] += 1
             tally.save(db)
-            return tally
+            return Uncopied(waiting, skipped), tally
 
-        self._mirror(await self.database.write(run))
+        done, tally = await self.database.write(run)
+        self._put_off += done.waiting
+        self._mirror(tally)
+        return done
 
     # --- assignments ---------------------------------------------------------------------
 
@@ -419,64 +469,85 @@ class JobStore:
 
         await self.database.write(run)
 
+    async def withdraw(self, assignment_id: str) -> None:
+        """The assignment was never sent: its objects are without a destination, as before."""
+
+        def run(db: sqlite3.Connection) -> _Tally:
+            _advance_assignment(db, assignment_id, AssignmentEvent.LOST, "never sent")
+            tally = _Tally()
+            for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+                _return(db, tally, row)
+            tally.save(db)
+            return tally
+
+        self._mirror(await self.database.write(run))
+
     async def give_back(
         self, assignment_id: str, reason: Reason, *, max_attempts: int, path: str, detail: str
-    ) -> int:
+    ) -> Uncopied:
         """The assignment came to nothing: its objects return to placement.
 
-        Those that have come back `max_attempts` times are skipped with `reason`.  An agent
-        that may have had the assignment may have copied some, so their places are noted as
-        possible orphans; `path` is a format string of `account` and `id`.  Returns how many
-        await placement.
+        Those that another destination cannot help, or that have failed `max_attempts` times, are
+        skipped with `reason`.  An agent that may have had the assignment may have copied some, so
+        their places are noted as possible orphans; `path` is a format string of `account` and
+        `id`.
         """
 
-        def run(db: sqlite3.Connection) -> tuple[int, _Tally]:
+        def run(db: sqlite3.Connection) -> tuple[Uncopied, _Tally]:
             (state,) = db.execute(
                 "SELECT state FROM assignments WHERE id = ?", (assignment_id,)
             ).fetchone()
-            never_sent = reason.name == "AgentAssignmentNoEnt" and state == AssignmentState.INIT
+            never_sent = reason == reasons.AGENT_ASSIGNMENT_NO_ENT and state == AssignmentState.INIT
             _advance_assignment(db, assignment_id, AssignmentEvent.LOST, detail)
-            tally, waiting = _Tally(), 0
+            tally = _Tally()
+            waiting, skipped = 0, Counter[Reason]()
             for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
-                if not never_sent:
-                    _note_orphan(db, row, path, f"assignment lost: {reason}")
-                attempts = row["attempts"] + (not never_sent)
-                if attempts >= max_attempts:
-                    _skip(db, tally, row["id"], ObjectStatus.ASSIGNED, reason, detail)
+                if never_sent:
+                    _return(db, tally, row)
+                    waiting += 1
                     continue
-                waiting += 1
-                db.execute(
-                    "UPDATE evacuateobjects SET status = ?, attempts = ?, dest_shark = NULL,"
-                    " earlier_shark = iif(?, earlier_shark, NULL)"
-                    " WHERE id = ? AND status = 'assigned'",
-                    (
-                        advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED),
-                        attempts,
-                        never_sent,
-                        row["id"],
-                    ),
-                )
-                tally.move("assigned", "unprocessed", None, 1, row["bytes"])
+                _note_orphan(db, row, path, f"assignment lost: {reason}")
+                tried = _read_tried(row).and_also(row["dest_shark"])
+                if _try_again(db, tally, row, reason, tried, max_attempts, detail):
+                    waiting += 1
+                else:
+                    skipped[reason] += 1
             tally.save(db)
-            return waiting, tally
+            return Uncopied(waiting, skipped), tally
 
-        waiting, tally = await self.database.write(run)
+        done, tally = await self.database.write(run)
         self._mirror(tally)
-        return waiting
+        return done
 
-    async def copied(self, assignment_id: str, failed: Mapping[str, Reason]) -> None:
-        """The agent is done: the objects in `failed` are skipped, all others verified copies."""
+    async def copied(
+        self, assignment_id: str, failed: Mapping[str, Failure], *, max_attempts: int
+    ) -> Uncopied:
+        """The agent is done: all objects but those in `failed` are verified copies.
 
-        def run(db: sqlite3.Connection) -> _Tally:
+        Of the failed ones, those that another destination or source may help return to
+        placement, until they have failed `max_attempts` times; the others are skipped.
+        """
+
+        def run(db: sqlite3.Connection) -> tuple[Uncopied, _Tally]:
             _advance_assignment(db, assignment_id, AssignmentEvent.AGENT_DONE)
             tally = _Tally()
-            for object_id, reason in failed.items():
-                _skip(db, tally, object_id, ObjectStatus.ASSIGNED, reason)
-            objects, size = db.execute(
-                "SELECT count(*), ifnull(sum(bytes), 0) FROM evacuateobjects"
-                " WHERE assignment_id = ? AND status = 'assigned'",
-                (assignment_id,),
-            ).fetchone()
+            waiting, skipped = 0, Counter[Reason]()
+            objects = size = 0
+            for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+                failure = failed.get(row["id"])
+                if failure is None:
+                    objects += 1
+                    size += row["bytes"]
+                    continue
+                tried = _read_tried(row).and_also(row["dest_shark"], failure.bad_source)
+                if _try_again(db, tally, row, failure.reason, tried, max_attempts):
+                    waiting += 1
+                else:
+                    skipped[failure.reason] += 1
+            if waiting + skipped.total() != len(failed):
+                raise IllegalTransition(
+                    f"assignment {assignment_id}: a failed object was not assigned"
+                )
             db.execute(
                 "UPDATE evacuateobjects SET status = ? WHERE assignment_id = ?"
                 " AND status = 'assigned'",
@@ -487,9 +558,11 @@ class JobStore:
             )
             tally.move("assigned", "post_processing", None, objects, size)
             tally.save(db)
-            return tally
+            return Uncopied(waiting, skipped), tally
 
-        self._mirror(await self.database.write(run))
+        done, tally = await self.database.write(run)
+        self._mirror(tally)
+        return done
 
     async def open_assignments(self) -> list[OpenAssignment]:
         """What an earlier run left between placement and the end."""
@@ -752,7 +825,7 @@ def _meet_again(
     if known is None:
         _insert(db, record)
     else:
-        earlier = _return(db, tally, record, known)
+        earlier = _take_again(db, tally, record, known)
     status = _first_status(record)
     tally.add(status, record.error or record.outcome, 1, record.size)
     if status is not ObjectStatus.UNPROCESSED or record.obj is None:
@@ -760,7 +833,7 @@ def _meet_again(
     return _Met(is_news=True, obj=attrs.evolve(record.obj, earlier=earlier))
 
 
-def _return(
+def _take_again(
     db: sqlite3.Connection, tally: _Tally, record: FoundRecord, known: sqlite3.Row
 ) -> str | None:
     """Give a known object another turn, with its record as it is now; where it has a copy."""
@@ -771,7 +844,7 @@ def _return(
     db.execute(
         "UPDATE evacuateobjects SET status = ?, object = ?, etag = ?, bytes = ?, error = ?,"
         " outcome = ?, detail = ?, skipped_reason = NULL, assignment_id = NULL, dest_shark = NULL,"
-        " earlier_shark = ?, attempts = 0 WHERE id = ? AND status = ?",
+        " earlier_shark = ?, attempts = 0, tried = NULL, put_off = 0 WHERE id = ? AND status = ?",
         (
             _first_status(record),
             record.text,
@@ -844,15 +917,82 @@ def _skip(
     detail: str | None = None,
 ) -> None:
     new = advance(states.OBJECT, old, ObjectEvent.REFUSED)
-    column, text = (reason.column, detail) if reason.is_known else (None, reason.name)
+    column, text = (reason.column, detail) if reason.is_known else (None, _tame(reason.column))
     row = db.execute(
         "UPDATE evacuateobjects SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
         " WHERE id = ? AND status = ? RETURNING bytes",
-        (new, column, None if column else "unknown_reason", text, object_id, old),
+        (new, column, None if column else reasons.UNKNOWN, text, object_id, old),
     ).fetchone()
     if row is None:
         raise IllegalTransition(f"object {object_id} is not {old}, so it cannot be skipped")
-    tally.move(old, new, column or "unknown_reason", 1, row["bytes"])
+    tally.move(old, new, column or reasons.UNKNOWN, 1, row["bytes"])
+
+
+def _tame(text: str) -> str:
+    """`text` from outside as a column takes it: not endless, and without halves of characters."""
+    return text[:200].encode(errors="replace").decode()
+
+
+def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
+    """Whether the object waits for another try; if not, nothing is changed."""
+    advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+    done = db.execute(
+        "UPDATE evacuateobjects SET put_off = 1, attempts = attempts + 1"
+        " WHERE id = ? AND status = 'unprocessed' AND attempts + 1 < ?",
+        (object_id, max_attempts),
+    )
+    return bool(done.rowcount)
+
+
+def _try_again(
+    db: sqlite3.Connection,
+    tally: _Tally,
+    row: sqlite3.Row,
+    reason: Reason,
+    tried: Tried,
+    max_attempts: int,
+    detail: str | None = None,
+) -> bool:
+    """Whether an assigned object returns to placement; if not, it is skipped with `reason`."""
+    if remedy(reason) is Remedy.NONE or row["attempts"] + 1 >= max_attempts:
+        _skip(db, tally, row["id"], ObjectStatus.ASSIGNED, reason, detail)
+        return False
+    _return(db, tally, row)
+    db.execute(
+        "UPDATE evacuateobjects SET attempts = attempts + 1, tried = ?, earlier_shark = NULL"
+        " WHERE id = ?",
+        (_write_tried(tried), row["id"]),
+    )
+    return True
+
+
+def _return(db: sqlite3.Connection, tally: _Tally, row: sqlite3.Row) -> None:
+    """An assigned object is without a destination again."""
+    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
+    db.execute(
+        "UPDATE evacuateobjects SET status = ?, dest_shark = NULL"
+        " WHERE id = ? AND status = 'assigned'",
+        (new, row["id"]),
+    )
+    tally.move("assigned", new, None, 1, row["bytes"])
+
+
+def _read_tried(row: sqlite3.Row) -> Tried:
+    if row["tried"] is None:
+        return Tried()
+    known = json.loads(row["tried"])
+    return Tried(frozenset(known["destinations"]), frozenset(known["sources"]))
+
+
+def _write_tried(tried: Tried) -> str:
+    return json.dumps(
+        {"destinations": sorted(tried.destinations), "sources": sorted(tried.sources)}
+    )
+
+
+def _waiting_object(row: sqlite3.Row) -> MantaObject:
+    obj = read_object(json.loads(row["object"]))
+    return attrs.evolve(obj, tried=_read_tried(row), earlier=row["earlier_shark"])
 
 
 def _settle(db: sqlite3.Connection, tally: _Tally, item: Settled) -> None:
@@ -903,7 +1043,7 @@ def _objects_of(
     db: sqlite3.Connection, assignment_id: str, status: ObjectStatus
 ) -> list[sqlite3.Row]:
     return db.execute(
-        "SELECT id, object, bytes, attempts, dest_shark FROM evacuateobjects"
+        "SELECT id, object, bytes, attempts, tried, dest_shark FROM evacuateobjects"
         " WHERE assignment_id = ? AND status = ?",
         (assignment_id, status),
     ).fetchall()

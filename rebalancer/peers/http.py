@@ -45,7 +45,8 @@ class Reply:
     def retry_after_s(self, default: float) -> float:
         """The peer's Retry-After in seconds, at most a minute."""
         text = self.headers.get("retry-after", "")
-        return min(float(text), 60.0) if text.isdigit() else default
+        # Other scripts have digits too, and a date is as good as nothing.
+        return min(float(text), 60.0) if text.isascii() and text.isdigit() else default
 
 
 class HttpClient:

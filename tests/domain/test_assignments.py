@@ -3,8 +3,10 @@
 import pytest
 
 from rebalancer.domain import reasons
-from rebalancer.domain.assignments import adds_up, failures, poll_interval
+from rebalancer.domain.assignments import adds_up, failures, is_useless, poll_interval
 from rebalancer.domain.objects import Shark
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure
 
 
 @pytest.mark.parametrize(
@@ -42,13 +44,35 @@ def test_the_only_copy_that_cannot_be_read_is_told_apart() -> None:
         ],
         "1.stor",
     )
-    assert told == {
+    assert {name: failure.reason for name, failure in told.items()} == {
         "a": reasons.SOURCE_IS_EVAC_SHARK,
         "b": reasons.http_status_code(404),
         "c": reasons.SOURCE_IS_EVAC_SHARK,
         "d": reasons.MD5_MISMATCH,
         "e": reasons.ASSIGNMENT_ERROR,
     }
+    assert {name: failure.bad_source for name, failure in told.items()} == {
+        "a": "1.stor",
+        "b": "2.stor",
+        "c": "1.stor",
+        "d": "1.stor",
+        "e": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("failed", "verdict"),
+    [
+        ([], False),
+        ([reasons.AGENT_FS_ERROR] * 2, False),  # the third one was copied
+        ([reasons.AGENT_FS_ERROR] * 3, True),
+        ([reasons.AGENT_FS_ERROR, reasons.NETWORK_ERROR, reasons.NETWORK_ERROR], True),
+        ([reasons.NETWORK_ERROR] * 3, False),  # the sources' fault
+    ],
+)
+def test_a_destination_that_copies_nothing_is_known(failed: list[Reason], verdict: bool) -> None:
+    """A broken disk is done with everything at once, and must not get everything."""
+    assert is_useless(3, [Failure(reason, "2.stor") for reason in failed]) is verdict
 
 
 def test_long_assignments_are_asked_for_seldom() -> None:

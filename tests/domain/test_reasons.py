@@ -39,3 +39,11 @@ def test_an_unknown_reason_is_kept() -> None:
     """Text nobody knows is neither lost nor turned into something else."""
     assert Reason("OutOfCoffee").name == "OutOfCoffee"
     assert not Reason("OutOfCoffee").is_known
+
+
+@pytest.mark.parametrize("reason", [Reason("OutOfCoffee"), Reason("HTTPStatusCode", -1)])
+def test_what_columns_cannot_hold_is_no_known_reason(reason: Reason) -> None:
+    """Nor does it make another label in metrics."""
+    assert not reason.is_known
+    assert reason.label == "unknown_reason"
+    assert reasons.http_status_code(404).label == "{http_status_code:404}"

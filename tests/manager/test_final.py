@@ -219,10 +219,11 @@ async def test_a_skipped_object_that_changed_is_tried_again(
         store: Any = job.store
         before = store.copied
 
-        async def copied(*args: Any) -> None:
-            await before(*args)
+        async def copied(*args: Any, **options: Any) -> Any:
+            done = await before(*args, **options)
             if (await counts(job.store)).get(("skipped", "md5_mismatch")):
                 heal()
+            return done
 
         store.copied = copied
         await pipeline.run(job)

@@ -1,5 +1,6 @@
 """A job's file: the deployed layout, and counters that equal the rows whatever happens."""
 
+import json
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import RecordError, Shark, read_object
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.job import COPY_PATH
@@ -39,7 +41,8 @@ DESTINATION = NODES[1].shark
 
 def found(number: int, **changes: Any) -> FoundRecord:
     obj = read_object(record(number))
-    made = FoundRecord(obj.object_id, f"/k/{number}", 1, "u1", "{}", obj.size, obj)
+    text = json.dumps(record(number))
+    made = FoundRecord(obj.object_id, f"/k/{number}", 1, "u1", text, obj.size, obj)
     return attrs.evolve(made, **changes)
 
 
@@ -76,6 +79,8 @@ def check_counters(store: JobStore) -> None:
         n for (status, _), (n, _) in rows.items() if status in ("unprocessed", "assigned")
     )
     assert store.unsettled == waiting
+    (put_off,) = db.execute("SELECT count(*) FROM evacuateobjects WHERE put_off").fetchone()
+    assert store.put_off == put_off
 
 
 # Steps of a random history, each on random objects in a state that allows it.
@@ -104,7 +109,8 @@ async def step_assign(store: JobStore, rng: random.Random) -> None:
 async def step_refuse(store: JobStore, rng: random.Random) -> None:
     free = ids(store, "status = 'unprocessed'")
     reason = rng.choice([reasons.DESTINATION_INSUFFICIENT_SPACE, Reason("NewOne")])
-    await store.refuse([(name, reason) for name in free[: rng.randrange(3)]])
+    chosen = [(name, reason) for name in free[: rng.randrange(3)]]
+    await store.refuse(chosen, max_attempts=rng.randrange(1, 4))
 
 
 async def step_give_back(store: JobStore, rng: random.Random) -> None:
@@ -123,7 +129,20 @@ async def step_copied(store: JobStore, rng: random.Random) -> None:
         name = rng.choice(names)
         members = ids(store, f"assignment_id = '{name}' AND status = 'assigned'")
         failed = rng.sample(members, rng.randrange(len(members) + 1))
-        await store.copied(name, dict.fromkeys(failed, reasons.MD5_MISMATCH))
+        reason = rng.choice([reasons.MD5_MISMATCH, reasons.AGENT_FS_ERROR, Reason("NewOne")])
+        failure = Failure(reason, "9.stor.lab")
+        await store.copied(name, dict.fromkeys(failed, failure), max_attempts=rng.randrange(1, 4))
+
+
+async def step_withdraw(store: JobStore, rng: random.Random) -> None:
+    if names := assignments(store, "'init', 'assigned'"):
+        await store.withdraw(rng.choice(names))
+
+
+async def step_take_up(store: JobStore, rng: random.Random) -> None:
+    row = rng.choice([0, 0, 5])
+    last, objects = await store.take_up(row)
+    assert bool(objects) == (last > row)
 
 
 async def step_settle(store: JobStore, rng: random.Random) -> None:
@@ -137,7 +156,16 @@ async def step_settle(store: JobStore, rng: random.Random) -> None:
     await store.settle([Settled(name, **rng.choice(outcomes)) for name in chosen])  # type: ignore[arg-type]
 
 
-STEPS = (step_found, step_assign, step_refuse, step_give_back, step_copied, step_settle)
+STEPS = (
+    step_found,
+    step_assign,
+    step_refuse,
+    step_give_back,
+    step_withdraw,
+    step_take_up,
+    step_copied,
+    step_settle,
+)
 
 
 def ids(store: JobStore, where: str) -> list[str]:
@@ -198,7 +226,7 @@ async def test_every_reason_fits_the_deployed_column(tmp_path: Path, name: str) 
     """The CHECK takes each spelling that the deployed programs know."""
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.refuse([(object_id(1), Reason(name))])
+        await store.refuse([(object_id(1), Reason(name))], max_attempts=1)
         rows = store.database._reader.execute("SELECT skipped_reason FROM evacuateobjects")
         assert [row[0] for row in rows] == [SPELLINGS[name]]
 
@@ -221,7 +249,7 @@ async def test_a_reason_nobody_knows_is_kept(tmp_path: Path) -> None:
     """Its raw text is in `detail`; the column stays empty."""
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.refuse([(object_id(1), Reason("NewOne"))])
+        await store.refuse([(object_id(1), Reason("NewOne"))], max_attempts=1)
         query = "SELECT skipped_reason, outcome, detail FROM evacuateobjects"
         rows = [tuple(row) for row in store.database._reader.execute(query)]
         assert rows == [(None, "unknown_reason", "NewOne")]
@@ -261,7 +289,7 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
         for wrong in (
             store.assign(NewAssignment("b", DESTINATION, (object_id(1),), 1001)),
             store.settle([Settled(object_id(1), ObjectEvent.METADATA_WRITTEN)]),
-            store.refuse([(object_id(1), reasons.NETWORK_ERROR)]),
+            store.refuse([(object_id(1), reasons.NETWORK_ERROR)], max_attempts=1),
         ):
             with pytest.raises(IllegalTransition):
                 await wrong

@@ -24,7 +24,7 @@ from rebalancer.manager import pipeline
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.job import Job
-from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore, open_store
@@ -120,9 +120,12 @@ class FakeMoray:
 
 @attrs.define(eq=False)
 class FakeAgents:
-    """All agents.  Mutable state: assignments by id, how often each was asked for, copies."""
+    """All agents.  Mutable state: assignments by id, how often each was asked for and what came
+    of it, copies.
+    """
 
     assignments: dict[str, tuple[str, Assignment]] = attrs.field(factory=dict)
+    done: dict[str, AssignmentReport] = attrs.field(factory=dict)
     asked: defaultdict[str, int] = attrs.field(factory=lambda: defaultdict(int))
     known_ever: set[str] = attrs.field(factory=set)
     copies: set[tuple[str, str]] = attrs.field(factory=set)
@@ -130,6 +133,9 @@ class FakeAgents:
     #: Tasks whose healthy file lay there already, so that nothing was copied.
     found_there: list[tuple[str, str]] = attrs.field(factory=list)
     failures: dict[str, Reason] = attrs.field(factory=dict)
+    #: Why a task fails, if `failures` does not say so.
+    fails: Callable[[str, Task], Reason | None] = lambda _shark, _task: None
+    post_s: Callable[[], float] = lambda: 0.01
     post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
     report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
 
@@ -139,7 +145,7 @@ class FakeAgents:
             self.assignments.setdefault(assignment.id, (shark, assignment))
             self.known_ever.add(assignment.id)
             answer = PostAnswer(Posted.ACCEPTED)
-        await trio.sleep(0.01)
+        await trio.sleep(self.post_s())
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -159,14 +165,21 @@ class FakeAgents:
         total = len(assignment.tasks)
         if asked < 3:
             return AssignmentReport(assignment.id, AssignmentStats("Running", 0, 0, total))
+        if assignment.id not in self.done:
+            self.done[assignment.id] = self._copy(assignment, shark)
+        return self.done[assignment.id]
+
+    def _copy(self, assignment: Assignment, shark: str) -> AssignmentReport:
         bad = []
         for task in assignment.tasks:
-            if task.object_id in self.failures:
-                bad.append(attrs.evolve(task, status=failed(self.failures[task.object_id])))
-            elif asked == 3:
+            reason = self.failures.get(task.object_id) or self.fails(shark, task)
+            if reason is not None:
+                bad.append(attrs.evolve(task, status=failed(reason)))
+            else:
                 place = (task.object_id, shark)
                 (self.found_there if place in self.copies else self.copied_whole).append(place)
                 self.copies.add(place)
+        total = len(assignment.tasks)
         stats = AssignmentStats("Complete", len(bad), total, total, tuple[Task, ...](bad))
         return AssignmentReport(assignment.id, stats)
 
@@ -191,6 +204,7 @@ class World:
     scanned: Mapping[int, scan.Shard] | None = None
     listing: Listing | None = None
     job_name: str = "job"
+    ledgers: Ledgers = attrs.field(factory=Ledgers)
     #: Called with the shard's name around its writes; what they raise, the client raises.
     before_write: Callable[[str], None] = lambda _name: None
     after_write: Callable[[str], None] = lambda _name: None
@@ -232,27 +246,29 @@ class World:
             **self.config_changes,
         )
         moray = {n: FakeMoray(self, n, store) for n, store in self.shards.items()}
+        limit = config.options.max_assignments_per_shark
         async with open_store(self.job_file, run=inline) as store:
-            yield Job(
-                id="job",
-                action=Evacuate(ORIGIN),
-                config=config,
-                store=store,
-                fleet=Fleet(ask),
-                agents=cast(Agents, self.agents),
-                scanned=cast(Mapping[int, scan.Shard], self.scanned or moray),
-                moray=cast(Mapping[int, MorayClient], moray),
-                listing=self.listing,
-                metrics=ManagerMetrics(config),
-                ledger=Ledger(config.options.max_assignments_per_shark),
-                updaters=Updaters(
-                    config.options.max_metadata_update_threads,
-                    config.metadata_timeout,
-                    lambda _limit, _in_force: None,
-                ),
-                rng=random.Random(1),
-                **changes,
-            )
+            with self.ledgers.open(limit) as ledger:
+                made = {
+                    "id": "job",
+                    "action": Evacuate(ORIGIN),
+                    "config": config,
+                    "store": store,
+                    "fleet": Fleet(ask),
+                    "agents": cast(Agents, self.agents),
+                    "scanned": cast(Mapping[int, scan.Shard], self.scanned or moray),
+                    "moray": cast(Mapping[int, MorayClient], moray),
+                    "listing": self.listing,
+                    "metrics": ManagerMetrics(config),
+                    "ledger": ledger,
+                    "updaters": Updaters(
+                        config.options.max_metadata_update_threads,
+                        config.metadata_timeout,
+                        lambda _limit, _in_force: None,
+                    ),
+                    "rng": random.Random(1),
+                }
+                yield Job(**{**made, **changes})
 
     async def run(self, **changes: Any) -> dict[tuple[str, str], int]:
         """Run a job to its end; its counts by status and reason."""

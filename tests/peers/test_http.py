@@ -12,7 +12,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers import http as module
 from rebalancer.peers.agents import Agents, Posted
-from rebalancer.peers.http import HttpClient, open_http
+from rebalancer.peers.http import HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, locate, split_port
 from rebalancer.wire import Assignment, Task
 
@@ -42,6 +42,15 @@ async def answering(
 def answer(status: int, body: str = "", *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", body]
     return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("told", "waited"),
+    [("7", 7), ("0", 0), ("86400", 60), ("9" * 400, 60), ("-1", 5), ("soon", 5), ("\u00b2", 5)],
+)
+def test_no_peer_makes_us_wait_for_ever(told: str, waited: float) -> None:
+    """Retry-After is honoured up to a minute; what is no number counts as not told."""
+    assert Reply(503, {"retry-after": told}, b"").retry_after_s(5) == waited
 
 
 @pytest.mark.parametrize(

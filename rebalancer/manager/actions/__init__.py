@@ -5,9 +5,10 @@ stages, store and agent stay as they are.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, Shark, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
@@ -30,12 +31,12 @@ class Action(Protocol):
     def plan(
         self,
         obj: MantaObject,
-        nodes: Sequence[StorageNode],
+        candidates: Candidates,
         rules: Rules,
-        room: Callable[[StorageNode], int],
+        look: Callable[[StorageNode], Outlook],
         rng: random.Random,
-    ) -> Placement | Reason:
-        """Where `obj` goes, or why nowhere."""
+    ) -> Placement | Reason | None:
+        """Where `obj` goes, or why nowhere; None: where it could go all are busy."""
 
     def task(self, obj: MantaObject, source: Shark) -> Task:
         """What the agent is told."""

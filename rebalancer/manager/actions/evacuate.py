@@ -2,12 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
 from rebalancer.domain import placement, sharks
+from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import (
     MantaObject,
     RecordError,
@@ -76,13 +77,13 @@ class Evacuate:
     def plan(
         self,
         obj: MantaObject,
-        nodes: Sequence[StorageNode],
+        candidates: Candidates,
         rules: Rules,
-        room: Callable[[StorageNode], int],
+        look: Callable[[StorageNode], Outlook],
         rng: random.Random,
-    ) -> Placement | Reason:
-        """Where `obj` goes, or why nowhere."""
-        return placement.choose(obj, self.origin, nodes, rules, room, rng)
+    ) -> Placement | Reason | None:
+        """Where `obj` goes, or why nowhere; None: where it could go all are busy."""
+        return placement.choose(obj, self.origin, candidates, rules, look, rng)
 
     def task(self, obj: MantaObject, source: Shark) -> Task:
         """What the agent is told.

@@ -1,14 +1,15 @@
 """Discovery: all that needs a destination, whether new, left by an earlier run or given back."""
 
-import json
-
-import attrs
 import trio
 
-from rebalancer.domain.objects import MantaObject, read_object
+from rebalancer.manager import fleet, ledger
 from rebalancer.manager.job import Found, Job
 from rebalancer.manager.stages.final import look_again
 from rebalancer.manager.stages.sources import find, send
+
+#: Seconds before objects for which there was no room are tried again: storinfo has told by then
+#: of all that was copied.
+ROOM_S = ledger.SETTLING_S + fleet.PERIOD_S
 
 
 async def discover(
@@ -17,7 +18,8 @@ async def discover(
     """Feed placement with all that needs a destination, until nothing can any more.
 
     That is: what an earlier run stored (rows up to `last_row`), what the scans of this round
-    find, and the objects of assignments that came to nothing, for as long as any are under way.
+    find, and the objects that were not copied, for as long as any are under way.  When nothing
+    else is, those that there was no room for are fed again.
     """
     scanned = trio.Event()
     async with found, trio.open_nursery() as nursery:
@@ -36,8 +38,8 @@ async def discover(
 async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Found]) -> None:
     row = 0
     while row < last_row:
-        row, stored = await job.store.unprocessed(row, last_row)
-        await send(found, [_read(*one) for one in stored])
+        row, objects = await job.store.unprocessed(row, last_row)
+        await send(found, objects)
 
 
 async def _feed_given_back(
@@ -45,12 +47,23 @@ async def _feed_given_back(
 ) -> None:
     while True:
         while job.given_back:
-            returned = await job.store.returned(job.given_back.popleft())
-            await found.send(Found(tuple(_read(*one) for one in returned), flush=True))
-        if scanned.is_set() and not job.store.unsettled:
-            return
+            objects = await job.store.returned(job.given_back.popleft())
+            await found.send(Found(tuple(objects), flush=True))
+        if scanned.is_set() and job.store.unsettled == job.store.put_off:
+            if not job.store.put_off:
+                return
+            with trio.move_on_after(ROOM_S):
+                await job.cancelled.wait()
+                return
+            await _feed_put_off(job, found)
+            continue
         await job.store.wait_change()
 
 
-def _read(text: str, earlier: str | None) -> MantaObject:
-    return attrs.evolve(read_object(json.loads(text)), earlier=earlier)
+async def _feed_put_off(job: Job, found: trio.MemorySendChannel[Found]) -> None:
+    """Feed each of those objects once: what placement puts off again lies behind."""
+    row, objects = await job.store.take_up(0)
+    while objects:
+        await send(found, objects)
+        row, objects = await job.store.take_up(row)
+    await found.send(Found((), flush=True))

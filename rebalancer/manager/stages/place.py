@@ -1,18 +1,24 @@
 """Placement: a destination for each object, and assignments of those that share one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import attrs
 import trio
 
-from rebalancer.domain import placement
+from rebalancer.domain import candidates, placement
 from rebalancer.domain.batches import Batch
+from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, StorageNode
-from rebalancer.domain.placement import Placement
+from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Remedy, remedy
 from rebalancer.log import get_logger
 from rebalancer.manager.job import Found, Job, Ready
 from rebalancer.manager.store import NewAssignment
+
+#: Seconds for which it holds that there is no room for an object: copies settle meanwhile.
+FULL_S = 1.0
 
 log = get_logger()
 
@@ -22,7 +28,10 @@ async def place(
     found: trio.MemoryReceiveChannel[Found],
     ready: trio.MemorySendChannel[Ready],
 ) -> None:
-    """Turn found objects into recorded assignments; skip those that fit nowhere."""
+    """Turn found objects into recorded assignments; put off or skip those that fit nowhere.
+
+    Once the job is cancelled nothing is placed any more: what has no assignment stays as it is.
+    """
     placer = _Placer(job, ready)
     async with found, ready:
         while True:
@@ -38,108 +47,190 @@ async def place(
         await placer.flush(everything=True)
 
 
+@attrs.frozen
+class _Selection:
+    """The order in which destinations are tried, and what it was made of."""
+
+    candidates: Candidates
+    nodes: tuple[StorageNode, ...]
+    rules: Rules
+    excluded: frozenset[str]
+    made_at: float
+    changes: int
+
+    def is_of(
+        self, nodes: tuple[StorageNode, ...], rules: Rules, excluded: Collection[str]
+    ) -> bool:
+        return self.nodes is nodes and self.rules == rules and self.excluded == excluded
+
+
 class _Placer:
-    """The batches being filled, one a destination: its whole mutable state."""
+    """Mutable state: the batches being filled, one a destination; the order in which
+    destinations are tried, with the objects it has served and what each node may take in all.
+    """
 
     def __init__(self, job: Job, ready: trio.MemorySendChannel[Ready]) -> None:
         self._job = job
         self._ready = ready
-        self._limits = job.batch_limits
         self._batches: dict[str, Batch] = {}
+        self._capacities: dict[str, int] = {}
+        self._served = 0
+        self._selection = self._select()
 
     def due_at(self) -> float:
         """When the oldest batch must be sent however small."""
-        return min((b.due_at(self._limits) for b in self._batches.values()), default=math.inf)
+        limits = self._job.batch_limits
+        return min((batch.due_at(limits) for batch in self._batches.values()), default=math.inf)
 
     async def take(self, objects: Sequence[MantaObject]) -> None:
-        """Put each object into a batch, or skip it."""
+        """Put each object into a batch; put off or skip those that fit nowhere."""
         refused: list[tuple[str, Reason]] = []
         for obj in objects:
             plan = await self._plan(obj)
+            if self._job.cancelled.is_set():
+                break
             if isinstance(plan, Placement):
                 await self._add(obj, plan)
-            else:
+            elif plan is not None:
                 refused.append((obj.object_id, plan))
-                self._job.metrics.skipped(plan)
         if refused:
-            await self._job.store.refuse(refused)
+            attempts = self._job.config.max_attempts
+            done = await self._job.store.refuse(refused, max_attempts=attempts)
+            for reason, count in done.skipped.items():
+                self._job.metrics.skipped(reason, count)
 
     async def flush(self, *, everything: bool) -> None:
         """Send the batches that are due, or all."""
-        now = trio.current_time()
+        now, limits = trio.current_time(), self._job.batch_limits
         for name, batch in list(self._batches.items()):
-            if everything or batch.due_at(self._limits) <= now:
-                await self._send(name)
+            # Another one may have been begun while this one waited its turn.
+            is_due = everything or batch.due_at(limits) <= now
+            if is_due and self._batches.get(name) is batch:
+                del self._batches[name]
+                await self._send(batch)
 
-    async def _plan(self, obj: MantaObject) -> Placement | Reason:
-        """A destination that is not busy; if all that fit are, one becomes free in time."""
-        # A copy that was made before need not be made again, only found there.
-        made = [n for n in self._job.fleet.nodes if n.manta_storage_id == obj.earlier]
-        if made and isinstance(plan := self._choose(obj, made), Placement):
-            return plan
-        while True:
-            nodes = self._eligible()
-            is_avoided = self._job.ledger.is_avoided
-            sound = [n for n in nodes if not is_avoided(n.manta_storage_id)]
-            # Nodes that failed lately are better than none.
-            plan = self._choose(obj, sound)
-            if not isinstance(plan, Placement):
-                sound, plan = nodes, self._choose(obj, nodes)
-            if not isinstance(plan, Placement):
-                return plan
-            is_busy = self._job.ledger.is_busy
-            idle = [n for n in sound if not is_busy(n.manta_storage_id)]
-            plan = self._choose(obj, idle)
-            if isinstance(plan, Placement):
+    # --- choosing ------------------------------------------------------------------------
+
+    async def _plan(self, obj: MantaObject) -> Placement | Reason | None:
+        """A destination that is not busy; if all that fit are, one becomes free in time.
+
+        None: the job was cancelled meanwhile.
+        """
+        while not self._job.cancelled.is_set():
+            plan = self._choose(obj)
+            if plan is not None:
                 return plan
             with trio.move_on_at(self.due_at()):
                 await self._job.ledger.wait_change()
             await self.flush(everything=False)
+            self._selection = self._select()
+        return None
 
-    def _eligible(self) -> list[StorageNode]:
-        origin = self._job.action.origin.manta_storage_id
-        return placement.eligible(self._job.fleet.nodes, self._job.rules, {origin})
+    def _choose(self, obj: MantaObject) -> Placement | Reason | None:
+        self._keep_current()
+        if obj.earlier is not None:
+            plan = self._ask(obj, self._only(obj.earlier))
+            if not isinstance(plan, Reason):
+                return plan
+        plan = self._ask(obj, self._selection.candidates)
+        may_pass = isinstance(plan, Reason) and remedy(plan) is Remedy.LATER
+        if may_pass and self._is_old():
+            self._selection = self._select()
+            plan = self._ask(obj, self._selection.candidates)
+        self._served += 1
+        return plan
 
-    def _choose(self, obj: MantaObject, nodes: Sequence[StorageNode]) -> Placement | Reason:
-        return self._job.action.plan(obj, nodes, self._job.rules, self._room, self._job.rng)
+    def _ask(self, obj: MantaObject, among: Candidates) -> Placement | Reason | None:
+        rules = self._selection.rules
+        return self._job.action.plan(obj, among, rules, self._look, self._job.rng)
 
-    def _room(self, node: StorageNode) -> int:
-        """Bytes the next object for `node` may have."""
-        batch = self._batches.get(node.manta_storage_id)
+    def _only(self, name: str) -> Candidates:
+        """The node where a copy was made before: it need not be made again, only found there."""
+        known = self._selection.candidates.nodes
+        return candidates.rank((n for n in known if n.manta_storage_id == name), self._look)
+
+    def _keep_current(self) -> None:
+        """Choose destinations anew when there is other news of them, and in any case now and then.
+
+        Claims change with every object, so the roomiest are not the roomiest for ever.
+        """
+        job = self._job
+        rules = job.rules
+        most = rules.max_sharks * job.batch_limits.max_tasks
+        excluded = self._excluded()
+        if self._served >= most or not self._selection.is_of(job.fleet.nodes, rules, excluded):
+            self._selection = self._select()
+
+    def _is_old(self) -> bool:
+        """Whether there may be more room by now than when destinations were chosen."""
+        selection = self._selection
+        age = trio.current_time() - selection.made_at
+        return age > FULL_S or selection.changes != self._job.ledger.changes
+
+    def _select(self) -> _Selection:
+        job = self._job
+        nodes, rules, excluded = job.fleet.nodes, job.rules, self._excluded()
+        max_fill = rules.max_fill_percentage
+        eligible = placement.eligible(nodes, rules, excluded)
+        self._capacities = {
+            node.manta_storage_id: placement.capacity_bytes(node, max_fill) for node in eligible
+        }
+        self._served = 0
+        ranked = candidates.rank(eligible, self._look)
+        return _Selection(ranked, nodes, rules, excluded, trio.current_time(), job.ledger.changes)
+
+    def _excluded(self) -> frozenset[str]:
+        return frozenset((*self._job.evacuating(), self._job.action.origin.manta_storage_id))
+
+    def _look(self, node: StorageNode) -> Outlook:
+        """How `node` stands, and the bytes that the next object for it may have."""
+        name, ledger = node.manta_storage_id, self._job.ledger
+        batch = self._batches.get(name)
         left = 0 if batch is None else batch.claim_limit - batch.size
-        return max(left, self._claim_limit(node))
+        room = max(left, self._claim_limit(name))
+        return Outlook(room, ledger.is_busy(name), ledger.is_avoided(name))
 
-    def _claim_limit(self, node: StorageNode) -> int:
+    def _claim_limit(self, name: str) -> int:
         # Half, because others write there too.
-        claimed = self._job.ledger.claimed(node.manta_storage_id)
-        max_fill = self._job.rules.max_fill_percentage
-        return placement.free_bytes(node, max_fill=max_fill, claimed=claimed) // 2
+        return max(0, self._capacities[name] - self._job.ledger.claimed(name)) // 2
+
+    # --- batches -------------------------------------------------------------------------
 
     async def _add(self, obj: MantaObject, plan: Placement) -> None:
+        """Claim the object's place before anything else can, then send what is full."""
         name = plan.destination.manta_storage_id
+        full = []
         if name in self._batches and not self._batches[name].fits(obj.size):
-            await self._send(name)
+            full.append(self._batches.pop(name))
         if name not in self._batches:
-            limit = self._claim_limit(plan.destination)
+            limit = self._claim_limit(name)
             self._batches[name] = Batch(plan.destination, trio.current_time(), limit)
+        self._job.ledger.claim(name, obj.size)
         batch = self._batches[name]
         batch.add(obj, plan.source)
-        self._job.ledger.claim(name, obj.size)
-        if batch.is_full(self._limits):
-            await self._send(name)
+        if batch.is_full(self._job.batch_limits):
+            full.append(self._batches.pop(name))
+        for batch in full:
+            await self._send(batch)
 
-    async def _send(self, name: str) -> None:
-        batch = self._batches.pop(name)
+    async def _send(self, batch: Batch) -> None:
         destination = batch.destination.shark
+        if self._job.cancelled.is_set():
+            self._job.ledger.unclaim(destination.manta_storage_id, batch.size)
+            return
         assignment = NewAssignment(
             self._job.new_id(),
             destination,
             tuple(obj.object_id for obj, _ in batch.items),
             batch.size,
         )
-        self._job.ledger.posted(name)
+        self._job.ledger.posted(destination.manta_storage_id)
         await self._job.store.assign(assignment)
         await self._ready.send(Ready(assignment.id, destination, tuple(batch.items), batch.size))
         log.debug(
-            "assignment", id=assignment.id, destination=name, tasks=len(batch.items), state="init"
+            "assignment",
+            id=assignment.id,
+            destination=destination.manta_storage_id,
+            tasks=len(batch.items),
+            state="init",
         )

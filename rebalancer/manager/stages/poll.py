@@ -8,7 +8,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.job import Job, Moved, Sent
-from rebalancer.manager.stages.post import give_back
+from rebalancer.manager.stages.post import give_back, note_uncopied
 from rebalancer.wire import AssignmentReport
 
 log = get_logger()
@@ -51,7 +51,6 @@ class _Watcher:
         self._moved = moved
         self._watched: dict[str, _Watched] = {}
         self._progress_at = 0.0
-        self._answers = False
         self._added = trio.Event()
 
     def add(self, item: Sent) -> bool:
@@ -79,73 +78,66 @@ class _Watcher:
         try:
             report = await self._job.agents.get(self._shark, item.id)
         except PeerError as exc:
-            self._answers = False
-            await self._await_progress(watched, str(exc))
+            await self._await_progress(watched, reasons.DESTINATION_UNREACHABLE, str(exc))
             return
-        self._answers = True
         if report is None:
             await self._lose(item, reasons.AGENT_ASSIGNMENT_NO_ENT, "the agent does not know it")
         elif report.stats.failures is None:
-            if report.stats.complete > watched.processed:
+            # No more progress than there are tasks, or an agent could count on for ever.
+            if watched.processed < report.stats.complete <= len(item.object_ids):
                 self._progress_at = trio.current_time()
                 watched.processed = report.stats.complete
-            await self._await_progress(watched, "it makes no progress")
+            await self._await_progress(watched, reasons.NETWORK_ERROR, "it makes no progress")
         else:
             await self._finish(item, report)
 
-    async def _await_progress(self, watched: _Watched, detail: str) -> None:
+    async def _await_progress(self, watched: _Watched, reason: Reason, detail: str) -> None:
         """Ask again later, unless the agent has had its time."""
         now = trio.current_time()
         watched.ask_at = now + assignments.poll_interval(now - watched.since)
-        if now - self._progress_at > self._job.config.agent_timeout:
-            reason = reasons.NETWORK_ERROR if self._answers else reasons.DESTINATION_UNREACHABLE
+        # Agents work on one assignment after the other, so the progress of any counts for all;
+        # and one that has just come has all the time that others have had.
+        begun = max(self._progress_at, watched.since)
+        if now - begun > self._job.config.agent_timeout:
             await self._lose(watched.item, reason, detail)
 
     async def _lose(self, item: Sent, reason: Reason, detail: str) -> None:
-        log.warning("assignment lost", id=item.id, destination=self._shark, reason=detail)
-        attempts = self._job.config.max_attempts
-        await give_back(
-            self._job, item.id, self._shark, item.size, reason, detail, max_attempts=attempts
-        )
+        await give_back(self._job, item.id, self._shark, item.size, reason, detail)
         del self._watched[item.id]
 
     async def _finish(self, item: Sent, report: AssignmentReport) -> None:
-        stats, failed = report.stats, report.stats.failures or ()
-        self._progress_at = trio.current_time()
-        ids = [task.object_id for task in failed]
+        stats, listed = report.stats, report.stats.failures or ()
+        ids = [task.object_id for task in listed]
         if report.uuid != item.id or not assignments.adds_up(
             item.object_ids, ids, failed=stats.failed, complete=stats.complete, total=stats.total
         ):
-            await self._distrust(item, report)
+            # No telling which objects were copied: none may count.
+            log.error("assignment does not add up", id=item.id, destination=self._shark)
+            await self._lose(item, reasons.ASSIGNMENT_MISMATCH, _mismatch(item, report))
             return
-        skipped = assignments.failures(
-            [(task.object_id, task.status.reason, task.source) for task in failed],
+        failed = assignments.failures(
+            [(task.object_id, task.status.reason, task.source) for task in listed],
             self._job.action.origin.manta_storage_id,
         )
-        await self._job.store.copied(item.id, skipped)
-        self._job.ledger.done(self._shark, item.size, copied=True)
-        for reason in skipped.values():
-            self._job.metrics.skipped(reason)
-        log.debug("assignment", id=item.id, state="agent_complete", failed=len(skipped))
+        attempts = self._job.config.max_attempts
+        uncopied = await self._job.store.copied(item.id, failed, max_attempts=attempts)
+        if assignments.is_useless(len(item.object_ids), failed.values()):
+            self._job.ledger.failed(self._shark, item.size)
+        else:
+            self._job.ledger.done(self._shark, item.size)
+        note_uncopied(self._job, item.id, uncopied)
+        log.debug("assignment", id=item.id, state="agent_complete", failed=len(failed))
         await self._moved.send(Moved(item.id, item.destination))
+        # That may have taken long, in which nobody could see the others' progress.
+        self._progress_at = trio.current_time()
         # Last, because `add` starts another `run` once nothing is watched.
         del self._watched[item.id]
 
-    async def _distrust(self, item: Sent, report: AssignmentReport) -> None:
-        """No telling which objects were copied: none may count."""
-        stats = report.stats
-        detail = (
-            f"posted {len(item.object_ids)} tasks; the agent reports {stats.complete} of"
-            f" {stats.total} processed, {stats.failed} failed and lists {len(stats.failures or ())}"
-        )
-        log.error("assignment does not add up", id=item.id, destination=self._shark, error=detail)
-        await give_back(
-            self._job,
-            item.id,
-            self._shark,
-            item.size,
-            reasons.ASSIGNMENT_MISMATCH,
-            detail,
-            max_attempts=0,
-        )
-        del self._watched[item.id]
+
+def _mismatch(item: Sent, report: AssignmentReport) -> str:
+    stats = report.stats
+    return (
+        f"posted {len(item.object_ids)} tasks as {item.id}; the agent reports {stats.complete} of"
+        f" {stats.total} processed, {stats.failed} failed and lists {len(stats.failures or ())},"
+        f" of {report.uuid}"
+    )

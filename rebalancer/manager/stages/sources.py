@@ -163,7 +163,9 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> tuple[list[FoundReco
             dropped += [Dropped(number, key, "its shard is not configured") for key in keys]
             continue
         rows = await _insistently(partial(scan.rows_of, job.moray[number], keys))
-        for row in rows:
+        # Of records of one object the first counts, and that must not depend on the shard's mood.
+        places = {key: place for place, key in enumerate(keys)}
+        for row in sorted(rows, key=lambda row: places[row.key]):
             known.add(row.key)
             record = _read_mention(job, number, row)
             if record is None:

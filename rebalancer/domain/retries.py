@@ -1,0 +1,73 @@
+"""What trying again can help, and what is to be avoided then."""
+
+import enum
+from collections.abc import Mapping
+
+import attrs
+
+from rebalancer.domain import reasons
+from rebalancer.domain.reasons import Reason
+
+
+class Remedy(enum.Enum):
+    """What may help an object that was not copied."""
+
+    NONE = enum.auto()
+    ELSEWHERE = enum.auto()  # another destination
+    OTHER_SOURCE = enum.auto()  # another destination, and another copy to read from
+    LATER = enum.auto()  # room may come free
+
+
+#: A fault of the copy that was read, or of the way to it: the destination is not to blame, but a
+#: destination elsewhere has another way to it.
+_OTHER_SOURCE = {
+    reasons.NETWORK_ERROR.name,
+    reasons.SOURCE_OTHER_ERROR.name,
+    reasons.SOURCE_IS_EVAC_SHARK.name,
+    reasons.MD5_MISMATCH.name,
+    reasons.HTTP_STATUS_CODE,
+}
+_REMEDIES: Mapping[str, Remedy] = {
+    reasons.OBJECT_ALREADY_ON_DEST_SHARK.name: Remedy.NONE,
+    reasons.OBJECT_ALREADY_IN_DATACENTER.name: Remedy.NONE,
+    reasons.DESTINATION_INSUFFICIENT_SPACE.name: Remedy.LATER,
+    **dict.fromkeys(_OTHER_SOURCE, Remedy.OTHER_SOURCE),
+}
+
+
+def remedy(reason: Reason) -> Remedy:
+    """What may help an object that was not copied for `reason`.
+
+    What is said of a destination or its agent, in words we know or not, need not be true of
+    another one.
+    """
+    return _REMEDIES.get(reason.name, Remedy.ELSEWHERE)
+
+
+@attrs.frozen
+class Failure:
+    """Why an agent did not copy an object, and from which shark it was to be read."""
+
+    reason: Reason
+    source: str
+
+    @property
+    def bad_source(self) -> str | None:
+        """The shark to read from no more, if it is to blame."""
+        return self.source if remedy(self.reason) is Remedy.OTHER_SOURCE else None
+
+
+@attrs.frozen
+class Tried:
+    """Names of the destinations and sources with which copying an object failed."""
+
+    destinations: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+
+    def and_also(self, destination: str, source: str | None = None) -> "Tried":
+        """With `destination`, and `source` if that one is to blame."""
+        sources = self.sources if source is None else self.sources | {source}
+        return Tried(self.destinations | {destination}, sources)
+
+
+UNTRIED = Tried()

@@ -1,0 +1,418 @@
+"""Agents that are slow, vanish, lie or answer garbage: objects are safe, and jobs end."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import pytest
+import trio
+
+from rebalancer.domain import reasons
+from rebalancer.domain.reasons import Reason
+from rebalancer.errors import PeerError, PeerMalformed, PeerUnreachable
+from rebalancer.manager import pipeline
+from rebalancer.peers.agents import Agents, PostAnswer, Posted
+from rebalancer.peers.http import HttpClient, Reply
+from rebalancer.wire import (
+    Assignment,
+    Dialect,
+    PostForm,
+    Task,
+    assignment_to_wire,
+    read_assignment,
+    report_to_wire,
+)
+from tests.manager.test_store import check_counters
+from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
+
+TIMEOUT_S = 120
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = make_world(tmp_path / "world", [record(number) for number in range(1, 21)])
+    made.config_changes = {"agent_timeout": TIMEOUT_S}
+    yield made
+    made.close()
+
+
+Spoil = Callable[[dict[str, Any]], Any]
+
+
+@attrs.define
+class Wire:
+    """HTTP to the world's agents; `spoil` may change the report that one of `liars` gives.
+
+    It returns the body to be sent: JSON, or bytes; or a whole Reply; or an error to raise.
+    """
+
+    world: World
+    spoil: Spoil
+    liars: frozenset[str] = frozenset(node.manta_storage_id for node in NODES)
+
+    async def request(
+        self, method: str, host: str, path: str, *, body: Any = None, **_rest: Any
+    ) -> Reply:
+        agents, name = self.world.agents, path.rpartition("/")[2]
+        if method == "POST":
+            answer = await agents.post(host, read_assignment(body))
+            return Reply(200 if answer.outcome is Posted.ACCEPTED else 503, {}, b"")
+        if method == "DELETE":
+            await agents.delete(host, name)
+            return Reply(200, {}, b"")
+        report = await agents.get(host, name)
+        if report is None:
+            return Reply(404, {}, b"")
+        told: Any = report_to_wire(report, Dialect.LEGACY)
+        if host in self.liars:
+            told = self.spoil(told)
+        if isinstance(told, PeerError):
+            raise told
+        if isinstance(told, Reply):
+            return told
+        return Reply(200, {}, told if isinstance(told, bytes) else json.dumps(told).encode())
+
+
+def when_done(change: Callable[[dict[str, Any]], Any]) -> Spoil:
+    """Spoil only reports that say an assignment is complete."""
+
+    def spoil(told: dict[str, Any]) -> Any:
+        return change(told) if isinstance(told["stats"]["state"], dict) else told
+
+    return spoil
+
+
+def stats(**values: Any) -> Spoil:
+    """Reports of completion with other numbers."""
+
+    def change(told: dict[str, Any]) -> dict[str, Any]:
+        changed = {
+            name: value(told["stats"][name]) if callable(value) else value
+            for name, value in values.items()
+        }
+        return {**told, "stats": {**told["stats"], **changed}}
+
+    return when_done(change)
+
+
+def a_task(number: int, reason: Any = "MD5Mismatch") -> dict[str, Any]:
+    return {
+        "object_id": object_id(number),
+        "owner": object_id(0),
+        "md5sum": "L9NrIZXTY37AYVZN9+gZ7w==",
+        "source": attrs.asdict(NODES[0].shark),
+        "status": {"Failed": reason},
+    }
+
+
+def failing(*tasks: dict[str, Any], failed: int | None = None) -> Spoil:
+    count = len(tasks) if failed is None else failed
+    return stats(state={"Complete": list(tasks)}, failed=count)
+
+
+MISMATCH, SILENCE = "assignment_mismatch", "destination_unreachable"
+LIES: dict[str, tuple[Spoil, str]] = {
+    "a task is missing": (stats(complete=lambda n: n - 1, total=lambda n: n - 1), MISMATCH),
+    "complete, but not all": (stats(complete=lambda n: n - 1), MISMATCH),
+    "more done than there are": (stats(complete=lambda n: n + 1), MISMATCH),
+    "more tasks than were posted": (
+        stats(complete=lambda n: n + 1, total=lambda n: n + 1),
+        MISMATCH,
+    ),
+    "negative": (stats(complete=-3, total=-3), MISMATCH),
+    "negative failures": (stats(failed=-1), MISMATCH),
+    "failures are counted, not listed": (stats(failed=1), MISMATCH),
+    "failures are listed, not counted": (failing(a_task(1), failed=0), MISMATCH),
+    "an unknown task failed": (failing(a_task(999)), MISMATCH),
+    "one task failed twice": (failing(a_task(1), a_task(1)), MISMATCH),
+    "another assignment": (when_done(lambda told: {**told, "uuid": object_id(5)}), MISMATCH),
+    "no JSON": (lambda _told: b"<html>", SILENCE),
+    "half of a JSON": (lambda _told: b'{"uuid": "', SILENCE),
+    "very deep JSON": (lambda _told: b"[" * 100_000, SILENCE),
+    "a number without end": (lambda _told: b"9" * 10_000, SILENCE),
+    "null": (lambda _told: None, SILENCE),
+    "a list": (lambda told: [told], SILENCE),
+    "numbers as text": (stats(total="3"), SILENCE),
+    "fractions": (stats(complete=2.5), SILENCE),
+    "an unknown state": (stats(state="Complete"), SILENCE),
+    "a failed task without its id": (failing({"status": "Pending"}), SILENCE),
+    "a host that is a path": (
+        failing({**a_task(1), "source": {"datacenter": "x", "manta_storage_id": "../x"}}),
+        SILENCE,
+    ),
+    "500": (lambda _told: Reply(500, {}, b"panic"), SILENCE),
+    "401": (lambda _told: Reply(401, {}, b"who are you"), SILENCE),
+    "302": (lambda _told: Reply(302, {"location": "http://elsewhere"}, b""), SILENCE),
+    "too long": (lambda _told: PeerMalformed("answer is too long"), SILENCE),
+    "nothing": (lambda _told: PeerUnreachable("connection reset"), SILENCE),
+    "404": (lambda _told: Reply(404, {}, b""), "agent_assignment_no_ent"),
+}
+
+
+def agents(world: World, spoil: Spoil, liars: Mapping[str, Any] | None = None) -> Agents:
+    wire = Wire(world, spoil) if liars is None else Wire(world, spoil, frozenset(liars))
+    return Agents(cast(HttpClient, wire), 7878)
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_nothing_that_an_agent_lies_about_counts_as_copied(
+    world: World, autojump_clock: object, lie: str
+) -> None:
+    """All agents do so: the job ends, every object is skipped with the reason, as it was."""
+    spoil, reason = LIES[lie]
+    before = world.records()
+    async with world.job(agents=agents(world, spoil)) as job:
+        with trio.fail_after(100_000):
+            await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("skipped", reason): 20}
+    assert before == world.records()
+    assert all(one.assignments == 0 for one in world.ledgers.snapshot())
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_one_agent_that_lies_costs_no_object(
+    world: World, autojump_clock: object, lie: str
+) -> None:
+    """What it had is copied by others; nothing names it."""
+    bad = NODES[1].manta_storage_id
+    async with world.job(agents=agents(world, LIES[lie][0], {bad: 1})) as job:
+        with trio.fail_after(100_000):
+            await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("complete", ""): 20}
+    named = {s["manta_storage_id"] for r in world.records() for s in r["sharks"]}
+    assert bad not in named
+    assert ORIGIN.manta_storage_id not in named
+
+
+@pytest.mark.parametrize(
+    ("reason", "column"),
+    [
+        ("OutOfCoffee", "unknown_reason"),
+        ("half a character: \ud800", "unknown_reason"),
+        ("x" * 100_000, "unknown_reason"),
+        ({"HTTPStatusCode": -1}, "unknown_reason"),
+        ({"HTTPStatusCode": 10**30}, "unknown_reason"),
+        ({"HTTPStatusCode": 599}, "{http_status_code:599}"),
+        ({"type": "OutOfCoffee", "status_code": 5}, "unknown_reason"),
+    ],
+)
+async def test_reasons_from_outside_do_no_harm(
+    world: World, autojump_clock: object, reason: Any, column: str
+) -> None:
+    """Whatever an agent calls its failure can be stored; the other tasks count."""
+
+    def spoil(told: dict[str, Any]) -> dict[str, Any]:
+        assignment = world.agents.assignments[told["uuid"]][1]
+        if object_id(3) not in {task.object_id for task in assignment.tasks}:
+            return told
+        return cast(dict[str, Any], failing(a_task(3, reason))(told))
+
+    async with world.job(agents=agents(world, when_done(spoil))) as job:
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("complete", ""): 19, ("skipped", column): 1}
+
+
+async def test_a_failed_task_that_has_no_failure_is_not_copied(
+    world: World, autojump_clock: object
+) -> None:
+    """Listed as failed, but with another status: told as an error of the assignment."""
+
+    def spoil(told: dict[str, Any]) -> dict[str, Any]:
+        tasks = world.agents.assignments[told["uuid"]][1]
+        body: Any = assignment_to_wire(tasks, PostForm.LEGACY)
+        listed = [{**task, "status": "Complete"} for task in body["tasks"]]
+        return cast(dict[str, Any], failing(*listed)(told))
+
+    async with world.job(agents=agents(world, when_done(spoil))) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("skipped", "assignment_error"): 20}
+
+
+async def test_progress_without_end_is_none(world: World, autojump_clock: object) -> None:
+    """An agent that counts on and on, past its tasks, is given up."""
+    told_so_far = [0]
+
+    def spoil(told: dict[str, Any]) -> dict[str, Any]:
+        told_so_far[0] += 1
+        running = {"state": "Running", "complete": told_so_far[0]}
+        return {**told, "stats": {**told["stats"], **running}}
+
+    async with world.job(agents=agents(world, spoil)) as job:
+        with trio.fail_after(100_000):
+            await pipeline.run(job)
+        assert await counts(job.store) == {("skipped", "network_error"): 20}
+
+
+async def test_a_lost_answer_leaves_the_other_assignments_polled(
+    world: World, autojump_clock: object
+) -> None:
+    """The first assignment of each agent is never answered for; the others are done long before."""
+    world.config_changes = {"agent_timeout": 3600}
+    silent: dict[str, str] = {}
+    moved_at: list[float] = []
+    inner = agents(world, lambda told: told)
+
+    class Silent:
+        post, delete = inner.post, inner.delete
+
+        async def get(self, shark: str, assignment_id: str) -> Any:
+            if silent.setdefault(shark, assignment_id) == assignment_id:
+                await trio.sleep(30)  # until the deadline
+                raise PeerUnreachable("no answer in 30 s")
+            return await inner.get(shark, assignment_id)
+
+    world.before_write = lambda _name: moved_at.append(trio.current_time())
+    began = trio.current_time()
+    async with world.job(agents=cast(Agents, Silent())) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 20}
+    early = [at for at in moved_at if at - began < 300]
+    assert len(early) >= 3
+    assert max(moved_at) - began > 3600
+
+
+async def test_slow_metadata_is_not_held_against_an_agent(
+    world: World, autojump_clock: object
+) -> None:
+    """While its copies wait for the metadata tier nobody can see an agent's progress."""
+    world.options = attrs.evolve(
+        world.options, max_metadata_update_threads=1, use_batched_updates=True
+    )
+    world.agents.asked.default_factory = lambda: -3
+    waits = [TIMEOUT_S * 3.0] * 3
+    asked_at: dict[str, float] = {}
+
+    class Slow:
+        async def delete(self, shark: str, name: str) -> None:
+            await world.agents.delete(shark, name)
+            await trio.sleep(waits.pop() if waits else 0)
+
+        async def get(self, shark: str, name: str) -> Any:
+            now = trio.current_time()
+            since = now - asked_at.get(name, now)
+            asked_at[name] = now
+            if since > TIMEOUT_S:
+                raise PeerUnreachable("connection closed meanwhile")
+            return await world.agents.get(shark, name)
+
+        post = world.agents.post
+
+    async with world.job(agents=cast(Agents, Slow())) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 20}
+        lost = "SELECT count(*) FROM assignments WHERE state = 'rejected'"
+        assert job.store.database._reader.execute(lost).fetchone()[0] == 0
+
+
+# --- posting -----------------------------------------------------------------------------
+
+
+async def test_a_lost_answer_to_a_post_is_asked_again(world: World, autojump_clock: object) -> None:
+    """The agent has the assignment, its answer was lost; the second time it says 409."""
+    lost: set[str] = set()
+
+    def answer(shark: str, assignment: Assignment) -> PostAnswer | Exception | None:
+        if assignment.id in lost:
+            return PostAnswer(Posted.ACCEPTED, "409")
+        lost.add(assignment.id)
+        world.agents.assignments[assignment.id] = (shark, assignment)
+        return PeerUnreachable("no answer in 60 s")
+
+    world.agents.post_answer = answer
+    assert await world.run() == {("complete", ""): 20}
+    assert len(world.agents.copied_whole) == 20
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "longest_s"),
+    [(0.0, 30), (60.0, 60 * 5 * 3 + 60)],
+)
+async def test_a_busy_agent_is_waited_for_as_it_says_and_not_for_ever(
+    world: World, autojump_clock: object, pause_s: float, longest_s: float
+) -> None:
+    """Pauses as told, and some of our own where the agent asks for none."""
+    asked: dict[str, list[float]] = {}
+
+    def answer(_shark: str, assignment: Assignment) -> PostAnswer:
+        asked.setdefault(assignment.id, []).append(trio.current_time())
+        return PostAnswer(Posted.BUSY, "503", pause_s)
+
+    world.agents.post_answer = answer
+    began = trio.current_time()
+    assert await world.run() == {("skipped", "agent_busy"): 20}
+    assert trio.current_time() - began < longest_s
+    pauses = [b - a for times in asked.values() for a, b in pairwise(times)]
+    assert pauses
+    assert min(pauses) >= max(pause_s, 0.1)
+
+
+async def test_a_busy_agent_gets_its_assignment_in_the_end(
+    world: World, autojump_clock: object
+) -> None:
+    """Refused twice with 503, taken the third time: nothing has come to nothing."""
+    refused: dict[str, int] = {}
+
+    def answer(_shark: str, assignment: Assignment) -> PostAnswer | None:
+        refused[assignment.id] = refused.get(assignment.id, 0) + 1
+        return PostAnswer(Posted.BUSY, "503", 7.0) if refused[assignment.id] < 3 else None
+
+    world.agents.post_answer = answer
+    async with world.job() as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 20}
+        (most,) = job.store.database._reader.execute(
+            "SELECT max(attempts) FROM evacuateobjects"
+        ).fetchone()
+    assert most == 0
+
+
+async def test_hung_agents_do_not_hold_up_the_others(world: World, autojump_clock: object) -> None:
+    """Each POST to them takes a minute; after the first that is given up, one try is enough."""
+    hung = NODES[1].manta_storage_id
+    posts: list[str] = []
+    done: list[float] = []
+
+    class Hanging:
+        get, delete = world.agents.get, world.agents.delete
+
+        async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
+            if shark == hung:
+                posts.append(assignment.id)
+                await trio.sleep(60)
+                raise PeerUnreachable("no answer in 60 s")
+            return await world.agents.post(shark, assignment)
+
+    world.before_write = lambda _name: done.append(trio.current_time())
+    world.options = attrs.evolve(world.options, max_tasks_per_assignment=1)
+    began = trio.current_time()
+    async with world.job(agents=cast(Agents, Hanging())) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 20}
+    assert posts
+    assert len([at for at in done if at - began < 30]) >= 8
+    assert trio.current_time() - began < 5 * 70
+
+
+async def test_a_disk_that_is_gone_does_not_draw_all_objects(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """It is done with its assignments at once, so it would be given the next and the next."""
+    world = make_world(tmp_path / "w", [record(number) for number in range(1, 201)])
+    broken, given = NODES[1].manta_storage_id, []
+
+    def fails(shark: str, task: Task) -> Reason | None:
+        if shark != broken:
+            return None
+        given.append(task.object_id)
+        return reasons.AGENT_FS_ERROR
+
+    world.agents.fails = fails
+    assert await world.run() == {("complete", ""): 200}
+    assert 0 < len(given) < 40
+    world.close()
