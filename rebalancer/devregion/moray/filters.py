@@ -231,8 +231,9 @@ def matches(found: Filter, value: Mapping[str, Any], index: Mapping[str, str]) -
         case Term():
             kind = index.get(found.field) or INTERNAL.get(found.field)
             held = value.get(found.field)
-            items = held if isinstance(held, list) else [held]
-            return any(_term_matches(found, item, kind) for item in items)
+            if isinstance(held, list):
+                return any(_term_matches(found, item, kind) for item in held)
+            return _term_matches(found, held, kind)
 
 
 def _term_matches(term: Term, value: Any, kind: str | None) -> bool:
