@@ -154,3 +154,59 @@ def test_a_filter_that_no_index_serves_is_refused(store: ShardStore, text: str, 
     with pytest.raises(MorayError) as caught:
         store.find("manta", text, {})
     assert caught.value.payload["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("(name:caseIgnoreMatch:=ANN)", ["a"]),
+        ("(name:caseIgnoreSubstringsMatch:=*N*)", ["a", "b"]),
+        ("(name=*n)", ["a"]),  # SQL finds b too
+        ("(name=b_n%)", []),
+        ("(size:within:=[5,10])", ["a", "b"]),
+        ("(size:within:=\\285,10])", ["b"]),
+        ("(size:within:=[,10\\29)", ["a"]),
+        ("(size=1e1)", ["b"]),
+        ("(size>=abc)", []),
+        ("(hidden=TRUE)", ["a"]),
+        ("(hidden=*)", ["a", "b"]),
+        ("(&(size>=0)(weight>=1.5))", ["b"]),
+        ("(&(size>=0)(shown=true))", []),  # unindexed: not equal to text
+        ("(&(size>=0)(tags=y))", ["b"]),
+        ("(!(size=5))", ["b", "c"]),  # also where there is none
+        ("(_mtime>=5)", ["a", "b", "c"]),
+    ],
+)
+def test_what_a_find_finds(store: ShardStore, text: str, keys: list[str]) -> None:
+    """By the extensions, wildcards, numbers and booleans; an unindexed field is as it is."""
+    index = {"name": "string", "size": "number", "hidden": "boolean"}
+    store.create_bucket("lab", {"index": {name: {"type": kind} for name, kind in index.items()}})
+    store.put("lab", "a", {"name": "ann", "size": 5, "hidden": True, "shown": True, "weight": 1})
+    tags = ["x", "y"]
+    store.put("lab", "b", {"name": "Bnx", "size": 10, "hidden": False, "weight": 2, "tags": tags})
+    store.put("lab", "c", {"name": None})
+
+    assert [row["key"] for row in store.find("lab", text, {"sort": {"attribute": "_id"}})] == keys
+
+
+@pytest.mark.parametrize("text", ["(a:other:=b)", "(a:within:=5)", "(a > 5)", "(a!=5)", "()"])
+def test_unknown_extensions_do_not_parse(text: str) -> None:
+    """Nor do operators of other languages."""
+    with pytest.raises(InvalidFilter):
+        filters.parse(text)
+
+
+def test_nulls_are_above_all_values(store: ShardStore) -> None:
+    """In the order of PostgreSQL, either way."""
+    store.create_bucket("lab", {"index": {"n": {"type": "number"}}})
+    for key, number in (("a", 2), ("b", None), ("c", 1)):
+        store.put("lab", key, {"n": number})
+    orders = [
+        [
+            row["key"]
+            for row in store.find("lab", "(_id>=1)", {"sort": {"attribute": "n", "order": order}})
+        ]
+        for order in ("ASC", "DESC")
+    ]
+
+    assert orders == [["c", "a", "b"], ["b", "a", "c"]]

@@ -1,9 +1,6 @@
-"""Client and embedded server against each other, and both against the real one's records."""
+"""The client against the embedded server."""
 
-import base64
-import json
 import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,16 +12,14 @@ import pytest
 import trio
 import trio.testing
 
-from rebalancer.devregion.moray.server import MorayDied, ShardServer
+from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers import scan
-from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import MorayClient, Put, open_moray
 from rebalancer.peers.moray.connection import Connection
 from rebalancer.peers.moray.errors import MorayError
 
-CAPTURES = Path(__file__).parent.parent / "data" / "captures"
 KEY = "/1f4c8a90-6d2b-4c51-9c1e-0a7d5b8e2f11/stor/logs/2020/a.log"
 
 
@@ -227,144 +222,3 @@ async def test_garbage_from_a_server_is_an_error(tmp_path: Path) -> None:
             with trio.fail_after(5), pytest.raises(PeerUnreachable, match="version 72"):
                 await clients[1].ping()
         nursery.cancel_scope.cancel()
-
-
-# --- the embedded server against the real one ----------------------------------------------
-
-
-async def converse(address: tuple[str, int], data: bytes) -> list[fast.Message]:
-    """Send bytes; the messages up to END or ERROR."""
-    stream = await trio.open_tcp_stream(*address)
-    decoder, found = fast.Decoder(), list[fast.Message]()
-    async with stream:
-        await stream.send_all(data)
-        with trio.fail_after(5):
-            while not found or found[-1].status is fast.Status.DATA:
-                received = await stream.receive_some(1 << 16)
-                if not received:
-                    break
-                found += decoder.feed(received)
-    return found
-
-
-IGNORED = {"_mtime", "_id", "uts", "_count"}
-
-
-def comparable(data: Any) -> Any:
-    match data:
-        case dict():
-            return {k: comparable(v) for k, v in data.items() if k not in IGNORED}
-        case list():
-            return [comparable(item) for item in data]
-    return data
-
-
-SEEDED = json.loads((CAPTURES / "10_putObject_etag.json").read_text())["request_args"]
-
-REPLAYED = [
-    "01_version",
-    "02_ping",
-    "11_putObject_wrong_etag",
-    "12_putObject_etag_missing",
-    "15_getObject_missing",
-    "22_findObjects_missing_bucket",
-    "23_findObjects_unindexed",
-    "24_findObjects_bad_filter",
-    "25_findObjects_requireIndexes",
-    "42_sql_no_column",
-    "43_sql_syntax",
-    "46_unknown_method",
-    "47_bad_argc",
-    "48_bad_req_id",
-    "49_bad_arg_type",
-]
-
-
-@pytest.mark.parametrize("name", REPLAYED)
-async def test_the_embedded_server_answers_as_the_real_one(name: str, tmp_path: Path) -> None:
-    """Recorded requests, byte for byte, get the recorded answers, but for times and ids."""
-    capture = json.loads((CAPTURES / f"{name}.json").read_text())
-    async with a_shard(tmp_path) as shard:
-        if name == "11_putObject_wrong_etag":
-            bucket, key, document, _ = SEEDED
-            shard.server.store.put(bucket, key, document)
-        answer = await converse(shard.address, base64.b64decode(capture["request_b64"]))
-    expected = capture["response_messages"]
-    assert [m.status.name for m in answer] == [m["status"] for m in expected]
-    for message, recorded in zip(answer, expected, strict=True):
-        assert comparable(message.data) == comparable(recorded["payload"]["d"])
-        assert message.version == recorded["version"]
-
-
-async def test_etags_are_the_real_ones(tmp_path: Path) -> None:
-    """The same record gets the etag that the real server gave it."""
-    capture = json.loads((CAPTURES / "10_putObject_etag.json").read_text())
-    bucket, key, document, _ = capture["request_args"]
-    async with a_shard(tmp_path) as shard:
-        etag = shard.server.store.put(bucket, key, document)
-    assert etag == capture["response_messages"][0]["payload"]["d"][0]["etag"]
-
-
-async def test_ids_are_strings_in_sql_and_kept_on_update(tmp_path: Path) -> None:
-    """bigint is text in `sql`; an update keeps the id, so a scan meets a record once."""
-    async with a_shard(tmp_path) as shard:
-        await shard.client.put_object("manta", "/1", value(), None)
-        await shard.client.put_object("manta", "/2", value(), None)
-        record = await shard.client.get_object("manta", "/1")
-        assert record is not None
-        await shard.client.put_object("manta", "/1", value(n=1), record.etag)
-        rows = await shard.client.sql("SELECT _id, _key FROM manta ORDER BY _id")
-        assert rows == [{"_id": "1", "_key": "/1"}, {"_id": "2", "_key": "/2"}]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x03" + bytes(14),
-        fast.encode(fast.Message(1, fast.Status.DATA, "version", [{}]))[:-1] + b"x",
-        fast.encode(
-            fast.Message(1, fast.Status.DATA, "getObject", ["manta", "/x", {}])  # without noCache
-        ),
-        fast.encode(
-            fast.Message(
-                1,
-                fast.Status.DATA,
-                "putObject",
-                ["manta", "/x", {}, {"headers": {"x-muskie-prev-metadata": "{}"}}],
-            )
-        ),
-    ],
-    ids=["bad version", "bad checksum", "get without noCache", "delete record"],
-)
-async def test_what_kills_a_real_moray_kills_this_one(data: bytes, tmp_path: Path) -> None:
-    """A client's fault is a finding: the server exits loudly."""
-    store = ShardStore(tmp_path / "1.sqlite")
-    with trio.fail_after(5):
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with trio.open_nursery() as nursery:
-                address = await nursery.start(ShardServer(store).serve, "127.0.0.1", 0)
-                await converse(address, data)
-                await trio.sleep_forever()
-        assert caught.group_contains(MorayDied)
-    store.close()
-
-
-async def test_half_a_message_and_fin_kills_but_a_reset_does_not(tmp_path: Path) -> None:
-    """The trap that the client must avoid."""
-    store = ShardStore(tmp_path / "1.sqlite")
-    half = fast.encode(fast.Message(1, fast.Status.DATA, "version", [{}]))[:20]
-    with trio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
-        async with trio.open_nursery() as nursery:
-            address = await nursery.start(ShardServer(store).serve, "127.0.0.1", 0)
-            stream = await trio.open_tcp_stream(*address)
-            await stream.send_all(half)
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            await stream.aclose()
-            version = fast.encode(fast.Message(1, fast.Status.DATA, "version", [{}]))
-            assert (await converse(address, version))[-1].status is fast.Status.END
-            stream = await trio.open_tcp_stream(*address)
-            await stream.send_all(half)
-            await stream.aclose()
-            await trio.sleep_forever()
-    assert caught.group_contains(MorayDied)
-    store.close()

@@ -1,39 +1,62 @@
-"""Moray's search filters: parsed, turned into SQL on indexed fields, and applied once more.
+"""Moray's search filters: parsed, and applied to one record.
 
-The real server filters twice: in SQL on what is indexed, then in JavaScript on each row.
+The real server filters twice: in SQL on what is indexed (`where.py`), then in JavaScript on each
+row, which is what `matches` does.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-_ATTRIBUTE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(>=|<=|=)")
+from rebalancer.devregion.moray.javascript import parse_float, to_number, to_string
+
+_ATTRIBUTE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(>=|<=|~=|=|:([A-Za-z]+):=)")
+_SPECIAL = re.compile(r"[()\\*]")
 #: Columns that may be filtered without an index entry.
-_INTERNAL = frozenset({"_id", "_mtime", "_etag", "_key", "_txn_snap"})
+INTERNAL: Mapping[str, str] = {
+    "_id": "number",
+    "_mtime": "number",
+    "_txn_snap": "number",
+    "_etag": "string",
+    "_key": "string",
+}
+#: The extension that compares with a range.
+WITHIN = "within"
+_IGNORING_CASE = ("caseIgnoreMatch", "caseIgnoreSubstringsMatch")
 
 
 class InvalidFilter(ValueError):
     """Text that is no filter."""
 
 
-class NotIndexed(ValueError):
-    """An OR over a field without index: `args[0]` are the fields."""
+class Approximate(ValueError):
+    """A filter with `~=`, which the server fails on in another way."""
 
 
 @attrs.frozen
 class Term:
-    """One comparison; `parts` are the pieces between wildcards, one piece meaning none."""
+    """One comparison; `parts` are the pieces between wildcards, one piece meaning none.
+
+    `rule` names the extension that compares, if one does.
+    """
 
     field: str
     operator: str  # =, >=, <=
     parts: tuple[str, ...]
+    rule: str = ""
 
     @property
     def is_presence(self) -> bool:
         """Whether it asks only for a value to be there."""
         return self.operator == "=" and self.parts == ("", "")
+
+    @property
+    def ignores_case(self) -> bool:
+        """Whether upper and lower case are alike."""
+        return self.rule in _IGNORING_CASE
 
 
 @attrs.frozen
@@ -65,6 +88,7 @@ def parse(text: str) -> Filter:
 
     Raises:
       InvalidFilter: it is none; blanks between parts are enough for that.
+      Approximate: it uses `~=`.
     """
     if not text.startswith(("(", "!")):
         text = f"({text})"
@@ -102,23 +126,32 @@ def _parse_term(text: str, at: int) -> tuple[Term, int]:
     match = _ATTRIBUTE.match(text, at)
     if match is None:
         raise InvalidFilter(text)
+    field, operator, rule = match[1], match[2], match[3] or ""
+    if rule and rule not in (WITHIN, *_IGNORING_CASE):
+        raise InvalidFilter(text)
+    operator = "=" if rule else operator
     parts, end = [""], match.end()
     while end < len(text) and text[end] != ")":
         character = text[end]
+        # A range may end in a parenthesis, which must be escaped like any other.
         if character == "(":
             raise InvalidFilter(text)
         if character == "\\":
             taken, end = _escaped(text, end + 1)
             parts[-1] += taken
             continue
-        if character == "*" and match[2] == "=":
+        if character == "*" and operator == "=" and rule != "caseIgnoreMatch":
             parts.append("")
         else:
             parts[-1] += character
         end += 1
     if end >= len(text):
         raise InvalidFilter(text)
-    return Term(match[1], match[2], tuple(parts)), end + 1
+    if operator == "~=":
+        raise Approximate(text)
+    if rule == WITHIN:
+        read_range(parts[0])
+    return Term(field, operator, tuple(parts), rule), end + 1
 
 
 def _escaped(text: str, at: int) -> tuple[str, int]:
@@ -127,75 +160,67 @@ def _escaped(text: str, at: int) -> tuple[str, int]:
     return text[at : at + 1], at + 1
 
 
-def fields(found: Filter) -> set[str]:
-    """Every field a filter names."""
+def to_text(found: Filter) -> str:
+    """A filter as the server writes it in its errors."""
+    match found:
+        case Not(member=member):
+            return f"(!{to_text(member)})"
+        case Every(members=members):
+            return f"(&{''.join(map(to_text, members))})"
+        case Either(members=members):
+            return f"(|{''.join(map(to_text, members))})"
+    value = "*".join(_SPECIAL.sub(lambda m: f"\\{ord(m[0]):02x}", part) for part in found.parts)
+    operator = f":{found.rule}:=" if found.rule else found.operator
+    return f"({found.field}{operator}{value})"
+
+
+def fields(found: Filter) -> list[str]:
+    """Every field a filter names, once, in their order."""
     match found:
         case Term(field=field):
-            return {field}
+            return [field]
         case Not(member=member):
             return fields(member)
         case Every(members=members) | Either(members=members):
-            return set().union(*(fields(member) for member in members))
+            return list(dict.fromkeys(name for member in members for name in fields(member)))
 
 
-def to_sql(found: Filter, index: Mapping[str, str]) -> tuple[str, list[Any]] | None:
-    """The first stage: a WHERE and its parameters; None if nothing in it is indexed.
+@attrs.frozen
+class Range:
+    """An interval of PostgreSQL's notation, `[a,b)` and the like; None has no end there."""
 
-    `index` gives the type, string or number, of each indexed field.
+    low: str | None
+    high: str | None
+    low_included: bool
+    high_included: bool
+
+
+def read_range(text: str) -> Range:
+    """An interval.
 
     Raises:
-      NotIndexed: an OR has a member that no index serves.
+      InvalidFilter: it is none.
     """
-    match found:
-        case Term():
-            return _term_sql(found, index)
-        case Not(member=member):
-            inner = to_sql(member, index)
-            return None if inner is None else (f"NOT ({inner[0]})", inner[1])
-        case Every(members=members):
-            usable = [sql for member in members if (sql := to_sql(member, index)) is not None]
-            return _join(" AND ", usable)
-        case Either(members=members):
-            parts = [to_sql(member, index) for member in members]
-            if None in parts:
-                raise NotIndexed(sorted(fields(found) - set(index)))
-            return _join(" OR ", [part for part in parts if part is not None])
-
-
-def _join(word: str, parts: list[tuple[str, list[Any]]]) -> tuple[str, list[Any]] | None:
-    if not parts:
-        return None
-    return word.join(f"({sql})" for sql, _ in parts), [v for _, values in parts for v in values]
-
-
-def _term_sql(term: Term, index: Mapping[str, str]) -> tuple[str, list[Any]] | None:
-    kind = index.get(term.field) or ("number" if term.field in ("_id", "_mtime") else None)
-    if kind is None and term.field not in _INTERNAL:
-        return None
-    column = f'"{term.field}"'
-    if len(term.parts) > 1:
-        if term.is_presence:
-            return f"{column} IS NOT NULL", []
-        pattern = "%".join(re.sub(r"([%_\\])", r"\\\1", part) for part in term.parts)
-        return f"{column} LIKE ? ESCAPE '\\'", [pattern]
-    value: Any = term.parts[0]
-    if kind == "number":
-        try:
-            value = float(value)
-        except ValueError:
-            return "0", []  # no match, and no error
-    return f"{column} {term.operator} ? AND {column} IS NOT NULL", [value]
+    match = re.fullmatch(r"([\[(])([^,]*),([^,]*)([\])])", text)
+    if match is None:
+        raise InvalidFilter(text)
+    return Range(match[2] or None, match[3] or None, match[1] == "[", match[4] == "]")
 
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": lambda a, b: bool(a == b),
     ">=": lambda a, b: bool(a >= b),
     "<=": lambda a, b: bool(a <= b),
+    ">": lambda a, b: bool(a > b),
+    "<": lambda a, b: bool(a < b),
 }
 
 
 def matches(found: Filter, value: Mapping[str, Any], index: Mapping[str, str]) -> bool:
-    """The second stage, on a whole record with its `_` fields laid over it."""
+    """The second stage, on a whole record with its `_` fields laid over it.
+
+    `index` gives the type of each field that the first stage could use.
+    """
     match found:
         case Not(member=member):
             return not matches(member, value, index)
@@ -204,25 +229,51 @@ def matches(found: Filter, value: Mapping[str, Any], index: Mapping[str, str]) -
         case Either(members=members):
             return any(matches(member, value, index) for member in members)
         case Term():
-            return _term_matches(found, value.get(found.field), index)
+            kind = index.get(found.field) or INTERNAL.get(found.field)
+            held = value.get(found.field)
+            if isinstance(held, list):
+                return any(_term_matches(found, item, kind) for item in held)
+            return _term_matches(found, held, kind)
 
 
-def _term_matches(term: Term, value: Any, index: Mapping[str, str]) -> bool:
+def _term_matches(term: Term, value: Any, kind: str | None) -> bool:
     if value is None:
         return False
     if len(term.parts) > 1:
         pattern = ".*".join(re.escape(part) for part in term.parts)
-        return re.fullmatch(pattern, str(value), re.DOTALL) is not None
-    wanted: Any = term.parts[0]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # An unindexed number never equals the filter's string, while >= and <= coerce.
-    if is_number and (term.operator != "=" or term.field in index or term.field in _INTERNAL):
-        try:
-            wanted = float(wanted)
-        except ValueError:
-            return False
-    elif is_number:
-        return False
-    elif not isinstance(value, str):
-        value = str(value)
-    return _COMPARE[term.operator](value, wanted)
+        flags = re.DOTALL | (re.IGNORECASE if term.ignores_case else 0)
+        return re.fullmatch(pattern, to_string(value), flags) is not None
+    if term.rule == WITHIN:
+        return _is_within(value, read_range(term.parts[0]), kind)
+    if term.ignores_case:
+        return to_string(value).lower() == term.parts[0].lower()
+    return _compares(value, term.operator, term.parts[0], kind)
+
+
+def _is_within(value: Any, limits: Range, kind: str | None) -> bool:
+    low, high = limits.low, limits.high
+    above = ">=" if limits.low_included else ">"
+    below = "<=" if limits.high_included else "<"
+    return (low is None or _compares(value, above, low, kind)) and (
+        high is None or _compares(value, below, high, kind)
+    )
+
+
+def _compares(value: Any, operator: str, text: str, kind: str | None) -> bool:
+    """As JavaScript compares, which the first stage gave a number or boolean if it is indexed."""
+    compare = _COMPARE[operator]
+    if isinstance(value, str):
+        if kind != "number":
+            return compare(value, text)
+        value = to_number(value)
+    elif isinstance(value, bool):
+        if kind == "boolean":
+            return compare(value, text.lower() == "true")
+        # What is not indexed is compared with the text itself, strictly if for equality.
+        return operator != "=" and compare(int(value), to_number(text))
+    elif not isinstance(value, int | float):
+        return compare(to_string(value), text)
+    elif kind != "number":
+        return operator != "=" and compare(value, to_number(text))
+    wanted = parse_float(text)
+    return not math.isnan(wanted) and compare(value, wanted)

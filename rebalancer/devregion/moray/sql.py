@@ -1,68 +1,59 @@
-"""The statements of Moray's `sql` that the region understands, translated for sqlite."""
+"""Moray's `sql`: runs a statement on a connection, and gives its rows as the driver does."""
 
-import re
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rebalancer.devregion.moray.errors import MorayError
+from rebalancer.devregion.moray.connections import Reader
+from rebalancer.devregion.moray.errors import from_sqlite, query_timeout
+from rebalancer.devregion.moray.statements import Statement, normalise, to_wire, translate
 
-#: bigint in PostgreSQL, which the real server's driver returns as strings.
-BIGINTS = frozenset({"_id", "_idx", "_mtime", "_vnode", "max_id", "max", "min", "count"})
-
-_COLUMNS_OF = re.compile(
-    r"SELECT column_name FROM information_schema\.columns"
-    r" WHERE table_name = '(\w+)' AND column_name = '(\w+)'",
-    re.IGNORECASE,
-)
-_AGGREGATE = re.compile(r"SELECT (max|min|count)\((\*|\w+)\)( AS (\w+))? FROM (\w+)", re.IGNORECASE)
-_SCAN = re.compile(
-    r"SELECT ([\w, ]+|\*) FROM (\w+)( WHERE ((?!.*\bSELECT\b).+?))?"
-    r"( ORDER BY (\w+))?( LIMIT (\d+))?",
-    re.IGNORECASE,
-)
-_POSITION = re.compile(r"position\((\$\d+|'(?:[^']|'')*') in (\w+)\)", re.IGNORECASE)
+#: Rows that get out before an error, however many the statement had made.
+ROWS_BEFORE_ERROR = 2
 
 
-def normalise(statement: str) -> str:
-    """The text as the server sees it: newlines are deleted, not replaced by blanks."""
-    return re.sub(r" +", " ", statement.replace("\n", "")).strip().rstrip(";").strip()
-
-
-def translate(statement: str) -> str:
-    """A statement for sqlite.
+def run(
+    reader: Reader,
+    statement: str,
+    values: Sequence[Any],
+    timeout_ms: int,
+    columns_of: Callable[[str], Mapping[str, str]],
+) -> list[dict[str, Any]]:
+    """The rows of a statement; `timeout_ms`, unless 0, is for its first row only.
 
     Raises:
-      MorayError: the statement is none of those known here.
+      MorayError: InternalError, QueryTimeoutError, or `error` with PostgreSQL's message and the
+        rows that got out before it.
     """
-    text = normalise(statement)
-    if match := _COLUMNS_OF.fullmatch(text):
-        table, column = match.groups()
-        return (
-            f"SELECT name AS column_name FROM pragma_table_info('{table}') WHERE name = '{column}'"
-        )
-    if match := _AGGREGATE.fullmatch(text):
-        function, column, _, alias, table = match.groups()
-        return f"SELECT {function}({column}) AS {alias or function.lower()} FROM {table}"
-    if match := _SCAN.fullmatch(text):
-        columns, table, _, where, _, order, _, limit = match.groups()
-        made = f"SELECT {columns} FROM {table}"
-        if where:
-            made += f" WHERE {_condition(where)}"
-        if order:
-            made += f" ORDER BY {order}"
-        return f"{made} LIMIT {limit}" if limit else made
-    first = text.split(" ", 1)[0]
-    raise MorayError("InternalError", f'Invalid SQL: syntax error at or near "{first}"')
+    made = translate(statement, columns_of)
+    rows: list[Any] = []
+    try:
+        if timeout_ms:
+            reader.limit(timeout_ms / 1000)
+        cursor = reader.db.cursor()
+        cursor.row_factory = None
+        cursor.execute(made.text, list(values))  # makes the first row
+        if timeout_ms:
+            reader.limit(None)
+        rows.extend(cursor)
+    except sqlite3.Error as exc:
+        if reader.is_late:
+            raise query_timeout(normalise(statement)) from exc
+        error = reader.take_failure() or from_sqlite(exc)
+        raise error.after(_on_wire(made, rows[:ROWS_BEFORE_ERROR])) from exc
+    finally:
+        if timeout_ms:
+            reader.limit(None)
+    return _on_wire(made, rows)
 
 
-def _condition(where: str) -> str:
-    """PostgreSQL's position and parameters in sqlite's spelling."""
-    text = _POSITION.sub(r"instr(\2, \1)", where)
-    return re.sub(r"\$(\d+)", r"?\1", text)
-
-
-def to_wire(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as the server's driver gives it."""
-    return {
-        name: str(value) if name in BIGINTS and value is not None else value
-        for name, value in row.items()
-    }
+def _on_wire(made: Statement, rows: list[Any]) -> list[dict[str, Any]]:
+    """Rows by column; of several columns of one name, the last."""
+    names = [name for name, _ in made.columns]
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    for name, kind in dict(made.columns).items():
+        convert = to_wire(kind)
+        if convert is not None:
+            for row in found:
+                row[name] = convert(row[name])
+    return found

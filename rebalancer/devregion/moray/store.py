@@ -1,110 +1,165 @@
 """One shard's records in one sqlite file, with the columns PostgreSQL would have.
 
-Blocking; the server calls it in a thread, one call at a time.
+Blocking.  The server calls what writes one at a time; what reads sees all that was committed, and
+any number of threads may read.
 """
 
-import enum
-import json
 import sqlite3
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from rebalancer.devregion.moray import filters, sql
-from rebalancer.devregion.moray.errors import MorayError, conflict, not_found
-from rebalancer.peers.moray.crc import record_etag
+from rebalancer.devregion.moray import filters, queries, records, sql
+from rebalancer.devregion.moray.buckets import INTERNAL, Bucket
+from rebalancer.devregion.moray.catalogue import Catalogue
+from rebalancer.devregion.moray.connections import Reader, Readers, prepare
+from rebalancer.devregion.moray.errors import MorayError, from_sqlite, not_found
+from rebalancer.devregion.moray.records import ABSENT, Etag
 from rebalancer.sqlite import connect, transact
 
-BUCKETS: Mapping[str, Mapping[str, str]] = {
-    "manta": {
-        "dirname": "string",
-        "name": "string",
-        "owner": "string",
-        "objectId": "string",
-        "type": "string",
-    },
-    "manta_storage": {
-        "hostname": "string",
-        "availableMB": "number",
-        "percentUsed": "number",
-        "server_uuid": "string",
-        "timestamp": "number",
-        "zone_uuid": "string",
-        "manta_compute_id": "string",
-        "manta_storage_id": "string",
-    },
-}
-DEFAULT_LIMIT = 1000
-
-
-class Absent(enum.Enum):
-    """No condition on the etag, which is neither null nor a string."""
-
-    ABSENT = enum.auto()
-
-
-ABSENT: Final = Absent.ABSENT
-Etag = str | None | Absent
-
-
-def to_text(value: Any) -> str:
-    """JSON as JSON.stringify writes it: compact, non-ASCII as it is, whole numbers without .0."""
-    return json.dumps(_as_javascript(value), ensure_ascii=False, separators=(",", ":"))
-
-
-def _as_javascript(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _as_javascript(item) for key, item in value.items()}
-        case list():
-            return [_as_javascript(item) for item in value]
-        case float() if value.is_integer() and abs(value) < 1e21:
-            return int(value)
-    return value
+P = ParamSpec("P")
+T = TypeVar("T")
+_NO_OPTIONS: Mapping[str, Any] = {}
+#: Types of PostgreSQL for those of indexes, of columns that `sql` may name.
+_KINDS = {"number": "numeric", "boolean": "boolean"}
 
 
 class ShardStore:
-    """The records of one shard."""
+    """The records of one shard.
+
+    Every method raises `MorayError` for what a client did wrong: BucketNotFoundError for a bucket
+    that is not there, and what its own contract says.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = connect(path)
+        self._db = prepare(connect(path))
         # Nothing here is worth an fsync: a region is made anew.
         self._db.execute("PRAGMA synchronous=OFF")
-        for bucket, index in BUCKETS.items():
-            columns = "".join(
-                f', "{name}" {"TEXT" if kind == "string" else "NUMERIC"}'
-                for name, kind in index.items()
-            )
-            self._db.execute(
-                f"CREATE TABLE IF NOT EXISTS {bucket} (_id INTEGER, _txn_snap INTEGER,"
-                " _key TEXT PRIMARY KEY NOT NULL, _value TEXT NOT NULL, _etag TEXT NOT NULL,"
-                f" _mtime INTEGER, _vnode INTEGER{columns})"
-            )
-            self._db.execute(f"CREATE UNIQUE INDEX IF NOT EXISTS {bucket}_id ON {bucket} (_id)")
+        self.catalogue = Catalogue()
+        self.catalogue.prepare(self._db)
+        self._readers = Readers(path)
 
     def close(self) -> None:
         """Close the file."""
+        self._readers.close()
         self._db.close()
+
+    # --- buckets -------------------------------------------------------------------------
+
+    def buckets(self) -> list[dict[str, Any]]:
+        """All buckets as they are stored."""
+        with self._readers.reader() as reader:
+            return self.catalogue.rows(reader.db)
+
+    def bucket(self, name: str) -> dict[str, Any]:
+        """One bucket as it is stored."""
+        with self._readers.reader() as reader:
+            return self.catalogue.row(reader.db, name)
+
+    def create_bucket(self, name: str, config: Mapping[str, Any]) -> None:
+        """Make a bucket.
+
+        Raises:
+          MorayError: BucketConflictError, or what is wrong with the configuration.
+        """
+        transact(self._db, self.catalogue.create, name, config)
+
+    def update_bucket(
+        self, name: str, config: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
+        """Change a bucket: new indexes count only once `reindex` has seen every record.
+
+        Raises:
+          MorayError: BucketVersionError, or what is wrong with the configuration.
+        """
+        reindex = not options.get("no_reindex")
+        transact(self._db, self.catalogue.update, name, config, reindex=reindex)
+
+    def delete_bucket(self, name: str) -> None:
+        """Remove a bucket and its records."""
+        transact(self._db, self.catalogue.delete, name)
+
+    def reindex(self, name: str, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Bring up to `count` records up to date: how many were, and how many are left.
+
+        Raises:
+          MorayError: InvalidArgumentError.
+        """
+        if count <= 0:
+            raise MorayError("InvalidArgumentError", f"count {count} < 1")
+        bucket = self.catalogue.load(self._db, name, fresh=True)
+        if not bucket.reindexing:
+            return {"processed": 0}
+        processed, remaining = transact(self._db, records.reindex, bucket, count)
+        if not processed:
+            transact(self._db, self.catalogue.reindexed, name)
+        left = {} if options.get("no_count") else {"remaining": remaining}
+        return {"processed": processed, **left}
+
+    # --- writing -------------------------------------------------------------------------
 
     def seed(self, bucket: str, items: Iterable[tuple[str, Any]]) -> None:
         """Put many new records in one transaction."""
+        found = self.catalogue.load(self._db, bucket)
 
         def run(db: sqlite3.Connection) -> None:
             for key, value in items:
-                self._write(bucket, key, value)
+                records.write(db, found, key, value)
 
         transact(self._db, run)
 
-    def put(self, bucket: str, key: str, value: Any, etag: Etag = ABSENT) -> str:
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        value: Any,
+        etag: Etag = ABSENT,
+        options: Mapping[str, Any] = _NO_OPTIONS,
+    ) -> str:
         """Replace the whole record if the condition on its etag holds; the new etag.
 
         Raises:
-          MorayError: EtagConflictError, or BucketNotFoundError.
+          MorayError: EtagConflictError, UniqueAttributeError, InvalidIndexTypeError.
         """
-        _index(bucket)
-        return transact(self._db, lambda _db: self._put(bucket, key, value, etag))
+        found = self._bucket(bucket, options)
+        return self._write(records.put, found, key, value, etag)
+
+    def delete(
+        self,
+        bucket: str,
+        key: str,
+        etag: Etag = ABSENT,
+        options: Mapping[str, Any] = _NO_OPTIONS,
+    ) -> None:
+        """Remove a record; null means no condition here.
+
+        Raises:
+          MorayError: ObjectNotFoundError, EtagConflictError.
+        """
+        found = self._bucket(bucket, options)
+        self._write(records.delete, found, key, etag)
+
+    def update_many(
+        self, bucket: str, fields: Mapping[str, Any], text: str, options: Mapping[str, Any]
+    ) -> tuple[int, str]:
+        """Set columns of the records that match, but not their values: how many, and their etag.
+
+        Raises:
+          MorayError: InvalidQueryError, NotIndexedError, NotNullableError, FieldUpdateError.
+        """
+        found = self._bucket(bucket, options)
+        return self._write(self._update_many, found, fields, text, options)
+
+    def delete_many(self, bucket: str, text: str, options: Mapping[str, Any]) -> int:
+        """Remove the records that match; how many.
+
+        Raises:
+          MorayError: InvalidQueryError, NotIndexedError.
+        """
+        found = self._bucket(bucket, options)
+        return self._write(self._delete_many, found, text, options)
 
     def batch(self, requests: Sequence[Mapping[str, Any]], outer: Mapping[str, Any]) -> list[Any]:
         """All of the operations in order, or none; options of the outer call override.
@@ -113,199 +168,163 @@ class ShardStore:
           MorayError: the first operation's that failed.
         """
 
-        def run(_db: sqlite3.Connection) -> list[Any]:
-            return [self._operation(request, outer) for request in requests]
+        def run(db: sqlite3.Connection) -> list[Any]:
+            return [self._operation(db, request, outer) for request in requests]
 
-        return transact(self._db, run)
+        return self._write(run)
 
-    def _operation(self, request: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Any]:
-        bucket, key = request["bucket"], request["key"]
-        _index(bucket)
-        options = {**request.get("options", {}), **outer}
-        etag = options.get("etag", ABSENT)
+    def _operation(
+        self, db: sqlite3.Connection, request: Mapping[str, Any], outer: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        options = {**request.get("options", _NO_OPTIONS), **outer}
+        bucket = self._bucket(request["bucket"], options)
         match request.get("operation", "put"):
-            case "put":
-                made = self._put(bucket, key, request["value"], etag)
-                return {"bucket": bucket, "key": key, "etag": made}
+            case "update":
+                text = request["filter"]
+                count, etag = self._update_many(db, bucket, request["fields"], text, options)
+                return {"bucket": bucket.name, "filter": text, "count": count, "etag": etag}
+            case "deleteMany":
+                text = request["filter"]
+                count = self._delete_many(db, bucket, text, options)
+                return {"bucket": bucket.name, "filter": text, "count": count}
             case "delete":
-                self._delete(bucket, key, etag)
-                return {"bucket": bucket, "key": key}
-        raise MorayError("InvocationError", f"operation {request['operation']} is not supported")
+                # The empty text is no condition in a batch.
+                condition = options.get("etag") or ABSENT
+                records.delete(db, bucket, request["key"], condition)
+                return {"bucket": bucket.name, "key": request["key"]}
+        key, condition = request["key"], options.get("etag", ABSENT)
+        etag = records.put(db, bucket, key, request["value"], condition)
+        return {"bucket": bucket.name, "key": key, "etag": etag}
 
-    def delete(self, bucket: str, key: str, etag: Etag = ABSENT) -> None:
-        """Remove a record; null means no condition here.
+    def _update_many(
+        self,
+        db: sqlite3.Connection,
+        bucket: Bucket,
+        fields: Mapping[str, Any],
+        text: str,
+        options: Mapping[str, Any],
+    ) -> tuple[int, str]:
+        query = queries.read_query(bucket, text, options, indexed_only=True)
+        return records.update_many(db, bucket, fields, query.rest, query.where.bindings)
 
-        Raises:
-          MorayError: ObjectNotFoundError or EtagConflictError.
-        """
-        _index(bucket)
-        transact(self._db, lambda _db: self._delete(bucket, key, etag))
+    def _delete_many(
+        self, db: sqlite3.Connection, bucket: Bucket, text: str, options: Mapping[str, Any]
+    ) -> int:
+        query = queries.read_query(bucket, text, options, indexed_only=True)
+        return records.delete_many(db, bucket, query.rest, query.where.bindings)
 
-    def get(self, bucket: str, key: str) -> dict[str, Any]:
+    def _bucket(self, name: str, options: Mapping[str, Any]) -> Bucket:
+        return self.catalogue.load(self._db, name, fresh=bool(options.get("noBucketCache")))
+
+    def _write(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """One transaction; sqlite's complaints become PostgreSQL's."""
+        try:
+            return transact(self._db, run, *args, **kwargs)
+        except sqlite3.OperationalError as exc:
+            raise from_sqlite(exc) from exc
+
+    # --- reading -------------------------------------------------------------------------
+
+    def get(
+        self, bucket: str, key: str, options: Mapping[str, Any] = _NO_OPTIONS
+    ) -> dict[str, Any]:
         """One record.
 
         Raises:
-          MorayError: ObjectNotFoundError, BucketNotFoundError.
+          MorayError: ObjectNotFoundError.
         """
-        index = _index(bucket)
-        row = self._db.execute(f"SELECT * FROM {bucket} WHERE _key = ?", (key,)).fetchone()
-        if row is None:
-            raise not_found(bucket, key)
-        return {**_record(bucket, row, index), "_count": None}
+        with self._readers.reader() as reader:
+            found = self.catalogue.load(reader.db, bucket, fresh=bool(options.get("noBucketCache")))
+            statement = f"SELECT * FROM {found.name} WHERE _key = ?"
+            try:
+                row = reader.db.execute(statement, (key,)).fetchone()
+            except sqlite3.Error as exc:
+                raise from_sqlite(exc) from exc
+            if row is None:
+                raise not_found(bucket, key)
+            found = self._not_older(reader, found, row)
+            return {**records.read_record(found, row), "_count": None}
+
+    def _not_older(self, reader: Reader, bucket: Bucket, row: sqlite3.Row) -> Bucket:
+        """The bucket, read anew if a row was written under a newer configuration."""
+        if "_rver" in row.keys() and (row["_rver"] or 0) > bucket.version:  # noqa: SIM118
+            return self.catalogue.load(reader.db, bucket.name, fresh=True)
+        return bucket
 
     def find(self, bucket: str, text: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The records that match, filtered twice: LIMIT applies before the second time.
 
+        With `sql_only`, what would be asked instead.
+
         Raises:
-          MorayError: InvalidQueryError, NotIndexedError, BucketNotFoundError.
+          MorayError: InvalidQueryError, NotIndexedError, `error`.
         """
-        index = _index(bucket)
+        with self._readers.reader() as reader:
+            fresh = bool(options.get("noBucketCache"))
+            found = self.catalogue.load(reader.db, bucket, fresh=fresh)
+            indexed_only = bool(options.get("requireIndexes"))
+            query = queries.read_query(found, text, options, indexed_only=indexed_only)
+            if options.get("sql_only"):
+                return [query.statements(bucket, str(options.get("req_id")))]
+            return self._find(reader, found, query, options)
+
+    def _find(
+        self, reader: Reader, bucket: Bucket, query: queries.Query, options: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        values = query.where.bindings
         try:
-            found = filters.parse(text)
-            made = filters.to_sql(found, index)
-        except filters.InvalidFilter:
-            made = None
-        except filters.NotIndexed as exc:
-            raise _not_indexed(bucket, text, exc.args[0]) from exc
-        if made is None:
-            raise MorayError("InvalidQueryError", f"{text} is an invalid filter")
-        unindexed = sorted(f for f in filters.fields(found) if f not in index and f[0] != "_")
-        if options.get("requireIndexes") and unindexed:
-            raise _not_indexed(bucket, text, unindexed)
-        where, values = made
-        rows = self._db.execute(
-            f"SELECT * FROM {bucket} WHERE {where}{_order(options)}{_limit(options)}", values
-        ).fetchall()
-        count = {}
-        if not options.get("no_count"):
-            total = self._db.execute(f"SELECT count(*) FROM {bucket} WHERE {where}", values)
-            count = {"_count": total.fetchone()[0]}
-        records = (_record(bucket, row, index) for row in rows)
+            rows = reader.db.execute(f"SELECT * FROM {bucket.name} {query.rest}", values).fetchall()
+            count = {}
+            if not options.get("no_count"):
+                where = query.where.for_sqlite
+                total = reader.db.execute(
+                    f"SELECT count(*) FROM {bucket.name} WHERE {where}", values
+                )
+                count = {"_count": total.fetchone()[0]}
+        except sqlite3.Error as exc:
+            raise from_sqlite(exc) from exc
+        if rows:
+            bucket = self._not_older(reader, bucket, rows[0])
+        usable = bucket.usable
+        made = (records.read_record(bucket, row) for row in rows)
         return [
             {**record, **count}
-            for record in records
-            if filters.matches(found, {**record["value"], **record, "_key": record["key"]}, index)
+            for record in made
+            if filters.matches(
+                query.found, {**record["value"], **record, "_key": record["key"]}, usable
+            )
         ]
 
-    def sql(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        """The rows of a statement that the rebalancer sends.
+    def sql(
+        self,
+        statement: str,
+        values: Sequence[Any] = (),
+        options: Mapping[str, Any] = _NO_OPTIONS,
+    ) -> list[dict[str, Any]]:
+        """The rows of a statement.
 
         Raises:
-          MorayError: `error` with PostgreSQL's message, or InternalError.
+          MorayError: `error` with PostgreSQL's message, InternalError, QueryTimeoutError; some
+            rows may have gone out before it.
         """
+        with self._readers.reader() as reader:
+            timeout_ms = int(options.get("timeout") or 0)
+            columns_of = partial(self._columns, reader)
+            return sql.run(reader, statement, values, timeout_ms, columns_of)
+
+    def _columns(self, reader: Reader, table: str) -> dict[str, str]:
+        """The columns of a table and their types in PostgreSQL; of any name if it has none."""
+        rows = reader.db.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
         try:
-            rows = self._db.execute(sql.translate(statement), list(values)).fetchall()
-        except sqlite3.OperationalError as exc:
-            raise MorayError("error", _as_postgres(str(exc))) from exc
-        return [sql.to_wire(dict(row)) for row in rows]
-
-    # --- steps of transactions -----------------------------------------------------------
-
-    def _put(self, bucket: str, key: str, value: Any, etag: Etag) -> str:
-        if etag is not ABSENT:
-            actual = self._etag(bucket, key)
-            if etag != actual:
-                raise conflict(bucket, key, etag, actual)
-        return self._write(bucket, key, value)
-
-    def _write(self, bucket: str, key: str, value: Any) -> str:
-        index = BUCKETS[bucket]
-        text = to_text(value)
-        etag = record_etag(text)
-        vnode = value.get("vnode") if isinstance(value, dict) else None
-        columns = [_column(value.get(name), kind) for name, kind in index.items()]
-        names = "".join(f', "{name}"' for name in index)
-        updates = "".join(f', "{name}" = excluded."{name}"' for name in index)
-        # The id is given at the first put and kept; the highest is never given twice.
-        self._db.execute(
-            f"INSERT INTO {bucket} (_id, _key, _value, _etag, _mtime, _vnode{names})"
-            f" VALUES ((SELECT ifnull(max(_id), 0) + 1 FROM {bucket}), ?, ?, ?, ?, ?"
-            f"{', ?' * len(index)}) ON CONFLICT (_key) DO UPDATE SET _value = excluded._value,"
-            f" _etag = excluded._etag, _mtime = excluded._mtime, _vnode = excluded._vnode{updates}",
-            (key, text, etag, time.time_ns() // 1_000_000, vnode, *columns),
-        )
-        return etag
-
-    def _delete(self, bucket: str, key: str, etag: Etag) -> None:
-        actual = self._etag(bucket, key)
-        if actual is None:
-            raise not_found(bucket, key)
-        if isinstance(etag, str) and etag != actual:
-            raise conflict(bucket, key, etag, actual)
-        self._db.execute(f"DELETE FROM {bucket} WHERE _key = ?", (key,))
-
-    def _etag(self, bucket: str, key: str) -> str | None:
-        row = self._db.execute(f"SELECT _etag FROM {bucket} WHERE _key = ?", (key,)).fetchone()
-        return None if row is None else str(row["_etag"])
-
-
-def _index(bucket: str) -> Mapping[str, str]:
-    if bucket not in BUCKETS:
-        raise MorayError("BucketNotFoundError", f"{bucket} does not exist")
-    return BUCKETS[bucket]
-
-
-def _column(value: Any, kind: str) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if kind == "string":
-        return value if isinstance(value, str) else to_text(value)
-    return value if isinstance(value, int | float) else None
-
-
-def _record(bucket: str, row: sqlite3.Row, index: Mapping[str, str]) -> dict[str, Any]:
-    """A record as get and find return it: index columns laid over the value."""
-    value = json.loads(row["_value"])
-    for name in index:
-        if name in value:
-            if row[name] is None:
-                del value[name]
-            else:
-                value[name] = row[name]
-    return {
-        "bucket": bucket,
-        "key": row["_key"],
-        "value": value,
-        "_id": row["_id"],
-        "_etag": row["_etag"],
-        "_mtime": row["_mtime"],
-        "_txn_snap": row["_txn_snap"],
-    }
-
-
-def _order(options: Mapping[str, Any]) -> str:
-    sort = options.get("sort") or []
-    entries = sort if isinstance(sort, list) else [sort]
-    terms = []
-    for entry in entries:
-        attribute, order = entry["attribute"], str(entry.get("order", "ASC")).upper()
-        if not attribute.isidentifier() or order not in ("ASC", "DESC"):
-            raise MorayError("error", f'column "{attribute}" does not exist')
-        terms.append(f'"{attribute}" {order}')
-    return f" ORDER BY {', '.join(terms)}" if terms else ""
-
-
-def _limit(options: Mapping[str, Any]) -> str:
-    if options.get("noLimit"):
-        return ""
-    limit = int(options.get("limit") or DEFAULT_LIMIT)  # 0 means the default
-    return f" LIMIT {limit} OFFSET {int(options.get('offset') or 0)}"
-
-
-def _not_indexed(bucket: str, text: str, unindexed: list[str]) -> MorayError:
-    names = ", ".join(f"'{name}'" for name in unindexed)
-    return MorayError(
-        "NotIndexedError",
-        f"{bucket} does not have indexes that support {text}. Reindexing fields: []."
-        f" Unindexed fields: [ {names} ]",
-    )
-
-
-def _as_postgres(message: str) -> str:
-    kind, _, name = message.partition(": ")
-    match kind:
-        case "no such column":
-            return f'column "{name}" does not exist'
-        case "no such table":
-            return f'relation "{name}" does not exist'
-    return message
+            index = self.catalogue.load(reader.db, table).index
+        except MorayError:
+            index = {}
+        kinds = {name.lower(): _KINDS.get(kind, "text") for name, kind in index.items()}
+        kinds |= {**INTERNAL, "_idx": "bigint", "_rver": "integer"}
+        names = [row["name"].lower() for row in rows]
+        return {name: kinds.get(name, "text") for name in names}
