@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from rich.table import Table
 from rebalancer.errors import PeerError, RebalancerError
 from rebalancer.peers.http import HttpClient, Reply, open_http
 from rebalancer.peers.names import split_port
+from rebalancer.rates import Rates
 
 #: Seconds between two looks at a job that is watched.
 WATCH_S = 0.5
@@ -228,26 +228,6 @@ def notes(view: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-@attrs.define
-class Rates:
-    """Objects and bytes a second.  Mutable state: the samples of the last seconds."""
-
-    samples: deque[tuple[float, int, int]] = attrs.field(factory=deque)
-
-    def add(self, now_s: float, objects: int, size: int) -> None:
-        """At `now_s`, `objects` of `size` bytes in all were done."""
-        self.samples.append((now_s, objects, size))
-        while now_s - self.samples[0][0] > RATE_WINDOW_S:
-            self.samples.popleft()
-
-    def per_s(self) -> tuple[float, float]:
-        """Objects and bytes a second over the window."""
-        (t0, n0, b0), (t1, n1, b1) = self.samples[0], self.samples[-1]
-        if t1 <= t0:
-            return 0.0, 0.0
-        return (n1 - n0) / (t1 - t0), (b1 - b0) / (t1 - t0)
-
-
 def settled(view: Mapping[str, Any]) -> tuple[int, int]:
     """How many objects have come to their end, and how many are known."""
     results = view["results"]
@@ -264,14 +244,14 @@ async def watch_job(manager: Manager, uuid: str, console: Console) -> dict[str, 
     Raises:
       AdmError: the manager refuses, or was gone for a minute.
     """
-    rates = Rates()
+    rates = Rates(RATE_WINDOW_S)
     seen_at = time.monotonic()
     with _live(console) as show:
         while True:
             try:
                 view: dict[str, Any] = (await manager.ask("GET", f"/jobs/{uuid}")).json()
             except AdmError:
-                if not rates.samples or time.monotonic() - seen_at > PATIENCE_S:
+                if not rates.has_begun or time.monotonic() - seen_at > PATIENCE_S:
                     raise
                 await trio.sleep(WATCH_S)
                 continue

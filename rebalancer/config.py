@@ -252,6 +252,8 @@ class ManagerConfig:
     discovery: str = attrs.field(default="direct_db", validator=_one_of("direct_db", "moray"))
     #: Scans of the live metadata, at a job's end, whose findings are moved too; 0: no such scan.
     final_scans: int = attrs.field(default=2, validator=_whole(0, 100))
+    #: Jobs that run at a time; the others wait in order of creation.
+    max_concurrent_jobs: int = attrs.field(default=1, validator=_whole(1, 100))
     max_attempts: int = attrs.field(default=3, validator=_whole(1, 100))
     #: An agent without any progress for this long has lost its assignments.
     agent_timeout: int = attrs.field(default=3600, validator=_whole(1))

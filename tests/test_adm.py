@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from rebalancer.adm import Rates, _progress_line, notes
+from rebalancer.adm import _progress_line, notes
+from rebalancer.rates import Rates
 
 
 def scan(position: int, until: int, **fields: int) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def test_progress_is_that_of_the_last_round() -> None:
     known = {name: 0 for name in ("Assigned", "Skipped", "Error", "Post Processing", "Complete")}
     view["results"] |= known
     view["scans"] = [scan(10, 10), scan(10, 30)]
-    rates = Rates()
+    rates = Rates(10.0)
     rates.add(0.0, 0, 0)
     assert _progress_line(view, rates).startswith("50% scanned   ")
     view["scans"] += [scan(3, 12, round=1), scan(3, 12, round=1)]

@@ -60,7 +60,7 @@ class JobState(enum.StrEnum):
     INIT = "init"
     SETUP = "setup"  # waiting for its turn
     RUNNING = "running"
-    STOPPED = "stopped"
+    STOPPED = "stopped"  # paused, or cancelled
     COMPLETE = "complete"
     FAILED = "failed"
 
@@ -72,7 +72,16 @@ class JobEvent(enum.StrEnum):
     STARTED = "started"
     FINISHED = "finished"
     BROKE = "broke"
+    PAUSED = "paused"
     CANCELLED = "cancelled"
+    RESUMED = "resumed"
+
+
+class Wish(enum.StrEnum):
+    """What an operator has asked of a job; it outlives restarts of the manager."""
+
+    PAUSE = "pause"  # stop as it is, until it is resumed
+    CANCEL = "cancel"  # begin nothing more, and record what agents still finish
 
 
 _O, _OE = ObjectStatus, ObjectEvent
@@ -115,13 +124,19 @@ ASSIGNMENT: Mapping[AssignmentState, Mapping[AssignmentEvent, AssignmentState]] 
 _J, _JE = JobState, JobEvent
 JOB: Mapping[JobState, Mapping[JobEvent, JobState]] = {
     _J.INIT: {_JE.RECORDED: _J.SETUP, _JE.BROKE: _J.FAILED},
-    _J.SETUP: {_JE.STARTED: _J.RUNNING, _JE.BROKE: _J.FAILED, _JE.CANCELLED: _J.STOPPED},
+    _J.SETUP: {
+        _JE.STARTED: _J.RUNNING,
+        _JE.BROKE: _J.FAILED,
+        _JE.PAUSED: _J.STOPPED,
+        _JE.CANCELLED: _J.STOPPED,
+    },
     _J.RUNNING: {
         _JE.FINISHED: _J.COMPLETE,
         _JE.BROKE: _J.FAILED,
+        _JE.PAUSED: _J.STOPPED,
         _JE.CANCELLED: _J.STOPPED,
     },
-    _J.STOPPED: {},
+    _J.STOPPED: {_JE.RESUMED: _J.SETUP},  # only one that was paused
     _J.COMPLETE: {},
     _J.FAILED: {},
 }

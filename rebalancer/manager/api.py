@@ -3,28 +3,31 @@
 import json
 from typing import Any
 
-import attrs
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from rebalancer import __version__
 from rebalancer.daemon import body_json, make_app, prefers_json
 from rebalancer.errors import BadRequest, Unprocessable
-from rebalancer.manager.jobs import Jobs, JobView, results
+from rebalancer.manager import render
+from rebalancer.manager.jobs import Jobs
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.requests import read_change, read_new_job, read_objects_query
 
 #: A request is a few hundred bytes.
 MAX_BODY_BYTES = 1 << 20
 
 
-def make_api(jobs: Jobs) -> QuartTrio:
+def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     """The application."""
     app = make_app(__name__, f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
-    count = jobs.metrics.request
+    count = metrics.request
 
     @app.post("/jobs")
     async def create_job() -> Response:
         count("evacuate")
-        return _new_id(await jobs.create(await _body()))
+        wanted = read_new_job(await _body())
+        return _new_id(await jobs.create(wanted))
 
     @app.post("/jobs/<job_id>/retry")
     async def retry_job(job_id: str) -> Response:
@@ -34,28 +37,52 @@ def make_api(jobs: Jobs) -> QuartTrio:
     @app.get("/jobs")
     async def list_jobs() -> Response:
         count("list_jobs")
-        rows = await jobs.list()
-        return _json(
-            [
-                {"id": row.id, "action": row.action.capitalize(), "state": row.state_shown}
-                for row in rows
-            ]
-        )
+        return _json([render.listed(row) for row in await jobs.list()])
 
     @app.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         count("get_job")
-        return _json(_view(await jobs.view(job_id)))
+        view = await jobs.view(job_id)
+        return _json(render.job(view.row, view.known))
 
     @app.put("/jobs/<job_id>")
     async def change_job(job_id: str) -> Response:
         count("update_job")
-        await jobs.change(job_id, await _body())
+        await jobs.change(job_id, read_change(await _body()))
         return Response("", content_type="application/json")
+
+    @app.delete("/jobs/<job_id>")
+    async def delete_job(job_id: str) -> Response:
+        count("delete_job")
+        await jobs.delete(job_id)
+        return _json({"deleted": job_id.lower()})
+
+    @app.get("/jobs/<job_id>/objects")
+    async def list_objects(job_id: str) -> Response:
+        count("list_objects")
+        page = await jobs.objects(job_id, read_objects_query(request.args))
+        return _json({"objects": page.objects, "after": page.after})
+
+    @app.get("/jobs/<job_id>/summary")
+    async def summarize_job(job_id: str) -> Response:
+        count("job_summary")
+        return _json(await jobs.summary(job_id))
+
+    @app.get("/jobs/<job_id>/report")
+    async def report_job(job_id: str) -> Response:
+        count("job_report")
+        row = await jobs.known(job_id)
+        response = Response(jobs.report(row), content_type="application/x-ndjson")
+        response.timeout = None  # as long as it takes to read
+        return response
 
     @app.get("/ping")
     async def ping() -> Response:
         return _json({"ping": "pong", "version": __version__})
+
+    @app.get("/status")
+    async def status() -> Response:
+        return _json(await jobs.status())
 
     return app
 
@@ -75,26 +102,3 @@ def _new_id(job_id: str) -> Response:
 
 def _json(value: Any) -> Response:
     return Response(json.dumps(value), content_type="application/json")
-
-
-def _view(view: JobView) -> dict[str, Any]:
-    origin, status = view.known.origin, view.known.status
-    shown = {
-        "config": {
-            "action": view.row.action.capitalize(),
-            "from_shark": {
-                "datacenter": "" if origin is None else origin.datacenter,
-                "manta_storage_id": "" if origin is None else origin.manta_storage_id,
-            },
-            "max_objects": view.row.params.get("max_objects"),
-        },
-        "results": results(status),
-        "bytes": {"complete": status.size("complete"), "total": status.size()},
-        "scans": [attrs.asdict(scan) for scan in view.known.scans],
-        "rounds": [attrs.asdict(one) for one in view.known.rounds],
-        "warnings": [attrs.asdict(finding) for finding in view.known.warnings],
-        "state": view.row.state_shown,
-    }
-    if view.row.error is not None:
-        shown["error"] = view.row.error
-    return shown

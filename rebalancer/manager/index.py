@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from rebalancer.domain import states
-from rebalancer.domain.states import JobEvent, JobState, advance
+from rebalancer.domain.states import JobEvent, JobState, Wish, advance
 from rebalancer.log import get_logger
 from rebalancer.sqlite import Database, open_database
 
@@ -26,10 +26,16 @@ CREATE TABLE IF NOT EXISTS jobs (
     created     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     started     TEXT,
     finished    TEXT,
-    error       TEXT
+    error       TEXT,
+    wish        TEXT CHECK (wish IN ('pause', 'cancel'))
 );
 """
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+#: What is noted when a job comes into a state.
+_TIMES = {
+    JobState.RUNNING: f", started = coalesce(started, {_NOW}), finished = NULL",
+    **dict.fromkeys((JobState.COMPLETE, JobState.FAILED, JobState.STOPPED), f", finished = {_NOW}"),
+}
 
 
 @attrs.frozen
@@ -44,6 +50,14 @@ class JobRow:
     started: str | None
     finished: str | None
     error: str | None
+    wish: Wish | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will happen to it any more.  A paused job has not ended."""
+        if self.state == JobState.STOPPED:
+            return self.wish is not Wish.PAUSE
+        return self.state not in (JobState.INIT, JobState.SETUP, JobState.RUNNING)
 
     @property
     def state_shown(self) -> str:
@@ -86,17 +100,42 @@ class JobIndex:
 
         return await self._database.read(run)
 
-    async def next(self) -> JobRow | None:
-        """The job to run now: one that a restart interrupted, else the oldest that waits."""
+    async def unfinished(self) -> list[JobRow]:
+        """The jobs that have not ended: those that run first, each kind oldest first."""
 
-        def run(db: sqlite3.Connection) -> JobRow | None:
-            row = db.execute(
+        def run(db: sqlite3.Connection) -> list[JobRow]:
+            rows = db.execute(
                 "SELECT * FROM jobs WHERE state IN ('running', 'setup')"
-                " ORDER BY state = 'setup', rowid LIMIT 1"
-            ).fetchone()
-            return None if row is None else _read(row)
+                " OR (state = 'stopped' AND wish = 'pause') ORDER BY state <> 'running', rowid"
+            )
+            return [_read(row) for row in rows]
 
         return await self._database.read(run)
+
+    async def remove(self, job_id: str) -> None:
+        """Forget a job."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+        await self._database.write(run)
+        log.info("job", job=job_id, state="removed")
+
+    async def set_params(self, job_id: str, params: dict[str, Any]) -> None:
+        """Record what is asked of a job anew."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE jobs SET params = ? WHERE id = ?", (json.dumps(params), job_id))
+
+        await self._database.write(run)
+
+    async def set_wish(self, job_id: str, wish: Wish | None) -> None:
+        """Record what an operator wants of a job; it is carried out after this."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job_id))
+
+        await self._database.write(run)
 
     async def advance(self, job_id: str, event: JobEvent, error: str | None = None) -> JobState:
         """Something happened to a job: record its new state, the time, and the cause if any."""
@@ -104,9 +143,8 @@ class JobIndex:
         def run(db: sqlite3.Connection) -> JobState:
             (old,) = db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
             new = advance(states.JOB, JobState(old), event)
-            column = "started" if new is JobState.RUNNING else "finished"
             db.execute(
-                f"UPDATE jobs SET state = ?, error = ?, {column} = {_NOW} WHERE id = ?",
+                f"UPDATE jobs SET state = ?, error = ?{_TIMES.get(new, '')} WHERE id = ?",
                 (new, error, job_id),
             )
             return new
@@ -126,6 +164,7 @@ def _read(row: sqlite3.Row) -> JobRow:
         row["started"],
         row["finished"],
         row["error"],
+        None if row["wish"] is None else Wish(row["wish"]),
     )
 
 

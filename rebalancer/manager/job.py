@@ -123,3 +123,17 @@ class Job:
         """When an assignment is due."""
         options = self.config.options
         return BatchLimits(options.max_tasks_per_assignment, float(options.max_assignment_age))
+
+    def configure(self, config: ManagerConfig) -> None:
+        """Go on with another configuration, as far as it matters to a job that runs."""
+        threads = config.options.max_metadata_update_threads
+        if threads != self.config.options.max_metadata_update_threads:
+            self.updaters.resize(threads)
+            for shard in self.moray.values():
+                shard.resize(threads)
+        self.config = config
+
+    def cancel(self) -> None:
+        """Begin nothing more; what agents finish is still recorded."""
+        self.cancelled.set()
+        self.store.wake()

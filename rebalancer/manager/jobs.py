@@ -1,52 +1,34 @@
-"""Jobs: made, listed, changed while they run, and run one after the other."""
+"""Jobs as the API knows them: made, listed, shown, changed and removed.  `runner` runs them."""
 
+import json
 import uuid
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from rebalancer import wire
-from rebalancer.config import ManagerConfig, read_token
-from rebalancer.domain.objects import Shark, is_loose_uuid, is_storage_id
-from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
-from rebalancer.errors import (
-    BadRequest,
-    Conflict,
-    JobFailed,
-    PeerError,
-    Refused,
-    StoreError,
-    Unprocessable,
-    leaves,
-)
+from rebalancer.config import ManagerConfig
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.states import JobEvent, JobState, Wish
+from rebalancer.errors import BadRequest, Conflict, JobFailed, Refused, StoreError
 from rebalancer.log import get_logger
-from rebalancer.manager import pipeline, store, views
-from rebalancer.manager.actions import ACTIONS, Action
-from rebalancer.manager.actions.evacuate import EvacuateParams
-from rebalancer.manager.fleet import Fleet
+from rebalancer.manager import render, store, views
 from rebalancer.manager.index import JobIndex, JobRow
-from rebalancer.manager.job import Job
-from rebalancer.manager.ledger import Ledgers
-from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile, check
-from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.preflight import preflight
-from rebalancer.manager.updaters import Updaters
-from rebalancer.peers import scan
-from rebalancer.peers.agents import Agents
-from rebalancer.peers.http import HttpClient
-from rebalancer.peers.moray.client import MorayClient, open_moray
-from rebalancer.peers.postgres import PostgresShard, open_postgres
-from rebalancer.retry import insistently
+from rebalancer.manager.listings import check
+from rebalancer.manager.requests import (
+    Control,
+    NewJob,
+    ObjectsQuery,
+    Setting,
+    check_range,
+    checked_id,
+)
+from rebalancer.manager.runner import Runner, Running, read_tuning
 
-MIN_UPDATERS, MAX_UPDATERS = 1, 250
-STORAGE_BUCKET = "manta_storage"
-#: Tries to read the evacuated shark's record when a job starts.
-TRIES = 8
+#: A job that is paused has come to rest within this many seconds, or the request says so.
+REST_S = 20.0
 
 log = get_logger()
 
@@ -63,38 +45,37 @@ class JobView:
 class Jobs:
     """All jobs of a manager.
 
-    Mutable state: the configuration for the next job, the job that runs, and an event that
-    wakes the runner when there is a new one.
+    Mutable state: the lock of those who change what is wanted of a job.
     """
 
-    config: ManagerConfig
     index: JobIndex
-    fleet: Fleet
-    http: HttpClient
-    metrics: ManagerMetrics
-    ledgers: Ledgers = attrs.field(factory=Ledgers)
-    _running: Job | None = None
-    _created: trio.Event = attrs.field(factory=trio.Event)
+    runner: Runner
+    _changing: trio.Lock = attrs.field(factory=trio.Lock)
 
-    # --- requests ------------------------------------------------------------------------
+    @property
+    def config(self) -> ManagerConfig:
+        """For the next job."""
+        return self.runner.config
 
-    async def create(self, body: Any) -> str:
-        """Make a job of the body of POST /jobs; its id.
+    # --- making ----------------------------------------------------------------------------
+
+    async def create(self, wanted: NewJob) -> str:
+        """Make a job; its id.
 
         Raises:
-          Refused, BadRequest, Unprocessable: nothing was made.
+          Refused, BadRequest: nothing was made.
         """
-        action, params = _read_new_job(body)
-        origin = Shark("", _full_name(params.from_shark, self.config.domain_name))
-        return await self._add(
-            action,
-            {
-                "from_shark": origin.manta_storage_id,
-                "max_objects": params.max_objects or None,
-                "objects_file": params.objects_file,
-                "strict": params.strict,
-            },
-        )
+        return await self._add(wanted.action, self.params(wanted))
+
+    def params(self, wanted: NewJob) -> dict[str, Any]:
+        """What is kept of a request for a job."""
+        given = wanted.params
+        return {
+            "from_shark": _full_name(given.from_shark, self.config.domain_name),
+            "max_objects": given.max_objects or None,
+            "objects_file": given.objects_file,
+            "strict": given.strict,
+        }
 
     async def retry(self, job_id: str) -> str:
         """Make a job of what an earlier one skipped or could not do; its id.
@@ -103,38 +84,40 @@ class Jobs:
           Refused, BadRequest: nothing was made.
           Conflict: the earlier job has not ended.
         """
-        row = await self._known(job_id)
-        if row.state in (JobState.INIT, JobState.SETUP, JobState.RUNNING):
-            raise Conflict(
-                f"Job {row.id} is still {row.state}: it can be retried when it has ended"
-            )
+        row = await self.known(job_id)
+        if not row.has_ended:
+            raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
         return await self._add(
             row.action, {"from_shark": row.params["from_shark"], "retry_of": row.id}
         )
 
     async def _add(self, action: str, params: dict[str, Any]) -> str:
+        await self.check_params(params)
+        job_id = str(uuid.uuid4())
+        # The file first: a job on the list always has one.
+        origin = Shark("", params["from_shark"])
+        await trio.to_thread.run_sync(store.create, self.runner.file(job_id), origin)
+        await self.index.add(job_id, action, params)
+        log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
+        self.runner.look_again()
+        return job_id
+
+    async def check_params(self, params: Mapping[str, Any]) -> None:
+        """Check what can be known before a job has its turn.
+
+        Raises:
+          Refused: no evacuation is allowed at all.
+          BadRequest: the listing cannot be read.
+        """
         if self.config.snaplink_cleanup_required:
             raise Refused("Snaplink Cleanup Required")
-        if (listing := self._listing(params)) is not None:
+        if (listing := self.runner.listing(params)) is not None:
             try:
                 await trio.to_thread.run_sync(check, listing)
             except (JobFailed, StoreError) as exc:
                 raise BadRequest(str(exc)) from exc
-        job_id = str(uuid.uuid4())
-        # The file first: a job on the list always has one.
-        origin = Shark("", params["from_shark"])
-        await trio.to_thread.run_sync(store.create, self._file(job_id), origin)
-        await self.index.add(job_id, action, params)
-        log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
-        self._created.set()
-        return job_id
 
-    def _listing(self, params: Mapping[str, Any]) -> Listing | None:
-        if (earlier := params.get("retry_of")) is not None:
-            return EarlierJob(self._file(earlier))
-        if (path := params.get("objects_file")) is not None:
-            return ObjectsFile(Path(path))
-        return None
+    # --- showing ---------------------------------------------------------------------------
 
     async def list(self) -> list[JobRow]:
         """Every job, oldest first."""
@@ -146,217 +129,186 @@ class Jobs:
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
         """
-        row = await self._known(job_id)
-        return JobView(row, await trio.to_thread.run_sync(views.read_job, self._file(row.id)))
+        row = await self.known(job_id)
+        file = self.runner.file(row.id)
+        return JobView(row, await trio.to_thread.run_sync(views.read_job, file))
 
-    async def _known(self, job_id: str) -> JobRow:
+    async def summary(self, job_id: str) -> dict[str, Any]:
+        """How a job is going.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
+        view = await self.view(job_id)
+        running = self.runner.running.get(view.row.id)
+        rates = None if running is None else running.rates
+        return render.summary(view.row, view.known, rates, self.runner.ledgers.snapshot())
+
+    async def status(self) -> dict[str, Any]:
+        """How the manager itself is."""
+        runner = self.runner
+        return render.status(
+            await self.index.all(),
+            runner.running,
+            runner.ledgers.snapshot(),
+            nodes=len(runner.fleet.nodes),
+            age_s=runner.fleet.age_s,
+            max_concurrent_jobs=runner.config.max_concurrent_jobs,
+        )
+
+    async def objects(self, job_id: str, query: ObjectsQuery) -> views.Page:
+        """A page of a job's objects.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
+        row = await self.known(job_id)
+        look = partial(
+            views.objects_page,
+            self.runner.file(row.id),
+            query.status,
+            query.reason,
+            query.after,
+            query.limit,
+        )
+        return await trio.to_thread.run_sync(look)
+
+    async def report(self, row: JobRow) -> AsyncIterator[bytes]:
+        """All that is known of a job, as lines of JSON: the job, then each row, then their number.
+
+        It is read a page at a time, so that it holds up nobody and takes no memory.
+        """
+        file = self.runner.file(row.id)
+        known = await trio.to_thread.run_sync(views.read_job, file)
+        yield _line({"type": "job", "id": row.id, **render.job(row, known)})
+        lines = 0
+        for kind in views.REPORT:
+            after, page = await trio.to_thread.run_sync(views.report_page, file, kind, 0)
+            while page:
+                lines += len(page)
+                yield b"".join(map(_line, page))
+                after, page = await trio.to_thread.run_sync(views.report_page, file, kind, after)
+        yield _line({"type": "end", "lines": lines})
+
+    async def known(self, job_id: str) -> JobRow:
+        """A job's row.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
         row = await self.index.get(checked_id(job_id))
         if row is None:
             raise BadRequest(f"Could not find job UUID: {job_id}")
         return row
 
-    async def change(self, job_id: str, body: Any) -> None:
-        """Carry out the body of PUT /jobs/{id} on the running job.
+    # --- changing --------------------------------------------------------------------------
+
+    async def change(self, job_id: str, wanted: Control | Setting) -> None:
+        """Carry out the body of PUT /jobs/{id}.
 
         Raises:
-          BadRequest, Unprocessable: nothing was changed.
+          BadRequest: there is no such job, or the setting cannot be changed so.
+          Conflict: the job is in no state for this.
         """
-        updaters = _read_change(body)
         row = await self.index.get(checked_id(job_id))
         if row is None:
             raise BadRequest(f"Could not find job {job_id}")
-        job = self._running
-        if job is None or job.id != row.id:
+        async with self._changing:
+            row = await self.known(row.id)
+            match wanted:
+                case Setting():
+                    await self._set(row, wanted)
+                case Control.PAUSE:
+                    await self._pause(row)
+                case Control.RESUME:
+                    await self._resume(row)
+                case Control.CANCEL:
+                    await self._cancel(row)
+
+    async def _set(self, row: JobRow, setting: Setting) -> None:
+        running = self.runner.running.get(row.id)
+        if running is None or running.job is None:
             raise BadRequest("Attempt to update job that is not running")
-        if job.config.options.use_static_md_update_threads:
+        is_threads = setting.name == "max_metadata_update_threads"
+        if is_threads and running.base.options.use_static_md_update_threads:
             raise BadRequest(f"Job ({row.id}) does not support dynamic configuration updates")
-        _check_updaters(updaters)
-        job.updaters.resize(updaters)
-        for shard in job.moray.values():
-            shard.resize(updaters)
-        log.info("updaters", job=row.id, limit=updaters)
+        check_range(setting)
+        tuning = attrs.evolve(read_tuning(row), **{setting.name: setting.value})
+        params = {**row.params, "tuning": attrs.asdict(tuning)}
+        # First on disk: what was asked for outlives a restart.
+        await self.index.set_params(row.id, params)
+        running.row = attrs.evolve(running.row, params=params)
+        running.apply()
+        log.info("job changed", job=row.id, setting=setting.name, value=setting.value)
 
-    # --- running -------------------------------------------------------------------------
+    async def _pause(self, row: JobRow) -> None:
+        _require(row, "paused", row.state in (JobState.SETUP, JobState.RUNNING))
+        _require(row, "paused, because it is being cancelled", row.wish is not Wish.CANCEL)
+        await self.index.set_wish(row.id, Wish.PAUSE)
+        running = self.runner.running.get(row.id)
+        if running is None:
+            await self.index.advance(row.id, JobEvent.PAUSED)
+            self.runner.look_again()
+            return
+        running.scope.cancel()
+        with trio.move_on_after(REST_S):
+            await running.ended.wait()
 
-    async def run(self) -> None:
-        """Run jobs, one at a time, for ever; first those that an earlier run left."""
-        while True:
-            self._created = trio.Event()
-            row = await self.index.next()
-            if row is None:
-                await self._created.wait()
-                continue
-            await self._run(row)
+    async def _resume(self, row: JobRow) -> None:
+        is_paused = row.state == JobState.STOPPED and row.wish is Wish.PAUSE
+        _require(row, "resumed, because it is not paused", is_paused)
+        await self.index.advance(row.id, JobEvent.RESUMED)
+        await self.index.set_wish(row.id, None)
+        self.runner.look_again()
 
-    async def _run(self, row: JobRow) -> None:
-        """Run one job to its end, which is recorded; cancelled, it goes on at the next start."""
-        if row.state != JobState.RUNNING:
-            await self.index.advance(row.id, JobEvent.STARTED)
-        else:
-            log.info("job", job=row.id, state=JobState.RUNNING, resumed=True)
-        try:
-            await self._work(row)
-        except* (JobFailed, PeerError, StoreError) as group:
-            causes = sorted({str(exc) for exc in leaves(group)})
-            await self.index.advance(row.id, JobEvent.BROKE, "; ".join(causes))
-        except* Exception as group:
-            log.error("job broke", job=row.id, exc_info=group)
-            causes = sorted({repr(exc) for exc in leaves(group)})
-            await self.index.advance(row.id, JobEvent.BROKE, "; ".join(causes))
-        else:
-            await self.index.advance(row.id, JobEvent.FINISHED)
+    async def _cancel(self, row: JobRow) -> None:
+        _require(row, "cancelled, because it has ended", not row.has_ended)
+        await self.index.set_wish(row.id, Wish.CANCEL)
+        running = self.runner.running.get(row.id)
+        if running is not None:
+            _drain(running)
+        elif row.started is None:
+            await self.index.advance(row.id, JobEvent.CANCELLED)
+        elif row.state == JobState.STOPPED:
+            # Its agents may have some of its work: that is brought to an end first.
+            await self.index.advance(row.id, JobEvent.RESUMED)
+        self.runner.look_again()
 
-    async def _work(self, row: JobRow) -> None:
-        config = self.config
-        threads = config.options.max_metadata_update_threads
-        token = await trio.to_thread.run_sync(read_token, config.agent_token_file)
-        async with AsyncExitStack() as stack:
-            enter = stack.enter_async_context
-            names = {shard.number: shard.host for shard in config.shards}
-            shards = await enter(open_moray(names, config.hosts, connections=threads))
-            clones: dict[int, PostgresShard] = {}
-            if config.discovery == "direct_db":
-                clones = await enter(open_postgres(_clones(config), config.hosts))
-            scanned: Mapping[int, scan.Shard] = clones or shards
-            job_store = await enter(store.open_store(self._file(row.id)))
-            origin = await _validated_origin(job_store, shards, row.params["from_shark"])
-            job = Job(
-                id=row.id,
-                action=_action(row.action, origin, config),
-                config=config,
-                store=job_store,
-                fleet=self.fleet,
-                agents=Agents(self.http, config.agent_port, token, config.agent_dialects),
-                scanned=scanned,
-                moray=shards,
-                listing=self._listing(row.params),
-                metrics=self.metrics,
-                ledger=stack.enter_context(
-                    self.ledgers.open(config.options.max_assignments_per_shark)
-                ),
-                updaters=Updaters(threads, config.metadata_timeout, self.metrics.updaters),
-                max_objects=row.params.get("max_objects"),
-            )
-            self._running = job
-            try:
-                if not await job_store.has_begun():
-                    strict = bool(row.params.get("strict"))
-                    await _prepare(job, {} if job.listing else clones, strict=strict)
-                await pipeline.run(job)
-            finally:
-                self._running = None
+    async def delete(self, job_id: str) -> None:
+        """Remove a job that has ended, with its file.
 
-    def _file(self, job_id: str) -> Path:
-        return Path(self.config.data_dir) / f"{job_id}.sqlite"
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+          Conflict: it has not ended.
+        """
+        row = await self.known(job_id)
+        async with self._changing:
+            _require(row, "removed, because it has not ended", row.has_ended)
+            # The row first: a file without one is only clutter.
+            await self.index.remove(row.id)
+            await trio.to_thread.run_sync(store.remove, self.runner.file(row.id))
 
 
-def _action(name: str, origin: Shark, config: ManagerConfig) -> Action:
-    return ACTIONS[name](origin, config.exclude_key_prefixes)
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
-def _clones(config: ManagerConfig) -> dict[int, str]:
-    domain = config.domain_name
-    return {shard.number: f"{shard.number}.rebalancer-postgres.{domain}" for shard in config.shards}
+def _drain(running: Running) -> None:
+    running.row = attrs.evolve(running.row, wish=Wish.CANCEL)
+    if running.job is not None:
+        running.job.cancel()
 
 
-def checked_id(job_id: str) -> str:
-    """`job_id` in lower case.
-
-    Raises:
-      BadRequest: it is no UUID.
-    """
-    if not is_loose_uuid(job_id):
-        raise BadRequest(f"Invalid UUID: {job_id}")
-    return job_id.lower()
+def _require(row: JobRow, what: str, allowed: bool) -> None:
+    if not allowed:
+        raise Conflict(f"Job {row.id} is {_shown(row)}: it cannot be {what}")
 
 
-def _read_new_job(body: Any) -> tuple[str, EvacuateParams]:
-    if not isinstance(body, dict) or not isinstance(body.get("action"), str):
-        raise Unprocessable("action: expected the name of one as a string")
-    if body["action"] not in ACTIONS:
-        raise Unprocessable(f"action: expected one of {', '.join(ACTIONS)}, got {body['action']}")
-    try:
-        params = wire.structure(body.get("params"), EvacuateParams)
-    except BadRequest as exc:
-        raise Unprocessable(f"params: {exc}") from exc
-    if params.max_objects is not None and params.max_objects < 0:
-        raise Unprocessable("params.max_objects: expected a number not below 0")
-    if params.objects_file is not None and not Path(params.objects_file).is_absolute():
-        raise Unprocessable("params.objects_file: expected the absolute path of a file")
-    if not is_storage_id(params.from_shark) or ":" in params.from_shark:
-        raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
-    return body["action"], params
+def _shown(row: JobRow) -> str:
+    if row.state == JobState.STOPPED:
+        return "paused" if row.wish is Wish.PAUSE else "cancelled"
+    return row.state
 
 
 def _full_name(name: str, domain: str) -> str:
     return name if name.endswith(f".{domain}") else f"{name}.{domain}"
-
-
-def _read_change(body: Any) -> int:
-    match body:
-        case {"action": "set_metadata_threads", "params": int(count)} if count is not True:
-            return count
-        case {"action": "set_metadata_threads"}:
-            raise Unprocessable("params: expected a whole number of threads")
-    raise Unprocessable("action: expected set_metadata_threads")
-
-
-def _check_updaters(count: int) -> None:
-    if count < MIN_UPDATERS:
-        raise BadRequest(f"Cannot set metadata update threads below {MIN_UPDATERS}")
-    if count > MAX_UPDATERS:
-        raise BadRequest(f"Cannot set metadata update threads above {MAX_UPDATERS}")
-
-
-async def _prepare(job: Job, clones: Mapping[int, PostgresShard], *, strict: bool) -> None:
-    """Record what the pre-flight finds.
-
-    Raises:
-      JobFailed: storinfo lists no nodes, or something was found and the job is `strict`.
-    """
-    await job.fleet.ready()
-    origin = job.action.origin.manta_storage_id
-    findings = await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, clones)
-    for finding in findings:
-        log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
-    await job.store.warn(findings)
-    if findings and strict:
-        raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
-
-
-async def _validated_origin(
-    job_store: store.JobStore, shards: dict[int, MorayClient], name: str
-) -> Shark:
-    """The evacuated shark with its datacenter, from its heartbeat's record on the first shard.
-
-    storinfo cannot tell: it does not list a node that takes no writes.
-
-    Raises:
-      JobFailed: SharkNotFound; PeerError: the shard does not answer.
-    """
-    known = await job_store.origin()
-    if known is not None and known.datacenter:
-        return known
-    first = shards[min(shards)]
-    find = partial(first.find_objects, STORAGE_BUCKET, f"(manta_storage_id={name})", 2)
-    records = await insistently(find, tries=TRIES, first_s=0.5, longest_s=15.0)
-    datacenters = {record.value.get("datacenter") for record in records}
-    if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
-        raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")
-    origin = Shark(datacenter, name)
-    await job_store.set_origin(origin)
-    return origin
-
-
-def results(status: store.Status) -> dict[str, int]:
-    """The `results` of GET /jobs/{id}."""
-    counts = {
-        "Unprocessed": status.objects(ObjectStatus.UNPROCESSED),
-        "Assigned": status.objects(ObjectStatus.ASSIGNED),
-        "Skipped": status.objects(ObjectStatus.SKIPPED),
-        "Error": status.objects(ObjectStatus.ERROR),
-        "Post Processing": status.objects(ObjectStatus.POST_PROCESSING),
-        "Complete": status.objects(ObjectStatus.COMPLETE),
-        "Duplicates": status.objects("duplicates"),
-    }
-    return {"Total": sum(counts.values()), **counts}

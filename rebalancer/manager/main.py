@@ -15,6 +15,8 @@ from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import open_index
 from rebalancer.manager.jobs import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.runner import Runner
+from rebalancer.manager.tuning import adopted
 from rebalancer.metrics import metrics_app
 from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import storage_nodes
@@ -43,20 +45,20 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         )
         fleet = Fleet(partial(storage_nodes, http, config.storinfo))
         metrics = ManagerMetrics(config)
-        jobs = Jobs(config, index, fleet, http, metrics)
+        runner = Runner(config, index, fleet, http, metrics)
 
         async def service() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fleet.poll)
-                nursery.start_soon(jobs.run)
+                nursery.start_soon(runner.run)
 
         await daemon.serve(
             service,
-            api=make_api(jobs),
+            api=make_api(Jobs(index, runner), metrics),
             api_at=daemon.Listen(config.listen_host, config.listen_port),
             metrics=metrics_app(metrics.registry),
             metrics_at=daemon.Listen(config.metrics_host, config.metrics_port),
-            on_reload=partial(_reload, jobs, path),
+            on_reload=partial(_reload, runner, path),
         )
 
 
@@ -66,8 +68,11 @@ def _load(path: Path | None) -> tuple[ManagerConfig, list[str]]:
     return config, unknown
 
 
-async def _reload(jobs: Jobs, path: Path | None) -> None:
-    """Take the file's new values for the next job; a bad file leaves the old ones in force."""
+async def _reload(runner: Runner, path: Path | None) -> None:
+    """Take the file's new values for the next job, and what is live for those that run.
+
+    A bad file leaves the old values in force.
+    """
     # config-agent does not write at once: half a file may be whole a moment later.
     for pause_s in (*REREAD_S, None):
         try:
@@ -81,5 +86,6 @@ async def _reload(jobs: Jobs, path: Path | None) -> None:
             continue
         break
     configure(LOG_NAME, config.log_level)
-    log.info("configuration reloaded", unknown_keys=unknown)
-    jobs.config = config
+    config, kept = adopted(runner.config, config)
+    log.info("configuration reloaded", unknown_keys=unknown, need_a_restart=kept)
+    runner.reload(config)

@@ -23,11 +23,14 @@ from rebalancer.manager.store import OpenAssignment
 QUEUE = 2
 #: Assignments posted at a time: enough for several destinations to hang with all of theirs.
 POSTERS = 32
+#: What becomes of objects whose job was cancelled before they had an assignment.
+CANCELLED = "cancelled"
 
 
 async def run(job: Job) -> None:
     """Run `job`, from wherever an earlier run left it, to its end.
 
+    A job that is cancelled ends when its agents are done: what has no assignment is skipped.
     Once all that was found is at an end, the live metadata is scanned for what names the shark
     nevertheless, and that goes the same way.
 
@@ -40,6 +43,9 @@ async def run(job: Job) -> None:
     while scan_round is not None:
         await _drain(job, scan_round)
         await update_links(job)
+        if job.cancelled.is_set():
+            await job.store.skip_waiting(CANCELLED)
+            return
         await _check_end(job)
         scan_round = await next_round(job)
 

@@ -73,6 +73,17 @@ CREATE TABLE IF NOT EXISTS assignments (
 CREATE INDEX IF NOT EXISTS open_assignments ON assignments (state)
     WHERE state IN ('init', 'assigned', 'agent_complete');
 
+-- What each destination has been given, and how it did; kept as `counters` is.
+CREATE TABLE IF NOT EXISTS destinations (
+    shark           TEXT PRIMARY KEY NOT NULL,
+    datacenter      TEXT NOT NULL,
+    assignments     INTEGER NOT NULL,
+    tasks           INTEGER NOT NULL,
+    bytes           INTEGER NOT NULL,
+    copied          INTEGER NOT NULL DEFAULT 0, -- of the tasks: verified copies
+    failed          INTEGER NOT NULL DEFAULT 0  -- the agent could not do, or nobody knows
+) WITHOUT ROWID;
+
 -- Kept in the transactions that change rows, so that a status costs the same at any size.
 CREATE TABLE IF NOT EXISTS counters (
     status          TEXT NOT NULL,              -- of evacuateobjects, or 'duplicates'

@@ -171,6 +171,17 @@ class Status:
         """How many objects have `status`, whatever the reason."""
         return sum(n for (name, _), (n, _) in self.counts.items() if name == status)
 
+    @property
+    def settled(self) -> int:
+        """Objects that are at an end."""
+        ends = (ObjectStatus.COMPLETE, ObjectStatus.SKIPPED, ObjectStatus.ERROR)
+        return sum(self.objects(status) for status in ends)
+
+    @property
+    def total(self) -> int:
+        """All objects."""
+        return sum(self.objects(status) for status in ObjectStatus)
+
     def size(self, status: str | None = None) -> int:
         """Bytes of the objects that have `status`, or of all."""
         return sum(b for (name, _), (_, b) in self.counts.items() if status in (name, None))
@@ -416,6 +427,18 @@ class JobStore:
                     assignment.size,
                 ),
             )
+            db.execute(
+                "INSERT INTO destinations (shark, datacenter, assignments, tasks, bytes)"
+                " VALUES (?, ?, 1, ?, ?) ON CONFLICT (shark) DO UPDATE SET"
+                " assignments = assignments + 1, tasks = tasks + excluded.tasks,"
+                " bytes = bytes + excluded.bytes",
+                (
+                    assignment.destination.manta_storage_id,
+                    assignment.destination.datacenter,
+                    len(assignment.object_ids),
+                    assignment.size,
+                ),
+            )
             changed = db.executemany(
                 "UPDATE evacuateobjects SET status = 'assigned', assignment_id = ?, dest_shark = ?"
                 " WHERE id = ? AND status = 'unprocessed'",
@@ -458,6 +481,27 @@ class JobStore:
         self._put_off += done.waiting
         self._mirror(tally)
         return done
+
+    async def skip_waiting(self, outcome: str) -> None:
+        """Skip every object without a destination, for the cause `outcome`; a page at a time."""
+
+        def run(db: sqlite3.Connection) -> _Tally:
+            new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
+            sizes = db.execute(
+                "UPDATE evacuateobjects SET status = ?, outcome = ?, put_off = 0 WHERE rowid IN"
+                " (SELECT rowid FROM evacuateobjects WHERE status = 'unprocessed' LIMIT ?)"
+                " RETURNING bytes",
+                (new, outcome, PAGE),
+            ).fetchall()
+            tally = _Tally()
+            size = sum(row["bytes"] for row in sizes)
+            tally.move(ObjectStatus.UNPROCESSED, new, outcome, len(sizes), size)
+            tally.save(db)
+            return tally
+
+        while self._counts[ObjectStatus.UNPROCESSED]:
+            self._mirror(await self.database.write(run))
+        self._put_off = 0
 
     # --- assignments ---------------------------------------------------------------------
 
@@ -512,6 +556,9 @@ class JobStore:
                     waiting += 1
                 else:
                     skipped[reason] += 1
+            if not never_sent:
+                lost = waiting + skipped.total()
+                _count_at_destination(db, assignment_id, copied=0, failed=lost)
             tally.save(db)
             return Uncopied(waiting, skipped), tally
 
@@ -556,6 +603,7 @@ class JobStore:
                     assignment_id,
                 ),
             )
+            _count_at_destination(db, assignment_id, copied=objects, failed=len(failed))
             tally.move("assigned", "post_processing", None, objects, size)
             tally.save(db)
             return Uncopied(waiting, skipped), tally
@@ -1029,6 +1077,16 @@ def _forget_orphan(db: sqlite3.Connection, object_id: str, shark: str) -> None:
     db.execute("DELETE FROM orphans WHERE object_id = ? AND shark = ?", (object_id, shark))
 
 
+def _count_at_destination(
+    db: sqlite3.Connection, assignment_id: str, *, copied: int, failed: int
+) -> None:
+    db.execute(
+        "UPDATE destinations SET copied = copied + ?, failed = failed + ?"
+        " WHERE shark = (SELECT dest_shark FROM assignments WHERE id = ?)",
+        (copied, failed, assignment_id),
+    )
+
+
 def _advance_assignment(
     db: sqlite3.Connection, assignment_id: str, event: AssignmentEvent, detail: str | None = None
 ) -> None:
@@ -1129,4 +1187,17 @@ def create(path: Path, origin: Shark) -> None:
             db.executescript(SCHEMA)
             _write_origin(db, origin)
     except (sqlite3.Error, OSError) as exc:
+        raise StoreError(f"{path}: {exc}") from exc
+
+
+def remove(path: Path) -> None:
+    """Remove the file of a job that nothing uses any more.  Blocking.
+
+    Raises:
+      StoreError: it is still there.
+    """
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as exc:
         raise StoreError(f"{path}: {exc}") from exc

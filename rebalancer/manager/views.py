@@ -4,9 +4,10 @@ Read-only, blocking, on a connection of its own: neither a running job nor its w
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -16,6 +17,32 @@ from rebalancer.errors import StoreError
 from rebalancer.manager import store
 from rebalancer.manager.store import Finding, Round, ScanPosition, Status
 from rebalancer.sqlite import connect
+
+#: Rows that a page of a listing may look at: some tenths of a second.
+WINDOW = 500_000
+#: The highest row there can be.
+MAX_ROW = (1 << 63) - 1
+#: Rows of a report that are read at once.
+REPORT_ROWS = 1000
+
+_REASON = "coalesce(skipped_reason, error, outcome)"
+_OBJECT = (
+    f"id, key, shard, status, {_REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
+    " attempts, etag"
+)
+_COLUMNS = {
+    "warning": '"check", detail FROM warnings',
+    "object": f"{_OBJECT} FROM evacuateobjects",
+    "duplicate": "id, key, shards FROM duplicates",
+    "link": "id, key, shard, status, detail FROM links",
+    "dropped": "shard, key, reason FROM dropped",
+    "orphan": "object_id, shark, path, reason FROM orphans",
+    "remaining": "shard, key, object_id, why FROM remaining",
+    "assignment": "id, dest_shark, dest_datacenter, state, tasks, bytes, created, detail"
+    " FROM assignments",
+}
+#: What a report tells, in this order.
+REPORT = tuple(_COLUMNS)
 
 
 @attrs.frozen
@@ -27,6 +54,8 @@ class Overview:
     scans: Sequence[ScanPosition]
     rounds: Sequence[Round]
     warnings: Sequence[Finding]
+    #: A row of table `destinations` each.
+    destinations: Sequence[Mapping[str, Any]]
 
 
 def read_job(path: Path) -> Overview:
@@ -44,6 +73,7 @@ def read_job(path: Path) -> Overview:
             store.read_scans(db),
             store.read_rounds(db),
             store.read_warnings(db),
+            [dict(row) for row in db.execute("SELECT * FROM destinations ORDER BY shark")],
         )
 
 
@@ -86,6 +116,59 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
         ).fetchall()
     end = rows[-1]["rowid"] if rows else after
     return end, [(row["shard"], row["key"]) for row in rows]
+
+
+@attrs.frozen
+class Page:
+    """Some objects of a job, and the row to ask for the next ones from, if there are more."""
+
+    objects: Sequence[Mapping[str, Any]]
+    after: int | None
+
+
+def objects_page(
+    path: Path, status: str | None, reason: str | None, after: int, limit: int
+) -> Page:
+    """Objects from rows behind `after`, in the order in which they were found.
+
+    It looks at `WINDOW` rows at most, so a page may hold fewer objects than `limit`, or none,
+    though there are more.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    until = min(after + WINDOW, MAX_ROW)
+    with _reading(path) as db:
+        rows = db.execute(
+            f"SELECT rowid AS row, {_OBJECT} FROM evacuateobjects WHERE rowid > ?1"
+            " AND rowid <= ?2 AND (?3 IS NULL OR status = ?3)"
+            f" AND (?4 IS NULL OR {_REASON} = ?4) ORDER BY rowid LIMIT ?5",
+            (after, until, status, reason, limit),
+        ).fetchall()
+        (last,) = db.execute("SELECT ifnull(max(rowid), 0) FROM evacuateobjects").fetchone()
+    seen = rows[-1]["row"] if len(rows) == limit else until
+    return Page([_without_row(row) for row in rows], seen if seen < last else None)
+
+
+def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mapping[str, Any]]]:
+    """Some of all that a job's file tells, of one `kind` of `REPORT`, from rows behind `after`.
+
+    Returns the last row seen; no rows means there are no more.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        rows = db.execute(
+            f"SELECT rowid AS row, {_COLUMNS[kind]} WHERE rowid > ? ORDER BY rowid LIMIT ?",
+            (after, REPORT_ROWS),
+        ).fetchall()
+    end = rows[-1]["row"] if rows else after
+    return end, [{"type": kind, **_without_row(row)} for row in rows]
+
+
+def _without_row(row: sqlite3.Row) -> dict[str, Any]:
+    return {name: row[name] for name in row.keys() if name != "row"}  # noqa: SIM118 - no mapping
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import open_index
 from rebalancer.manager.jobs import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.runner import Runner
 from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import storage_nodes
 from tests.manager.world import NODES, record
@@ -33,7 +34,7 @@ class Rig:
     """The API of a manager whose jobs run, and its folder."""
 
     client: Any
-    jobs: Jobs
+    runner: Runner
     folder: Path
 
     async def create(self, **params: Any) -> str:
@@ -96,10 +97,12 @@ async def open_rig(folder: Path, *, objects: int = 0, **changes: Any) -> AsyncIt
             async def ask() -> Any:
                 return await storage_nodes(http, config.storinfo)
 
-            jobs = Jobs(config, index, Fleet(ask), http, ManagerMetrics(config))
+            metrics = ManagerMetrics(config)
+            runner = Runner(config, index, Fleet(ask), http, metrics)
+            api = make_api(Jobs(index, runner), metrics)
             async with trio.open_nursery() as work:
-                work.start_soon(jobs.run)
-                yield Rig(make_api(jobs).test_client(), jobs, folder)
+                work.start_soon(runner.run)
+                yield Rig(api.test_client(), runner, folder)
                 work.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     store.close()
@@ -186,15 +189,16 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
         await rig.reach(job_id, "Running")
         await trio.sleep(0.2)
         waiting = await rig.create()
-        assert rig.jobs._running is not None
-        updaters = rig.jobs._running.updaters
+        running = rig.runner.running[job_id].job
+        assert running is not None
+        updaters = running.updaters
         before = updaters.in_force
         answers = {
             params: await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
             for params in (30, 250, 1, 0, -5, 251)
         }
         ignored = updaters.in_force
-        connections = {shard._pool.limit for shard in rig.jobs._running.moray.values()}
+        connections = {shard._pool.limit for shard in running.moray.values()}
         wrong = [
             await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
             for params in ("3", None, 2.5, True, [3])

@@ -19,20 +19,29 @@ async def discover(
 
     That is: what an earlier run stored (rows up to `last_row`), what the scans of this round
     find, and the objects that were not copied, for as long as any are under way.  When nothing
-    else is, those that there was no room for are fed again.
+    else is, those that there was no room for are fed again.  Of a cancelled job nothing is fed
+    any more.
     """
     scanned = trio.Event()
     async with found, trio.open_nursery() as nursery:
         nursery.start_soon(_feed_given_back, job, scanned, found)
-        # First, because a final scan makes stored rows unprocessed again.
-        await _feed_stored(job, last_row, found)
-        if scan_round:
-            await look_again(job, scan_round, found)
-        else:
-            await find(job, found)
+        async with trio.open_nursery() as looking:
+            looking.start_soon(_end_when_cancelled, job, looking.cancel_scope)
+            # First, because a final scan makes stored rows unprocessed again.
+            await _feed_stored(job, last_row, found)
+            if scan_round:
+                await look_again(job, scan_round, found)
+            else:
+                await find(job, found)
+            looking.cancel_scope.cancel()
         await found.send(Found((), flush=True))
         scanned.set()
         job.store.wake()
+
+
+async def _end_when_cancelled(job: Job, scope: trio.CancelScope) -> None:
+    await job.cancelled.wait()
+    scope.cancel()
 
 
 async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Found]) -> None:
@@ -45,7 +54,7 @@ async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Fo
 async def _feed_given_back(
     job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Found]
 ) -> None:
-    while True:
+    while not job.cancelled.is_set():
         while job.given_back:
             objects = await job.store.returned(job.given_back.popleft())
             await found.send(Found(tuple(objects), flush=True))

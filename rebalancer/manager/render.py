@@ -1,0 +1,136 @@
+"""What the manager's API shows, as JSON has it.  Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from rebalancer import __version__
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.manager.index import JobRow
+from rebalancer.manager.ledger import Standing
+from rebalancer.manager.store import ScanPosition, Status
+from rebalancer.manager.views import Overview
+from rebalancer.rates import Rates, eta_s
+
+MINUTE_S, HOUR_S = 60.0, 3600.0
+
+
+def listed(row: JobRow) -> dict[str, Any]:
+    """A job in the list of all jobs."""
+    return {"id": row.id, "action": row.action.capitalize(), "state": row.state_shown}
+
+
+def job(row: JobRow, known: Overview) -> dict[str, Any]:
+    """One job: what the predecessor shows, and more."""
+    origin, status = known.origin, known.status
+    shown = {
+        "config": {
+            "action": row.action.capitalize(),
+            "from_shark": {
+                "datacenter": "" if origin is None else origin.datacenter,
+                "manta_storage_id": "" if origin is None else origin.manta_storage_id,
+            },
+            "max_objects": row.params.get("max_objects"),
+        },
+        "results": results(status),
+        "bytes": {"complete": status.size(ObjectStatus.COMPLETE), "total": status.size()},
+        "scans": [attrs.asdict(scan) for scan in known.scans],
+        "rounds": [attrs.asdict(one) for one in known.rounds],
+        "warnings": [attrs.asdict(finding) for finding in known.warnings],
+        "created": row.created,
+        "started": row.started,
+        "finished": row.finished,
+        "state": row.state_shown,
+    }
+    if row.wish is not None:
+        shown["wish"] = row.wish
+    if row.error is not None:
+        shown["error"] = row.error
+    return shown
+
+
+def results(status: Status) -> dict[str, int]:
+    """A job's counts under the predecessor's names."""
+    counts = {
+        "Unprocessed": status.objects(ObjectStatus.UNPROCESSED),
+        "Assigned": status.objects(ObjectStatus.ASSIGNED),
+        "Skipped": status.objects(ObjectStatus.SKIPPED),
+        "Error": status.objects(ObjectStatus.ERROR),
+        "Post Processing": status.objects(ObjectStatus.POST_PROCESSING),
+        "Complete": status.objects(ObjectStatus.COMPLETE),
+        "Duplicates": status.objects("duplicates"),
+    }
+    return {"Total": sum(counts.values()), **counts}
+
+
+def summary(
+    row: JobRow, known: Overview, rates: Rates | None, standings: Iterable[Standing]
+) -> dict[str, Any]:
+    """How a job is going; `rates` are those of a job that runs, `standings` its destinations'."""
+    status = known.status
+    per_s = (0.0, 0.0) if rates is None else rates.per_s(MINUTE_S)
+    return {
+        "id": row.id,
+        "state": row.state_shown,
+        "counts": [
+            {"status": name, "reason": reason, "objects": objects, "bytes": size}
+            for (name, reason), (objects, size) in sorted(status.counts.items())
+            if objects
+        ],
+        "rates": {} if rates is None else _rates(rates),
+        "eta_s": eta_s(
+            settled=status.settled,
+            known=status.total,
+            scanned=_scanned(known.scans),
+            per_s=per_s[0],
+        ),
+        "scans": [attrs.asdict(scan) for scan in known.scans],
+        "rounds": [attrs.asdict(one) for one in known.rounds],
+        "warnings": [attrs.asdict(finding) for finding in known.warnings],
+        "destinations": _destinations(known.destinations, standings),
+        "tuning": row.params.get("tuning", {}),
+    }
+
+
+def _rates(rates: Rates) -> dict[str, Any]:
+    spans = {"minute": MINUTE_S, "hour": HOUR_S}
+    return {
+        name: dict(zip(("objects_per_s", "bytes_per_s"), rates.per_s(span), strict=True))
+        for name, span in spans.items()
+    }
+
+
+def _scanned(scans: Sequence[ScanPosition]) -> float:
+    """The share of the shards' ids that discovery has looked at."""
+    first = [scan for scan in scans if scan.round == 0]
+    until = sum(scan.until for scan in first)
+    return sum(scan.position for scan in first) / until if until else 0.0
+
+
+def _destinations(
+    kept: Iterable[Mapping[str, Any]], standings: Iterable[Standing]
+) -> list[dict[str, Any]]:
+    now = {standing.shark: attrs.asdict(standing) for standing in standings}
+    return [{**one, "now": now.get(one["shark"])} for one in kept]
+
+
+def status(
+    rows: Iterable[JobRow],
+    running: Iterable[str],
+    standings: Iterable[Standing],
+    *,
+    nodes: int,
+    age_s: float | None,
+    max_concurrent_jobs: int,
+) -> dict[str, Any]:
+    """How the manager itself is; `nodes` is what storinfo lists, told `age_s` seconds ago."""
+    return {
+        "version": __version__,
+        "jobs": dict(Counter(row.state_shown for row in rows)),
+        "running": list(running),
+        "max_concurrent_jobs": max_concurrent_jobs,
+        "storinfo": {"nodes": nodes, "age_s": age_s},
+        "destinations": [attrs.asdict(standing) for standing in standings],
+    }

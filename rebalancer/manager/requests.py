@@ -1,0 +1,177 @@
+"""What the manager is asked to do: the bodies and queries of its API, checked.  Pure."""
+
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from rebalancer import wire
+from rebalancer.domain.objects import is_loose_uuid, is_storage_id
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.errors import BadRequest, Unprocessable
+from rebalancer.manager.actions import ACTIONS
+from rebalancer.manager.actions.evacuate import EvacuateParams
+
+MIN_UPDATERS, MAX_UPDATERS = 1, 250
+#: Objects of one page of a listing.
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+
+
+@attrs.frozen
+class NewJob:
+    """The body of POST /jobs."""
+
+    action: str
+    params: EvacuateParams
+    #: Only tell what the job would do.
+    dry_run: bool = False
+
+
+class Control(enum.StrEnum):
+    """What can be asked of a job whether it runs or not."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+
+
+@attrs.frozen
+class Setting:
+    """A new value for one of the settings of a running job; `name` is a field of `Tuning`."""
+
+    name: str
+    value: int | None
+
+
+@attrs.frozen
+class ObjectsQuery:
+    """Which objects of a job to list: those with rows behind `after`."""
+
+    status: ObjectStatus | None
+    reason: str | None
+    after: int
+    limit: int
+
+
+@attrs.frozen
+class _Range:
+    """What a setting may be."""
+
+    name: str
+    minimum: int
+    maximum: int
+    or_null: bool = False
+
+
+_SETTINGS: Mapping[str, _Range] = {
+    "set_metadata_threads": _Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
+    "set_max_sharks": _Range("max_sharks", 1, 10_000),
+    "set_max_tasks_per_assignment": _Range("max_tasks_per_assignment", 1, 100_000),
+    "set_bandwidth": _Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
+}
+ACTIONS_ON_JOBS = (*_SETTINGS, *Control)
+
+
+def checked_id(job_id: str) -> str:
+    """`job_id` in lower case.
+
+    Raises:
+      BadRequest: it is no UUID.
+    """
+    if not is_loose_uuid(job_id):
+        raise BadRequest(f"Invalid UUID: {job_id}")
+    return job_id.lower()
+
+
+def read_new_job(body: Any) -> NewJob:
+    """The body of POST /jobs.
+
+    Raises:
+      Unprocessable: names the field that cannot be used.
+      BadRequest: the shark's name cannot be one.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("action"), str):
+        raise Unprocessable("action: expected the name of one as a string")
+    if body["action"] not in ACTIONS:
+        raise Unprocessable(f"action: expected one of {', '.join(ACTIONS)}, got {body['action']}")
+    if type(dry_run := body.get("dry_run", False)) is not bool:
+        raise Unprocessable("dry_run: expected true or false")
+    try:
+        params = wire.structure(body.get("params"), EvacuateParams)
+    except BadRequest as exc:
+        raise Unprocessable(f"params: {exc}") from exc
+    if params.max_objects is not None and params.max_objects < 0:
+        raise Unprocessable("params.max_objects: expected a number not below 0")
+    if params.objects_file is not None and not Path(params.objects_file).is_absolute():
+        raise Unprocessable("params.objects_file: expected the absolute path of a file")
+    if not is_storage_id(params.from_shark) or ":" in params.from_shark:
+        raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
+    return NewJob(body["action"], params, dry_run)
+
+
+def read_change(body: Any) -> Control | Setting:
+    """The body of PUT /jobs/{id}.  Whether the value is in range is left to `check_range`.
+
+    Raises:
+      Unprocessable: names the field that cannot be used.
+    """
+    action = body.get("action") if isinstance(body, dict) else None
+    if action in list(Control):
+        return Control(action)
+    if not isinstance(action, str) or (wanted := _SETTINGS.get(action)) is None:
+        raise Unprocessable(f"action: expected one of {', '.join(ACTIONS_ON_JOBS)}")
+    value = body.get("params")
+    if type(value) is int or (value is None and wanted.or_null and "params" in body):
+        return Setting(wanted.name, value)
+    or_null = ", or null for no limit" if wanted.or_null else ""
+    raise Unprocessable(f"params: expected a whole number{or_null}")
+
+
+def check_range(setting: Setting) -> None:
+    """Check that a setting can have this value.
+
+    Raises:
+      BadRequest: it cannot.
+    """
+    (wanted,) = (one for one in _SETTINGS.values() if one.name == setting.name)
+    if setting.value is None or wanted.minimum <= setting.value <= wanted.maximum:
+        return
+    below = setting.value < wanted.minimum
+    bound = f"below {wanted.minimum}" if below else f"above {wanted.maximum}"
+    # The predecessor's words for its one setting.
+    is_threads = setting.name == "max_metadata_update_threads"
+    what = "metadata update threads" if is_threads else setting.name
+    raise BadRequest(f"Cannot set {what} {bound}")
+
+
+def read_objects_query(args: Mapping[str, str]) -> ObjectsQuery:
+    """The query of GET /jobs/{id}/objects.
+
+    Raises:
+      BadRequest: names the parameter that cannot be used.
+    """
+    known = ("status", "reason", "after", "limit")
+    for name in args:
+        if name not in known:
+            raise BadRequest(f"{name}: expected one of {', '.join(known)}")
+    status = args.get("status")
+    if status is not None and status not in list(ObjectStatus):
+        raise BadRequest(f"status: expected one of {', '.join(ObjectStatus)}, got {status}")
+    return ObjectsQuery(
+        None if status is None else ObjectStatus(status),
+        args.get("reason"),
+        _whole(args, "after", 0, 0, (1 << 63) - 1),
+        _whole(args, "limit", DEFAULT_PAGE, 1, MAX_PAGE),
+    )
+
+
+def _whole(args: Mapping[str, str], name: str, default: int, minimum: int, maximum: int) -> int:
+    text = args.get(name)
+    if text is None:
+        return default
+    is_number = text.isascii() and text.isdigit() and len(text) < 20
+    if not is_number or not minimum <= int(text) <= maximum:
+        raise BadRequest(f"{name}: expected a whole number from {minimum} to {maximum}")
+    return int(text)

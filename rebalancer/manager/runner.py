@@ -1,0 +1,321 @@
+"""Running jobs: which may run now, what each is made of, and how it ends.
+
+Pausing a job is cancelling its pipeline, as the end of the process is; going on is recovery.
+Cancelling lets it drain: nothing more begins, and what agents still finish is recorded.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer import wire
+from rebalancer.config import ManagerConfig, read_token
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
+from rebalancer.errors import JobFailed, PeerError, StoreError, leaves
+from rebalancer.log import get_logger
+from rebalancer.manager import pipeline, store
+from rebalancer.manager.actions import ACTIONS, Action
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.index import JobIndex, JobRow
+from rebalancer.manager.job import Job
+from rebalancer.manager.ledger import Ledger, Ledgers
+from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.preflight import preflight
+from rebalancer.manager.tuning import Tuning, reloaded, tuned
+from rebalancer.manager.updaters import Updaters
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.http import HttpClient
+from rebalancer.peers.moray.client import MorayClient, open_moray
+from rebalancer.peers.postgres import PostgresShard, open_postgres
+from rebalancer.rates import Rates
+from rebalancer.retry import insistently
+
+STORAGE_BUCKET = "manta_storage"
+#: Tries to read the evacuated shark's record when a job starts.
+TRIES = 8
+#: Seconds between two measurements of how far a job is, and for which they are kept.
+SAMPLE_S = 5.0
+HOUR_S = 3600.0
+
+log = get_logger()
+
+
+@attrs.define(eq=False)
+class Running:
+    """A job that has its turn.
+
+    Mutable state: the job's row as it was last recorded; the configuration it began with, as
+    far as the file has not changed; the job itself, once its peers are known.
+    """
+
+    row: JobRow
+    base: ManagerConfig
+    job: Job | None = None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    #: Objects settled, and bytes moved.
+    rates: Rates = attrs.field(factory=lambda: Rates(HOUR_S + SAMPLE_S))
+
+    @property
+    def shark(self) -> str:
+        """The one it empties."""
+        return str(self.row.params["from_shark"])
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the operator has changed."""
+        return read_tuning(self.row)
+
+    def apply(self) -> None:
+        """Put the configuration and the operator's changes in force."""
+        if self.job is not None:
+            self.job.configure(tuned(self.base, self.tuning))
+
+
+def read_tuning(row: JobRow) -> Tuning:
+    """What an operator has changed of a job."""
+    return wire.structure(row.params.get("tuning", {}), Tuning)
+
+
+@attrs.define(eq=False)
+class Runner:
+    """The jobs that run.
+
+    Mutable state: the configuration for the next job; the jobs that have their turn, by id; the
+    names of all sharks that jobs have yet to empty; an event that makes `run` look again.
+    """
+
+    config: ManagerConfig
+    index: JobIndex
+    fleet: Fleet
+    http: HttpClient
+    metrics: ManagerMetrics
+    ledgers: Ledgers = attrs.field(factory=Ledgers)
+    running: dict[str, Running] = attrs.field(factory=dict)
+    _evacuating: frozenset[str] = frozenset()
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def look_again(self) -> None:
+        """A job was added or changed: see what may run now."""
+        self._changed.set()
+
+    def file(self, job_id: str) -> Path:
+        """The file of a job."""
+        return Path(self.config.data_dir) / f"{job_id}.sqlite"
+
+    def listing(self, params: Mapping[str, Any]) -> Listing | None:
+        """What a job takes instead of all that is found."""
+        if (earlier := params.get("retry_of")) is not None:
+            return EarlierJob(self.file(earlier))
+        if (path := params.get("objects_file")) is not None:
+            return ObjectsFile(Path(path))
+        return None
+
+    def reload(self, config: ManagerConfig) -> None:
+        """Take a new configuration: for the next job, and what is live for those that run."""
+        self.config = config
+        for running in self.running.values():
+            running.base = reloaded(running.base, config)
+            running.apply()
+        self.look_again()
+
+    async def run(self) -> None:
+        """Run jobs for ever; first those that an earlier run of the manager left."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._changed = trio.Event()
+                rows = await self.index.unfinished()
+                self._evacuating = frozenset(row.params["from_shark"] for row in rows)
+                for row in rows:
+                    if self._may_start(row):
+                        running = self.running[row.id] = Running(row, self.config)
+                        nursery.start_soon(self._run, running)
+                await self._changed.wait()
+
+    def _may_start(self, row: JobRow) -> bool:
+        if row.id in self.running or row.state == JobState.STOPPED:
+            return False
+        if any(other.shark == row.params["from_shark"] for other in self.running.values()):
+            return False
+        # What only drains takes no turn.
+        busy = sum(other.row.wish is not Wish.CANCEL for other in self.running.values())
+        return row.wish is Wish.CANCEL or busy < self.config.max_concurrent_jobs
+
+    async def _run(self, running: Running) -> None:
+        """Run one job to its end, which is recorded; cut off, it goes on at the next start."""
+        row = running.row
+        try:
+            if row.wish is not Wish.PAUSE:
+                await self._begin(row)
+                await self._attempt(running)
+            elif row.state == JobState.RUNNING:
+                await self.index.advance(row.id, JobEvent.PAUSED)
+        finally:
+            del self.running[row.id]
+            running.ended.set()
+            self.look_again()
+
+    async def _begin(self, row: JobRow) -> None:
+        if row.state != JobState.RUNNING:
+            await self.index.advance(row.id, JobEvent.STARTED)
+        else:
+            log.info("job", job=row.id, state=JobState.RUNNING, resumed=True)
+
+    async def _attempt(self, running: Running) -> None:
+        job_id = running.row.id
+        try:
+            with running.scope:
+                await self._work(running)
+        except* (JobFailed, PeerError, StoreError) as group:
+            causes = sorted({str(exc) for exc in leaves(group)})
+            await self.index.advance(job_id, JobEvent.BROKE, "; ".join(causes))
+        except* Exception as group:
+            log.error("job broke", job=job_id, exc_info=group)
+            causes = sorted({repr(exc) for exc in leaves(group)})
+            await self.index.advance(job_id, JobEvent.BROKE, "; ".join(causes))
+        else:
+            event = JobEvent.FINISHED
+            if running.scope.cancelled_caught:
+                event = JobEvent.PAUSED
+            elif running.row.wish is Wish.CANCEL:
+                event = JobEvent.CANCELLED
+            await self.index.advance(job_id, event)
+
+    async def _work(self, running: Running) -> None:
+        row, config = running.row, tuned(running.base, running.tuning)
+        async with AsyncExitStack() as stack:
+            shards = await stack.enter_async_context(open_shards(config))
+            job_store = await stack.enter_async_context(store.open_store(self.file(row.id)))
+            limit = config.options.max_assignments_per_shark
+            ledger = stack.enter_context(self.ledgers.open(limit))
+            job = running.job = await self.make_job(row, config, shards, job_store, ledger)
+            running.apply()
+            if running.row.wish is Wish.CANCEL:
+                job.cancel()
+            elif not await job_store.has_begun():
+                await _prepare(job, shards, strict=bool(row.params.get("strict")))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_measure, job, running.rates)
+                await pipeline.run(job)
+                nursery.cancel_scope.cancel()
+
+    async def make_job(
+        self,
+        row: JobRow,
+        config: ManagerConfig,
+        shards: "Shards",
+        job_store: store.JobStore,
+        ledger: Ledger,
+    ) -> Job:
+        """A job's parts put together.
+
+        Raises:
+          JobFailed: the evacuated shark is unknown.
+          PeerError: the first shard does not answer.
+          ConfigError: the agents' token cannot be read.
+        """
+        token = await trio.to_thread.run_sync(read_token, config.agent_token_file)
+        origin = await validated_origin(job_store, shards.moray, row.params["from_shark"])
+        threads = config.options.max_metadata_update_threads
+        return Job(
+            id=row.id,
+            action=make_action(row.action, origin, config),
+            config=config,
+            store=job_store,
+            fleet=self.fleet,
+            agents=Agents(self.http, config.agent_port, token, config.agent_dialects),
+            scanned=shards.clones or shards.moray,
+            moray=shards.moray,
+            listing=self.listing(row.params),
+            metrics=self.metrics,
+            ledger=ledger,
+            updaters=Updaters(threads, config.metadata_timeout, self.metrics.updaters),
+            max_objects=row.params.get("max_objects"),
+            evacuating=lambda: self._evacuating,
+        )
+
+
+async def _measure(job: Job, rates: Rates) -> None:
+    while True:
+        status = await job.store.status()
+        rates.add(trio.current_time(), status.settled, status.size(ObjectStatus.COMPLETE))
+        await trio.sleep(SAMPLE_S)
+
+
+@attrs.frozen
+class Shards:
+    """The metadata of a region: live, and the clones of it that are scanned, if there are any."""
+
+    moray: Mapping[int, MorayClient]
+    clones: Mapping[int, PostgresShard]
+
+
+@asynccontextmanager
+async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
+    """The configured shards.  Nothing is connected yet."""
+    threads = config.options.max_metadata_update_threads
+    names = {shard.number: shard.host for shard in config.shards}
+    async with open_moray(names, config.hosts, connections=threads) as moray:
+        if config.discovery != "direct_db":
+            yield Shards(moray, {})
+            return
+        async with open_postgres(_clones(config), config.hosts) as clones:
+            yield Shards(moray, clones)
+
+
+def make_action(name: str, origin: Shark, config: ManagerConfig) -> Action:
+    """What a job of this kind decides."""
+    return ACTIONS[name](origin, config.exclude_key_prefixes)
+
+
+def _clones(config: ManagerConfig) -> dict[int, str]:
+    domain = config.domain_name
+    return {shard.number: f"{shard.number}.rebalancer-postgres.{domain}" for shard in config.shards}
+
+
+async def _prepare(job: Job, shards: Shards, *, strict: bool) -> None:
+    """Record what the pre-flight finds.
+
+    Raises:
+      JobFailed: storinfo lists no nodes, or something was found and the job is `strict`.
+    """
+    await job.fleet.ready()
+    clones = {} if job.listing else shards.clones
+    origin = job.action.origin.manta_storage_id
+    findings = await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, clones)
+    for finding in findings:
+        log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
+    await job.store.warn(findings)
+    if findings and strict:
+        raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
+
+
+async def validated_origin(
+    job_store: store.JobStore, shards: Mapping[int, MorayClient], name: str
+) -> Shark:
+    """The evacuated shark with its datacenter, from its heartbeat's record on the first shard.
+
+    storinfo cannot tell: it does not list a node that takes no writes.
+
+    Raises:
+      JobFailed: SharkNotFound; PeerError: the shard does not answer.
+    """
+    known = await job_store.origin()
+    if known is not None and known.datacenter:
+        return known
+    first = shards[min(shards)]
+    find = partial(first.find_objects, STORAGE_BUCKET, f"(manta_storage_id={name})", 2)
+    records = await insistently(find, tries=TRIES, first_s=0.5, longest_s=15.0)
+    datacenters = {record.value.get("datacenter") for record in records}
+    if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
+        raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")
+    origin = Shark(datacenter, name)
+    await job_store.set_origin(origin)
+    return origin
