@@ -1,5 +1,6 @@
 """What a final scan makes of a record that names the evacuated shark after all."""
 
+from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 
 #: Why an upload's directory, or a record that no round is left for, stays as it is.
@@ -20,5 +21,5 @@ def is_news(status: str, reason: str | None, *, is_unchanged: bool) -> bool:
         case ObjectStatus.COMPLETE:
             return True
         case ObjectStatus.SKIPPED | ObjectStatus.ERROR:
-            return reason in GONE or (reason != "excluded" and not is_unchanged)
+            return reason in GONE or (reason != EXCLUDED and not is_unchanged)
     return False  # it is having its turn

@@ -42,6 +42,12 @@ class Reason:
 
 
 HTTP_STATUS_CODE = "HTTPStatusCode"
+
+# What the column `outcome` says of objects that were skipped for none of these reasons.
+#: At the operator's wish: its key has one of `exclude_key_prefixes`.
+EXCLUDED = "excluded"
+#: The job was cancelled before the object had an assignment.
+CANCELLED = "cancelled"
 #: Stands for whatever reason nobody knows; its text is kept beside it.
 UNKNOWN = "unknown_reason"
 

@@ -27,6 +27,8 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     async def create_job() -> Response:
         count("evacuate")
         wanted = read_new_job(await _body())
+        if wanted.dry_run:
+            return _json(render.plan(await jobs.plan(wanted)))
         return _new_id(await jobs.create(wanted))
 
     @app.post("/jobs/<job_id>/retry")

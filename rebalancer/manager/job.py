@@ -18,6 +18,7 @@ from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore
+from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
@@ -99,6 +100,7 @@ class Job:
     listing: Listing | None
     metrics: ManagerMetrics
     ledger: Ledger
+    throttle: Throttle
     updaters: Updaters
     max_objects: int | None = None
     rng: random.Random = attrs.field(factory=random.Random)

@@ -17,6 +17,7 @@ from rebalancer.log import get_logger
 from rebalancer.manager import render, store, views
 from rebalancer.manager.index import JobIndex, JobRow
 from rebalancer.manager.listings import check
+from rebalancer.manager.plan import Plan, make_plan
 from rebalancer.manager.requests import (
     Control,
     NewJob,
@@ -45,12 +46,13 @@ class JobView:
 class Jobs:
     """All jobs of a manager.
 
-    Mutable state: the lock of those who change what is wanted of a job.
+    Mutable state: the locks of those who change what is wanted of a job, and who make plans.
     """
 
     index: JobIndex
     runner: Runner
     _changing: trio.Lock = attrs.field(factory=trio.Lock)
+    _planning: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
     def config(self) -> ManagerConfig:
@@ -101,6 +103,25 @@ class Jobs:
         log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
         self.runner.look_again()
         return job_id
+
+    async def plan(self, wanted: NewJob) -> Plan:
+        """Tell what a job would do.
+
+        Raises:
+          Refused, BadRequest: such a job could not be made, or would fail at once.
+          Conflict: another plan is being made.
+          Unavailable: a shard or storinfo does not answer.
+        """
+        params = self.params(wanted)
+        await self.check_params(params)
+        try:
+            self._planning.acquire_nowait()
+        except trio.WouldBlock:
+            raise Conflict("another dry run is under way") from None
+        try:
+            return await make_plan(self.runner, wanted.action, params)
+        finally:
+            self._planning.release()
 
     async def check_params(self, params: Mapping[str, Any]) -> None:
         """Check what can be known before a job has its turn.
@@ -239,6 +260,8 @@ class Jobs:
         await self.index.set_params(row.id, params)
         running.row = attrs.evolve(running.row, params=params)
         running.apply()
+        if setting.name == "bandwidth_bytes_per_s":
+            await running.job.throttle.change(setting.value, running.job.ledger.at_work)
         log.info("job changed", job=row.id, setting=setting.name, value=setting.value)
 
     async def _pause(self, row: JobRow) -> None:

@@ -180,6 +180,11 @@ class Ledger:
         """Counts the times that a destination may have become a better one."""
         return self._all.changes
 
+    @property
+    def at_work(self) -> list[str]:
+        """The destinations that have an assignment of the job."""
+        return [shark for shark, count in self._assignments.items() if count]
+
     def claimed(self, shark: str) -> int:
         """Bytes promised at `shark`, with those it may not have reported as used yet."""
         return self._all.account(shark).claimed

@@ -10,6 +10,7 @@ from rebalancer import daemon
 from rebalancer.config import ManagerConfig, load_manager, read_token
 from rebalancer.errors import ConfigError
 from rebalancer.log import configure, get_logger
+from rebalancer.manager import plan
 from rebalancer.manager.api import make_api
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import open_index
@@ -36,6 +37,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
       ConfigError: an address cannot be served on, or there is no token where one should be.
     """
     read_token(config.agent_token_file)
+    await trio.to_thread.run_sync(plan.clean, Path(config.data_dir))
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
             open_http(config.hosts, read_s=config.http_timeout_s)

@@ -8,6 +8,7 @@ store.  (4) Stopping is cancelling; starting is recovery.
 
 import trio
 
+from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import AssignmentState, ObjectStatus
 from rebalancer.errors import JobFailed
 from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
@@ -23,8 +24,6 @@ from rebalancer.manager.store import OpenAssignment
 QUEUE = 2
 #: Assignments posted at a time: enough for several destinations to hang with all of theirs.
 POSTERS = 32
-#: What becomes of objects whose job was cancelled before they had an assignment.
-CANCELLED = "cancelled"
 
 
 async def run(job: Job) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import attrs
 
 from rebalancer import __version__
+from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.index import JobRow
 from rebalancer.manager.ledger import Standing
+from rebalancer.manager.plan import Plan
 from rebalancer.manager.store import ScanPosition, Status
 from rebalancer.manager.views import Overview
 from rebalancer.rates import Rates, eta_s
@@ -133,4 +135,35 @@ def status(
         "max_concurrent_jobs": max_concurrent_jobs,
         "storinfo": {"nodes": nodes, "age_s": age_s},
         "destinations": [attrs.asdict(standing) for standing in standings],
+    }
+
+
+def plan(made: Plan) -> dict[str, Any]:
+    """What a job would do."""
+    counts = made.status.counts
+    refused = {
+        reason: count
+        for (name, reason), count in sorted(counts.items())
+        if name == ObjectStatus.SKIPPED and count[0]
+    }
+    return {
+        "objects": made.status.total,
+        "bytes": made.status.size(),
+        "fits": not made.failures and set(refused) <= {EXCLUDED},
+        "destinations": [
+            {**attrs.asdict(shark), "objects": objects, "bytes": size}
+            for shark, (objects, size) in made.destinations.items()
+        ],
+        "skipped": [
+            {"reason": reason, "objects": objects, "bytes": size}
+            for reason, (objects, size) in refused.items()
+        ],
+        "errors": [
+            {"error": reason, "objects": objects}
+            for (name, reason), (objects, _) in sorted(counts.items())
+            if name == ObjectStatus.ERROR and objects
+        ],
+        "duplicates": made.status.objects("duplicates"),
+        "warnings": [attrs.asdict(finding) for finding in made.warnings],
+        "failures": made.failures,
     }

@@ -28,6 +28,7 @@ from rebalancer.manager.ledger import Ledger, Ledgers
 from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.preflight import preflight
+from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.tuning import Tuning, reloaded, tuned
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.agents import Agents
@@ -195,7 +196,9 @@ class Runner:
             job_store = await stack.enter_async_context(store.open_store(self.file(row.id)))
             limit = config.options.max_assignments_per_shark
             ledger = stack.enter_context(self.ledgers.open(limit))
-            job = running.job = await self.make_job(row, config, shards, job_store, ledger)
+            job = running.job = await self.make_job(
+                row, config, shards, job_store, ledger, self.metrics
+            )
             running.apply()
             if running.row.wish is Wish.CANCEL:
                 job.cancel()
@@ -213,6 +216,7 @@ class Runner:
         shards: "Shards",
         job_store: store.JobStore,
         ledger: Ledger,
+        metrics: ManagerMetrics,
     ) -> Job:
         """A job's parts put together.
 
@@ -224,19 +228,21 @@ class Runner:
         token = await trio.to_thread.run_sync(read_token, config.agent_token_file)
         origin = await validated_origin(job_store, shards.moray, row.params["from_shark"])
         threads = config.options.max_metadata_update_threads
+        agents = Agents(self.http, config.agent_port, token, config.agent_dialects)
         return Job(
             id=row.id,
             action=make_action(row.action, origin, config),
             config=config,
             store=job_store,
             fleet=self.fleet,
-            agents=Agents(self.http, config.agent_port, token, config.agent_dialects),
+            agents=agents,
+            throttle=Throttle(agents, read_tuning(row).bandwidth_bytes_per_s),
             scanned=shards.clones or shards.moray,
             moray=shards.moray,
             listing=self.listing(row.params),
-            metrics=self.metrics,
+            metrics=metrics,
             ledger=ledger,
-            updaters=Updaters(threads, config.metadata_timeout, self.metrics.updaters),
+            updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
             max_objects=row.params.get("max_objects"),
             evacuating=lambda: self._evacuating,
         )

@@ -18,6 +18,7 @@ from rebalancer.wire import (
 PING_S = 5.0
 POST_S = 60.0  # the agent answers after its disk has the assignment
 ASK_S = 30.0
+LIMIT_S = 10.0
 
 
 class Posted(enum.Enum):
@@ -110,6 +111,27 @@ class Agents:
         reply = await self._ask("DELETE", shark, assignment_id)
         if reply.status not in (200, 404):
             raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
+
+    async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
+        """Have an agent take in no more than this, None for no limit; False if it never can.
+
+        Raises:
+          PeerError: whether it keeps to it is unknown.
+        """
+        reply = await self.http.request(
+            "PUT",
+            shark,
+            "/limits",
+            port=self.port,
+            body={"bandwidth_bytes_per_s": bytes_per_s},
+            headers=self._headers,
+            within_s=LIMIT_S,
+        )
+        if reply.status in (404, 405):
+            return False
+        if reply.status != 200:
+            raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
+        return True
 
     async def _ask(self, method: str, shark: str, assignment_id: str) -> Reply:
         return await self.http.request(

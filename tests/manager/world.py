@@ -28,6 +28,7 @@ from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import JobStore, open_store
+from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
@@ -261,6 +262,7 @@ class World:
                     "listing": self.listing,
                     "metrics": ManagerMetrics(config),
                     "ledger": ledger,
+                    "throttle": Throttle(cast(Agents, self.agents), None),
                     "updaters": Updaters(
                         config.options.max_metadata_update_threads,
                         config.metadata_timeout,

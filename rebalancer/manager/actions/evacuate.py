@@ -20,7 +20,7 @@ from rebalancer.domain.objects import (
     read_sharks,
 )
 from rebalancer.domain.placement import Placement, Rules
-from rebalancer.domain.reasons import Reason
+from rebalancer.domain.reasons import EXCLUDED, Reason
 from rebalancer.domain.sharks import Verdict
 from rebalancer.manager.store import FoundRecord
 from rebalancer.wire import Task
@@ -71,7 +71,7 @@ class Evacuate:
             # record mentions this one, so a person should look.
             return _unusable(shard, key, etag, text, exc.error, str(exc), object_id)
         excluded = any(key.startswith(prefix) for prefix in self.exclude_key_prefixes)
-        outcome = "excluded" if excluded else None
+        outcome = EXCLUDED if excluded else None
         return FoundRecord(object_id, key, shard, etag, text, obj.size, obj, outcome=outcome)
 
     def plan(

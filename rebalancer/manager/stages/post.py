@@ -33,6 +33,7 @@ async def post(
             if job.cancelled.is_set():
                 await _withdraw(job, item)
                 continue
+            await job.throttle.tell(item.destination.manta_storage_id)
             refusal = await _deliver(job, item)
             if refusal is None:
                 await job.store.accepted(item.id)
