@@ -441,7 +441,7 @@ class JobStore:
             )
             changed = db.executemany(
                 "UPDATE evacuateobjects SET status = 'assigned', assignment_id = ?, dest_shark = ?"
-                " WHERE id = ? AND status = 'unprocessed'",
+                " WHERE id = ? AND status = 'unprocessed' AND NOT put_off",
                 [
                     (assignment.id, assignment.destination.manta_storage_id, object_id)
                     for object_id in assignment.object_ids
@@ -968,7 +968,7 @@ def _skip(
     column, text = (reason.column, detail) if reason.is_known else (None, _tame(reason.column))
     row = db.execute(
         "UPDATE evacuateobjects SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
-        " WHERE id = ? AND status = ? RETURNING bytes",
+        " WHERE id = ? AND status = ? AND NOT put_off RETURNING bytes",
         (new, column, None if column else reasons.UNKNOWN, text, object_id, old),
     ).fetchone()
     if row is None:
@@ -986,7 +986,7 @@ def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     done = db.execute(
         "UPDATE evacuateobjects SET put_off = 1, attempts = attempts + 1"
-        " WHERE id = ? AND status = 'unprocessed' AND attempts + 1 < ?",
+        " WHERE id = ? AND status = 'unprocessed' AND NOT put_off AND attempts + 1 < ?",
         (object_id, max_attempts),
     )
     return bool(done.rowcount)

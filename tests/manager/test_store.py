@@ -98,7 +98,7 @@ async def step_found(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_assign(store: JobStore, rng: random.Random) -> None:
-    free = ids(store, "status = 'unprocessed'")
+    free = ids(store, "status = 'unprocessed' AND NOT put_off")
     chosen = tuple(rng.sample(free, min(len(free), rng.randrange(1, 6))))
     if chosen:
         size = sum(read_object(record(int(name[-12:]))).size for name in chosen)
@@ -107,7 +107,7 @@ async def step_assign(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_refuse(store: JobStore, rng: random.Random) -> None:
-    free = ids(store, "status = 'unprocessed'")
+    free = ids(store, "status = 'unprocessed' AND NOT put_off")
     reason = rng.choice([reasons.DESTINATION_INSUFFICIENT_SPACE, Reason("NewOne")])
     chosen = [(name, reason) for name in free[: rng.randrange(3)]]
     await store.refuse(chosen, max_attempts=rng.randrange(1, 4))
@@ -295,6 +295,25 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
                 await wrong
         assert (await store.status()).counts == before
         assert assignments(store, "'init'") == ["a"]
+
+
+async def test_what_is_put_off_is_taken_up_before_anything_else(tmp_path: Path) -> None:
+    """Neither assigned nor refused meanwhile, or it would be placed twice."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        await keep(store, found(1))
+        no_room = [(object_id(1), reasons.DESTINATION_INSUFFICIENT_SPACE)]
+        await store.refuse(no_room, max_attempts=3)
+        for wrong in (
+            store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001)),
+            store.refuse(no_room, max_attempts=3),
+        ):
+            with pytest.raises(IllegalTransition):
+                await wrong
+            check_counters(store)
+        _, objects = await store.take_up(0)
+        assert [obj.object_id for obj in objects] == [object_id(1)]
+        await store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001))
+        check_counters(store)
 
 
 async def test_the_shark_is_kept_as_the_deployed_program_kept_it(tmp_path: Path) -> None:
