@@ -1,0 +1,146 @@
+"""What the API takes, and what it says to what it does not."""
+
+from typing import Any
+
+import pytest
+
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.errors import BadRequest, RequestError, Unprocessable
+from rebalancer.manager.actions.evacuate import EvacuateParams
+from rebalancer.manager.requests import (
+    Control,
+    NewJob,
+    ObjectsQuery,
+    Setting,
+    check_range,
+    read_change,
+    read_new_job,
+    read_objects_query,
+)
+
+
+def new(**params: Any) -> dict[str, Any]:
+    return {"action": "evacuate", "params": {"from_shark": "1.stor", **params}}
+
+
+def test_a_job_is_asked_for() -> None:
+    """All that is left out has its default; a dry run is a wish of its own."""
+    params = EvacuateParams("1.stor")
+    assert read_new_job(new()) == NewJob("evacuate", params)
+    assert read_new_job({**new(), "dry_run": True}) == NewJob("evacuate", params, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (None, Unprocessable, "action: expected the name of one"),
+        ({"action": 1}, Unprocessable, "action: expected the name of one"),
+        ({"action": "rebalance"}, Unprocessable, "action: expected one of evacuate"),
+        ({"action": "evacuate"}, Unprocessable, "params: "),
+        (new(max_objects="ten"), Unprocessable, "max_objects"),
+        (new(max_objects=-1), Unprocessable, "params.max_objects: expected a number not below 0"),
+        (new(objects_file="x"), Unprocessable, "params.objects_file: expected the absolute path"),
+        ({**new(), "dry_run": 1}, Unprocessable, "dry_run: expected true or false"),
+        (new(from_shark="1 stor"), BadRequest, "is no name of a storage node"),
+        (new(from_shark=""), BadRequest, "is no name of a storage node"),
+        (new(from_shark="1.stor:80"), BadRequest, "is no name of a storage node"),
+    ],
+)
+def test_what_is_no_job_is_named(body: Any, kind: type[RequestError], message: str) -> None:
+    """The field, and what was expected of it."""
+    with pytest.raises(kind, match=message):
+        read_new_job(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({"action": "pause"}, Control.PAUSE),
+        ({"action": "resume", "params": None}, Control.RESUME),
+        ({"action": "cancel"}, Control.CANCEL),
+        (
+            {"action": "set_metadata_threads", "params": 30},
+            Setting("max_metadata_update_threads", 30),
+        ),
+        ({"action": "set_max_sharks", "params": 7}, Setting("max_sharks", 7)),
+        (
+            {"action": "set_max_tasks_per_assignment", "params": 200},
+            Setting("max_tasks_per_assignment", 200),
+        ),
+        ({"action": "set_bandwidth", "params": 10**9}, Setting("bandwidth_bytes_per_s", 10**9)),
+        ({"action": "set_bandwidth", "params": None}, Setting("bandwidth_bytes_per_s", None)),
+    ],
+)
+def test_a_change_is_read(body: Any, wanted: Control | Setting) -> None:
+    """Each action that the API has."""
+    assert read_change(body) == wanted
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        {},
+        {"action": 1},
+        {"action": ["pause"]},
+        {"action": "stop"},
+        {"action": "set_max_sharks"},
+        {"action": "set_max_sharks", "params": None},
+        {"action": "set_max_sharks", "params": True},
+        {"action": "set_max_sharks", "params": 2.0},
+        {"action": "set_max_sharks", "params": "2"},
+        {"action": "set_bandwidth"},
+    ],
+)
+def test_what_is_no_change_is_unprocessable(body: Any) -> None:
+    """Wrong types and unknown actions."""
+    with pytest.raises(Unprocessable):
+        read_change(body)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (Setting("max_metadata_update_threads", 0), "Cannot set metadata update threads below 1"),
+        (
+            Setting("max_metadata_update_threads", 251),
+            "Cannot set metadata update threads above 250",
+        ),
+        (Setting("max_sharks", 0), "Cannot set max_sharks below 1"),
+        (Setting("max_tasks_per_assignment", 1 << 40), "Cannot set max_tasks_per_assignment above"),
+        (Setting("bandwidth_bytes_per_s", -1), "Cannot set bandwidth_bytes_per_s below 1"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(setting: Setting, message: str) -> None:
+    """In the predecessor's words where it has any."""
+    with pytest.raises(BadRequest, match=message):
+        check_range(setting)
+
+
+def test_objects_are_asked_for() -> None:
+    """By status and reason, behind a row, so many."""
+    assert read_objects_query({}) == ObjectsQuery(None, None, 0, 100)
+    asked = {"status": "skipped", "reason": "md5_mismatch", "after": "17", "limit": "1000"}
+    wanted = ObjectsQuery(ObjectStatus.SKIPPED, "md5_mismatch", 17, 1000)
+    assert read_objects_query(asked) == wanted
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"status": "lost"},
+        {"after": "-1"},
+        {"after": "\u00b2"},
+        {"after": "9" * 30},
+        {"limit": "0"},
+        {"limit": "1001"},
+        {"limit": ""},
+        {"offset": "1"},
+    ],
+)
+def test_a_bad_query_names_its_parameter(args: dict[str, str]) -> None:
+    """Nothing is guessed."""
+    (name,) = args
+    with pytest.raises(BadRequest, match=f"{name}: expected"):
+        read_objects_query(args)
