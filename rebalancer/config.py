@@ -148,11 +148,9 @@ class AgentSource:
 
 
 @attrs.frozen
-class AgentApi:
-    """Table `[api]`: the dialect of answers, the size of a request, and who may ask."""
+class ApiAccess:
+    """Who may use an API, and whether it speaks TLS."""
 
-    dialect: str = attrs.field(default="auto", validator=_one_of("auto", "legacy", "tagged"))
-    max_body_bytes: int = attrs.field(default=64 << 20, validator=_whole(1024))
     #: A file with the token that every request must bear, but for GET /ping; empty: none.
     token_file: str = ""
     #: PEM files; both or none.
@@ -167,6 +165,14 @@ class AgentApi:
         """
         if bool(self.tls_cert) != bool(self.tls_key):
             raise wire.FieldError("tls_cert, tls_key: expected both or none")
+
+
+@attrs.frozen
+class AgentApi(ApiAccess):
+    """Table `[api]`: the dialect of answers, the size of a request, and who may ask."""
+
+    dialect: str = attrs.field(default="auto", validator=_one_of("auto", "legacy", "tagged"))
+    max_body_bytes: int = attrs.field(default=64 << 20, validator=_whole(1024))
 
 
 @attrs.frozen
@@ -233,6 +239,7 @@ class ManagerConfig:
     max_shard: int | None = None
     listen_host: str = "0.0.0.0"
     listen_port: int = attrs.field(default=80, validator=_port)
+    api: ApiAccess = ApiAccess()
     metrics_host: str = "0.0.0.0"
     metrics_port: int = attrs.field(default=8878, validator=_port)
     log_level: str = attrs.field(default="debug", validator=_level)

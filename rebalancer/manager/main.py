@@ -54,10 +54,15 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
                 nursery.start_soon(fleet.poll)
                 nursery.start_soon(runner.run)
 
+        api = make_api(Jobs(index, runner), metrics)
+        daemon.require_token(api, read_token(config.api.token_file))
+        access = config.api
         await daemon.serve(
             service,
-            api=make_api(Jobs(index, runner), metrics),
-            api_at=daemon.Listen(config.listen_host, config.listen_port),
+            api=api,
+            api_at=daemon.Listen(
+                config.listen_host, config.listen_port, access.tls_cert, access.tls_key
+            ),
             metrics=metrics_app(metrics.registry),
             metrics_at=daemon.Listen(config.metrics_host, config.metrics_port),
             on_reload=partial(_reload, runner, path),

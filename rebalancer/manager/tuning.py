@@ -14,6 +14,7 @@ _FIXED = (
     "domain_name",
     "listen_host",
     "listen_port",
+    "api",
     "metrics_host",
     "metrics_port",
     "data_dir",
