@@ -35,6 +35,7 @@ from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.preflight import preflight
+from rebalancer.manager.records import Status
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
@@ -348,7 +349,7 @@ async def _validated_origin(
     return origin
 
 
-def results(status: store.Status) -> dict[str, int]:
+def results(status: Status) -> dict[str, int]:
     """The `results` of GET /jobs/{id}."""
     counts = {
         "Unprocessed": status.objects(ObjectStatus.UNPROCESSED),
