@@ -4,7 +4,7 @@ import prometheus_client as prometheus
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.reasons import Reason
-from rebalancer.manager.store import ScanPosition
+from rebalancer.manager.records import ScanPosition
 from rebalancer.metrics import LegacyMetrics
 
 

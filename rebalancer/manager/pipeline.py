@@ -12,13 +12,13 @@ from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import AssignmentState, ObjectStatus
 from rebalancer.errors import JobFailed
 from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
+from rebalancer.manager.records import OpenAssignment
 from rebalancer.manager.stages.discover import discover
 from rebalancer.manager.stages.final import next_round
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
 from rebalancer.manager.stages.update import update, update_links
-from rebalancer.manager.store import OpenAssignment
 
 #: Messages that wait between two stages; each holds up to an assignment of objects.
 QUEUE = 2

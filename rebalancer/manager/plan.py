@@ -25,10 +25,10 @@ from rebalancer.manager.job import Found, Job, Ready
 from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.preflight import preflight
+from rebalancer.manager.records import Finding, Status
 from rebalancer.manager.runner import Runner, open_shards
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.sources import find
-from rebalancer.manager.store import Finding, Status
 
 #: Folders of dry runs, beside the jobs' files.
 PREFIX = "plan-"

@@ -20,7 +20,7 @@ from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
 from rebalancer.errors import PeerError, PeerMalformed
 from rebalancer.manager.job import rules_of
-from rebalancer.manager.store import Finding
+from rebalancer.manager.records import Finding
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.names import Endpoint, resolve

@@ -12,7 +12,7 @@ from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.index import JobRow
 from rebalancer.manager.ledger import Standing
 from rebalancer.manager.plan import Plan
-from rebalancer.manager.store import ScanPosition, Status
+from rebalancer.manager.records import ScanPosition, Status
 from rebalancer.manager.views import Overview
 from rebalancer.rates import Rates, eta_s
 

@@ -14,8 +14,8 @@ import attrs
 from rebalancer.domain.again import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import StoreError
-from rebalancer.manager import store
-from rebalancer.manager.store import Finding, Round, ScanPosition, Status
+from rebalancer.manager.records import Finding, Round, ScanPosition, Status
+from rebalancer.manager.transactions import again, counters, destinations, discovered, facts
 from rebalancer.sqlite import connect
 
 #: Rows that a page of a listing may look at: some tenths of a second.
@@ -68,12 +68,12 @@ def read_job(path: Path) -> Overview:
     """
     with _reading(path) as db:
         return Overview(
-            store.read_origin(db),
-            store.read_status(db),
-            store.read_scans(db),
-            store.read_rounds(db),
-            store.read_warnings(db),
-            [dict(row) for row in db.execute("SELECT * FROM destinations ORDER BY shark")],
+            facts.read_origin(db),
+            counters.read_status(db),
+            discovered.read_scans(db),
+            again.read_rounds(db),
+            facts.read_warnings(db),
+            destinations.read_destinations(db),
         )
 
 

@@ -15,10 +15,10 @@ from rebalancer.domain.retries import UNTRIED
 from rebalancer.errors import PeerUnreachable
 from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
 from rebalancer.manager.pipeline import QUEUE
+from rebalancer.manager.records import FoundRecord, ScanPosition
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
-from rebalancer.manager.store import FoundRecord, ScanPosition
 from rebalancer.peers.agents import PostAnswer, Posted
 from rebalancer.wire import Assignment
 from tests.manager.test_store import check_counters

@@ -20,8 +20,8 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.manager import pipeline
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.job import Found, Job, Ready
+from rebalancer.manager.records import FoundRecord, ScanPosition
 from rebalancer.manager.stages.place import place
-from rebalancer.manager.store import FoundRecord, ScanPosition
 from rebalancer.peers.agents import PostAnswer
 from rebalancer.wire import Assignment, Task
 from tests.manager.test_store import check_counters

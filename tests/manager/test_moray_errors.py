@@ -18,8 +18,8 @@ from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.records import StoredRecord
 from rebalancer.manager.stages.rewrite import Member, Rewriter, parse
-from rebalancer.manager.store import StoredRecord
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import Kind, classify

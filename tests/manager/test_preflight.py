@@ -26,7 +26,7 @@ from rebalancer.manager.preflight import (
     judge_room,
     preflight,
 )
-from rebalancer.manager.store import Finding
+from rebalancer.manager.records import Finding
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import open_http
 from rebalancer.peers.names import Endpoint, resolve

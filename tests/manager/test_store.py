@@ -21,16 +21,8 @@ from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.job import COPY_PATH
-from rebalancer.manager.store import (
-    SCHEMA,
-    FoundRecord,
-    JobStore,
-    NewAssignment,
-    ScanPosition,
-    Settled,
-    create,
-    open_store,
-)
+from rebalancer.manager.records import FoundRecord, NewAssignment, ScanPosition, Settled
+from rebalancer.manager.store import SCHEMA, JobStore, create, open_store
 from rebalancer.manager.views import read_job
 from rebalancer.sqlite import inline
 from tests.domain.test_reasons import SPELLINGS

@@ -22,9 +22,9 @@ from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.records import StoredRecord
 from rebalancer.manager.stages.rewrite import CONFLICTS, Member, Rewriter, parse
 from rebalancer.manager.stages.update import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, chunks
-from rebalancer.manager.store import StoredRecord
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record

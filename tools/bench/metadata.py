@@ -37,8 +37,9 @@ from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.job import Job, Moved
 from rebalancer.manager.ledger import Ledger
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.records import NewAssignment, ScanPosition
 from rebalancer.manager.stages.update import update
-from rebalancer.manager.store import JobStore, NewAssignment, ScanPosition, open_store
+from rebalancer.manager.store import JobStore, open_store
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray import connection
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray

@@ -14,8 +14,8 @@ from rebalancer.domain.again import UPLOAD_IN_PROGRESS
 from rebalancer.domain.objects import upload_sharks
 from rebalancer.log import get_logger
 from rebalancer.manager.job import COPY_PATH, Found, Job
+from rebalancer.manager.records import FoundRecord, Remaining, ScanPosition
 from rebalancer.manager.stages.sources import read_rows, scan_shards, send
-from rebalancer.manager.store import FoundRecord, Remaining, ScanPosition
 from rebalancer.peers import scan
 
 log = get_logger()

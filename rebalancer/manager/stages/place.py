@@ -15,7 +15,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Remedy, remedy
 from rebalancer.log import get_logger
 from rebalancer.manager.job import Found, Job, Ready
-from rebalancer.manager.store import NewAssignment
+from rebalancer.manager.records import NewAssignment
 
 #: Seconds for which it holds that there is no room for an object: copies settle meanwhile.
 FULL_S = 1.0

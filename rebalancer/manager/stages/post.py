@@ -7,7 +7,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.job import COPY_PATH, Job, Ready, Sent
-from rebalancer.manager.store import Uncopied
+from rebalancer.manager.records import Uncopied
 from rebalancer.peers.agents import Posted
 from rebalancer.retry import pauses
 from rebalancer.wire import Assignment

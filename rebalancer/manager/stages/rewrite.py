@@ -19,7 +19,7 @@ from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError, PeerRefused
 from rebalancer.log import get_logger
 from rebalancer.manager.actions import Action
-from rebalancer.manager.store import StoredRecord
+from rebalancer.manager.records import StoredRecord
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray.client import MorayClient, Put
 from rebalancer.peers.moray.errors import Kind, MorayError

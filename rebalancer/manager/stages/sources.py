@@ -12,7 +12,7 @@ from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.job import Found, Job
 from rebalancer.manager.listings import Listed, Listing
-from rebalancer.manager.store import Dropped, FoundRecord, ScanPosition
+from rebalancer.manager.records import Dropped, FoundRecord, ScanPosition
 from rebalancer.peers import scan
 from rebalancer.retry import insistently
 

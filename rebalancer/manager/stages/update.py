@@ -12,6 +12,7 @@ from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.job import COPY_PATH, Job, Moved
+from rebalancer.manager.records import Settled, StoredRecord
 from rebalancer.manager.stages.rewrite import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -20,7 +21,6 @@ from rebalancer.manager.stages.rewrite import (
     Rewriter,
     parse,
 )
-from rebalancer.manager.store import Settled, StoredRecord
 from rebalancer.retry import pauses
 
 #: A batch holds records of one assignment and shard, but not more bytes or records than this: a

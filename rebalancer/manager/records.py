@@ -1,0 +1,165 @@
+"""What passes between the stages of a job and its store: values, nothing else."""
+
+from collections.abc import Mapping
+
+import attrs
+
+from rebalancer.domain.objects import MantaObject, RecordError, Shark
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.states import (
+    AssignmentState,
+    ObjectEvent,
+    ObjectStatus,
+)
+
+
+@attrs.frozen
+class FoundRecord:
+    """One record that discovery met, ready to be stored."""
+
+    id: str
+    key: str
+    shard: int
+    etag: str
+    text: str
+    size: int = 0
+    #: What placement needs, for a record that can be used.
+    obj: MantaObject | None = None
+    #: Why it cannot be used, for objects that start and end in status error.
+    error: RecordError | None = None
+    #: Why it is left alone at the operator's wish.
+    outcome: str | None = None
+    detail: str | None = None
+
+
+@attrs.frozen
+class ScanPosition:
+    """Of the ids of a shard's column, those up to `position` are stored; the last is `until`.
+
+    For a job that does not scan: of a part of its listing.  `round` 0 is discovery, the others
+    are final scans.
+    """
+
+    shard: int
+    column: str
+    position: int
+    until: int
+    round: int = 0
+
+
+@attrs.frozen
+class Round:
+    """A final scan: records that it sent through the pipeline, and those that it listed."""
+
+    round: int
+    started: str
+    found: int
+    remaining: int
+
+
+@attrs.frozen
+class Remaining:
+    """A record that names the evacuated shark and stays as it is, and why."""
+
+    shard: int
+    key: str
+    object_id: str
+    why: str
+
+
+@attrs.frozen
+class Finding:
+    """Something that the pre-flight found: the name of its check, and a text for a person."""
+
+    check: str
+    detail: str
+
+
+@attrs.frozen
+class Dropped:
+    """A record that a listing named, and why it is not the job's business."""
+
+    shard: int
+    key: str
+    reason: str
+
+
+@attrs.frozen
+class NewAssignment:
+    """An assignment about to be posted."""
+
+    id: str
+    destination: Shark
+    object_ids: tuple[str, ...]
+    size: int
+
+
+@attrs.frozen
+class OpenAssignment:
+    """An assignment that an earlier run left unfinished."""
+
+    id: str
+    destination: Shark
+    state: AssignmentState
+    object_ids: tuple[str, ...]
+    size: int
+
+
+@attrs.frozen
+class Uncopied:
+    """What became of objects that were not copied: `waiting` of them are tried again."""
+
+    waiting: int
+    skipped: Mapping[Reason, int]
+
+
+@attrs.frozen
+class StoredRecord:
+    """A record to be rewritten: as discovered, with the destination of its object's copy."""
+
+    id: str
+    key: str
+    shard: int
+    etag: str
+    text: str
+    destination: Shark
+
+
+@attrs.frozen
+class Settled:
+    """How an object's metadata update ended."""
+
+    id: str
+    event: ObjectEvent
+    error: RecordError | None = None
+    outcome: str | None = None
+    detail: str | None = None
+    #: Path of the copy that no record names, if the update left one.
+    orphan: str | None = None
+
+
+@attrs.frozen
+class Status:
+    """A job's counts."""
+
+    #: (status, reason) -> (objects, bytes); reason is empty where the status says it all.
+    counts: Mapping[tuple[str, str], tuple[int, int]]
+
+    def objects(self, status: str) -> int:
+        """How many objects have `status`, whatever the reason."""
+        return sum(n for (name, _), (n, _) in self.counts.items() if name == status)
+
+    @property
+    def settled(self) -> int:
+        """Objects that are at an end."""
+        ends = (ObjectStatus.COMPLETE, ObjectStatus.SKIPPED, ObjectStatus.ERROR)
+        return sum(self.objects(status) for status in ends)
+
+    @property
+    def total(self) -> int:
+        """All objects."""
+        return sum(self.objects(status) for status in ObjectStatus)
+
+    def size(self, status: str | None = None) -> int:
+        """Bytes of the objects that have `status`, or of all."""
+        return sum(b for (name, _), (_, b) in self.counts.items() if status in (name, None))

@@ -1,0 +1,210 @@
+"""Rows of assignments, and of the objects in them until they are copied."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+
+from rebalancer.domain import reasons, states
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure, Remedy, Tried, remedy
+from rebalancer.domain.states import (
+    AssignmentEvent,
+    AssignmentState,
+    ObjectEvent,
+    ObjectStatus,
+    advance,
+)
+from rebalancer.errors import IllegalTransition
+from rebalancer.manager.records import NewAssignment, OpenAssignment, Uncopied
+from rebalancer.manager.transactions import destinations
+from rebalancer.manager.transactions.counters import Tally
+from rebalancer.manager.transactions.orphans import note_orphan
+from rebalancer.manager.transactions.waiting import read_tried, skip, write_tried
+
+
+def assign(db: sqlite3.Connection, assignment: NewAssignment) -> Tally:
+    """Insert an assignment, and give it its objects."""
+    db.execute(
+        "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            assignment.id,
+            assignment.destination.manta_storage_id,
+            assignment.destination.datacenter,
+            AssignmentState.INIT,
+            len(assignment.object_ids),
+            assignment.size,
+        ),
+    )
+    destinations.give(db, assignment)
+    changed = db.executemany(
+        "UPDATE evacuateobjects SET status = 'assigned', assignment_id = ?, dest_shark = ?"
+        " WHERE id = ? AND status = 'unprocessed' AND NOT put_off",
+        [
+            (assignment.id, assignment.destination.manta_storage_id, object_id)
+            for object_id in assignment.object_ids
+        ],
+    ).rowcount
+    if changed != len(assignment.object_ids):
+        raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
+    tally = Tally()
+    tally.move("unprocessed", "assigned", None, changed, assignment.size)
+    tally.save(db)
+    return tally
+
+
+def accept(db: sqlite3.Connection, assignment_id: str) -> None:
+    """The agent has it."""
+    _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
+
+
+def withdraw(db: sqlite3.Connection, assignment_id: str) -> Tally:
+    """It was never sent: its objects are as before."""
+    _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
+    tally = Tally()
+    for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+        _return(db, tally, row)
+    tally.save(db)
+    return tally
+
+
+def give_back(
+    db: sqlite3.Connection,
+    assignment_id: str,
+    reason: Reason,
+    max_attempts: int,
+    path: str,
+    detail: str,
+) -> tuple[Uncopied, Tally]:
+    """It came to nothing: its objects return, or are skipped."""
+    (state,) = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
+    never_sent = reason == reasons.AGENT_ASSIGNMENT_NO_ENT and state == AssignmentState.INIT
+    _advance(db, assignment_id, AssignmentEvent.LOST, detail)
+    tally = Tally()
+    waiting, skipped = 0, Counter[Reason]()
+    for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+        if never_sent:
+            _return(db, tally, row)
+            waiting += 1
+            continue
+        note_orphan(db, row, path, f"assignment lost: {reason}")
+        tried = read_tried(row).and_also(row["dest_shark"])
+        if _try_again(db, tally, row, reason, tried, max_attempts, detail):
+            waiting += 1
+        else:
+            skipped[reason] += 1
+    if not never_sent:
+        destinations.count(db, assignment_id, copied=0, failed=waiting + skipped.total())
+    tally.save(db)
+    return Uncopied(waiting, skipped), tally
+
+
+def copied(
+    db: sqlite3.Connection, assignment_id: str, failed: Mapping[str, Failure], max_attempts: int
+) -> tuple[Uncopied, Tally]:
+    """Its objects are copies, but those in `failed`, which return or are skipped."""
+    _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
+    tally = Tally()
+    waiting, skipped = 0, Counter[Reason]()
+    objects = size = 0
+    for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+        failure = failed.get(row["id"])
+        if failure is None:
+            objects += 1
+            size += row["bytes"]
+            continue
+        tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source)
+        if _try_again(db, tally, row, failure.reason, tried, max_attempts):
+            waiting += 1
+        else:
+            skipped[failure.reason] += 1
+    if waiting + skipped.total() != len(failed):
+        raise IllegalTransition(f"assignment {assignment_id}: a failed object was not assigned")
+    db.execute(
+        "UPDATE evacuateobjects SET status = ? WHERE assignment_id = ? AND status = 'assigned'",
+        (
+            advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED),
+            assignment_id,
+        ),
+    )
+    destinations.count(db, assignment_id, copied=objects, failed=len(failed))
+    tally.move("assigned", "post_processing", None, objects, size)
+    tally.save(db)
+    return Uncopied(waiting, skipped), tally
+
+
+def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
+    """Those that are not at their end, oldest first."""
+    rows = db.execute(
+        "SELECT * FROM assignments WHERE state IN ('init', 'assigned', 'agent_complete')"
+        " ORDER BY created, id"
+    ).fetchall()
+    return [
+        OpenAssignment(
+            row["id"],
+            Shark(row["dest_datacenter"], row["dest_shark"]),
+            AssignmentState(row["state"]),
+            tuple(o["id"] for o in _objects_of(db, row["id"], ObjectStatus.ASSIGNED)),
+            row["bytes"],
+        )
+        for row in rows
+    ]
+
+
+def finish(db: sqlite3.Connection, assignment_id: str) -> None:
+    """Every object of it is settled."""
+    _advance(db, assignment_id, AssignmentEvent.SETTLED)
+
+
+def _advance(
+    db: sqlite3.Connection, assignment_id: str, event: AssignmentEvent, detail: str | None = None
+) -> None:
+    row = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
+    new = advance(states.ASSIGNMENT, AssignmentState(row["state"]), event)
+    db.execute(
+        "UPDATE assignments SET state = ?, detail = ? WHERE id = ?", (new, detail, assignment_id)
+    )
+
+
+def _objects_of(
+    db: sqlite3.Connection, assignment_id: str, status: ObjectStatus
+) -> list[sqlite3.Row]:
+    return db.execute(
+        "SELECT id, object, bytes, attempts, tried, dest_shark FROM evacuateobjects"
+        " WHERE assignment_id = ? AND status = ?",
+        (assignment_id, status),
+    ).fetchall()
+
+
+def _try_again(
+    db: sqlite3.Connection,
+    tally: Tally,
+    row: sqlite3.Row,
+    reason: Reason,
+    tried: Tried,
+    max_attempts: int,
+    detail: str | None = None,
+) -> bool:
+    """Whether an assigned object returns to placement; if not, it is skipped with `reason`."""
+    if remedy(reason) is Remedy.NONE or row["attempts"] + 1 >= max_attempts:
+        skip(db, tally, row["id"], ObjectStatus.ASSIGNED, reason, detail)
+        return False
+    _return(db, tally, row)
+    db.execute(
+        "UPDATE evacuateobjects SET attempts = attempts + 1, tried = ?, earlier_shark = NULL"
+        " WHERE id = ?",
+        (write_tried(tried), row["id"]),
+    )
+    return True
+
+
+def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
+    """An assigned object is without a destination again."""
+    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
+    db.execute(
+        "UPDATE evacuateobjects SET status = ?, dest_shark = NULL"
+        " WHERE id = ? AND status = 'assigned'",
+        (new, row["id"]),
+    )
+    tally.move("assigned", new, None, 1, row["bytes"])

@@ -1,0 +1,54 @@
+"""How many objects and bytes there are by status and reason: kept by the writer, never counted."""
+
+import sqlite3
+from collections import Counter
+
+from rebalancer.manager.records import Status
+
+
+class Tally:
+    """Changes of the counters within one transaction."""
+
+    def __init__(self) -> None:
+        self._objects: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
+
+    def add(self, status: str, reason: str | None, objects: int, size: int) -> None:
+        """There are so many more objects and bytes with `status` and `reason`."""
+        self._objects[status, reason or ""] += objects
+        self._bytes[status, reason or ""] += size
+
+    def move(self, old: str, new: str, reason: str | None, objects: int, size: int) -> None:
+        """So many have gone from status `old`, without a reason, to `new`."""
+        # What can still move has no reason yet.
+        self.add(old, None, -objects, -size)
+        self.add(new, reason, objects, size)
+
+    def save(self, db: sqlite3.Connection) -> None:
+        """Add the changes to the counters."""
+        db.executemany(
+            "INSERT INTO counters VALUES (?, ?, ?, ?) ON CONFLICT (status, reason) DO UPDATE"
+            " SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes",
+            [(*key, count, self._bytes[key]) for key, count in self._objects.items()],
+        )
+
+    def by_status(self) -> Counter[str]:
+        """The changes, whatever the reason."""
+        total: Counter[str] = Counter()
+        for (status, _), count in self._objects.items():
+            total[status] += count
+        return total
+
+
+def count_objects(db: sqlite3.Connection) -> int:
+    """How many objects the job has."""
+    (count,) = db.execute(
+        "SELECT ifnull(sum(objects), 0) FROM counters WHERE status <> 'duplicates'"
+    ).fetchone()
+    return int(count)
+
+
+def read_status(db: sqlite3.Connection) -> Status:
+    """The counts that the writer keeps."""
+    rows = db.execute("SELECT * FROM counters")
+    return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})

@@ -1,0 +1,87 @@
+"""Rows of copied objects, until their records name the copies; and links."""
+
+import sqlite3
+from collections.abc import Iterable
+
+from rebalancer.domain import states
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.states import ObjectStatus, advance
+from rebalancer.errors import IllegalTransition
+from rebalancer.manager.records import Settled, StoredRecord
+from rebalancer.manager.transactions.counters import Tally
+from rebalancer.manager.transactions.orphans import forget_orphan
+from rebalancer.manager.transactions.waiting import PAGE
+
+
+def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
+    """The records of an assignment's copies."""
+    rows = db.execute(
+        "SELECT o.id, o.key, o.shard, o.etag, o.object, a.dest_shark, a.dest_datacenter"
+        " FROM evacuateobjects o JOIN assignments a ON a.id = o.assignment_id"
+        " WHERE o.assignment_id = ? AND o.status = 'post_processing'",
+        (assignment_id,),
+    )
+    return [_stored_record(row) for row in rows]
+
+
+def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
+    """End objects as their updates ended."""
+    tally = Tally()
+    for item in settled:
+        _settle(db, tally, item)
+    tally.save(db)
+    return tally
+
+
+def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
+    old = ObjectStatus.POST_PROCESSING
+    new = advance(states.OBJECT, old, item.event)
+    row = db.execute(
+        "UPDATE evacuateobjects SET status = ?, error = ?, outcome = ?, detail = ?"
+        " WHERE id = ? AND status = ? RETURNING id, bytes, dest_shark",
+        (new, item.error, item.outcome, item.detail, item.id, old),
+    ).fetchone()
+    if row is None:
+        raise IllegalTransition(f"object {item.id} is not {old}, so it cannot become {new}")
+    tally.move(old, new, item.error or item.outcome, 1, row["bytes"])
+    if new is ObjectStatus.COMPLETE:
+        forget_orphan(db, item.id, row["dest_shark"])
+    elif item.orphan is not None:
+        reason = str(item.error or item.outcome)
+        db.execute(
+            "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
+            (item.id, row["dest_shark"], item.orphan, reason),
+        )
+
+
+def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredRecord]:
+    """A page of the further records of objects whose copies are made."""
+    rows = db.execute(
+        "SELECT l.id, l.key, l.shard, l.etag, l.object, a.dest_shark, a.dest_datacenter"
+        " FROM links l JOIN evacuateobjects o ON o.id = l.id"
+        " JOIN assignments a ON a.id = o.assignment_id"
+        " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
+        " AND (o.status = 'complete' OR o.outcome IN ('deleted', 'overwritten'))"
+        " ORDER BY l.shard, l.key LIMIT ?",
+        (*after, PAGE),
+    )
+    return [_stored_record(row) for row in rows]
+
+
+def settle_link(
+    db: sqlite3.Connection, link: StoredRecord, status: str, detail: str | None
+) -> None:
+    """End a further record as its update ended."""
+    db.execute(
+        "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ?",
+        (status, detail, link.shard, link.key),
+    )
+    if status == "complete":
+        forget_orphan(db, link.id, link.destination.manta_storage_id)
+
+
+def _stored_record(row: sqlite3.Row) -> StoredRecord:
+    destination = Shark(row["dest_datacenter"], row["dest_shark"])
+    return StoredRecord(
+        row["id"], row["key"], row["shard"], row["etag"], row["object"], destination
+    )

@@ -1,0 +1,160 @@
+"""Rows of objects that are without a destination."""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+
+from rebalancer.domain import reasons, states
+from rebalancer.domain.objects import MantaObject, read_object
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Remedy, Tried, remedy
+from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.errors import IllegalTransition
+from rebalancer.manager.records import Status, Uncopied
+from rebalancer.manager.transactions.counters import Tally, read_status
+
+#: Rows read at once where a job's rows are walked.
+PAGE = 500
+
+
+def take_over(db: sqlite3.Connection) -> Status:
+    """Make those given back or put off by an earlier run like new ones; the counts."""
+    db.execute(
+        "UPDATE evacuateobjects SET assignment_id = NULL, put_off = 0"
+        " WHERE status = 'unprocessed' AND (assignment_id IS NOT NULL OR put_off)"
+    )
+    return read_status(db)
+
+
+def last_row(db: sqlite3.Connection) -> int:
+    """The row number of the newest object."""
+    return int(db.execute("SELECT ifnull(max(rowid), 0) FROM evacuateobjects").fetchone()[0])
+
+
+def unprocessed(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[MantaObject]]:
+    """A page of objects never placed in this run, and the last row seen."""
+    rows = db.execute(
+        "SELECT rowid, object, tried, earlier_shark FROM evacuateobjects"
+        " WHERE status = 'unprocessed' AND assignment_id IS NULL AND NOT put_off"
+        " AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
+        (after, until, PAGE),
+    ).fetchall()
+    return (rows[-1]["rowid"] if rows else until), [_waiting_object(row) for row in rows]
+
+
+def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
+    """The objects that an assignment has returned."""
+    rows = db.execute(
+        "SELECT object, tried, earlier_shark FROM evacuateobjects"
+        " WHERE assignment_id = ? AND status = 'unprocessed'",
+        (assignment_id,),
+    )
+    return [_waiting_object(row) for row in rows]
+
+
+def take_up(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
+    """A page of those put off, which they are no longer, and the last row seen."""
+    rows = db.execute(
+        "SELECT rowid, object, tried, earlier_shark FROM evacuateobjects"
+        " WHERE status = 'unprocessed' AND put_off AND rowid > ? ORDER BY rowid LIMIT ?",
+        (after, PAGE),
+    ).fetchall()
+    last = rows[-1]["rowid"] if rows else after
+    db.execute(
+        "UPDATE evacuateobjects SET put_off = 0 WHERE status = 'unprocessed' AND put_off"
+        " AND rowid > ? AND rowid <= ?",
+        (after, last),
+    )
+    return last, [_waiting_object(row) for row in rows]
+
+
+def refuse(
+    db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], max_attempts: int
+) -> tuple[Uncopied, Tally]:
+    """Put off or skip what there is no destination for."""
+    tally = Tally()
+    waiting, skipped = 0, Counter[Reason]()
+    for object_id, reason in refused:
+        if remedy(reason) is Remedy.LATER and _put_off(db, object_id, max_attempts):
+            waiting += 1
+            continue
+        skip(db, tally, object_id, ObjectStatus.UNPROCESSED, reason)
+        skipped[reason] += 1
+    tally.save(db)
+    return Uncopied(waiting, skipped), tally
+
+
+def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
+    """Whether the object waits for another try; if not, nothing is changed."""
+    advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+    done = db.execute(
+        "UPDATE evacuateobjects SET put_off = 1, attempts = attempts + 1"
+        " WHERE id = ? AND status = 'unprocessed' AND NOT put_off AND attempts + 1 < ?",
+        (object_id, max_attempts),
+    )
+    return bool(done.rowcount)
+
+
+def skip_page(db: sqlite3.Connection, outcome: str) -> Tally:
+    """End a page of them as skipped, for a cause that the predecessor has no word for."""
+    new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
+    sizes = db.execute(
+        "UPDATE evacuateobjects SET status = ?, outcome = ?, put_off = 0 WHERE rowid IN"
+        " (SELECT rowid FROM evacuateobjects WHERE status = 'unprocessed' LIMIT ?)"
+        " RETURNING bytes",
+        (new, outcome, PAGE),
+    ).fetchall()
+    tally = Tally()
+    size = sum(row["bytes"] for row in sizes)
+    tally.move(ObjectStatus.UNPROCESSED, new, outcome, len(sizes), size)
+    tally.save(db)
+    return tally
+
+
+def skip(
+    db: sqlite3.Connection,
+    tally: Tally,
+    object_id: str,
+    old: ObjectStatus,
+    reason: Reason,
+    detail: str | None = None,
+) -> None:
+    """End an object as skipped."""
+    new = advance(states.OBJECT, old, ObjectEvent.REFUSED)
+    column, text = (reason.column, detail) if reason.is_known else (None, _tame(reason.column))
+    row = db.execute(
+        "UPDATE evacuateobjects SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
+        " WHERE id = ? AND status = ? AND NOT put_off RETURNING bytes",
+        (new, column, None if column else reasons.UNKNOWN, text, object_id, old),
+    ).fetchone()
+    if row is None:
+        raise IllegalTransition(f"object {object_id} is not {old}, so it cannot be skipped")
+    tally.move(old, new, column or reasons.UNKNOWN, 1, row["bytes"])
+
+
+def _tame(text: str) -> str:
+    """`text` from outside as a column takes it: not endless, and without halves of characters."""
+    return text[:200].encode(errors="replace").decode()
+
+
+def _waiting_object(row: sqlite3.Row) -> MantaObject:
+    obj = read_object(json.loads(row["object"]))
+    return attrs.evolve(obj, tried=read_tried(row), earlier=row["earlier_shark"])
+
+
+def read_tried(row: sqlite3.Row) -> Tried:
+    """With what copying the object has failed."""
+    if row["tried"] is None:
+        return Tried()
+    known = json.loads(row["tried"])
+    return Tried(frozenset(known["destinations"]), frozenset(known["sources"]))
+
+
+def write_tried(tried: Tried) -> str:
+    """`tried` as its column holds it."""
+    return json.dumps(
+        {"destinations": sorted(tried.destinations), "sources": sorted(tried.sources)}
+    )
