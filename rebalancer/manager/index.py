@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -129,7 +129,7 @@ class JobIndex:
 
         await self._database.write(run)
 
-    async def set_wish(self, job_id: str, wish: Wish | None) -> None:
+    async def set_wish(self, job_id: str, wish: Wish) -> None:
         """Record what an operator wants of a job; it is carried out after this."""
 
         def run(db: sqlite3.Connection) -> None:
@@ -137,8 +137,18 @@ class JobIndex:
 
         await self._database.write(run)
 
-    async def advance(self, job_id: str, event: JobEvent, error: str | None = None) -> JobState:
-        """Something happened to a job: record its new state, the time, and the cause if any."""
+    async def advance(
+        self,
+        job_id: str,
+        event: JobEvent,
+        error: str | None = None,
+        *,
+        wish: Wish | Literal["as it is"] | None = "as it is",
+    ) -> JobState:
+        """Something happened to a job: record its new state, the time, and the cause if any.
+
+        What is wanted of it from now on is recorded in the same transaction.
+        """
 
         def run(db: sqlite3.Connection) -> JobState:
             (old,) = db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -147,6 +157,8 @@ class JobIndex:
                 f"UPDATE jobs SET state = ?, error = ?{_TIMES.get(new, '')} WHERE id = ?",
                 (new, error, job_id),
             )
+            if wish != "as it is":
+                db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job_id))
             return new
 
         new = await self._database.write(run)

@@ -46,12 +46,11 @@ class JobView:
 class Jobs:
     """All jobs of a manager.
 
-    Mutable state: the locks of those who change what is wanted of a job, and who make plans.
+    Mutable state: the lock of those who make plans.
     """
 
     index: JobIndex
     runner: Runner
-    _changing: trio.Lock = attrs.field(factory=trio.Lock)
     _planning: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
@@ -234,7 +233,7 @@ class Jobs:
         row = await self.index.get(checked_id(job_id))
         if row is None:
             raise BadRequest(f"Could not find job {job_id}")
-        async with self._changing:
+        async with self.runner.deciding:
             row = await self.known(row.id)
             match wanted:
                 case Setting():
@@ -267,12 +266,11 @@ class Jobs:
     async def _pause(self, row: JobRow) -> None:
         _require(row, "paused", row.state in (JobState.SETUP, JobState.RUNNING))
         _require(row, "paused, because it is being cancelled", row.wish is not Wish.CANCEL)
-        await self.index.set_wish(row.id, Wish.PAUSE)
         running = self.runner.running.get(row.id)
         if running is None:
-            await self.index.advance(row.id, JobEvent.PAUSED)
-            self.runner.look_again()
+            await self.index.advance(row.id, JobEvent.PAUSED, wish=Wish.PAUSE)
             return
+        await self.index.set_wish(row.id, Wish.PAUSE)
         running.scope.cancel()
         with trio.move_on_after(REST_S):
             await running.ended.wait()
@@ -280,21 +278,22 @@ class Jobs:
     async def _resume(self, row: JobRow) -> None:
         is_paused = row.state == JobState.STOPPED and row.wish is Wish.PAUSE
         _require(row, "resumed, because it is not paused", is_paused)
-        await self.index.advance(row.id, JobEvent.RESUMED)
-        await self.index.set_wish(row.id, None)
+        await self.index.advance(row.id, JobEvent.RESUMED, wish=None)
         self.runner.look_again()
 
     async def _cancel(self, row: JobRow) -> None:
         _require(row, "cancelled, because it has ended", not row.has_ended)
-        await self.index.set_wish(row.id, Wish.CANCEL)
         running = self.runner.running.get(row.id)
         if running is not None:
+            await self.index.set_wish(row.id, Wish.CANCEL)
             _drain(running)
-        elif row.started is None:
-            await self.index.advance(row.id, JobEvent.CANCELLED)
-        elif row.state == JobState.STOPPED:
+        elif row.started is None and row.state == JobState.SETUP:
+            await self.index.advance(row.id, JobEvent.CANCELLED, wish=Wish.CANCEL)
+        elif row.started is not None and row.state == JobState.STOPPED:
             # Its agents may have some of its work: that is brought to an end first.
-            await self.index.advance(row.id, JobEvent.RESUMED)
+            await self.index.advance(row.id, JobEvent.RESUMED, wish=Wish.CANCEL)
+        else:
+            await self.index.set_wish(row.id, Wish.CANCEL)
         self.runner.look_again()
 
     async def delete(self, job_id: str) -> None:
@@ -304,9 +303,12 @@ class Jobs:
           BadRequest: the id is no UUID, or there is no such job.
           Conflict: it has not ended.
         """
-        row = await self.known(job_id)
-        async with self._changing:
+        async with self.runner.deciding:
+            row = await self.known(job_id)
             _require(row, "removed, because it has not ended", row.has_ended)
+            for other in await self.index.unfinished():
+                needed = other.params.get("retry_of") == row.id
+                _require(row, f"removed, because job {other.id} retries it", not needed)
             # The row first: a file without one is only clutter.
             await self.index.remove(row.id)
             await trio.to_thread.run_sync(store.remove, self.runner.file(row.id))

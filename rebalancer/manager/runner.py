@@ -90,7 +90,8 @@ class Runner:
     """The jobs that run.
 
     Mutable state: the configuration for the next job; the jobs that have their turn, by id; the
-    names of all sharks that jobs have yet to empty; an event that makes `run` look again.
+    names of all sharks that jobs have yet to empty; the lock of whoever decides on the state of a
+    job that does not run; an event that makes `run` look again.
     """
 
     config: ManagerConfig
@@ -100,6 +101,7 @@ class Runner:
     metrics: ManagerMetrics
     ledgers: Ledgers = attrs.field(factory=Ledgers)
     running: dict[str, Running] = attrs.field(factory=dict)
+    deciding: trio.Lock = attrs.field(factory=trio.Lock)
     _evacuating: frozenset[str] = frozenset()
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
@@ -132,12 +134,14 @@ class Runner:
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
-                rows = await self.index.unfinished()
-                self._evacuating = frozenset(row.params["from_shark"] for row in rows)
-                for row in rows:
-                    if self._may_start(row):
-                        running = self.running[row.id] = Running(row, self.config)
-                        nursery.start_soon(self._run, running)
+                async with self.deciding:
+                    rows = await self.index.unfinished()
+                    self._evacuating = frozenset(row.params["from_shark"] for row in rows)
+                    for row in rows:
+                        if self._may_start(row):
+                            await self._begin(row)
+                            running = self.running[row.id] = Running(row, self.config)
+                            nursery.start_soon(self._run, running)
                 await self._changed.wait()
 
     def _may_start(self, row: JobRow) -> bool:
@@ -151,15 +155,12 @@ class Runner:
 
     async def _run(self, running: Running) -> None:
         """Run one job to its end, which is recorded; cut off, it goes on at the next start."""
-        row = running.row
+        if running.row.wish is Wish.PAUSE:
+            running.scope.cancel()  # it was asked for when there was no time to
         try:
-            if row.wish is not Wish.PAUSE:
-                await self._begin(row)
-                await self._attempt(running)
-            elif row.state == JobState.RUNNING:
-                await self.index.advance(row.id, JobEvent.PAUSED)
+            await self._attempt(running)
         finally:
-            del self.running[row.id]
+            del self.running[running.row.id]
             running.ended.set()
             self.look_again()
 

@@ -134,13 +134,13 @@ async def test_several_jobs_run_when_allowed_but_not_on_one_shark(tmp_path: Path
             await rig.create(from_shark="2.stor"),
         )
         await rig.reach(first, "Running")
-        with trio.fail_after(20):
-            while other not in rig.runner.running:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        assert same not in rig.runner.running
-        evacuating = rig.runner.running[first].job
-        assert evacuating is not None
-        assert set(evacuating.evacuating()) == {"1.stor.lab", "2.stor.lab"}
+        await rig.reach(other, "Failed")  # there is no such shark, as it finds out in its turn
+        states = [(await rig.get(job_id))["state"] for job_id in (first, same)]
+        running = rig.runner.running[first].job
+        assert running is not None
+        assert running.evacuating() == {"1.stor.lab"}
+
+    assert states == ["Running", "Setup"]
 
 
 async def test_an_ended_job_is_removed_with_its_file(tmp_path: Path) -> None:
@@ -162,6 +162,21 @@ async def test_an_ended_job_is_removed_with_its_file(tmp_path: Path) -> None:
 
     assert [one["id"] for one in listed] == [running]
     assert list((tmp_path / "db").glob(f"{failed}*")) == []
+
+
+async def test_a_job_that_another_one_retries_is_kept(tmp_path: Path) -> None:
+    """Its file is where the other one finds its objects."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        first = await rig.create(from_shark="9.stor")
+        await rig.reach(first, "Failed")
+        await rig.reach(await rig.create(), "Running")
+        again = (await ask(rig, "POST", f"/jobs/{first}/retry"))[1]
+        status, answer = await ask(rig, "DELETE", f"/jobs/{first}")
+        await control(rig, again, "cancel")
+        assert (await ask(rig, "DELETE", f"/jobs/{first}"))[0] == 200
+
+    expected = f"Job {first} is failed: it cannot be removed, because job {again} retries it"
+    assert (status, answer["message"]) == (409, expected)
 
 
 async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
