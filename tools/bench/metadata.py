@@ -35,12 +35,14 @@ from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.job import Job, Moved
-from rebalancer.manager.ledger import Ledger
+from rebalancer.manager.ledger import Ledger, Ledgers
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.records import NewAssignment, ScanPosition
 from rebalancer.manager.stages.update import update
 from rebalancer.manager.store import JobStore, open_store
+from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.updaters import Updaters
+from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray import connection
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
 
@@ -178,7 +180,7 @@ async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Mov
         made = NewAssignment(str(uuid.uuid4()), DESTINATION, ids, 0)
         await store.assign(made)
         await store.accepted(made.id)
-        await store.copied(made.id, {})
+        await store.copied(made.id, {}, max_attempts=1)
         moved.append(Moved(made.id, DESTINATION))
     return moved
 
@@ -212,7 +214,8 @@ async def measure(setting: Setting, folder: Path) -> Run:
                     moray={1: cast(MorayClient, timed)},
                     listing=None,
                     metrics=metrics,
-                    ledger=Ledger(1),
+                    ledger=Ledger(Ledgers(), 1),
+                    throttle=Throttle(cast(Agents, None), None),
                     updaters=Updaters(setting.updaters, 60.0, metrics.updaters),
                 )
                 await m[1].ping()
