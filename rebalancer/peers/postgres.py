@@ -17,8 +17,8 @@ DEFAULT_PORT = 5432
 #: As the predecessor connects.
 USER, DATABASE = "postgres", "moray"
 CONNECT_S = 10
-#: One window may take this many seconds: a cold disk reads some hundred rows in each.
-STATEMENT_S = 600
+#: A statement may take this many seconds, unless its caller says otherwise.
+STATEMENT_S = 60.0
 #: A server that does not acknowledge anything for this many seconds is gone.
 SILENCE_S = 60
 
@@ -28,7 +28,8 @@ Row = dict[str, Any]
 class PostgresShard:
     """One shard's clone.  Made by `open_postgres`.
 
-    Mutable state: its one connection, made when needed and given up after any error.
+    Mutable state: its one connection, made when needed and given up after any error, and how long
+    a statement may take there.
     """
 
     def __init__(self, name: str, where: Endpoint) -> None:
@@ -37,9 +38,12 @@ class PostgresShard:
         self._asking = trio.Lock()
         self._connection: psycopg.Connection[Row] | None = None
         self._is_running = False
+        self._within_s = 0.0
 
-    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
-        """The rows of one statement with parameters $1 and on.
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = STATEMENT_S
+    ) -> list[Row]:
+        """The rows of one statement with parameters $1 and on, within so many seconds.
 
         A caller that is cancelled cuts the connection, and so is not held up by the statement.
 
@@ -54,7 +58,7 @@ class PostgresShard:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._interrupt_when_cancelled)
                 try:
-                    rows = await trio.to_thread.run_sync(self._run, statement, values)
+                    rows = await trio.to_thread.run_sync(self._run, statement, values, within_s)
                 except PeerError as exc:
                     failure = exc
                 self._is_running = False
@@ -63,10 +67,15 @@ class PostgresShard:
             raise failure
         return rows
 
-    def _run(self, statement: str, values: Sequence[Any]) -> list[Row]:
+    def _run(self, statement: str, values: Sequence[Any], within_s: float) -> list[Row]:
         try:
             if self._connection is None:
                 self._connection = self._connect()
+                self._within_s = 0.0
+            if within_s != self._within_s:
+                limit = f"SET statement_timeout = {round(within_s * 1000)}"
+                self._connection.execute(limit.encode())
+                self._within_s = within_s
             cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
             return cursor.execute(statement.encode(), values).fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
@@ -89,7 +98,7 @@ class PostgresShard:
             keepalives_interval=SILENCE_S // 6,
             keepalives_count=3,
             tcp_user_timeout=SILENCE_S * 1000,
-            options=f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_S}s",
+            options="-c default_transaction_read_only=on",
             autocommit=True,
             row_factory=dict_row,
         )

@@ -17,13 +17,20 @@ from rebalancer.errors import PeerMalformed
 ID_COLUMNS = ("_id", "_idx")
 #: Stands for a column in which rows without any id have the id 1: `_id` may be NULL.
 NO_ID = "none"
+#: One window may take this many seconds: a cold disk reads some hundred rows in each.
+WINDOW_S = 600.0
+#: Rows without an id are in no index, so looking for them reads the whole table, in one go: a
+#: hundred million records of a kilobyte at some ten megabytes a second.
+TABLE_S = 4 * 3600.0
 
 
 class Shard(Protocol):
     """Whatever runs statements on one shard: its database, or its Moray."""
 
-    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """The rows of a one-line statement with parameters $1 and on.
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = 60.0
+    ) -> list[dict[str, Any]]:
+        """The rows of a one-line statement with parameters $1 and on, within so many seconds.
 
         Raises:
           PeerError: none of the rows can be relied on.
@@ -95,6 +102,7 @@ async def window(
         f"SELECT _key, _etag, _value, type FROM manta WHERE {where}"
         f" AND {types} AND position($1 in _value) > 0 ORDER BY {order}",
         [f'"{shark}"', *bounds],
+        within_s=TABLE_S if column == NO_ID else WINDOW_S,
     )
     return [_found(row) for row in rows]
 

@@ -298,11 +298,13 @@ class Unsteady:
     lost: frozenset[int]
     asked: int = 0
 
-    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
+    ) -> list[dict[str, Any]]:
         self.asked += 1
         if self.asked in self.lost:
             raise PeerUnreachable("connection lost")
-        return await self.shard.sql(statement, values)
+        return await self.shard.sql(statement, values, within_s=within_s)
 
 
 async def test_a_scan_goes_on_behind_what_is_stored(tmp_path: Path) -> None:
@@ -342,10 +344,12 @@ class _Watched:
     shard: scan.Shard
     tell: Any
 
-    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
+    ) -> list[dict[str, Any]]:
         if "position(" in statement:
             self.tell(tuple(values))
-        return await self.shard.sql(statement, values)
+        return await self.shard.sql(statement, values, within_s=within_s)
 
 
 async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: object) -> None:

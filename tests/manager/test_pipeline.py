@@ -176,7 +176,7 @@ async def test_a_shard_that_fails_fails_the_job_at_its_end(
     class Down:
         name = "2.moray.lab"
 
-        async def sql(self, *_args: object) -> None:
+        async def sql(self, *_args: object, **_options: object) -> None:
             await trio.lowlevel.checkpoint()
             raise PeerUnreachable("2.moray.lab: refused")
 

@@ -131,7 +131,9 @@ class FakeShard:
         self.record = record
         self.failure = failure
 
-    async def sql(self, statement: str, _values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    async def sql(
+        self, statement: str, _values: Sequence[Any] = (), *, within_s: float = 0.0
+    ) -> list[dict[str, Any]]:
         await trio.sleep(self.takes_s)
         if self.failure is not None:
             raise self.failure

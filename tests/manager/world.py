@@ -87,7 +87,9 @@ class FakeMoray:
 
         return write
 
-    async def sql(self, statement: str, values: Sequence[Any] = ()) -> Any:
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
+    ) -> Any:
         return await self._answer(lambda: self.store.sql(statement, values))
 
     async def get_object(self, bucket: str, key: str) -> Record | None:

@@ -4,7 +4,7 @@ import itertools
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import trio.testing
 from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.errors import PeerRefused, PeerUnreachable
+from rebalancer.peers import scan
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import CALL_S, MorayClient, open_moray
 from rebalancer.peers.moray.connection import Connection
@@ -397,3 +398,20 @@ def test_of_joined_errors_the_gravest_counts(causes: list[tuple[str, str]], kind
     error = read_error({"name": "MultiError", "message": "several", "ase_errors": joined})
 
     assert error.kind is kind
+
+
+async def test_a_scan_may_take_longer_than_other_calls() -> None:
+    """Whole tables are read for rows without an id; a window of a cold disk takes minutes."""
+    asked: dict[str, float] = {}
+
+    class Shard:
+        async def sql(
+            self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
+        ) -> list[dict[str, Any]]:
+            asked["none" if "IS NULL" in statement else "_id"] = within_s
+            return []
+
+    columns = ("_id", scan.NO_ID)
+    for column in columns:
+        await scan.window(Shard(), columns, column, 0, 10, "1.stor.lab")
+    assert asked == {"_id": scan.WINDOW_S, "none": scan.TABLE_S}

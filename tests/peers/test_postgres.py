@@ -138,8 +138,10 @@ async def test_a_statement_that_fails_within_its_rows_returns_none(cluster: Clus
 async def test_a_statement_that_takes_too_long_is_ended_by_the_server(cluster: Cluster) -> None:
     """The limit on statements is in force on our connections."""
     async with shard_of(cluster) as shard:
-        (shown,) = await shard.sql("SHOW statement_timeout")
+        (shown,) = await shard.sql("SHOW statement_timeout", within_s=600)
         assert shown == {"statement_timeout": "10min"}
+        with pytest.raises(PeerUnreachable, match="canceling statement due to statement timeout"):
+            await shard.sql("SELECT pg_sleep(60)", within_s=0.05)
 
 
 async def test_nothing_can_be_written(cluster: Cluster) -> None:

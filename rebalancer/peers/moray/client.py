@@ -122,14 +122,16 @@ class MorayClient:
         ]
         await self._call("batch", [requests, {}])
 
-    async def sql(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = CALL_S
+    ) -> list[dict[str, Any]]:
         """The rows of a one-line statement: bigints are strings, `_value` is JSON text.
 
         Raises:
           MorayError: rows may have been lost before it; none are returned.
           PeerUnreachable.
         """
-        return await self._call("sql", [statement, list(values), {}])
+        return await self._call("sql", [statement, list(values), {}], within_s)
 
     async def ping(self) -> None:
         """Return if the server and its database answer.
@@ -139,10 +141,10 @@ class MorayClient:
         """
         await self._call("ping", [{"deep": True}])
 
-    async def _call(self, method: str, args: list[Any]) -> list[Any]:
+    async def _call(self, method: str, args: list[Any], within_s: float = CALL_S) -> list[Any]:
         connection, asked_at = None, 0.0
         try:
-            with trio.fail_after(CALL_S):
+            with trio.fail_after(within_s):
                 connection = await self._pool.connection()
                 asked_at = trio.current_time()
                 return await connection.call(method, args)
@@ -150,7 +152,7 @@ class MorayClient:
             if connection is not None and connection.heard_at <= asked_at:
                 # Nothing at all came meanwhile: whoever is there would never answer the next.
                 connection.reset()
-            raise PeerUnreachable(f"{self.name}: {method}: no answer in {CALL_S:.0f} s") from exc
+            raise PeerUnreachable(f"{self.name}: {method}: no answer in {within_s:.0f} s") from exc
 
 
 def _only(rows: list[Any], method: str) -> dict[str, Any]:

@@ -26,7 +26,18 @@ _RECEIVE_BYTES = 64 << 10
 # read.  illumos has no such option; there only pipelining helps.
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
+# A server that vanished is noticed after a minute, however long its answer may take.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
 log = get_logger()
+
+
+def _keep_alive(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        # Not all platforms let a program choose them.
+        if (option := getattr(socket, name, None)) is not None:
+            stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 @attrs.define(eq=False)
@@ -49,6 +60,7 @@ class Connection:
     def __init__(self, stream: trio.SocketStream, peer: str) -> None:
         self._stream = stream
         self._peer = peer
+        _keep_alive(stream)
         self.heard_at = trio.current_time()
         self._ids = itertools.count(1)  # never used twice: reuse races with the server
         self._calls: dict[int, _Call] = {}
