@@ -48,6 +48,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         fleet = Fleet(partial(storage_nodes, http, config.storinfo))
         metrics = ManagerMetrics(config)
         runner = Runner(config, index, fleet, http, metrics)
+        metrics.watch_destinations(runner.ledgers.snapshot)
 
         async def service() -> None:
             async with trio.open_nursery() as nursery:

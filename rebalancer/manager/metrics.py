@@ -1,15 +1,27 @@
-"""What the manager counts."""
+"""What the manager counts and measures."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import attrs
 import prometheus_client as prometheus
+import trio
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.reasons import Reason
+from rebalancer.manager.ledger import Standing
 from rebalancer.manager.records import ScanPosition
 from rebalancer.metrics import LegacyMetrics
 
+#: From a window of a warm cache to an assignment of large objects.
+SECONDS = (0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
+
 
 class ManagerMetrics:
-    """The predecessor's families, and the updaters' limit."""
+    """The predecessor's families, and what else an operator may want to see."""
 
     def __init__(self, config: ManagerConfig) -> None:
         self.registry = prometheus.CollectorRegistry()
@@ -35,6 +47,16 @@ class ManagerMetrics:
         self._scan_until = prometheus.Gauge(
             "scan_until", "last id of the running job's scan", where, registry=self.registry
         )
+        self._stages = prometheus.Histogram(
+            "stage_seconds",
+            "scan: a window of ids; post: an assignment, with retries; copy: an assignment, from"
+            " its acceptance until its end is noticed; update: the records of an assignment",
+            ("stage",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._live = _Live()
+        self.registry.register(self._live)
 
     def request(self, name: str) -> None:
         """A request came, named as the predecessor named its routes."""
@@ -62,3 +84,54 @@ class ManagerMetrics:
         """The operator allows `limit` concurrent metadata updates; `in_force` may run."""
         self._updaters.set(limit)
         self._in_force.set(in_force)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measure one piece of work of a stage, if it comes to its end."""
+        begun = trio.current_time()
+        yield
+        self.took(stage, trio.current_time() - begun)
+
+    def took(self, stage: str, seconds: float) -> None:
+        """One piece of work of a stage has taken so long."""
+        self._stages.labels(stage).observe(seconds)
+
+    @contextmanager
+    def watching(self, queues: Mapping[str, Callable[[], int]]) -> Iterator[None]:
+        """Show the lengths of a job's queues meanwhile; those of several jobs add up."""
+        self._live.queues.append(queues)
+        try:
+            yield
+        finally:
+            self._live.queues.remove(queues)
+
+    def watch_destinations(self, standings: Callable[[], Sequence[Standing]]) -> None:
+        """Show how all destinations stand, from now on."""
+        self._live.standings = standings
+
+
+@attrs.define(eq=False)
+class _Live(Collector):
+    """What is looked up when somebody asks.  Mutable state: where."""
+
+    queues: list[Mapping[str, Callable[[], int]]] = attrs.field(factory=list)
+    standings: Callable[[], Sequence[Standing]] = list
+
+    def collect(self) -> Iterator[Metric]:
+        """The queues and the destinations as they are now, for the registry."""
+        lengths = GaugeMetricFamily("queue_length", "messages between stages", labels=["queue"])
+        names = {name for queues in self.queues for name in queues}
+        for name in sorted(names):
+            of_all = sum(queues[name]() for queues in self.queues if name in queues)
+            lengths.add_metric([name], of_all)
+        yield lengths
+        claimed = GaugeMetricFamily(
+            "destination_claimed_bytes", "bytes promised or not yet reported", labels=["shark"]
+        )
+        at_work = GaugeMetricFamily(
+            "destination_assignments", "assignments under way", labels=["shark"]
+        )
+        for standing in self.standings():
+            claimed.add_metric([standing.shark], standing.claimed)
+            at_work.add_metric([standing.shark], standing.assignments)
+        yield from (claimed, at_work)

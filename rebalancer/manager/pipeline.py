@@ -6,6 +6,9 @@ Rules.  (1) Each stage owns its channel ends and closes them, so the end travels
 store.  (4) Stopping is cancelling; starting is recovery.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import trio
 
 from rebalancer.domain.reasons import CANCELLED
@@ -58,17 +61,23 @@ async def _drain(job: Job, scan_round: int) -> None:
     ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
     sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
     moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
-    async with trio.open_nursery() as nursery:
-        start = nursery.start_soon
-        async with found_send, found, ready_send, ready, sent_send, sent, moved_send, moved:
-            _claim(job, left_over)
-            start(_recover, left_over, sent_send.clone(), moved_send.clone())
-            start(discover, job, scan_round, last_row, found_send.clone())
-            start(place, job, found.clone(), ready_send.clone())
-            for _ in range(POSTERS):
-                start(post, job, ready.clone(), sent_send.clone())
-            start(poll, job, sent.clone(), moved_send.clone())
-            start(update, job, moved.clone())
+    queues = {"found": found, "ready": ready, "sent": sent, "moved": moved}
+    with job.metrics.watching({name: _length(queue) for name, queue in queues.items()}):
+        async with trio.open_nursery() as nursery:
+            start = nursery.start_soon
+            async with found_send, found, ready_send, ready, sent_send, sent, moved_send, moved:
+                _claim(job, left_over)
+                start(_recover, left_over, sent_send.clone(), moved_send.clone())
+                start(discover, job, scan_round, last_row, found_send.clone())
+                start(place, job, found.clone(), ready_send.clone())
+                for _ in range(POSTERS):
+                    start(post, job, ready.clone(), sent_send.clone())
+                start(poll, job, sent.clone(), moved_send.clone())
+                start(update, job, moved.clone())
+
+
+def _length(queue: trio.MemoryReceiveChannel[Any]) -> Callable[[], int]:
+    return lambda: queue.statistics().current_buffer_used
 
 
 def _claim(job: Job, assignments: list[OpenAssignment]) -> None:

@@ -115,6 +115,7 @@ class _Watcher:
             log.error("assignment does not add up", id=item.id, destination=self._shark)
             await self._lose(item, reasons.ASSIGNMENT_MISMATCH, _mismatch(item, report))
             return
+        self._job.metrics.took("copy", trio.current_time() - self._watched[item.id].since)
         failed = assignments.failures(
             [(task.object_id, task.status.reason, task.source) for task in listed],
             self._job.action.origin.manta_storage_id,

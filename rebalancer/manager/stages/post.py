@@ -34,7 +34,8 @@ async def post(
                 await _withdraw(job, item)
                 continue
             await job.throttle.tell(item.destination.manta_storage_id)
-            refusal = await _deliver(job, item)
+            with job.metrics.timed("post"):
+                refusal = await _deliver(job, item)
             if refusal is None:
                 await job.store.accepted(item.id)
                 ids = frozenset(obj.object_id for obj, _ in item.tasks)

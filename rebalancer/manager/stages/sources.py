@@ -109,7 +109,8 @@ async def _scan_column(
     while begun.position < begun.until and not _has_enough(job):
         end = min(begun.position + job.config.options.md_read_chunk_size, begun.until)
         ask = partial(scan.window, shard, columns, column, begun.position, end, shark)
-        rows = await _insistently(partial(ask, directories=scan_round > 0))
+        with job.metrics.timed("scan"):
+            rows = await _insistently(partial(ask, directories=scan_round > 0))
         begun = attrs.evolve(begun, position=end)
         job.metrics.scanned(begun)
         await keep(begun, rows)

@@ -39,7 +39,7 @@ async def update(job: Job, moved: trio.MemoryReceiveChannel[Moved]) -> None:
         async for item in moved:
             # Before the task starts, so that no more of them exist than may work.
             await job.updaters.acquire(item)
-            nursery.start_soon(_release_after, job, item, partial(_update_assignment, job, item))
+            nursery.start_soon(_release_after, job, item, partial(_update_timed, job, item))
 
 
 async def update_links(job: Job) -> None:
@@ -58,6 +58,11 @@ async def _release_after(job: Job, borrower: object, work: Callable[[], Awaitabl
         await work()
     finally:
         job.updaters.release(borrower)
+
+
+async def _update_timed(job: Job, item: Moved) -> None:
+    with job.metrics.timed("update"):
+        await _update_assignment(job, item)
 
 
 async def _update_assignment(job: Job, item: Moved) -> None:
