@@ -7,6 +7,7 @@ the same records, inserts the same rows and encodes the same updates: that is th
 """
 
 import argparse
+import cProfile
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,7 @@ def cost_of_a_view(file: Path) -> float:
     return (time.perf_counter() - begun) / VIEWS
 
 
-def measure(setting: Setting, shared: str, profile: bool) -> Result:
+def measure(setting: Setting, shared: str, profile: str | None) -> Result:
     with (
         tempfile.TemporaryDirectory(dir=shared) as shards,
         tempfile.TemporaryDirectory(dir=setting.folder) as folder,
@@ -343,8 +344,8 @@ def measure(setting: Setting, shared: str, profile: bool) -> Result:
         (Path(folder) / "floor.sqlite").unlink()
         with running_server(shard_file, 0.0) as moray_port, running_agents() as agents_port:
             arguments = [str(job_file), str(setting.tasks), str(moray_port), str(agents_port)]
-            profiler = ["-m", "cProfile", "-o", "/tmp/manager.prof"] if profile else []
-            command = [sys.executable, *profiler, __file__, "--manage", *arguments]
+            command = [sys.executable, __file__, "--manage", *arguments]
+            command += [] if profile is None else ["--profile", profile]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         told = json.loads(done.stdout)
         assert told.pop("complete") == setting.objects
@@ -395,7 +396,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--folder", nargs="+", default=["/dev/shm"], help="of the job's file")
     parser.add_argument("--names", action="store_true", help="every task and transaction too")
-    parser.add_argument("--profile", action="store_true", help="cProfile to /tmp/manager.prof")
+    parser.add_argument("--profile", metavar="FILE", help="what its event loop does, for pstats")
     parser.add_argument("--manage", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--agents", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -405,7 +406,11 @@ def main() -> None:
         return
     if options.manage:
         file, tasks, moray, agents = options.manage
-        told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents))
+        profiler = cProfile.Profile(time.thread_time)
+        with profiler if options.profile else nullcontext():
+            told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents))
+        if options.profile:
+            profiler.dump_stats(options.profile)
         print(json.dumps(told))
         return
     console = Console(width=110)
