@@ -5,6 +5,7 @@ import binascii
 import enum
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -127,10 +128,19 @@ def upload_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
 
 
 def _read_shark(entry: object) -> Shark:
-    match entry:
-        case {"datacenter": str(datacenter), "manta_storage_id": str(name)} if is_storage_id(name):
-            return Shark(datacenter, name)
+    if isinstance(entry, dict):
+        datacenter, name = entry.get("datacenter"), entry.get("manta_storage_id")
+        if isinstance(datacenter, str) and isinstance(name, str):
+            shark = _known_shark(datacenter, name)
+            if shark is not None:
+                return shark
     raise UnusableRecord(RecordError.MISSING_SHARKS, "an entry of sharks is malformed")
+
+
+@lru_cache(4096)
+def _known_shark(datacenter: str, name: str) -> Shark | None:
+    """The storage node, if `name` can be one's.  A region has a thousand, and each record two."""
+    return Shark(datacenter, name) if is_storage_id(name) else None
 
 
 def read_object(record: Mapping[str, Any]) -> MantaObject:

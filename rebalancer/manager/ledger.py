@@ -185,18 +185,23 @@ class Ledger:
         """The destinations that have an assignment of the job."""
         return [shark for shark, count in self._assignments.items() if count]
 
+    def look(self, shark: str) -> tuple[int, bool, bool]:
+        """Bytes promised at `shark`, whether it is busy, and whether it is avoided, as below."""
+        account = self._all.account(shark)
+        is_avoided = account.avoid_until > 0 and account.avoid_until > trio.current_time()
+        return account.claimed, account.assignments >= self._max_assignments, is_avoided
+
     def claimed(self, shark: str) -> int:
         """Bytes promised at `shark`, with those it may not have reported as used yet."""
-        return self._all.account(shark).claimed
+        return self.look(shark)[0]
 
     def is_busy(self, shark: str) -> bool:
         """Whether `shark` has all the assignments it may have."""
-        return self._all.account(shark).assignments >= self._max_assignments
+        return self.look(shark)[1]
 
     def is_avoided(self, shark: str) -> bool:
         """Whether `shark` failed lately."""
-        until = self._all.account(shark).avoid_until
-        return until > 0 and until > trio.current_time()
+        return self.look(shark)[2]
 
     async def wait_change(self) -> None:
         """Return after the next assignment of any job is over."""

@@ -1,4 +1,4 @@
-"""HTTP to other services of the control plane.  The only module that knows httpx."""
+"""HTTP to other services of the control plane, by httpx."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -11,11 +11,10 @@ import trio
 
 from rebalancer.errors import PeerMalformed, PeerUnreachable
 from rebalancer.peers.names import locate
+from rebalancer.peers.transport import Transport
 
 #: A connection must be made within this many seconds.
 CONNECT_S = 5.0
-#: No answer of the control plane is larger: 500 storage nodes are about 400 KB.
-MAX_BODY_BYTES = 64 << 20
 
 
 @attrs.frozen
@@ -78,7 +77,7 @@ class HttpClient:
         where = locate(host, self._hosts, port)
         try:
             with trio.fail_after(within_s):
-                async with self._client.stream(
+                response = await self._client.request(
                     method,
                     f"http://{where}{path}",
                     content=None if body is None else json.dumps(body).encode(),
@@ -87,10 +86,8 @@ class HttpClient:
                         **({} if body is None else {"content-type": "application/json"}),
                         **(headers or {}),
                     },
-                ) as response:
-                    return Reply(
-                        response.status_code, response.headers, await _read(response, host)
-                    )
+                )
+                return Reply(response.status_code, response.headers, response.content)
         except trio.TooSlowError as exc:
             raise PeerUnreachable(f"{method} {host}{path}: no answer in {within_s} s") from exc
         except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
@@ -98,15 +95,6 @@ class HttpClient:
         except httpx.TransportError as exc:
             detail = str(exc) or type(exc).__name__
             raise PeerUnreachable(f"{method} {host}{path}: {detail}") from exc
-
-
-async def _read(response: httpx.Response, host: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise PeerMalformed(f"{host}: answer is longer than {MAX_BODY_BYTES} bytes")
-    return bytes(body)
 
 
 @asynccontextmanager
@@ -117,7 +105,9 @@ async def open_http(
     async with httpx.AsyncClient(
         trust_env=False,
         follow_redirects=False,
+        # What is unpacked has no bound.
+        headers={"accept-encoding": "identity"},
         timeout=httpx.Timeout(read_s, connect=CONNECT_S),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        transport=Transport(connections),
     ) as client:
         yield HttpClient(client, hosts)

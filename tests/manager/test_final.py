@@ -320,10 +320,10 @@ async def test_a_shard_that_cannot_be_scanned_again_fails_the_job(
         moray: Any = job.moray[2]
         ask = moray.sql
 
-        async def refuse(statement: str, values: Any = ()) -> Any:
+        async def refuse(statement: str, values: Any = (), **options: Any) -> Any:
             if "directory" in statement:
                 raise PeerRefused("no")
-            return await ask(statement, values)
+            return await ask(statement, values, **options)
 
         moray.sql = refuse
         with pytest.raises(JobFailed, match="final scan of shard 2"):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 import attrs
 import trio
 
+from rebalancer.config import ManagerConfig
 from rebalancer.domain import candidates, placement
 from rebalancer.domain.batches import Batch
 from rebalancer.domain.candidates import Candidates, Outlook
@@ -53,15 +54,18 @@ class _Selection:
 
     candidates: Candidates
     nodes: tuple[StorageNode, ...]
+    config: ManagerConfig
     rules: Rules
     excluded: frozenset[str]
     made_at: float
     changes: int
+    #: Objects for which it holds, if nothing else happens.
+    most: int
 
     def is_of(
-        self, nodes: tuple[StorageNode, ...], rules: Rules, excluded: Collection[str]
+        self, nodes: tuple[StorageNode, ...], config: ManagerConfig, excluded: Collection[str]
     ) -> bool:
-        return self.nodes is nodes and self.rules == rules and self.excluded == excluded
+        return self.nodes is nodes and self.config is config and self.excluded == excluded
 
 
 class _Placer:
@@ -154,11 +158,9 @@ class _Placer:
 
         Claims change with every object, so the roomiest are not the roomiest for ever.
         """
-        job = self._job
-        rules = job.rules
-        most = rules.max_sharks * job.batch_limits.max_tasks
-        excluded = self._excluded()
-        if self._served >= most or not self._selection.is_of(job.fleet.nodes, rules, excluded):
+        job, selection = self._job, self._selection
+        is_of = selection.is_of(job.fleet.nodes, job.config, self._excluded())
+        if self._served >= selection.most or not is_of:
             self._selection = self._select()
 
     def _is_old(self) -> bool:
@@ -177,22 +179,31 @@ class _Placer:
         }
         self._served = 0
         ranked = candidates.rank(eligible, self._look)
-        return _Selection(ranked, nodes, rules, excluded, trio.current_time(), job.ledger.changes)
+        return _Selection(
+            ranked,
+            nodes,
+            job.config,
+            rules,
+            excluded,
+            trio.current_time(),
+            job.ledger.changes,
+            rules.max_sharks * job.batch_limits.max_tasks,
+        )
 
     def _excluded(self) -> frozenset[str]:
         return frozenset((*self._job.evacuating(), self._job.action.origin.manta_storage_id))
 
     def _look(self, node: StorageNode) -> Outlook:
         """How `node` stands, and the bytes that the next object for it may have."""
-        name, ledger = node.manta_storage_id, self._job.ledger
+        name = node.manta_storage_id
+        claimed, is_busy, is_avoided = self._job.ledger.look(name)
         batch = self._batches.get(name)
         left = 0 if batch is None else batch.claim_limit - batch.size
-        room = max(left, self._claim_limit(name))
-        return Outlook(room, ledger.is_busy(name), ledger.is_avoided(name))
+        return Outlook(max(left, self._claim_limit(name, claimed)), is_busy, is_avoided)
 
-    def _claim_limit(self, name: str) -> int:
+    def _claim_limit(self, name: str, claimed: int) -> int:
         # Half, because others write there too.
-        return max(0, self._capacities[name] - self._job.ledger.claimed(name)) // 2
+        return max(0, self._capacities[name] - claimed) // 2
 
     # --- batches -------------------------------------------------------------------------
 
@@ -203,7 +214,7 @@ class _Placer:
         if name in self._batches and not self._batches[name].fits(obj.size):
             full.append(self._batches.pop(name))
         if name not in self._batches:
-            limit = self._claim_limit(name)
+            limit = self._claim_limit(name, self._job.ledger.claimed(name))
             self._batches[name] = Batch(plan.destination, trio.current_time(), limit)
         self._job.ledger.claim(name, obj.size)
         batch = self._batches[name]

@@ -1,5 +1,6 @@
 """Rows of assignments, and of the objects in them until they are copied."""
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
@@ -38,13 +39,15 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> Tally:
         ),
     )
     destinations.give(db, assignment)
-    changed = db.executemany(
+    changed = db.execute(
         "UPDATE evacuateobjects SET status = 'assigned', assignment_id = ?, dest_shark = ?"
-        " WHERE id = ? AND status = 'unprocessed' AND NOT put_off",
-        [
-            (assignment.id, assignment.destination.manta_storage_id, object_id)
-            for object_id in assignment.object_ids
-        ],
+        " WHERE id IN (SELECT value FROM json_each(?)) AND +status = 'unprocessed'"
+        " AND NOT put_off",
+        (
+            assignment.id,
+            assignment.destination.manta_storage_id,
+            json.dumps(assignment.object_ids),
+        ),
     ).rowcount
     if changed != len(assignment.object_ids):
         raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
@@ -63,7 +66,7 @@ def withdraw(db: sqlite3.Connection, assignment_id: str) -> Tally:
     """It was never sent: its objects are as before."""
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
-    for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+    for row in _objects_of(db, assignment_id):
         _return(db, tally, row)
     tally.save(db)
     return tally
@@ -83,7 +86,7 @@ def give_back(
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     tally = Tally()
     waiting, skipped = 0, Counter[Reason]()
-    for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
+    for row in _objects_of(db, assignment_id):
         if never_sent:
             _return(db, tally, row)
             waiting += 1
@@ -107,29 +110,25 @@ def copied(
     _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
     tally = Tally()
     waiting, skipped = 0, Counter[Reason]()
-    objects = size = 0
-    for row in _objects_of(db, assignment_id, ObjectStatus.ASSIGNED):
-        failure = failed.get(row["id"])
-        if failure is None:
-            objects += 1
-            size += row["bytes"]
-            continue
+    for object_id, failure in failed.items():
+        row = _object_of(db, assignment_id, object_id)
         tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source)
         if _try_again(db, tally, row, failure.reason, tried, max_attempts):
             waiting += 1
         else:
             skipped[failure.reason] += 1
-    if waiting + skipped.total() != len(failed):
-        raise IllegalTransition(f"assignment {assignment_id}: a failed object was not assigned")
-    db.execute(
-        "UPDATE evacuateobjects SET status = ? WHERE assignment_id = ? AND status = 'assigned'",
-        (
-            advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED),
-            assignment_id,
-        ),
-    )
+    left = (assignment_id, ObjectStatus.ASSIGNED)
+    (size,) = db.execute(
+        "SELECT ifnull(sum(bytes), 0) FROM evacuateobjects WHERE assignment_id = ? AND status = ?",
+        left,
+    ).fetchone()
+    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
+    objects = db.execute(
+        "UPDATE evacuateobjects SET status = ? WHERE assignment_id = ? AND status = ?",
+        (new, *left),
+    ).rowcount
     destinations.count(db, assignment_id, copied=objects, failed=len(failed))
-    tally.move("assigned", "post_processing", None, objects, size)
+    tally.move(ObjectStatus.ASSIGNED, new, None, objects, size)
     tally.save(db)
     return Uncopied(waiting, skipped), tally
 
@@ -145,11 +144,19 @@ def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
             row["id"],
             Shark(row["dest_datacenter"], row["dest_shark"]),
             AssignmentState(row["state"]),
-            tuple(o["id"] for o in _objects_of(db, row["id"], ObjectStatus.ASSIGNED)),
+            _ids_of(db, row["id"]),
             row["bytes"],
         )
         for row in rows
     ]
+
+
+def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
+    rows = db.execute(
+        "SELECT id FROM evacuateobjects WHERE assignment_id = ? AND status = 'assigned'",
+        (assignment_id,),
+    )
+    return tuple(row["id"] for row in rows)
 
 
 def finish(db: sqlite3.Connection, assignment_id: str) -> None:
@@ -167,14 +174,29 @@ def _advance(
     )
 
 
-def _objects_of(
-    db: sqlite3.Connection, assignment_id: str, status: ObjectStatus
-) -> list[sqlite3.Row]:
+def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]:
+    """What is in an assignment."""
     return db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark FROM evacuateobjects"
-        " WHERE assignment_id = ? AND status = ?",
-        (assignment_id, status),
+        " WHERE assignment_id = ? AND status = 'assigned'",
+        (assignment_id,),
     ).fetchall()
+
+
+def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sqlite3.Row:
+    """One of them.
+
+    Raises:
+      IllegalTransition: it is not in it.
+    """
+    row: sqlite3.Row | None = db.execute(
+        "SELECT id, bytes, attempts, tried, dest_shark FROM evacuateobjects"
+        " WHERE id = ? AND assignment_id = ? AND status = 'assigned'",
+        (object_id, assignment_id),
+    ).fetchone()
+    if row is None:
+        raise IllegalTransition(f"assignment {assignment_id}: a failed object was not assigned")
+    return row
 
 
 def _try_again(

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 
 
 def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str) -> None:
@@ -14,6 +15,6 @@ def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str
     )
 
 
-def forget_orphan(db: sqlite3.Connection, object_id: str, shark: str) -> None:
-    """A record names that file now, or one in its place."""
-    db.execute("DELETE FROM orphans WHERE object_id = ? AND shark = ?", (object_id, shark))
+def forget_orphans(db: sqlite3.Connection, copies: Iterable[tuple[str, str]]) -> None:
+    """Records name these copies now, each given by the id of its object and its shark."""
+    db.executemany("DELETE FROM orphans WHERE object_id = ? AND shark = ?", copies)

@@ -1,15 +1,16 @@
 """Rows of copied objects, until their records name the copies; and links."""
 
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import Shark
-from rebalancer.domain.states import ObjectStatus, advance
+from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import Settled, StoredRecord
 from rebalancer.manager.transactions.counters import Tally
-from rebalancer.manager.transactions.orphans import forget_orphan
+from rebalancer.manager.transactions.orphans import forget_orphans
 from rebalancer.manager.transactions.waiting import PAGE
 
 
@@ -27,10 +28,31 @@ def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
 def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
     """End objects as their updates ended."""
     tally = Tally()
+    written = list[str]()
     for item in settled:
-        _settle(db, tally, item)
+        if item.event is ObjectEvent.METADATA_WRITTEN:
+            written.append(item.id)
+        else:
+            _settle(db, tally, item)
+    _complete(db, tally, written)
     tally.save(db)
     return tally
+
+
+def _complete(db: sqlite3.Connection, tally: Tally, ids: Sequence[str]) -> None:
+    """End objects whose records name their copies: nearly all, so in one statement."""
+    old = ObjectStatus.POST_PROCESSING
+    new = advance(states.OBJECT, old, ObjectEvent.METADATA_WRITTEN)
+    rows = db.execute(
+        "UPDATE evacuateobjects SET status = ?"
+        " WHERE id IN (SELECT value FROM json_each(?)) AND status = ?"
+        " RETURNING id, bytes, dest_shark",
+        (new, json.dumps(ids), old),
+    ).fetchall()
+    if len(rows) != len(ids):
+        raise IllegalTransition(f"an object is not {old}, so it cannot become {new}")
+    tally.move(old, new, None, len(rows), sum(row["bytes"] for row in rows))
+    forget_orphans(db, [(row["id"], row["dest_shark"]) for row in rows])
 
 
 def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
@@ -38,15 +60,13 @@ def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
     new = advance(states.OBJECT, old, item.event)
     row = db.execute(
         "UPDATE evacuateobjects SET status = ?, error = ?, outcome = ?, detail = ?"
-        " WHERE id = ? AND status = ? RETURNING id, bytes, dest_shark",
+        " WHERE id = ? AND status = ? RETURNING bytes, dest_shark",
         (new, item.error, item.outcome, item.detail, item.id, old),
     ).fetchone()
     if row is None:
         raise IllegalTransition(f"object {item.id} is not {old}, so it cannot become {new}")
     tally.move(old, new, item.error or item.outcome, 1, row["bytes"])
-    if new is ObjectStatus.COMPLETE:
-        forget_orphan(db, item.id, row["dest_shark"])
-    elif item.orphan is not None:
+    if item.orphan is not None:
         reason = str(item.error or item.outcome)
         db.execute(
             "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
@@ -77,7 +97,7 @@ def settle_link(
         (status, detail, link.shard, link.key),
     )
     if status == "complete":
-        forget_orphan(db, link.id, link.destination.manta_storage_id)
+        forget_orphans(db, [(link.id, link.destination.manta_storage_id)])
 
 
 def _stored_record(row: sqlite3.Row) -> StoredRecord:

@@ -74,6 +74,9 @@ class Status(enum.IntEnum):
     ERROR = 3
 
 
+_STATUSES: Mapping[int, Status] = {int(status): status for status in Status}
+
+
 @attrs.frozen
 class Message:
     """One message.  `data` is a list, for ERROR an object with `name` and `message`."""
@@ -136,15 +139,23 @@ class Decoder:
           FastError: one of its subclasses, naming what is wrong.
         """
         self._buffer += data
-        while len(self._buffer) >= _HEADER.size:
-            version, kind, status, msg_id, crc, length = _HEADER.unpack_from(self._buffer)
-            _check_header(version, kind, status, msg_id, length)
-            end = _HEADER.size + length
-            if len(self._buffer) < end:
-                return
-            payload = bytes(self._buffer[_HEADER.size : end])
-            del self._buffer[:end]
-            yield _read(version, Status(status), msg_id, crc, payload)
+        begun = 0
+        try:
+            while len(self._buffer) - begun >= _HEADER.size:
+                version, kind, status, msg_id, crc, length = _HEADER.unpack_from(
+                    self._buffer, begun
+                )
+                _check_header(version, kind, status, msg_id, length)
+                body = begun + _HEADER.size
+                if len(self._buffer) - body < length:
+                    return
+                begun = body + length
+                yield _read(
+                    version, _STATUSES[status], msg_id, crc, bytes(self._buffer[body:begun])
+                )
+        finally:
+            # Once for all messages: each time the rest of the bytes moves.
+            del self._buffer[:begun]
 
     @property
     def is_between_messages(self) -> bool:
@@ -166,7 +177,7 @@ def _check_header(version: int, kind: int, status: int, msg_id: int, length: int
         raise BadVersion(f"version {version}, expected 1 or 2")
     if kind != _TYPE_JSON:
         raise BadType(f"type {kind}, expected {_TYPE_JSON}")
-    if status not in Status.__members__.values():
+    if status not in _STATUSES:
         raise BadStatus(f"status {status}, expected 1, 2 or 3")
     if msg_id > MAX_ID:
         raise BadId(f"message id {msg_id}, expected at most {MAX_ID}")
@@ -182,7 +193,7 @@ def _read(version: int, status: Status, msg_id: int, crc: int, payload: bytes) -
     if crc != expected:
         raise BadCrc(f"message {msg_id}: checksum {crc:04X}, expected {expected:04X}")
     try:
-        document = json.loads(payload)
+        document = json.loads(payload.decode(errors="surrogatepass"))
     except (ValueError, RecursionError) as exc:
         raise BadPayload(f"message {msg_id}: {exc}") from exc
     if not (

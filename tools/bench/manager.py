@@ -1,0 +1,433 @@
+"""What an object costs the manager: a whole job, with neighbours that cost it nothing.
+
+The job runs in a process of its own, with the real pipeline, store and clients.  Its shard is the
+region's Moray in a second process, its agents are a third that says of every assignment that it
+is done; so the CPU of the first is all the manager's.  In the same run a plain script only reads
+the same records, inserts the same rows and encodes the same updates: that is the floor.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import platform
+import re
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from metadata import DESTINATION, ORIGIN, record, running_server
+from rich.console import Console
+from rich.table import Table
+
+from rebalancer.config import ManagerConfig, Options, Shard
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.domain.objects import StorageNode
+from rebalancer.domain.sharks import rewrite
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.log import configure
+from rebalancer.manager import pipeline
+from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.job import Job
+from rebalancer.manager.ledger import Ledgers
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.store import SCHEMA, open_store
+from rebalancer.manager.throttle import Throttle
+from rebalancer.manager.updaters import Updaters
+from rebalancer.manager.views import read_job
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.http import open_http
+from rebalancer.peers.moray import fast
+from rebalancer.peers.moray.client import open_moray
+from rebalancer.sqlite import connect, transact
+
+#: Destinations, in the datacenter of the evacuated shark and in a third one.
+NODES = tuple(
+    StorageNode(f"{number}.stor.lab", f"dc{1 + 2 * (number % 2)}", 100_000_000, 10)
+    for number in range(10, 40)
+)
+MORAY = "1.moray.lab"
+VIEWS = 200  # of a job, for the cost of one
+
+
+@attrs.frozen
+class Setting:
+    """A row: so many objects, tasks of an assignment, and where the job's file is."""
+
+    objects: int
+    tasks: int
+    folder: str
+
+
+# --- the agents ----------------------------------------------------------------------------
+
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+async def serve_agents() -> None:
+    """Every agent there is, on one port, which is told: an assignment is done when it comes."""
+    tasks: dict[bytes, int] = {}
+
+    def answer(method: bytes, path: bytes, body: bytes) -> bytes:
+        name = path.rpartition(b"/")[2]
+        if method == b"POST":
+            posted = json.loads(body)
+            tasks[posted["id"].encode()] = len(posted["tasks"])
+            return json.dumps(posted["id"]).encode()
+        if method == b"DELETE":
+            del tasks[name]
+            return b""
+        stats = {"state": {"Complete": None}, "failed": 0, "complete": tasks[name]}
+        report = {"uuid": name.decode(), "stats": {**stats, "total": tasks[name]}}
+        return json.dumps(report).encode()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        buffer = b""
+        async for data in stream:
+            buffer += data
+            while (end := buffer.find(b"\r\n\r\n") + 4) > 3:
+                head = buffer[:end]
+                found = _LENGTH.search(head)
+                whole = end + (int(found[1]) if found else 0)
+                if len(buffer) < whole:
+                    break
+                method, path, _ = head.split(b" ", 2)
+                body = answer(method, path, buffer[end:whole])
+                buffer = buffer[whole:]
+                length = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+                await stream.send_all(length + body)
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    print(listener.socket.getsockname()[1], flush=True)
+    await trio.serve_listeners(serve, [listener])
+
+
+@contextmanager
+def running_agents() -> Iterator[int]:
+    command = [sys.executable, __file__, "--agents"]
+    popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert popen.stdout is not None
+        yield int(popen.stdout.readline())
+    finally:
+        popen.kill()
+        popen.wait(10)
+
+
+# --- whose CPU it is -----------------------------------------------------------------------
+
+
+class Split(trio.abc.Instrument):
+    """CPU seconds of each task by its name, and of each transaction by its own.
+
+    Mutable state: those, behind a lock for the threads, and when the running task began.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._begun = time.thread_time()
+        self._lock = threading.Lock()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._begun = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.seconds[task.name.removeprefix("rebalancer.")] += time.thread_time() - self._begun
+
+    async def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """A `RunSync` that counts."""
+
+        def run() -> Any:
+            begun = time.thread_time()
+            try:
+                return fn(*args)
+            finally:
+                with self._lock:
+                    self.seconds[_transaction(fn)] += time.thread_time() - begun
+
+        return await trio.to_thread.run_sync(run)
+
+
+def _transaction(fn: Callable[..., Any]) -> str:
+    """The function that a `Database` was asked to run, or `fn` if it is none of its own."""
+    cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False))
+    inner = cells["fn"].cell_contents if "fn" in cells else fn
+    return f"store: {inner.__qualname__}"
+
+
+#: Name of a stage -> what the names of its tasks and transactions begin with.
+STAGES = {
+    "discover": ("manager.stages.discover", "manager.stages.sources", "store: found"),
+    "place": ("manager.stages.place", "store: assign", "store: refuse"),
+    "post": ("manager.stages.post", "store: accept"),
+    "poll": ("manager.stages.poll", "store: copied"),
+    "update": ("manager.stages.update", "store: to_update", "store: settle", "store: finish"),
+    "answers of Moray": ("peers.moray.connection",),
+}
+
+
+def by_stage(seconds: dict[str, float], total: float) -> dict[str, float]:
+    """CPU seconds of each stage, of all the rest that has a name, and of none (trio, threads)."""
+    split = dict.fromkeys([*STAGES, "other"], 0.0)
+    for name, cpu in seconds.items():
+        stages = [s for s, starts in STAGES.items() if name.startswith(starts)]
+        split[stages[0] if stages else "other"] += cpu
+    return {**split, "trio and threads": total - sum(seconds.values())}
+
+
+# --- the manager ---------------------------------------------------------------------------
+
+
+async def manage(file: Path, tasks: int, moray_port: int, agents_port: int) -> dict[str, Any]:
+    """Run a job to its end and tell what it cost."""
+    hosts = {MORAY: f"127.0.0.1:{moray_port}"}
+    hosts |= {node.manta_storage_id: f"127.0.0.1:{agents_port}" for node in NODES}
+    options = Options(max_tasks_per_assignment=tasks)
+    config = ManagerConfig("lab", (Shard(MORAY),), options=options)
+    metrics = ManagerMetrics(config)
+    split = Split()
+
+    async def ask() -> tuple[StorageNode, ...]:
+        await trio.lowlevel.checkpoint()
+        return NODES
+
+    threads = options.max_metadata_update_threads
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        moray = await enter(open_moray({1: MORAY}, hosts, connections=threads))
+        http = await enter(open_http(hosts))
+        store = await enter(open_store(file, run=split.in_thread))
+        await store.set_origin(ORIGIN)
+        agents = Agents(http, config.agent_port)
+        job = Job(
+            id="bench",
+            action=Evacuate(ORIGIN),
+            config=config,
+            store=store,
+            fleet=Fleet(ask),
+            agents=agents,
+            scanned=moray,
+            moray=moray,
+            listing=None,
+            metrics=metrics,
+            ledger=stack.enter_context(Ledgers().open(options.max_assignments_per_shark)),
+            throttle=Throttle(agents, None),
+            updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
+        )
+        trio.lowlevel.add_instrument(split)
+        begun, cpu = time.perf_counter(), time.process_time()
+        await pipeline.run(job)
+        wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        trio.lowlevel.remove_instrument(split)
+        status = await store.status()
+    return {
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        "complete": status.objects(ObjectStatus.COMPLETE),
+        "split": by_stage(split.seconds, cpu),
+        "names": split.seconds,
+    }
+
+
+# --- the floor -----------------------------------------------------------------------------
+
+
+def read_records(shard_file: Path) -> Iterator[tuple[str, str, str]]:
+    """Key, etag and text of each record."""
+    with closing(connect(shard_file, mode="ro")) as db:
+        for row in db.execute("SELECT _key, _etag, _value FROM manta ORDER BY _id"):
+            yield row["_key"], row["_etag"], row["_value"]
+
+
+def floor(shard_file: Path, file: Path, tasks: int) -> float:
+    """CPU seconds of reading each record, inserting its row and encoding its update, no more."""
+    with closing(connect(file)) as db:
+        db.executescript(SCHEMA)
+        cpu, chunk = 0.0, list[tuple[str, str, str]]()
+        for found in read_records(shard_file):
+            chunk.append(found)
+            if len(chunk) == tasks:
+                cpu += _floor(db, chunk)
+                chunk = []
+        return cpu + _floor(db, chunk)
+
+
+def _floor(db: sqlite3.Connection, chunk: list[tuple[str, str, str]]) -> float:
+    begun = time.process_time()
+    values = [json.loads(text) for _, _, text in chunk]
+    rows = [
+        (value["objectId"], text, 1, etag, "unprocessed", key, value["contentLength"])
+        for value, (key, etag, text) in zip(values, chunk, strict=True)
+    ]
+    insert = (
+        "INSERT INTO evacuateobjects (id, object, shard, etag, status, key, bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    )
+    transact(db, lambda db: db.executemany(insert, rows))
+    puts = [
+        {
+            "operation": "put",
+            "bucket": "manta",
+            "key": key,
+            "value": rewrite(value, ORIGIN.manta_storage_id, DESTINATION),
+            "options": {"etag": etag, "headers": {}},
+        }
+        for value, (key, etag, _) in zip(values, chunk, strict=True)
+    ]
+    fast.encode(fast.Message(1, fast.Status.DATA, "batch", [puts, {}], uts=1))
+    return time.process_time() - begun
+
+
+# --- one row -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Result:
+    """What one setting cost; bytes, and seconds of the CPU but for `wall_s`."""
+
+    setting: Setting
+    wall_s: float
+    cpu_s: float
+    floor_s: float
+    rss: int
+    file_bytes: int
+    record_bytes: int
+    view_s: float
+    split: dict[str, float]
+    names: dict[str, float]
+
+
+def seed(shard_file: Path, objects: int) -> int:
+    """Make the shard; bytes of its records."""
+    shard = ShardStore(shard_file)
+    with closing(shard):
+        values = (record(number) for number in range(objects))
+        shard.seed("manta", ((value["key"], value) for value in values))
+    with closing(connect(shard_file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(db.execute("SELECT sum(length(_value)) FROM manta").fetchone()[0])
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a sqlite file with its WAL, once that is written back."""
+    with closing(connect(file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
+
+
+def cost_of_a_view(file: Path) -> float:
+    """Seconds that it takes to read what GET /jobs/{id} shows."""
+    begun = time.perf_counter()
+    for _ in range(VIEWS):
+        read_job(file)
+    return (time.perf_counter() - begun) / VIEWS
+
+
+def measure(setting: Setting, shared: str, profile: str | None) -> Result:
+    with (
+        tempfile.TemporaryDirectory(dir=shared) as shards,
+        tempfile.TemporaryDirectory(dir=setting.folder) as folder,
+    ):
+        shard_file, job_file = Path(shards) / "shard.sqlite", Path(folder) / "job.sqlite"
+        record_bytes = seed(shard_file, setting.objects)
+        floor_s = floor(shard_file, Path(folder) / "floor.sqlite", setting.tasks)
+        (Path(folder) / "floor.sqlite").unlink()
+        with running_server(shard_file, 0.0) as moray_port, running_agents() as agents_port:
+            arguments = [str(job_file), str(setting.tasks), str(moray_port), str(agents_port)]
+            command = [sys.executable, __file__, "--manage", *arguments]
+            command += [] if profile is None else ["--profile", profile]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        told = json.loads(done.stdout)
+        assert told.pop("complete") == setting.objects
+        return Result(
+            setting,
+            floor_s=floor_s,
+            record_bytes=record_bytes,
+            file_bytes=size_of(job_file),
+            view_s=cost_of_a_view(job_file),
+            **told,
+        )
+
+
+def show(console: Console, results: list[Result]) -> None:
+    table = Table(
+        *("objects", "tasks", "file in", "objects/s", "CPU s/M", "floor s/M", "x floor"),
+        *("RSS MiB", "file/records", "view us"),
+        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}",
+    )
+    for one in results:
+        count = one.setting.objects
+        table.add_row(
+            f"{count:,}",
+            str(one.setting.tasks),
+            one.setting.folder,
+            f"{count / one.wall_s:,.0f}",
+            f"{one.cpu_s / count * 1e6:.0f}",
+            f"{one.floor_s / count * 1e6:.0f}",
+            f"{one.cpu_s / one.floor_s:.2f}",
+            f"{one.rss / 2**20:.0f}",
+            f"{one.file_bytes / one.record_bytes:.2f}",
+            f"{one.view_s * 1e6:.0f}",
+        )
+    console.print(table)
+    split = Table(
+        "CPU s/M", *(f"{one.setting.objects:,} by {one.setting.tasks}" for one in results)
+    )
+    for name in results[0].split:
+        split.add_row(
+            name, *(f"{one.split[name] / one.setting.objects * 1e6:.1f}" for one in results)
+        )
+    console.print(split)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
+    parser.add_argument("--tasks", type=int, nargs="+", default=[50, 200])
+    parser.add_argument("--folder", nargs="+", default=["/dev/shm"], help="of the job's file")
+    parser.add_argument("--names", action="store_true", help="every task and transaction too")
+    parser.add_argument("--profile", metavar="FILE", help="what its event loop does, for pstats")
+    parser.add_argument("--manage", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--agents", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    configure("bench", "error")
+    if options.agents:
+        trio.run(serve_agents)
+        return
+    if options.manage:
+        file, tasks, moray, agents = options.manage
+        profiler = cProfile.Profile(time.thread_time)
+        with profiler if options.profile else nullcontext():
+            told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents))
+        if options.profile:
+            profiler.dump_stats(options.profile)
+        print(json.dumps(told))
+        return
+    console = Console(width=110)
+    results = []
+    for folder in options.folder:
+        for objects in options.objects:
+            for tasks in options.tasks:
+                setting = Setting(objects, tasks, folder)
+                results.append(measure(setting, options.folder[0], options.profile))
+                if options.names:
+                    for name, cpu in sorted(results[-1].names.items(), key=lambda item: -item[1]):
+                        console.print(f"{cpu / objects * 1e6:8.1f} {name}")
+    show(console, results)
+
+
+if __name__ == "__main__":
+    main()
