@@ -44,6 +44,29 @@ def remedy(reason: Reason) -> Remedy:
     return _REMEDIES.get(reason.name, Remedy.ELSEWHERE)
 
 
+#: A destination that was away, for a restart perhaps, may be back when all else is done.
+_AWAY = (reasons.DESTINATION_UNREACHABLE, reasons.AGENT_BUSY)
+
+
+class Next(enum.Enum):
+    """What becomes of an object that was not copied."""
+
+    SKIPPED = enum.auto()
+    AT_ONCE = enum.auto()  # it is tried again
+    PUT_OFF = enum.auto()  # it is tried again when all else of the job is done
+
+
+def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
+    """What becomes of an object that has failed `failures` times now, this time for `reason`.
+
+    The last of its tries waits, where the destination may only have been away.
+    """
+    if remedy(reason) is Remedy.NONE or failures >= max_attempts:
+        return Next.SKIPPED
+    is_last = failures + 1 >= max_attempts
+    return Next.PUT_OFF if is_last and reason in _AWAY else Next.AT_ONCE
+
+
 @attrs.frozen
 class Failure:
     """Why an agent did not copy an object, and from which shark it was to be read."""

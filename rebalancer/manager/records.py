@@ -107,9 +107,12 @@ class OpenAssignment:
 
 @attrs.frozen
 class Uncopied:
-    """What became of objects that were not copied: `waiting` of them are tried again."""
+    """What became of objects that were not copied."""
 
+    #: Tried again at once.
     waiting: int
+    #: Tried again when all else is settled.
+    put_off: int
     skipped: Mapping[Reason, int]
 
 

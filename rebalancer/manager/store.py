@@ -90,6 +90,11 @@ class JobStore:
         self._counts.update(tally.by_status())
         self.wake()
 
+    def _note(self, done: Uncopied, tally: Tally) -> Uncopied:
+        self._put_off += done.put_off
+        self._mirror(tally)
+        return done
+
     async def load(self) -> None:
         """Bring the mirror up to date with the file, before any other use.
 
@@ -180,9 +185,7 @@ class JobStore:
         else is skipped.
         """
         done, tally = await self.database.write(waiting.refuse, refused, max_attempts)
-        self._put_off += done.waiting
-        self._mirror(tally)
-        return done
+        return self._note(done, tally)
 
     async def skip_waiting(self, outcome: str) -> None:
         """Skip every object without a destination, for the cause `outcome`; a page at a time."""
@@ -213,8 +216,7 @@ class JobStore:
         done, tally = await self.database.write(
             assigned.give_back, assignment_id, reason, max_attempts, path, detail
         )
-        self._mirror(tally)
-        return done
+        return self._note(done, tally)
 
     async def copied(
         self, assignment_id: str, failed: Mapping[str, Failure], *, max_attempts: int
@@ -227,8 +229,7 @@ class JobStore:
         done, tally = await self.database.write(
             assigned.copied, assignment_id, failed, max_attempts
         )
-        self._mirror(tally)
-        return done
+        return self._note(done, tally)
 
     async def open_assignments(self) -> list[OpenAssignment]:
         """What an earlier run left between placement and the end."""

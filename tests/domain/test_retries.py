@@ -4,7 +4,7 @@ import pytest
 
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.retries import Failure, Remedy, Tried, remedy
+from rebalancer.domain.retries import Failure, Next, Remedy, Tried, after_failure, remedy
 from tests.domain.test_reasons import SPELLINGS
 
 REMEDIES = {
@@ -43,3 +43,22 @@ def test_a_source_is_remembered_only_if_it_is_to_blame() -> None:
         failure = Failure(reason, f"source of {destination}")
         tried = tried.and_also(destination, failure.bad_source)
     assert tried == Tried(frozenset({"2.stor", "3.stor"}), frozenset({"source of 3.stor"}))
+
+
+@pytest.mark.parametrize(
+    ("reason", "failures", "fate"),
+    [
+        (reasons.DESTINATION_UNREACHABLE, 1, Next.AT_ONCE),
+        (reasons.DESTINATION_UNREACHABLE, 2, Next.PUT_OFF),
+        (reasons.DESTINATION_UNREACHABLE, 3, Next.SKIPPED),
+        (reasons.AGENT_BUSY, 2, Next.PUT_OFF),
+        (reasons.MD5_MISMATCH, 2, Next.AT_ONCE),
+        (reasons.MD5_MISMATCH, 3, Next.SKIPPED),
+        (reasons.OBJECT_ALREADY_ON_DEST_SHARK, 1, Next.SKIPPED),
+    ],
+)
+def test_the_last_try_waits_for_a_destination_that_was_away(
+    reason: Reason, failures: int, fate: Next
+) -> None:
+    """Of three tries; what waiting cannot help is tried at once."""
+    assert after_failure(reason, failures, 3) is fate

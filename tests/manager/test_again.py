@@ -12,11 +12,12 @@ import trio
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.reasons import Reason
+from rebalancer.errors import PeerUnreachable
 from rebalancer.manager import pipeline
 from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.stages.discover import ROOM_S
-from rebalancer.wire import Task
+from rebalancer.wire import Assignment, Task
 from tests.manager.test_store import check_counters
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
@@ -94,6 +95,24 @@ async def test_what_fails_everywhere_is_skipped_in_the_end(
     assert len(at) == 3
     # Its other copy is in dc2, so dc1 has two nodes for it; the third try repeats one.
     assert len(set(at)) == 2
+
+
+async def test_agents_that_are_away_for_a_minute_cost_no_object(
+    world: World, autojump_clock: object
+) -> None:
+    """All of them at once, as when they are upgraded: the last try comes when they are back."""
+    world.config_changes = {"max_attempts": 3}
+    back_at = trio.current_time() + 60
+
+    def away(_shark: str, _assignment: Assignment) -> Exception | None:
+        return PeerUnreachable("refused") if trio.current_time() < back_at else None
+
+    world.agents.post_answer = away
+    async with world.job() as job:
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("complete", ""): 20}
+        assert {row["attempts"] for row in rows(job)} == {2}
 
 
 async def test_another_source_is_read_when_one_failed(

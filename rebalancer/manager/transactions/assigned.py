@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.retries import Failure, Remedy, Tried, remedy
+from rebalancer.domain.retries import Failure, Next, Tried, after_failure
 from rebalancer.domain.states import (
     AssignmentEvent,
     AssignmentState,
@@ -85,22 +85,20 @@ def give_back(
     never_sent = reason == reasons.AGENT_ASSIGNMENT_NO_ENT and state == AssignmentState.INIT
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     tally = Tally()
-    waiting, skipped = 0, Counter[Reason]()
+    fates = Counter[Next]()
     for row in _objects_of(db, assignment_id):
         if never_sent:
             _return(db, tally, row)
-            waiting += 1
+            fates[Next.AT_ONCE] += 1
             continue
         note_orphan(db, row, path, f"assignment lost: {reason}")
         tried = read_tried(row).and_also(row["dest_shark"])
-        if _try_again(db, tally, row, reason, tried, max_attempts, detail):
-            waiting += 1
-        else:
-            skipped[reason] += 1
+        fates[_try_again(db, tally, row, reason, tried, max_attempts, detail)] += 1
     if not never_sent:
-        destinations.count(db, assignment_id, copied=0, failed=waiting + skipped.total())
+        destinations.count(db, assignment_id, copied=0, failed=fates.total())
     tally.save(db)
-    return Uncopied(waiting, skipped), tally
+    skipped = {reason: fates[Next.SKIPPED]} if fates[Next.SKIPPED] else {}
+    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
 
 
 def copied(
@@ -109,13 +107,13 @@ def copied(
     """Its objects are copies, but those in `failed`, which return or are skipped."""
     _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
     tally = Tally()
-    waiting, skipped = 0, Counter[Reason]()
+    fates, skipped = Counter[Next](), Counter[Reason]()
     for object_id, failure in failed.items():
         row = _object_of(db, assignment_id, object_id)
         tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source)
-        if _try_again(db, tally, row, failure.reason, tried, max_attempts):
-            waiting += 1
-        else:
+        fate = _try_again(db, tally, row, failure.reason, tried, max_attempts)
+        fates[fate] += 1
+        if fate is Next.SKIPPED:
             skipped[failure.reason] += 1
     left = (assignment_id, ObjectStatus.ASSIGNED)
     (size,) = db.execute(
@@ -130,7 +128,7 @@ def copied(
     destinations.count(db, assignment_id, copied=objects, failed=len(failed))
     tally.move(ObjectStatus.ASSIGNED, new, None, objects, size)
     tally.save(db)
-    return Uncopied(waiting, skipped), tally
+    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
 
 
 def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
@@ -207,18 +205,21 @@ def _try_again(
     tried: Tried,
     max_attempts: int,
     detail: str | None = None,
-) -> bool:
-    """Whether an assigned object returns to placement; if not, it is skipped with `reason`."""
-    if remedy(reason) is Remedy.NONE or row["attempts"] + 1 >= max_attempts:
+) -> Next:
+    """End an assigned object as skipped for `reason`, or return it to placement."""
+    fate = after_failure(reason, row["attempts"] + 1, max_attempts)
+    if fate is Next.SKIPPED:
         skip(db, tally, row["id"], ObjectStatus.ASSIGNED, reason, detail)
-        return False
+        return fate
     _return(db, tally, row)
+    if fate is Next.PUT_OFF:
+        advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     db.execute(
-        "UPDATE evacuateobjects SET attempts = attempts + 1, tried = ?, earlier_shark = NULL"
-        " WHERE id = ?",
-        (write_tried(tried), row["id"]),
+        "UPDATE evacuateobjects SET attempts = attempts + 1, tried = ?, earlier_shark = NULL,"
+        " put_off = ? WHERE id = ?",
+        (write_tried(tried), fate is Next.PUT_OFF, row["id"]),
     )
-    return True
+    return fate
 
 
 def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:

@@ -49,7 +49,7 @@ def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
     """The objects that an assignment has returned."""
     rows = db.execute(
         "SELECT object, tried, earlier_shark FROM evacuateobjects"
-        " WHERE assignment_id = ? AND status = 'unprocessed'",
+        " WHERE assignment_id = ? AND status = 'unprocessed' AND NOT put_off",
         (assignment_id,),
     )
     return [_waiting_object(row) for row in rows]
@@ -76,15 +76,15 @@ def refuse(
 ) -> tuple[Uncopied, Tally]:
     """Put off or skip what there is no destination for."""
     tally = Tally()
-    waiting, skipped = 0, Counter[Reason]()
+    put_off, skipped = 0, Counter[Reason]()
     for object_id, reason in refused:
         if remedy(reason) is Remedy.LATER and _put_off(db, object_id, max_attempts):
-            waiting += 1
+            put_off += 1
             continue
         skip(db, tally, object_id, ObjectStatus.UNPROCESSED, reason)
         skipped[reason] += 1
     tally.save(db)
-    return Uncopied(waiting, skipped), tally
+    return Uncopied(0, put_off, skipped), tally
 
 
 def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
