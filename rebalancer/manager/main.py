@@ -46,6 +46,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         jobs = Jobs(config, index, fleet, http, metrics)
 
         async def service() -> None:
+            await _take_up_change(jobs, path)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fleet.poll)
                 nursery.start_soon(jobs.run)
@@ -64,6 +65,18 @@ def _load(path: Path | None) -> tuple[ManagerConfig, list[str]]:
     config, unknown = load_manager(path)
     read_token(config.agent_token_file)
     return config, unknown
+
+
+async def _take_up_change(jobs: Jobs, path: Path | None) -> None:
+    """Reload if the file has changed since it was read: until now SIGUSR1 was ignored."""
+    try:
+        config, _ = await trio.to_thread.run_sync(_load, path)
+    except ConfigError:
+        changed = True  # so that it is read again, and told
+    else:
+        changed = config != jobs.config
+    if changed:
+        await _reload(jobs, path)
 
 
 async def _reload(jobs: Jobs, path: Path | None) -> None:

@@ -9,7 +9,7 @@ import attrs
 import httpx
 import trio
 
-from rebalancer.errors import PeerMalformed, PeerUnreachable
+from rebalancer.errors import ConfigError, PeerMalformed, PeerUnreachable
 from rebalancer.peers.names import locate
 
 #: A connection must be made within this many seconds.
@@ -113,11 +113,20 @@ async def _read(response: httpx.Response, host: str) -> bytes:
 async def open_http(
     hosts: Mapping[str, str], *, read_s: float = 30.0, connections: int = 100
 ) -> AsyncIterator[HttpClient]:
-    """A client without proxies from the environment, redirects or unbounded waits."""
-    async with httpx.AsyncClient(
-        trust_env=False,
-        follow_redirects=False,
-        timeout=httpx.Timeout(read_s, connect=CONNECT_S),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-    ) as client:
+    """A client without proxies from the environment, redirects or unbounded waits.
+
+    Raises:
+      ConfigError: it cannot be made on this machine; there is none without its deadlines instead.
+    """
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    try:
+        made = httpx.AsyncClient(
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx.Timeout(read_s, connect=CONNECT_S),
+            limits=limits,
+        )
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"no HTTP client can be made here: {exc}") from exc
+    async with made as client:
         yield HttpClient(client, hosts)
