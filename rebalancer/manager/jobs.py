@@ -104,7 +104,8 @@ class Jobs:
           Conflict: the earlier job has not ended.
         """
         row = await self._known(job_id)
-        if row.state in (JobState.INIT, JobState.SETUP, JobState.RUNNING):
+        # Of a state that nobody knows nothing is known either.
+        if row.state not in (JobState.COMPLETE, JobState.FAILED, JobState.STOPPED):
             raise Conflict(
                 f"Job {row.id} is still {row.state}: it can be retried when it has ended"
             )

@@ -9,17 +9,28 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from rebalancer.devregion.moray import faults
 from rebalancer.devregion.moray.errors import query_timeout
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode, read_object
-from rebalancer.errors import JobFailed, PeerError, PeerMalformed, PeerUnreachable, leaves
+from rebalancer.domain.placement import free_bytes
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.states import ObjectEvent
+from rebalancer.errors import (
+    IllegalTransition,
+    JobFailed,
+    PeerError,
+    PeerMalformed,
+    PeerUnreachable,
+    leaves,
+)
 from rebalancer.manager import pipeline, views
 from rebalancer.manager.job import Found, Job, Ready
 from rebalancer.manager.listings import EarlierJob
 from rebalancer.manager.stages.place import place
-from rebalancer.manager.store import FoundRecord, NewAssignment, ScanPosition
+from rebalancer.manager.store import FoundRecord, NewAssignment, ScanPosition, Settled
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.errors import read_error
 from tests.manager.test_store import check_counters, found, keep, opened
@@ -376,15 +387,102 @@ async def test_counts_are_shown_without_a_look_at_the_objects(tmp_path: Path) ->
 
 
 @pytest.mark.row("IMP-1", "TEST-EVAC-1", "L11")
-@pytest.mark.parametrize("percent", range(0, 101))
-def test_space_is_whole_numbers_for_every_percentage(percent: int) -> None:
+def test_space_is_whole_numbers_for_every_percentage() -> None:
     """Rounding in floats made a node at its very limit less than empty at 29, 35 and 47 percent."""
-    from rebalancer.domain.placement import free_bytes
+    for percent in range(101):
+        node = StorageNode("2.stor", "dc1", 1065, percent)
+        free = [free_bytes(node, max_fill=fill, claimed=0) for fill in range(1, 101)]
+        assert all(isinstance(size, int) and size >= 0 for size in free)
+        assert all(size == 0 for fill, size in enumerate(free, 1) if fill <= percent)
+        assert free == sorted(free)
 
-    node = StorageNode("2.stor", "dc1", 1065, percent)
-    free = [free_bytes(node, max_fill=fill, claimed=0) for fill in range(1, 101)]
-    assert all(isinstance(size, int) and size >= 0 for size in free)
-    assert all(size == 0 for fill, size in enumerate(free, 1) if fill <= percent)
-    assert free == sorted(free)
+
+# --- several records of one object ---------------------------------------------------------------
 
 
+@pytest.mark.row("TEST-EVAC-6", "TEST-EVAC-9", "L19", "N11", "IMP-2")
+@pytest.mark.parametrize("tasks", [1, 50])
+async def test_a_hundred_records_of_one_object(
+    tmp_path: Path, autojump_clock: object, tasks: int
+) -> None:
+    """On three shards, whatever the size of assignments: one copy, and all records name it."""
+    records = [record(1, key=f"/account/stor/{n:03d}", name=f"{n}") for n in range(100)]
+    world = make_world(tmp_path / "w", [*records, record(2)], shards=3)
+    world.options = attrs.evolve(world.options, max_tasks_per_assignment=tasks)
+    async with world.job() as job:
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("complete", ""): 2, ("duplicates", ""): 1}
+        read = job.store.database._reader.execute
+        assert [tuple(row) for row in read("SELECT * FROM duplicates")] == [
+            (object_id(1), "/account/stor/000", "[1, 2, 3]")
+        ]
+        (links,) = read("SELECT count(*) FROM links WHERE status = 'complete'").fetchone()
+    assert links == 99
+    assert sorted(world.agents.copied_whole)[0][0] == object_id(1)
+    assert len(world.agents.copied_whole) == 2
+    assert on_the_shark(world) == set()
+    world.close()
+
+
+@pytest.mark.row("TEST-EVAC-10")
+async def test_a_retry_that_fails_again_is_told_as_the_first(
+    world: World, autojump_clock: object
+) -> None:
+    """Nothing is lost between the two: the same objects, skipped again, as they were."""
+    world.agents.fails = lambda _shark, _task: reasons.AGENT_FS_ERROR
+    assert await world.run() == {("skipped", "agent_fs_error"): 20}
+    first, before = world.job_file, world.records()
+    world.job_name, world.listing = "retry", EarlierJob(first)
+    assert await world.run() == {("skipped", "agent_fs_error"): 20}
+    assert before == world.records()
+    second = world.job_file
+    world.agents.fails = lambda _shark, _task: None
+    world.job_name, world.listing = "again", EarlierJob(second)
+    assert await world.run() == {("complete", ""): 20}
+
+
+# --- what is counted and changed -------------------------------------------------------------
+
+
+@pytest.mark.row("MIN-2", "N10", "L10")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.assign(NewAssignment("a", NODES[1].shark, (object_id(9),), 1)),
+        lambda store: store.refuse([(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1),
+        lambda store: store.settle([Settled(object_id(9), ObjectEvent.METADATA_WRITTEN)]),
+        lambda store: store.accepted("a"),
+        lambda store: store.finish_assignment("a"),
+    ],
+    ids=["assign", "refuse", "settle", "accepted", "finish_assignment"],
+)
+async def test_an_update_that_touches_no_row_is_an_error(tmp_path: Path, change: Any) -> None:
+    """What is not there was never promised to be: a mistake of ours, which must not pass."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        with pytest.raises(IllegalTransition):
+            await change(store)
+        check_counters(store)
+
+
+@pytest.mark.row("MIN-1", "N16", "L13")
+@pytest.mark.parametrize("after_s", [0.05, 0.15, 0.3, 0.5, 1000])
+async def test_no_permit_to_update_is_lost(
+    world: World, autojump_clock: object, after_s: float
+) -> None:
+    """Of a job that is stopped at any time, or comes to its end."""
+    async with world.job() as job:
+        with trio.move_on_after(after_s):
+            await pipeline.run(job)
+        assert job.updaters._limiter.borrowed_tokens == 0
+
+
+@pytest.mark.row("CRIT-6")
+async def test_a_reason_that_nobody_knows_is_logged(world: World, autojump_clock: object) -> None:
+    """As it came, with the object and the agent; a known one is not."""
+    world.agents.failures = {object_id(3): Reason("OutOfCoffee"), object_id(4): reasons.AGENT_BUSY}
+    world.config_changes = {"max_attempts": 1}
+    with capture_logs() as lines:
+        await world.run()
+    (told,) = [line for line in lines if line["event"] == "unknown reason"]
+    assert (told["object"], told["reason"]) == (object_id(3), "OutOfCoffee")
