@@ -1,4 +1,4 @@
-"""The rows of `parity.toml` and the tests that bear their marks.  `python -m tests.parity` prints."""
+"""The rows of `parity.toml` and the tests that bear their marks; as a program, it prints them."""
 
 import ast
 import sys

@@ -166,7 +166,9 @@ def test_the_deployed_template_is_read() -> None:
 
 
 @pytest.mark.row("IMP-10", "IMP-16")
-@pytest.mark.parametrize(("given", "read"), [({}, False), ({"snaplink_cleanup_required": True}, True)])
+@pytest.mark.parametrize(
+    ("given", "read"), [({}, False), ({"snaplink_cleanup_required": True}, True)]
+)
 def test_a_missing_snaplink_flag_is_false(given: dict[str, bool], read: bool) -> None:
     """Nothing to be cleaned up, as it was."""
     text = json.dumps({"domain_name": "lab", "shards": [{"host": "1.moray.lab"}], **given})

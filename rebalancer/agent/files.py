@@ -218,7 +218,9 @@ class ObjectFiles:
             pass
         except OSError as exc:
             _, object_id, _ = os.path.basename(temporary).split(".")
-            log.error("temporary file not removed", object=object_id, path=temporary, error=str(exc))
+            log.error(
+                "temporary file not removed", object=object_id, path=temporary, error=str(exc)
+            )
             self.on_cleanup_failure()
             return False
         return True

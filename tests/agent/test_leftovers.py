@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import trio
 from structlog.testing import capture_logs
 
 from rebalancer.agent import files as module
+from rebalancer.agent.sync import sync_path
 from tests.agent.scripted import open_rig
 from tests.agent.test_store import legacy_file
 from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
@@ -34,7 +35,7 @@ def append_only(folder: Path) -> Iterator[None]:
 async def test_a_corrupt_download_that_cannot_be_removed(
     tmp_path: Path,
 ) -> None:
-    """Logged with object, path and error, counted, never published, and gone with the next start."""
+    """Logged with object, path and error, counted, never shown, and gone with the next start."""
     corrupt = Answer(ok(LARGE[:-1] + b"y"))
     async with open_rig(tmp_path, lambda *_: corrupt) as rig:
         with append_only(tmp_path / "manta" / "rebalancer"), capture_logs() as lines:
@@ -111,7 +112,12 @@ async def test_what_is_there_is_synced_before_it_counts(
 ) -> None:
     """A run that was killed may have given it its name, and no more."""
     synced: list[str] = []
-    monkeypatch.setattr(module, "sync_paths", lambda paths, _within: synced.extend(paths) or {})
+
+    def record(paths: Collection[str], _within: Path) -> dict[str, OSError]:
+        synced.extend(paths)
+        return {}
+
+    monkeypatch.setattr(module, "sync_paths", record)
     async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
         rig.path(1).parent.mkdir()
         rig.path(1).write_bytes(SMALL)
@@ -140,11 +146,10 @@ async def test_a_folder_made_by_a_run_that_was_killed_is_synced(
 ) -> None:
     """Into the root, before anything in it is told of: the next run does not make it again."""
     synced: list[str] = []
-    sync = module.sync_path
 
     def record(path: str | Path) -> None:
         synced.append(str(path))
-        sync(path)
+        sync_path(path)
 
     monkeypatch.setattr(module, "sync_path", record)
     async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))):

@@ -33,6 +33,7 @@ from rebalancer.manager.stages.place import place
 from rebalancer.manager.store import FoundRecord, NewAssignment, ScanPosition, Settled
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.errors import read_error
+from tests.manager.test_pipeline import change_while_copying
 from tests.manager.test_store import check_counters, found, keep, opened
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
@@ -74,7 +75,7 @@ def told(error: Any) -> Callable[[], PeerError]:
     return lambda: read_error(error.payload)
 
 
-SCAN_ERRORS = {
+SCAN_ERRORS: dict[str, Callable[[], PeerError]] = {
     "refused": partial(PeerUnreachable, "2.moray.lab: connection refused"),
     "cut in the middle": partial(PeerUnreachable, "2.moray.lab: connection closed by peer"),
     "query timeout": told(query_timeout("SELECT 1")),
@@ -423,6 +424,27 @@ async def test_a_hundred_records_of_one_object(
     assert len(world.agents.copied_whole) == 2
     assert on_the_shark(world) == set()
     world.close()
+
+
+@pytest.mark.row("L7", "L18")
+async def test_a_copy_of_what_somebody_else_moved_is_listed(
+    world: World, autojump_clock: object
+) -> None:
+    """The object is where they put it; ours is told apart from what was moved, with its path."""
+    elsewhere = {"datacenter": "dc9", "manta_storage_id": "99.stor.lab"}
+
+    def move(store: Any, value: dict[str, Any]) -> None:
+        others = [shark for shark in value["sharks"] if shark["manta_storage_id"] != SHARK]
+        store.put("manta", value["key"], {**value, "sharks": [elsewhere, *others]})
+
+    change_while_copying(world, 5, move)
+    async with world.job() as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 19, ("skipped", "moved_elsewhere"): 1}
+        (orphan,) = job.store.database._reader.execute("SELECT * FROM orphans").fetchall()
+    assert orphan["path"] == f"/manta/{object_id(0)}/{object_id(5)}"
+    (left,) = [r for r in world.records() if r["objectId"] == object_id(5)]
+    assert elsewhere in left["sharks"]
 
 
 @pytest.mark.row("TEST-EVAC-10")

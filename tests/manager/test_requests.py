@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
         routes = {
             (method, rule.rule)
             for rule in make_api(rig.jobs).url_map.iter_rules()
-            for method in rule.methods & {"GET", "PUT", "POST", "DELETE", "PATCH"}
+            for method in (rule.methods or set()) & {"GET", "PUT", "POST", "DELETE", "PATCH"}
             if rule.endpoint != "static"
         }
 
@@ -157,8 +158,8 @@ async def test_what_breaks_discovery_is_the_error_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored and shown: the shard, and what it said."""
-    quick = {"tries": 2, "first_s": 0.01, "longest_s": 0.01}
-    monkeypatch.setattr(sources, "_insistently", lambda ask: insistently(ask, **quick))
+    quickly = partial(insistently, tries=2, first_s=0.01, longest_s=0.01)
+    monkeypatch.setattr(sources, "_insistently", quickly)
 
     async def fail(*_args: object, **_more: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -203,7 +204,9 @@ async def test_any_number_of_jobs_can_wait(tmp_path: Path) -> None:
         names = [await rig.create() for _ in range(20)]
         await rig.reach(names[0], "Running")
         assert (await rig.get(names[-1]))["state"] == "Setup"
-    stored = rows(tmp_path / "db" / "rebalancer.sqlite", "SELECT id, state FROM jobs ORDER BY rowid")
+    stored = rows(
+        tmp_path / "db" / "rebalancer.sqlite", "SELECT id, state FROM jobs ORDER BY rowid"
+    )
     assert stored == [(names[0], "running"), *[(name, "setup") for name in names[1:]]]
 
 
@@ -234,7 +237,7 @@ async def test_a_body_that_comes_slowly_holds_up_nobody(tmp_path: Path) -> None:
 @pytest.mark.row("L36", "N18", "IMP-3")
 async def test_the_managers_metrics_have_real_labels(tmp_path: Path) -> None:
     """Each request by its name, changes and retries too; who exports them is told."""
-    options = {"datacenter": "dc7", "service": "1.rebalancer.lab", "server": "cn-7"}
+    options: dict[str, Any] = {"datacenter": "dc7", "service": "1.rebalancer.lab", "server": "cn-7"}
     async with open_rig(tmp_path, **options) as rig:
         job_id = await ended_job(rig)
         await rig.put(job_id, PUT)

@@ -68,6 +68,7 @@ async def test_an_answer_that_breaks_off_is_no_answer(data: bytes, error: type[P
             await http.request("GET", "2.stor.lab", "/x", port=port)
 
 
+@pytest.mark.row("CRIT-4")
 async def test_silence_is_bounded() -> None:
     """The whole request, not each read of it."""
     async with answering(b"HTTP/1.1 200 OK\r\n", then_hang=True) as (http, port):
@@ -92,6 +93,7 @@ async def test_redirects_are_not_followed() -> None:
         assert (await http.request("GET", "2.stor.lab", "/x", port=port)).status == 302
 
 
+@pytest.mark.row("L23")
 @pytest.mark.parametrize(
     ("data", "outcome", "pause_s"),
     [

@@ -12,7 +12,7 @@ import trio
 
 from tests.process.regions import agent_alone, reach
 from tests.process.test_signals import children
-from tests.sources import ASSIGNMENT, OWNER, Answer, ok, open_source, task, uuid
+from tests.sources import ASSIGNMENT, OWNER, Answer, ok, open_source, task
 
 pytestmark = pytest.mark.process
 
