@@ -14,7 +14,8 @@ MANIFESTS = Path(__file__).parent.parent / "sapi_manifests"
 
 
 def rendered(name: str, metadata: dict[str, Any]) -> str:
-    return chevron.render((MANIFESTS / name / "template").read_text(), metadata)
+    text: str = chevron.render((MANIFESTS / name / "template").read_text(), metadata)
+    return text
 
 
 def shards(*numbers: int) -> list[dict[str, Any]]:

@@ -226,7 +226,7 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
         for call in renames
         if f'{state}/scheduled/{ASSIGNMENT}"' in call.arguments.rpartition(", ")[2]
     ]
-    assert len(placed) == 2  # as posted, and as ended
+    assert len(placed) >= 2  # as posted, and as ended; on a slow machine there is progress between
     for call, source_path in placed:
         assert synced(source_path, 0, call.begun)
     answered = min(call.begun for call in seen if "HTTP/1.1 200" in call.arguments)
@@ -234,8 +234,8 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
     for number in range(objects):
         call, temporary = rename(f"{folder}/{uuid(number)}")
         assert synced(temporary, 0, call.begun), number
-        assert synced(folder, call.ended, placed[1][0].begun), number
-    assert completed.begun > placed[1][0].ended
+        assert synced(folder, call.ended, placed[-1][0].begun), number
+    assert completed.begun > placed[-1][0].ended
 
 
 def children(pid: int) -> list[int]:
