@@ -23,6 +23,7 @@ def agent(text: str = "", **variables: str) -> AgentConfig:
     return config
 
 
+@pytest.mark.row("N20")
 def test_defaults_are_the_deployed_ones() -> None:
     """What no file says."""
     config = manager()
@@ -37,6 +38,7 @@ def test_defaults_are_the_deployed_ones() -> None:
     assert config.storinfo == "storinfo.lab"
 
 
+@pytest.mark.row("IMP-10", "DEF-11")
 def test_a_file_of_the_deployed_template_is_read() -> None:
     """With the keys it has, the misspelt one, and one of a newer template."""
     config, unknown = read_manager(
@@ -60,6 +62,7 @@ def test_a_file_of_the_deployed_template_is_read() -> None:
     assert unknown == ["colour"]
 
 
+@pytest.mark.row("DEF-11")
 def test_the_right_spelling_wins() -> None:
     """Of the limit of fill."""
     assert manager({"max_fill_precentage": 1, "max_fill_percentage": 80}).max_fill_percentage == 80
@@ -149,6 +152,7 @@ def test_variables_override_the_managers_file() -> None:
     assert manager({"storinfo_url": "http://old"}, STORINFO_URL="").storinfo == "old"
 
 
+@pytest.mark.row("CRIT-10")
 def test_variables_override_the_agents_file() -> None:
     """Also where there is no file; other keys of the same table stay."""
     variables = {

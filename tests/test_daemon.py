@@ -41,6 +41,7 @@ def app_of_errors() -> QuartTrio:
     return app
 
 
+@pytest.mark.row("CRIT-8", "L35", "N28")
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "text"),
     [
@@ -109,6 +110,7 @@ async def serving(
     )
 
 
+@pytest.mark.row("MIN-3")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_service(number: signal.Signals) -> None:
     """The service is cancelled, and `serve` returns as if all were well."""
@@ -126,6 +128,7 @@ async def test_a_signal_ends_the_service(number: signal.Signals) -> None:
     assert ended == [True]
 
 
+@pytest.mark.row("IMP-15")
 async def test_bursts_of_reloads_coalesce() -> None:
     """Signals that come while a reload is under way make one more, with the newest file."""
     reloads = 0

@@ -20,7 +20,7 @@ FORBIDDEN = {
 }
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
-    "httpx": {"peers/http.py", "peers/transport.py"},
+    "httpx": {"peers/http.py"},
     "cattrs": {"wire.py"},
     "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
     "sqlite3": {

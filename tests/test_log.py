@@ -38,6 +38,7 @@ def test_a_line_has_the_fields_of_bunyan(stream: io.StringIO) -> None:
     assert (line["time"][-5], line["time"][-1]) == (".", "Z")
 
 
+@pytest.mark.row("A12")
 @pytest.mark.parametrize(
     ("level", "expected"),
     [

@@ -12,6 +12,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import BadRequest
 from rebalancer.wire import Dialect
+from tests.domain.test_reasons import SPELLINGS
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 MD5 = "L9NrIZXTY37AYVZN9+gZ7w=="
@@ -39,6 +40,7 @@ STATUSES: list[tuple[wire.TaskStatus, Any, Any]] = [
 ]
 
 
+@pytest.mark.row("TEST-TYPES-1", "TEST-TYPES-2", "N26")
 @pytest.mark.parametrize(("status", "legacy", "tagged"), STATUSES)
 def test_statuses_in_both_dialects(status: wire.TaskStatus, legacy: Any, tagged: Any) -> None:
     """Each spelling is the deployed programs', and both are read."""
@@ -46,6 +48,20 @@ def test_statuses_in_both_dialects(status: wire.TaskStatus, legacy: Any, tagged:
     assert tagged == wire.status_to_wire(status, Dialect.TAGGED)
     assert status == wire.status_from_wire(legacy)
     assert status == wire.status_from_wire(tagged)
+
+
+@pytest.mark.row("TEST-TYPES-2", "N26", "DEF-15")
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_reason_in_both_dialects(name: str, dialect: Dialect) -> None:
+    """Each comes back as it went, as a word or with its type, and from either reader."""
+    sent = wire.status_to_wire(wire.failed(Reason(name)), dialect)
+    words = {Dialect.LEGACY: {"Failed": name}, Dialect.TAGGED: {"type": name}}
+
+    assert words[dialect] in (sent, sent.get("reason"))
+    assert wire.status_from_wire(sent) == wire.failed(Reason(name))
+    coded = wire.failed(reasons.http_status_code(599))
+    assert wire.status_from_wire(wire.status_to_wire(coded, dialect)) == coded
 
 
 def test_running_and_missing_mean_pending() -> None:
@@ -90,6 +106,7 @@ def test_failed_tasks_are_listed_in_full(dialect: Dialect) -> None:
     assert report == wire.read_report(wire.report_to_wire(report, dialect))
 
 
+@pytest.mark.row("A1", "A2")
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -120,6 +137,7 @@ def test_what_is_no_assignment_is_refused(body: Any) -> None:
         wire.read_assignment(body)
 
 
+@pytest.mark.row("A3", "DEF-4")
 def test_one_object_twice_is_refused() -> None:
     """Two tasks with one object would race for one file."""
     with pytest.raises(BadRequest, match=r"tasks\[1\]"):
@@ -136,6 +154,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.row("A3")
 @given(JSON)
 def test_no_json_is_a_traceback(body: Any) -> None:
     """Reading an assignment or a report ends in a value or in BadRequest."""

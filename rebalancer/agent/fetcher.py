@@ -19,7 +19,7 @@ import trio
 from rebalancer import log
 from rebalancer.agent.bandwidth import Allowance
 from rebalancer.agent.fetch import AHEAD, Fetched, Fetcher, FetchFailure
-from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, has_digest, new_run
+from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, new_run
 from rebalancer.agent.messages import Begin, Grant, Limit, Line, Lot, Outcome, Report, Want, Width
 from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.wire import Task, parse_json, structure
@@ -214,8 +214,8 @@ class _Work:
         return one.source == other.source and not self._present & {one.object_id, other.object_id}
 
     async def _is_there(self, task: Task) -> bool:
-        final = self.committer.files.final(task.owner, task.object_id)
-        there = await trio.to_thread.run_sync(has_digest, final, task.md5sum)
+        look = self.committer.files.is_there
+        there = await trio.to_thread.run_sync(look, task.owner, task.object_id, task.md5sum)
         if there:
             self.committer.tell(Outcome(self.lot.number, self._indices[task.object_id]))
         return there

@@ -75,18 +75,13 @@ class ObjectFiles:
     run: str = attrs.field(factory=new_run)
     _serial: "itertools.count[int]" = attrs.field(init=False, factory=itertools.count)
 
-    def final(self, owner: str, object_id: str) -> Path:
-        """Where an object lies.
-
-        Raises:
-          LocalFailure: a name is no UUID, so it could be anywhere.
-        """
-        return Path(self._place(owner, object_id).final)
-
     def _place(self, owner: str, object_id: str) -> Staged:
         """Where an object belongs, and a new temporary name for it.
 
         A new one for each try: two assignments with one object must not share a file.
+
+        Raises:
+          LocalFailure: a name is no UUID, so it could be anywhere.
         """
         if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
             raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
@@ -100,6 +95,9 @@ class ObjectFiles:
         Only names that this agent gives are removed, never anything else.
         """
         self.temp.mkdir(parents=True, exist_ok=True)
+        if self.durable:
+            # A run that was killed may have made an account's folder without coming to this.
+            sync_path(self.root)
         return self.clear("")
 
     def clear(self, run: str) -> int:
@@ -115,6 +113,19 @@ class ObjectFiles:
     def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
         """The object ids among (owner, object id) pairs that have a file already."""
         return {name for owner, name in names if os.path.exists(f"{self.root}/{owner}/{name}")}
+
+    def is_there(self, owner: str, object_id: str, md5: str) -> bool:
+        """Whether a file with this MD5 (base64) lies under an object's name, on stable storage.
+
+        A run that was killed may have given it its name without coming to the sync of its folder.
+
+        Raises:
+          LocalFailure: a name is no UUID, so it could be anywhere.
+        """
+        place = self._place(owner, object_id)
+        if not has_digest(Path(place.final), md5):
+            return False
+        return not self._sync_all({place.final: [place], place.folder: [place]})
 
     def free_bytes(self) -> int:
         """Bytes that may be used, the reserve not counted.
@@ -206,7 +217,10 @@ class ObjectFiles:
         except FileNotFoundError:
             pass
         except OSError as exc:
-            log.error("temporary file not removed", path=temporary, error=str(exc))
+            _, object_id, _ = os.path.basename(temporary).split(".")
+            log.error(
+                "temporary file not removed", object=object_id, path=temporary, error=str(exc)
+            )
             self.on_cleanup_failure()
             return False
         return True
@@ -215,7 +229,7 @@ class ObjectFiles:
 class Download:
     """An object on its way to the disk, hashed as it flows.
 
-    Mutable state: the open file, the digest so far, the bytes so far.
+    Mutable state: the open file, the digest so far, the bytes so far, whether it was given up.
     """
 
     def __init__(self, files: ObjectFiles, staged: Staged, file: int) -> None:
@@ -223,6 +237,7 @@ class Download:
         self._staged = staged
         self._file: int | None = file
         self._digest = hashlib.md5(usedforsecurity=False)
+        self._is_discarded = False
         self.size = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -275,7 +290,10 @@ class Download:
         return self._staged
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind; once, so that a file that stays counts as one."""
+        if self._is_discarded:
+            return
+        self._is_discarded = True
         try:
             self._close()
         except OSError as exc:

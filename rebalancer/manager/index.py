@@ -54,10 +54,13 @@ class JobRow:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing will happen to it any more.  A paused job has not ended."""
+        """Whether nothing will happen to it any more.
+
+        A paused job has not ended, and of a state that nobody knows nothing is known either.
+        """
         if self.state == JobState.STOPPED:
             return self.wish is not Wish.PAUSE
-        return self.state not in (JobState.INIT, JobState.SETUP, JobState.RUNNING)
+        return self.state in (JobState.COMPLETE, JobState.FAILED)
 
     @property
     def state_shown(self) -> str:

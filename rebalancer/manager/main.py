@@ -51,6 +51,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         metrics.watch_destinations(runner.ledgers.snapshot)
 
         async def service() -> None:
+            await _take_up_change(runner, path)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fleet.poll)
                 nursery.start_soon(runner.run)
@@ -74,6 +75,18 @@ def _load(path: Path | None) -> tuple[ManagerConfig, list[str]]:
     config, unknown = load_manager(path)
     read_token(config.agent_token_file)
     return config, unknown
+
+
+async def _take_up_change(runner: Runner, path: Path | None) -> None:
+    """Reload if the file has changed since it was read: until now SIGUSR1 was ignored."""
+    try:
+        config, _ = await trio.to_thread.run_sync(_load, path)
+    except ConfigError:
+        changed = True  # so that it is read again, and told
+    else:
+        changed = config != runner.config
+    if changed:
+        await _reload(runner, path)
 
 
 async def _reload(runner: Runner, path: Path | None) -> None:

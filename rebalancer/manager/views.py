@@ -82,7 +82,8 @@ def read_job(path: Path) -> Overview:
 #: can be asked about it.
 RETRYABLE = ("objects", "links", "remaining")
 _RETRYABLE = {
-    "objects": "evacuateobjects WHERE status IN ('skipped', 'error')"
+    # A job that broke has objects that came to no end.
+    "objects": "evacuateobjects WHERE status <> 'complete'"
     " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
     "links": "links WHERE status <> 'complete'",
     "remaining": f"remaining WHERE why = '{FOUND_TOO_LATE}'",

@@ -1,4 +1,4 @@
-"""HTTP to other services of the control plane, by httpx."""
+"""HTTP to other services of the control plane.  The only module that knows httpx."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -9,12 +9,13 @@ import attrs
 import httpx
 import trio
 
-from rebalancer.errors import PeerMalformed, PeerUnreachable
+from rebalancer.errors import ConfigError, PeerMalformed, PeerUnreachable
 from rebalancer.peers.names import locate
-from rebalancer.peers.transport import Transport
 
 #: A connection must be made within this many seconds.
 CONNECT_S = 5.0
+#: No answer of the control plane is larger: 500 storage nodes are about 400 KB.
+MAX_BODY_BYTES = 64 << 20
 
 
 @attrs.frozen
@@ -77,7 +78,7 @@ class HttpClient:
         where = locate(host, self._hosts, port)
         try:
             with trio.fail_after(within_s):
-                response = await self._client.request(
+                async with self._client.stream(
                     method,
                     f"http://{where}{path}",
                     content=None if body is None else json.dumps(body).encode(),
@@ -86,8 +87,10 @@ class HttpClient:
                         **({} if body is None else {"content-type": "application/json"}),
                         **(headers or {}),
                     },
-                )
-                return Reply(response.status_code, response.headers, response.content)
+                ) as response:
+                    return Reply(
+                        response.status_code, response.headers, await _read(response, host)
+                    )
         except trio.TooSlowError as exc:
             raise PeerUnreachable(f"{method} {host}{path}: no answer in {within_s} s") from exc
         except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
@@ -97,17 +100,35 @@ class HttpClient:
             raise PeerUnreachable(f"{method} {host}{path}: {detail}") from exc
 
 
+async def _read(response: httpx.Response, host: str) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise PeerMalformed(f"{host}: answer is longer than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
 @asynccontextmanager
 async def open_http(
     hosts: Mapping[str, str], *, read_s: float = 30.0, connections: int = 100
 ) -> AsyncIterator[HttpClient]:
-    """A client without proxies from the environment, redirects or unbounded waits."""
-    async with httpx.AsyncClient(
-        trust_env=False,
-        follow_redirects=False,
-        # What is unpacked has no bound.
-        headers={"accept-encoding": "identity"},
-        timeout=httpx.Timeout(read_s, connect=CONNECT_S),
-        transport=Transport(connections),
-    ) as client:
+    """A client without proxies from the environment, redirects or unbounded waits.
+
+    Raises:
+      ConfigError: it cannot be made on this machine; there is none without its deadlines instead.
+    """
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    try:
+        made = httpx.AsyncClient(
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx.Timeout(read_s, connect=CONNECT_S),
+            limits=limits,
+            # What is unpacked has no bound.
+            headers={"accept-encoding": "identity"},
+        )
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"no HTTP client can be made here: {exc}") from exc
+    async with made as client:
         yield HttpClient(client, hosts)

@@ -40,6 +40,7 @@ FAILED = {
 }
 
 
+@pytest.mark.row("N26", "DEF-15")
 @pytest.mark.parametrize(
     ("posted", "configured", "answered"),
     [
@@ -90,6 +91,7 @@ async def started(rig: Rig, requests: int) -> None:
             await trio.sleep(0.01)
 
 
+@pytest.mark.row("TEST-AGENT-5", "TEST-AGENT-6")
 async def test_an_assignment_goes_through_its_states(tmp_path: Path) -> None:
     """Running, Scheduled behind it; neither can be deleted; the same id is a conflict."""
     async with open_rig(tmp_path, busy) as rig:
@@ -111,6 +113,7 @@ async def test_an_assignment_goes_through_its_states(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.row("TEST-AGENT-6")
 async def test_a_completed_assignment_is_deleted_once(tmp_path: Path) -> None:
     """200 and an empty body, then 404; the object stays."""
     async with open_rig(tmp_path, answer) as rig:
@@ -123,6 +126,7 @@ async def test_a_completed_assignment_is_deleted_once(tmp_path: Path) -> None:
         assert rig.path(1).read_bytes() == A
 
 
+@pytest.mark.row("A8", "MIN-3")
 async def test_a_stopping_agent_takes_nothing_more(tmp_path: Path) -> None:
     """503 with Retry-After; what it has can still be asked for."""
     async with open_rig(tmp_path, answer) as rig:
@@ -135,6 +139,7 @@ async def test_a_stopping_agent_takes_nothing_more(tmp_path: Path) -> None:
         assert not (tmp_path / "state" / "scheduled" / uuid(70)).exists()
 
 
+@pytest.mark.row("A8", "N25")
 async def test_a_disk_that_does_not_take_an_assignment_is_503(tmp_path: Path) -> None:
     """The manager asks again later; nothing is left of it."""
     async with open_rig(tmp_path, answer) as rig:
@@ -148,6 +153,7 @@ async def test_a_disk_that_does_not_take_an_assignment_is_503(tmp_path: Path) ->
         assert (await rig.client.get(f"/assignments/{ASSIGNMENT}")).status_code == 404
 
 
+@pytest.mark.row("CRIT-8")
 async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
     """Refused, and nothing is stored."""
 
@@ -161,6 +167,7 @@ async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
         assert list((tmp_path / "state" / "scheduled").iterdir()) == []
 
 
+@pytest.mark.row("A13", "DEF-13")
 async def test_a_bad_state_file_does_not_stop_the_agent(tmp_path: Path) -> None:
     """Moved to quarantine and counted; the next assignment is worked on."""
     scheduled = tmp_path / "state" / "scheduled"
@@ -200,6 +207,7 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     assert uuid(9) in status["last_errors"][0]
 
 
+@pytest.mark.row("IMP-3", "A12")
 async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
     """Parsed by Prometheus' own parser; constant labels on the older family."""
     async with open_rig(tmp_path, answer) as rig:
@@ -286,6 +294,7 @@ async def test_assignments_are_listed_page_by_page(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.row("CRIT-8")
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -309,6 +318,7 @@ async def test_a_page_that_cannot_be_is_refused(tmp_path: Path, query: str, mess
 LABELS = ("req", "type", "error", "status")
 
 
+@pytest.mark.row("CRIT-10")
 async def test_ids_are_used_as_they_came(tmp_path: Path) -> None:
     """Old ids are no version 4, and may be in capitals: the path on disk follows the record."""
     name = "ABCDEF00-1111-1111-1111-AAAAAAAAAAAA"

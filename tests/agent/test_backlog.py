@@ -27,6 +27,7 @@ def save(store: AssignmentStore, number: int) -> str:
     return store.save(Assignment(uuid(number), (TASK,)), Dialect.LEGACY).id
 
 
+@pytest.mark.row("N24", "DEF-15")
 async def test_more_than_fits_in_memory_comes_in_order(store: AssignmentStore) -> None:
     """Those of an earlier run, then those that came since."""
     names = [save(store, number) for number in range(30)]

@@ -77,6 +77,7 @@ def chunked(content: bytes) -> Callable[[int, str], Answer]:
     return lambda _request, _path: Answer(data)
 
 
+@pytest.mark.row("A8")
 async def test_an_object_that_does_not_fit_is_not_begun(tmp_path: Path, disk: Any) -> None:
     """Its length tells before the first byte; one that fits comes all the same."""
     disk("manta", "size=2m")
@@ -207,6 +208,7 @@ async def test_a_disk_that_is_gone(tmp_path: Path, disk: Any, content: bytes) ->
 # --- the state folder ----------------------------------------------------------------------
 
 
+@pytest.mark.row("A8")
 async def test_a_full_state_disk_takes_no_assignment(tmp_path: Path, disk: Any) -> None:
     """503 with Retry-After and nothing kept; the same id is welcome once there is space."""
     small = disk("state", "size=1m")
@@ -236,6 +238,7 @@ async def test_a_read_only_state_disk_takes_no_assignment(tmp_path: Path, disk: 
         assert await rig.outcome(task(1, SMALL)) == {}
 
 
+@pytest.mark.row("IMP-5", "IMP-6", "N9")
 async def test_what_cannot_be_saved_is_not_reported(tmp_path: Path, disk: Any) -> None:
     """The object is there, the row is not: still running, tried again, and counted."""
     small = disk("state", "size=1m")

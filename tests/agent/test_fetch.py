@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def by_number(*contents: bytes, keep: bool = True) -> Callable[[int, str], Answe
     return answer
 
 
+@pytest.mark.row("CRIT-10", "TEST-AGENT-1")
 async def test_objects_come_whole_under_their_names(tmp_path: Path) -> None:
     """The path and headers of the request, the file's mode, and nothing left behind."""
     async with open_rig(tmp_path, by_number(A, B)) as rig:
@@ -105,6 +107,7 @@ CASES = {
 }
 
 
+@pytest.mark.row("CRIT-4", "CRIT-11", "TEST-AGENT-3", "TEST-AGENT-4", "TEST-AGENT-10", "A2")
 @pytest.mark.parametrize("name", CASES)
 async def test_a_source_is_believed_only_when_all_is_well(tmp_path: Path, name: str) -> None:
     """The reason the manager is told; no file, whole or temporary, unless it is complete."""
@@ -142,6 +145,7 @@ async def test_a_connection_closed_meanwhile_is_no_failure(tmp_path: Path) -> No
         assert await rig.finish(next_one) == []
 
 
+@pytest.mark.row("A9")
 async def test_a_source_that_refuses_connections_is_tried_again(tmp_path: Path) -> None:
     """And then told as the predecessor told it."""
     here = {"datacenter": "dc1", "manta_storage_id": "127.0.0.1:1"}
@@ -151,6 +155,7 @@ async def test_a_source_that_refuses_connections_is_tried_again(tmp_path: Path) 
         assert failed == {uuid(n): {"Failed": "SourceOtherError"} for n in (1, 2)}
 
 
+@pytest.mark.row("A2")
 async def test_only_allowed_domains_are_asked(tmp_path: Path) -> None:
     """Suffixes by whole labels; what is not below one is not even connected to."""
     other = {"datacenter": "dc1", "manta_storage_id": "2.evilstor.lab"}
@@ -167,6 +172,7 @@ async def test_only_allowed_domains_are_asked(tmp_path: Path) -> None:
         assert len(rig.source.paths) == 1
 
 
+@pytest.mark.row("CRIT-9", "TEST-AGENT-2", "A11")
 async def test_what_is_there_is_not_fetched(tmp_path: Path) -> None:
     """The digest decides, not the name; what differs is replaced whole."""
     async with open_rig(tmp_path, by_number(A, B)) as rig:
@@ -182,6 +188,7 @@ async def test_what_is_there_is_not_fetched(tmp_path: Path) -> None:
         assert rig.path(2).stat().st_ino != inode
 
 
+@pytest.mark.row("L40")
 async def test_an_empty_object_is_a_file_too(tmp_path: Path) -> None:
     """Zero bytes, verified like all others."""
     async with open_rig(tmp_path, by_number(b"")) as rig:
@@ -215,6 +222,7 @@ async def test_a_folder_that_cannot_be_made_is_the_nodes_fault(tmp_path: Path) -
         assert (tmp_path / "manta" / other / uuid(2)).read_bytes() == A
 
 
+@pytest.mark.row("N21", "A6")
 async def test_two_assignments_with_one_object_do_not_share_a_file(tmp_path: Path) -> None:
     """Both complete, and the object is whole."""
 
@@ -230,6 +238,7 @@ async def test_two_assignments_with_one_object_do_not_share_a_file(tmp_path: Pat
         assert rig.temporary == []
 
 
+@pytest.mark.row("CRIT-5")
 async def test_a_temporary_file_that_stays_is_counted(tmp_path: Path) -> None:
     """Wherever the object is pulled: the agent's metrics tell of it."""
     content = b"x" * (3 << 20)
@@ -255,6 +264,7 @@ async def test_a_temporary_file_that_stays_is_counted(tmp_path: Path) -> None:
 CUT = {"length": ok(A), "chunked": CHUNKED, "keep-alive, then length": ok(A)}
 
 
+@pytest.mark.row("CRIT-11")
 @pytest.mark.parametrize("name", CUT)
 async def test_a_connection_cut_at_any_byte_is_never_a_whole_object(
     tmp_path: Path, name: str
@@ -319,3 +329,26 @@ async def test_what_is_behind_a_large_object_goes_to_others(tmp_path: Path) -> N
 
         assert await rig.finish() == []
         assert rig.path(3).read_bytes() == large
+
+
+@pytest.mark.row("N23", "CRIT-4")
+async def test_a_slow_source_is_waited_for_as_long_as_something_comes(tmp_path: Path) -> None:
+    """The whole takes twice as long as a silence may."""
+    content = b"slow object"
+
+    async def trickle(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        answer = ok(content)
+        await stream.send_all(answer[: -len(content)])
+        for at in range(0, len(content), 2):
+            await trio.sleep(0.25)
+            await stream.send_all(content[at : at + 2])
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, trickle, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        here = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        source = {"datacenter": "dc1", "manta_storage_id": here}
+        async with open_rig(tmp_path, by_number(), idle_timeout=0.75) as rig:
+            assert await rig.outcome(task(1, content, source=source)) == {}
+        nursery.cancel_scope.cancel()

@@ -134,6 +134,7 @@ async def test_what_a_dead_fetcher_had_told_is_not_asked_for_again() -> None:
     assert [len(lot.tasks) for lot in scripted.lots] == [10, 7, 5]
 
 
+@pytest.mark.row("A3")
 async def test_deaths_have_a_limit() -> None:
     """Tasks that kill every fetcher do not do so for ever."""
     with pytest.raises(ExceptionGroup) as caught:

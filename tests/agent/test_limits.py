@@ -116,6 +116,7 @@ async def under_way(rig: Rig, count: int) -> None:
     assert len(rig.source.paths) == count
 
 
+@pytest.mark.row("TEST-AGENT-9")
 async def test_running_assignments_are_widened_and_narrowed(tmp_path: Path) -> None:
     """More tasks begin at once; of too many none is cut off, but no others follow them."""
     async with open_rig(tmp_path, silent_first(5), idle_timeout=1.0) as rig:
@@ -132,6 +133,7 @@ async def test_running_assignments_are_widened_and_narrowed(tmp_path: Path) -> N
     assert rig.source.most_at_once == 5 + 2  # the source has not noticed the end of the first
 
 
+@pytest.mark.row("CRIT-8")
 @pytest.mark.parametrize(
     ("body", "message"),
     [

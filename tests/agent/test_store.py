@@ -94,6 +94,7 @@ def test_a_saved_assignment_has_the_deployed_layout(store: AssignmentStore) -> N
     assert list((store.folder / "saving").iterdir()) == []
 
 
+@pytest.mark.row("A10", "TEST-TYPES-1")
 def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore) -> None:
     """Statuses as they come; at the end the stats with the failed tasks, in `completed`."""
     store.save(assignment(), Dialect.LEGACY)
@@ -119,6 +120,7 @@ def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore)
     }
 
 
+@pytest.mark.row("CRIT-6", "TEST-TYPES-1")
 def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
     """Half of its tasks done: they stay done, the others are to do."""
     statuses = ["Complete", "Pending", {"Failed": {"HTTPStatusCode": 503}}, {"Failed": "NewOne"}]
@@ -155,6 +157,7 @@ def test_text_is_read_like_blobs(store: AssignmentStore) -> None:
     assert store.load(ID)[0].report(running=True, finished=False).stats.complete == 2
 
 
+@pytest.mark.row("N9")
 def test_complete_is_what_the_rows_say(store: AssignmentStore) -> None:
     """A file in `completed` with a pending task does not count as complete."""
     legacy_file(store.completed / ID, ["Complete", "Pending"], {"Complete": None})
@@ -164,6 +167,7 @@ def test_complete_is_what_the_rows_say(store: AssignmentStore) -> None:
     assert stored.report(running=False, finished=finished).stats.failures is None
 
 
+@pytest.mark.row("TEST-AGENT-5")
 @pytest.mark.parametrize("folder", ["scheduled", "completed"])
 def test_an_id_is_saved_once(store: AssignmentStore, folder: str) -> None:
     """Known in any state, in any case of letters: a conflict, and the first stays."""
@@ -175,6 +179,7 @@ def test_an_id_is_saved_once(store: AssignmentStore, folder: str) -> None:
     assert (store.folder / folder / ID).read_bytes() == before
 
 
+@pytest.mark.row("TEST-AGENT-6")
 def test_only_the_completed_can_be_deleted(store: AssignmentStore) -> None:
     """Scheduled: forbidden.  Unknown: not found."""
     legacy_file(store.completed / ID, ["Complete"])
@@ -216,6 +221,7 @@ def test_looking_at_a_file_never_makes_one(store: AssignmentStore) -> None:
     assert list(store.scheduled.iterdir()) == []
 
 
+@pytest.mark.row("A13")
 @pytest.mark.parametrize(
     "content",
     [b"", b"no database" * 500, b"SQLite format 3\x00" + b"\xff" * 5000],
@@ -245,6 +251,7 @@ def test_a_database_of_another_layout_is_no_assignment(store: AssignmentStore) -
         store.load(ID)
 
 
+@pytest.mark.row("N24")
 def test_waiting_is_in_the_order_received(store: AssignmentStore) -> None:
     """Progress does not put an assignment behind a later one; foreign files do not count."""
     names = [uuid(number) for number in (7, 3, 5)]
@@ -274,6 +281,7 @@ def test_newest_first_page_by_page(store: AssignmentStore) -> None:
     assert [Cursor.parse(str(cursor)) for cursor in first] == first
 
 
+@pytest.mark.row("A3", "N25")
 def test_what_was_never_promised_is_forgotten(store: AssignmentStore) -> None:
     """A kill within a save leaves a file in `saving`; the next start removes it."""
     (store.folder / "saving" / ID).write_bytes(b"half")
@@ -283,6 +291,7 @@ def test_what_was_never_promised_is_forgotten(store: AssignmentStore) -> None:
     assert store.find(ID) is None
 
 
+@pytest.mark.row("N25")
 def test_a_disk_that_does_not_take_it_is_an_error(store: AssignmentStore) -> None:
     """Nothing is left of the assignment, and the message says why."""
     (store.folder / "saving").rmdir()

@@ -9,6 +9,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
 
 
+@pytest.mark.row("L9", "N9")
 @pytest.mark.parametrize(
     ("failed_ids", "failed", "complete", "total", "verdict"),
     [

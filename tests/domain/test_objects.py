@@ -27,6 +27,7 @@ def test_the_account_is_the_creator_where_there_is_one() -> None:
     assert read_object({**GOOD, "creator": CREATOR}).account == CREATOR
 
 
+@pytest.mark.row("L8")
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
@@ -59,6 +60,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.row("DEF-4", "L10")
 @given(st.sampled_from(sorted(GOOD)), JSON)
 def test_no_record_stops_a_job(field: str, value: Any) -> None:
     """Whatever one field holds, the answer is an object or an error of that record."""
@@ -66,6 +68,7 @@ def test_no_record_stops_a_job(field: str, value: Any) -> None:
         read_object({**GOOD, field: value})
 
 
+@pytest.mark.row("A7")
 def test_digests_are_sixteen_bytes() -> None:
     """Other lengths and other alphabets are refused."""
     assert is_md5(GOOD["contentMD5"])

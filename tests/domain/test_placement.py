@@ -55,6 +55,7 @@ def destinations(
     return {plan.destination.manta_storage_id for plan in plans if isinstance(plan, Placement)}
 
 
+@pytest.mark.row("IMP-1", "TEST-EVAC-1")
 @pytest.mark.parametrize(
     ("available", "used", "assigned", "max_fill", "left"),
     [
@@ -75,6 +76,7 @@ def test_worked_examples(
     assert left * MIB == free
 
 
+@pytest.mark.row("IMP-1", "TEST-EVAC-1", "L11", "L26")
 @given(
     available=st.integers(0, 10**9),
     used=st.integers(0, 100),
@@ -95,6 +97,7 @@ def test_a_node_is_never_filled_past_the_limit(
         assert taken * 100 <= total_times_left * max_fill
 
 
+@pytest.mark.row("TEST-EVAC-7")
 def test_a_copy_is_never_sent_where_one_is() -> None:
     """A shark that has a copy is refused, whatever its datacenter."""
     obj = an_object(ORIGIN, Shark("dc2", "2.stor"))
@@ -102,12 +105,14 @@ def test_a_copy_is_never_sent_where_one_is() -> None:
     assert no == reasons.OBJECT_ALREADY_ON_DEST_SHARK
 
 
+@pytest.mark.row("TEST-EVAC-7", "N12")
 def test_the_own_datacenter_is_always_allowed() -> None:
     """The copy that leaves a datacenter may come back to it, even if another is there."""
     obj = an_object(ORIGIN, Shark("dc1", "2.stor"))
     assert placement.refusal(obj, ORIGIN, node(3, "dc1"), room=10) is None
 
 
+@pytest.mark.row("TEST-EVAC-7")
 def test_a_second_copy_in_a_datacenter_is_refused() -> None:
     """Fault domains never shrink."""
     obj = an_object(ORIGIN, Shark("dc2", "2.stor"))
@@ -115,6 +120,7 @@ def test_a_second_copy_in_a_datacenter_is_refused() -> None:
     assert no == reasons.OBJECT_ALREADY_IN_DATACENTER
 
 
+@pytest.mark.row("DEF-6", "L26")
 def test_every_candidate_is_tried() -> None:
     """A full first choice does not skip an object that a node beyond `max_sharks` can take."""
     nodes = [node(number, "dc1") for number in range(2, 6)]
@@ -122,6 +128,7 @@ def test_every_candidate_is_tried() -> None:
     assert destinations(obj, nodes, rules=Rules(max_sharks=2)) == {"5.stor"}
 
 
+@pytest.mark.row("N13")
 def test_the_roomiest_share_the_work_by_their_room() -> None:
     """Only `max_sharks` at a time, each as often as it has room; twice the room: twice."""
     nodes = [node(number, "dc1") for number in range(2, 8)]
@@ -156,11 +163,13 @@ def test_the_last_candidates_refusal_is_told(size: int) -> None:
     assert choose(last_has_it, nodes, full) == reasons.OBJECT_ALREADY_ON_DEST_SHARK
 
 
+@pytest.mark.row("MIN-4", "MIN-6")
 def test_no_destination_at_all_is_told() -> None:
     """Everything blacklisted: the object is skipped with a reason, not dropped."""
     assert choose(an_object(ORIGIN), []) == reasons.DESTINATION_INSUFFICIENT_SPACE
 
 
+@pytest.mark.row("L40")
 def test_a_single_copy_is_read_from_the_evacuated_shark() -> None:
     """Read-only is not dead; unless the operator forbids it."""
     rng = random.Random(1)
@@ -171,6 +180,7 @@ def test_a_single_copy_is_read_from_the_evacuated_shark() -> None:
     assert plan == reasons.SOURCE_IS_EVAC_SHARK
 
 
+@pytest.mark.row("A9")
 def test_a_source_that_failed_is_avoided_while_there_is_another() -> None:
     """First the other copies, then the evacuated shark's own, then those that failed."""
     a, b = Shark("dc2", "2.stor"), Shark("dc3", "3.stor")
@@ -218,6 +228,7 @@ def test_what_failed_comes_last(
         assert choose(obj, nodes, outlooks) is None
 
 
+@pytest.mark.row("MIN-6", "L38")
 def test_who_may_be_a_destination() -> None:
     """Too full, blacklisted and excluded nodes are left out."""
     nodes = [
@@ -250,6 +261,7 @@ def fits(obj: MantaObject, origin: Shark, one: StorageNode, outlook: Outlook) ->
     return placement.refusal(obj, origin, one, room=outlook.room) is None
 
 
+@pytest.mark.row("TEST-EVAC-2", "TEST-EVAC-7")
 @given(
     others=st.lists(SHARKS, max_size=4, unique_by=lambda s: s.manta_storage_id),
     origin_at=st.integers(0, 4),

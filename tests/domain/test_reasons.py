@@ -23,6 +23,7 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.row("TEST-TYPES-2")
 @pytest.mark.parametrize(("name", "column"), SPELLINGS.items())
 def test_columns_are_spelled_as_the_predecessor_did(name: str, column: str) -> None:
     """Every reason has the column text operators query for."""
@@ -30,11 +31,13 @@ def test_columns_are_spelled_as_the_predecessor_did(name: str, column: str) -> N
     assert Reason(name).is_known
 
 
+@pytest.mark.row("TEST-TYPES-2")
 def test_status_codes_keep_their_braces() -> None:
     """A code is a reason of its own, in braces."""
     assert reasons.http_status_code(404).column == "{http_status_code:404}"
 
 
+@pytest.mark.row("CRIT-6")
 def test_an_unknown_reason_is_kept() -> None:
     """Text nobody knows is neither lost nor turned into something else."""
     assert Reason("OutOfCoffee").name == "OutOfCoffee"

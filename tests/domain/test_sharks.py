@@ -41,6 +41,7 @@ def test_invariant_4_only_the_one_entry_changes(extra: dict[str, Any]) -> None:
     assert before["sharks"][1]["manta_storage_id"] == OLD  # not changed in place
 
 
+@pytest.mark.row("DEF-1")
 @pytest.mark.parametrize(
     ("names", "error"),
     [
@@ -66,6 +67,7 @@ def test_malformed_sharks_are_an_error_of_the_record(sharks: Any) -> None:
     assert caught.value.error is RecordError.MISSING_SHARKS
 
 
+@pytest.mark.row("L7")
 @pytest.mark.parametrize(
     ("now", "verdict"),
     [

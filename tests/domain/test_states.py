@@ -16,6 +16,7 @@ TABLES: list[tuple[Mapping[Any, Any], type[enum.StrEnum], type[enum.StrEnum]]] =
 ]
 
 
+@pytest.mark.row("TEST-TYPES-3")
 @pytest.mark.parametrize(("table", "state_kind", "event_kind"), TABLES)
 def test_every_pair_is_decided(
     table: Mapping[Any, Any], state_kind: type[enum.StrEnum], event_kind: type[enum.StrEnum]
@@ -40,6 +41,7 @@ def test_every_state_is_reached_or_is_the_first(
     assert set(state_kind) - reached <= {next(iter(state_kind))}
 
 
+@pytest.mark.row("DEF-1", "L6")
 def test_no_object_is_complete_before_its_copy_is_verified() -> None:
     """Invariant 1 in the table: complete follows post_processing only, that follows assigned."""
     before = {

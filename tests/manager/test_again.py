@@ -115,6 +115,7 @@ async def test_agents_that_are_away_for_a_minute_cost_no_object(
         assert {row["attempts"] for row in rows(job)} == {2}
 
 
+@pytest.mark.row("A9")
 async def test_another_source_is_read_when_one_failed(
     tmp_path: Path, autojump_clock: object
 ) -> None:
@@ -166,6 +167,7 @@ async def test_a_restart_remembers_what_failed(world: World, autojump_clock: obj
 # --- want of room ------------------------------------------------------------------------
 
 
+@pytest.mark.row("DEF-6", "N13")
 async def test_what_lacks_room_is_tried_again_when_all_else_is_settled(
     world: World, autojump_clock: object
 ) -> None:

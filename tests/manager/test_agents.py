@@ -158,6 +158,7 @@ def agents(world: World, spoil: Spoil, liars: Mapping[str, Any] | None = None) -
     return Agents(cast(HttpClient, wire), 7878)
 
 
+@pytest.mark.row("TEST-EVAC-3", "L9", "L10", "L22", "N9")
 @pytest.mark.parametrize("lie", LIES)
 async def test_nothing_that_an_agent_lies_about_counts_as_copied(
     world: World, autojump_clock: object, lie: str
@@ -174,6 +175,7 @@ async def test_nothing_that_an_agent_lies_about_counts_as_copied(
     assert all(one.assignments == 0 for one in world.ledgers.snapshot())
 
 
+@pytest.mark.row("L22")
 @pytest.mark.parametrize("lie", LIES)
 async def test_one_agent_that_lies_costs_no_object(
     world: World, autojump_clock: object, lie: str
@@ -190,6 +192,7 @@ async def test_one_agent_that_lies_costs_no_object(
     assert ORIGIN.manta_storage_id not in named
 
 
+@pytest.mark.row("CRIT-6", "L12")
 @pytest.mark.parametrize(
     ("reason", "column"),
     [
@@ -235,6 +238,7 @@ async def test_a_failed_task_that_has_no_failure_is_not_copied(
         assert await counts(job.store) == {("skipped", "assignment_error"): 20}
 
 
+@pytest.mark.row("DEF-3", "L21")
 async def test_progress_without_end_is_none(world: World, autojump_clock: object) -> None:
     """An agent that counts on and on, past its tasks, is given up."""
     told_so_far = [0]
@@ -250,6 +254,7 @@ async def test_progress_without_end_is_none(world: World, autojump_clock: object
         assert await counts(job.store) == {("skipped", "network_error"): 20}
 
 
+@pytest.mark.row("L22", "L25", "N7")
 async def test_a_lost_answer_leaves_the_other_assignments_polled(
     world: World, autojump_clock: object
 ) -> None:
@@ -314,6 +319,7 @@ async def test_slow_metadata_is_not_held_against_an_agent(
 # --- posting -----------------------------------------------------------------------------
 
 
+@pytest.mark.row("L23")
 async def test_a_lost_answer_to_a_post_is_asked_again(world: World, autojump_clock: object) -> None:
     """The agent has the assignment, its answer was lost; the second time it says 409."""
     lost: set[str] = set()
@@ -373,6 +379,7 @@ async def test_a_busy_agent_gets_its_assignment_in_the_end(
     assert most == 0
 
 
+@pytest.mark.row("DEF-3", "L24", "L25")
 async def test_hung_agents_do_not_hold_up_the_others(world: World, autojump_clock: object) -> None:
     """Each POST to them takes a minute; after the first that is given up, one try is enough."""
     hung = NODES[1].manta_storage_id

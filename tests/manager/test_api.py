@@ -36,6 +36,7 @@ class Rig:
     client: Any
     runner: Runner
     folder: Path
+    app: Any
 
     async def create(self, **params: Any) -> str:
         body = {"action": "evacuate", "params": {"from_shark": "1.stor", **params}}
@@ -102,12 +103,13 @@ async def open_rig(folder: Path, *, objects: int = 0, **changes: Any) -> AsyncIt
             api = make_api(Jobs(index, runner), metrics)
             async with trio.open_nursery() as work:
                 work.start_soon(runner.run)
-                yield Rig(api.test_client(), runner, folder)
+                yield Rig(api.test_client(), runner, folder, api)
                 work.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     store.close()
 
 
+@pytest.mark.row("TEST-HTTP-2", "L35", "N26")
 @pytest.mark.parametrize(
     ("accept", "as_string"),
     [("", False), ("*/*", False), ("application/json", True), ("text/html, */*", False)],
@@ -128,6 +130,7 @@ async def test_the_new_job_is_told_as_the_client_reads_it(
     assert (listed["action"], list(listed)) == ("Evacuate", ["id", "action", "state"])
 
 
+@pytest.mark.row("IMP-12", "TEST-STATUS-3", "N1")
 async def test_a_job_without_objects_is_complete(tmp_path: Path) -> None:
     """All keys present when zero; the shark by its full name, with its datacenter."""
     async with open_rig(tmp_path) as rig:
@@ -149,6 +152,7 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
         return db.execute(query).fetchall()
 
 
+@pytest.mark.row("DEF-11", "L27")
 @pytest.mark.parametrize(
     ("given", "shown"), [({}, None), ({"max_objects": 0}, None), ({"max_objects": 7}, 7)]
 )
@@ -160,6 +164,7 @@ async def test_the_limit_is_shown(tmp_path: Path, given: dict[str, int], shown: 
     assert view["config"]["max_objects"] == shown
 
 
+@pytest.mark.row("IMP-12", "N31")
 async def test_an_unknown_shark_fails_the_job(tmp_path: Path) -> None:
     """SharkNotFound, stored with the job and shown."""
     async with open_rig(tmp_path) as rig:
@@ -169,6 +174,7 @@ async def test_an_unknown_shark_fails_the_job(tmp_path: Path) -> None:
     assert view["error"].startswith("SharkNotFound: 77.stor.lab")
 
 
+@pytest.mark.row("IMP-16", "N28")
 async def test_nothing_is_evacuated_while_snaplinks_must_be_cleaned_up(tmp_path: Path) -> None:
     """500 with the deployed text."""
     async with open_rig(tmp_path, snaplink_cleanup_required=True) as rig:
@@ -180,6 +186,7 @@ async def test_nothing_is_evacuated_while_snaplinks_must_be_cleaned_up(tmp_path:
         assert await (await rig.client.get("/jobs")).get_json() == []
 
 
+@pytest.mark.row("IMP-13", "MIN-7", "TEST-HTTP-3", "L1", "L14")
 async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
     """Of the running job; every wrong number or job gets the deployed text."""
     async with open_rig(tmp_path, objects=3) as rig:
@@ -219,6 +226,7 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.row("IMP-13")
 async def test_static_updaters_stay(tmp_path: Path) -> None:
     """The configuration forbids the change; the text is the deployed one's."""
     options = Options(use_static_md_update_threads=True)
@@ -232,6 +240,7 @@ async def test_static_updaters_stay(tmp_path: Path) -> None:
     assert answer == (400, text)
 
 
+@pytest.mark.row("IMP-12", "TEST-STATUS-1", "L28")
 async def test_jobs_wait_for_their_turn(tmp_path: Path) -> None:
     """One runs, in order of creation; the others are in setup, listed oldest first."""
     async with open_rig(tmp_path, objects=3) as rig:
@@ -243,6 +252,7 @@ async def test_jobs_wait_for_their_turn(tmp_path: Path) -> None:
     assert [one["state"] for one in listed] == ["Running", "Setup", "Setup"]
 
 
+@pytest.mark.row("MIN-4")
 async def test_objects_that_no_agent_takes_are_skipped(tmp_path: Path) -> None:
     """With agents gone for good the job still ends, and tells why of each object."""
     options = Options(max_tasks_per_assignment=2)
@@ -256,6 +266,7 @@ async def test_objects_that_no_agent_takes_are_skipped(tmp_path: Path) -> None:
     assert rows(tmp_path / "db" / f"{job_id}.sqlite", reasons) == [("destination_unreachable",)]
 
 
+@pytest.mark.row("IMP-9")
 async def test_what_the_deployed_database_had_is_shown_as_it_is(tmp_path: Path) -> None:
     """A state of a job that nobody knows is kept and shown, and does not stop the others."""
     async with open_rig(tmp_path) as rig:
@@ -283,6 +294,7 @@ async def test_a_job_of_listed_objects_takes_these_only(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.row("CRIT-8")
 @pytest.mark.parametrize(
     ("text", "status", "message"),
     [
@@ -308,6 +320,7 @@ async def test_a_bad_list_of_objects_makes_no_job(
         assert await (await rig.client.get("/jobs")).get_json() == []
 
 
+@pytest.mark.row("IMP-14")
 async def test_an_ended_job_can_be_retried(tmp_path: Path) -> None:
     """The new job has the same shark, and takes what the old one could not do."""
     async with open_rig(tmp_path) as rig:
@@ -328,6 +341,7 @@ async def test_an_ended_job_can_be_retried(tmp_path: Path) -> None:
     assert dropped == [(1, "/gone", "does not exist any more")]
 
 
+@pytest.mark.row("CRIT-8", "IMP-14")
 async def test_what_cannot_be_retried_is_refused(tmp_path: Path) -> None:
     """A job that runs, one that is unknown, and what is no job."""
     async with open_rig(tmp_path, objects=3) as rig:

@@ -82,6 +82,7 @@ def rows(job: Job, query: str) -> list[tuple[object, ...]]:
     return [tuple(row) for row in job.store.database._reader.execute(query)]
 
 
+@pytest.mark.row("L20")
 @pytest.mark.parametrize("after_s", [0, 0.005, 0.015, 0.04, 0.08, 0.12, 0.2, 0.4, 0.8, 1.5, 3, 9])
 async def test_nothing_is_begun_and_nothing_is_left_half_way(
     world: World, autojump_clock: object, after_s: float

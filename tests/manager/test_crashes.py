@@ -25,6 +25,7 @@ def a_world(folder: Path) -> World:
     return world
 
 
+@pytest.mark.row("IMP-7", "DEF-2", "L2", "N8")
 @pytest.mark.parametrize("where", ["before_commit", "after_commit"])
 async def test_crash_at_every_commit(where: str, tmp_path: Path, autojump_clock: object) -> None:
     """Until a run gets through, kill it one commit later than the last time."""

@@ -171,6 +171,7 @@ async def _found_by(world: World, name: str, listing: Listing | None = None) -> 
     return kept(world.job_file)
 
 
+@pytest.mark.row("CRIT-1", "DEF-4", "L31", "L33", "N2")
 @settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
@@ -229,6 +230,7 @@ async def test_a_listing_without_shards_asks_all_of_them(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.row("IMP-14", "DEF-9", "TEST-EVAC-10", "L16", "N14")
 async def test_a_retry_takes_what_did_not_go_and_reads_it_anew(
     tmp_path: Path, autojump_clock: object
 ) -> None:
@@ -307,6 +309,7 @@ class Unsteady:
         return await self.shard.sql(statement, values, within_s=within_s)
 
 
+@pytest.mark.row("L2")
 async def test_a_scan_goes_on_behind_what_is_stored(tmp_path: Path) -> None:
     """Interrupted at any window, the next run asks for no window twice and misses none."""
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 31)], shards=1)
@@ -352,6 +355,7 @@ class _Watched:
         return await self.shard.sql(statement, values, within_s=within_s)
 
 
+@pytest.mark.row("CRIT-1")
 async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: object) -> None:
     """Statements are asked again after a pause; nothing is missed."""
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 31)], shards=1)
@@ -365,6 +369,7 @@ async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: obj
     world.close()
 
 
+@pytest.mark.row("CRIT-1", "CRIT-7")
 async def test_a_shard_that_stays_away_fails_the_job_at_its_end(
     tmp_path: Path, autojump_clock: object
 ) -> None:

@@ -102,6 +102,7 @@ def a_disk(rng: random.Random, max_fill: int) -> Disk:
     return disk
 
 
+@pytest.mark.row("IMP-1", "DEF-5", "L26")
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
@@ -203,6 +204,7 @@ async def placed(job: Job, numbers: Sequence[int], feed: Any, ready: Any) -> lis
     return made
 
 
+@pytest.mark.row("MIN-6", "DEF-8", "N13")
 async def test_limits_that_change_hold_from_the_next_object_on(
     world: World, autojump_clock: object
 ) -> None:

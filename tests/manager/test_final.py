@@ -171,6 +171,7 @@ async def test_a_stubborn_writer_is_listed(world: World, autojump_clock: object)
     assert orphans(world) == [object_id(5)]  # its copy, which no record names
 
 
+@pytest.mark.row("N14")
 async def test_what_came_too_late_can_be_retried(world: World, autojump_clock: object) -> None:
     """Its object is complete, so that only the list tells."""
     put_back(world, 5, times=3)

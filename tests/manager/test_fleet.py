@@ -27,6 +27,7 @@ class Answers:
         return answer
 
 
+@pytest.mark.row("DEF-10", "L4")
 async def test_a_bad_answer_keeps_the_last_good_list(autojump_clock: object) -> None:
     """Empty or failed: old news is better than none; a new list replaces it."""
     ask = Answers(NODES[:2], (), PeerUnreachable("gone"), NODES[2:4])
@@ -43,6 +44,7 @@ async def test_a_bad_answer_keeps_the_last_good_list(autojump_clock: object) -> 
     assert seen == [NODES[:2], NODES[:2], NODES[:2], NODES[2:4]]
 
 
+@pytest.mark.row("DEF-10", "TEST-EVAC-4", "L4")
 @pytest.mark.parametrize("answer", [(), PeerUnreachable("gone")])
 async def test_a_job_waits_for_the_first_list_but_not_for_ever(
     autojump_clock: object, answer: tuple[()] | PeerError

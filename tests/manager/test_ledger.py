@@ -11,6 +11,7 @@ from rebalancer.manager.ledger import AVOID_MAX_S, AVOID_S, SETTLING_S, Ledgers,
 A, B = "2.stor.lab", "3.stor.lab"
 
 
+@pytest.mark.row("N13")
 async def test_claims_count_until_they_have_settled(autojump_clock: object) -> None:
     """Until storinfo can have told of them: copied ones, and lost ones, which may be there too."""
     with Ledgers().open(4) as ledger:
@@ -43,6 +44,7 @@ async def test_a_destination_is_busy_at_its_limit() -> None:
         assert not ledger.is_busy(A)
 
 
+@pytest.mark.row("L24")
 async def test_a_destination_that_fails_is_avoided_longer_each_time(
     autojump_clock: object,
 ) -> None:
@@ -117,6 +119,7 @@ async def test_destinations_can_be_shown(autojump_clock: object) -> None:
     ]
 
 
+@pytest.mark.row("L22")
 @given(
     st.lists(
         st.tuples(

@@ -150,6 +150,7 @@ def page() -> dict[tuple[str, str], tuple[str, ...]]:
     return {(row[0].strip("`"), row[1].strip("`")): row for row in found[2:]}
 
 
+@pytest.mark.row("CRIT-2")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}: {case.message}")
 async def test_the_page_tells_what_happens(
     case: Case, page: dict[tuple[str, str], tuple[str, ...]], tmp_path: Path

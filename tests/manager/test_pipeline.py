@@ -33,6 +33,7 @@ def sharks_of(world: World, number: int) -> set[str]:
     }
 
 
+@pytest.mark.row("CRIT-1", "CRIT-2", "L32", "N2", "N7")
 async def test_every_object_leaves_the_shark(world: World, autojump_clock: object) -> None:
     """All complete; no record names the evacuated shark; each keeps two sharks."""
     assert await world.run() == {("complete", ""): 20}
@@ -54,11 +55,13 @@ async def test_a_second_run_finds_nothing_to_do(world: World, autojump_clock: ob
     assert before == world.records()
 
 
+@pytest.mark.row("N15")
 async def test_max_objects_is_exact(world: World, autojump_clock: object) -> None:
     """No more objects than asked for, whatever the windows hold."""
     assert await world.run(max_objects=7) == {("complete", ""): 7}
 
 
+@pytest.mark.row("TEST-EVAC-3", "TEST-EVAC-5")
 async def test_failed_tasks_are_skipped_with_their_reasons(
     world: World, autojump_clock: object
 ) -> None:
@@ -103,6 +106,7 @@ async def test_what_no_agent_takes_is_skipped(
     assert await world.run() == {("skipped", reason): 20}
 
 
+@pytest.mark.row("TEST-EVAC-3")
 async def test_an_agent_that_forgets_loses_the_assignment(
     world: World, autojump_clock: object
 ) -> None:
@@ -128,18 +132,21 @@ async def test_a_report_that_does_not_add_up_counts_nothing(
     assert all(ORIGIN.manta_storage_id in sharks_of(world, n) for n in range(1, 21))
 
 
+@pytest.mark.row("DEF-3", "L21", "N17")
 async def test_an_agent_without_progress_is_given_up(world: World, autojump_clock: object) -> None:
     """An agent that answers and never works does not hold the job for ever."""
     world.agents.asked.default_factory = lambda: -(10**9)
     assert await world.run() == {("skipped", "network_error"): 20}
 
 
+@pytest.mark.row("MIN-4", "TEST-EVAC-5")
 async def test_no_room_anywhere(world: World, autojump_clock: object) -> None:
     """All candidates are tried; then the reason is want of space."""
     world.nodes = tuple(attrs.evolve(node, percent_used=100) for node in NODES)
     assert await world.run() == {("skipped", "destination_insufficient_space"): 20}
 
 
+@pytest.mark.row("DEF-5")
 async def test_no_destination_is_ever_overfilled(world: World, autojump_clock: object) -> None:
     """Claims are counted in bytes: a node with room for five small objects gets no more."""
     room = 12_000
@@ -160,6 +167,7 @@ async def test_no_destination_is_ever_overfilled(world: World, autojump_clock: o
     assert all(size <= room for size in taken.values())
 
 
+@pytest.mark.row("TEST-EVAC-4")
 async def test_an_empty_storinfo_fails_the_job(world: World, autojump_clock: object) -> None:
     """Nowhere to go at the start is a clear cause, not a job of skipped objects."""
     world.nodes = ()
@@ -167,6 +175,7 @@ async def test_an_empty_storinfo_fails_the_job(world: World, autojump_clock: obj
         await world.run()
 
 
+@pytest.mark.row("CRIT-1", "CRIT-7")
 async def test_a_shard_that_fails_fails_the_job_at_its_end(
     world: World, autojump_clock: object
 ) -> None:
@@ -211,6 +220,7 @@ def change_while_copying(world: World, number: int, change: Any) -> None:
     world.agents.report = report
 
 
+@pytest.mark.row("CRIT-2", "L18")
 async def test_invariant_5_an_overwritten_object_is_left_alone(
     world: World, autojump_clock: object
 ) -> None:
@@ -232,6 +242,7 @@ async def test_invariant_5_an_overwritten_object_is_left_alone(
     assert orphan["path"] == f"/manta/{object_id(0)}/{object_id(5)}"
 
 
+@pytest.mark.row("CRIT-2")
 async def test_invariant_5_a_deleted_object_is_recorded(
     world: World, autojump_clock: object
 ) -> None:
@@ -241,6 +252,7 @@ async def test_invariant_5_a_deleted_object_is_recorded(
     assert not sharks_of(world, 5)
 
 
+@pytest.mark.row("CRIT-2", "L16")
 async def test_a_changed_record_is_merged(world: World, autojump_clock: object) -> None:
     """Attributes that a user changed meanwhile stay changed; only the shark is exchanged."""
 
@@ -269,6 +281,7 @@ def failing(times: int) -> Callable[[str], None]:
     return fail
 
 
+@pytest.mark.row("CRIT-2", "DEF-12", "L17")
 @pytest.mark.parametrize("batched", [True, False])
 async def test_an_update_whose_fate_is_unknown_is_settled_by_reading(
     world: World, autojump_clock: object, batched: bool
@@ -290,6 +303,7 @@ async def test_an_update_that_fails_for_a_while_is_tried_again(
     assert await world.run() == {("complete", ""): 20}
 
 
+@pytest.mark.row("DEF-1", "DEF-15", "L6", "L18", "N3")
 async def test_an_update_that_fails_for_ever_is_an_error(
     world: World, autojump_clock: object
 ) -> None:
@@ -329,6 +343,7 @@ async def test_a_shard_that_is_not_configured_any_more_is_told(
 # --- odd records ---------------------------------------------------------------------------
 
 
+@pytest.mark.row("IMP-2", "TEST-EVAC-6", "L19", "N11")
 async def test_links_and_duplicates_move_once_and_are_all_rewritten(
     tmp_path: Path, autojump_clock: object
 ) -> None:
@@ -348,6 +363,7 @@ async def test_links_and_duplicates_move_once_and_are_all_rewritten(
     world.close()
 
 
+@pytest.mark.row("CRIT-2", "DEF-4", "L8")
 async def test_one_bad_record_never_stops_a_job(tmp_path: Path, autojump_clock: object) -> None:
     """Each ends in its own error; the good ones move."""
     twice = [attrs.asdict(ORIGIN), attrs.asdict(ORIGIN)]

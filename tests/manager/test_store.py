@@ -172,6 +172,7 @@ def assignments(store: JobStore, in_states: str) -> list[str]:
     return [row["id"] for row in rows]
 
 
+@pytest.mark.row("IMP-7", "N29")
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 1 << 30),
@@ -213,6 +214,7 @@ def test_counters_equal_rows_after_any_history(
     trio.run(run)
 
 
+@pytest.mark.row("TEST-TYPES-2")
 @pytest.mark.parametrize("name", SPELLINGS)
 async def test_every_reason_fits_the_deployed_column(tmp_path: Path, name: str) -> None:
     """The CHECK takes each spelling that the deployed programs know."""
@@ -237,6 +239,7 @@ def test_columns_refuse_what_the_deployed_ones_refused(column: str, value: str) 
     db.close()
 
 
+@pytest.mark.row("CRIT-6")
 async def test_a_reason_nobody_knows_is_kept(tmp_path: Path) -> None:
     """Its raw text is in `detail`; the column stays empty."""
     async with opened(tmp_path / "job.sqlite") as store:
@@ -257,6 +260,7 @@ async def test_a_window_may_be_stored_again(tmp_path: Path) -> None:
         assert await store.scan_position(1, "_id") == ScanPosition(1, "_id", 1, 2)
 
 
+@pytest.mark.row("IMP-2")
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 async def test_duplicates_do_not_depend_on_the_order(
     tmp_path: Path, order: tuple[int, ...]
@@ -272,6 +276,7 @@ async def test_duplicates_do_not_depend_on_the_order(
     assert links == 2
 
 
+@pytest.mark.row("MIN-2", "L6")
 async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
     """Assigned twice, settled before it is copied, skipped after: refused, nothing changed."""
     async with opened(tmp_path / "job.sqlite") as store:

@@ -184,6 +184,7 @@ def always(error: Exception, *, key: str = "") -> Answer:
 # --- batches ---------------------------------------------------------------------------------
 
 
+@pytest.mark.row("N30")
 async def test_a_batch_that_goes_well_is_one_call(rigs: Rigs, autojump_clock: object) -> None:
     """Nothing is read, nothing written twice."""
     rig = rigs(4)
@@ -198,6 +199,7 @@ async def test_without_batches_each_record_is_a_put(rigs: Rigs, autojump_clock: 
     assert rig.outcomes() == "written written written"
 
 
+@pytest.mark.row("CRIT-2")
 async def test_the_rest_of_a_batch_with_a_conflict_stays_a_batch(
     rigs: Rigs, autojump_clock: object
 ) -> None:
@@ -221,6 +223,7 @@ async def test_after_a_second_conflict_all_are_read(rigs: Rigs, autojump_clock: 
     assert rig.outcomes() == " ".join(["written"] * 24)
 
 
+@pytest.mark.row("CRIT-2")
 async def test_deleted_and_overwritten_records_leave_the_batch(
     rigs: Rigs, autojump_clock: object
 ) -> None:
@@ -233,6 +236,7 @@ async def test_deleted_and_overwritten_records_leave_the_batch(
     assert rig.shard.store.get("manta", "d")["value"]["objectId"] == object_id(99)
 
 
+@pytest.mark.row("L7")
 async def test_what_somebody_else_moved_is_not_touched(rigs: Rigs, autojump_clock: object) -> None:
     """To our destination: complete.  Elsewhere: told."""
     rig = rigs(3)
@@ -243,6 +247,7 @@ async def test_what_somebody_else_moved_is_not_touched(rigs: Rigs, autojump_cloc
     assert not [call for call in calls if call in ("put a", "put b")]
 
 
+@pytest.mark.row("CRIT-2", "DEF-1")
 async def test_a_record_that_became_unusable_is_told(rigs: Rigs, autojump_clock: object) -> None:
     """Each with its own reason; the others are written."""
     rig = rigs(4)
@@ -252,6 +257,7 @@ async def test_a_record_that_became_unusable_is_told(rigs: Rigs, autojump_clock:
     assert rig.outcomes() == "missing_sharks written duplicate_shark written"
 
 
+@pytest.mark.row("CRIT-2")
 @pytest.mark.parametrize("name", ["UniqueAttributeError", "ObjectNotFoundError"])
 async def test_a_conflict_that_names_no_key_is_found_by_reading(
     name: str, rigs: Rigs, autojump_clock: object
@@ -347,6 +353,7 @@ async def test_a_deadlock_is_met_with_the_same_batch(rigs: Rigs, autojump_clock:
 # --- outcomes that are unknown ---------------------------------------------------------------
 
 
+@pytest.mark.row("DEF-12", "L17")
 @pytest.mark.parametrize("error", [PeerUnreachable("lost"), PeerMalformed("batch: odd")])
 async def test_an_answer_that_was_lost_is_replaced_by_reading(
     error: Exception, rigs: Rigs, autojump_clock: object
@@ -359,6 +366,7 @@ async def test_an_answer_that_was_lost_is_replaced_by_reading(
     assert rig.outcomes() == "written written written"
 
 
+@pytest.mark.row("CRIT-2", "DEF-12")
 async def test_a_request_that_was_lost_is_sent_again(rigs: Rigs, autojump_clock: object) -> None:
     """The batch was not written: each record says so, and it is sent with their etags."""
     rig = rigs(3)
@@ -481,6 +489,7 @@ async def test_a_record_that_only_waits_is_given_up_alone(
     assert HOUR_S <= trio.current_time() <= HOUR_S + 100
 
 
+@pytest.mark.row("CRIT-2")
 async def test_no_object_of_a_job_is_lost_to_an_overload(
     tmp_path: Path, autojump_clock: object
 ) -> None:
@@ -498,6 +507,7 @@ async def test_no_object_of_a_job_is_lost_to_an_overload(
     world.close()
 
 
+@pytest.mark.row("N3")
 async def test_a_job_ends_though_a_shard_stays_away(tmp_path: Path, autojump_clock: object) -> None:
     """Its objects are told as failed after one bound, not after one for every assignment."""
     world = make_world(tmp_path / "world", [record(number) for number in range(1, 61)])
@@ -565,6 +575,7 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
     assert updaters.in_force == updaters.limit == 32
 
 
+@pytest.mark.row("IMP-13", "MIN-7", "DEF-8", "L14", "N16")
 async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) -> None:
     """Up: who waits begins.  Down: nobody begins until enough have ended.  Overload or not."""
     told: list[tuple[int, int]] = []
@@ -601,6 +612,7 @@ async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) 
     assert told == [(2, 2), (5, 5), (5, 2), (6, 6), (1, 1)]
 
 
+@pytest.mark.row("L36")
 async def test_both_numbers_are_exported() -> None:
     """The operator's under the predecessor's name, and the one in force beside it."""
     metrics = ManagerMetrics(ManagerConfig("lab", (config.Shard("1.moray.lab"),)))

@@ -49,6 +49,7 @@ def value(**fields: Any) -> dict[str, Any]:
     return {"type": "object", "name": "a.log", "vnode": 5, **fields}
 
 
+@pytest.mark.row("CRIT-3")
 async def test_put_get_and_the_three_conditions(tmp_path: Path) -> None:
     """null: there must be none; a string: it must be that one; the conflict tells both."""
     async with a_shard(tmp_path) as shard:
@@ -72,6 +73,7 @@ async def test_a_missing_record_is_none(tmp_path: Path) -> None:
         assert await shard.client.get_object("manta", "/nobody") is None
 
 
+@pytest.mark.row("CRIT-3")
 async def test_a_batch_is_all_or_nothing(tmp_path: Path) -> None:
     """One stale member rolls all back, and its key is named."""
     async with a_shard(tmp_path) as shard:
@@ -89,6 +91,7 @@ async def test_a_batch_is_all_or_nothing(tmp_path: Path) -> None:
         assert first.etag == one
 
 
+@pytest.mark.row("CRIT-3")
 async def test_find_sorts_and_limits(tmp_path: Path) -> None:
     """In order of `_id`, no more than asked for."""
     async with a_shard(tmp_path) as shard:
@@ -98,6 +101,7 @@ async def test_find_sorts_and_limits(tmp_path: Path) -> None:
         assert [record.key for record in found] == ["/0", "/1", "/2"]
 
 
+@pytest.mark.row("CRIT-3")
 async def test_scanning_windows_finds_exactly_the_mentions(tmp_path: Path) -> None:
     """Windows cover every id once; the filter is on whole strings."""
     async with a_shard(tmp_path) as shard:
@@ -121,6 +125,7 @@ async def test_an_empty_table_has_last_id_zero(tmp_path: Path) -> None:
         assert await scan.last_id(shard.client, "_id") == 0
 
 
+@pytest.mark.row("CRIT-3")
 async def test_many_requests_share_one_connection(tmp_path: Path) -> None:
     """Answers find their requests, whatever the order they come in."""
     async with a_shard(tmp_path, connections=1) as shard:

@@ -105,6 +105,7 @@ async def many(count: int, call: Callable[[], Any]) -> None:
             nursery.start_soon(call)
 
 
+@pytest.mark.row("CRIT-3")
 async def test_a_shard_has_no_more_connections_than_allowed() -> None:
     """However many calls there are at once; they share what there is."""
     server = Server()

@@ -110,6 +110,7 @@ async def test_a_connection_lost_within_a_statement_can_be_asked_again(cluster: 
     await ended_within(cluster, "SELECT pg_sleep(60)")
 
 
+@pytest.mark.row("CRIT-1")
 async def test_a_connection_lost_within_the_rows_returns_none(cluster: Cluster) -> None:
     """Rows that came before the end are not told as if they were all."""
     slow = "SELECT i, pg_sleep(0.001), repeat('x', 1000) FROM generate_series(1, 60000) i"
@@ -135,6 +136,7 @@ async def test_a_statement_that_fails_within_its_rows_returns_none(cluster: Clus
         assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
 
 
+@pytest.mark.row("CRIT-1")
 async def test_a_statement_that_takes_too_long_is_ended_by_the_server(cluster: Cluster) -> None:
     """The limit on statements is in force on our connections."""
     async with shard_of(cluster) as shard:

@@ -48,6 +48,7 @@ def endpoints(targets: list[Target]) -> list[str]:
     return [str(target.endpoint) for target in targets]
 
 
+@pytest.mark.row("N4")
 async def test_a_shard_is_where_its_srv_records_say(rig: Rig) -> None:
     """Target, port, priority and weight; a zone's address is asked for once for its processes."""
     assert await rig.resolver.targets(SHARD) == [
@@ -98,6 +99,7 @@ async def test_a_port_in_the_name_is_the_port(rig: Rig) -> None:
     assert rig.server.asked == [(SHARD, "A")]
 
 
+@pytest.mark.row("N4")
 @pytest.mark.parametrize("unknown", [dns.rcode.NXDOMAIN, dns.rcode.REFUSED])
 async def test_without_services_the_usual_ports_are_tried(
     unknown: dns.rcode.Rcode, rig: Rig

@@ -39,6 +39,7 @@ async def serving(app: QuartTrio) -> AsyncIterator[tuple[HttpClient, str]]:
         stopping.set()
 
 
+@pytest.mark.row("N5")
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 1203])
 async def test_every_page_is_read(count: int) -> None:
     """Whatever the number of nodes; the first page is asked for without a cursor."""
@@ -90,6 +91,7 @@ async def test_a_list_that_never_holds_still_is_an_error() -> None:
             await storage_nodes(http, where)
 
 
+@pytest.mark.row("L4")
 @pytest.mark.parametrize(
     ("page", "error"),
     [(500, PeerRefused), (404, PeerRefused), ({"nodes": []}, PeerMalformed)],
@@ -101,6 +103,7 @@ async def test_an_answer_that_cannot_be_used_is_an_error(page: Any, error: type[
             await storage_nodes(http, where)
 
 
+@pytest.mark.row("L5")
 async def test_one_bad_entry_does_not_hide_the_others() -> None:
     """Entries without the fields that count are left out."""
     bad = [None, 7, {}, node(3, availableMB="1"), node(4, datacenter=None)]
@@ -113,6 +116,7 @@ async def test_one_bad_entry_does_not_hide_the_others() -> None:
     ]
 
 
+@pytest.mark.row("N5")
 @pytest.mark.parametrize(
     ("query", "status"),
     [

@@ -47,6 +47,7 @@ async def running(folder: Path, source: str, **tables: Any) -> AsyncIterator[Alo
 # --- who may ask ---------------------------------------------------------------------------
 
 
+@pytest.mark.row("A14", "L37")
 async def test_only_a_token_opens_the_api(tmp_path: Path) -> None:
     """But for /ping; a wrong one gets 401 as JSON, and changes nothing."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
@@ -175,6 +176,7 @@ def tracer(pid: int, trace: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*command, *pids], stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.row("CRIT-11", "DEF-13", "A5")
 @pytest.mark.parametrize("objects", [2, 40], ids=["one by one", "many at once"])
 async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int) -> None:
     """By the kernel's own record of a run of the real agent, with all its processes.
@@ -224,7 +226,7 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
         for call in renames
         if f'{state}/scheduled/{ASSIGNMENT}"' in call.arguments.rpartition(", ")[2]
     ]
-    assert len(placed) == 2  # as posted, and as ended
+    assert len(placed) >= 2  # as posted, and as ended; on a slow machine there is progress between
     for call, source_path in placed:
         assert synced(source_path, 0, call.begun)
     answered = min(call.begun for call in seen if "HTTP/1.1 200" in call.arguments)
@@ -232,8 +234,8 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
     for number in range(objects):
         call, temporary = rename(f"{folder}/{uuid(number)}")
         assert synced(temporary, 0, call.begun), number
-        assert synced(folder, call.ended, placed[1][0].begun), number
-    assert completed.begun > placed[1][0].ended
+        assert synced(folder, call.ended, placed[-1][0].begun), number
+    assert completed.begun > placed[-1][0].ended
 
 
 def children(pid: int) -> list[int]:
@@ -298,6 +300,7 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
+@pytest.mark.row("DEF-15", "N24")
 async def test_a_long_queue_is_taken_up_at_once(tmp_path: Path) -> None:
     """A hundred thousand stored assignments: in order, in flat memory, and never read at once."""
     hanging = Answer(b"", hang=True)

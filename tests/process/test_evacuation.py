@@ -85,6 +85,7 @@ def test_the_job_ends_as_complete(evacuated: Evacuated) -> None:
     assert evacuated.view["warnings"] == []
 
 
+@pytest.mark.row("N33")
 @pytest.mark.parametrize("number", range(1, 12))
 def test_the_audit_finds_that_an_invariant_holds(evacuated: Evacuated, number: int) -> None:
     (check,) = [check for check in evacuated.audit.checks if check.number == number]
@@ -93,6 +94,7 @@ def test_the_audit_finds_that_an_invariant_holds(evacuated: Evacuated, number: i
     assert check.ok
 
 
+@pytest.mark.row("TEST-EVAC-5")
 @pytest.mark.parametrize("kind", Kind)
 def test_each_kind_of_object_ends_as_it_must(evacuated: Evacuated, kind: Kind) -> None:
     """The row of every seeded object of each kind, by plain SQL."""
@@ -109,6 +111,7 @@ def test_each_kind_of_object_ends_as_it_must(evacuated: Evacuated, kind: Kind) -
     assert len(rows) >= 5 or kind is Kind.DIRECTORY
 
 
+@pytest.mark.row("L19")
 @pytest.mark.parametrize("kind", [Kind.SNAPLINK, Kind.DUPLICATE_ACROSS_SHARDS])
 def test_every_record_of_an_object_with_two_names_the_new_copy(
     evacuated: Evacuated, kind: Kind
@@ -134,6 +137,7 @@ def test_every_record_of_an_object_with_two_names_the_new_copy(
         assert shard in duplicates[object_id]
 
 
+@pytest.mark.row("IMP-7", "TEST-STATUS-3")
 def test_counts_asked_for_on_the_way_are_the_rows(evacuated: Evacuated) -> None:
     """Whenever nothing changed between two SELECTs, the GET between them gave their counts."""
     quiet = [(rows, got) for rows, got, after in evacuated.samples if rows == after]
@@ -163,6 +167,7 @@ def test_the_operator_sees_the_job_as_the_predecessor_showed_it(evacuated: Evacu
     assert listed == {"id": evacuated.job_file.stem, "action": "Evacuate", "state": "Complete"}
 
 
+@pytest.mark.row("IMP-3", "L36", "N18")
 def test_metrics_add_up_to_what_happened(evacuated: Evacuated) -> None:
     """Both families of the agents, the manager's, and the rows tell of the same objects."""
     from prometheus_client.parser import text_string_to_metric_families

@@ -147,6 +147,7 @@ def states(layout: Layout) -> dict[str, bytes]:
     return snapshot(layout.folder / "manager") | snapshot(layout.folder / "nodes")
 
 
+@pytest.mark.row("CRIT-8", "TEST-STATUS-2", "L1", "L35", "A1", "N28", "N31")
 @pytest.mark.parametrize("one", MANAGER + AGENT, ids=str)
 def test_a_bad_request_gets_its_answer(answers: Answers, one: Asked) -> None:
     """The status of the specification, and a message that says what was expected and where."""
@@ -162,6 +163,7 @@ def test_a_bad_request_gets_its_answer(answers: Answers, one: Asked) -> None:
         assert list(reply.json()) == ["message"]
 
 
+@pytest.mark.row("DEF-13", "A1", "A3")
 def test_bad_requests_change_nothing(answers: Answers) -> None:
     """Every file of every state folder and object root is as it was."""
     assert answers.before == answers.after
@@ -197,6 +199,7 @@ MANAGER_FILE = {
 }
 
 
+@pytest.mark.row("DEF-4")
 @pytest.mark.parametrize(
     ("program", "text", "words"),
     [
@@ -252,6 +255,7 @@ def test_an_address_in_use_is_one_line(tmp_path: Path, program: str) -> None:
     assert f"127.0.0.1:{port}" in done.stderr
 
 
+@pytest.mark.row("L30")
 def test_state_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     """The list of jobs is another kind of file: it is named, and left as it is."""
     (tmp_path / "db").mkdir()
@@ -267,6 +271,7 @@ def test_state_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     assert (tmp_path / "db" / "rebalancer.sqlite").read_text() == "no database " * 100
 
 
+@pytest.mark.row("IMP-11")
 def test_a_command_without_its_parts_shows_help() -> None:
     """No subcommand: the help on stderr, and failure."""
     for args in ((), ("adm",), ("adm", "job"), ("adm", "job", "create")):

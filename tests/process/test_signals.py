@@ -35,6 +35,7 @@ pytestmark = pytest.mark.process
 END_S = 5.0
 
 
+@pytest.mark.row("MIN-3", "DEF-2")
 async def test_sigterm_in_the_middle_of_work_loses_nothing(tmp_path: Path) -> None:
     """Manager and an agent end with 0 within 5 s; started again, the job is finished."""
     region = await trio.to_thread.run_sync(new_region, tmp_path, 800)
@@ -66,6 +67,7 @@ async def files_appear(folder: Path, count: int) -> None:
             await trio.sleep(0.01)
 
 
+@pytest.mark.row("IMP-4", "A10")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_an_agent_that_ends_within_a_transfer_goes_on_with_it(
     tmp_path: Path, number: signal.Signals
@@ -155,6 +157,7 @@ async def test_fetchers_that_are_killed_are_replaced(tmp_path: Path) -> None:
     assert [pid for pid in second if os.path.exists(f"/proc/{pid}")] == []  # noqa: ASYNC240
 
 
+@pytest.mark.row("CRIT-11", "L2", "N26", "N33")
 def test_kill_of_manager_and_agent_fetches_nothing_again(tmp_path: Path) -> None:
     """The demonstration with its kills, as the operator runs it, in both dialects."""
     options = ("--kill", "--mixed", "--objects", "1200", "--folder", str(tmp_path / "demo"))
@@ -187,6 +190,7 @@ async def logged(process: Process, message: str, count: int) -> list[dict[str, o
             await trio.sleep(0.05)
 
 
+@pytest.mark.row("IMP-10", "IMP-15", "N19")
 async def test_sigusr1_reads_the_file_again(tmp_path: Path) -> None:
     """New values for the next job; a bad file leaves the old ones; nobody dies of the signal."""
     region = await trio.to_thread.run_sync(new_region, tmp_path, 5)
@@ -222,6 +226,7 @@ def is_ignored(pid: int, number: signal.Signals) -> bool:
     return False
 
 
+@pytest.mark.row("IMP-15", "N19")
 @pytest.mark.parametrize("program", ["manager", "agent"])
 def test_sigusr1_right_after_the_start_is_survived(tmp_path: Path, program: str) -> None:
     """svcadm refresh may come before the program has even been imported."""

@@ -100,6 +100,7 @@ def _scans(job_file: Path) -> list[tuple[int, int]]:
         return db.execute("SELECT position, until FROM scans WHERE id_column = '_id'").fetchall()
 
 
+@pytest.mark.row("N33", "DEF-2")
 def test_every_invariant_holds(busy: Busy) -> None:
     """Whatever users did, and with the manager killed within its scans."""
     assert busy.view["state"] == "Complete"

@@ -120,6 +120,10 @@ class _Watcher:
             [(task.object_id, task.status.reason, task.source) for task in listed],
             self._job.action.origin.manta_storage_id,
         )
+        for name, failure in failed.items():
+            if not failure.reason.is_known:
+                raw = failure.reason.name[:200]
+                log.warning("unknown reason", object=name, destination=self._shark, reason=raw)
         attempts = self._job.config.max_attempts
         uncopied = await self._job.store.copied(item.id, failed, max_attempts=attempts)
         if assignments.is_useless(len(item.object_ids), failed.values()):

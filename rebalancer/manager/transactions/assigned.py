@@ -166,6 +166,8 @@ def _advance(
     db: sqlite3.Connection, assignment_id: str, event: AssignmentEvent, detail: str | None = None
 ) -> None:
     row = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
+    if row is None:
+        raise IllegalTransition(f"there is no assignment {assignment_id}")
     new = advance(states.ASSIGNMENT, AssignmentState(row["state"]), event)
     db.execute(
         "UPDATE assignments SET state = ?, detail = ? WHERE id = ?", (new, detail, assignment_id)

@@ -1,0 +1,91 @@
+"""The operator's command and the programs, asked in ways that they cannot follow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rebalancer.adm import adm as adm_command
+from rebalancer.config import AgentConfig, ManagerConfig, Shard
+from tests.process.regions import run
+
+
+@pytest.mark.process
+@pytest.mark.row("IMP-11")
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), ["Usage: rebalancer", "Commands:", "job"]),
+        (("job", "create"), ["Usage: rebalancer adm job create", "Commands:", "evacuate"]),
+        (("job", "list", "extra"), ["Usage: rebalancer adm job list", "unexpected", "extra"]),
+        (("job", "get"), ["Usage: rebalancer adm job get", "Missing argument 'UUID'"]),
+        (
+            ("job", "create", "evacuate"),
+            ["Usage: rebalancer adm job create evacuate", "Missing option", "--shark"],
+        ),
+        (("job", "retry"), ["Missing argument 'UUID'"]),
+        (
+            ("job", "create", "evacuate", "--shark", "1.stor", "--max_objects", "all"),
+            ["Invalid value", "max_objects", "'all'"],
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_cannot_be_followed_says_what_it_wants(
+    args: tuple[str, ...], words: list[str]
+) -> None:
+    """Help or an error on stderr, nothing on stdout, and failure."""
+    done = run("adm", *args, REBALANCER_URL="http://127.0.0.1:1")
+
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert [word for word in words if word not in done.stderr] == []
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.process
+@pytest.mark.row("A12")
+@pytest.mark.parametrize("program", ["manager", "agent"])
+def test_a_program_takes_no_argument_it_does_not_know(program: str) -> None:
+    """The deployed agent told of one and exited as if all were well."""
+    done = run(program, "nonsense")
+
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+
+
+@pytest.mark.row("N6", "N20", "IMP-3")
+def test_programs_meet_at_their_usual_ports() -> None:
+    """The deployed ones: those of the API, where it is asked, and those of the metrics."""
+    manager, agent = ManagerConfig("lab", (Shard("1.moray.lab"),)), AgentConfig()
+    (url,) = [option.default for option in adm_command.params if option.name == "url"]
+
+    assert (manager.listen_port, url) == (80, "http://localhost")
+    assert manager.agent_port == agent.server.port == 7878
+    assert manager.metrics_port == agent.metrics.port == 8878
+
+
+@pytest.mark.process
+@pytest.mark.row("CRIT-4")
+def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    """One line that says why: there is no other client to fall back on, without deadlines."""
+    file = tmp_path / "config.json"
+    file.write_text(
+        '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}],'
+        f' "listen_port": 0, "metrics_port": 0, "data_dir": "{tmp_path}/db"}}'
+    )
+    without_authorities = (
+        "import certifi; certifi.where = lambda: '/nowhere/authorities.pem'\n"
+        "from rebalancer.cli import main_manager; main_manager()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", without_authorities, "-c", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no HTTP client can be made here: ")
+    assert done.stderr.count("\n") == 1

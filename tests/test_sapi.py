@@ -1,0 +1,177 @@
+"""The templates that config-agent renders, by a real mustache library, read by the programs."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import chevron
+import pytest
+
+from rebalancer.config import AgentConfig, ManagerConfig, Options, read_agent, read_manager
+
+MANIFESTS = Path(__file__).parent.parent / "sapi_manifests"
+
+
+def rendered(name: str, metadata: dict[str, Any]) -> str:
+    text: str = chevron.render((MANIFESTS / name / "template").read_text(), metadata)
+    return text
+
+
+def shards(*numbers: int) -> list[dict[str, Any]]:
+    """As SAPI has them: in the order they were deployed, the last one marked."""
+    hosts = [{"host": f"{number}.moray.lab"} for number in numbers]
+    return [*hosts[:-1], {**hosts[-1], "last": True}]
+
+
+def manager(metadata: dict[str, Any]) -> ManagerConfig:
+    config, unknown = read_manager(rendered("rebalancer", metadata), "template")
+    assert unknown == []
+    return config
+
+
+ALWAYS = {"DOMAIN_NAME": "lab", "INDEX_MORAY_SHARDS": shards(1)}
+
+
+@pytest.mark.row("IMP-10")
+@pytest.mark.parametrize("numbers", [(3,), (99, 1000, 200, 2, 100)])
+def test_shards_are_ordered_by_their_numbers(numbers: tuple[int, ...]) -> None:
+    """From the least to the greatest, however they are listed: 2 is before 100."""
+    config = manager({**ALWAYS, "INDEX_MORAY_SHARDS": shards(*numbers)})
+
+    assert [shard.number for shard in config.shards] == sorted(numbers)
+
+
+@pytest.mark.row("IMP-10")
+def test_the_managers_template_without_tunables_gives_the_defaults() -> None:
+    """Also where SAPI has what config-agent takes for missing."""
+    config = manager(ALWAYS)
+
+    assert config == ManagerConfig("lab", config.shards)
+    nothing = {"SNAPLINK_CLEANUP_REQUIRED": False, "REBALANCER_MAX_SHARKS": 0}
+    assert manager({**ALWAYS, **nothing, "REBALANCER_BLACKLIST_DATACENTERS": []}) == config
+
+
+@pytest.mark.row("IMP-10")
+def test_the_managers_template_passes_every_tunable() -> None:
+    """Each to its key, none left out: the text of the template has no other name."""
+    numbers = {
+        "REBALANCER_MAX_TASKS_PER_ASSIGNMENT": 61,
+        "REBALANCER_MAX_METADATA_UPDATE_THREADS": 62,
+        "REBALANCER_MAX_METADATA_READ_THREADS": 63,
+        "REBALANCER_MAX_SHARKS": 64,
+        "REBALANCER_STATIC_QUEUE_DEPTH": 65,
+        "REBALANCER_MAX_ASSIGNMENT_AGE": 66,
+        "REBALANCER_MD_READ_CHUNK_SIZE": 67,
+        "MUSKIE_MAX_UTILIZATION_PCT": 68,
+    }
+    metadata = {
+        **ALWAYS,
+        **numbers,
+        "REBALANCER_USE_STATIC_MD_UPDATE_THREADS": True,
+        "REBALANCER_NO_BATCHED_UPDATES": True,
+        "REBALANCER_LOG_LEVEL": "warn",
+        "SNAPLINK_CLEANUP_REQUIRED": True,
+        "REBALANCER_BLACKLIST_DATACENTERS": [{"name": "dc1"}, {"name": "dc2", "last": True}],
+    }
+    config = manager(metadata)
+
+    assert config.options == Options(
+        max_tasks_per_assignment=61,
+        max_metadata_update_threads=62,
+        max_md_read_threads=63,
+        max_sharks=64,
+        static_queue_depth=65,
+        max_assignment_age=66,
+        md_read_chunk_size=67,
+        use_static_md_update_threads=True,
+        use_batched_updates=False,
+    )
+    assert (config.max_fill_percentage, config.log_level) == (68, "warn")
+    assert config.snaplink_cleanup_required
+    assert config.blacklist_datacenters == ("dc1", "dc2")
+
+
+@pytest.mark.row("IMP-10")
+def test_the_agents_template() -> None:
+    """With nothing but what each zone has, and with every tunable."""
+    zone = {
+        "DATACENTER": "dc1",
+        "SERVICE_NAME": "1.stor.lab",
+        "auto": {"SERVER_UUID": "cn-7"},
+    }
+    plain, unknown = read_agent(rendered("rebalancer-agent", zone), "template")
+    assert unknown == []
+    assert (plain.server, plain.storage) == (AgentConfig().server, AgentConfig().storage)
+    metrics = plain.metrics
+    assert (metrics.datacenter, metrics.service, metrics.server) == ("dc1", "1.stor.lab", "cn-7")
+
+    tunables = {
+        "REBALANCER_AGENT_PORT": 71,
+        "REBALANCER_AGENT_WORKERS": 72,
+        "REBALANCER_AGENT_WORKERS_PER_ASSIGNMENT": 73,
+        "REBALANCER_AGENT_METRICS_PORT": 74,
+    }
+    tables = tomllib.loads(rendered("rebalancer-agent", {**zone, **tunables}))
+    assert list(tables["server"].values()) == ["0.0.0.0", 71, 72, 73]
+    assert tables["metrics"]["port"] == 74
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "command"),
+    [
+        (
+            "rebalancer",
+            "/opt/smartdc/rebalancer/config.json",
+            "/usr/sbin/svcadm refresh rebalancer",
+        ),
+        ("rebalancer-agent", "/opt/smartdc/rebalancer-agent/etc/config.toml", None),
+    ],
+)
+def test_a_manifest_says_where_the_file_goes(name: str, path: str, command: str | None) -> None:
+    """Where the programs look for it; the manager is told of a new one."""
+    manifest = json.loads((MANIFESTS / name / "manifest.json").read_text())
+
+    assert (manifest["name"], manifest["path"]) == (name, path)
+    assert manifest.get("post_cmd") == command
+
+
+@pytest.mark.row("IMP-10", "DEF-11")
+def test_the_deployed_template_is_read() -> None:
+    """As the deployed one renders: its misspelt limit counts, its own defaults are kept."""
+    text = """
+    {
+      "options": {
+        "max_tasks_per_assignment": 50, "max_metadata_update_threads": 10, "max_sharks": 5,
+        "use_static_md_update_threads": false, "static_queue_depth": 10,
+        "max_assignment_age": 600, "use_batched_updates": false, "md_read_chunk_size": 500,
+        "max_md_read_threads": 10
+      },
+      "domain_name": "lab",
+      "shards": [ {"host": "2.moray.lab"}, {"host": "1.moray.lab", "last": true} ],
+      "snaplink_cleanup_required": false,
+      "listen_port": 80,
+      "max_fill_precentage": 93,
+      "log_level": "debug"
+    }
+    """
+    config, unknown = read_manager(text, "f")
+
+    assert unknown == []
+    assert config == ManagerConfig(
+        "lab",
+        config.shards,
+        max_fill_percentage=93,
+        options=Options(use_batched_updates=False, md_read_chunk_size=500),
+    )
+
+
+@pytest.mark.row("IMP-10", "IMP-16")
+@pytest.mark.parametrize(
+    ("given", "read"), [({}, False), ({"snaplink_cleanup_required": True}, True)]
+)
+def test_a_missing_snaplink_flag_is_false(given: dict[str, bool], read: bool) -> None:
+    """Nothing to be cleaned up, as it was."""
+    text = json.dumps({"domain_name": "lab", "shards": [{"host": "1.moray.lab"}], **given})
+
+    assert read_manager(text, "f")[0].snaplink_cleanup_required is read
