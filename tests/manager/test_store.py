@@ -90,7 +90,7 @@ async def step_found(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_assign(store: JobStore, rng: random.Random) -> None:
-    free = ids(store, "status = 'unprocessed'")
+    free = ids(store, "status = 'unprocessed' AND NOT put_off")
     chosen = tuple(rng.sample(free, min(len(free), rng.randrange(1, 6))))
     if chosen:
         size = sum(read_object(record(int(name[-12:]))).size for name in chosen)
@@ -99,7 +99,7 @@ async def step_assign(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_refuse(store: JobStore, rng: random.Random) -> None:
-    free = ids(store, "status = 'unprocessed'")
+    free = ids(store, "status = 'unprocessed' AND NOT put_off")
     reason = rng.choice([reasons.DESTINATION_INSUFFICIENT_SPACE, Reason("NewOne")])
     chosen = [(name, reason) for name in free[: rng.randrange(3)]]
     await store.refuse(chosen, max_attempts=rng.randrange(1, 4))
