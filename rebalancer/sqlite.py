@@ -18,6 +18,8 @@ import trio
 
 from rebalancer.errors import StoreError
 
+#: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
+PAGE_BYTES = 8192
 #: Transactions that are committed together at most: none waits long for those behind it.
 MAX_TOGETHER = 64
 
@@ -60,6 +62,8 @@ def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Conne
         raise StoreError(f"{path}: {exc}") from exc
     try:
         db.row_factory = sqlite3.Row
+        if mode == "rwc":
+            db.execute(f"PRAGMA page_size={PAGE_BYTES}")
         if wal and mode != "ro":
             (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
             if journal != "wal":
