@@ -113,7 +113,7 @@ class _Write:
         db.execute("SAVEPOINT one")
         try:
             self.result = self.fn(db)
-        except BaseException as exc:
+        except Exception as exc:
             self.failure = exc
             db.execute("ROLLBACK TO one")
         db.execute("RELEASE one")
