@@ -2,18 +2,26 @@
 
 trio either raises Cancelled before the thread starts or lets it finish, so no transaction is
 ever open across a checkpoint and none is ever half done.  There is one writer a file, behind a
-lock; readers have a connection of their own, which WAL keeps out of the writer's way.
+lock, and what waits for it is committed together; readers have a connection of their own, which
+WAL keeps out of the writer's way.
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import attrs
 import trio
 
 from rebalancer.errors import StoreError
+
+#: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
+PAGE_BYTES = 8192
+#: Transactions that are committed together at most: none waits long for those behind it.
+MAX_TOGETHER = 64
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +62,8 @@ def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Conne
         raise StoreError(f"{path}: {exc}") from exc
     try:
         db.row_factory = sqlite3.Row
+        if mode == "rwc":
+            db.execute(f"PRAGMA page_size={PAGE_BYTES}")
         if wal and mode != "ro":
             (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
             if journal != "wal":
@@ -85,6 +95,30 @@ def transact(
     return result
 
 
+@attrs.define(eq=False)
+class _Write:
+    """A transaction that waits for its turn, or has had it.
+
+    Mutable state: whether its caller still waits; whether it is over, and how it ended.
+    """
+
+    fn: Callable[[sqlite3.Connection], Any]
+    is_wanted: bool = True
+    is_over: bool = False
+    result: Any = None
+    failure: BaseException | None = None
+
+    def try_in(self, db: sqlite3.Connection) -> None:
+        """Run it within a transaction that holds others too: a failure undoes this one only."""
+        db.execute("SAVEPOINT one")
+        try:
+            self.result = self.fn(db)
+        except Exception as exc:
+            self.failure = exc
+            db.execute("ROLLBACK TO one")
+        db.execute("RELEASE one")
+
+
 class Database:
     """One sqlite file, its writer and its reader.
 
@@ -99,6 +133,8 @@ class Database:
         #: How blocking functions are run; for other files of the same user too.
         self.run = run
         self._writing, self._reading = trio.Lock(), trio.Lock()
+        # Filled by the event loop, emptied by the thread that commits.
+        self._waiting: deque[_Write] = deque()
         #: Where tests make the process die: around the commit of a transaction.
         self.before_commit: Callable[[], None] = lambda: None
         self.after_commit: Callable[[], None] = lambda: None
@@ -113,21 +149,45 @@ class Database:
                     *args: P.args, **kwargs: P.kwargs) -> T:  # fmt: skip
         """Run `fn` as one transaction: when this returns, it is on the disk.
 
-        A cancelled caller may not see the result of a transaction that was committed.
+        Those that come while another is under way are committed together, which costs one sync
+        of the disk and one thread call; one that fails takes no other along.  A cancelled caller
+        may not see the result of a transaction that was committed.
         """
-
-        def job() -> T:
-            def body(db: sqlite3.Connection) -> T:
-                result = fn(db, *args, **kwargs)
-                self.before_commit()
-                return result
-
-            return transact(self._writer, body)
-
-        async with self._writing:
-            result: T = await self.run(job)
-            self.after_commit()
+        mine = _Write(lambda db: fn(db, *args, **kwargs))
+        self._waiting.append(mine)
+        try:
+            async with self._writing:
+                while not mine.is_over:
+                    await self.run(self._commit)
+                    self.after_commit()
+        finally:
+            mine.is_wanted = False
+        if mine.failure is not None:
+            raise mine.failure
+        result: T = mine.result
         return result
+
+    def _commit(self) -> None:
+        """Commit what waits, in its order."""
+        taken: list[_Write] = []
+
+        def body(db: sqlite3.Connection) -> None:
+            while self._waiting and len(taken) < MAX_TOGETHER:
+                write = self._waiting.popleft()
+                if write.is_wanted:
+                    taken.append(write)
+                    write.try_in(db)
+            self.before_commit()
+
+        try:
+            transact(self._writer, body)
+        except BaseException as exc:
+            for write in taken:
+                write.failure = write.failure or exc
+            raise
+        finally:
+            for write in taken:
+                write.is_over = True
 
     async def read(self, fn: Callable[Concatenate[sqlite3.Connection, P], T],
                    *args: P.args, **kwargs: P.kwargs) -> T:  # fmt: skip

@@ -2,14 +2,17 @@
 
 import sqlite3
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from rebalancer.errors import StoreError
-from rebalancer.sqlite import open_database
+from rebalancer.sqlite import Database, open_database
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (n INTEGER);"
 
@@ -63,6 +66,109 @@ async def test_a_cancelled_transaction_is_whole(tmp_path: Path) -> None:
             nursery.start_soon(database.write, add_slowly, begun, release)
             await trio.to_thread.run_sync(begun.wait, 10)
             nursery.cancel_scope.cancel()
+            release.set()
+        assert await database.read(count) == 2
+
+
+async def behind_a_slow_one(
+    database: Database, *writes: Callable[[], Awaitable[None]]
+) -> list[int]:
+    """Let `writes` come while a transaction is under way; how many commits there were by then."""
+    begun, release = threading.Event(), threading.Event()
+    commits = list[int]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.write, add_slowly, begun, release)
+        await trio.to_thread.run_sync(begun.wait, 10)
+        database.after_commit = lambda: commits.append(1)
+        for write in writes:
+            nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        release.set()
+    return commits
+
+
+async def test_what_waits_is_committed_together(tmp_path: Path) -> None:
+    """A disk is synced twice, not six times, and everybody gets their own result."""
+    results = list[int]()
+
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+
+        async def write(number: int) -> None:
+            def change(db: sqlite3.Connection) -> int:
+                add(db, number)
+                return number
+
+            results.append(await database.write(change))
+
+        commits = await behind_a_slow_one(database, *(partial(write, n) for n in range(5)))
+        assert sorted(results) == [0, 1, 2, 3, 4]
+        assert await database.read(count) == 7
+    assert len(commits) <= 2
+
+
+async def test_a_failure_takes_no_other_along(tmp_path: Path) -> None:
+    """Of several that are committed together, only the one that failed is undone, and told."""
+
+    def fail(db: sqlite3.Connection) -> None:
+        add(db, 1)
+        raise ZeroDivisionError
+
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+
+        async def fall() -> None:
+            with pytest.raises(ZeroDivisionError):
+                await database.write(fail)
+
+        await behind_a_slow_one(database, partial(database.write, add, 1), fall, fall)
+        assert await database.read(count) == 3
+
+
+async def test_a_commit_that_fails_is_told_to_all(tmp_path: Path) -> None:
+    """None of them is on the disk, and none hears otherwise."""
+    told = list[BaseException]()
+
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+
+        def die() -> None:
+            raise ZeroDivisionError
+
+        async def write() -> None:
+            try:
+                await database.write(add, 1)
+            except ZeroDivisionError as exc:
+                told.append(exc)
+
+        database.before_commit = die
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(write)
+        assert len(told) == 3
+        assert await database.read(count) == 0
+        database.before_commit = lambda: None
+        await database.write(add, 1)
+        assert await database.read(count) == 1
+
+
+async def test_a_write_that_is_given_up_in_time_is_not_done(tmp_path: Path) -> None:
+    """Whose caller was cancelled before its turn changes nothing, and holds up nobody."""
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        scope = trio.CancelScope()
+
+        async def give_up() -> None:
+            with scope:
+                await database.write(add, 1)
+
+        async def cancel() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+
+        begun, release = threading.Event(), threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.write, add_slowly, begun, release)
+            await trio.to_thread.run_sync(begun.wait, 10)
+            async with trio.open_nursery() as inner:
+                inner.start_soon(give_up)
+                inner.start_soon(cancel)
             release.set()
         assert await database.read(count) == 2
 
