@@ -189,8 +189,11 @@ class JobStore:
 
     async def skip_waiting(self, outcome: str) -> None:
         """Skip every object without a destination, for the cause `outcome`; a page at a time."""
-        while self._counts[ObjectStatus.UNPROCESSED]:
-            self._mirror(await self.database.write(waiting.skip_page, outcome))
+        # By the rows, not by the mirror: whoever was cut off within `found` has not told it.
+        left = True
+        while left:
+            left, tally = await self.database.write(waiting.skip_page, outcome)
+            self._mirror(tally)
         self._put_off = 0
 
     # --- assignments ---------------------------------------------------------------------

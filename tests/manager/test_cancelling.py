@@ -13,6 +13,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.objects import read_object
 from rebalancer.domain.retries import UNTRIED
 from rebalancer.errors import PeerUnreachable
+from rebalancer.manager import pipeline
 from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
 from rebalancer.manager.pipeline import QUEUE
 from rebalancer.manager.records import FoundRecord, ScanPosition
@@ -163,3 +164,21 @@ async def test_a_cancelled_job_can_go_on_from_its_file(
         _, objects = await job.store.unprocessed(0, await job.store.last_row())
     assert len(objects) == left
     assert all(obj.tried == UNTRIED for obj in objects)
+
+
+@pytest.mark.parametrize("after_s", [0, 0.01, 0.03, 0.1, 0.3, 1])
+async def test_a_cancelled_job_brings_every_object_to_an_end(
+    tmp_path: Path, autojump_clock: object, after_s: float
+) -> None:
+    """The whole pipeline, cut within its scans or later: what agents have is recorded."""
+    made = make_world(tmp_path / "whole", [record(number) for number in range(OBJECTS)])
+    async with made.job() as job:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pipeline.run, job)
+            await trio.sleep(after_s)
+            job.cancel()
+        check_counters(job.store)
+        found = await counts(job.store)
+    made.close()
+    assert set(found) <= {("complete", ""), ("skipped", reasons.CANCELLED)}
+    assert found.get(("complete", ""), 0) == len(made.agents.copied_whole)

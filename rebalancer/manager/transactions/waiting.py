@@ -98,8 +98,11 @@ def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     return bool(done.rowcount)
 
 
-def skip_page(db: sqlite3.Connection, outcome: str) -> Tally:
-    """End a page of them as skipped, for a cause that the predecessor has no word for."""
+def skip_page(db: sqlite3.Connection, outcome: str) -> tuple[bool, Tally]:
+    """End a page of them as skipped, for a cause that the predecessor has no word for.
+
+    Tells whether there were any.
+    """
     new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
     sizes = db.execute(
         "UPDATE evacuateobjects SET status = ?, outcome = ?, put_off = 0 WHERE rowid IN"
@@ -111,7 +114,7 @@ def skip_page(db: sqlite3.Connection, outcome: str) -> Tally:
     size = sum(row["bytes"] for row in sizes)
     tally.move(ObjectStatus.UNPROCESSED, new, outcome, len(sizes), size)
     tally.save(db)
-    return tally
+    return bool(sizes), tally
 
 
 def skip(
