@@ -79,7 +79,7 @@ MANAGER = [
         f"Could not find job {UUID}",
     ),
     asked("PUT", f"/jobs/{UUID}", b"{", 422, "not JSON"),
-    asked("PUT", f"/jobs/{UUID}", {"action": "sing"}, 422, "expected set_metadata_threads"),
+    asked("PUT", f"/jobs/{UUID}", {"action": "sing"}, 422, "expected one of set_metadata_threads"),
     asked("DELETE", "/jobs", b"", 405, "not allowed"),
 ]
 AGENT = [
