@@ -12,6 +12,7 @@ from rebalancer.errors import BadRequest, Unprocessable
 from rebalancer.manager import render
 from rebalancer.manager.jobs import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.openapi import DOCUMENT
 from rebalancer.manager.requests import read_change, read_new_job, read_objects_query
 
 #: A request is a few hundred bytes.
@@ -85,6 +86,10 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.get("/status")
     async def status() -> Response:
         return _json(await jobs.status())
+
+    @app.get("/openapi.json")
+    async def describe() -> Response:
+        return _json(DOCUMENT)
 
     return app
 

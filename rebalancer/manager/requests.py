@@ -17,6 +17,8 @@ from rebalancer.manager.actions.evacuate import EvacuateParams
 MIN_UPDATERS, MAX_UPDATERS = 1, 250
 #: Objects of one page of a listing.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
+#: The highest number that a row, or a limit, can have.
+MAX_WHOLE = (1 << 63) - 1
 
 
 @attrs.frozen
@@ -56,8 +58,8 @@ class ObjectsQuery:
 
 
 @attrs.frozen
-class _Range:
-    """What a setting may be."""
+class Range:
+    """What a setting may be; `name` is a field of `Tuning`."""
 
     name: str
     minimum: int
@@ -65,13 +67,14 @@ class _Range:
     or_null: bool = False
 
 
-_SETTINGS: Mapping[str, _Range] = {
-    "set_metadata_threads": _Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
-    "set_max_sharks": _Range("max_sharks", 1, 10_000),
-    "set_max_tasks_per_assignment": _Range("max_tasks_per_assignment", 1, 100_000),
-    "set_bandwidth": _Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
+#: By the action that changes them.
+SETTINGS: Mapping[str, Range] = {
+    "set_metadata_threads": Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
+    "set_max_sharks": Range("max_sharks", 1, 10_000),
+    "set_max_tasks_per_assignment": Range("max_tasks_per_assignment", 1, 100_000),
+    "set_bandwidth": Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
 }
-ACTIONS_ON_JOBS = (*_SETTINGS, *Control)
+ACTIONS_ON_JOBS = (*SETTINGS, *Control)
 
 
 def checked_id(job_id: str) -> str:
@@ -120,7 +123,7 @@ def read_change(body: Any) -> Control | Setting:
     action = body.get("action") if isinstance(body, dict) else None
     if action in list(Control):
         return Control(action)
-    if not isinstance(action, str) or (wanted := _SETTINGS.get(action)) is None:
+    if not isinstance(action, str) or (wanted := SETTINGS.get(action)) is None:
         raise Unprocessable(f"action: expected one of {', '.join(ACTIONS_ON_JOBS)}")
     value = body.get("params")
     if type(value) is int or (value is None and wanted.or_null and "params" in body):
@@ -135,7 +138,7 @@ def check_range(setting: Setting) -> None:
     Raises:
       BadRequest: it cannot.
     """
-    (wanted,) = (one for one in _SETTINGS.values() if one.name == setting.name)
+    (wanted,) = (one for one in SETTINGS.values() if one.name == setting.name)
     if setting.value is None or wanted.minimum <= setting.value <= wanted.maximum:
         return
     below = setting.value < wanted.minimum
@@ -162,7 +165,7 @@ def read_objects_query(args: Mapping[str, str]) -> ObjectsQuery:
     return ObjectsQuery(
         None if status is None else ObjectStatus(status),
         args.get("reason"),
-        _whole(args, "after", 0, 0, (1 << 63) - 1),
+        _whole(args, "after", 0, 0, MAX_WHOLE),
         _whole(args, "limit", DEFAULT_PAGE, 1, MAX_PAGE),
     )
 
