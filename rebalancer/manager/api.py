@@ -63,7 +63,8 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.get("/jobs/<job_id>/objects")
     async def list_objects(job_id: str) -> Response:
         count("list_objects")
-        page = await jobs.objects(job_id, read_objects_query(request.args))
+        query = read_objects_query(request.args.items(multi=True))
+        page = await jobs.objects(job_id, query)
         return _json({"objects": page.objects, "after": page.after})
 
     @app.get("/jobs/<job_id>/summary")

@@ -1,7 +1,7 @@
 """What the manager is asked to do: the bodies and queries of its API, checked.  Pure."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,20 @@ def read_new_job(body: Any) -> NewJob:
         params = wire.structure(body.get("params"), EvacuateParams)
     except BadRequest as exc:
         raise Unprocessable(f"params: {exc}") from exc
-    if params.max_objects is not None and params.max_objects < 0:
-        raise Unprocessable("params.max_objects: expected a number not below 0")
-    if params.objects_file is not None and not Path(params.objects_file).is_absolute():
+    if params.max_objects is not None and not 0 <= params.max_objects <= MAX_WHOLE:
+        expected = f"expected a number not below 0 and not above {MAX_WHOLE}"
+        raise Unprocessable(f"params.max_objects: {expected}")
+    if params.objects_file is not None and not _is_path(params.objects_file):
         raise Unprocessable("params.objects_file: expected the absolute path of a file")
     if not is_storage_id(params.from_shark) or ":" in params.from_shark:
         raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
     return NewJob(body["action"], params, dry_run)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file can be called `text`, from the root: it may be missing all the same."""
+    is_encodable = all(not "\ud800" <= char <= "\udfff" for char in text)
+    return Path(text).is_absolute() and "\0" not in text and is_encodable
 
 
 def read_change(body: Any) -> Control | Setting:
@@ -149,16 +156,20 @@ def check_range(setting: Setting) -> None:
     raise BadRequest(f"Cannot set {what} {bound}")
 
 
-def read_objects_query(args: Mapping[str, str]) -> ObjectsQuery:
-    """The query of GET /jobs/{id}/objects.
+def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:
+    """The query of GET /jobs/{id}/objects, a name and a value at a time.
 
     Raises:
       BadRequest: names the parameter that cannot be used.
     """
     known = ("status", "reason", "after", "limit")
-    for name in args:
+    args = dict[str, str]()
+    for name, value in given:
         if name not in known:
             raise BadRequest(f"{name}: expected one of {', '.join(known)}")
+        if name in args:
+            raise BadRequest(f"{name}: expected once")
+        args[name] = value
     status = args.get("status")
     if status is not None and status not in list(ObjectStatus):
         raise BadRequest(f"status: expected one of {', '.join(ObjectStatus)}, got {status}")
