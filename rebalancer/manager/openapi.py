@@ -185,7 +185,7 @@ _LIST = _operation(
 )
 _GET = _of_job(
     "get_job",
-    "Show a job",
+    "Show a job and its counts",
     "Its counts cost the same at ten objects and at fifty million.",
     _answer("The job.", _json(ref("Job"))),
 )
