@@ -34,6 +34,11 @@ def whole(about: str = "", *, minimum: int = 0, **more: Any) -> Schema:
     return _about(about, {"type": "integer", "minimum": minimum, **more})
 
 
+def flag(about: str, **more: Any) -> Schema:
+    """True or false."""
+    return _about(about, {"type": "boolean", **more})
+
+
 def _about(about: str, schema: Schema) -> Schema:
     return {**schema, "description": about} if about else schema
 
@@ -72,10 +77,7 @@ _REASON = text(
     " an error of the record (`missing_sharks`), or what else came of it (`deleted`, `excluded`,"
     " `cancelled`)."
 )
-_SHARK = {
-    "datacenter": text("Empty until the job has looked its node up."),
-    "manta_storage_id": text(examples=["1.stor.example.com"]),
-}
+_SHARK_NAME = text(examples=["1.stor.example.com"])
 
 # --- what is asked -------------------------------------------------------------------------
 
@@ -87,9 +89,7 @@ _PARAMS = _asked(
             examples=["1.stor", "1.stor.example.com"],
         ),
         "max_objects": _or_null(
-            whole(
-                "Stop looking after so many objects.  Missing, null and 0: all.", maximum=MAX_WHOLE
-            )
+            whole("Take so many only.  Missing, null and 0: all.", maximum=MAX_WHOLE)
         ),
         "objects_file": _or_null(
             text(
@@ -98,11 +98,9 @@ _PARAMS = _asked(
                 pattern=r"^/[^\x00]*$",
             )
         ),
-        "strict": {
-            "type": "boolean",
-            "default": False,
-            "description": "Whether anything that the pre-flight finds ends the job at once.",
-        },
+        "strict": flag(
+            "Whether anything that the pre-flight finds ends the job at once.", default=False
+        ),
     },
     ["from_shark"],
 )
@@ -110,11 +108,7 @@ _NEW_JOB = _asked(
     {
         "action": text("The kind of job.", enum=list(ACTIONS)),
         "params": _PARAMS,
-        "dry_run": {
-            "type": "boolean",
-            "default": False,
-            "description": "Only tell what the job would do.",
-        },
+        "dry_run": flag("Only tell what the job would do.", default=False),
     },
     ["action", "params"],
 )
@@ -134,11 +128,7 @@ def _setting(action: str, allowed: Range) -> Schema:
 
 _CHANGE = {
     "oneOf": [
-        _asked(
-            {"action": text(enum=list(Control))},
-            ["action"],
-            "Asked of a job that has not ended.",
-        ),
+        _asked({"action": text(enum=list(Control))}, ["action"], "Of a job that has not ended."),
         *(_setting(action, allowed) for action, allowed in SETTINGS.items()),
     ]
 }
@@ -154,7 +144,7 @@ _RESULTS = _shown(
         "Error": whole("Left where they are for a reason that a person should look at."),
         "Post Processing": whole("Copied and verified; their records do not say so yet."),
         "Complete": whole("Copied, and their records name the copy."),
-        "Duplicates": whole("Objects with several records; each is counted above as well."),
+        "Duplicates": whole("Objects with several records; counted above as well, once each."),
     },
     "Objects by what has become of them.",
 )
@@ -162,7 +152,12 @@ _JOB = {
     "config": _shown(
         {
             "action": text(examples=["Evacuate"]),
-            "from_shark": _shown(_SHARK),
+            "from_shark": _shown(
+                {
+                    "datacenter": text("Empty until the job has looked its node up."),
+                    "manta_storage_id": _SHARK_NAME,
+                }
+            ),
             "max_objects": _or_null(whole("null: all.")),
         }
     ),
@@ -196,7 +191,7 @@ _ROUND = _shown(
         "remaining": whole("Records that stay, and are listed in the report."),
     }
 )
-_FINDING = _shown({"check": text(examples=["heartbeat", "clone", "room"]), "detail": text()})
+_FOUND = {"check": text(examples=["heartbeat", "clone", "room"]), "detail": text("For a person.")}
 _STANDING = _shown(
     {
         "shark": text(),
@@ -275,20 +270,29 @@ _OBJECTS = _shown(
     }
 )
 _KEYED: dict[str, Schema] = {"shard": whole(), "key": text()}
-_LINES: Mapping[str, tuple[str, Mapping[str, Schema], tuple[str, ...]]] = {
-    "job": ("The first line.", {"id": ref("JobId"), **_JOB}, _PERHAPS),
-    "warning": ("What the pre-flight found.", {"check": text(), "detail": text()}, ()),
-    "object": ("An object of the job.", _OBJECT, ()),
-    "duplicate": (
+
+
+def _line(
+    kind: str, about: str, properties: Mapping[str, Schema], *, perhaps: tuple[str, ...] = ()
+) -> Schema:
+    return _shown({"type": {"const": kind}, **properties}, about, perhaps=perhaps)
+
+
+_LINES = [
+    _line("job", "The first line.", {"id": ref("JobId"), **_JOB}, perhaps=_PERHAPS),
+    _line("warning", "What the pre-flight found.", _FOUND),
+    _line("object", "An object of the job.", _OBJECT),
+    _line(
+        "duplicate",
         "An object with several records.",
         {
             "id": text(),
             "key": _or_null(text()),
             "shards": _or_null(text("The shards of all of them: JSON, in a string.")),
         },
-        (),
     ),
-    "link": (
+    _line(
+        "link",
         "A further record of such an object.",
         {
             "id": text(),
@@ -296,24 +300,24 @@ _LINES: Mapping[str, tuple[str, Mapping[str, Schema], tuple[str, ...]]] = {
             "status": text(enum=["waiting", "complete", "skipped", "error"]),
             "detail": _or_null(text()),
         },
-        (),
     ),
-    "dropped": (
+    _line(
+        "dropped",
         "A record that was listed and is no business of the job.",
         {**_KEYED, "reason": text()},
-        (),
     ),
-    "orphan": (
+    _line(
+        "orphan",
         "A file on a destination that no record names, or may not name.",
         {"object_id": text(), "shark": text(), "path": text(), "reason": text()},
-        (),
     ),
-    "remaining": (
+    _line(
+        "remaining",
         "A record that still names the node when the job ends.",
         {**_KEYED, "object_id": text(), "why": text()},
-        (),
     ),
-    "assignment": (
+    _line(
+        "assignment",
         "A batch of objects, as its agent was given it.",
         {
             "id": text(),
@@ -325,32 +329,23 @@ _LINES: Mapping[str, tuple[str, Mapping[str, Schema], tuple[str, ...]]] = {
             "created": _TIME,
             "detail": _or_null(text()),
         },
-        (),
     ),
-    "end": (
+    _line(
+        "end",
         "The last line: without it, the report was cut short.",
         {"lines": whole("Between the first and this one.")},
-        (),
     ),
-}
-_REPORT_LINE = {
-    "oneOf": [
-        _shown({"type": {"const": kind}, **properties}, about, perhaps=perhaps)
-        for kind, (about, properties, perhaps) in _LINES.items()
-    ]
-}
+]
+_COUNTED = {"objects": whole(minimum=1), "bytes": whole()}
 _PLAN = _shown(
     {
         "objects": whole("That have a copy on the node."),
         "bytes": whole("Of these."),
-        "fits": {
-            "type": "boolean",
-            "description": "Whether all was looked at, and each has a destination or was excluded.",
-        },
-        "destinations": array(_shown({**_SHARK, "objects": whole(), "bytes": whole()})),
-        "skipped": array(
-            _shown({"reason": _REASON, "objects": whole(minimum=1), "bytes": whole()})
+        "fits": flag("Whether all was looked at, and each has a destination or was excluded."),
+        "destinations": array(
+            _shown({"datacenter": text(), "manta_storage_id": _SHARK_NAME, **_COUNTED})
         ),
+        "skipped": array(_shown({"reason": _REASON, **_COUNTED})),
         "errors": array(_shown({"error": text(), "objects": whole(minimum=1)})),
         "duplicates": whole("Objects with several records."),
         "warnings": array(ref("Finding"), "What the pre-flight finds."),
@@ -392,11 +387,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "Job": _shown(_JOB, perhaps=_PERHAPS),
     "Summary": _SUMMARY,
     "Objects": _OBJECTS,
-    "ReportLine": _REPORT_LINE,
+    "ReportLine": {"oneOf": _LINES},
     "Plan": _PLAN,
     "Scan": _SCAN,
     "Round": _ROUND,
-    "Finding": _FINDING,
+    "Finding": _shown(_FOUND),
     "Standing": _STANDING,
     "Deleted": _shown({"deleted": ref("JobId")}),
     "Ping": _shown({"ping": {"const": "pong"}, "version": text()}),

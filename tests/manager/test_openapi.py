@@ -9,6 +9,8 @@ import pytest
 import schemathesis
 import trio
 
+from rebalancer.daemon import require_token
+from rebalancer.manager.api import MAX_BODY_BYTES
 from rebalancer.manager.openapi import DOCUMENT
 from tests.manager.test_api import Rig, open_rig
 from tests.manager.test_control import SMALL, ask, control
@@ -70,6 +72,26 @@ def test_the_examples_of_bodies_are_valid() -> None:
         for content in body["content"].values():
             for example in content["examples"].values():
                 assert valid(example["value"], content["schema"])
+
+
+async def test_other_refusals_are_described(tmp_path: Path) -> None:
+    """Those of the configuration, and of methods and paths that there are not."""
+    body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
+    async with open_rig(tmp_path, snaplink_cleanup_required=True) as rig:
+        status, message = await ask(rig, "POST", "/jobs", body)
+        slashed = await ask(rig, "POST", "/jobs//retry")
+        large = await rig.client.post("/jobs", data=b"1" * (MAX_BODY_BYTES + 1))
+        require_token(rig.client.app, "secret")
+        closed, challenge = await rig.client.get("/jobs"), "WWW-Authenticate"
+
+    described = DOCUMENT["paths"]["/jobs"]["post"]["responses"]
+    assert (status, message) == (500, {"message": "Snaplink Cleanup Required"})
+    assert slashed[0] == 404
+    assert {str(status), str(large.status_code), str(closed.status_code)} <= described.keys()
+    assert {"413", "401"} == {str(large.status_code), str(closed.status_code)}
+    assert (
+        closed.headers[challenge] == DOCUMENT["components"]["headers"][challenge]["schema"]["const"]
+    )
 
 
 async def check_shown(rig: Rig, job_id: str) -> list[str]:
