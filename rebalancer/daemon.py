@@ -190,7 +190,9 @@ def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
 
     Errors are text, as the predecessors' were, unless the client asks for JSON first.
     """
-    app = QuartTrio(name)
+    app = QuartTrio(name, static_folder=None)
+    # `//` in a path is no slip that a redirection, in HTML, should mend: there is no such path.
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     app.config["BODY_TIMEOUT"] = 60
 
@@ -208,7 +210,9 @@ def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
 
     @app.errorhandler(HTTPException)
     async def routing(exc: HTTPException) -> Response:
-        return error_response(exc.code or 500, exc.description or exc.name)
+        # All but its content type, which is HTML's: Allow above all.
+        headers = {name: value for name, value in exc.get_headers() if name != "Content-Type"}
+        return error_response(exc.code or 500, exc.description or exc.name, headers)
 
     @app.errorhandler(Exception)
     async def unexpected(exc: Exception) -> Response:
@@ -226,7 +230,9 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
             current_app.json.dumps({"message": message}), content_type="application/json"
         )
     else:
-        response = Response(message, content_type="text/plain; charset=utf-8")
+        # A message may quote half a character out of a request.
+        text = message.encode(errors="backslashreplace")
+        response = Response(text, content_type="text/plain; charset=utf-8")
     response.status_code = status
     response.headers.update(headers or {})
     return response

@@ -34,6 +34,10 @@ def app_of_errors() -> QuartTrio:
     async def bug() -> Response:
         raise ZeroDivisionError("secret")
 
+    @app.get("/quote")
+    async def quote() -> Response:
+        raise Conflict("half of a pair: \ud83d")
+
     @app.post("/echo")
     async def echo() -> Response:
         return Response(str(await daemon.body_json()))
@@ -48,6 +52,7 @@ def app_of_errors() -> QuartTrio:
         ("GET", "/conflict", b"", 409, "it is there"),
         ("GET", "/later", b"", 503, "not now"),
         ("GET", "/bug", b"", 500, "internal error: see the log"),
+        ("GET", "/quote", b"", 409, "half of a pair: "),
         ("GET", "/nothing", b"", 404, "The requested URL was not found on the server."),
         ("PUT", "/conflict", b"", 405, "The method is not allowed for the requested URL."),
         ("POST", "/echo", b"{", 400, "not JSON: Expecting property name"),
@@ -78,6 +83,13 @@ async def test_who_is_told_to_come_again_is_told_when() -> None:
     reply = await app_of_errors().test_client().get("/later")
 
     assert reply.headers["Retry-After"] == "10"
+
+
+async def test_who_uses_a_wrong_method_is_told_the_right_ones() -> None:
+    """405 carries Allow."""
+    reply = await app_of_errors().test_client().put("/conflict")
+
+    assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
 async def test_an_idle_connection_does_not_delay_the_end() -> None:

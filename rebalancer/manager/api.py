@@ -12,6 +12,7 @@ from rebalancer.errors import BadRequest, Unprocessable
 from rebalancer.manager import render
 from rebalancer.manager.jobs import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.openapi import DOCUMENT
 from rebalancer.manager.requests import read_change, read_new_job, read_objects_query
 
 #: A request is a few hundred bytes.
@@ -62,7 +63,8 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.get("/jobs/<job_id>/objects")
     async def list_objects(job_id: str) -> Response:
         count("list_objects")
-        page = await jobs.objects(job_id, read_objects_query(request.args))
+        query = read_objects_query(request.args.items(multi=True))
+        page = await jobs.objects(job_id, query)
         return _json({"objects": page.objects, "after": page.after})
 
     @app.get("/jobs/<job_id>/summary")
@@ -85,6 +87,10 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.get("/status")
     async def status() -> Response:
         return _json(await jobs.status())
+
+    @app.get("/openapi.json")
+    async def describe() -> Response:
+        return _json(DOCUMENT)
 
     return app
 

@@ -1,7 +1,7 @@
 """What the manager is asked to do: the bodies and queries of its API, checked.  Pure."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from rebalancer.manager.actions.evacuate import EvacuateParams
 MIN_UPDATERS, MAX_UPDATERS = 1, 250
 #: Objects of one page of a listing.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
+#: The highest number that a row, or a limit, can have.
+MAX_WHOLE = (1 << 63) - 1
 
 
 @attrs.frozen
@@ -56,8 +58,8 @@ class ObjectsQuery:
 
 
 @attrs.frozen
-class _Range:
-    """What a setting may be."""
+class Range:
+    """What a setting may be; `name` is a field of `Tuning`."""
 
     name: str
     minimum: int
@@ -65,13 +67,14 @@ class _Range:
     or_null: bool = False
 
 
-_SETTINGS: Mapping[str, _Range] = {
-    "set_metadata_threads": _Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
-    "set_max_sharks": _Range("max_sharks", 1, 10_000),
-    "set_max_tasks_per_assignment": _Range("max_tasks_per_assignment", 1, 100_000),
-    "set_bandwidth": _Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
+#: By the action that changes them.
+SETTINGS: Mapping[str, Range] = {
+    "set_metadata_threads": Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
+    "set_max_sharks": Range("max_sharks", 1, 10_000),
+    "set_max_tasks_per_assignment": Range("max_tasks_per_assignment", 1, 100_000),
+    "set_bandwidth": Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
 }
-ACTIONS_ON_JOBS = (*_SETTINGS, *Control)
+ACTIONS_ON_JOBS = (*SETTINGS, *Control)
 
 
 def checked_id(job_id: str) -> str:
@@ -102,13 +105,20 @@ def read_new_job(body: Any) -> NewJob:
         params = wire.structure(body.get("params"), EvacuateParams)
     except BadRequest as exc:
         raise Unprocessable(f"params: {exc}") from exc
-    if params.max_objects is not None and params.max_objects < 0:
-        raise Unprocessable("params.max_objects: expected a number not below 0")
-    if params.objects_file is not None and not Path(params.objects_file).is_absolute():
+    if params.max_objects is not None and not 0 <= params.max_objects <= MAX_WHOLE:
+        expected = f"expected a number not below 0 and not above {MAX_WHOLE}"
+        raise Unprocessable(f"params.max_objects: {expected}")
+    if params.objects_file is not None and not _is_path(params.objects_file):
         raise Unprocessable("params.objects_file: expected the absolute path of a file")
     if not is_storage_id(params.from_shark) or ":" in params.from_shark:
         raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
     return NewJob(body["action"], params, dry_run)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file can be called `text`, from the root: it may be missing all the same."""
+    is_encodable = all(not "\ud800" <= char <= "\udfff" for char in text)
+    return Path(text).is_absolute() and "\0" not in text and is_encodable
 
 
 def read_change(body: Any) -> Control | Setting:
@@ -120,7 +130,7 @@ def read_change(body: Any) -> Control | Setting:
     action = body.get("action") if isinstance(body, dict) else None
     if action in list(Control):
         return Control(action)
-    if not isinstance(action, str) or (wanted := _SETTINGS.get(action)) is None:
+    if not isinstance(action, str) or (wanted := SETTINGS.get(action)) is None:
         raise Unprocessable(f"action: expected one of {', '.join(ACTIONS_ON_JOBS)}")
     value = body.get("params")
     if type(value) is int or (value is None and wanted.or_null and "params" in body):
@@ -135,7 +145,7 @@ def check_range(setting: Setting) -> None:
     Raises:
       BadRequest: it cannot.
     """
-    (wanted,) = (one for one in _SETTINGS.values() if one.name == setting.name)
+    (wanted,) = (one for one in SETTINGS.values() if one.name == setting.name)
     if setting.value is None or wanted.minimum <= setting.value <= wanted.maximum:
         return
     below = setting.value < wanted.minimum
@@ -146,23 +156,27 @@ def check_range(setting: Setting) -> None:
     raise BadRequest(f"Cannot set {what} {bound}")
 
 
-def read_objects_query(args: Mapping[str, str]) -> ObjectsQuery:
-    """The query of GET /jobs/{id}/objects.
+def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:
+    """The query of GET /jobs/{id}/objects, a name and a value at a time.
 
     Raises:
       BadRequest: names the parameter that cannot be used.
     """
     known = ("status", "reason", "after", "limit")
-    for name in args:
+    args = dict[str, str]()
+    for name, value in given:
         if name not in known:
             raise BadRequest(f"{name}: expected one of {', '.join(known)}")
+        if name in args:
+            raise BadRequest(f"{name}: expected once")
+        args[name] = value
     status = args.get("status")
     if status is not None and status not in list(ObjectStatus):
         raise BadRequest(f"status: expected one of {', '.join(ObjectStatus)}, got {status}")
     return ObjectsQuery(
         None if status is None else ObjectStatus(status),
         args.get("reason"),
-        _whole(args, "after", 0, 0, (1 << 63) - 1),
+        _whole(args, "after", 0, 0, MAX_WHOLE),
         _whole(args, "limit", DEFAULT_PAGE, 1, MAX_PAGE),
     )
 

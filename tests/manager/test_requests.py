@@ -39,7 +39,18 @@ def test_a_job_is_asked_for() -> None:
         ({"action": "evacuate"}, Unprocessable, "params: "),
         (new(max_objects="ten"), Unprocessable, "max_objects"),
         (new(max_objects=-1), Unprocessable, "params.max_objects: expected a number not below 0"),
+        (
+            new(max_objects=1 << 63),
+            Unprocessable,
+            "params.max_objects: expected a number not below 0",
+        ),
         (new(objects_file="x"), Unprocessable, "params.objects_file: expected the absolute path"),
+        (new(objects_file="/\0"), Unprocessable, "params.objects_file: expected the absolute path"),
+        (
+            new(objects_file="/\ud83d"),
+            Unprocessable,
+            "params.objects_file: expected the absolute path",
+        ),
         ({**new(), "dry_run": 1}, Unprocessable, "dry_run: expected true or false"),
         (new(from_shark="1 stor"), BadRequest, "is no name of a storage node"),
         (new(from_shark=""), BadRequest, "is no name of a storage node"),
@@ -120,27 +131,27 @@ def test_what_is_out_of_range_is_refused(setting: Setting, message: str) -> None
 
 def test_objects_are_asked_for() -> None:
     """By status and reason, behind a row, so many."""
-    assert read_objects_query({}) == ObjectsQuery(None, None, 0, 100)
+    assert read_objects_query([]) == ObjectsQuery(None, None, 0, 100)
     asked = {"status": "skipped", "reason": "md5_mismatch", "after": "17", "limit": "1000"}
     wanted = ObjectsQuery(ObjectStatus.SKIPPED, "md5_mismatch", 17, 1000)
-    assert read_objects_query(asked) == wanted
+    assert read_objects_query(asked.items()) == wanted
 
 
 @pytest.mark.parametrize(
-    "args",
+    ("query", "name"),
     [
-        {"status": "lost"},
-        {"after": "-1"},
-        {"after": "\u00b2"},
-        {"after": "9" * 30},
-        {"limit": "0"},
-        {"limit": "1001"},
-        {"limit": ""},
-        {"offset": "1"},
+        ([("status", "lost")], "status"),
+        ([("after", "-1")], "after"),
+        ([("after", "\u00b2")], "after"),
+        ([("after", "9" * 30)], "after"),
+        ([("limit", "0")], "limit"),
+        ([("limit", "1001")], "limit"),
+        ([("limit", "")], "limit"),
+        ([("offset", "1")], "offset"),
+        ([("after", "1"), ("limit", "2"), ("after", "1")], "after"),
     ],
 )
-def test_a_bad_query_names_its_parameter(args: dict[str, str]) -> None:
+def test_a_bad_query_names_its_parameter(query: list[tuple[str, str]], name: str) -> None:
     """Nothing is guessed."""
-    (name,) = args
     with pytest.raises(BadRequest, match=f"{name}: expected"):
-        read_objects_query(args)
+        read_objects_query(query)
