@@ -9,7 +9,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 import trio
 
-from rebalancer import __version__, adm, log
+from rebalancer import __version__, log
+from rebalancer.adm.commands import adm
 from rebalancer.config import load_agent, load_manager
 from rebalancer.devregion.commands import demo, region
 from rebalancer.errors import RebalancerError, leaves
@@ -88,7 +89,7 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
         raise click.ClickException(str(exc)) from None
 
 
-cli.add_command(adm.adm)
+cli.add_command(adm)
 cli.add_command(region)
 cli.add_command(demo)
 
@@ -127,4 +128,4 @@ def main_agent() -> NoReturn:
 
 def main_adm() -> NoReturn:
     """The command `rebalancer-adm`, as the predecessor named it."""
-    _run(adm.adm, "rebalancer-adm")
+    _run(adm, "rebalancer-adm")

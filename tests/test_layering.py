@@ -16,6 +16,7 @@ FORBIDDEN = {
     "manager/stages": ["sqlite3", "httpx", "quart", "rebalancer.peers.moray.fast"],
     "peers/moray/fast.py": ["trio", "socket"],
     "agent/http1.py": ["trio", "socket"],
+    "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
     "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Modules that these places alone, files or folders, may import.

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rebalancer.adm import AdmError, Manager, watch_job
+from rebalancer.adm.client import Access, AdmError, open_manager
+from rebalancer.adm.watch import watch_job
 from rebalancer.devregion.audit import audit
 from rebalancer.devregion.checks import Audit
 from rebalancer.devregion.contents import write
@@ -166,10 +167,9 @@ async def _evacuate(
 
 async def _watch(console: Console, region: Region, job_id: str, findings: Findings) -> None:
     # Not as a process: by the time that it had started, the manager might be away already.
-    host, _, port = region.url.removeprefix("http://").partition(":")
-    async with open_http({}) as http:
+    async with open_manager(Access(region.url)) as manager:
         try:
-            view = await watch_job(Manager(http, host, int(port)), job_id, console)
+            view = await watch_job(manager, job_id, console)
         except AdmError as exc:
             findings.check(False, str(exc))
         else:

@@ -1,6 +1,7 @@
 """HTTP to other services of the control plane.  The only module that knows httpx."""
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,12 +50,37 @@ class Reply:
         return min(float(text), 60.0) if text.isascii() and text.isdigit() else default
 
 
+@attrs.frozen
+class Answer:
+    """An answer whose body is still on its way."""
+
+    status: int
+    headers: Mapping[str, str]
+    _response: httpx.Response
+    _host: str
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece, as it arrives; once only."""
+        return self._response.aiter_bytes()
+
+    async def whole(self) -> Reply:
+        """All of it.
+
+        Raises:
+          PeerMalformed: it is longer than `MAX_BODY_BYTES`.
+        """
+        return Reply(self.status, self.headers, await _read(self._response, self._host))
+
+
 class HttpClient:
     """Requests to named hosts.  Made by `open_http`."""
 
-    def __init__(self, client: httpx.AsyncClient, hosts: Mapping[str, str]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, hosts: Mapping[str, str], scheme: str = "http"
+    ) -> None:
         self._client = client
         self._hosts = hosts
+        self._scheme = scheme
 
     async def request(
         self,
@@ -75,29 +101,60 @@ class HttpClient:
           PeerUnreachable: no answer came; whether the request had its effect is unknown.
           PeerMalformed: the answer is no HTTP or too long.
         """
-        where = locate(host, self._hosts, port)
         try:
             with trio.fail_after(within_s):
-                async with self._client.stream(
-                    method,
-                    f"http://{where}{path}",
-                    content=None if body is None else json.dumps(body).encode(),
-                    headers={
-                        "host": host,
-                        **({} if body is None else {"content-type": "application/json"}),
-                        **(headers or {}),
-                    },
-                ) as response:
-                    return Reply(
-                        response.status_code, response.headers, await _read(response, host)
-                    )
+                async with self.stream(
+                    method, host, path, port=port, body=body, headers=headers
+                ) as answer:
+                    return await answer.whole()
         except trio.TooSlowError as exc:
             raise PeerUnreachable(f"{method} {host}{path}: no answer in {within_s} s") from exc
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        port: int = 80,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Answer]:
+        """One request and its answer as it arrives; only the wait for each piece is bounded.
+
+        Raises:
+          PeerUnreachable: no answer came, or it broke off, also while it is read.
+        """
+        where = locate(host, self._hosts, port)
+        try:
+            async with self._client.stream(
+                method,
+                f"{self._scheme}://{where}{path}",
+                content=None if body is None else json.dumps(body).encode(),
+                headers={
+                    "host": host,
+                    **({} if body is None else {"content-type": "application/json"}),
+                    **(headers or {}),
+                },
+                # A certificate is for the name, also where `hosts` says which address that is.
+                extensions={"sni_hostname": host},
+            ) as response:
+                yield Answer(response.status_code, response.headers, response, host)
         except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
             raise PeerUnreachable(f"{method} {host}{path}: {exc}") from exc
         except httpx.TransportError as exc:
-            detail = str(exc) or type(exc).__name__
-            raise PeerUnreachable(f"{method} {host}{path}: {detail}") from exc
+            raise PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}") from exc
+
+
+def _detail(exc: BaseException) -> str:
+    """What an error says, or else what caused it: TLS tells of certificates only there."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if text := str(cause):
+            return text
+        cause = cause.__cause__ or cause.__context__
+    return type(exc).__name__
 
 
 async def _read(response: httpx.Response, host: str) -> bytes:
@@ -111,9 +168,15 @@ async def _read(response: httpx.Response, host: str) -> bytes:
 
 @asynccontextmanager
 async def open_http(
-    hosts: Mapping[str, str], *, read_s: float = 30.0, connections: int = 100
+    hosts: Mapping[str, str],
+    *,
+    read_s: float = 30.0,
+    connections: int = 100,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpClient]:
     """A client without proxies from the environment, redirects or unbounded waits.
+
+    With `tls` every peer must speak TLS, and show a certificate that it accepts.
 
     Raises:
       ConfigError: it cannot be made on this machine; there is none without its deadlines instead.
@@ -121,6 +184,8 @@ async def open_http(
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     try:
         made = httpx.AsyncClient(
+            # httpx would read all authorities of the world here: 0.3 s, for plain HTTP.
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if tls is None else tls,
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(read_s, connect=CONNECT_S),
@@ -131,4 +196,4 @@ async def open_http(
     except (OSError, ValueError) as exc:
         raise ConfigError(f"no HTTP client can be made here: {exc}") from exc
     async with made as client:
-        yield HttpClient(client, hosts)
+        yield HttpClient(client, hosts, "http" if tls is None else "https")

@@ -1,12 +1,14 @@
 """The client of the control plane, and the agents' client on it."""
 
 import gc
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
+import trustme
 
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
@@ -182,3 +184,55 @@ def test_the_hosts_table_comes_first() -> None:
     assert locate("b.lab", hosts, 80) == Endpoint("10.0.0.2", 99)
     assert locate("c.lab:7", hosts, 80) == Endpoint("10.0.0.3", 7)
     assert locate("d.lab", hosts, 80) == Endpoint("d.lab", 80)
+
+
+async def test_an_answer_can_be_read_as_it_comes() -> None:
+    """Status and headers first, then the body in pieces, whose number is not bounded."""
+    async with (
+        answering(answer(200, "x" * 100_000, "Server: a")) as (http, port),
+        http.stream("GET", "2.stor.lab", "/x", port=port) as reply,
+    ):
+        size = 0
+        async for piece in reply.pieces():
+            size += len(piece)
+
+    assert (reply.status, reply.headers["server"], size) == (200, "a", 100_000)
+
+
+async def test_an_answer_that_breaks_off_while_it_is_read_is_an_error() -> None:
+    """Where it is read, with host and path."""
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort"
+    async with answering(data) as (http, port):
+        with pytest.raises(PeerUnreachable, match=r"GET 2\.stor\.lab/x"):
+            async with http.stream("GET", "2.stor.lab", "/x", port=port) as reply:
+                assert [piece async for piece in reply.pieces()] == [b"short"]
+
+
+async def test_a_certificate_is_for_the_name() -> None:
+    """Also where the hosts table says which address that is; another's is told."""
+    authority = trustme.CA()
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("2.stor.lab").configure_cert(serving)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        try:
+            await stream.receive_some()
+            await stream.send_all(answer(200, "hello"))
+        except trio.BrokenResourceError:  # the client goes away
+            pass
+
+    async with trio.open_nursery() as nursery:
+        start = partial(trio.serve_ssl_over_tcp, serve, 0, serving, host="127.0.0.1")
+        (listener,) = await nursery.start(start)
+        port = listener.transport_listener.socket.getsockname()[1]
+        hosts = {"2.stor.lab": "127.0.0.1", "3.stor.lab": "127.0.0.1"}
+        async with open_http(hosts, tls=trusting) as http:
+            reply = await http.request("GET", "2.stor.lab", "/x", port=port)
+        async with open_http(hosts, tls=trusting) as http:
+            with pytest.raises(PeerUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+                await http.request("GET", "3.stor.lab", "/x", port=port)
+        nursery.cancel_scope.cancel()
+
+    assert reply.text == "hello"

@@ -1,0 +1,248 @@
+"""The manager's API, as the operator's command asks it."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import attrs
+import trio
+
+from rebalancer.config import read_token
+from rebalancer.domain.objects import is_loose_uuid
+from rebalancer.errors import PeerError, RebalancerError
+from rebalancer.peers.http import Answer, HttpClient, Reply, open_http
+from rebalancer.peers.names import Endpoint, split_port
+
+#: A manager answers within this many seconds, unless told: to pause a job takes it up to twenty.
+ANSWER_S = 60.0
+#: A dry run looks at every object of a node.
+PLAN_S = 24 * 3600.0
+#: Fewer characters of an id are too easily those of another job.
+MIN_PREFIX = 4
+#: Objects asked for at a time.
+PAGE = 1000
+
+T = TypeVar("T")
+
+
+class AdmError(RebalancerError):
+    """The manager refused, or is not there; `status` is that of its answer, if it gave one."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def read_url(url: str) -> tuple[str, Endpoint]:
+    """Scheme and place of a manager; `http` where no scheme is named.
+
+    Raises:
+      ValueError: it is no such URL, and why.
+    """
+    scheme, _, rest = url.rpartition("://")
+    ports = {"": 80, "http": 80, "https": 443}
+    if scheme not in ports:
+        raise ValueError(f"{url}: expected http:// or https://")
+    rest = rest.rstrip("/")
+    if not rest or "/" in rest or "@" in rest:
+        raise ValueError(f"{url}: expected a host, perhaps with a port, and nothing else")
+    return scheme or "http", split_port(rest, ports[scheme])
+
+
+@attrs.frozen
+class Access:
+    """How to get at a manager."""
+
+    url: str
+    #: File of the token that it asks for; empty: none.
+    token_file: str = ""
+    #: File of the authorities whose certificates it may show; empty: those of the system.
+    ca_file: str = ""
+
+
+@attrs.frozen
+class Manager:
+    """The manager's API.  Made by `open_manager`."""
+
+    http: HttpClient
+    where: Endpoint
+    token: str | None = None
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, within_s: float = ANSWER_S
+    ) -> Reply:
+        """One request.
+
+        Raises:
+          AdmError: no answer, or an error; the text is the manager's.
+        """
+        try:
+            reply = await self.http.request(
+                method,
+                self.where.host,
+                path,
+                port=self.where.port,
+                body=body,
+                headers=self._headers,
+                within_s=within_s,
+            )
+        except PeerError as exc:
+            raise _no_answer(exc) from exc
+        _check(reply)
+        return reply
+
+    async def find(self, text: str) -> str:
+        """The id of the one job whose id is `text`, or begins with it.
+
+        Raises:
+          AdmError: there is no such job, or more than one.
+        """
+        # A whole id needs no list, and the manager knows best what to say of one that is unknown.
+        if is_loose_uuid(text):
+            return text
+        if len(text) < MIN_PREFIX:
+            raise AdmError(
+                f"{text!r}: expected a job's id, or at least its first {MIN_PREFIX} characters"
+            )
+        rows = (await self.ask("GET", "/jobs")).json()
+        found = [row for row in rows if row["id"].startswith(text.lower())]
+        if not found:
+            raise AdmError(f"no job's id begins with {text!r}")
+        if len(found) > 1:
+            listed = ", ".join(f"{row['id']} ({row['state']})" for row in found)
+            raise AdmError(f"{text!r} may be any of {listed}")
+        return str(found[0]["id"])
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """GET /jobs/{id}.
+
+        Raises:
+          AdmError: no answer, or there is no such job.
+        """
+        view: dict[str, Any] = (await self.ask("GET", f"/jobs/{job_id}")).json()
+        return view
+
+    async def summary(self, job_id: str) -> dict[str, Any] | None:
+        """GET /jobs/{id}/summary; None from a manager that has no such thing.
+
+        Raises:
+          AdmError: no answer, or there is no such job.
+        """
+        try:
+            known: dict[str, Any] = (await self.ask("GET", f"/jobs/{job_id}/summary")).json()
+        except AdmError as exc:
+            if exc.status in (404, 405):
+                return None
+            raise
+        return known
+
+    async def change(self, job_id: str, action: str, *params: Any) -> None:
+        """PUT /jobs/{id}; the action may have one parameter.
+
+        Raises:
+          AdmError: no answer, or the job is in no state for this.
+        """
+        body = {"action": action, **({"params": params[0]} if params else {})}
+        await self.ask("PUT", f"/jobs/{job_id}", body)
+
+    async def objects(
+        self, job_id: str, *, status: str | None, reason: str | None, limit: int | None
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Pages of a job's objects, some of them perhaps empty: `limit` objects, or all.
+
+        Raises:
+          AdmError: no answer, or there is no such job.
+        """
+        after: int | None = 0
+        while after is not None and limit != 0:
+            size = PAGE if limit is None else min(PAGE, limit)
+            wanted = {"status": status, "reason": reason, "after": after, "limit": size}
+            query = urlencode({name: value for name, value in wanted.items() if value is not None})
+            page = (await self.ask("GET", f"/jobs/{job_id}/objects?{query}")).json()
+            after = page["after"]
+            if limit is not None:
+                limit -= len(page["objects"])
+            yield page["objects"]
+
+    @asynccontextmanager
+    async def report(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """GET /jobs/{id}/report, piece by piece.
+
+        Raises:
+          AdmError: no answer, or it broke off, also while it is read; there is no such job.
+        """
+        path = f"/jobs/{job_id}/report"
+        asked = self.http.stream(
+            "GET", self.where.host, path, port=self.where.port, headers=self._headers
+        )
+        try:
+            async with asked as answer:
+                await _check_answer(answer)
+                yield answer.pieces()
+        except PeerError as exc:
+            raise _no_answer(exc) from exc
+
+
+def _no_answer(exc: PeerError) -> AdmError:
+    return AdmError(f"no answer from the manager: {exc}")
+
+
+async def _check_answer(answer: Answer) -> None:
+    if answer.status != 200:
+        _check(await answer.whole())
+
+
+def _check(reply: Reply) -> None:
+    if reply.status == 200:
+        return
+    hint = "; see --token-file" if reply.status == 401 else ""
+    raise AdmError(
+        f"{reply.text or 'no message'} (status {reply.status}){hint}", status=reply.status
+    )
+
+
+@asynccontextmanager
+async def open_manager(access: Access, silence_s: float = ANSWER_S) -> AsyncIterator[Manager]:
+    """A manager to ask, that may be silent for so long; nothing has been sent yet.
+
+    Raises:
+      AdmError: the URL or the authorities cannot be used.
+      ConfigError: the token cannot be read.
+    """
+    try:
+        scheme, where = read_url(access.url)
+    except ValueError as exc:
+        raise AdmError(str(exc)) from exc
+    token = read_token(access.token_file)
+    tls = _trusting(access.ca_file) if scheme == "https" else None
+    async with open_http({}, read_s=silence_s, tls=tls) as http:
+        yield Manager(http, where, token)
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as exc:  # ssl's own errors among them
+        raise AdmError(f"{ca_file}: {exc.strerror or exc}") from exc
+
+
+def with_manager(
+    access: Access, work: Callable[[Manager], Awaitable[T]], silence_s: float = ANSWER_S
+) -> T:
+    """Run `work` with a manager to ask, that may be silent for so long.
+
+    Raises:
+      AdmError: the manager refused, or is not there.
+    """
+
+    async def run() -> T:
+        async with open_manager(access, silence_s) as manager:
+            return await work(manager)
+
+    return trio.run(run)

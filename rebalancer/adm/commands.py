@@ -1,0 +1,66 @@
+"""The command line of `rebalancer adm`: its groups, and what is in them."""
+
+import click
+
+from rebalancer.adm import looking, making, steering
+from rebalancer.adm.client import Access
+from rebalancer.adm.options import access_options
+
+
+@click.group("adm", context_settings={"help_option_names": ["-h", "--help"]})
+@access_options
+@click.pass_context
+def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None:
+    """Ask the manager to make, show, steer and watch jobs.
+
+    The options here go before the command, and can be given as REBALANCER_URL,
+    REBALANCER_TOKEN_FILE and REBALANCER_CA_FILE in the environment.
+
+    \b
+    Examples:
+      rebalancer adm job plan --shark 1.stor             # what would it do?
+      rebalancer adm job create evacuate --shark 1.stor  # prints the job's id
+      rebalancer adm job watch 0fd6                      # an id may be cut, to four characters
+      rebalancer adm --url https://10.0.0.9 --ca-file ca.pem --token-file token status
+
+    \b
+    Exit codes:
+      0    done
+      1    refused, no manager, not complete, does not fit, not whole: stderr says what
+      2    no such command or option, or a value that cannot be
+      130  interrupted
+    """
+    context.obj = Access(url, token_file, ca_file)
+
+
+@adm.group()
+def job() -> None:
+    """Jobs: each empties one storage node.
+
+    A job waits for its turn, runs, and ends as complete, failed or cancelled.  One that failed,
+    was cancelled or had to skip something can be retried: the new job takes up what is left.  One
+    that is paused goes on where it was when it is resumed.
+    """
+
+
+adm.add_command(looking.status)
+for _command in (
+    making.create,
+    making.plan,
+    making.retry,
+    looking.list_jobs,
+    looking.get,
+    looking.watch,
+    looking.summary,
+    looking.objects,
+    looking.report,
+    steering.pause,
+    steering.resume,
+    steering.cancel,
+    steering.set_threads,
+    steering.set_max_sharks,
+    steering.set_max_tasks,
+    steering.set_bandwidth,
+    steering.delete,
+):
+    job.add_command(_command)

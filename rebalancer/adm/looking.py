@@ -1,0 +1,206 @@
+"""Commands that show jobs, and the manager itself, and change nothing."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rebalancer.adm import units
+from rebalancer.adm.client import Access, AdmError, Manager, with_manager
+from rebalancer.adm.options import job_argument, json_option
+from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console
+from rebalancer.adm.progress import how_it_ended, notes
+from rebalancer.adm.report import new_file, save_report
+from rebalancer.adm.tables import counts_table, jobs_table, status_tables, summary_tables
+from rebalancer.adm.watch import as_json as json_lines
+from rebalancer.adm.watch import follow, watch_job
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.peers.http import Reply
+
+
+@click.command("list")
+@json_option
+@click.pass_obj
+def list_jobs(access: Access, as_json: bool) -> None:
+    """List all jobs, oldest first."""
+    reply = with_manager(access, lambda manager: manager.ask("GET", "/jobs"))
+    if as_json or not is_terminal():
+        echo_reply(reply, as_json)
+    else:
+        make_console().print(jobs_table(reply.json()))
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def get(access: Access, uuid: str, as_json: bool) -> None:
+    """Show one job and its counts."""
+
+    async def ask(manager: Manager) -> Reply:
+        return await manager.ask("GET", f"/jobs/{await manager.find(uuid)}")
+
+    reply = with_manager(access, ask)
+    if as_json or not is_terminal():
+        echo_reply(reply, as_json)
+    else:
+        view = reply.json()
+        make_console().print(counts_table(view), *notes(view), sep="\n")
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def watch(access: Access, uuid: str, as_json: bool) -> None:
+    """Show a job's progress until it ends.
+
+    A job that runs is not touched by this, nor by ending it with Ctrl-C.  A manager that is
+    restarted meanwhile is waited for.  Without a terminal, progress comes as lines; with --json,
+    as a line of JSON twice a second.  Exits 1, and says why, if the job did not end as complete,
+    or is paused.
+    """
+
+    async def look(manager: Manager) -> tuple[str, dict[str, Any]]:
+        job_id = await manager.find(uuid)
+        if as_json:
+            return job_id, await follow(manager, job_id, json_lines(click.echo))
+        return job_id, await watch_job(manager, job_id, make_console())
+
+    if cause := how_it_ended(*with_manager(access, look)):
+        raise AdmError(cause)
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def summary(access: Access, uuid: str, as_json: bool) -> None:
+    """Show how a job is going, in figures.
+
+    Counts and bytes by reason, rates over the last minute and hour, the time that is left, what
+    each destination was given and how it does, and how far each shard has been scanned.
+    """
+
+    async def ask(manager: Manager) -> Any:
+        known = await manager.summary(await manager.find(uuid))
+        if known is None:
+            raise AdmError("this manager has no summaries")
+        return known
+
+    known = with_manager(access, ask)
+    if as_json:
+        echo_json(known)
+        return
+    left = "" if known["eta_s"] is None else f"; {units.duration(known['eta_s'])} left"
+    head = f"job {known['id']}: {known['state']}{left}"
+    make_console().print(head, *summary_tables(known), *notes(known), sep="\n")
+
+
+@click.command()
+@job_argument
+@click.option(
+    "--status",
+    type=click.Choice([str(status) for status in ObjectStatus]),
+    help="Only those with this one.",
+)
+@click.option("--reason", help="Only those with this one, as in job summary.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="At most so many; 0: all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
+@click.pass_obj
+def objects(
+    access: Access, uuid: str, status: str | None, reason: str | None, limit: int, as_json: bool
+) -> None:
+    """List a job's objects in the order they were found.
+
+    \b
+    Example:
+      rebalancer adm job objects 0fd6 --status error
+      rebalancer adm job objects 0fd6 --reason destination_unreachable --limit 0 --json
+    """
+
+    async def show(manager: Manager) -> None:
+        job_id = await manager.find(uuid)
+        if not as_json:
+            click.echo(_object_line("STATUS", "REASON", "BYTES", "DESTINATION", "KEY"))
+        listed = 0
+        pages = manager.objects(job_id, status=status, reason=reason, limit=limit or None)
+        async for page in pages:
+            listed += len(page)
+            for one in page:
+                click.echo(json.dumps(one, ensure_ascii=False) if as_json else _shown(one))
+        if limit and listed == limit:
+            click.echo(f"these are the first {limit:,}: --limit 0 lists all", err=True)
+
+    with_manager(access, show)
+
+
+def _shown(one: dict[str, Any]) -> str:
+    size = "" if one["bytes"] is None else f"{one['bytes']:,}"
+    dest, key = one["dest_shark"] or "-", one["key"] or one["id"]
+    return _object_line(one["status"], one["reason"] or "-", size, dest, key)
+
+
+def _object_line(status: str, reason: str, size: str, dest: str, key: str) -> str:
+    # Of fixed widths, for there may be millions to come.
+    return f"{status:<15} {reason:<30} {size:>15}  {dest:<24} {key}"
+
+
+@click.command()
+@job_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file, which is there only if the report is whole.",
+)
+@click.pass_obj
+def report(access: Access, uuid: str, output: Path | None) -> None:
+    """Print all that is known of a job, as lines of JSON.
+
+    The job comes first, then a line for each warning, object, duplicate, further record, record
+    that was dropped, orphaned copy, record that remains, and assignment.  The last line counts
+    them, which proves that nothing is missing; exits 1 if it does not.
+
+    \b
+    Example:
+      rebalancer adm job report 0fd6 -o 1.stor.ndjson
+      rebalancer adm job report 0fd6 | jq -r 'select(.type == "orphan") | .shark + " " + .path'
+    """
+
+    async def save(manager: Manager) -> None:
+        job_id = await manager.find(uuid)
+        if output is None:
+            out = sys.stdout.buffer
+            await save_report(manager, job_id, out)
+            out.flush()
+            return
+        with new_file(output) as out:
+            lines = await save_report(manager, job_id, out)
+        click.echo(f"{output}: {lines:,} lines", err=True)
+
+    with_manager(access, save)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def status(access: Access, as_json: bool) -> None:
+    """Show how the manager itself is.
+
+    Its version, its jobs by state, when it was last told of storage nodes, and what all jobs have
+    under way at each destination.
+    """
+    known = with_manager(access, lambda manager: manager.ask("GET", "/status")).json()
+    if as_json:
+        echo_json(known)
+    else:
+        make_console().print(*status_tables(known), sep="\n")

@@ -1,0 +1,137 @@
+"""Commands that make jobs, or tell what one would do."""
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
+from rebalancer.adm.options import evacuation_options, job_argument, json_option
+from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
+from rebalancer.adm.progress import notes
+from rebalancer.adm.tables import plan_table, what_does_not_fit
+from rebalancer.adm.units import size
+from rebalancer.peers.http import Reply
+
+
+@click.group()
+def create() -> None:
+    """Make a job."""
+
+
+@create.command()
+@evacuation_options
+@click.option("--strict", is_flag=True, help="Begin only if the pre-flight finds nothing.")
+@click.option("--dry-run", is_flag=True, help="Only tell what the job would do: see job plan.")
+@json_option
+@click.pass_context
+def evacuate(
+    context: click.Context,
+    shark: str,
+    max_objects: int | None,
+    objects_file: str | None,
+    strict: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make a job that moves every object off a storage node.
+
+    Prints the job's id.  It begins as soon as no other job runs.  Before it, stop the node's
+    heartbeat, so that the node takes no new objects.
+
+    \b
+    Example:
+      rebalancer adm job plan --shark 1.stor
+      rebalancer adm job create evacuate --shark 1.stor --strict
+      rebalancer adm job watch 0fd6
+    """
+    body = _request(shark, max_objects, objects_file, strict)
+    if dry_run:
+        _plan(context, body, as_json)
+        return
+    reply = with_manager(context.obj, lambda manager: manager.ask("POST", "/jobs", body))
+    _echo_new_job(reply, as_json)
+
+
+@click.command()
+@evacuation_options
+@json_option
+@click.pass_context
+def plan(
+    context: click.Context,
+    shark: str,
+    max_objects: int | None,
+    objects_file: str | None,
+    as_json: bool,
+) -> None:
+    """Tell what an evacuation would do, and do nothing.
+
+    Looks for the objects as a job would, and finds a place for each: where they would go, what
+    would be skipped and why, what the pre-flight finds, and whether it all fits.  That takes as
+    long as a job's discovery.  Exits 1 if it does not fit.
+
+    \b
+    Example:
+      rebalancer adm job plan --shark 1.stor
+      rebalancer adm job plan --shark 1.stor --json | jq .destinations
+    """
+    _plan(context, _request(shark, max_objects, objects_file, False), as_json)
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def retry(access: Access, uuid: str, as_json: bool) -> None:
+    """Make a job of what another one skipped or could not do.
+
+    Prints its id.  The other one must have ended: as complete, failed or cancelled.  Every record
+    is read anew, so that what its owner has changed or removed meanwhile is seen.
+    """
+
+    async def post(manager: Manager) -> Reply:
+        return await manager.ask("POST", f"/jobs/{await manager.find(uuid)}/retry")
+
+    _echo_new_job(with_manager(access, post), as_json)
+
+
+def _request(
+    shark: str, max_objects: int | None, objects_file: str | None, strict: bool
+) -> dict[str, Any]:
+    params: dict[str, Any] = {"from_shark": shark, "max_objects": max_objects}
+    if objects_file is not None:
+        params["objects_file"] = objects_file
+    if strict:
+        params["strict"] = True
+    return {"action": "evacuate", "params": params}
+
+
+def _echo_new_job(reply: Reply, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"id": reply.text}))
+        return
+    echo_as_predecessor(reply, reply.text)
+    if is_terminal():
+        click.echo(f"rebalancer adm job watch {reply.text[:8]} shows its progress", err=True)
+
+
+def _plan(context: click.Context, body: dict[str, Any], as_json: bool) -> None:
+    async def ask(manager: Manager) -> Any:
+        asked = {**body, "dry_run": True}
+        return (await manager.ask("POST", "/jobs", asked, within_s=PLAN_S)).json()
+
+    shark = body["params"]["from_shark"]
+    with Console(file=sys.stderr).status(f"looking at every object of {shark}: Ctrl-C ends it"):
+        made = with_manager(context.obj, ask, silence_s=PLAN_S)
+    reasons = what_does_not_fit(made)
+    if body["params"].get("strict") and made["warnings"]:
+        reasons.append("the pre-flight has warnings (--strict)")
+    if as_json:
+        echo_json(made)
+    else:
+        total = f"{made['objects']:,} objects, {size(made['bytes'])}"
+        verdict = f"it does not fit: {'; '.join(reasons)}" if reasons else "it fits"
+        make_console().print(total, plan_table(made), *notes(made), verdict, sep="\n")
+    context.exit(1 if reasons else 0)

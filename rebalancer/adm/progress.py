@@ -1,0 +1,116 @@
+"""What a job's views say of how far it is, in words and figures.  Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from rebalancer.adm import units
+from rebalancer.rates import Rates, eta_s
+
+#: States of a job that something will still happen to by itself.
+GOING = ("Init", "Setup", "Running")
+
+
+def state_words(view: Mapping[str, Any]) -> str:
+    """A job's state with what an operator has asked for."""
+    state, wish = str(view["state"]), view.get("wish")
+    if state == "Stopped":
+        return {"pause": "paused", "cancel": "cancelled"}.get(str(wish), "stopped")
+    if state in GOING and wish is not None:
+        return {"pause": "being paused", "cancel": "being cancelled"}.get(str(wish), state)
+    return "waiting for its turn" if state in ("Init", "Setup") else state.lower()
+
+
+def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
+    """Why a job that goes no further is not complete, and what can be done; empty if it is."""
+    words = state_words(view)
+    match words:
+        case "complete":
+            return ""
+        case "paused":
+            return f"job {job_id} is paused: job resume lets it go on"
+        case "cancelled":
+            return f"job {job_id} was cancelled: job retry takes up what it left"
+        case "failed":
+            return f"job {job_id} failed: {view.get('error', 'no cause given')}"
+    return f"job {job_id} is {words}"
+
+
+def notes(view: Mapping[str, Any]) -> list[str]:
+    """What an operator should know of a job besides its counts: warnings, and what remains."""
+    lines = [f"warning: {one['check']}: {one['detail']}" for one in view.get("warnings", ())]
+    if (rounds := view.get("rounds")) and (remaining := rounds[-1]["remaining"]):
+        lines.append(f"{remaining:,} records still name the shark: job report lists them")
+    return lines
+
+
+def settled(view: Mapping[str, Any]) -> tuple[int, int]:
+    """How many objects have come to their end, and how many are known."""
+    results = view["results"]
+    done = results["Complete"] + results["Skipped"] + results["Error"]
+    return done, results["Total"] - results["Duplicates"]
+
+
+@attrs.frozen
+class Glance:
+    """How far a job is."""
+
+    #: What the job is at.
+    phase: str
+    #: How much of the shards this phase has looked at, from 0 to 1; None where it does not scan.
+    scanned: float | None
+    done: int
+    known: int
+    objects_per_s: float
+    bytes_per_s: float
+    left_s: float | None
+
+    @property
+    def line(self) -> str:
+        """All of it, on a line."""
+        left = "unknown" if self.left_s is None else units.duration(self.left_s)
+        scanned = "" if self.scanned is None else f": {self.scanned:.0%} scanned"
+        return (
+            f"{self.phase}{scanned}   {self.done:,}/{self.known:,} objects settled"
+            f"   {self.objects_per_s:,.0f} objects/s   {units.size(self.bytes_per_s)}/s"
+            f"   time left: {left}"
+        )
+
+
+def glance(view: Mapping[str, Any], summary: Mapping[str, Any] | None, seen: Rates) -> Glance:
+    """How far a job is.
+
+    Rates and the time that is left are the manager's own where it tells them, else what was
+    `seen` of the job here.
+    """
+    done, known = settled(view)
+    told = ((summary or {}).get("rates") or {}).get("minute")
+    if summary is not None and told and told["objects_per_s"]:
+        per_s, size_per_s, left_s = told["objects_per_s"], told["bytes_per_s"], summary["eta_s"]
+    else:
+        per_s, size_per_s = seen.per_s()
+        # One that tells nothing of scans may still find more: then it is the least it can take.
+        scans = view.get("scans")
+        scanned = 1.0 if scans is None else _share(scans, 0)
+        left_s = eta_s(settled=done, known=known, scanned=scanned, per_s=per_s)
+    return Glance(*_phase(view), done, known, per_s, size_per_s, left_s)
+
+
+def _phase(view: Mapping[str, Any]) -> tuple[str, float | None]:
+    words, scans = state_words(view), view.get("scans")
+    if words != "running" or not scans:
+        return words, None
+    # Only the last round moves.
+    last = max(scan.get("round", 0) for scan in scans)
+    share = _share(scans, last)
+    if last:
+        return f"final scan {last}", share
+    return ("discovery", share) if share < 1 else ("all objects found", None)
+
+
+def _share(scans: Sequence[Mapping[str, Any]], number: int) -> float:
+    """How much of the shards has been looked at in a round, from 0 to 1."""
+    its = [scan for scan in scans if scan.get("round", 0) == number]
+    until = sum(scan["until"] for scan in its)
+    return float(sum(scan["position"] for scan in its) / until) if until else 0.0

@@ -1,0 +1,89 @@
+"""A job's report: passed on as it comes, and told whole from cut off."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from rebalancer.adm.client import AdmError, Manager
+
+
+@attrs.define
+class Tally:
+    """Whether a report is whole: its last line counts those between it and the first.
+
+    Mutable state: what has been seen.
+    """
+
+    lines: int = 0
+    #: The last line, or what there is of it.
+    _last: bytes = b""
+
+    def add(self, piece: bytes) -> None:
+        """More of the report."""
+        self.lines += piece.count(b"\n")
+        text = self._last + piece
+        self._last = text[text.rfind(b"\n", 0, -1) + 1 :]
+
+    def check(self) -> None:
+        """Check what has been seen.
+
+        Raises:
+          AdmError: it is not a whole report.
+        """
+        try:
+            end = json.loads(self._last)
+        except ValueError:
+            end = None
+        if not self._last.endswith(b"\n") or not isinstance(end, dict) or end.get("type") != "end":
+            raise AdmError(f"the report broke off after {self.lines:,} lines: it has no end")
+        if end.get("lines") != (between := self.lines - 2):
+            raise AdmError(f"the report has {between:,} lines where {end.get('lines')!r} were told")
+
+
+async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> int:
+    """Write a job's report to `out` as it comes; how many lines.
+
+    Raises:
+      AdmError: no answer, or it cannot be written; or it is not whole, after it was written.
+    """
+    tally = Tally()
+    async with manager.report(job_id) as pieces:
+        async for piece in pieces:
+            tally.add(piece)
+            out.write(piece)
+    tally.check()
+    return tally.lines
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at `path` when it was written to the end, on stable storage; else nothing is.
+
+    Raises:
+      AdmError: it cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as exc:
+        raise AdmError(f"{path}: {exc.strerror}") from exc
+    try:
+        with open(handle, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        # As others are made: mkstemp's are for their owner alone.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as exc:
+        raise AdmError(f"{path}: {exc.strerror}") from exc
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)

@@ -1,0 +1,167 @@
+"""Commands that change a job which there is already."""
+
+from typing import Any
+
+import click
+
+from rebalancer.adm.client import Access, Manager, with_manager
+from rebalancer.adm.options import confirm, job_argument, json_option, read_rate, yes_option
+from rebalancer.adm.output import echo_json
+from rebalancer.adm.progress import settled, state_words
+from rebalancer.adm.units import size
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def pause(access: Access, uuid: str, as_json: bool) -> None:
+    """Let a job rest until it is resumed.
+
+    No more objects are handed out.  Agents finish the assignments that they have; the records of
+    what they copied meanwhile are brought up to date after the job was resumed.  Another job may
+    have its turn.  A job stays paused when the manager is restarted.
+    """
+    _control(access, uuid, "pause", as_json)
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def resume(access: Access, uuid: str, as_json: bool) -> None:
+    """Let a paused job go on where it was."""
+    _control(access, uuid, "resume", as_json)
+
+
+@click.command()
+@job_argument
+@yes_option
+@json_option
+@click.pass_obj
+def cancel(access: Access, uuid: str, yes: bool, as_json: bool) -> None:
+    """Bring a job to its end early.
+
+    Agents finish the assignments that they have, and the records of what they copied are brought
+    up to date; everything else is skipped.  A cancelled job cannot be resumed, but `job retry`
+    makes a new one of what it skipped.  To interrupt a job, pause it.
+    """
+    if not yes:
+        view = with_manager(access, lambda manager: _find_view(manager, uuid))
+        confirm(f"Cancel {_described(view)}?  It cannot be resumed, only retried.")
+    _control(access, uuid, "cancel", as_json)
+
+
+@click.command()
+@job_argument
+@yes_option
+@click.pass_obj
+def delete(access: Access, uuid: str, yes: bool) -> None:
+    """Remove a job that has ended, and all that is known of it.
+
+    `job report` saves that first.  A job that another one retries stays until that has ended.
+    """
+    if not yes:
+        view = with_manager(access, lambda manager: _find_view(manager, uuid))
+        confirm(f"Remove {_described(view)}, with all that is known of its objects?")
+
+    async def remove(manager: Manager) -> str:
+        job_id = await manager.find(uuid)
+        await manager.ask("DELETE", f"/jobs/{job_id}")
+        return job_id
+
+    click.echo(f"job {with_manager(access, remove)} is removed")
+
+
+@click.command("set-threads")
+@job_argument
+@click.argument("count", type=int)
+@click.pass_obj
+def set_threads(access: Access, uuid: str, count: int) -> None:
+    """Change how many metadata updates are made at a time.
+
+    For a job that runs, and at once.
+    """
+    job_id = _set(access, uuid, "set_metadata_threads", count)
+    click.echo(f"job {job_id}: {count:,} metadata updates at a time")
+
+
+@click.command("set-max-sharks")
+@job_argument
+@click.argument("count", type=int)
+@click.pass_obj
+def set_max_sharks(access: Access, uuid: str, count: int) -> None:
+    """Change how many destinations are filled at a time.
+
+    For a job that runs, from the next objects on.
+    """
+    job_id = _set(access, uuid, "set_max_sharks", count)
+    click.echo(f"job {job_id}: {count:,} destinations at a time")
+
+
+@click.command("set-max-tasks")
+@job_argument
+@click.argument("count", type=int)
+@click.pass_obj
+def set_max_tasks(access: Access, uuid: str, count: int) -> None:
+    """Change how many objects go into an assignment.
+
+    For a job that runs, from the next assignments on.
+    """
+    job_id = _set(access, uuid, "set_max_tasks_per_assignment", count)
+    click.echo(f"job {job_id}: {count:,} objects an assignment")
+
+
+@click.command("set-bandwidth")
+@job_argument
+@click.argument("rate", callback=read_rate)
+@click.pass_obj
+def set_bandwidth(access: Access, uuid: str, rate: int | None) -> None:
+    """Change the bytes a second that a destination may take in.
+
+    For a job that runs, at each of its destinations.  RATE is in bytes a second: 800000, 20M,
+    1.5G; or none, for what each agent is configured to.
+
+    \b
+    Example:
+      rebalancer adm job set-bandwidth 0fd6 20M
+    """
+    job_id = _set(access, uuid, "set_bandwidth", rate)
+    told = "as the agents are configured" if rate is None else f"{size(rate)}/s a destination"
+    click.echo(f"job {job_id}: {told}")
+
+
+def _set(access: Access, uuid: str, action: str, value: int | None) -> str:
+    """Change a setting; the job's id."""
+
+    async def put(manager: Manager) -> str:
+        job_id = await manager.find(uuid)
+        await manager.change(job_id, action, value)
+        return job_id
+
+    return with_manager(access, put)
+
+
+def _control(access: Access, uuid: str, action: str, as_json: bool) -> None:
+    async def put(manager: Manager) -> tuple[str, dict[str, Any]]:
+        job_id = await manager.find(uuid)
+        await manager.change(job_id, action)
+        return job_id, await manager.job(job_id)
+
+    job_id, view = with_manager(access, put)
+    if as_json:
+        echo_json({"id": job_id, **view})
+    else:
+        click.echo(f"job {job_id} is {state_words(view)}")
+
+
+async def _find_view(manager: Manager, uuid: str) -> dict[str, Any]:
+    job_id = await manager.find(uuid)
+    return {"id": job_id, **await manager.job(job_id)}
+
+
+def _described(view: dict[str, Any]) -> str:
+    shark = view["config"]["from_shark"]["manta_storage_id"]
+    done, known = settled(view)
+    progress = f"{done:,} of {known:,} objects settled"
+    return f"job {view['id']} of {shark} ({state_words(view)}, {progress})"

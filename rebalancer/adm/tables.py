@@ -1,0 +1,152 @@
+"""What the manager tells, as tables for a terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from rebalancer.adm import units
+from rebalancer.adm.progress import state_words
+from rebalancer.domain.reasons import EXCLUDED
+
+
+def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
+    """An empty table; what is in the columns `figures` stands on the right."""
+    table = Table(box=box.SIMPLE)
+    for name in columns:
+        table.add_column(name, justify="right" if name in figures else "left", overflow="fold")
+    return table
+
+
+def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """The list of all jobs."""
+    table = Table("id", "action", "state")
+    for row in rows:
+        table.add_row(row["id"], row["action"], row["state"])
+    return table
+
+
+def counts_table(view: Mapping[str, Any]) -> Table:
+    """A job's counts."""
+    shark = view["config"]["from_shark"]["manta_storage_id"]
+    table = Table(shark, state_words(view), box=box.SIMPLE)
+    table.columns[1].justify = "right"
+    for name, count in view["results"].items():
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def destinations_table(destinations: Iterable[Mapping[str, Any]], at_most: int) -> Table:
+    """What a job's destinations were given and how they do, the busiest first."""
+    names = ("destination", "under way", "copied", "failed", "given")
+    table = _table(*names, "", figures=names[1:])
+
+    def under_way(one: Mapping[str, Any]) -> int:
+        return int(one["tasks"] - one["copied"] - one["failed"])
+
+    listed = sorted(destinations, key=under_way, reverse=True)
+    for one in listed[:at_most]:
+        avoided_s = (one["now"] or {}).get("avoided_for_s", 0)
+        table.add_row(
+            one["shark"],
+            f"{under_way(one):,}",
+            f"{one['copied']:,}",
+            f"{one['failed']:,}",
+            units.size(one["bytes"]),
+            f"left out for {units.duration(avoided_s)}" if avoided_s else "",
+        )
+    if len(listed) > at_most:
+        table.add_row(f"and {len(listed) - at_most:,} more")
+    return table
+
+
+def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """How a job is going, in figures."""
+    counts = _table("status", "reason", "objects", "bytes", figures=("objects", "bytes"))
+    for one in summary["counts"]:
+        row = one["status"], one["reason"], f"{one['objects']:,}", units.size(one["bytes"])
+        counts.add_row(*row)
+    tables = [counts]
+    if rates := summary["rates"]:
+        table = _table("last", "objects/s", "bytes/s", figures=("objects/s", "bytes/s"))
+        for name, rate in rates.items():
+            size = units.size(rate["bytes_per_s"])
+            table.add_row(name, f"{rate['objects_per_s']:,.1f}", f"{size}/s")
+        tables.append(table)
+    if summary["destinations"]:
+        tables.append(destinations_table(summary["destinations"], len(summary["destinations"])))
+    if summary["scans"]:
+        table = _table("scan", "shard", "column", "done", figures=("shard", "done"))
+        for scan in summary["scans"]:
+            done = f"{scan['position'] / max(scan['until'], 1):.0%}"
+            name = f"final scan {scan['round']}" if scan["round"] else "discovery"
+            table.add_row(name, str(scan["shard"]), scan["column"], done)
+        tables.append(table)
+    if summary["rounds"]:
+        table = _table("final scan", "sent on", "remain", figures=("sent on", "remain"))
+        for one in summary["rounds"]:
+            table.add_row(str(one["round"]), f"{one['found']:,}", f"{one['remaining']:,}")
+        tables.append(table)
+    if tuning := {name: value for name, value in summary["tuning"].items() if value is not None}:
+        table = _table("changed for this job", "to", figures=("to",))
+        for name, value in tuning.items():
+            table.add_row(name, f"{value:,}")
+        tables.append(table)
+    return tables
+
+
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """Where a job's objects would go, and those that would go nowhere."""
+    figures = ("objects", "bytes")
+    table = _table("destination", "datacenter", *figures, figures=figures)
+    for one in plan["destinations"]:
+        objects, size = f"{one['objects']:,}", units.size(one["bytes"])
+        table.add_row(one["manta_storage_id"], one["datacenter"], objects, size)
+    table.add_section()
+    for one in plan["skipped"]:
+        why = "left alone" if one["reason"] == EXCLUDED else "skipped"
+        objects, size = f"{one['objects']:,}", units.size(one["bytes"])
+        table.add_row(f"{why}: {one['reason']}", "", objects, size)
+    for one in plan["errors"]:
+        table.add_row(f"unusable record: {one['error']}", "", f"{one['objects']:,}", "")
+    if plan["duplicates"]:
+        table.add_row("further records of the same objects", "", f"{plan['duplicates']:,}", "")
+    return table
+
+
+def what_does_not_fit(plan: Mapping[str, Any]) -> list[str]:
+    """Why a planned job would not move everything; nothing if it would."""
+    if plan["fits"]:
+        return []
+    refused = [one for one in plan["skipped"] if one["reason"] != EXCLUDED]
+    reasons = [f"{one['objects']:,} objects: {one['reason']}" for one in refused]
+    return [*reasons, *plan["failures"]]
+
+
+def status_tables(status: Mapping[str, Any]) -> list[Table]:
+    """How the manager itself is."""
+    table = _table("manager", status["version"], figures=(status["version"],))
+    for state, count in status["jobs"].items():
+        table.add_row(f"jobs: {state}", f"{count:,}")
+    for job_id in status["running"]:
+        table.add_row("running now", job_id)
+    table.add_row("may run at a time", str(status["max_concurrent_jobs"]))
+    age_s = status["storinfo"]["age_s"]
+    told = "never told" if age_s is None else f"told {units.duration(age_s)} ago"
+    table.add_row("storage nodes", f"{status['storinfo']['nodes']:,}, {told}")
+    tables = [table]
+    if status["destinations"]:
+        figures = ("under way", "promised", "failures in a row")
+        table = _table("destination", *figures, "", figures=figures)
+        for one in status["destinations"]:
+            avoided = one["avoided_for_s"]
+            table.add_row(
+                one["shark"],
+                f"{one['assignments']:,}",
+                units.size(one["claimed"]),
+                f"{one['failures']:,}",
+                f"left out for {units.duration(avoided)}" if avoided else "",
+            )
+        tables.append(table)
+    return tables

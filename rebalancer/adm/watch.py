@@ -1,0 +1,132 @@
+"""Watching a job until it ends: redrawn on a terminal, else line by line."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import trio
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from rebalancer.adm.client import AdmError, Manager
+from rebalancer.adm.progress import GOING, Glance, glance, notes, settled, state_words
+from rebalancer.adm.tables import counts_table, destinations_table
+from rebalancer.rates import Rates
+
+#: Seconds between two looks at a job that is watched.
+WATCH_S = 0.5
+#: Rates are means over this many seconds, where the manager tells none.
+RATE_WINDOW_S = 10.0
+#: A manager that was there and is away is waited for this many seconds.
+PATIENCE_S = 60.0
+#: Without a terminal, a line is printed after so many seconds, or when something else begins.
+LINE_S = 5.0
+AWAY = "the manager does not answer: asking again"
+#: As many of the busiest destinations are shown.
+DESTINATIONS = 8
+
+
+@attrs.frozen
+class Look:
+    """A job at one moment; `summary` is None where the manager has none."""
+
+    view: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+    glance: Glance
+
+
+Show = Callable[[Look], None]
+
+
+async def watch_job(manager: Manager, job_id: str, console: Console) -> dict[str, Any]:
+    """Show progress until the job goes no further by itself; its last view.
+
+    A manager that is being restarted is waited for.
+
+    Raises:
+      AdmError: the manager refuses, or was gone for a minute.
+    """
+    with _showing(console) as show:
+        view = await follow(manager, job_id, show)
+    console.print(counts_table(view), *notes(view), sep="\n", markup=False)
+    return view
+
+
+async def follow(manager: Manager, job_id: str, show: Show) -> dict[str, Any]:
+    """Let `show` have a look at the job again and again until it goes no further; its last view.
+
+    Raises:
+      AdmError: the manager refuses, or was gone for a minute.
+    """
+    rates, last, seen_at = Rates(RATE_WINDOW_S), None, time.monotonic()
+    has_summary = True
+    while True:
+        try:
+            view = await manager.job(job_id)
+            summary = await manager.summary(job_id) if has_summary else None
+        except AdmError as exc:
+            is_away = exc.status is None or exc.status >= 500
+            if last is None or not is_away or time.monotonic() - seen_at > PATIENCE_S:
+                raise
+            away = attrs.evolve(last.glance, phase=AWAY, scanned=None)
+            show(attrs.evolve(last, glance=away))
+            await trio.sleep(WATCH_S)
+            continue
+        seen_at, has_summary = time.monotonic(), summary is not None
+        rates.add(seen_at, settled(view)[0], view.get("bytes", {}).get("complete", 0))
+        last = Look(view, summary, glance(view, summary, rates))
+        show(last)
+        if view["state"] not in GOING:
+            return view
+        await trio.sleep(WATCH_S)
+
+
+def as_json(write: Callable[[str], None]) -> Show:
+    """Each look at the job as a line of JSON."""
+
+    def show(look: Look) -> None:
+        line = {**look.view, "summary": look.summary, "progress": attrs.asdict(look.glance)}
+        write(json.dumps(line, ensure_ascii=False))
+
+    return show
+
+
+@contextmanager
+def _showing(console: Console) -> Iterator[Show]:
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None), expand=True)
+    task = bar.add_task("", total=1)
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def show(look: Look) -> None:
+            done, known = look.glance.done, max(look.glance.known, 1)
+            bar.update(task, description=state_words(look.view), completed=done, total=known)
+            tables = Table.grid(padding=(0, 4))
+            row = [counts_table(look.view)]
+            if look.summary is not None and look.summary["destinations"]:
+                row.append(destinations_table(look.summary["destinations"], DESTINATIONS))
+            tables.add_row(*row)
+            live.update(Group(bar, look.glance.line, *notes(look.view), tables))
+
+        yield show
+
+
+def _lines(console: Console) -> Show:
+    """A line at each news of the phase, and every few seconds meanwhile."""
+    begun, shown_at = "", 0.0
+
+    def show(look: Look) -> None:
+        nonlocal begun, shown_at
+        phase, now = look.glance.phase, time.monotonic()
+        if phase != begun or now - shown_at >= LINE_S or look.view["state"] not in GOING:
+            begun, shown_at = phase, now
+            console.print(look.glance.line, highlight=False, markup=False, soft_wrap=True)
+
+    return show

@@ -1,0 +1,275 @@
+"""The operator's commands against the real API, over a real socket; its agents are not there."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import pytest
+import trio
+from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
+
+from rebalancer import __version__
+from rebalancer.adm.commands import adm, job
+from rebalancer.daemon import Listen, listen
+from rebalancer.manager.runner import Running
+from tests.manager.test_api import Rig, open_rig
+from tests.manager.test_control import SMALL
+
+
+@attrs.frozen
+class Operator:
+    """Somebody with the command, and the manager's own side."""
+
+    url: str
+    rig: Rig
+
+    async def __call__(self, *args: str, typed: str = "") -> Result:
+        def invoke() -> Result:
+            return CliRunner().invoke(adm, ["--url", self.url, *args], input=typed)
+
+        return await trio.to_thread.run_sync(invoke)
+
+    async def done(self, *args: str, typed: str = "") -> str:
+        """Standard output of a command that succeeds."""
+        result = await self(*args, typed=typed)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.stdout
+
+    async def refused(self, *args: str, typed: str = "") -> str:
+        """The message of one that does not."""
+        result = await self(*args, typed=typed)
+        assert result.exit_code == 1
+        return str(result.exception)
+
+
+@asynccontextmanager
+async def operator(folder: Path, **options: Any) -> AsyncIterator[Operator]:
+    # The manager's log would go to the standard output that a command is given here.
+    with capture_logs():
+        async with (
+            open_rig(folder, options=SMALL, **options) as rig,
+            trio.open_nursery() as nursery,
+        ):
+            stopping = trio.Event()
+            where = await listen(nursery, rig.client.app, Listen("127.0.0.1", 0), stopping)
+            yield Operator(f"http://{where}", rig)
+            stopping.set()
+
+
+def running(rig: Rig, job_id: str) -> Running:
+    return rig.runner.running[job_id]
+
+
+async def test_scripts_read_what_they_read_from_the_predecessor(tmp_path: Path) -> None:
+    """An empty line, the server's version, then the id or indented JSON; bare with --json."""
+    async with operator(tmp_path) as run:
+        head = f"\nserver version: rebalancer-manager {__version__}\n"
+        created = await run.done("job", "create", "evacuate", "-s", "1.stor", "-m", "7")
+        job_id = created.removeprefix(head).removesuffix("\n")
+        await run.rig.reach(job_id, "Complete")
+        rows = [{"id": job_id, "action": "Evacuate", "state": "Complete"}]
+        view = await run.rig.get(job_id)
+
+        assert view["config"]["max_objects"] == 7
+        assert await run.done("job", "list") == f"{head}{json.dumps(rows, indent=2)}\n"
+        assert await run.done("job", "get", job_id) == f"{head}{json.dumps(view, indent=2)}\n"
+        assert json.loads(await run.done("job", "list", "--json")) == rows
+        assert json.loads(await run.done("job", "get", job_id[:6], "--json")) == view
+        retried = (await run.done("job", "retry", job_id[:6])).removeprefix(head)
+        listed = json.loads(await run.done("job", "list", "--json"))
+        assert [row["id"] for row in listed] == [job_id, retried.strip()]
+        assert retried.endswith("\n")
+        again = json.loads(await run.done("job", "retry", job_id, "--json"))
+        assert list(again) == ["id"]
+
+
+async def test_a_job_is_steered(tmp_path: Path) -> None:
+    """Each command has its effect in the manager, and says what it is."""
+    async with operator(tmp_path, objects=9) as run:
+        rig = run.rig
+        text = await run.done("job", "create", "evacuate", "--shark", "1.stor", "--json")
+        job_id = json.loads(text)["id"]
+        await rig.reach(job_id, "Running")
+        with trio.fail_after(10):
+            while running(rig, job_id).job is None:  # noqa: ASYNC110 - it is being made
+                await trio.sleep(0.01)
+        told = [
+            await run.done("job", "set-threads", job_id, "30"),
+            await run.done("job", "set-max-sharks", job_id, "2"),
+            await run.done("job", "set-max-tasks", job_id, "7"),
+            await run.done("job", "set-bandwidth", job_id, "1.5M"),
+        ]
+        tuning = running(rig, job_id).row.params["tuning"]
+        unlimited = await run.done("job", "set-bandwidth", job_id, "none")
+        assert running(rig, job_id).row.params["tuning"]["bandwidth_bytes_per_s"] is None
+        too_many = await run.refused("job", "set-threads", job_id, "251")
+        paused = await run.done("job", "pause", job_id)
+        assert (await rig.get(job_id))["state"] == "Stopped"
+        watched = await run.refused("job", "watch", job_id)
+        resumed = json.loads(await run.done("job", "resume", job_id, "--json"))
+        asked = await run.refused("job", "cancel", job_id, typed="n\n")
+        nobody = await run.refused("job", "cancel", job_id)
+        assert "wish" not in await rig.get(job_id)
+        cancelled = await run("job", "cancel", job_id, typed="y\n")
+        await rig.reach(job_id, "Stopped")
+        ended = await run("job", "watch", job_id)
+
+    assert told == [
+        f"job {job_id}: 30 metadata updates at a time\n",
+        f"job {job_id}: 2 destinations at a time\n",
+        f"job {job_id}: 7 objects an assignment\n",
+        f"job {job_id}: 1.5 MB/s a destination\n",
+    ]
+    assert tuning == {
+        "max_metadata_update_threads": 30,
+        "max_sharks": 2,
+        "max_tasks_per_assignment": 7,
+        "bandwidth_bytes_per_s": 1_500_000,
+    }
+    assert unlimited == f"job {job_id}: as the agents are configured\n"
+    assert too_many == "Cannot set metadata update threads above 250 (status 400)"
+    assert paused == f"job {job_id} is paused\n"
+    assert watched == f"job {job_id} is paused: job resume lets it go on"
+    assert (resumed["id"], resumed["state"] in ("Setup", "Running")) == (job_id, True)
+    assert (asked, "--yes" in nobody) == ("nothing was done", True)
+    assert cancelled.exit_code == 0
+    assert f"Cancel job {job_id} of 1.stor.lab (" in cancelled.stderr
+    assert f"job {job_id} is " in cancelled.stdout
+    assert str(ended.exception) == f"job {job_id} was cancelled: job retry takes up what it left"
+    assert "objects settled" in ended.stdout
+
+
+async def test_what_a_job_did_is_shown_saved_and_removed(tmp_path: Path) -> None:
+    """A report is a file only if it is whole; a removed job is no more."""
+    async with operator(tmp_path, objects=9) as run:
+        job_id = await run.rig.create()
+        await run.rig.reach(job_id, "Running")
+        with trio.fail_after(10):
+            while not (await run.rig.get(job_id))["results"]["Assigned"]:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        early = await run.refused("job", "delete", job_id, "--yes")
+        await run.done("job", "cancel", job_id, "--yes")
+        await run.rig.reach(job_id, "Stopped")
+
+        lines = (await run.done("job", "objects", job_id)).splitlines()
+        first = await run("job", "objects", job_id, "--limit", "2", "--json")
+        none = await run.done("job", "objects", job_id, "--status", "complete", "--json")
+        some = await run.done("job", "objects", job_id, "--reason", "cancelled", "--json")
+        summary = await run.done("job", "summary", job_id)
+        as_json = json.loads(await run.done("job", "summary", job_id, "--json"))
+        status = await run.done("status")
+        as_told = json.loads(await run.done("status", "--json"))
+        looks = (await run("job", "watch", job_id, "--json")).stdout.splitlines()
+        printed = await run.done("job", "report", job_id)
+        file = tmp_path / "report.ndjson"
+        saved = await run("job", "report", job_id, "-o", str(file))
+        kept = await run.refused("job", "delete", job_id[:8], typed="n\n")
+        removed = await run.done("job", "delete", job_id[:8], typed="y\n")
+        gone = await run.refused("job", "get", job_id)
+        lost = await run.refused("job", "report", job_id, "-o", str(tmp_path / "lost"))
+
+    total = as_json["counts"][0]["objects"]
+    assert early.startswith(f"Job {job_id} is running: it cannot be removed")
+    assert lines[0].split() == ["STATUS", "REASON", "BYTES", "DESTINATION", "KEY"]
+    assert len(lines) == 1 + total
+    assert lines[1].split()[:2] == ["skipped", "cancelled"]
+    assert lines[1].split()[-1].startswith("/account/stor/")
+    assert first.stderr == "these are the first 2: --limit 0 lists all\n"
+    assert [json.loads(line)["status"] for line in first.stdout.splitlines()] == ["skipped"] * 2
+    assert (none, len(some.splitlines())) == ("", total)
+    assert summary.startswith(f"job {job_id}: Stopped\n")
+    assert "cancelled" in summary
+    assert (as_told["jobs"], "jobs: Stopped" in status) == ({"Stopped": 1}, True)
+    assert [json.loads(line)["progress"]["phase"] for line in looks] == ["cancelled"]
+    assert json.loads(printed.splitlines()[-1])["lines"] == len(printed.splitlines()) - 2
+    assert file.read_text() == printed
+    assert saved.stderr == f"{file}: {len(printed.splitlines()):,} lines\n"
+    assert kept == "nothing was done"
+    assert removed == f"job {job_id} is removed\n"
+    assert "Could not find job UUID" in gone
+    assert "Could not find job UUID" in lost
+    assert not (tmp_path / "lost").exists()
+
+
+async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:
+    """By its last line and its exit code, as a table or as JSON; no job is made."""
+    async with operator(tmp_path, objects=9) as run:
+        fits = await run("job", "plan", "-s", "1.stor")
+        same = await run("job", "create", "evacuate", "-s", "1.stor", "--dry-run")
+        strict = await run("job", "create", "evacuate", "-s", "1.stor", "--dry-run", "--strict")
+        as_json = json.loads(await run.done("job", "plan", "-s", "1.stor", "-m", "4", "--json"))
+        run.rig.runner.reload(attrs.evolve(run.rig.runner.config, max_fill_percentage=5))
+        crowded = await run("job", "plan", "-s", "1.stor")
+        crowded_json = await run("job", "plan", "-s", "1.stor", "--json")
+        unknown = await run.refused("job", "plan", "-s", "77.stor")
+        assert await run.done("job", "list", "--json") == "[]\n"
+
+    assert (fits.exit_code, same.exit_code, strict.exit_code) == (0, 0, 1)
+    assert fits.stdout.startswith("9 objects, ")
+    assert "2.stor.lab" in fits.stdout
+    assert "warning: agent: " in fits.stdout
+    assert fits.stdout.splitlines()[-1] == same.stdout.splitlines()[-1] == "it fits"
+    assert strict.stdout.splitlines()[-1].endswith("the pre-flight has warnings (--strict)")
+    assert (as_json["objects"], as_json["fits"]) == (4, True)
+    expected = "it does not fit: 9 objects: destination_insufficient_space"
+    assert (crowded.exit_code, crowded.stdout.splitlines()[-1]) == (1, expected)
+    assert (crowded_json.exit_code, json.loads(crowded_json.stdout)["fits"]) == (1, False)
+    assert unknown.startswith("SharkNotFound: 77.stor.lab")
+
+
+# --- what needs no manager -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--url", "ftp://a", "job", "list"], "expected http:// or https://"),
+        (["job", "set-bandwidth", "0fd6", "20Mb"], "expected bytes a second"),
+        (["job", "set-threads", "0fd6", "x"], "'x' is not a valid integer"),
+        (["job", "create", "evacuate"], "Missing option '-s' / '--shark'"),
+        (["job", "get"], "Missing argument 'UUID'"),
+        (["job", "list", "extra"], "unexpected extra argument"),
+        (["job", "objects", "0fd6", "--status", "odd"], "'odd' is not one of 'unprocessed'"),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error(args: list[str], message: str) -> None:
+    """Told on stderr with status 2; nothing is sent."""
+    result = CliRunner().invoke(adm, args)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def commands(group: click.Group) -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= commands(command)
+    return found
+
+
+@pytest.mark.parametrize("name", commands(adm))
+def test_every_command_explains_itself(name: str) -> None:
+    """A sentence that the list of commands has room for, and every option its own."""
+    command = commands(adm)[name]
+
+    assert not command.get_short_help_str(60).endswith("...")
+    for param in command.params:
+        assert isinstance(param, click.Argument) or getattr(param, "help", None), param.name
+
+
+def test_help_teaches_what_cannot_be_taken_back() -> None:
+    """What pausing leaves to agents, and that a cancelled job is not resumed."""
+
+    def text(name: str) -> str:
+        return " ".join(CliRunner().invoke(job, [name, "--help"]).stdout.split())
+
+    assert "Agents finish the assignments that they have" in text("pause")
+    assert "cannot be resumed, but `job retry` makes a new one" in text("cancel")
+    assert "Exit codes: 0 done" in " ".join(CliRunner().invoke(adm, ["-h"]).stdout.split())

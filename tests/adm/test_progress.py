@@ -1,0 +1,124 @@
+"""What the operator's command makes of a job's views."""
+
+from typing import Any
+
+import pytest
+
+from rebalancer.adm.progress import glance, how_it_ended, notes, state_words
+from rebalancer.adm.tables import what_does_not_fit
+from rebalancer.rates import Rates
+
+RESULTS = ("Total", "Unprocessed", "Assigned", "Skipped", "Error", "Post Processing", "Complete")
+
+
+def scan(position: int, until: int, **fields: int) -> dict[str, Any]:
+    return {"shard": 1, "column": "_id", "position": position, "until": until, **fields}
+
+
+def running(complete: int = 0, total: int = 0, **fields: Any) -> dict[str, Any]:
+    results = {**dict.fromkeys(RESULTS, 0), "Duplicates": 0, "Complete": complete, "Total": total}
+    return {"state": "Running", "results": results, **fields}
+
+
+def ten_a_second() -> Rates:
+    rates = Rates(10.0)
+    rates.add(0.0, 0, 0)
+    rates.add(10.0, 100, 5_000_000)
+    return rates
+
+
+def test_notes_tell_what_counts_do_not() -> None:
+    """Warnings, and what the last final scan listed; nothing where there is nothing."""
+    rounds = [{"remaining": 7}, {"remaining": 2}]
+    warnings = [{"check": "agent", "detail": "2.stor is away"}]
+    assert notes({"rounds": rounds, "warnings": warnings}) == [
+        "warning: agent: 2.stor is away",
+        "2 records still name the shark: job report lists them",
+    ]
+    assert notes({"rounds": [{"remaining": 7}, {"remaining": 0}], "warnings": []}) == []
+    assert notes({}) == []  # another manager's
+
+
+@pytest.mark.parametrize(
+    ("scans", "begins"),
+    [
+        ([scan(10, 10), scan(10, 30)], "discovery: 50% scanned   "),
+        ([scan(10, 10)], "all objects found   "),
+        ([scan(10, 10), scan(3, 12, round=1), scan(3, 12, round=1)], "final scan 1: 25% scanned "),
+        ([], "running   "),
+    ],
+)
+def test_progress_is_that_of_the_last_round(scans: list[dict[str, Any]], begins: str) -> None:
+    """A final scan begins at nothing again, and says so."""
+    assert glance(running(scans=scans), None, Rates(10.0)).line.startswith(begins)
+
+
+def test_the_time_left_allows_for_what_is_not_found_yet() -> None:
+    """Half of the shards has been looked at, so there may be as many objects again."""
+    seen = glance(running(100, 200, scans=[scan(5, 10)]), None, ten_a_second())
+
+    assert (seen.objects_per_s, seen.bytes_per_s, seen.left_s) == (10, 500_000, 30)
+    assert seen.line.endswith("10 objects/s   500.0 kB/s   time left: 30 s")
+
+
+def test_a_manager_that_tells_nothing_of_scans_is_watched_too() -> None:
+    """The deployed one: the time left is for the objects that it knows of."""
+    seen = glance(running(100, 200), None, ten_a_second())
+
+    assert (seen.phase, seen.scanned, seen.left_s) == ("running", None, 10)
+
+
+def test_the_managers_own_rates_come_first() -> None:
+    """It has seen the last minute, the operator who has just begun to watch has not."""
+    minute = {"objects_per_s": 50.0, "bytes_per_s": 9.0}
+    told = {"rates": {"minute": minute}, "eta_s": 7200.0}
+    nothing_yet: dict[str, Any] = {"rates": {}, "eta_s": None}
+    view = running(100, 200, scans=[scan(10, 10)])
+
+    assert glance(view, told, ten_a_second()).line.endswith("time left: 2 h 00 min")
+    assert glance(view, nothing_yet, ten_a_second()).left_s == 10
+    assert glance(view, None, Rates(10.0)).line.endswith("time left: unknown")
+
+
+@pytest.mark.parametrize(
+    ("state", "wish", "words", "cause"),
+    [
+        ("Complete", None, "complete", ""),
+        ("Setup", None, "waiting for its turn", None),
+        ("Running", "cancel", "being cancelled", None),
+        ("Running", "pause", "being paused", None),
+        ("Stopped", "pause", "paused", "job 0fd6 is paused: job resume lets it go on"),
+        (
+            "Stopped",
+            "cancel",
+            "cancelled",
+            "job 0fd6 was cancelled: job retry takes up what it left",
+        ),
+        ("Failed", None, "failed", "job 0fd6 failed: no shard answers"),
+        ("Odd", None, "odd", "job 0fd6 is odd"),
+    ],
+)
+def test_a_state_is_told_with_what_was_asked_for(
+    state: str, wish: str | None, words: str, cause: str | None
+) -> None:
+    """A job that goes no further says why, and what can be done."""
+    view = {"state": state, "error": "no shard answers"} | ({"wish": wish} if wish else {})
+
+    assert state_words(view) == words
+    if cause is not None:
+        assert how_it_ended("0fd6", view) == cause
+
+
+def test_what_does_not_fit_is_told_with_its_reason() -> None:
+    """But not what is left alone at the operator's wish."""
+    skipped = [
+        {"reason": "destination_insufficient_space", "objects": 1200, "bytes": 1},
+        {"reason": "excluded", "objects": 3, "bytes": 1},
+    ]
+    crowded = {"fits": False, "skipped": skipped, "failures": ["shard 2: away"]}
+
+    assert what_does_not_fit(crowded) == [
+        "1,200 objects: destination_insufficient_space",
+        "shard 2: away",
+    ]
+    assert what_does_not_fit({"fits": True, "skipped": skipped[1:], "failures": []}) == []
