@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
@@ -110,7 +110,7 @@ def fill(cluster: Cluster, first: int, last: int) -> None:
 
 @asynccontextmanager
 async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
-    """A job as the manager makes it, except for agents and storinfo, which discovery does not ask."""
+    """A job as the manager makes it, but for agents and storinfo, which discovery does not ask."""
 
     async def nodes() -> Sequence[StorageNode]:
         await trio.lowlevel.checkpoint()
@@ -175,7 +175,7 @@ async def through_moray(port: int, file: Path) -> int:
 
 
 async def predecessor(port: int, file: Path) -> int:
-    """Everything to the client, a record parsed for each row, and stored in lots as large as ours."""
+    """Everything to the client, each row's record parsed, stored in lots as large as ours."""
 
     def read() -> Iterator[FoundRecord]:
         with (
@@ -313,8 +313,10 @@ def goals(count: int, runs: dict[str, list[Run]]) -> Iterator[str]:
         yield f"{count:,}: (ours - storing) / floor: {_spread(each)}   (goal: at most 1.5)"
     if {"ours", "predecessor"} <= runs.keys():
         pairs = zip(runs["predecessor"], runs["ours"], strict=True)
-        yield f"{count:,}: predecessor / ours: {_spread([a.wall_s / b.wall_s for a, b in pairs])}" \
+        yield (
+            f"{count:,}: predecessor / ours: {_spread([a.wall_s / b.wall_s for a, b in pairs])}"
             "   (goal: at least 3)"
+        )
 
 
 def _spread(values: Sequence[float]) -> str:
