@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rebalancer.adm import adm as adm_command
+from rebalancer.adm.commands import adm as adm_command
 from rebalancer.config import AgentConfig, ManagerConfig, Shard
 from tests.process.regions import run
 

@@ -122,7 +122,8 @@ async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
 
 
 def _found(row: Mapping[str, Any]) -> FoundRow:
-    match row:
-        case {"_key": str(key), "_etag": str(etag), "_value": str(value)}:
-            return FoundRow(key, etag, value, row.get("type") == "directory")
+    # One of these for each row: a pattern of a mapping takes twice as long.
+    key, etag, value = row.get("_key"), row.get("_etag"), row.get("_value")
+    if isinstance(key, str) and isinstance(etag, str) and isinstance(value, str):
+        return FoundRow(key, etag, value, row.get("type") == "directory")
     raise PeerMalformed("a row without _key, _etag or _value")

@@ -311,7 +311,7 @@ class Unsteady:
 
 @pytest.mark.row("L2")
 async def test_a_scan_goes_on_behind_what_is_stored(tmp_path: Path) -> None:
-    """Interrupted at any window, the next run asks for no window twice and misses none."""
+    """Interrupted at any window, the next run asks for no stored window and misses none."""
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 31)], shards=1)
     world.options = attrs.evolve(world.options, md_read_chunk_size=4)
     whole = await _found_by(world, "whole")
@@ -321,14 +321,14 @@ async def test_a_scan_goes_on_behind_what_is_stored(tmp_path: Path) -> None:
         with trio.CancelScope() as scope:
             async with world.job() as job:
                 stop = functools.partial(_count_windows, windows, scope, stop_after)
-                watched = _Watched(job.scanned[1], stop)
+                watched = Watched(job.scanned[1], stop)
                 await discovered(attrs.evolve(job, scanned={1: watched}))
         async with world.job() as job:
-            watched = _Watched(job.scanned[1], windows.append)
+            watched = Watched(job.scanned[1], windows.append)
             await discovered(attrs.evolve(job, scanned={1: watched}))
         assert kept(world.job_file) == whole
-        # A window whose rows were not stored is asked for again; none that was.
-        assert len(windows) <= len(set(windows)) + 1
+        # The window that was being stored may be asked for again, and the one ahead of it.
+        assert len(windows) <= len(set(windows)) + 2
     world.close()
 
 
@@ -341,7 +341,7 @@ def _count_windows(
 
 
 @attrs.define
-class _Watched:
+class Watched:
     """A shard that tells of each window before it is asked for."""
 
     shard: scan.Shard

@@ -105,15 +105,55 @@ async def _scan_column(
     if begun is None:
         until = await _insistently(partial(scan.last_id, shard, column))
         begun = ScanPosition(number, column, 0, until, scan_round)
+    window = await _window_behind(begun, job, shard, columns)
+    while window is not None and not _has_enough(job):
+        job.metrics.scanned(window.scanned)
+        ask = partial(_window_behind, window.scanned, job, shard, columns)
+        # The server looks for the next rows while these are stored, and never further ahead.
+        window = await _while_asking(partial(keep, window.scanned, window.rows), ask)
+
+
+@attrs.frozen
+class _Window:
+    """The rows of a window, and how far the scan has come once they are kept."""
+
+    scanned: ScanPosition
+    rows: list[scan.FoundRow]
+
+
+async def _window_behind(
+    done: ScanPosition, job: Job, shard: scan.Shard, columns: tuple[str, ...]
+) -> _Window | None:
+    """The next window of a scan that has come as far as `done`; None if there is none to ask for.
+
+    Raises:
+      PeerError: the shard does not answer.
+    """
+    if done.position >= done.until or _has_enough(job):
+        return None
+    end = min(done.position + job.config.options.md_read_chunk_size, done.until)
     shark = job.action.origin.manta_storage_id
-    while begun.position < begun.until and not _has_enough(job):
-        end = min(begun.position + job.config.options.md_read_chunk_size, begun.until)
-        ask = partial(scan.window, shard, columns, column, begun.position, end, shark)
-        with job.metrics.timed("scan"):
-            rows = await _insistently(partial(ask, directories=scan_round > 0))
-        begun = attrs.evolve(begun, position=end)
-        job.metrics.scanned(begun)
-        await keep(begun, rows)
+    ask = partial(scan.window, shard, columns, done.column, done.position, end, shark)
+    with job.metrics.timed("scan"):
+        rows = await _insistently(partial(ask, directories=done.round > 0))
+    return _Window(attrs.evolve(done, position=end), rows)
+
+
+async def _while_asking(
+    keep: Callable[[], Awaitable[None]], ask: Callable[[], Awaitable[_Window | None]]
+) -> _Window | None:
+    """Do both at a time; what `ask` returns or raises, once `keep` is done."""
+    window: _Window | None = None
+    failure: PeerError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        try:
+            window = await ask()
+        except PeerError as exc:
+            failure = exc
+    if failure is not None:
+        raise failure
+    return window
 
 
 def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:

@@ -1,0 +1,371 @@
+"""Discovery of a shark's objects in a PostgreSQL clone, beside a floor and the predecessor's way.
+
+One table, one in twenty records on the shark.  Each contender runs in a process of its own, in
+turns, and is measured there from its first connection to its last commit:
+
+- `floor`: psql copies the matching rows to /dev/null, the filter being in the server;
+- `storing`: the product's store keeps the same objects, read beforehand;
+- `ours`: the job's own source, from the start to the last object in its file;
+- `ours, moray`: the same through the region's Moray, which is no PostgreSQL;
+- `predecessor`: every row of every column comes to the client, which parses its record and keeps
+  those on the shark, in the same store.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import psycopg
+import trio
+from metadata import ORIGIN, record, running_server
+from rich.console import Console
+from rich.table import Table
+
+from rebalancer.config import ManagerConfig, Options, Shard
+from rebalancer.devregion import postgres
+from rebalancer.devregion.moray.store import ShardStore
+from rebalancer.devregion.postgres import Cluster
+from rebalancer.devregion.processes import find_program
+from rebalancer.domain.objects import StorageNode
+from rebalancer.log import configure
+from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.fleet import Fleet
+from rebalancer.manager.job import Found, Job
+from rebalancer.manager.ledger import Ledgers
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.records import FoundRecord, ScanPosition
+from rebalancer.manager.stages.sources import find
+from rebalancer.manager.store import JobStore, open_store
+from rebalancer.manager.throttle import Throttle
+from rebalancer.manager.updaters import Updaters
+from rebalancer.peers import scan
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.moray.client import open_moray
+from rebalancer.peers.postgres import DATABASE, USER, open_postgres
+
+EVERY = 20  # of so many records, one is on the shark
+SHARK = ORIGIN.manta_storage_id
+CLONE, MORAY = "1.rebalancer-postgres.lab", "1.moray.lab"
+COLUMNS = ("_key", "_value", "_etag", "_vnode", "dirname", "name", "owner", "objectid", "type")
+MATCHING = (
+    "SELECT _key, _etag, _value, type FROM manta"
+    f""" WHERE type = 'object' AND position('"{SHARK}"' in _value) > 0"""
+)
+OBJECTS = "SELECT * FROM manta WHERE type = 'object'"
+ACTION = Evacuate(ORIGIN)
+CHUNK = 10_000  # ids of a window, the product's default
+
+
+@attrs.frozen
+class Run:
+    """One contender once: seconds of the clock and of its CPU, peak RSS in bytes, objects kept."""
+
+    wall_s: float
+    cpu_s: float
+    rss: int
+    objects: int
+
+
+# --- the rows ------------------------------------------------------------------------------
+
+
+def value_of(number: int) -> dict[str, Any]:
+    """The record of row `number`, which is on the shark in one of `EVERY` cases."""
+    made = record(number)
+    if number % EVERY:
+        made["sharks"][0] = {"datacenter": "dc1", "manta_storage_id": f"{number % 7 + 20}.stor.lab"}
+    return made
+
+
+def rows(first: int, last: int) -> Iterator[tuple[Any, ...]]:
+    """Rows of `manta` for `COLUMNS`."""
+    for number in range(first, last + 1):
+        value = value_of(number)
+        text = json.dumps(value, separators=(",", ":"))
+        names = [value[name] for name in ("dirname", "name", "owner", "objectId", "type")]
+        yield (value["key"], text, f"{number:08X}", value["vnode"], *names)
+
+
+def fill(cluster: Cluster, first: int, last: int) -> None:
+    """Rows `first` to `last`, in the order of their ids, and a settled table."""
+    cluster.fill(COLUMNS, rows(first, last))
+    with closing(cluster.connect()) as db:
+        db.execute("VACUUM (FREEZE, ANALYZE) manta")
+        db.execute("CHECKPOINT")
+
+
+# --- contenders, each run by `--run` in a process of its own ---------------------------------
+
+
+@asynccontextmanager
+async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
+    """A job as the manager makes it, but for agents and storinfo, which discovery does not ask."""
+
+    async def nodes() -> Sequence[StorageNode]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    config = ManagerConfig(
+        domain_name="lab", shards=(Shard(MORAY),), options=Options(md_read_chunk_size=CHUNK)
+    )
+    agents = cast(Agents, None)
+    metrics = ManagerMetrics(config)
+    with Ledgers().open(config.options.max_assignments_per_shark) as ledger:
+        yield Job(
+            id="bench",
+            action=ACTION,
+            config=config,
+            store=store,
+            fleet=Fleet(nodes),
+            agents=agents,
+            scanned={1: shard},
+            moray={},
+            listing=None,
+            metrics=metrics,
+            ledger=ledger,
+            throttle=Throttle(agents, None),
+            updaters=Updaters(1, config.metadata_timeout, metrics.updaters),
+        )
+
+
+async def discovered(job: Job) -> int:
+    """Run the job's source to its end, as if placement took all; how many objects it has."""
+    send, receive = trio.open_memory_channel[Found](2)
+    async with trio.open_nursery() as nursery:
+
+        async def take() -> None:
+            async with receive:
+                async for _ in receive:
+                    pass
+
+        nursery.start_soon(take)
+        async with send:
+            await find(job, send)
+    assert not job.failures, job.failures
+    return job.store.objects
+
+
+async def ours(port: int, file: Path) -> int:
+    async with (
+        open_store(file) as store,
+        open_postgres({1: CLONE}, {CLONE: f"127.0.0.1:{port}"}) as clones,
+        a_job(store, clones[1]) as job,
+    ):
+        return await discovered(job)
+
+
+async def through_moray(port: int, file: Path) -> int:
+    async with (
+        open_store(file) as store,
+        open_moray({1: MORAY}, {MORAY: f"127.0.0.1:{port}"}, connections=1) as morays,
+        a_job(store, morays[1]) as job,
+    ):
+        return await discovered(job)
+
+
+async def predecessor(port: int, file: Path) -> int:
+    """Everything to the client, each row's record parsed, stored in lots as large as ours."""
+
+    def read() -> Iterator[FoundRecord]:
+        with (
+            closing(psycopg.connect(host="127.0.0.1", port=port, user=USER, dbname=DATABASE)) as db,
+            db.cursor().copy(f"COPY ({OBJECTS}) TO STDOUT".encode()) as copy,
+        ):
+            copy.set_types(["int8", "int4", "text", "text", "text", "int8", "int8", *["text"] * 5])
+            for row in copy.rows():
+                value = json.loads(row[3])
+                if any(shark["manta_storage_id"] == SHARK for shark in value["sharks"]):
+                    yield checked(ACTION.read(shard=1, key=row[2], etag=row[4], text=row[3]))
+
+    async with open_store(file) as store:
+        return await store_all(store, read())
+
+
+async def storing(port: int, file: Path) -> int:
+    """Timed from here on: the records were read before."""
+    with closing(psycopg.connect(host="127.0.0.1", port=port, user=USER, dbname=DATABASE)) as db:
+        found = [
+            checked(ACTION.read(shard=1, key=key, etag=etag, text=text))
+            for key, etag, text, _ in db.execute(MATCHING.encode())
+        ]
+    start_clock()
+    async with open_store(file) as store:
+        return await store_all(store, iter(found))
+
+
+async def store_all(store: JobStore, records: Iterator[FoundRecord]) -> int:
+    """Keep the records in as many transactions as a scan of windows has."""
+    position = 0
+    while lot := await trio.to_thread.run_sync(take, records, CHUNK // EVERY):
+        position += 1
+        await store.found(lot, ScanPosition(1, "_id", position, 1 << 40))
+    return store.objects
+
+
+def take(records: Iterator[FoundRecord], count: int) -> list[FoundRecord]:
+    return [record for _, record in zip(range(count), records, strict=False)]
+
+
+def checked(record: FoundRecord | None) -> FoundRecord:
+    assert record is not None
+    assert record.obj is not None
+    return record
+
+
+CONTENDERS = {
+    "storing": storing,
+    "ours": ours,
+    "ours, moray": through_moray,
+    "predecessor": predecessor,
+}
+_clock = [0.0, 0.0]
+
+
+def start_clock() -> None:
+    _clock[:] = time.perf_counter(), time.process_time()
+
+
+def run_here(name: str, port: int, file: Path) -> None:
+    """Run one contender and tell how it went."""
+    configure("bench", "error")
+    start_clock()
+    objects = trio.run(CONTENDERS[name], port, file)
+    wall, cpu = time.perf_counter() - _clock[0], time.process_time() - _clock[1]
+    (peak,) = [
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
+    print(json.dumps({"wall_s": wall, "cpu_s": cpu, "rss": peak, "objects": objects}))
+
+
+# --- rounds and the table --------------------------------------------------------------------
+
+
+def run_contender(name: str, ports: dict[str, int], folder: Path) -> Run:
+    file = folder / "job.sqlite"
+    for old in folder.glob("job.sqlite*"):
+        old.unlink()
+    port = ports["moray" if name == "ours, moray" else "postgres"]
+    command = [sys.executable, __file__, "--run", name, "--port", str(port), "--file", str(file)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_floor(ports: dict[str, int], psql: str) -> Run:
+    command = [psql, "-h", "127.0.0.1", "-p", str(ports["postgres"]), "-U", USER, "-d", DATABASE]
+    copy = f"\\copy ({MATCHING}) TO '/dev/null'"
+    begun = time.perf_counter()
+    told = subprocess.run([*command, "-c", copy], stdout=subprocess.PIPE, text=True, check=True)
+    wall = time.perf_counter() - begun
+    return Run(wall, 0.0, 0, int(told.stdout.split()[1]))
+
+
+def measure(
+    names: Sequence[str], ports: dict[str, int], folder: Path, psql: str, rounds: int
+) -> dict[str, list[Run]]:
+    """All contenders in turns, after a turn that warms the caches and is not counted."""
+    runs: dict[str, list[Run]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name in names:
+            run = run_floor(ports, psql) if name == "floor" else run_contender(name, ports, folder)
+            if number:
+                runs[name].append(run)
+    kept = {run.objects for of in runs.values() for run in of}
+    assert len(kept) == 1, f"they did not find the same: {kept}"
+    return runs
+
+
+def add_rows(table: Table, count: int, runs: dict[str, list[Run]]) -> None:
+    walls = {name: statistics.median(run.wall_s for run in of) for name, of in runs.items()}
+    for name, of in runs.items():
+        seconds = [run.wall_s for run in of]
+        table.add_row(
+            f"{count:,}",
+            name,
+            f"{of[0].objects:,}",
+            f"{min(seconds):.2f} {walls[name]:.2f} {max(seconds):.2f}",
+            f"{statistics.median(run.cpu_s for run in of):.2f}" if of[0].rss else "",
+            f"{max(run.rss for run in of) / (1 << 20):.0f}" if of[0].rss else "",
+            f"{walls[name] / walls['ours']:.2f}" if "ours" in walls else "",
+        )
+    table.add_section()
+
+
+def goals(count: int, runs: dict[str, list[Run]]) -> Iterator[str]:
+    """Ratios of the medians, and of each round: neighbours in time have the same noise."""
+    if {"ours", "floor", "storing"} <= runs.keys():
+        each = [
+            (a.wall_s - c.wall_s) / b.wall_s
+            for a, b, c in zip(runs["ours"], runs["floor"], runs["storing"], strict=True)
+        ]
+        yield f"{count:,}: (ours - storing) / floor: {_spread(each)}   (goal: at most 1.5)"
+    if {"ours", "predecessor"} <= runs.keys():
+        pairs = zip(runs["predecessor"], runs["ours"], strict=True)
+        yield (
+            f"{count:,}: predecessor / ours: {_spread([a.wall_s / b.wall_s for a, b in pairs])}"
+            "   (goal: at least 3)"
+        )
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} {statistics.median(values):.2f} {max(values):.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[300_000], help="of the table")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", default=";".join(["floor", *CONTENDERS]))
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        run_here(options.run, options.port, options.file)
+        return
+    if (psql := find_program("psql")) is None or find_program("initdb") is None:
+        sys.exit("PostgreSQL is not installed: there is nothing to scan")
+    names = options.contenders.split(";")
+    table = Table(
+        *("rows", "contender", "objects", "wall s: min med max", "CPU s", "RSS MiB", "it / ours"),
+        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds",
+    )
+    told = list[str]()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        cluster = stack.enter_context(postgres.running())
+        cluster.create()
+        ports, filled = {"postgres": cluster.port}, 0
+        shard_file = folder / "moray.sqlite"
+        if "ours, moray" in names:
+            ports["moray"] = stack.enter_context(running_server(shard_file, 0.0))
+        for count in sorted(options.rows):
+            fill(cluster, filled + 1, count)
+            if "moray" in ports:
+                with closing(ShardStore(shard_file)) as store:
+                    new = range(filled + 1, count + 1)
+                    store.seed("manta", ((v["key"], v) for v in map(value_of, new)))
+            filled = count
+            runs = measure(names, ports, folder, psql, options.rounds)
+            add_rows(table, count, runs)
+            told += goals(count, runs)
+    console = Console(width=130)
+    console.print(table)
+    for line in told:
+        console.print(line, highlight=False)
+
+
+if __name__ == "__main__":
+    main()
