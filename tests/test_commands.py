@@ -75,17 +75,20 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
         '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}],'
         f' "listen_port": 0, "metrics_port": 0, "data_dir": "{tmp_path}/db"}}'
     )
-    without_authorities = (
-        "import certifi; certifi.where = lambda: '/nowhere/authorities.pem'\n"
-        "from rebalancer.cli import main_manager; main_manager()"
+    without_tls = (
+        "import types\n"
+        "from rebalancer.cli import main_manager\n"
+        "from rebalancer.peers import http\n"
+        "def refuse(*_): raise OSError('the library is broken')\n"
+        "http.ssl = types.SimpleNamespace(SSLContext=refuse, PROTOCOL_TLS_CLIENT=None)\n"
+        "main_manager()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", without_authorities, "-c", str(file)],
+        [sys.executable, "-c", without_tls, "-c", str(file)],
         capture_output=True,
         text=True,
         timeout=30,
     )
 
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: no HTTP client can be made here: ")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "Error: no HTTP client can be made here: the library is broken\n"

@@ -43,21 +43,25 @@ class Look:
 Show = Callable[[Look], None]
 
 
-async def watch_job(manager: Manager, job_id: str, console: Console) -> dict[str, Any]:
+async def watch_job(
+    manager: Manager, job_id: str, console: Console, *, patient: bool = False
+) -> dict[str, Any]:
     """Show progress until the job goes no further by itself; its last view.
 
-    A manager that is being restarted is waited for.
+    A manager that is being restarted is waited for, once it was seen; if `patient`, also before.
 
     Raises:
       AdmError: the manager refuses, or was gone for a minute.
     """
     with _showing(console) as show:
-        view = await follow(manager, job_id, show)
+        view = await follow(manager, job_id, show, patient=patient)
     console.print(counts_table(view), *notes(view), sep="\n", markup=False)
     return view
 
 
-async def follow(manager: Manager, job_id: str, show: Show) -> dict[str, Any]:
+async def follow(
+    manager: Manager, job_id: str, show: Show, *, patient: bool = False
+) -> dict[str, Any]:
     """Let `show` have a look at the job again and again until it goes no further; its last view.
 
     Raises:
@@ -71,10 +75,12 @@ async def follow(manager: Manager, job_id: str, show: Show) -> dict[str, Any]:
             summary = await manager.summary(job_id) if has_summary else None
         except AdmError as exc:
             is_away = exc.status is None or exc.status >= 500
-            if last is None or not is_away or time.monotonic() - seen_at > PATIENCE_S:
+            may_wait = is_away and (last is not None or patient)
+            if not may_wait or time.monotonic() - seen_at > PATIENCE_S:
                 raise
-            away = attrs.evolve(last.glance, phase=AWAY, scanned=None)
-            show(attrs.evolve(last, glance=away))
+            if last is not None:
+                away = attrs.evolve(last.glance, phase=AWAY, scanned=None)
+                show(attrs.evolve(last, glance=away))
             await trio.sleep(WATCH_S)
             continue
         seen_at, has_summary = time.monotonic(), summary is not None

@@ -169,7 +169,8 @@ async def _watch(console: Console, region: Region, job_id: str, findings: Findin
     # Not as a process: by the time that it had started, the manager might be away already.
     async with open_manager(Access(region.url)) as manager:
         try:
-            view = await watch_job(manager, job_id, console)
+            # It may be killed before it was seen.
+            view = await watch_job(manager, job_id, console, patient=True)
         except AdmError as exc:
             findings.check(False, str(exc))
         else:

@@ -63,6 +63,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
             ("GET", "/jobs/<job_id>/summary"): (f"/jobs/{job_id}/summary", None),
             ("GET", "/jobs/<job_id>/report"): (f"/jobs/{job_id}/report", None),
             ("GET", "/status"): ("/status", None),
+            ("GET", "/openapi.json"): ("/openapi.json", None),
             ("DELETE", "/jobs/<job_id>"): (f"/jobs/{other}", None),
         }
         statuses = {}
