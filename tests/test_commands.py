@@ -75,12 +75,16 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
         '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}],'
         f' "listen_port": 0, "metrics_port": 0, "data_dir": "{tmp_path}/db"}}'
     )
-    without_authorities = (
-        "import certifi; certifi.where = lambda: '/nowhere/authorities.pem'\n"
-        "from rebalancer.cli import main_manager; main_manager()"
+    # Plain HTTP needs no authorities, but a context for TLS is made all the same.
+    without_tls = (
+        "import ssl\n"
+        "class Refused(ssl.SSLContext):\n"
+        "    def __new__(cls, *args): raise ssl.SSLError('no TLS here')\n"
+        "from rebalancer.cli import main_manager\n"
+        "ssl.SSLContext = Refused; main_manager()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", without_authorities, "-c", str(file)],
+        [sys.executable, "-c", without_tls, "-c", str(file)],
         capture_output=True,
         text=True,
         timeout=30,
