@@ -103,7 +103,7 @@ def _run(command: click.Command, name: str) -> NoReturn:
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)
-    except RebalancerError as exc:
+    except (RebalancerError, OSError) as exc:
         click.echo(f"{name}: {exc}", err=True)
         sys.exit(1)
     except click.Abort:

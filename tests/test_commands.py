@@ -75,13 +75,13 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
         '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}],'
         f' "listen_port": 0, "metrics_port": 0, "data_dir": "{tmp_path}/db"}}'
     )
+    # Plain HTTP needs no authorities, but a context for TLS is made all the same.
     without_tls = (
-        "import types\n"
+        "import ssl\n"
+        "class Refused(ssl.SSLContext):\n"
+        "    def __new__(cls, *args): raise ssl.SSLError('no TLS here')\n"
         "from rebalancer.cli import main_manager\n"
-        "from rebalancer.peers import http\n"
-        "def refuse(*_): raise OSError('the library is broken')\n"
-        "http.ssl = types.SimpleNamespace(SSLContext=refuse, PROTOCOL_TLS_CLIENT=None)\n"
-        "main_manager()"
+        "ssl.SSLContext = Refused; main_manager()"
     )
     done = subprocess.run(
         [sys.executable, "-c", without_tls, "-c", str(file)],
@@ -91,4 +91,5 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert done.stderr == "Error: no HTTP client can be made here: the library is broken\n"
+    assert done.stderr.startswith("Error: no HTTP client can be made here: ")
+    assert done.stderr.count("\n") == 1

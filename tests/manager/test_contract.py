@@ -102,7 +102,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     def run() -> None:
         try:
             trio.run(serve, folder, started)
-        except BaseException as exc:
+        except Exception as exc:
             if started.done():
                 raise
             started.set_exception(exc)

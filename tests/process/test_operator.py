@@ -136,3 +136,18 @@ def test_a_shell_completes_commands() -> None:
     """As the README says how to set up; without a manager there are no ids."""
     assert complete("rebalancer adm job ") == COMMANDS.split()
     assert complete("rebalancer adm job get 0", REBALANCER_URL="127.0.0.1:1") == []
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    """A full disk, say; status 1, so that no script takes half of it for all."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rebalancer", "adm", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("rebalancer: ")
+    assert done.stderr.count("\n") == 1
