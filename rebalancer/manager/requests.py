@@ -67,11 +67,11 @@ class Range:
     or_null: bool = False
 
 
-#: By the action that changes them.
+#: By the action that changes them.  Bounds are those of the configuration.
 SETTINGS: Mapping[str, Range] = {
     "set_metadata_threads": Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
     "set_max_sharks": Range("max_sharks", 1, 10_000),
-    "set_max_tasks_per_assignment": Range("max_tasks_per_assignment", 1, 100_000),
+    "set_max_tasks_per_assignment": Range("max_tasks_per_assignment", 1, 10_000),
     "set_bandwidth": Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
 }
 ACTIONS_ON_JOBS = (*SETTINGS, *Control)

@@ -5,6 +5,7 @@ and each answer's code, headers, content type and body must be among those it te
 manager is a real one with a job in each state; its agents are not there, so nothing is moved.
 """
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -52,7 +53,7 @@ FEW = settings(
 
 @attrs.frozen
 class Served:
-    """A manager's API on a socket.  Mutable state: the connection, and what has been seen."""
+    """A manager's API on a socket.  Mutable state: the connection, turns, what was seen."""
 
     url: str
     #: A file of objects, in which there are none.
@@ -61,11 +62,13 @@ class Served:
     #: Method, path and code of each answer.
     seen: set[tuple[str, str, int]] = attrs.field(factory=set)
 
-    def job(self, number: int) -> str:
-        """The latest job of one of the states there are."""
+    turns: Iterator[int] = attrs.field(factory=itertools.count)
+
+    def job(self) -> str:
+        """The latest job of a state, of another one each time; an unknown one if there is none."""
         jobs = self.session.get(f"{self.url}/jobs").json()
         latest = {job["state"]: job["id"] for job in jobs}
-        return str(latest[sorted(latest)[number % len(latest)]]) if latest else UUID
+        return str(latest[sorted(latest)[next(self.turns) % len(latest)]]) if latest else UUID
 
 
 async def make_jobs(rig: Rig, listing: Path) -> None:
@@ -125,7 +128,10 @@ def check(
     """Ask, and make all of schemathesis' checks but those that are `unfit`."""
     aim(case, at)
     headers = {"Accept": accept}
-    answer = case.call_and_validate(at.url, at.session, headers, excluded_checks=[*unfit])
+    # A change of bandwidth waits for agents, which are not there, and other changes wait for it.
+    answer = case.call_and_validate(
+        at.url, at.session, headers, excluded_checks=[*unfit], timeout=90
+    )
     at.seen.add((case.method, case.operation.path, answer.status_code))
 
 
@@ -133,7 +139,7 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
     """Let what is well-formed mean something that exists."""
     job_id = case.path_parameters.get("job_id")
     if isinstance(job_id, str) and is_loose_uuid(job_id):
-        case.path_parameters["job_id"] = at.job(int(job_id.replace("-", ""), 16))
+        case.path_parameters["job_id"] = at.job()
     params = case.body.get("params") if isinstance(case.body, dict) else None
     if isinstance(params, dict):
         shark, file = params.get("from_shark"), params.get("objects_file")

@@ -2,21 +2,26 @@
 
 from typing import Any
 
+import attrs
 import pytest
 
+from rebalancer.config import ManagerConfig, Shard
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, RequestError, Unprocessable
 from rebalancer.manager.actions.evacuate import EvacuateParams
 from rebalancer.manager.requests import (
+    SETTINGS,
     Control,
     NewJob,
     ObjectsQuery,
+    Range,
     Setting,
     check_range,
     read_change,
     read_new_job,
     read_objects_query,
 )
+from rebalancer.manager.tuning import Tuning, tuned
 
 
 def new(**params: Any) -> dict[str, Any]:
@@ -127,6 +132,16 @@ def test_what_is_out_of_range_is_refused(setting: Setting, message: str) -> None
     """In the predecessor's words where it has any."""
     with pytest.raises(BadRequest, match=message):
         check_range(setting)
+
+
+@pytest.mark.parametrize("allowed", SETTINGS.values(), ids=lambda allowed: allowed.name)
+def test_a_configuration_can_have_whatever_a_setting_may_be(allowed: Range) -> None:
+    """What is taken is on disk before it is in force, so it must be possible in every process."""
+    config = ManagerConfig("lab", (Shard("1.moray.lab"),))
+    for value in (allowed.minimum, allowed.maximum):
+        tuning = Tuning(**{allowed.name: value})
+        in_file = attrs.asdict(tuned(config, tuning).options)
+        assert in_file.get(allowed.name, value) == value
 
 
 def test_objects_are_asked_for() -> None:
