@@ -244,6 +244,10 @@ class Jobs:
                     await self._resume(row)
                 case Control.CANCEL:
                     await self._cancel(row)
+            running = self.runner.running.get(row.id)
+        # Others may decide meanwhile: this takes as long as agents and threads do.
+        if running is not None:
+            await _see_through(running, wanted)
 
     async def _set(self, row: JobRow, setting: Setting) -> None:
         running = self.runner.running.get(row.id)
@@ -259,8 +263,6 @@ class Jobs:
         await self.index.set_params(row.id, params)
         running.row = attrs.evolve(running.row, params=params)
         running.apply()
-        if setting.name == "bandwidth_bytes_per_s":
-            await running.job.throttle.change(setting.value, running.job.ledger.at_work)
         log.info("job changed", job=row.id, setting=setting.name, value=setting.value)
 
     async def _pause(self, row: JobRow) -> None:
@@ -272,8 +274,6 @@ class Jobs:
             return
         await self.index.set_wish(row.id, Wish.PAUSE)
         running.scope.cancel()
-        with trio.move_on_after(REST_S):
-            await running.ended.wait()
 
     async def _resume(self, row: JobRow) -> None:
         is_paused = row.state == JobState.STOPPED and row.wish is Wish.PAUSE
@@ -316,6 +316,16 @@ class Jobs:
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+async def _see_through(running: Running, wanted: Control | Setting) -> None:
+    """Return when what was decided has been done, or cannot be done at once."""
+    match wanted:
+        case Setting(name="bandwidth_bytes_per_s") if running.job is not None:
+            await running.job.throttle.change(wanted.value, running.job.ledger.at_work)
+        case Control.PAUSE:
+            with trio.move_on_after(REST_S):
+                await running.ended.wait()
 
 
 def _drain(running: Running) -> None:
