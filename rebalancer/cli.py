@@ -1,5 +1,6 @@
 """Command lines: arguments to configurations to running programs, errors to one line."""
 
+import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable
@@ -97,6 +98,7 @@ cli.add_command(demo)
 def _run(command: click.Command, name: str) -> NoReturn:
     try:
         code = command.main(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.ctx.get_help(), err=True)
         sys.exit(exc.exit_code)
@@ -105,6 +107,8 @@ def _run(command: click.Command, name: str) -> NoReturn:
         sys.exit(exc.exit_code)
     except (RebalancerError, OSError) as exc:
         click.echo(f"{name}: {exc}", err=True)
+        # What could not be written stays in the buffer, and Python would try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except click.Abort:
         sys.exit(130)

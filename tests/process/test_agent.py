@@ -44,6 +44,9 @@ async def running(folder: Path, source: str, **tables: Any) -> AsyncIterator[Alo
     assert status == 0
 
 
+#: A refused request may end its connection.
+UNKEPT = httpx.Limits(max_keepalive_connections=0)
+
 # --- who may ask ---------------------------------------------------------------------------
 
 
@@ -54,7 +57,7 @@ async def test_only_a_token_opens_the_api(tmp_path: Path) -> None:
     api = {"token_file": str(tmp_path / "token")}
     async with (
         running(tmp_path, "127.0.0.1:1", api=api) as alone,
-        httpx.AsyncClient(base_url=alone.url) as client,
+        httpx.AsyncClient(base_url=alone.url, limits=UNKEPT) as client,
     ):
         body = {"id": ASSIGNMENT, "tasks": [task(1, CONTENT)]}
         refused = [

@@ -138,7 +138,8 @@ def test_a_shell_completes_commands() -> None:
     assert complete("rebalancer adm job get 0", REBALANCER_URL="127.0.0.1:1") == []
 
 
-def test_output_that_cannot_be_written_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line(unbuffered: str) -> None:
     """A full disk, say; status 1, so that no script takes half of it for all."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -146,6 +147,7 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
 
     assert done.returncode == 1
