@@ -6,7 +6,6 @@ nobody is told.
 
 import shutil
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -66,7 +65,7 @@ async def make_plan(runner: Runner, action: str, params: dict[str, Any]) -> Plan
 async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
     # Nothing comes back from agents, so what cannot be placed now never can.
     config = attrs.evolve(runner.config, max_attempts=1)
-    row = JobRow(str(uuid.uuid4()), action, JobState.SETUP, params, "", None, None, None)
+    row = JobRow("plan", action, JobState.SETUP, params, "", None, None, None)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         folder = await enter(_scratch(Path(config.data_dir)))
