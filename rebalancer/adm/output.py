@@ -24,6 +24,11 @@ def make_console() -> Console:
     return Console(highlight=False, markup=False, width=width)
 
 
+def printable(text: str) -> str:
+    """A text on one line, without what a terminal would take for orders: users choose names."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def echo_json(value: Any) -> None:
     """A value as JSON, for `--json`."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

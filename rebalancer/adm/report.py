@@ -65,11 +65,17 @@ async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> int:
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that is at `path` when it was written to the end, on stable storage; else nothing is.
 
+    A link stays, and leads to it.
+
     Raises:
       AdmError: it cannot be written.
     """
+    # Of what is no file, such as /dev/null, another program relies on what it is.
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise AdmError(f"{path}: is there, and is no file")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as exc:
         raise AdmError(f"{path}: {exc.strerror}") from exc
     try:
@@ -81,7 +87,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        os.replace(name, target)
     except OSError as exc:
         raise AdmError(f"{path}: {exc.strerror}") from exc
     finally:

@@ -1,6 +1,7 @@
 """A report is told whole from cut off, however it arrives."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,24 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         new_file(tmp_path / "nowhere" / "report"),
     ):
         pass
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    path, link = tmp_path / "report", tmp_path / "link"
+    link.symlink_to(path)
+    with new_file(link) as out:
+        out.write(b"one")
+
+    assert (path.read_bytes(), link.is_symlink()) == (b"one", True)
+
+
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    """Root could put a file in place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(AdmError, match="pipe: is there, and is no file"),
+        new_file(tmp_path / "pipe"),
+    ):
+        pass
+
+    assert (tmp_path / "pipe").is_fifo()
