@@ -56,6 +56,16 @@ _HEADERS: Mapping[str, Any] = {
         "schema": {"const": "Bearer"},
     },
 }
+#: The calls whose path names a job.
+_OF_A_JOB = (
+    "get_job",
+    "change_job",
+    "delete_job",
+    "retry_job",
+    "list_objects",
+    "summarize_job",
+    "report_job",
+)
 _NO_JOB = "The id is no UUID, or no job has it."
 
 
@@ -66,6 +76,13 @@ def _answer(about: str, content: Mapping[str, Schema], *headers: str) -> dict[st
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in named},
         "content": {kind: {"schema": schema} for kind, schema in content.items()},
     }
+
+
+def _leading(answer: dict[str, Any], job_id: str) -> dict[str, Any]:
+    """`answer`, with what can be asked next of the job whose id is at `job_id` in it."""
+    parameters = {"job_id": job_id}
+    links = {name: {"operationId": name, "parameters": parameters} for name in _OF_A_JOB}
+    return {**answer, "links": links}
 
 
 def _json(schema: Schema) -> dict[str, Schema]:
@@ -148,6 +165,7 @@ _CREATE = _operation(
     " runs.  Stop the node's heartbeat first, so that it takes no new objects.\n\n"
     'With `"dry_run": true` the same search and the same choice of destinations are made, nothing'
     " is kept and no agent is told; that takes as long as the search of a job does.",
+    # No links lead on from here: nothing is at the id of a plan.
     _answer(
         f"{_NEW_ID}{_NEW_ID_AS_JSON}  Of a dry run: the plan.",
         _json({"oneOf": [ref("JobId"), ref("Plan")]}),
@@ -181,7 +199,7 @@ _LIST = _operation(
     "list_jobs",
     "List all jobs",
     "Oldest first, also those that have ended and were not removed.",
-    _answer("All jobs.", _json(array(ref("JobListed")))),
+    _leading(_answer("All jobs.", _json(array(ref("JobListed")))), "$response.body#/0/id"),
 )
 _GET = _of_job(
     "get_job",
@@ -226,7 +244,7 @@ _RETRY = _of_job(
     "retry_job",
     "Make a job of what an earlier one could not do",
     "It takes up what the earlier job skipped or had an error with, and reads each record anew.",
-    _answer(f"{_NEW_ID}{_NEW_ID_AS_JSON}", _json(ref("JobId"))),
+    _leading(_answer(f"{_NEW_ID}{_NEW_ID_AS_JSON}", _json(ref("JobId"))), "$response.body"),
     {
         409: "The earlier job has not ended.",
         500: "`Snaplink Cleanup Required`: the configuration forbids evacuations.  Any other text:"

@@ -204,6 +204,29 @@ def test_so_do_the_calls_that_change_jobs(case: schemathesis.Case[Any], served: 
     check(case, served, "*/*", (positive_data_acceptance,))
 
 
+def test_calls_that_follow_one_another_keep_it(served: Served) -> None:
+    """Along the links: from the list, or a job made by a retry, to what is asked of that job."""
+    config = schemathesis.Config.from_dict(
+        {
+            "seed": 1,
+            "base-url": served.url,
+            "headers": {"Accept": "application/json"},
+            "checks": {"positive_data_acceptance": {"enabled": False}},
+        }
+    )
+    linked = schemathesis.openapi.from_dict(dict(DOCUMENT), config=config)
+    granted = set[str]()
+
+    @linked.hook
+    def after_call(_context: Any, case: schemathesis.Case[Any], answer: Any) -> None:
+        if answer.status_code == 200 and "job_id" in case.path_parameters:
+            granted.add(name_of(case))
+
+    linked.as_state_machine().run(settings=settings(FEW, stateful_step_count=5))
+
+    assert len(granted) > 2
+
+
 def test_every_call_was_granted_too(served: Served) -> None:
     """Of each operation, and each action on jobs, the tests above have not met refusals only."""
     if not served.seen:

@@ -74,6 +74,18 @@ def test_the_examples_of_bodies_are_valid() -> None:
                 assert valid(example["value"], content["schema"])
 
 
+def test_links_lead_to_all_that_can_be_asked_of_a_job() -> None:
+    """From the list of jobs, and from a retry."""
+    linked = {
+        one["operationId"]: {link["operationId"] for link in links.values()}
+        for one in operations().values()
+        if (links := one["responses"]["200"].get("links"))
+    }
+    of_a_job = {one["operationId"] for key, one in operations().items() if "{job_id}" in key[1]}
+
+    assert linked == {"list_jobs": of_a_job, "retry_job": of_a_job}
+
+
 async def test_other_refusals_are_described(tmp_path: Path) -> None:
     """Those of the configuration, and of methods and paths that there are not."""
     body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
