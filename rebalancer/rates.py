@@ -4,6 +4,8 @@ from collections import deque
 
 import attrs
 
+MINUTE_S, HOUR_S = 60.0, 3600.0
+
 
 @attrs.define
 class Rates:

@@ -14,9 +14,7 @@ from rebalancer.manager.ledger import Standing
 from rebalancer.manager.plan import Plan
 from rebalancer.manager.records import ScanPosition, Status
 from rebalancer.manager.views import Overview
-from rebalancer.rates import Rates, eta_s
-
-MINUTE_S, HOUR_S = 60.0, 3600.0
+from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
 
 
 def listed(row: JobRow) -> dict[str, Any]:

@@ -35,15 +35,14 @@ from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.postgres import PostgresShard, open_postgres
-from rebalancer.rates import Rates
+from rebalancer.rates import HOUR_S, Rates
 from rebalancer.retry import insistently
 
 STORAGE_BUCKET = "manta_storage"
 #: Tries to read the evacuated shark's record when a job starts.
 TRIES = 8
-#: Seconds between two measurements of how far a job is, and for which they are kept.
+#: Seconds between two measurements of how far a job is; they are kept for an hour.
 SAMPLE_S = 5.0
-HOUR_S = 3600.0
 
 log = get_logger()
 
