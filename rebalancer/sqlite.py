@@ -20,6 +20,8 @@ from rebalancer.errors import StoreError
 
 #: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
 PAGE_BYTES = 8192
+#: Pages kept in memory: of all that the objects in a pipeline are spread over.
+CACHE_KIB = 16 << 10
 #: Transactions that are committed together at most: none waits long for those behind it.
 MAX_TOGETHER = 64
 
@@ -69,6 +71,7 @@ def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Conne
             if journal != "wal":
                 raise StoreError(f"{path}: the file system does not support sqlite's WAL mode")
         db.execute("PRAGMA synchronous=FULL")
+        db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     except sqlite3.Error as exc:
         db.close()
         raise StoreError(f"{path}: {exc}") from exc

@@ -1,15 +1,27 @@
--- One job.  The first three tables have the names and columns of the predecessor, which
--- operators query by hand; columns after the marked line and all further tables are ours.
+-- One job.  Operators query `evacuateobjects`, `config` and `duplicates` by hand, which have the
+-- names and columns of the predecessor; columns after the marked line and all else are ours.
 
-CREATE TABLE IF NOT EXISTS evacuateobjects (
-    id              TEXT PRIMARY KEY NOT NULL,
-    assignment_id   TEXT,
-    object          TEXT,                       -- the record as discovered, JSON
+-- What discovery met.  Apart from the rest of its row, because it is a hundred times as long and
+-- the rest changes three times; only a final scan replaces it.
+CREATE TABLE IF NOT EXISTS records (
+    number          INTEGER PRIMARY KEY,        -- in the order of discovery
+    id              TEXT NOT NULL UNIQUE,
     shard           INTEGER,
-    dest_shark      TEXT,
-    etag            TEXT,                       -- of the record as discovered
+    key             TEXT,
+    etag            TEXT,
+    object          TEXT
+);
+
+-- Where each of those objects stands.
+CREATE TABLE IF NOT EXISTS progress (
+    number          INTEGER PRIMARY KEY,        -- of its record
     status          TEXT NOT NULL CHECK (status IN (
         'unprocessed', 'assigned', 'skipped', 'error', 'post_processing', 'complete')),
+    bytes           INTEGER NOT NULL,
+    assignment      INTEGER,                    -- number of the last that it was in
+    dest_shark      TEXT,
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    put_off         INTEGER NOT NULL DEFAULT 0,
     skipped_reason  TEXT CHECK (skipped_reason GLOB '{http_status_code:[0-9]*}' OR skipped_reason IN (
         'agent_fs_error', 'agent_assignment_no_ent', 'agent_busy', 'assignment_error',
         'assignment_mismatch', 'assignment_rejected', 'destination_insufficient_space',
@@ -20,19 +32,68 @@ CREATE TABLE IF NOT EXISTS evacuateobjects (
         'bad_moray_client', 'bad_moray_object', 'bad_manta_object', 'bad_shard_number',
         'duplicate_shark', 'internal_error', 'metadata_update_failed', 'missing_sharks',
         'bad_content_length')),
-    -- ours
-    key             TEXT,
-    bytes           INTEGER NOT NULL DEFAULT 0,
-    attempts        INTEGER NOT NULL DEFAULT 0, -- that came to nothing
-    tried           TEXT,                       -- JSON: destinations, sources that failed it
-    put_off         INTEGER NOT NULL DEFAULT 0, -- unprocessed until all else of the job is settled
-    outcome         TEXT,                       -- why it ended, where the columns above cannot say
-    detail          TEXT,                       -- for a person
-    earlier_shark   TEXT                        -- has a copy, though its record was put back
+    outcome         TEXT,
+    detail          TEXT,
+    tried           TEXT,
+    earlier_shark   TEXT
 );
-CREATE INDEX IF NOT EXISTS assignment_id ON evacuateobjects (assignment_id);
+CREATE INDEX IF NOT EXISTS assignment_id ON progress (assignment) WHERE assignment IS NOT NULL;
 -- What a restart must take up again; at any time only what is in the pipeline.
-CREATE INDEX IF NOT EXISTS waiting ON evacuateobjects (status) WHERE status = 'unprocessed';
+CREATE INDEX IF NOT EXISTS waiting ON progress (status) WHERE status = 'unprocessed';
+
+-- Both as one.
+CREATE VIEW IF NOT EXISTS evacuateobjects AS
+SELECT
+    records.id,
+    assignments.id AS assignment_id,
+    object,                                     -- the record as discovered, JSON
+    shard,
+    progress.dest_shark,
+    etag,                                       -- of the record as discovered
+    status,
+    skipped_reason,
+    error,
+    -- ours
+    key,
+    progress.bytes,
+    attempts,                                   -- that came to nothing
+    tried,                                      -- JSON: destinations, sources that failed it
+    put_off,                                    -- unprocessed until all else of the job is settled
+    outcome,                                    -- why it ended, where the columns above cannot say
+    progress.detail,                            -- for a person
+    earlier_shark,                              -- has a copy, though its record was put back
+    progress.number
+FROM progress
+JOIN records ON records.number = progress.number
+LEFT JOIN assignments ON assignments.number = progress.assignment;
+
+-- A person may repair rows as if it were a table.
+CREATE TRIGGER IF NOT EXISTS insert_object INSTEAD OF INSERT ON evacuateobjects
+BEGIN
+    INSERT INTO records VALUES (new.number, new.id, new.shard, new.key, new.etag, new.object);
+    INSERT INTO progress VALUES (
+        last_insert_rowid(), new.status, ifnull(new.bytes, 0),
+        (SELECT number FROM assignments WHERE id = new.assignment_id), new.dest_shark,
+        ifnull(new.attempts, 0), ifnull(new.put_off, 0), new.skipped_reason, new.error,
+        new.outcome, new.detail, new.tried, new.earlier_shark);
+END;
+CREATE TRIGGER IF NOT EXISTS update_object INSTEAD OF UPDATE ON evacuateobjects
+BEGIN
+    UPDATE records SET id = new.id, shard = new.shard, key = new.key, etag = new.etag,
+        object = new.object
+        WHERE number = old.number;
+    UPDATE progress SET status = new.status, bytes = new.bytes,
+        assignment = (SELECT number FROM assignments WHERE id = new.assignment_id),
+        dest_shark = new.dest_shark, attempts = new.attempts, put_off = new.put_off,
+        skipped_reason = new.skipped_reason, error = new.error, outcome = new.outcome,
+        detail = new.detail, tried = new.tried, earlier_shark = new.earlier_shark
+        WHERE number = old.number;
+END;
+CREATE TRIGGER IF NOT EXISTS delete_object INSTEAD OF DELETE ON evacuateobjects
+BEGIN
+    DELETE FROM records WHERE number = old.number;
+    DELETE FROM progress WHERE number = old.number;
+END;
 
 CREATE TABLE IF NOT EXISTS config (
     id              INTEGER PRIMARY KEY,
@@ -60,7 +121,8 @@ CREATE TABLE IF NOT EXISTS links (
 CREATE INDEX IF NOT EXISTS links_of ON links (id);
 
 CREATE TABLE IF NOT EXISTS assignments (
-    id              TEXT PRIMARY KEY NOT NULL,
+    number          INTEGER PRIMARY KEY,
+    id              TEXT NOT NULL UNIQUE,
     dest_shark      TEXT NOT NULL,
     dest_datacenter TEXT NOT NULL,
     state           TEXT NOT NULL CHECK (state IN (

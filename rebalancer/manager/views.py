@@ -30,16 +30,19 @@ _OBJECT = (
     f"id, key, shard, status, {_REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
     " attempts, etag"
 )
+#: Kind -> the column that numbers its rows; what to tell, and from where.
 _COLUMNS = {
-    "warning": '"check", detail FROM warnings',
-    "object": f"{_OBJECT} FROM evacuateobjects",
-    "duplicate": "id, key, shards FROM duplicates",
-    "link": "id, key, shard, status, detail FROM links",
-    "dropped": "shard, key, reason FROM dropped",
-    "orphan": "object_id, shark, path, reason FROM orphans",
-    "remaining": "shard, key, object_id, why FROM remaining",
-    "assignment": "id, dest_shark, dest_datacenter, state, tasks, bytes, created, detail"
-    " FROM assignments",
+    "warning": ("rowid", '"check", detail FROM warnings'),
+    "object": ("number", f"{_OBJECT} FROM evacuateobjects"),
+    "duplicate": ("rowid", "id, key, shards FROM duplicates"),
+    "link": ("rowid", "id, key, shard, status, detail FROM links"),
+    "dropped": ("rowid", "shard, key, reason FROM dropped"),
+    "orphan": ("rowid", "object_id, shark, path, reason FROM orphans"),
+    "remaining": ("rowid", "shard, key, object_id, why FROM remaining"),
+    "assignment": (
+        "number",
+        "id, dest_shark, dest_datacenter, state, tasks, bytes, created, detail FROM assignments",
+    ),
 }
 #: What a report tells, in this order.
 REPORT = tuple(_COLUMNS)
@@ -83,10 +86,13 @@ def read_job(path: Path) -> Overview:
 RETRYABLE = ("objects", "links", "remaining")
 _RETRYABLE = {
     # A job that broke has objects that came to no end.
-    "objects": "evacuateobjects WHERE status <> 'complete'"
-    " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
-    "links": "links WHERE status <> 'complete'",
-    "remaining": f"remaining WHERE why = '{FOUND_TOO_LATE}'",
+    "objects": (
+        "number",
+        "evacuateobjects WHERE status <> 'complete'"
+        " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
+    ),
+    "links": ("rowid", "links WHERE status <> 'complete'"),
+    "remaining": ("rowid", f"remaining WHERE why = '{FOUND_TOO_LATE}'"),
 }
 
 
@@ -97,8 +103,9 @@ def last_retryable(path: Path, part: str) -> int:
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
-        (row,) = db.execute(f"SELECT ifnull(max(rowid), 0) FROM {_RETRYABLE[part]}").fetchone()
-        return int(row)
+        row, source = _RETRYABLE[part]
+        (last,) = db.execute(f"SELECT ifnull(max({row}), 0) FROM {source}").fetchone()
+        return int(last)
 
 
 def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
@@ -110,12 +117,12 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
+        row, source = _RETRYABLE[part]
         rows = db.execute(
-            f"SELECT rowid, shard, key FROM {_RETRYABLE[part]} AND rowid > ?"
-            " ORDER BY rowid LIMIT ?",
+            f"SELECT {row} AS row, shard, key FROM {source} AND {row} > ? ORDER BY {row} LIMIT ?",
             (after, limit),
         ).fetchall()
-    end = rows[-1]["rowid"] if rows else after
+    end = rows[-1]["row"] if rows else after
     return end, [(row["shard"], row["key"]) for row in rows]
 
 
@@ -141,12 +148,12 @@ def objects_page(
     until = min(after + WINDOW, MAX_ROW)
     with _reading(path) as db:
         rows = db.execute(
-            f"SELECT rowid AS row, {_OBJECT} FROM evacuateobjects WHERE rowid > ?1"
-            " AND rowid <= ?2 AND (?3 IS NULL OR status = ?3)"
-            f" AND (?4 IS NULL OR {_REASON} = ?4) ORDER BY rowid LIMIT ?5",
+            f"SELECT number AS row, {_OBJECT} FROM evacuateobjects WHERE number > ?1"
+            " AND number <= ?2 AND (?3 IS NULL OR status = ?3)"
+            f" AND (?4 IS NULL OR {_REASON} = ?4) ORDER BY number LIMIT ?5",
             (after, until, status, reason, limit),
         ).fetchall()
-        (last,) = db.execute("SELECT ifnull(max(rowid), 0) FROM evacuateobjects").fetchone()
+        (last,) = db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()
     seen = rows[-1]["row"] if len(rows) == limit else until
     return Page([_without_row(row) for row in rows], seen if seen < last else None)
 
@@ -160,8 +167,9 @@ def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mappin
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
+        row, columns = _COLUMNS[kind]
         rows = db.execute(
-            f"SELECT rowid AS row, {_COLUMNS[kind]} WHERE rowid > ? ORDER BY rowid LIMIT ?",
+            f"SELECT {row} AS row, {columns} WHERE {row} > ? ORDER BY {row} LIMIT ?",
             (after, REPORT_ROWS),
         ).fetchall()
     end = rows[-1]["row"] if rows else after

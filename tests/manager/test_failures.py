@@ -386,7 +386,8 @@ async def test_counts_are_shown_without_a_look_at_the_objects(tmp_path: Path) ->
     path = tmp_path / "job.sqlite"
     async with opened(path) as store:
         await keep(store, *[found(number) for number in range(1, 8)])
-        await store.database.write(lambda db: db.execute("DROP TABLE evacuateobjects"))
+        for table in ("records", "progress"):
+            await store.database.write(lambda db, name: db.execute(f"DROP TABLE {name}"), table)
         status = views.read_job(path).status
     assert status.objects("unprocessed") == 7
 

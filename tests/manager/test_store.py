@@ -4,7 +4,7 @@ import json
 import random
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,60 @@ def test_columns_refuse_what_the_deployed_ones_refused(column: str, value: str) 
         db.execute("INSERT INTO evacuateobjects (id, status) VALUES ('a', 'skipped')")
         db.execute(f"UPDATE evacuateobjects SET {column} = ?", (value,))
     db.close()
+
+
+async def one_of_each(path: Path) -> None:
+    """A file with an object that waits and one in an assignment."""
+    async with opened(path) as store:
+        await keep(store, found(1), found(2))
+        await store.assign(NewAssignment("first", DESTINATION, (object_id(2),), 2))
+
+
+def plan(db: sqlite3.Connection, query: str) -> str:
+    return "; ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}"))
+
+
+async def test_people_ask_as_they_did_of_the_deployed_file(tmp_path: Path) -> None:
+    """`evacuateobjects` has the deployed columns first, in their order, and answers as cheaply."""
+    path = tmp_path / "job.sqlite"
+    await one_of_each(path)
+    with closing(sqlite3.connect(path)) as db:
+        cursor = db.execute("SELECT * FROM evacuateobjects ORDER BY number")
+        deployed = "id assignment_id object shard dest_shark etag status skipped_reason error"
+        assert [column[0] for column in cursor.description][:9] == deployed.split()
+        text = json.dumps(record(2))
+        shark = DESTINATION.manta_storage_id
+        expected = (object_id(2), "first", text, 1, shark, "u1", "assigned", None, None)
+        assert cursor.fetchall()[1][:9] == expected
+        one = plan(db, "SELECT * FROM evacuateobjects WHERE id = 'a'")
+        of_one = plan(db, "SELECT id FROM evacuateobjects WHERE assignment_id = 'first'")
+        assert "SCAN" not in one
+        assert "SCAN" not in of_one
+        assert "INDEX assignment_id" in of_one
+
+
+async def test_people_repair_rows_as_they_did_in_the_deployed_file(tmp_path: Path) -> None:
+    """`evacuateobjects` takes writes, also after the file was packed."""
+    path = tmp_path / "job.sqlite"
+    await one_of_each(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DELETE FROM evacuateobjects WHERE id = ?", (object_id(1),))
+        db.execute("VACUUM")
+        db.execute("INSERT INTO evacuateobjects (id, status, key) VALUES ('x', 'skipped', '/k/x')")
+        db.execute(
+            "UPDATE evacuateobjects SET assignment_id = 'first', dest_shark = '9.stor',"
+            " status = 'assigned', object = '{}', attempts = 3 WHERE id = 'x'"
+        )
+        rows = db.execute(
+            "SELECT id, assignment_id, object, dest_shark, status, key, bytes, attempts, put_off"
+            " FROM evacuateobjects ORDER BY number"
+        ).fetchall()
+    text = json.dumps(record(2))
+    shark = DESTINATION.manta_storage_id
+    assert rows == [
+        (object_id(2), "first", text, shark, "assigned", "/k/2", 1002, 0, 0),
+        ("x", "first", "{}", "9.stor", "assigned", "/k/x", 0, 3, 0),
+    ]
 
 
 @pytest.mark.row("CRIT-6")

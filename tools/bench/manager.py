@@ -285,18 +285,22 @@ def floor(shard_file: Path, file: Path, tasks: int) -> float:
         return cpu + _floor(db, chunk)
 
 
+def _insert(db: sqlite3.Connection, rows: list[Any], sizes: list[Any]) -> None:
+    db.executemany(
+        "INSERT INTO records (id, object, shard, etag, key) VALUES (?, ?, ?, ?, ?)", rows
+    )
+    db.executemany("INSERT INTO progress (status, bytes) VALUES ('unprocessed', ?)", sizes)
+
+
 def _floor(db: sqlite3.Connection, chunk: list[tuple[str, str, str]]) -> float:
     begun = time.process_time()
     values = [json.loads(text) for _, _, text in chunk]
     rows = [
-        (value["objectId"], text, 1, etag, "unprocessed", key, value["contentLength"])
+        (value["objectId"], text, 1, etag, key)
         for value, (key, etag, text) in zip(values, chunk, strict=True)
     ]
-    insert = (
-        "INSERT INTO evacuateobjects (id, object, shard, etag, status, key, bytes)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)"
-    )
-    transact(db, lambda db: db.executemany(insert, rows))
+    sizes = [(value["contentLength"],) for value in values]
+    transact(db, _insert, rows, sizes)
     puts = [
         {
             "operation": "put",

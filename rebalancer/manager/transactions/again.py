@@ -113,20 +113,21 @@ def _take_again(
     has_copy = old is ObjectStatus.COMPLETE or known["reason"] in GONE
     earlier = known["dest_shark"] if has_copy else None
     db.execute(
-        "UPDATE evacuateobjects SET status = ?, object = ?, etag = ?, bytes = ?, error = ?,"
-        " outcome = ?, detail = ?, skipped_reason = NULL, assignment_id = NULL, dest_shark = NULL,"
-        " earlier_shark = ?, attempts = 0, tried = NULL, put_off = 0 WHERE id = ? AND status = ?",
+        "UPDATE records SET object = ?, etag = ? WHERE number = ?",
+        (record.text, record.etag, known["number"]),
+    )
+    db.execute(
+        "UPDATE progress SET status = ?, bytes = ?, error = ?, outcome = ?, detail = ?,"
+        " skipped_reason = NULL, assignment = NULL, dest_shark = NULL, earlier_shark = ?,"
+        " attempts = 0, tried = NULL, put_off = 0 WHERE number = ?",
         (
             first_status(record),
-            record.text,
-            record.etag,
             record.size,
             record.error,
             record.outcome,
             record.detail,
             earlier,
-            record.id,
-            old,
+            known["number"],
         ),
     )
     tally.add(old, known["reason"], -1, -known["bytes"])

@@ -21,12 +21,15 @@ from rebalancer.manager.records import NewAssignment, OpenAssignment, Uncopied
 from rebalancer.manager.transactions import destinations
 from rebalancer.manager.transactions.counters import Tally
 from rebalancer.manager.transactions.orphans import note_orphan
-from rebalancer.manager.transactions.waiting import read_tried, skip, write_tried
+from rebalancer.manager.transactions.waiting import OF_ID, read_tried, skip, write_tried
+
+#: Of a row of `progress`: that it is in the assignment which has this id.
+_IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
 
 
 def assign(db: sqlite3.Connection, assignment: NewAssignment) -> Tally:
     """Insert an assignment, and give it its objects."""
-    db.execute(
+    number = db.execute(
         "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         (
@@ -37,17 +40,14 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> Tally:
             len(assignment.object_ids),
             assignment.size,
         ),
-    )
+    ).lastrowid
     destinations.give(db, assignment)
     changed = db.execute(
-        "UPDATE evacuateobjects SET status = 'assigned', assignment_id = ?, dest_shark = ?"
-        " WHERE id IN (SELECT value FROM json_each(?)) AND +status = 'unprocessed'"
-        " AND NOT put_off",
-        (
-            assignment.id,
-            assignment.destination.manta_storage_id,
-            json.dumps(assignment.object_ids),
-        ),
+        "UPDATE progress SET status = 'assigned', assignment = ?, dest_shark = ?"
+        " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
+        # The sign keeps sqlite from walking the index of all that waits.
+        " AND +status = 'unprocessed' AND NOT put_off",
+        (number, assignment.destination.manta_storage_id, json.dumps(assignment.object_ids)),
     ).rowcount
     if changed != len(assignment.object_ids):
         raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
@@ -115,18 +115,13 @@ def copied(
         fates[fate] += 1
         if fate is Next.SKIPPED:
             skipped[failure.reason] += 1
-    left = (assignment_id, ObjectStatus.ASSIGNED)
-    (size,) = db.execute(
-        "SELECT ifnull(sum(bytes), 0) FROM evacuateobjects WHERE assignment_id = ? AND status = ?",
-        left,
-    ).fetchone()
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
-    objects = db.execute(
-        "UPDATE evacuateobjects SET status = ? WHERE assignment_id = ? AND status = ?",
-        (new, *left),
-    ).rowcount
-    destinations.count(db, assignment_id, copied=objects, failed=len(failed))
-    tally.move(ObjectStatus.ASSIGNED, new, None, objects, size)
+    left = db.execute(
+        f"UPDATE progress SET status = ? WHERE {_IN} AND status = ? RETURNING bytes",
+        (new, assignment_id, ObjectStatus.ASSIGNED),
+    ).fetchall()
+    destinations.count(db, assignment_id, copied=len(left), failed=len(failed))
+    tally.move(ObjectStatus.ASSIGNED, new, None, len(left), sum(row["bytes"] for row in left))
     tally.save(db)
     return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
 
@@ -151,7 +146,7 @@ def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
 
 def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
     rows = db.execute(
-        "SELECT id FROM evacuateobjects WHERE assignment_id = ? AND status = 'assigned'",
+        f"SELECT id FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
         (assignment_id,),
     )
     return tuple(row["id"] for row in rows)
@@ -177,8 +172,8 @@ def _advance(
 def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]:
     """What is in an assignment."""
     return db.execute(
-        "SELECT id, object, bytes, attempts, tried, dest_shark FROM evacuateobjects"
-        " WHERE assignment_id = ? AND status = 'assigned'",
+        "SELECT id, object, bytes, attempts, tried, dest_shark"
+        f" FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
         (assignment_id,),
     ).fetchall()
 
@@ -190,8 +185,9 @@ def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sq
       IllegalTransition: it is not in it.
     """
     row: sqlite3.Row | None = db.execute(
-        "SELECT id, bytes, attempts, tried, dest_shark FROM evacuateobjects"
-        " WHERE id = ? AND assignment_id = ? AND status = 'assigned'",
+        "SELECT id, bytes, attempts, tried, dest_shark"
+        " FROM progress JOIN records USING (number)"
+        f" WHERE id = ? AND {_IN} AND status = 'assigned'",
         (object_id, assignment_id),
     ).fetchone()
     if row is None:
@@ -217,8 +213,8 @@ def _try_again(
     if fate is Next.PUT_OFF:
         advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     db.execute(
-        "UPDATE evacuateobjects SET attempts = attempts + 1, tried = ?, earlier_shark = NULL,"
-        " put_off = ? WHERE id = ?",
+        "UPDATE progress SET attempts = attempts + 1, tried = ?, earlier_shark = NULL,"
+        f" put_off = ? WHERE {OF_ID}",
         (write_tried(tried), fate is Next.PUT_OFF, row["id"]),
     )
     return fate
@@ -228,8 +224,7 @@ def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
     """An assigned object is without a destination again."""
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
     db.execute(
-        "UPDATE evacuateobjects SET status = ?, dest_shark = NULL"
-        " WHERE id = ? AND status = 'assigned'",
+        f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = 'assigned'",
         (new, row["id"]),
     )
     tally.move("assigned", new, None, 1, row["bytes"])

@@ -58,29 +58,23 @@ def insert(db: sqlite3.Connection, record: FoundRecord) -> ObjectStatus | None:
     """Insert a discovered object; None if its id is known already."""
     status = first_status(record)
     done = db.execute(
-        "INSERT INTO evacuateobjects (id, object, shard, etag, status, error, key, bytes,"
-        " outcome, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        (
-            record.id,
-            record.text,
-            record.shard,
-            record.etag,
-            status,
-            record.error,
-            record.key,
-            record.size,
-            record.outcome,
-            record.detail,
-        ),
+        "INSERT INTO records (id, shard, key, etag, object) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (id) DO NOTHING",
+        (record.id, record.shard, record.key, record.etag, record.text),
     )
-    return status if done.rowcount else None
+    if not done.rowcount:
+        return None
+    db.execute(
+        "INSERT INTO progress (number, status, bytes, error, outcome, detail)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (done.lastrowid, status, record.size, record.error, record.outcome, record.detail),
+    )
+    return status
 
 
 def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
     """A record of an object that is known: the same one, or one more, which becomes a link."""
-    first = db.execute(
-        "SELECT shard, key FROM evacuateobjects WHERE id = ?", (record.id,)
-    ).fetchone()
+    first = db.execute("SELECT shard, key FROM records WHERE id = ?", (record.id,)).fetchone()
     if (first["shard"], first["key"]) == (record.shard, record.key):
         return  # the same record, met again
     done = db.execute(

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
 
 
 def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str) -> None:
@@ -15,6 +14,10 @@ def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str
     )
 
 
-def forget_orphans(db: sqlite3.Connection, copies: Iterable[tuple[str, str]]) -> None:
-    """Records name these copies now, each given by the id of its object and its shark."""
-    db.executemany("DELETE FROM orphans WHERE object_id = ? AND shark = ?", copies)
+def forget_orphans(db: sqlite3.Connection, ids: str) -> None:
+    """Records name the copies of these objects now; `ids` is a JSON list."""
+    db.execute(
+        "DELETE FROM orphans WHERE object_id IN (SELECT value FROM json_each(?)) AND shark ="
+        " (SELECT dest_shark FROM records JOIN progress USING (number) WHERE id = object_id)",
+        (ids,),
+    )

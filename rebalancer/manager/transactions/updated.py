@@ -11,15 +11,15 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import Settled, StoredRecord
 from rebalancer.manager.transactions.counters import Tally
 from rebalancer.manager.transactions.orphans import forget_orphans
-from rebalancer.manager.transactions.waiting import PAGE
+from rebalancer.manager.transactions.waiting import OF_ID, PAGE
 
 
 def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
     """The records of an assignment's copies."""
     rows = db.execute(
-        "SELECT o.id, o.key, o.shard, o.etag, o.object, a.dest_shark, a.dest_datacenter"
-        " FROM evacuateobjects o JOIN assignments a ON a.id = o.assignment_id"
-        " WHERE o.assignment_id = ? AND o.status = 'post_processing'",
+        "SELECT r.id, r.key, r.shard, r.etag, r.object, a.dest_shark, a.dest_datacenter"
+        " FROM assignments a JOIN progress p ON p.assignment = a.number"
+        " JOIN records r ON r.number = p.number WHERE a.id = ? AND p.status = 'post_processing'",
         (assignment_id,),
     )
     return [_stored_record(row) for row in rows]
@@ -43,24 +43,25 @@ def _complete(db: sqlite3.Connection, tally: Tally, ids: Sequence[str]) -> None:
     """End objects whose records name their copies: nearly all, so in one statement."""
     old = ObjectStatus.POST_PROCESSING
     new = advance(states.OBJECT, old, ObjectEvent.METADATA_WRITTEN)
+    listed = json.dumps(ids)
     rows = db.execute(
-        "UPDATE evacuateobjects SET status = ?"
-        " WHERE id IN (SELECT value FROM json_each(?)) AND status = ?"
-        " RETURNING id, bytes, dest_shark",
-        (new, json.dumps(ids), old),
+        "UPDATE progress SET status = ? WHERE status = ? AND number IN"
+        " (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
+        " RETURNING bytes",
+        (new, old, listed),
     ).fetchall()
     if len(rows) != len(ids):
         raise IllegalTransition(f"an object is not {old}, so it cannot become {new}")
     tally.move(old, new, None, len(rows), sum(row["bytes"] for row in rows))
-    forget_orphans(db, [(row["id"], row["dest_shark"]) for row in rows])
+    forget_orphans(db, listed)
 
 
 def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
     old = ObjectStatus.POST_PROCESSING
     new = advance(states.OBJECT, old, item.event)
     row = db.execute(
-        "UPDATE evacuateobjects SET status = ?, error = ?, outcome = ?, detail = ?"
-        " WHERE id = ? AND status = ? RETURNING bytes, dest_shark",
+        "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
+        f" WHERE {OF_ID} AND status = ? RETURNING bytes, dest_shark",
         (new, item.error, item.outcome, item.detail, item.id, old),
     ).fetchone()
     if row is None:
@@ -78,10 +79,10 @@ def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[Stored
     """A page of the further records of objects whose copies are made."""
     rows = db.execute(
         "SELECT l.id, l.key, l.shard, l.etag, l.object, a.dest_shark, a.dest_datacenter"
-        " FROM links l JOIN evacuateobjects o ON o.id = l.id"
-        " JOIN assignments a ON a.id = o.assignment_id"
+        " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"
+        " JOIN assignments a ON a.number = p.assignment"
         " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
-        " AND (o.status = 'complete' OR o.outcome IN ('deleted', 'overwritten'))"
+        " AND (p.status = 'complete' OR p.outcome IN ('deleted', 'overwritten'))"
         " ORDER BY l.shard, l.key LIMIT ?",
         (*after, PAGE),
     )
@@ -97,7 +98,7 @@ def settle_link(
         (status, detail, link.shard, link.key),
     )
     if status == "complete":
-        forget_orphans(db, [(link.id, link.destination.manta_storage_id)])
+        forget_orphans(db, json.dumps([link.id]))
 
 
 def _stored_record(row: sqlite3.Row) -> StoredRecord:

@@ -18,54 +18,56 @@ from rebalancer.manager.transactions.counters import Tally, read_status
 
 #: Rows read at once where a job's rows are walked.
 PAGE = 500
+#: Of a row of `progress`: that it is the object's which has this id.
+OF_ID = "number = (SELECT number FROM records WHERE id = ?)"
+_WAITING = (
+    "SELECT number, object, tried, earlier_shark FROM progress JOIN records USING (number)"
+    " WHERE status = 'unprocessed' AND"
+)
 
 
 def take_over(db: sqlite3.Connection) -> Status:
     """Make those given back or put off by an earlier run like new ones; the counts."""
     db.execute(
-        "UPDATE evacuateobjects SET assignment_id = NULL, put_off = 0"
-        " WHERE status = 'unprocessed' AND (assignment_id IS NOT NULL OR put_off)"
+        "UPDATE progress SET assignment = NULL, put_off = 0"
+        " WHERE status = 'unprocessed' AND (assignment IS NOT NULL OR put_off)"
     )
     return read_status(db)
 
 
 def last_row(db: sqlite3.Connection) -> int:
-    """The row number of the newest object."""
-    return int(db.execute("SELECT ifnull(max(rowid), 0) FROM evacuateobjects").fetchone()[0])
+    """The number of the newest object."""
+    return int(db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()[0])
 
 
 def unprocessed(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[MantaObject]]:
-    """A page of objects never placed in this run, and the last row seen."""
+    """A page of objects never placed in this run, and the last number seen."""
     rows = db.execute(
-        "SELECT rowid, object, tried, earlier_shark FROM evacuateobjects"
-        " WHERE status = 'unprocessed' AND assignment_id IS NULL AND NOT put_off"
-        " AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
+        f"{_WAITING} assignment IS NULL AND NOT put_off"
+        " AND number > ? AND number <= ? ORDER BY number LIMIT ?",
         (after, until, PAGE),
     ).fetchall()
-    return (rows[-1]["rowid"] if rows else until), [_waiting_object(row) for row in rows]
+    return (rows[-1]["number"] if rows else until), [_waiting_object(row) for row in rows]
 
 
 def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
     """The objects that an assignment has returned."""
     rows = db.execute(
-        "SELECT object, tried, earlier_shark FROM evacuateobjects"
-        " WHERE assignment_id = ? AND status = 'unprocessed' AND NOT put_off",
+        f"{_WAITING} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",
         (assignment_id,),
     )
     return [_waiting_object(row) for row in rows]
 
 
 def take_up(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
-    """A page of those put off, which they are no longer, and the last row seen."""
+    """A page of those put off, which they are no longer, and the last number seen."""
     rows = db.execute(
-        "SELECT rowid, object, tried, earlier_shark FROM evacuateobjects"
-        " WHERE status = 'unprocessed' AND put_off AND rowid > ? ORDER BY rowid LIMIT ?",
-        (after, PAGE),
+        f"{_WAITING} put_off AND number > ? ORDER BY number LIMIT ?", (after, PAGE)
     ).fetchall()
-    last = rows[-1]["rowid"] if rows else after
+    last = rows[-1]["number"] if rows else after
     db.execute(
-        "UPDATE evacuateobjects SET put_off = 0 WHERE status = 'unprocessed' AND put_off"
-        " AND rowid > ? AND rowid <= ?",
+        "UPDATE progress SET put_off = 0 WHERE status = 'unprocessed' AND put_off"
+        " AND number > ? AND number <= ?",
         (after, last),
     )
     return last, [_waiting_object(row) for row in rows]
@@ -91,8 +93,8 @@ def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     """Whether the object waits for another try; if not, nothing is changed."""
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     done = db.execute(
-        "UPDATE evacuateobjects SET put_off = 1, attempts = attempts + 1"
-        " WHERE id = ? AND status = 'unprocessed' AND NOT put_off AND attempts + 1 < ?",
+        "UPDATE progress SET put_off = 1, attempts = attempts + 1"
+        f" WHERE {OF_ID} AND status = 'unprocessed' AND NOT put_off AND attempts + 1 < ?",
         (object_id, max_attempts),
     )
     return bool(done.rowcount)
@@ -105,8 +107,8 @@ def skip_page(db: sqlite3.Connection, outcome: str) -> tuple[bool, Tally]:
     """
     new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
     sizes = db.execute(
-        "UPDATE evacuateobjects SET status = ?, outcome = ?, put_off = 0 WHERE rowid IN"
-        " (SELECT rowid FROM evacuateobjects WHERE status = 'unprocessed' LIMIT ?)"
+        "UPDATE progress SET status = ?, outcome = ?, put_off = 0 WHERE number IN"
+        " (SELECT number FROM progress WHERE status = 'unprocessed' LIMIT ?)"
         " RETURNING bytes",
         (new, outcome, PAGE),
     ).fetchall()
@@ -129,8 +131,8 @@ def skip(
     new = advance(states.OBJECT, old, ObjectEvent.REFUSED)
     column, text = (reason.column, detail) if reason.is_known else (None, _tame(reason.column))
     row = db.execute(
-        "UPDATE evacuateobjects SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
-        " WHERE id = ? AND status = ? AND NOT put_off RETURNING bytes",
+        "UPDATE progress SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
+        f" WHERE {OF_ID} AND status = ? AND NOT put_off RETURNING bytes",
         (new, column, None if column else reasons.UNKNOWN, text, object_id, old),
     ).fetchone()
     if row is None:
