@@ -10,6 +10,7 @@ import attrs
 import httpx
 import trio
 
+from rebalancer import jsontext
 from rebalancer.errors import ConfigError, PeerMalformed, PeerUnreachable
 from rebalancer.peers.names import locate
 
@@ -39,7 +40,7 @@ class Reply:
           PeerMalformed: it is not JSON.
         """
         try:
-            return json.loads(self.body)
+            return jsontext.loads(self.body)
         except (ValueError, RecursionError) as exc:
             raise PeerMalformed(f"answer is not JSON: {exc}") from exc
 

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from rebalancer.devregion import postgres
 from rebalancer.devregion.postgres import Cluster
+from rebalancer.domain.objects import RecordError
 from rebalancer.errors import JobFailed, PeerUnreachable
+from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.job import Found, Job
 from rebalancer.manager.listings import EarlierJob, Listed, Listing, ObjectsFile, check
 from rebalancer.manager.stages.sources import find
@@ -98,6 +100,16 @@ KINDS = (
     "a string",
     "pretty",
 )
+
+
+def test_a_record_nested_without_end_is_an_error_like_others() -> None:
+    """It would have stopped the scan of its shard."""
+    text = f'["{SHARK}", ' + "[" * 100_000
+    read = Evacuate(ORIGIN).read(shard=1, key="/k", etag="e", text=text)
+    assert read is not None
+    assert read.error is RecordError.BAD_MORAY_OBJECT
+
+
 KEYS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=12
 )

@@ -80,7 +80,7 @@ def test_all_recorded_checksums() -> None:
 
 @given(st.binary(max_size=600))
 def test_crc_v2_is_crc_16_arc(payload: bytes) -> None:
-    """The folding arithmetic gives what the textbook's loop over bits gives."""
+    """It is what the textbook's loop over bits gives."""
     register = 0
     for byte in payload:
         register ^= byte

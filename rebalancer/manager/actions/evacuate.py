@@ -1,12 +1,12 @@
 """Evacuation: every object with a copy on one shark gets that copy elsewhere."""
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
+from rebalancer import jsontext
 from rebalancer.domain import placement, sharks
 from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import (
@@ -49,8 +49,8 @@ class Evacuate:
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
         """The record as the store keeps it, or None if it names `origin` elsewhere only."""
         try:
-            record = json.loads(text)
-        except ValueError as exc:
+            record = jsontext.loads(text)
+        except (ValueError, RecursionError) as exc:
             return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, str(exc))
         if not isinstance(record, dict):
             detail = "the record is no object"

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from rebalancer import jsontext
 from rebalancer.errors import PeerMalformed, PeerRefused
 from rebalancer.peers.moray.crc import crc_v1, crc_v2
 
@@ -193,7 +194,7 @@ def _read(version: int, status: Status, msg_id: int, crc: int, payload: bytes) -
     if crc != expected:
         raise BadCrc(f"message {msg_id}: checksum {crc:04X}, expected {expected:04X}")
     try:
-        document = json.loads(payload.decode(errors="surrogatepass"))
+        document = jsontext.loads(payload)
     except (ValueError, RecursionError) as exc:
         raise BadPayload(f"message {msg_id}: {exc}") from exc
     if not (

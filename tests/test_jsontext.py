@@ -1,0 +1,66 @@
+"""The fast parser is a drop-in for Python's."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rebalancer.jsontext import loads
+
+ODD = [
+    *("1", "-0", "-0.0", "1.0", "1E5", "1e22", "1e400", "-1e400", "4.9e-324", "1e-400"),
+    *("9007199254740993.0", "12345678901234567890", "18446744073709551616", "1" * 200),
+    *("-9223372036854775809", "NaN", "Infinity", "-Infinity", "01", "1.", "+1", ".5"),
+    *('"\\ud800"', '"\\ud83d\\ude00"', '"\\u0000"', '"\x01"', '"\ud800"', '{"\\udfff": 1}'),
+    *('{"a": 1, "a": 2}', "[1,]", "", " ", " null\n", "nul", "\ufeff1", "{} {}", "[" * 50_000),
+]
+ODD_BYTES = [b'"\xff"', b'"\xed\xa0\x80"', b"\xef\xbb\xbf1", "[1]".encode("utf-16"), b'"\xc0\x80"']
+
+
+def outcome(parse: Callable[[Any], Any], text: str | bytes) -> tuple[str, str]:
+    """Kind and spelling of what comes of it: equal values of other types are told apart."""
+    try:
+        value = parse(text)
+    except (ValueError, RecursionError) as exc:
+        return type(exc).__name__, str(exc)
+    return type(value).__name__, repr(value)
+
+
+@pytest.mark.parametrize("text", [*ODD, *ODD_BYTES], ids=lambda text: repr(text[:20]))
+def test_odd_texts_come_to_the_same(text: str | bytes) -> None:
+    """Where parsers differ: numbers at their limits, surrogates, encodings, depth."""
+    assert outcome(loads, text) == outcome(json.loads, text)
+
+
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]))
+def test_documents_come_to_the_same(document: Any, ascii_only: bool, indent: int | None) -> None:
+    """Whatever JSON can say."""
+    text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
+    assert outcome(loads, text) == outcome(json.loads, text)
+
+
+@given(st.text('{}[]":,\\u0123456789.eE+-dtrufalsn \n'))
+def test_fragments_come_to_the_same(text: str) -> None:
+    """What is nearly JSON, or is by chance."""
+    assert outcome(loads, text) == outcome(json.loads, text)
+
+
+def test_every_spelling_of_a_double_is_the_same_double() -> None:
+    """Also with more digits than it can hold."""
+    rng = random.Random(1)
+    for _ in range(20_000):
+        (number,) = struct.unpack("d", rng.randbytes(8))
+        digits = f"{rng.randrange(10**30)}.{rng.randrange(10**30)}e{rng.randrange(-330, 310)}"
+        for text in (repr(number), f"{number:.25e}", digits):
+            assert outcome(loads, text) == outcome(json.loads, text)
