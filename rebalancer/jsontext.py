@@ -1,9 +1,26 @@
-"""Parsing JSON that comes in masses: records, and the messages that bring them."""
+"""JSON that comes and goes in masses: records, and the messages that bring them."""
 
 import json
 from typing import Any
 
 import msgspec
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+class JsonText(str):
+    """A value that is JSON text already."""
+
+    __slots__ = ()
+
+
+def dumps(value: Any) -> str:
+    """`value` as JavaScript would write it: compact, and not only in ASCII.
+
+    Raises:
+      ValueError: a number is infinite or none, for which JSON has no form.
+    """
+    return value if isinstance(value, JsonText) else _ENCODER.encode(value)
 
 
 def loads(text: str | bytes) -> Any:

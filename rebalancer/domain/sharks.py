@@ -11,6 +11,9 @@ from rebalancer.domain.objects import (
     is_loose_uuid,
     read_sharks,
 )
+from rebalancer.jsontext import dumps, loads
+
+_SHARKS = '"sharks":['
 
 
 class Verdict(enum.Enum):
@@ -66,3 +69,33 @@ def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:
         for entry in record["sharks"]
     ]
     return changed
+
+
+def splice(text: str, old: str, new: Shark) -> str | None:
+    """What `rewrite` makes of the record in `text`, every other byte of it untouched.
+
+    `text` is JSON that has a list `sharks` at its top, as discovery found it.  None: where that
+    list is cannot be told without parsing all of it.
+
+    Raises:
+      UnusableRecord: as `rewrite` does.
+    """
+    # Without a backslash every quote begins or ends a string; so what follows is the only key of
+    # that name, at any depth.
+    begin = text.find(_SHARKS)
+    if begin < 0 or "\\" in text or text.count('"sharks"') != 1:
+        return None
+    # JavaScript's parser does not know what Python's takes for numbers.
+    if "NaN" in text or "Infinity" in text:
+        return None
+    begin += len(_SHARKS) - 1
+    end = text.find("]", begin) + 1
+    try:
+        # No part of a list is a list: what parses is the whole of it.
+        entries = loads(text[begin:end])
+        changed = rewrite({"sharks": entries}, old, new)
+        return text[:begin] + dumps(changed["sharks"]) + text[end:]
+    except UnusableRecord:
+        raise
+    except ValueError:
+        return None

@@ -1,5 +1,7 @@
 """Rewriting a record's sharks, and judging a record that changed."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.domain.objects import RecordError, Shark, UnusableRecord
-from rebalancer.domain.sharks import Verdict, judge, rewrite
+from rebalancer.domain.sharks import Verdict, judge, rewrite, splice
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 OLD, NEW = "1.stor", Shark("dc1", "3.stor")
@@ -65,6 +67,80 @@ def test_malformed_sharks_are_an_error_of_the_record(sharks: Any) -> None:
     with pytest.raises(UnusableRecord) as caught:
         rewrite({"sharks": sharks}, OLD, NEW)
     assert caught.value.error is RecordError.MISSING_SHARKS
+
+
+SPELLINGS = st.sampled_from(
+    [
+        {"separators": (",", ":"), "ensure_ascii": False},
+        {"separators": (",", ":")},
+        {"indent": 1, "ensure_ascii": False},
+    ]
+)
+#: Names that a search for `sharks` in a text could take for the key, and texts that end a list.
+NAMES = st.text() | st.sampled_from(["sharks", '"sharks":[', "]", "NaN", "Infinity", "\\"])
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "datacenter": NAMES,
+            "manta_storage_id": st.sampled_from([OLD, "2.stor", "3.stor", "4.stor"]),
+        }
+    )
+    | st.dictionaries(NAMES, NAMES, max_size=2),
+    max_size=4,
+)
+FIELDS = st.dictionaries(
+    NAMES, NAMES | VALUES | st.fixed_dictionaries({"sharks": ENTRIES}), max_size=3
+)
+
+
+def outcome(rewritten: Callable[[], Any]) -> Any:
+    try:
+        return rewritten()
+    except UnusableRecord as exc:
+        return exc.error, str(exc)
+
+
+@pytest.mark.row("DEF-1")
+@given(before=FIELDS, entries=ENTRIES, after=FIELDS, spelling=SPELLINGS)
+def test_invariant_4_a_text_is_rewritten_as_its_record_is(
+    before: dict[str, Any], entries: list[Any], after: dict[str, Any], spelling: dict[str, Any]
+) -> None:
+    """Whatever else it holds, wherever its sharks are; or it is left to be parsed."""
+    made = {**before, "sharks": entries, **{k: v for k, v in after.items() if k != "sharks"}}
+    text = json.dumps(made, **spelling)
+    found = outcome(lambda: splice(text, OLD, NEW))
+    if found is None:
+        return
+    expected = outcome(lambda: rewrite(json.loads(text), OLD, NEW))
+    assert found == expected if isinstance(found, tuple) else json.loads(found) == expected
+
+
+@given(before=st.text("ab9 {}[:,"), after=st.text("ab9 {}]:,"))
+def test_invariant_4_no_other_byte_of_a_text_changes(before: str, after: str) -> None:
+    """Numbers keep the spelling that JavaScript gave them, and fields their order."""
+    head = f'{{"n":1.0,"big":12345678901234567890,"x":"{before}","sharks":['
+    tail = f'],"e":1e21,"y":"{after}"}}'
+    entries = [f'{{"datacenter":"dc1","manta_storage_id":"{name}"}}' for name in (OLD, "2.stor")]
+    moved = entries[0].replace(OLD, NEW.manta_storage_id)
+    text = f"{head}{','.join(entries)}{tail}"
+    assert splice(text, OLD, NEW) == f"{head}{moved},{entries[1]}{tail}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"sharks": [{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"a":{"sharks":[]},"sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"x":"\\u0041","sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"x":NaN,"sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"sharks":[{"datacenter":"d]c","manta_storage_id":"1.stor"}]}',
+        '{"sharks":[{"n":1e400,"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"objectId":"x"}',
+    ],
+)
+def test_a_text_that_is_not_plain_is_left_to_be_parsed(text: str) -> None:
+    """Where its sharks are can only be guessed."""
+    assert splice(text, OLD, NEW) is None
 
 
 @pytest.mark.row("L7")

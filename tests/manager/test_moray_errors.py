@@ -19,7 +19,7 @@ from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.records import StoredRecord
-from rebalancer.manager.stages.rewrite import Member, Rewriter, parse
+from rebalancer.manager.stages.rewrite import Member, Rewriter, as_discovered
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import Kind, classify
@@ -140,7 +140,7 @@ async def fresh(rig: Rig, number: int) -> Member:
     store = rig.server.store
     etag = store.put("manta", value["key"], value)
     text = json.dumps(value)
-    return parse(StoredRecord(object_id(number), value["key"], 1, etag, text, DESTINATION))
+    return as_discovered(StoredRecord(object_id(number), value["key"], 1, etag, text, DESTINATION))
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,13 @@ from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.records import StoredRecord
-from rebalancer.manager.stages.rewrite import CONFLICTS, Member, Rewriter, parse
+from rebalancer.manager.stages.rewrite import CONFLICTS, Member, Rewriter, as_discovered
 from rebalancer.manager.stages.update import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, chunks
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record
 from rebalancer.peers.moray.errors import MorayError, read_error
-from tests.manager.world import ORIGIN, make_world, object_id, record
+from tests.manager.world import ORIGIN, make_world, object_id, record, request
 
 DESTINATION = Shark("dc1", "9.stor.lab")
 HOUR_S = 3600.0
@@ -82,7 +82,7 @@ class Shard:
         await self._call("batch", [put.key for put in puts], lambda: self._write(puts))
 
     def _write(self, puts: Sequence[Put]) -> None:
-        self.store.batch([{**attrs.asdict(p), "options": {"etag": p.etag}} for p in puts], {})
+        self.store.batch([request(put) for put in puts], {})
 
 
 @attrs.frozen
@@ -132,7 +132,7 @@ class Rigs:
             key = chr(ord("a") + number)
             value = record(number + 1, key=key)
             etag = store.put("manta", key, value)
-            members.append(parse(stored(number, key, etag, json.dumps(value))))
+            members.append(as_discovered(stored(number, key, etag, json.dumps(value))))
         shard = Shard(store)
         updaters = Updaters(32, HOUR_S, lambda _limit, _in_force: None)
         moray = cast(MorayClient, shard)
@@ -439,11 +439,11 @@ async def test_a_shard_that_is_away_for_too_long_is_given_up(
         "refused; whether it was written is unknown"
     }
 
-    again = [parse(member.record) for member in rig.members]
+    again = [as_discovered(member.record) for member in rig.members]
     await rig.rewriter.rewrite(again)
     assert trio.current_time() - begun == waited
     rig.shard.before = willing
-    again = [parse(member.record) for member in rig.members]
+    again = [as_discovered(member.record) for member in rig.members]
     await rig.rewriter.rewrite(again)
     assert all(member.outcome and member.outcome.is_complete for member in again)
 
@@ -478,7 +478,7 @@ async def test_a_record_that_only_waits_is_given_up_alone(
 
     async def go_on() -> None:
         while True:
-            await rewriter.rewrite([parse(others.members[0].record)])
+            await rewriter.rewrite([as_discovered(others.members[0].record)])
             await trio.sleep(60)
 
     async with trio.open_nursery() as nursery:
@@ -553,7 +553,7 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
         try:
             value = record(number, key=f"k{number}")
             etag = rig.shard.store.put("manta", value["key"], value)
-            member = parse(stored(number - 1, value["key"], etag, json.dumps(value)))
+            member = as_discovered(stored(number - 1, value["key"], etag, json.dumps(value)))
             await rig.rewriter.rewrite([member])
             assert member.outcome is not None
             assert member.outcome.is_complete

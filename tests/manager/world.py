@@ -4,6 +4,7 @@ copy nothing but keep account, and the laws checked on every call.
 Effects first, answers after: a caller that is cancelled is one whose answer was lost.
 """
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from rebalancer.devregion.moray.errors import MorayError as ServerError
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
+from rebalancer.jsontext import JsonText
 from rebalancer.manager import pipeline
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
@@ -102,8 +104,9 @@ class FakeMoray:
         return Record(row["key"], row["value"], row["_etag"])
 
     async def put_object(
-        self, bucket: str, key: str, value: Mapping[str, Any], etag: str | None
+        self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
     ) -> str:
+        value = parsed(value)
         self._world.check_update(value)
         self._world.before_write(self.name)
         made: str = await self._answer(
@@ -113,12 +116,24 @@ class FakeMoray:
         return made
 
     async def batch(self, puts: Sequence[Put]) -> None:
-        for put in puts:
-            self._world.check_update(put.value)
+        requests = [request(put) for put in puts]
+        for made in requests:
+            self._world.check_update(made["value"])
         self._world.before_write(self.name)
-        requests = [{**attrs.asdict(put), "options": {"etag": put.etag}} for put in puts]
         await self._answer(self._write(lambda: self.store.batch(requests, {})))
         self._world.after_write(self.name)
+
+
+def parsed(value: Mapping[str, Any] | JsonText) -> Mapping[str, Any]:
+    """A value as a server takes it, whichever way it was going to be sent."""
+    found: Mapping[str, Any] = json.loads(value) if isinstance(value, JsonText) else value
+    return found
+
+
+def request(put: Put) -> dict[str, Any]:
+    """A write of a batch as the embedded server takes it."""
+    value, options = parsed(put.value), {"etag": put.etag}
+    return {"bucket": put.bucket, "key": put.key, "value": value, "options": options}
 
 
 @attrs.define(eq=False)

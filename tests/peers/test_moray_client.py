@@ -187,10 +187,12 @@ async def test_every_answer_is_acknowledged_at_once() -> None:
 
 async def test_a_client_that_ends_within_a_message_resets() -> None:
     """A FIN there would end the server for everybody; and it ends as cancelled, not as failed."""
-    released = trio.Event()
+    begun, released = trio.Event(), trio.Event()
     ends: list[str] = []
 
     async def reads_late(stream: trio.SocketStream) -> None:
+        await trio.lowlevel.wait_readable(stream.socket)
+        begun.set()
         await released.wait()
         try:
             while await stream.receive_some(1 << 20):
@@ -204,9 +206,14 @@ async def test_a_client_that_ends_within_a_message_resets() -> None:
         (listener,) = await nursery.start(serve)
         port = listener.socket.getsockname()[1]
         with trio.fail_after(20):
-            with trio.move_on_after(0.1):
-                async with open_moray({1: SHARD}, {SHARD: f"127.0.0.1:{port}"}, connections=1) as m:
-                    await put_much(m[1])
+            endpoints = {SHARD: f"127.0.0.1:{port}"}
+            async with (
+                open_moray({1: SHARD}, endpoints, connections=1) as m,
+                trio.open_nursery() as client,
+            ):
+                client.start_soon(put_much, m[1])
+                await begun.wait()
+                client.cancel_scope.cancel()
             released.set()
             while not ends:  # noqa: ASYNC110 - deadline above
                 await trio.sleep(0.001)

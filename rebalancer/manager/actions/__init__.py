@@ -49,5 +49,8 @@ class Action(Protocol):
     def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
         """The record with the new copy in place of the old one."""
 
+    def splice(self, text: str, destination: Shark) -> str | None:
+        """The same done to a record's text; None: it must be parsed."""
+
 
 ACTIONS: Mapping[str, type[Evacuate]] = {"evacuate": Evacuate}

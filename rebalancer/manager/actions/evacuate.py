@@ -105,6 +105,10 @@ class Evacuate:
         """The record with the entry of `origin` naming the destination."""
         return sharks.rewrite(record, self.origin.manta_storage_id, destination)
 
+    def splice(self, text: str, destination: Shark) -> str | None:
+        """The same done to a record's text; None: it must be parsed."""
+        return sharks.splice(text, self.origin.manta_storage_id, destination)
+
 
 def _unusable(
     shard: int,

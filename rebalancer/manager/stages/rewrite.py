@@ -5,18 +5,19 @@ whose outcome is unknown is settled by reading.  Nothing is given up because a s
 overloaded, but after the patience of `Updaters`.
 """
 
-import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import trio
 
+from rebalancer import jsontext
 from rebalancer.domain.objects import RecordError, UnusableRecord
 from rebalancer.domain.sharks import Verdict
 from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError, PeerRefused
+from rebalancer.jsontext import JsonText
 from rebalancer.log import get_logger
 from rebalancer.manager.actions import Action
 from rebalancer.manager.records import StoredRecord
@@ -64,16 +65,16 @@ _SUPERSEDED = {
 class Member:
     """A record to be rewritten.
 
-    Mutable state: the value and etag last known (no value: there is no record), whether they
-    must be read before the next write, whether they ever were, how often somebody else was
-    quicker, and how it ended.
+    Mutable state: the etag last known; whether the record must be read before the next write,
+    whether it ever was, and the value that was read then (none: there is no record); how often
+    somebody else was quicker, and how it ended.
     """
 
     record: StoredRecord
-    value: Any
     etag: str
     is_stale: bool = False
     was_read: bool = False
+    value: Any = None
     conflicts: int = 0
     outcome: Outcome | None = None
 
@@ -85,9 +86,9 @@ class Member:
         self.outcome = Outcome(ObjectEvent.UNUSABLE, error, detail=detail)
 
 
-def parse(record: StoredRecord) -> Member:
-    """A record as it was discovered, parsed."""
-    return Member(record, json.loads(record.text), record.etag)
+def as_discovered(record: StoredRecord) -> Member:
+    """A record that is taken to be as it was discovered."""
+    return Member(record, record.etag)
 
 
 @attrs.frozen
@@ -185,12 +186,21 @@ class Rewriter:
                 if member.was_read and (found := self._judge(member)) is not None:
                     member.outcome = found
                     continue
-                value = self.action.rewrite(member.value, record.destination)
+                value = self._rewritten(member)
             except UnusableRecord as exc:
                 member.outcome = Outcome(ObjectEvent.UNUSABLE, exc.error, detail=str(exc))
                 continue
             left.append((member, Put(BUCKET, record.key, value, member.etag)))
         return left
+
+    def _rewritten(self, member: Member) -> Mapping[str, Any] | JsonText:
+        record = member.record
+        if member.was_read:
+            return self.action.rewrite(member.value, record.destination)
+        text = self.action.splice(record.text, record.destination)
+        if text is not None:
+            return JsonText(text)
+        return self.action.rewrite(jsontext.loads(record.text), record.destination)
 
     def _judge(self, member: Member) -> Outcome | None:
         """How it ended, going by the record; None if it is still to be written.

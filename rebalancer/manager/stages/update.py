@@ -19,7 +19,7 @@ from rebalancer.manager.stages.rewrite import (
     Member,
     Outcome,
     Rewriter,
-    parse,
+    as_discovered,
 )
 from rebalancer.retry import pauses
 
@@ -86,7 +86,7 @@ def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
     size = 0
     # Two batches that lock the same keys in other orders deadlock.
     for record in sorted(records, key=lambda record: record.key):
-        length = len(record.text.encode(errors="surrogatepass"))
+        length = _bytes_of(record.text)
         is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
         if chunk and is_full:
             yield chunk
@@ -97,10 +97,14 @@ def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
         yield chunk
 
 
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
 async def _update_chunk(
     job: Job, shard: int, records: list[StoredRecord]
 ) -> list[tuple[Member, Outcome]]:
-    members = [parse(record) for record in records]
+    members = [as_discovered(record) for record in records]
     if (moray := job.moray.get(shard)) is None:
         return [(member, _no_such_shard(shard)) for member in members]
     batched = job.config.options.use_batched_updates

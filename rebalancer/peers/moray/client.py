@@ -7,7 +7,10 @@ from typing import Any
 import attrs
 import trio
 
+from rebalancer import jsontext
 from rebalancer.errors import PeerMalformed, PeerUnreachable
+from rebalancer.jsontext import JsonText
+from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import MorayError
 from rebalancer.peers.moray.pool import Pool
 from rebalancer.peers.names import Endpoint
@@ -29,11 +32,11 @@ class Record:
 
 @attrs.frozen
 class Put:
-    """One conditional write of a batch."""
+    """One conditional write of a batch.  The value may be JSON text already."""
 
     bucket: str
     key: str
-    value: Mapping[str, Any]
+    value: Mapping[str, Any] | JsonText
     etag: str
 
 
@@ -49,7 +52,7 @@ class MorayClient:
         self._pool.limit = connections
 
     async def put_object(
-        self, bucket: str, key: str, value: Mapping[str, Any], etag: str | None
+        self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
     ) -> str:
         """Replace the record if its etag is `etag` (None: if there is none); the new etag.
 
@@ -57,7 +60,9 @@ class MorayClient:
           MorayError: `is_conflict` when the condition does not hold.
           PeerUnreachable: the outcome is unknown: read the record to learn it.
         """
-        rows = await self._call("putObject", [bucket, key, value, {"etag": etag, "headers": {}}])
+        options: dict[str, Any] = {"etag": etag, "headers": {}}
+        args = ",".join(fast.to_json("putObject", arg) for arg in (bucket, key, value, options))
+        rows = await self._call("putObject", JsonText(f"[{args}]"))
         return str(_only(rows, "putObject").get("etag"))
 
     async def get_object(self, bucket: str, key: str) -> Record | None:
@@ -110,17 +115,9 @@ class MorayClient:
           PeerUnreachable: the outcome is unknown.
         """
         # Two batches that lock the same keys in other orders deadlock.
-        requests = [
-            {
-                "operation": "put",
-                "bucket": put.bucket,
-                "key": put.key,
-                "value": put.value,
-                "options": {"etag": put.etag, "headers": {}},
-            }
-            for put in sorted(puts, key=lambda put: put.key)
-        ]
-        await self._call("batch", [requests, {}])
+        ordered = sorted(puts, key=lambda put: put.key)
+        requests = ",".join(map(_request, ordered))
+        await self._call("batch", JsonText(f"[[{requests}],{{}}]"))
 
     async def sql(
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = CALL_S
@@ -141,7 +138,9 @@ class MorayClient:
         """
         await self._call("ping", [{"deep": True}])
 
-    async def _call(self, method: str, args: list[Any], within_s: float = CALL_S) -> list[Any]:
+    async def _call(
+        self, method: str, args: list[Any] | JsonText, within_s: float = CALL_S
+    ) -> list[Any]:
         connection, asked_at = None, 0.0
         try:
             with trio.fail_after(within_s):
@@ -153,6 +152,15 @@ class MorayClient:
                 # Nothing at all came meanwhile: whoever is there would never answer the next.
                 connection.reset()
             raise PeerUnreachable(f"{self.name}: {method}: no answer in {within_s:.0f} s") from exc
+
+
+def _request(put: Put) -> str:
+    bucket, key, etag = map(jsontext.dumps, (put.bucket, put.key, put.etag))
+    return (
+        f'{{"operation":"put","bucket":{bucket},"key":{key},'
+        f'"value":{fast.to_json("batch", put.value)},'
+        f'"options":{{"etag":{etag},"headers":{{}}}}}}'
+    )
 
 
 def _only(rows: list[Any], method: str) -> dict[str, Any]:

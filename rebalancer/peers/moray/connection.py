@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from rebalancer.errors import PeerUnreachable
+from rebalancer.jsontext import JsonText
 from rebalancer.log import get_logger
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import read_error
@@ -72,7 +73,7 @@ class Connection:
         """Requests without an END yet, those given up on not counted."""
         return len(self._calls)
 
-    async def call(self, method: str, args: list[Any]) -> list[Any]:
+    async def call(self, method: str, args: list[Any] | JsonText) -> list[Any]:
         """Send one request and return the elements of all its DATA.
 
         There is no cancelling in the protocol: a caller that gives up leaves the request to

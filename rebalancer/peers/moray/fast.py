@@ -6,7 +6,6 @@ request's id and in the request's version.
 """
 
 import enum
-import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ import attrs
 
 from rebalancer import jsontext
 from rebalancer.errors import PeerMalformed, PeerRefused
+from rebalancer.jsontext import JsonText
 from rebalancer.peers.moray.crc import crc_v1, crc_v2
 
 _HEADER = struct.Struct(">BBBIII")
@@ -91,23 +91,19 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of one message.
+    """The bytes of one message; `data` may be a `JsonText`.
 
-    Text is sent as UTF-8 as it is, unless it holds lone surrogates: those have no UTF-8, and a
-    server that replaces them finds the checksum wrong and dies, so they travel escaped.
+    Text is sent as UTF-8 as it is, but for lone surrogates: those have no UTF-8, and a server
+    that replaces them finds the checksum wrong and dies, so they travel escaped.
 
     Raises:
       PeerRefused: a number is infinite or none, for which JSON has no form.  Python's would
         kill the server, so nothing is sent.
     """
     meta: dict[str, Any] = {} if message.uts is None else {"uts": message.uts}
-    document = {"m": {**meta, "name": message.method}, "d": message.data}
-    try:
-        payload = _to_json(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        payload = _to_json(document, ensure_ascii=True).encode()
-    except ValueError as exc:
-        raise PeerRefused(f"{message.method}: cannot be sent: {exc}") from exc
+    meta["name"] = message.method
+    text = f'{{"m":{jsontext.dumps(meta)},"d":{to_json(message.method, message.data)}}}'
+    payload = text.encode(errors="backslashreplace")
     header = _HEADER.pack(
         message.version,
         _TYPE_JSON,
@@ -119,8 +115,16 @@ def encode(message: Message) -> bytes:
     return header + payload
 
 
-def _to_json(document: Any, *, ensure_ascii: bool) -> str:
-    return json.dumps(document, ensure_ascii=ensure_ascii, separators=(",", ":"), allow_nan=False)
+def to_json(method: str | None, value: Any) -> JsonText:
+    """`value` as a message of `method` has it.
+
+    Raises:
+      PeerRefused: a number is infinite or none.
+    """
+    try:
+        return JsonText(jsontext.dumps(value))
+    except ValueError as exc:
+        raise PeerRefused(f"{method}: cannot be sent: {exc}") from exc
 
 
 class Decoder:
