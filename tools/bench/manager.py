@@ -209,14 +209,16 @@ def by_stage(seconds: dict[str, float], total: float) -> dict[str, float]:
 # --- the manager ---------------------------------------------------------------------------
 
 
-async def manage(file: Path, tasks: int, moray_port: int, agents_port: int) -> dict[str, Any]:
-    """Run a job to its end and tell what it cost."""
+async def manage(
+    file: Path, tasks: int, moray_port: int, agents_port: int, split: Split | None
+) -> dict[str, Any]:
+    """Run a job to its end and tell what it cost, and by a `split` whose the cost was."""
     hosts = {MORAY: f"127.0.0.1:{moray_port}"}
     hosts |= {node.manta_storage_id: f"127.0.0.1:{agents_port}" for node in NODES}
     options = Options(max_tasks_per_assignment=tasks)
     config = ManagerConfig("lab", (Shard(MORAY),), options=options)
     metrics = ManagerMetrics(config)
-    split = Split()
+    run = {} if split is None else {"run": split.in_thread}
 
     async def ask() -> tuple[StorageNode, ...]:
         await trio.lowlevel.checkpoint()
@@ -227,8 +229,7 @@ async def manage(file: Path, tasks: int, moray_port: int, agents_port: int) -> d
         enter = stack.enter_async_context
         moray = await enter(open_moray({1: MORAY}, hosts, connections=threads))
         http = await enter(open_http(hosts))
-        store = await enter(open_store(file, run=split.in_thread))
-        split.watch(store.database)
+        store = await enter(open_store(file, **run))
         await store.set_origin(ORIGIN)
         agents = Agents(http, config.agent_port)
         job = Job(
@@ -246,19 +247,20 @@ async def manage(file: Path, tasks: int, moray_port: int, agents_port: int) -> d
             throttle=Throttle(agents, None),
             updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
         )
-        trio.lowlevel.add_instrument(split)
+        if split is not None:
+            split.watch(store.database)
+            trio.lowlevel.add_instrument(split)
         begun, cpu = time.perf_counter(), time.process_time()
         await pipeline.run(job)
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
-        trio.lowlevel.remove_instrument(split)
         status = await store.status()
     return {
         "wall_s": wall,
         "cpu_s": cpu,
         "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         "complete": status.objects(ObjectStatus.COMPLETE),
-        "split": by_stage(split.seconds, cpu),
-        "names": split.seconds,
+        "split": {} if split is None else by_stage(split.seconds, cpu),
+        "names": {} if split is None else split.seconds,
     }
 
 
@@ -360,7 +362,7 @@ def cost_of_a_view(file: Path) -> float:
     return (time.perf_counter() - begun) / VIEWS
 
 
-def measure(setting: Setting, shared: str, profile: str | None) -> Result:
+def measure(setting: Setting, shared: str, *flags: str) -> Result:
     with (
         tempfile.TemporaryDirectory(dir=shared) as shards,
         tempfile.TemporaryDirectory(dir=setting.folder) as folder,
@@ -371,8 +373,7 @@ def measure(setting: Setting, shared: str, profile: str | None) -> Result:
         (Path(folder) / "floor.sqlite").unlink()
         with running_server(shard_file, 0.0) as moray_port, running_agents() as agents_port:
             arguments = [str(job_file), str(setting.tasks), str(moray_port), str(agents_port)]
-            command = [sys.executable, __file__, "--manage", *arguments]
-            command += [] if profile is None else ["--profile", profile]
+            command = [sys.executable, __file__, *flags, "--manage", *arguments]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         told = json.loads(done.stdout)
         assert told.pop("complete") == setting.objects
@@ -392,7 +393,7 @@ def best(runs: list[Result]) -> Result:
     return attrs.evolve(least, floor_s=min(run.floor_s for run in runs))
 
 
-def show(console: Console, results: list[Result]) -> None:
+def show(console: Console, results: list[Result], splits: list[Result]) -> None:
     table = Table(
         *("objects", "tasks", "file in", "objects/s", "CPU s/M", "floor s/M", "x floor"),
         *("RSS MiB", "file/records", "view us"),
@@ -413,14 +414,18 @@ def show(console: Console, results: list[Result]) -> None:
             f"{one.view_s * 1e6:.0f}",
         )
     console.print(table)
-    split = Table(
-        "CPU s/M", *(f"{one.setting.objects:,} by {one.setting.tasks}" for one in results)
+    if not splits:
+        return
+    table = Table(
+        "CPU s/M",
+        *(f"{one.setting.objects:,} by {one.setting.tasks}" for one in splits),
+        title="By stage, while watched",
     )
-    for name in results[0].split:
-        split.add_row(
-            name, *(f"{one.split[name] / one.setting.objects * 1e6:.1f}" for one in results)
+    for name in splits[0].split:
+        table.add_row(
+            name, *(f"{one.split[name] / one.setting.objects * 1e6:.1f}" for one in splits)
         )
-    console.print(split)
+    console.print(table)
 
 
 def main() -> None:
@@ -429,7 +434,10 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--rounds", type=int, default=1, help="of which the best counts")
     parser.add_argument("--folder", nargs="+", default=["/dev/shm"], help="of the job's file")
-    parser.add_argument("--names", action="store_true", help="every task and transaction too")
+    parser.add_argument(
+        "--stages", action="store_true", help="once more, watching every task, which costs a tenth"
+    )
+    parser.add_argument("--names", action="store_true", help="of --stages, each task too")
     parser.add_argument("--profile", metavar="FILE", help="what its event loop does, for pstats")
     parser.add_argument("--manage", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--agents", action="store_true", help=argparse.SUPPRESS)
@@ -442,26 +450,28 @@ def main() -> None:
         file, tasks, moray, agents = options.manage
         profiler = cProfile.Profile(time.thread_time)
         with profiler if options.profile else nullcontext():
-            told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents))
+            split = Split() if options.stages else None
+            told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents), split)
         if options.profile:
             profiler.dump_stats(options.profile)
         print(json.dumps(told))
         return
     console = Console(width=110)
-    results = []
+    results, splits = list[Result](), list[Result]()
+    profile = () if options.profile is None else ("--profile", options.profile)
     for folder in options.folder:
         for objects in options.objects:
             for tasks in options.tasks:
                 setting = Setting(objects, tasks, folder)
-                runs = [
-                    measure(setting, options.folder[0], options.profile)
-                    for _ in range(options.rounds)
-                ]
+                shared = options.folder[0]
+                runs = [measure(setting, shared, *profile) for _ in range(options.rounds)]
                 results.append(best(runs))
+                if options.stages or options.names:
+                    splits.append(measure(setting, shared, "--stages"))
                 if options.names:
-                    for name, cpu in sorted(results[-1].names.items(), key=lambda item: -item[1]):
+                    for name, cpu in sorted(splits[-1].names.items(), key=lambda item: -item[1]):
                         console.print(f"{cpu / objects * 1e6:8.1f} {name}")
-    show(console, results)
+    show(console, results, splits)
 
 
 if __name__ == "__main__":
