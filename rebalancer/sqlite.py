@@ -8,8 +8,9 @@ WAL keeps out of the writer's way.
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -96,6 +97,23 @@ def transact(
         raise
     db.execute("COMMIT")
     return result
+
+
+def insert_rows(
+    db: sqlite3.Connection, into: str, rows: Sequence[Sequence[Any]], otherwise: str = ""
+) -> int:
+    """Insert `rows`, at least one, by a single statement; how many it has inserted.
+
+    A thread gives the interpreter's lock away in each step of sqlite and has to wait for it again:
+    `executemany` does so at every row.  `into` is a table and its columns, `otherwise` an
+    ON CONFLICT clause.
+    """
+    row = f"({','.join('?' * len(rows[0]))})"
+    done = db.execute(
+        f"INSERT INTO {into} VALUES {','.join([row] * len(rows))} {otherwise}",
+        list(chain.from_iterable(rows)),
+    )
+    return done.rowcount
 
 
 @attrs.define(eq=False)

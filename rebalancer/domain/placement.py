@@ -1,7 +1,7 @@
 """Where an object may go: space arithmetic, refusals, and the choice among what is left."""
 
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 import attrs
@@ -130,7 +130,9 @@ def choose(
         # Where a region is full, this is every object: one node that lacks room says it all.
         wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
         view = tuple(islice(wanted, 1))
-    tiers = [_Tier() for _ in range(4)]  # sound, avoided; and both again for those tried before
+    # 0: sound, 1: avoided; 2 and 3: the same of those tried before.
+    tiers: list[tuple[int, StorageNode, Outlook]] = []
+    sound = 0
     for node in view:
         # As `refusal` would say, but for closed datacenters, which are out of view.
         if node.manta_storage_id in holders:
@@ -140,31 +142,23 @@ def choose(
             lacks_room = True
             continue
         was_tried = node.manta_storage_id in obj.tried.destinations
-        tiers[2 * was_tried + outlook.is_avoided].add(node, outlook)
-        if len(tiers[0].nodes) == rules.max_sharks:
-            break
-    for tier in tiers:
-        if tier.nodes:
-            return Placement(rng.choices(tier.nodes, tier.weights)[0], read_from)
-        if tier.is_busy:
-            return None
+        tier = 2 * was_tried + outlook.is_avoided
+        tiers.append((tier, node, outlook))
+        if tier == 0 and not outlook.is_busy:
+            sound += 1
+            if sound == rules.max_sharks:
+                break
+    if tiers:
+        best = min(tier for tier, _, _ in tiers)
+        fit = [(n, o) for tier, n, o in tiers if tier == best and not o.is_busy]
+        return Placement(_draw(fit, rng), read_from) if fit else None
     if lacks_room:
         return reasons.DESTINATION_INSUFFICIENT_SPACE
     last = candidates.nodes[-1]
     return refusal(obj, origin, last, room=obj.size) or reasons.DESTINATION_INSUFFICIENT_SPACE
 
 
-@attrs.define
-class _Tier:
-    """Nodes that fit an object equally well; the busy ones are only known to be."""
-
-    nodes: list[StorageNode] = attrs.field(factory=list)
-    weights: list[int] = attrs.field(factory=list)
-    is_busy: bool = False
-
-    def add(self, node: StorageNode, outlook: Outlook) -> None:
-        if outlook.is_busy:
-            self.is_busy = True
-        else:
-            self.nodes.append(node)
-            self.weights.append(outlook.room + 1)  # an empty object may go where nothing is left
+def _draw(fit: Sequence[tuple[StorageNode, Outlook]], rng: random.Random) -> StorageNode:
+    # An empty object may go where nothing is left.
+    (drawn,) = rng.choices([node for node, _ in fit], [outlook.room + 1 for _, outlook in fit])
+    return drawn

@@ -1,19 +1,27 @@
 """Rewriting the `sharks` of a record, and judging a record that changed under us."""
 
 import enum
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
+
+import attrs
 
 from rebalancer.domain.objects import (
     RecordError,
     Shark,
     UnusableRecord,
     is_loose_uuid,
+    is_storage_id,
     read_sharks,
 )
-from rebalancer.jsontext import dumps, loads
+from rebalancer.jsontext import dumps
 
-_SHARKS = '"sharks":['
+_KEY = '"sharks":'
+#: As every component of Manta writes it; control characters would be no JSON.
+_ENTRY = re.compile(r'\{"datacenter":"([^"\x00-\x1f]*)","manta_storage_id":"([^"\x00-\x1f]*)"\}')
+_ENTRIES = re.compile(rf"\[{_ENTRY.pattern}(?:,{_ENTRY.pattern})*\]")
 
 
 class Verdict(enum.Enum):
@@ -74,28 +82,28 @@ def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:
 def splice(text: str, old: str, new: Shark) -> str | None:
     """What `rewrite` makes of the record in `text`, every other byte of it untouched.
 
-    `text` is JSON that has a list `sharks` at its top, as discovery found it.  None: where that
-    list is cannot be told without parsing all of it.
-
-    Raises:
-      UnusableRecord: as `rewrite` does.
+    `text` is JSON that has a list `sharks` at its top, as discovery found it.  None: it takes a
+    parser to tell where that list is, or whether it may be rewritten.
     """
     # Without a backslash every quote begins or ends a string; so what follows is the only key of
     # that name, at any depth.
-    begin = text.find(_SHARKS)
+    begin = text.find(_KEY)
     if begin < 0 or "\\" in text or text.count('"sharks"') != 1:
         return None
     # JavaScript's parser does not know what Python's takes for numbers.
     if "NaN" in text or "Infinity" in text:
         return None
-    begin += len(_SHARKS) - 1
-    end = text.find("]", begin) + 1
-    try:
-        # No part of a list is a list: what parses is the whole of it.
-        entries = loads(text[begin:end])
-        changed = rewrite({"sharks": entries}, old, new)
-        return text[:begin] + dumps(changed["sharks"]) + text[end:]
-    except UnusableRecord:
-        raise
-    except ValueError:
+    whole = _ENTRIES.match(text, begin + len(_KEY))
+    if whole is None:
         return None
+    entries = list(_ENTRY.finditer(text, *whole.span()))
+    names = [entry[2] for entry in entries]
+    if names.count(old) != 1 or new.manta_storage_id in names or not all(map(is_storage_id, names)):
+        return None
+    entry = entries[names.index(old)]
+    return text[: entry.start()] + _entry_of(new) + text[entry.end() :]
+
+
+@lru_cache(4096)
+def _entry_of(shark: Shark) -> str:
+    return dumps(attrs.asdict(shark))

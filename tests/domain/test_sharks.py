@@ -1,7 +1,6 @@
 """Rewriting a record's sharks, and judging a record that changed."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -82,7 +81,7 @@ ENTRIES = st.lists(
     st.fixed_dictionaries(
         {
             "datacenter": NAMES,
-            "manta_storage_id": st.sampled_from([OLD, "2.stor", "3.stor", "4.stor"]),
+            "manta_storage_id": st.sampled_from([OLD, "2.stor", "3.stor", "4.stor", "../x"]),
         }
     )
     | st.dictionaries(NAMES, NAMES, max_size=2),
@@ -93,13 +92,6 @@ FIELDS = st.dictionaries(
 )
 
 
-def outcome(rewritten: Callable[[], Any]) -> Any:
-    try:
-        return rewritten()
-    except UnusableRecord as exc:
-        return exc.error, str(exc)
-
-
 @pytest.mark.row("DEF-1")
 @given(before=FIELDS, entries=ENTRIES, after=FIELDS, spelling=SPELLINGS)
 def test_invariant_4_a_text_is_rewritten_as_its_record_is(
@@ -108,11 +100,9 @@ def test_invariant_4_a_text_is_rewritten_as_its_record_is(
     """Whatever else it holds, wherever its sharks are; or it is left to be parsed."""
     made = {**before, "sharks": entries, **{k: v for k, v in after.items() if k != "sharks"}}
     text = json.dumps(made, **spelling)
-    found = outcome(lambda: splice(text, OLD, NEW))
-    if found is None:
-        return
-    expected = outcome(lambda: rewrite(json.loads(text), OLD, NEW))
-    assert found == expected if isinstance(found, tuple) else json.loads(found) == expected
+    found = splice(text, OLD, NEW)
+    if found is not None:
+        assert json.loads(found) == rewrite(json.loads(text), OLD, NEW)
 
 
 @given(before=st.text("ab9 {}[:,"), after=st.text("ab9 {}]:,"))
@@ -133,8 +123,10 @@ def test_invariant_4_no_other_byte_of_a_text_changes(before: str, after: str) ->
         '{"a":{"sharks":[]},"sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
         '{"x":"\\u0041","sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
         '{"x":NaN,"sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
-        '{"sharks":[{"datacenter":"d]c","manta_storage_id":"1.stor"}]}',
-        '{"sharks":[{"n":1e400,"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"sharks":[{"datacenter":"dc1","manta_storage_id":"1.stor"},null]}',
+        '{"sharks":[]}',
+        '{"sharks":[{"n":1,"datacenter":"dc1","manta_storage_id":"1.stor"}]}',
+        '{"sharks":[{"manta_storage_id":"1.stor","datacenter":"dc1"}]}',
         '{"objectId":"x"}',
     ],
 )

@@ -70,7 +70,8 @@ class _Selection:
 
 class _Placer:
     """Mutable state: the batches being filled, one a destination; the order in which
-    destinations are tried, with the objects it has served and what each node may take in all.
+    destinations are tried, with the objects it has served and what each node may take in all;
+    and how those stand that were looked at since the placer last waited.
     """
 
     def __init__(self, job: Job, ready: trio.MemorySendChannel[Ready]) -> None:
@@ -78,6 +79,7 @@ class _Placer:
         self._ready = ready
         self._batches: dict[str, Batch] = {}
         self._capacities: dict[str, int] = {}
+        self._outlooks: dict[str, Outlook] = {}
         self._served = 0
         self._selection = self._select()
 
@@ -89,6 +91,7 @@ class _Placer:
     async def take(self, objects: Sequence[MantaObject]) -> None:
         """Put each object into a batch; put off or skip those that fit nowhere."""
         refused: list[tuple[str, Reason]] = []
+        self._look_anew()
         for obj in objects:
             plan = await self._plan(obj)
             if self._job.cancelled.is_set():
@@ -131,7 +134,9 @@ class _Placer:
         return None
 
     def _choose(self, obj: MantaObject) -> Placement | Reason | None:
-        self._keep_current()
+        # Claims change with every object, so the roomiest are not the roomiest for ever.
+        if self._served >= self._selection.most:
+            self._selection = self._select()
         if obj.earlier is not None:
             plan = self._ask(obj, self._only(obj.earlier))
             if not isinstance(plan, Reason):
@@ -153,14 +158,13 @@ class _Placer:
         known = self._selection.candidates.nodes
         return candidates.rank((n for n in known if n.manta_storage_id == name), self._look)
 
-    def _keep_current(self) -> None:
-        """Choose destinations anew when there is other news of them, and in any case now and then.
+    def _look_anew(self) -> None:
+        """Forget how destinations stood before this task waited; choose anew if there are others.
 
-        Claims change with every object, so the roomiest are not the roomiest for ever.
+        While it does not wait, nobody but itself can change either.
         """
-        job, selection = self._job, self._selection
-        is_of = selection.is_of(job.fleet.nodes, job.config, self._excluded())
-        if self._served >= selection.most or not is_of:
+        self._outlooks.clear()
+        if not self._selection.is_of(self._job.fleet.nodes, self._job.config, self._excluded()):
             self._selection = self._select()
 
     def _is_old(self) -> bool:
@@ -178,6 +182,7 @@ class _Placer:
             node.manta_storage_id: placement.capacity_bytes(node, max_fill) for node in eligible
         }
         self._served = 0
+        self._outlooks.clear()
         ranked = candidates.rank(eligible, self._look)
         return _Selection(
             ranked,
@@ -196,10 +201,14 @@ class _Placer:
     def _look(self, node: StorageNode) -> Outlook:
         """How `node` stands, and the bytes that the next object for it may have."""
         name = node.manta_storage_id
-        claimed, is_busy, is_avoided = self._job.ledger.look(name)
-        batch = self._batches.get(name)
-        left = 0 if batch is None else batch.claim_limit - batch.size
-        return Outlook(max(left, self._claim_limit(name, claimed)), is_busy, is_avoided)
+        outlook = self._outlooks.get(name)
+        if outlook is None:
+            claimed, is_busy, is_avoided = self._job.ledger.look(name)
+            batch = self._batches.get(name)
+            left = 0 if batch is None else batch.claim_limit - batch.size
+            outlook = Outlook(max(left, self._claim_limit(name, claimed)), is_busy, is_avoided)
+            self._outlooks[name] = outlook
+        return outlook
 
     def _claim_limit(self, name: str, claimed: int) -> int:
         # Half, because others write there too.
@@ -219,10 +228,12 @@ class _Placer:
         self._job.ledger.claim(name, obj.size)
         batch = self._batches[name]
         batch.add(obj, plan.source)
+        del self._outlooks[name]
         if batch.is_full(self._job.batch_limits):
             full.append(self._batches.pop(name))
         for batch in full:
             await self._send(batch)
+            self._look_anew()
 
     async def _send(self, batch: Batch) -> None:
         destination = batch.destination.shark

@@ -94,7 +94,7 @@ def _meet_again(
         return _Met(why=FOUND_TOO_LATE)
     earlier = None
     if known is None:
-        insert(db, record)
+        insert(db, [record])
     else:
         earlier = _take_again(db, tally, record, known)
     status = first_status(record)

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import compress, islice
 
 import attrs
 
@@ -11,6 +12,10 @@ from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.manager.records import Dropped, FoundRecord, ScanPosition
 from rebalancer.manager.transactions.counters import Tally, count_objects
+from rebalancer.sqlite import insert_rows
+
+#: Records inserted at a time.
+TOGETHER = 100
 
 
 def found(
@@ -23,18 +28,19 @@ def found(
     """Store one window; the new objects, which need a destination, each once."""
     tally, new = Tally(), list[MantaObject]()
     room = None if limit is None else limit - count_objects(db)
-    for record in records:
-        if room is not None and room <= 0:
-            break
-        status = insert(db, record)
-        if status is None:
-            note_duplicate(db, record, tally)
-            continue
-        tally.add(status, record.error or record.outcome, 1, record.size)
-        if status is ObjectStatus.UNPROCESSED and record.obj is not None:
-            new.append(record.obj)
+    left = iter(records)
+    while part := list(islice(left, TOGETHER if room is None else min(room, TOGETHER))):
+        kept = insert(db, part)
+        for record, is_new in zip(part, kept, strict=True):
+            if not is_new:
+                note_duplicate(db, record, tally)
+                continue
+            status = first_status(record)
+            tally.add(status, record.error or record.outcome, 1, record.size)
+            if status is ObjectStatus.UNPROCESSED and record.obj is not None:
+                new.append(record.obj)
         if room is not None:
-            room -= 1
+            room -= sum(kept)
     write_scan(db, scanned)
     db.executemany(
         "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
@@ -54,22 +60,27 @@ def first_status(record: FoundRecord) -> ObjectStatus:
     return status
 
 
-def insert(db: sqlite3.Connection, record: FoundRecord) -> ObjectStatus | None:
-    """Insert a discovered object; None if its id is known already."""
-    status = first_status(record)
-    done = db.execute(
-        "INSERT INTO records (id, shard, key, etag, object) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (id) DO NOTHING",
-        (record.id, record.shard, record.key, record.etag, record.text),
+def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[bool]:
+    """Insert discovered objects; of each whether it is kept, because its id was not known."""
+    (last,) = db.execute("SELECT ifnull(max(number), 0) FROM records").fetchone()
+    numbers = range(last + 1, last + 1 + len(records))
+    count = insert_rows(
+        db,
+        "records (number, id, shard, key, etag, object)",
+        [(n, r.id, r.shard, r.key, r.etag, r.text) for n, r in zip(numbers, records, strict=True)],
+        "ON CONFLICT (id) DO NOTHING",
     )
-    if not done.rowcount:
-        return None
-    db.execute(
-        "INSERT INTO progress (number, status, bytes, error, outcome, detail)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (done.lastrowid, status, record.size, record.error, record.outcome, record.detail),
-    )
-    return status
+    kept = [True] * len(records)
+    if count < len(records):
+        known = {n for (n,) in db.execute("SELECT number FROM records WHERE number > ?", (last,))}
+        kept = [number in known for number in numbers]
+    rows = [
+        (n, first_status(r), r.size, r.error, r.outcome, r.detail)
+        for n, r in compress(zip(numbers, records, strict=True), kept)
+    ]
+    if rows:
+        insert_rows(db, "progress (number, status, bytes, error, outcome, detail)", rows)
+    return kept
 
 
 def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
