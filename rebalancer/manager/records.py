@@ -120,6 +120,8 @@ class Uncopied:
 class StoredRecord:
     """A record to be rewritten: as discovered, with the destination of its object's copy."""
 
+    #: Of the object's row.
+    number: int
     id: str
     key: str
     shard: int
@@ -130,9 +132,9 @@ class StoredRecord:
 
 @attrs.frozen
 class Settled:
-    """How an object's metadata update ended."""
+    """How the metadata update of an object ended, by the number of its row."""
 
-    id: str
+    number: int
     event: ObjectEvent
     error: RecordError | None = None
     outcome: str | None = None

@@ -478,7 +478,7 @@ async def test_a_retry_that_fails_again_is_told_as_the_first(
     [
         lambda store: store.assign(NewAssignment("a", NODES[1].shark, (object_id(9),), 1)),
         lambda store: store.refuse([(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1),
-        lambda store: store.settle([Settled(object_id(9), ObjectEvent.METADATA_WRITTEN)]),
+        lambda store: store.settle([Settled(9, ObjectEvent.METADATA_WRITTEN)]),
         lambda store: store.accepted("a"),
         lambda store: store.finish_assignment("a"),
     ],

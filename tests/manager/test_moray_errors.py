@@ -140,7 +140,9 @@ async def fresh(rig: Rig, number: int) -> Member:
     store = rig.server.store
     etag = store.put("manta", value["key"], value)
     text = json.dumps(value)
-    return as_discovered(StoredRecord(object_id(number), value["key"], 1, etag, text, DESTINATION))
+    return as_discovered(
+        StoredRecord(number, object_id(number), value["key"], 1, etag, text, DESTINATION)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -138,14 +138,16 @@ async def step_take_up(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_settle(store: JobStore, rng: random.Random) -> None:
-    ready = ids(store, "status = 'post_processing'")
+    ready = store.database._reader.execute(
+        "SELECT number FROM progress WHERE status = 'post_processing'"
+    ).fetchall()
     outcomes = [
         {"event": ObjectEvent.METADATA_WRITTEN},
         {"event": ObjectEvent.SUPERSEDED, "outcome": "deleted", "orphan": "/manta/a/b"},
         {"event": ObjectEvent.UNUSABLE, "error": RecordError.METADATA_UPDATE_FAILED},
     ]
     chosen = ready[: rng.randrange(4)]
-    await store.settle([Settled(name, **rng.choice(outcomes)) for name in chosen])  # type: ignore[arg-type]
+    await store.settle([Settled(number, **rng.choice(outcomes)) for (number,) in chosen])  # type: ignore[arg-type]
 
 
 STEPS = (
@@ -339,7 +341,7 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
         before = (await store.status()).counts
         for wrong in (
             store.assign(NewAssignment("b", DESTINATION, (object_id(1),), 1001)),
-            store.settle([Settled(object_id(1), ObjectEvent.METADATA_WRITTEN)]),
+            store.settle([Settled(1, ObjectEvent.METADATA_WRITTEN)]),
             store.refuse([(object_id(1), reasons.NETWORK_ERROR)], max_attempts=1),
         ):
             with pytest.raises(IllegalTransition):

@@ -31,6 +31,7 @@ from metadata import DESTINATION, ORIGIN, record, running_server
 from rich.console import Console
 from rich.table import Table
 
+from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import StorageNode
@@ -250,6 +251,7 @@ async def manage(
         if split is not None:
             split.watch(store.database)
             trio.lowlevel.add_instrument(split)
+        daemon.collect_rarely()
         begun, cpu = time.perf_counter(), time.process_time()
         await pipeline.run(job)
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu

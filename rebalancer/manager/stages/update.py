@@ -123,7 +123,9 @@ def _settled(member: Member, outcome: Outcome) -> Settled:
         known = json.loads(record.text)  # as it was copied; `member.value` may be another object
         account = known.get("creator") or known["owner"]
         orphan = COPY_PATH.format(account=account, id=record.id)
-    return Settled(record.id, outcome.event, outcome.error, outcome.outcome, outcome.detail, orphan)
+    return Settled(
+        record.number, outcome.event, outcome.error, outcome.outcome, outcome.detail, orphan
+    )
 
 
 def _count(job: Job, outcomes: list[Outcome]) -> None:

@@ -116,12 +116,17 @@ def copied(
         if fate is Next.SKIPPED:
             skipped[failure.reason] += 1
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
-    left = db.execute(
-        f"UPDATE progress SET status = ? WHERE {_IN} AND status = ? RETURNING bytes",
+    these = f"{_IN} AND status = ?"
+    left, size = db.execute(
+        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {these}",
+        (assignment_id, ObjectStatus.ASSIGNED),
+    ).fetchone()
+    db.execute(
+        f"UPDATE progress SET status = ? WHERE {these}",
         (new, assignment_id, ObjectStatus.ASSIGNED),
-    ).fetchall()
-    destinations.count(db, assignment_id, copied=len(left), failed=len(failed))
-    tally.move(ObjectStatus.ASSIGNED, new, None, len(left), sum(row["bytes"] for row in left))
+    )
+    destinations.count(db, assignment_id, copied=left, failed=len(failed))
+    tally.move(ObjectStatus.ASSIGNED, new, None, left, size)
     tally.save(db)
     return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
 

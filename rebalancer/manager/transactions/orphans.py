@@ -14,10 +14,13 @@ def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str
     )
 
 
-def forget_orphans(db: sqlite3.Connection, ids: str) -> None:
-    """Records name the copies of these objects now; `ids` is a JSON list."""
+def forget_orphans(db: sqlite3.Connection, numbers: str) -> None:
+    """Records name the copies of these objects now; `numbers` is a JSON list of their rows'."""
+    if db.execute("SELECT 1 FROM orphans LIMIT 1").fetchone() is None:
+        return  # as mostly
     db.execute(
-        "DELETE FROM orphans WHERE object_id IN (SELECT value FROM json_each(?)) AND shark ="
-        " (SELECT dest_shark FROM records JOIN progress USING (number) WHERE id = object_id)",
-        (ids,),
+        "DELETE FROM orphans WHERE (object_id, shark) IN"
+        " (SELECT r.id, p.dest_shark FROM json_each(?)"
+        " JOIN records r ON r.number = value JOIN progress p ON p.number = value)",
+        (numbers,),
     )

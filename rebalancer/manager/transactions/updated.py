@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import Shark
@@ -11,27 +12,35 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import Settled, StoredRecord
 from rebalancer.manager.transactions.counters import Tally
 from rebalancer.manager.transactions.orphans import forget_orphans
-from rebalancer.manager.transactions.waiting import OF_ID, PAGE
+from rebalancer.manager.transactions.waiting import PAGE
 
 
 def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
     """The records of an assignment's copies."""
-    rows = db.execute(
-        "SELECT r.id, r.key, r.shard, r.etag, r.object, a.dest_shark, a.dest_datacenter"
-        " FROM assignments a JOIN progress p ON p.assignment = a.number"
-        " JOIN records r ON r.number = p.number WHERE a.id = ? AND p.status = 'post_processing'",
+    assignment = db.execute(
+        "SELECT number, dest_datacenter, dest_shark FROM assignments WHERE id = ?",
         (assignment_id,),
+    ).fetchone()
+    if assignment is None:
+        return []
+    number, *shark = assignment
+    rows = db.execute(
+        "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object"
+        " FROM progress p JOIN records r ON r.number = p.number"
+        " WHERE p.assignment = ? AND p.status = 'post_processing'",
+        (number,),
     )
-    return [_stored_record(row) for row in rows]
+    destination = Shark(*shark)
+    return [_stored_record(row, destination) for row in rows]
 
 
 def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
     """End objects as their updates ended."""
     tally = Tally()
-    written = list[str]()
+    written = list[int]()
     for item in settled:
         if item.event is ObjectEvent.METADATA_WRITTEN:
-            written.append(item.id)
+            written.append(item.number)
         else:
             _settle(db, tally, item)
     _complete(db, tally, written)
@@ -39,20 +48,19 @@ def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
     return tally
 
 
-def _complete(db: sqlite3.Connection, tally: Tally, ids: Sequence[str]) -> None:
+def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> None:
     """End objects whose records name their copies: nearly all, so in one statement."""
     old = ObjectStatus.POST_PROCESSING
     new = advance(states.OBJECT, old, ObjectEvent.METADATA_WRITTEN)
-    listed = json.dumps(ids)
-    rows = db.execute(
-        "UPDATE progress SET status = ? WHERE status = ? AND number IN"
-        " (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
-        " RETURNING bytes",
-        (new, old, listed),
-    ).fetchall()
-    if len(rows) != len(ids):
+    listed = json.dumps(numbers)
+    these = "number IN (SELECT value FROM json_each(?)) AND status = ?"
+    count, size = db.execute(
+        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {these}", (listed, old)
+    ).fetchone()
+    if count != len(numbers):
         raise IllegalTransition(f"an object is not {old}, so it cannot become {new}")
-    tally.move(old, new, None, len(rows), sum(row["bytes"] for row in rows))
+    db.execute(f"UPDATE progress SET status = ? WHERE {these}", (new, listed, old))
+    tally.move(old, new, None, count, size)
     forget_orphans(db, listed)
 
 
@@ -61,24 +69,24 @@ def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
     new = advance(states.OBJECT, old, item.event)
     row = db.execute(
         "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
-        f" WHERE {OF_ID} AND status = ? RETURNING bytes, dest_shark",
-        (new, item.error, item.outcome, item.detail, item.id, old),
+        " WHERE number = ? AND status = ? RETURNING bytes, dest_shark",
+        (new, item.error, item.outcome, item.detail, item.number, old),
     ).fetchone()
     if row is None:
-        raise IllegalTransition(f"object {item.id} is not {old}, so it cannot become {new}")
+        raise IllegalTransition(f"object {item.number} is not {old}, so it cannot become {new}")
     tally.move(old, new, item.error or item.outcome, 1, row["bytes"])
     if item.orphan is not None:
         reason = str(item.error or item.outcome)
         db.execute(
-            "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
-            (item.id, row["dest_shark"], item.orphan, reason),
+            "INSERT OR REPLACE INTO orphans SELECT id, ?, ?, ? FROM records WHERE number = ?",
+            (row["dest_shark"], item.orphan, reason, item.number),
         )
 
 
 def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredRecord]:
     """A page of the further records of objects whose copies are made."""
     rows = db.execute(
-        "SELECT l.id, l.key, l.shard, l.etag, l.object, a.dest_shark, a.dest_datacenter"
+        "SELECT r.number, l.id, l.key, l.shard, l.etag, l.object, a.dest_datacenter, a.dest_shark"
         " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"
         " JOIN assignments a ON a.number = p.assignment"
         " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
@@ -86,7 +94,7 @@ def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[Stored
         " ORDER BY l.shard, l.key LIMIT ?",
         (*after, PAGE),
     )
-    return [_stored_record(row) for row in rows]
+    return [_stored_record(record, Shark(datacenter, name)) for *record, datacenter, name in rows]
 
 
 def settle_link(
@@ -98,11 +106,9 @@ def settle_link(
         (status, detail, link.shard, link.key),
     )
     if status == "complete":
-        forget_orphans(db, json.dumps([link.id]))
+        forget_orphans(db, json.dumps([link.number]))
 
 
-def _stored_record(row: sqlite3.Row) -> StoredRecord:
-    destination = Shark(row["dest_datacenter"], row["dest_shark"])
-    return StoredRecord(
-        row["id"], row["key"], row["shard"], row["etag"], row["object"], destination
-    )
+def _stored_record(row: Iterable[Any], destination: Shark) -> StoredRecord:
+    number, object_id, key, shard, etag, text = row
+    return StoredRecord(number, object_id, key, shard, etag, text, destination)
