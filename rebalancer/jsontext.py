@@ -1,7 +1,7 @@
 """JSON that comes and goes in masses: records, and the messages that bring them."""
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -24,16 +24,20 @@ def dumps(value: Any) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """What `json.loads` returns or raises, for any input, in a third of the time.
+    """What `json.loads` returns or raises, in a third of the time, but without its constants.
 
     msgspec is strict where Python's parser is not: lone surrogates, which JavaScript writes, and
     numbers that no double can hold.  So whatever it refuses is read once more.
 
     Raises:
-      ValueError: it is no JSON, or no text.
+      ValueError: it is no JSON, as NaN and Infinity are none, or no text.
       RecursionError: it is nested too deeply.
     """
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")

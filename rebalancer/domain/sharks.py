@@ -87,11 +87,8 @@ def splice(text: str, old: str, new: Shark) -> str | None:
     """
     # Without a backslash every quote begins or ends a string; so what follows is the only key of
     # that name, at any depth.
-    begin = text.find(_KEY)
-    if begin < 0 or "\\" in text or text.count('"sharks"') != 1:
-        return None
-    # JavaScript's parser does not know what Python's takes for numbers.
-    if "NaN" in text or "Infinity" in text:
+    begin = text.rfind(_KEY)
+    if begin < 0 or "\\" in text or text.find('"sharks"') != begin:
         return None
     whole = _ENTRIES.match(text, begin + len(_KEY))
     if whole is None:
