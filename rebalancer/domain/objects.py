@@ -112,7 +112,7 @@ def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
     entries = record.get("sharks")
     if not isinstance(entries, list):
         raise UnusableRecord(RecordError.MISSING_SHARKS, "sharks is not a list")
-    return tuple(_read_shark(entry) for entry in entries)
+    return tuple(map(_read_shark, entries))
 
 
 def upload_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
@@ -143,20 +143,20 @@ def _known_shark(datacenter: str, name: str) -> Shark | None:
     return Shark(datacenter, name) if is_storage_id(name) else None
 
 
-def read_object(record: Mapping[str, Any]) -> MantaObject:
-    """The essentials of a record of bucket `manta`.
+def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = None) -> MantaObject:
+    """The essentials of a record of bucket `manta`; `sharks`, if `read_sharks` has told them.
 
     Raises:
       UnusableRecord: a field that an evacuation needs is missing or of another kind.
     """
-    sharks = read_sharks(record)
+    sharks = read_sharks(record) if sharks is None else sharks
     if not isinstance(record.get("key"), str):
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "key is missing or no string")
     for field in ("objectId", "owner"):
         if not is_loose_uuid(record.get(field)):
             raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, f"{field} is missing or no UUID")
     account = record.get("creator") or record["owner"]
-    if not is_loose_uuid(account):
+    if account != record["owner"] and not is_loose_uuid(account):
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "creator is no UUID")
     if not is_md5(record.get("contentMD5")):
         raise UnusableRecord(

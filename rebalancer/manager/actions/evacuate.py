@@ -58,10 +58,11 @@ class Evacuate:
         known = record.get("objectId")
         object_id = str(known) if is_loose_uuid(known) else f"{shard}:{key}"
         try:
-            names = [entry.manta_storage_id for entry in read_sharks(record)]
+            copies = read_sharks(record)
+            names = [entry.manta_storage_id for entry in copies]
             if self.origin.manta_storage_id not in names:
                 return None
-            obj = read_object(record)
+            obj = read_object(record, copies)
             if names.count(self.origin.manta_storage_id) > 1:
                 raise UnusableRecord(
                     RecordError.DUPLICATE_SHARK, f"{self.origin.manta_storage_id} is named twice"

@@ -8,7 +8,7 @@ import trio
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain import candidates, placement
-from rebalancer.domain.batches import Batch
+from rebalancer.domain.batches import Batch, BatchLimits
 from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, StorageNode
 from rebalancer.domain.placement import Placement, Rules
@@ -56,11 +56,15 @@ class _Selection:
     nodes: tuple[StorageNode, ...]
     config: ManagerConfig
     rules: Rules
+    limits: BatchLimits
     excluded: frozenset[str]
     made_at: float
     changes: int
-    #: Objects for which it holds, if nothing else happens.
-    most: int
+
+    @property
+    def most(self) -> int:
+        """Objects for which it holds, if nothing else happens."""
+        return self.rules.max_sharks * self.limits.max_tasks
 
     def is_of(
         self, nodes: tuple[StorageNode, ...], config: ManagerConfig, excluded: Collection[str]
@@ -189,10 +193,10 @@ class _Placer:
             nodes,
             job.config,
             rules,
+            job.batch_limits,
             excluded,
             trio.current_time(),
             job.ledger.changes,
-            rules.max_sharks * job.batch_limits.max_tasks,
         )
 
     def _excluded(self) -> frozenset[str]:
@@ -229,7 +233,7 @@ class _Placer:
         batch = self._batches[name]
         batch.add(obj, plan.source)
         del self._outlooks[name]
-        if batch.is_full(self._job.batch_limits):
+        if batch.is_full(self._selection.limits):
             full.append(self._batches.pop(name))
         for batch in full:
             await self._send(batch)
