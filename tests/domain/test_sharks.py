@@ -77,17 +77,22 @@ SPELLINGS = st.sampled_from(
 )
 #: Names that a search for `sharks` in a text could take for the key, and texts that end a list.
 NAMES = st.text() | st.sampled_from(["sharks", '"sharks":[', "]", "NaN", "Infinity", "\\"])
-ENTRIES = st.lists(
-    st.fixed_dictionaries(
-        {
-            "datacenter": NAMES,
-            "manta_storage_id": st.sampled_from([OLD, "2.stor", "3.stor", "4.stor", "../x"]),
-        }
-    )
-    | st.dictionaries(NAMES, NAMES, max_size=2),
-    max_size=4,
+SHARKS = st.fixed_dictionaries(
+    {
+        "datacenter": st.sampled_from(["dc1", "dc 2", "d]c", "\u00e9"]),
+        "manta_storage_id": st.sampled_from([OLD, "2.stor", "3.stor", "4.stor", "../x"]),
+    }
 )
-FIELDS = st.dictionaries(
+USUAL = st.permutations([OLD, "2.stor", "4.stor"]).map(
+    lambda names: [{"datacenter": "dc1", "manta_storage_id": name} for name in names]
+)
+ENTRIES = (
+    USUAL
+    | st.lists(SHARKS, max_size=3)
+    | st.lists(SHARKS | st.dictionaries(NAMES, NAMES, max_size=2), max_size=4)
+)
+PLAIN = st.dictionaries(st.text("ab:,{}[]", max_size=5), st.text("ab:,{}[]"), max_size=3)
+FIELDS = PLAIN | st.dictionaries(
     NAMES, NAMES | VALUES | st.fixed_dictionaries({"sharks": ENTRIES}), max_size=3
 )
 
