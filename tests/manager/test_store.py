@@ -316,6 +316,22 @@ async def test_a_window_may_be_stored_again(tmp_path: Path) -> None:
         assert await store.scan_position(1, "_id") == ScanPosition(1, "_id", 1, 2)
 
 
+@pytest.mark.parametrize("limit", [None, 1, 150, 290])
+async def test_a_window_of_many_statements_keeps_each_object_once(
+    tmp_path: Path, limit: int | None
+) -> None:
+    """Also those met again in it, which do not count against the limit; each with its own row."""
+    numbers = [*range(1, 130), *range(100, 250), 1, *range(240, 300)]
+    async with opened(tmp_path / "job.sqlite") as store:
+        new = await keep(store, *map(found, numbers), limit=limit)
+        assert new == [object_id(number) for number in range(1, 300)][:limit]
+        rows = store.database._reader.execute("SELECT id, object, bytes FROM evacuateobjects")
+        assert [tuple(row) for row in rows] == [
+            (one.id, one.text, one.size) for one in map(found, range(1, len(new) + 1))
+        ]
+        check_counters(store)
+
+
 @pytest.mark.row("IMP-2")
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 async def test_duplicates_do_not_depend_on_the_order(
