@@ -102,9 +102,13 @@ KINDS = (
 )
 
 
-def test_a_record_nested_without_end_is_an_error_like_others() -> None:
-    """It would have stopped the scan of its shard."""
-    text = f'["{SHARK}", ' + "[" * 100_000
+@pytest.mark.parametrize(
+    "text",
+    [f'["{SHARK}", ' + "[" * 100_000, f'{{"sharks": ["{SHARK}"], "n": NaN}}'],
+    ids=["nested without end", "no number"],
+)
+def test_what_no_javascript_would_read_is_an_error_like_others(text: str) -> None:
+    """The first would have stopped the scan of its shard; the second would end its server."""
     read = Evacuate(ORIGIN).read(shard=1, key="/k", etag="e", text=text)
     assert read is not None
     assert read.error is RecordError.BAD_MORAY_OBJECT
