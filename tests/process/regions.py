@@ -94,7 +94,8 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "rebalancer", *args],
         capture_output=True,
         text=True,
-        timeout=60,
+        # What was put off for the sake of an agent that is away waits a minute.
+        timeout=180,
         env={**os.environ, **environment},
     )
 
