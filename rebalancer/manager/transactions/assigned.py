@@ -19,7 +19,7 @@ from rebalancer.domain.states import (
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import NewAssignment, OpenAssignment, Uncopied
 from rebalancer.manager.transactions import destinations
-from rebalancer.manager.transactions.counters import Tally
+from rebalancer.manager.transactions.counters import Tally, move_rows
 from rebalancer.manager.transactions.orphans import note_orphan
 from rebalancer.manager.transactions.waiting import OF_ID, read_tried, skip, write_tried
 
@@ -116,17 +116,8 @@ def copied(
         if fate is Next.SKIPPED:
             skipped[failure.reason] += 1
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
-    these = f"{_IN} AND status = ?"
-    left, size = db.execute(
-        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {these}",
-        (assignment_id, ObjectStatus.ASSIGNED),
-    ).fetchone()
-    db.execute(
-        f"UPDATE progress SET status = ? WHERE {these}",
-        (new, assignment_id, ObjectStatus.ASSIGNED),
-    )
+    left = move_rows(db, tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
     destinations.count(db, assignment_id, copied=left, failed=len(failed))
-    tally.move(ObjectStatus.ASSIGNED, new, None, left, size)
     tally.save(db)
     return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
 

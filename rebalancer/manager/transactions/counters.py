@@ -40,6 +40,22 @@ class Tally:
         return total
 
 
+def move_rows(
+    db: sqlite3.Connection, tally: Tally, old: str, new: str, these: str, *values: object
+) -> int:
+    """Bring those of the rows `these` of `progress` that have status `old` to `new`; how many.
+
+    `these` is a condition with its `values`.
+    """
+    where = f"{these} AND status = ?"
+    count, size = db.execute(
+        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {where}", (*values, old)
+    ).fetchone()
+    db.execute(f"UPDATE progress SET status = ? WHERE {where}", (new, *values, old))
+    tally.move(old, new, None, count, size)
+    return int(count)
+
+
 def count_objects(db: sqlite3.Connection) -> int:
     """How many objects the job has."""
     (count,) = db.execute(

@@ -2,8 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from itertools import compress, islice
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 import attrs
 
@@ -12,6 +12,7 @@ from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.manager.records import Dropped, FoundRecord, ScanPosition
 from rebalancer.manager.transactions.counters import Tally, count_objects
+from rebalancer.manager.transactions.waiting import last_row
 from rebalancer.sqlite import insert_rows
 
 #: Records inserted at a time.
@@ -30,17 +31,16 @@ def found(
     room = None if limit is None else limit - count_objects(db)
     left = iter(records)
     while part := list(islice(left, TOGETHER if room is None else min(room, TOGETHER))):
-        kept = insert(db, part)
-        for record, is_new in zip(part, kept, strict=True):
-            if not is_new:
+        statuses = insert(db, part)
+        for record, status in zip(part, statuses, strict=True):
+            if status is None:
                 note_duplicate(db, record, tally)
                 continue
-            status = first_status(record)
             tally.add(status, record.error or record.outcome, 1, record.size)
             if status is ObjectStatus.UNPROCESSED and record.obj is not None:
                 new.append(record.obj)
         if room is not None:
-            room -= sum(kept)
+            room -= sum(status is not None for status in statuses)
     write_scan(db, scanned)
     db.executemany(
         "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
@@ -60,9 +60,9 @@ def first_status(record: FoundRecord) -> ObjectStatus:
     return status
 
 
-def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[bool]:
-    """Insert discovered objects; of each whether it is kept, because its id was not known."""
-    (last,) = db.execute("SELECT ifnull(max(number), 0) FROM records").fetchone()
+def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[ObjectStatus | None]:
+    """Insert discovered objects; the status of each, None where its id is known already."""
+    last = last_row(db)
     numbers = range(last + 1, last + 1 + len(records))
     count = insert_rows(
         db,
@@ -70,17 +70,21 @@ def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[bool]
         [(n, r.id, r.shard, r.key, r.etag, r.text) for n, r in zip(numbers, records, strict=True)],
         "ON CONFLICT (id) DO NOTHING",
     )
-    kept = [True] * len(records)
+    kept: Collection[int] = numbers
     if count < len(records):
-        known = {n for (n,) in db.execute("SELECT number FROM records WHERE number > ?", (last,))}
-        kept = [number in known for number in numbers]
+        kept = {n for (n,) in db.execute("SELECT number FROM records WHERE number > ?", (last,))}
+    statuses = [
+        first_status(record) if number in kept else None
+        for number, record in zip(numbers, records, strict=True)
+    ]
     rows = [
-        (n, first_status(r), r.size, r.error, r.outcome, r.detail)
-        for n, r in compress(zip(numbers, records, strict=True), kept)
+        (n, status, r.size, r.error, r.outcome, r.detail)
+        for n, status, r in zip(numbers, statuses, records, strict=True)
+        if status is not None
     ]
     if rows:
         insert_rows(db, "progress (number, status, bytes, error, outcome, detail)", rows)
-    return kept
+    return statuses
 
 
 def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:

@@ -3,35 +3,26 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import Settled, StoredRecord
-from rebalancer.manager.transactions.counters import Tally
+from rebalancer.manager.transactions.counters import Tally, move_rows
 from rebalancer.manager.transactions.orphans import forget_orphans
 from rebalancer.manager.transactions.waiting import PAGE
 
 
 def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
     """The records of an assignment's copies."""
-    assignment = db.execute(
-        "SELECT number, dest_datacenter, dest_shark FROM assignments WHERE id = ?",
-        (assignment_id,),
-    ).fetchone()
-    if assignment is None:
-        return []
-    number, *shark = assignment
     rows = db.execute(
-        "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object"
-        " FROM progress p JOIN records r ON r.number = p.number"
-        " WHERE p.assignment = ? AND p.status = 'post_processing'",
-        (number,),
+        "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object, a.dest_datacenter, a.dest_shark"
+        " FROM assignments a JOIN progress p ON p.assignment = a.number"
+        " JOIN records r ON r.number = p.number WHERE a.id = ? AND p.status = 'post_processing'",
+        (assignment_id,),
     )
-    destination = Shark(*shark)
-    return [_stored_record(row, destination) for row in rows]
+    return [_stored_record(row) for row in rows]
 
 
 def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
@@ -53,14 +44,9 @@ def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> N
     old = ObjectStatus.POST_PROCESSING
     new = advance(states.OBJECT, old, ObjectEvent.METADATA_WRITTEN)
     listed = json.dumps(numbers)
-    these = "number IN (SELECT value FROM json_each(?)) AND status = ?"
-    count, size = db.execute(
-        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {these}", (listed, old)
-    ).fetchone()
-    if count != len(numbers):
+    these = "number IN (SELECT value FROM json_each(?))"
+    if move_rows(db, tally, old, new, these, listed) != len(numbers):
         raise IllegalTransition(f"an object is not {old}, so it cannot become {new}")
-    db.execute(f"UPDATE progress SET status = ? WHERE {these}", (new, listed, old))
-    tally.move(old, new, None, count, size)
     forget_orphans(db, listed)
 
 
@@ -94,7 +80,7 @@ def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[Stored
         " ORDER BY l.shard, l.key LIMIT ?",
         (*after, PAGE),
     )
-    return [_stored_record(record, Shark(datacenter, name)) for *record, datacenter, name in rows]
+    return [_stored_record(row) for row in rows]
 
 
 def settle_link(
@@ -109,6 +95,6 @@ def settle_link(
         forget_orphans(db, json.dumps([link.number]))
 
 
-def _stored_record(row: Iterable[Any], destination: Shark) -> StoredRecord:
-    number, object_id, key, shard, etag, text = row
-    return StoredRecord(number, object_id, key, shard, etag, text, destination)
+def _stored_record(row: sqlite3.Row) -> StoredRecord:
+    number, object_id, key, shard, etag, text, datacenter, name = row
+    return StoredRecord(number, object_id, key, shard, etag, text, Shark(datacenter, name))

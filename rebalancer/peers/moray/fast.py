@@ -14,7 +14,6 @@ import attrs
 
 from rebalancer import jsontext
 from rebalancer.errors import PeerMalformed, PeerRefused
-from rebalancer.jsontext import JsonText
 from rebalancer.peers.moray.crc import crc_v1, crc_v2
 
 _HEADER = struct.Struct(">BBBIII")
@@ -115,14 +114,14 @@ def encode(message: Message) -> bytes:
     return header + payload
 
 
-def to_json(method: str | None, value: Any) -> JsonText:
+def to_json(method: str | None, value: Any) -> str:
     """`value` as a message of `method` has it.
 
     Raises:
       PeerRefused: a number is infinite or none.
     """
     try:
-        return JsonText(jsontext.dumps(value))
+        return jsontext.dumps(value)
     except ValueError as exc:
         raise PeerRefused(f"{method}: cannot be sent: {exc}") from exc
 
