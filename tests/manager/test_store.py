@@ -332,6 +332,14 @@ async def test_a_window_of_many_statements_keeps_each_object_once(
         check_counters(store)
 
 
+async def test_a_job_that_has_more_than_its_limit_takes_no_more(tmp_path: Path) -> None:
+    """A person may have put objects into its file."""
+    async with opened(tmp_path / "job.sqlite") as store:
+        await keep(store, *map(found, range(1, 4)))
+        assert await keep(store, found(4), limit=2) == []
+        assert store.objects == 3
+
+
 @pytest.mark.row("IMP-2")
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 async def test_duplicates_do_not_depend_on_the_order(

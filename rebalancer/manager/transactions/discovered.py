@@ -28,7 +28,7 @@ def found(
 ) -> tuple[list[MantaObject], Tally]:
     """Store one window; the new objects, which need a destination, each once."""
     tally, new = Tally(), list[MantaObject]()
-    room = None if limit is None else limit - count_objects(db)
+    room = None if limit is None else max(0, limit - count_objects(db))
     left = iter(records)
     while part := list(islice(left, TOGETHER if room is None else min(room, TOGETHER))):
         statuses = insert(db, part)
