@@ -9,6 +9,7 @@ import trio
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, load_manager, read_token
 from rebalancer.errors import ConfigError
+from rebalancer.lock import claimed
 from rebalancer.log import configure, get_logger
 from rebalancer.manager import plan
 from rebalancer.manager.api import make_api
@@ -21,6 +22,7 @@ from rebalancer.manager.tuning import adopted
 from rebalancer.metrics import metrics_app
 from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import storage_nodes
+from rebalancer.threads import Work, run_sync
 
 LOG_NAME = "rebalancer-manager"
 #: Pauses in seconds before a file that cannot be used is read again.
@@ -33,18 +35,19 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
     """Serve the API and run the jobs until told to stop; `path` is read again on SIGUSR1.
 
     Raises:
-      StoreError: the state cannot be opened.
+      StoreError: the state cannot be opened, or another manager has it.
       ConfigError: an address cannot be served on, or there is no token where one should be.
     """
     read_token(config.agent_token_file)
-    await trio.to_thread.run_sync(plan.clean, Path(config.data_dir))
+    data_dir = Path(config.data_dir)
     async with AsyncExitStack() as stack:
+        # Before anything there is touched: it may be another manager's.
+        stack.enter_context(claimed(data_dir, LOG_NAME))
+        await run_sync(Work.OTHER, plan.clean, data_dir)
         http = await stack.enter_async_context(
             open_http(config.hosts, read_s=config.http_timeout_s)
         )
-        index = await stack.enter_async_context(
-            open_index(Path(config.data_dir) / "rebalancer.sqlite")
-        )
+        index = await stack.enter_async_context(open_index(data_dir / "rebalancer.sqlite"))
         fleet = Fleet(partial(storage_nodes, http, config.storinfo))
         metrics = ManagerMetrics(config)
         runner = Runner(config, index, fleet, http, metrics)

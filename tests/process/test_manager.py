@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 import trustme
 
 from rebalancer.devregion.processes import Process
@@ -73,6 +74,22 @@ async def test_only_a_token_opens_the_api(tmp_path: Path) -> None:
     assert [reply.status_code for reply in refused] == [401, 401]
     assert (ping.status_code, listed.status_code, listed.json()) == (200, 200, [])
     assert TOKEN not in (tmp_path / "manager.log").read_text()
+
+
+async def test_a_second_manager_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
+    """It names the first, which goes on; not even the file of a dry run is cleaned away."""
+    async with (
+        running(tmp_path) as address,
+        httpx.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        dry_run = tmp_path / "db" / "plan-x"
+        dry_run.mkdir()
+        done = await trio.to_thread.run_sync(run, "manager", "-c", str(tmp_path / "manager.json"))
+        assert done.returncode == 1
+        assert f"{tmp_path}/db is in use by rebalancer-manager, process " in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert dry_run.is_dir()
+        assert (await client.get("/jobs")).json() == []
 
 
 async def test_the_api_speaks_tls(tmp_path: Path) -> None:
