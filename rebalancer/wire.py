@@ -181,9 +181,16 @@ def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
 
 
 def assignment_to_wire(assignment: Assignment, form: PostForm) -> Any:
-    """The body of POST /assignments."""
+    """The body of POST /assignments.
+
+    A task that is posted is pending, which deployed agents and the rewrite's spell differently
+    and both take for granted; so unless the operator says which of them is there, it is left out.
+    """
     dialect = Dialect.LEGACY if form is PostForm.LEGACY else Dialect.TAGGED
     tasks = [task_to_wire(task, dialect) for task in assignment.tasks]
+    if form is PostForm.LEGACY:
+        for task in tasks:
+            del task["status"]
     if form is PostForm.TAGGED_ARRAY:
         return [assignment.id, tasks]
     return {"id": assignment.id, "tasks": tasks}

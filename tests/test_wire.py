@@ -172,3 +172,12 @@ def test_text_that_is_no_json_is_told(text: str) -> None:
         wire.parse_json(text)
     except BadRequest as exc:
         assert "not JSON" in str(exc)
+
+
+def test_a_posted_task_has_no_status_unless_the_dialect_is_known() -> None:
+    """Each predecessor refuses the other's spelling of a pending task, and both take none."""
+    assignment = wire.read_assignment({"id": ID, "tasks": [TASK]})
+    (plain,) = wire.assignment_to_wire(assignment, wire.PostForm.LEGACY)["tasks"]
+    (tagged,) = wire.assignment_to_wire(assignment, wire.PostForm.TAGGED)["tasks"]
+    assert plain == TASK
+    assert tagged == {**TASK, "status": {"state": "Pending"}}

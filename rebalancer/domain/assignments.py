@@ -1,6 +1,8 @@
 """What an agent's report about an assignment means for each of its objects."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+
+import attrs
 
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
@@ -11,19 +13,35 @@ from rebalancer.domain.retries import Failure
 _UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
 
 
-def adds_up(
-    posted: Collection[str], failed_ids: Collection[str], *, failed: int, complete: int, total: int
-) -> bool:
-    """Whether a report accounts for exactly the tasks that were posted.
+@attrs.frozen
+class Account:
+    """What a report of completion says of the tasks that were posted; each is in one set."""
 
-    `complete` counts processed tasks, failed ones included.  If anything is off there is no
-    telling which objects were copied, so none may count as copied.
+    #: Named as failed.
+    failed: frozenset[str]
+    #: Copied and verified, for everything adds up.
+    copied: frozenset[str]
+    #: Whether they were copied cannot be told.
+    unaccounted: frozenset[str]
+
+
+def account(
+    posted: Collection[str], failed_ids: Sequence[str], *, failed: int, complete: int, total: int
+) -> Account:
+    """Sort the tasks that were posted by what a report of completion says of them.
+
+    `complete` counts processed tasks, failed ones included.  An agent names the tasks that failed
+    and no others, so a task is known to be copied only if all are accounted for: one that is
+    missing could be any of those not named.  The failed tasks are believed if their list is
+    sound, whatever the counts say: a failure never makes a copy count.
     """
-    return (
-        complete == total == len(posted)
-        and failed == len(failed_ids) == len(set(failed_ids))
-        and set(failed_ids) <= set(posted)
-    )
+    tasks, named = frozenset(posted), frozenset(failed_ids)
+    if not (failed == len(failed_ids) == len(named) and named <= tasks):
+        return Account(frozenset(), frozenset(), tasks)
+    rest = tasks - named
+    if complete == total == len(tasks):
+        return Account(named, rest, frozenset())
+    return Account(named, frozenset(), rest)
 
 
 def failures(

@@ -161,7 +161,7 @@ class JobStore:
         return await self.database.read(waiting.unprocessed, after, until)
 
     async def returned(self, assignment_id: str) -> list[MantaObject]:
-        """The objects of an assignment that `give_back` or `copied` returned to placement."""
+        """The objects of an assignment that were returned to placement."""
         return await self.database.read(waiting.returned, assignment_id)
 
     async def take_up(self, after: int) -> tuple[int, list[MantaObject]]:
@@ -231,6 +231,25 @@ class JobStore:
         """
         done, tally = await self.database.write(
             assigned.copied, assignment_id, failed, max_attempts
+        )
+        return self._note(done, tally)
+
+    async def ask_again(
+        self,
+        assignment_id: str,
+        failed: Mapping[str, Failure],
+        *,
+        max_attempts: int,
+        path: str,
+        detail: str,
+    ) -> Uncopied:
+        """The agent is done, but accounts only for the objects in `failed`.
+
+        Those end as with `copied`.  The others return to placement as objects whose copy may lie
+        at this destination; the first time that happens to one, it counts as no attempt.
+        """
+        done, tally = await self.database.write(
+            assigned.ask_again, assignment_id, failed, max_attempts, path, detail
         )
         return self._note(done, tally)
 

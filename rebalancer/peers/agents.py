@@ -19,6 +19,7 @@ PING_S = 5.0
 POST_S = 60.0  # the agent answers after its disk has the assignment
 ASK_S = 30.0
 LIMIT_S = 10.0
+DELETE_S = 10.0
 
 
 class Posted(enum.Enum):
@@ -92,7 +93,7 @@ class Agents:
         Raises:
           PeerError: no answer, or not one we can use.
         """
-        reply = await self._ask("GET", shark, assignment_id)
+        reply = await self._ask("GET", shark, assignment_id, ASK_S)
         if reply.status == 404:
             return None
         if reply.status != 200:
@@ -105,11 +106,13 @@ class Agents:
     async def delete(self, shark: str, assignment_id: str) -> None:
         """Let the agent forget a completed assignment; one it does not know is fine.
 
+        Deployed agents answer 200, the rewrite's 204.
+
         Raises:
           PeerError: it is still there.
         """
-        reply = await self._ask("DELETE", shark, assignment_id)
-        if reply.status not in (200, 404):
+        reply = await self._ask("DELETE", shark, assignment_id, DELETE_S)
+        if not 200 <= reply.status < 300 and reply.status != 404:
             raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
 
     async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
@@ -133,12 +136,12 @@ class Agents:
             raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
         return True
 
-    async def _ask(self, method: str, shark: str, assignment_id: str) -> Reply:
+    async def _ask(self, method: str, shark: str, assignment_id: str, within_s: float) -> Reply:
         return await self.http.request(
             method,
             shark,
             f"/assignments/{assignment_id}",
             port=self.port,
             headers=self._headers,
-            within_s=ASK_S,
+            within_s=within_s,
         )

@@ -1,9 +1,17 @@
 """What an agent's report means."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
-from rebalancer.domain.assignments import adds_up, failures, is_useless, poll_interval
+from rebalancer.domain.assignments import (
+    Account,
+    account,
+    failures,
+    is_useless,
+    poll_interval,
+)
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
@@ -11,25 +19,47 @@ from rebalancer.domain.retries import Failure
 
 @pytest.mark.row("L9", "N9")
 @pytest.mark.parametrize(
-    ("failed_ids", "failed", "complete", "total", "verdict"),
+    ("failed_ids", "failed", "complete", "total", "named", "copied"),
     [
-        ([], 0, 3, 3, True),
-        (["a"], 1, 3, 3, True),
-        ([], 0, 2, 3, False),  # says complete, but is not
-        ([], 0, 2, 2, False),  # a task is missing
-        ([], 0, 4, 4, False),  # a task too many
-        (["x"], 1, 3, 3, False),  # a task we never posted
-        (["a", "a"], 2, 3, 3, False),  # one counted twice
-        (["a"], 0, 3, 3, False),
-        ([], 1, 3, 3, False),
+        ([], 0, 3, 3, "", "abc"),
+        (["a"], 1, 3, 3, "a", "bc"),
+        ([], 0, 2, 3, "", ""),  # says complete, but is not
+        (["a"], 1, 2, 3, "a", ""),  # which of the others is missing?
+        ([], 0, 2, 2, "", ""),  # a task is missing
+        ([], 0, 4, 4, "", ""),  # a task too many
+        (["b"], 1, 92, 60, "b", ""),  # counted on from the state file of another agent
+        (["x"], 1, 3, 3, "", ""),  # a task we never posted
+        (["a", "a"], 2, 3, 3, "", ""),  # one counted twice
+        (["a"], 0, 3, 3, "", ""),
+        ([], 1, 3, 3, "", ""),
     ],
 )
-def test_a_report_that_does_not_add_up_counts_nothing(
-    failed_ids: list[str], failed: int, complete: int, total: int, verdict: bool
+def test_a_task_counts_as_copied_only_if_all_are_accounted_for(
+    failed_ids: list[str], failed: int, complete: int, total: int, named: str, copied: str
 ) -> None:
-    """Only a report that accounts for each posted task is believed."""
-    told = adds_up({"a", "b", "c"}, failed_ids, failed=failed, complete=complete, total=total)
-    assert verdict is told
+    """Failures that are soundly listed are believed; the rest only if nothing is missing."""
+    told = account({"a", "b", "c"}, failed_ids, failed=failed, complete=complete, total=total)
+    rest = frozenset("abc") - frozenset(named + copied)
+    assert told == Account(frozenset(named), frozenset(copied), rest)
+
+
+_NAMES = st.sampled_from("abcdefg")
+_COUNTS = st.integers(-2, 9)
+
+
+@given(st.frozensets(_NAMES), st.lists(_NAMES), _COUNTS, _COUNTS, _COUNTS)
+def test_each_posted_task_is_in_one_set_whatever_is_reported(
+    posted: frozenset[str], listed: list[str], failed: int, complete: int, total: int
+) -> None:
+    """None is lost, none is counted twice, and a copy never counts by a doubtful report."""
+    told = account(posted, listed, failed=failed, complete=complete, total=total)
+    parts = (told.failed, told.copied, told.unaccounted)
+    assert sorted(name for part in parts for name in part) == sorted(posted)
+    assert told.failed <= frozenset(listed)
+    if told.copied:
+        assert complete == total == len(posted)
+        assert failed == len(listed) == len(posted) - len(told.copied)
+        assert not told.copied & frozenset(listed)
 
 
 def test_the_only_copy_that_cannot_be_read_is_told_apart() -> None:

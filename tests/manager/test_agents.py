@@ -1,7 +1,7 @@
 """Agents that are slow, vanish, lie or answer garbage: objects are safe, and jobs end."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +12,13 @@ import trio
 
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
-from rebalancer.errors import PeerError, PeerMalformed, PeerUnreachable
+from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager import pipeline
 from rebalancer.manager.stages.discover import ROOM_S
+from rebalancer.manager.stages.forget import LAST_S
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.http import HttpClient, Reply
+from rebalancer.peers.moray.client import Put
 from rebalancer.wire import (
     Assignment,
     Dialect,
@@ -27,7 +29,16 @@ from rebalancer.wire import (
     report_to_wire,
 )
 from tests.manager.test_store import check_counters
-from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
+from tests.manager.world import (
+    NODES,
+    ORIGIN,
+    FakeMoray,
+    World,
+    counts,
+    make_world,
+    object_id,
+    record,
+)
 
 TIMEOUT_S = 120
 
@@ -192,6 +203,54 @@ async def test_one_agent_that_lies_costs_no_object(
     assert ORIGIN.manta_storage_id not in named
 
 
+def killed_in_the_middle(stats: dict[str, Any]) -> dict[str, Any]:
+    """As the rewrite's agent counts after a restart: the task it was at is never counted."""
+    return {**stats, "complete": stats["complete"] - 1}
+
+
+def counted_on(stats: dict[str, Any]) -> dict[str, Any]:
+    """As a deployed agent counts that started from another one's state file."""
+    return {**stats, "complete": stats["complete"] + 2}
+
+
+@pytest.mark.parametrize("miscount", [killed_in_the_middle, counted_on])
+async def test_what_an_agent_does_not_account_for_is_asked_of_it_again(
+    world: World, autojump_clock: object, miscount: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """No attempt is used up, nothing is copied twice, and no other destination gets a copy.
+
+    The one failure that such a report names is believed at once: it is tried elsewhere.
+    """
+    first: set[str] = set()
+    bad = object_id(7)
+    world.agents.fails = lambda _shark, task: (
+        reasons.AGENT_FS_ERROR if task.object_id == bad and not first else None
+    )
+
+    def spoil(told: dict[str, Any]) -> dict[str, Any]:
+        if told["uuid"] in world.agents.done and len(first) < 4:
+            first.add(told["uuid"])
+        if told["uuid"] in first:
+            return {**told, "stats": miscount(told["stats"])}
+        return told
+
+    async with world.job(agents=agents(world, when_done(spoil))) as job:
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("complete", ""): 20}
+        rows = job.store.database._reader.execute("SELECT id, attempts FROM evacuateobjects")
+        attempts = {row["id"]: row["attempts"] for row in rows}
+        (orphans,) = job.store.database._reader.execute("SELECT count(*) FROM orphans").fetchone()
+    assert len(first) == 4
+    assert {name for name, count in attempts.items() if count} <= {bad}
+    assert len(world.agents.found_there) >= 4
+    assert len(world.agents.copied_whole) == len(world.agents.copies) == 20
+    assert orphans == 0
+    for found in world.records():
+        shark = found["sharks"][0]["manta_storage_id"]
+        assert (found["objectId"], shark) in world.agents.copies
+
+
 @pytest.mark.row("CRIT-6", "L12")
 @pytest.mark.parametrize(
     ("reason", "column"),
@@ -294,11 +353,12 @@ async def test_slow_metadata_is_not_held_against_an_agent(
     waits = [TIMEOUT_S * 3.0] * 3
     asked_at: dict[str, float] = {}
 
-    class Slow:
-        async def delete(self, shark: str, name: str) -> None:
-            await world.agents.delete(shark, name)
+    class SlowMoray(FakeMoray):
+        async def batch(self, puts: Sequence[Put]) -> None:
             await trio.sleep(waits.pop() if waits else 0)
+            await super().batch(puts)
 
+    class Slow:
         async def get(self, shark: str, name: str) -> Any:
             now = trio.current_time()
             since = now - asked_at.get(name, now)
@@ -307,13 +367,68 @@ async def test_slow_metadata_is_not_held_against_an_agent(
                 raise PeerUnreachable("connection closed meanwhile")
             return await world.agents.get(shark, name)
 
-        post = world.agents.post
+        post, delete = world.agents.post, world.agents.delete
 
-    async with world.job(agents=cast(Agents, Slow())) as job:
+    moray = {number: SlowMoray(world, number, store) for number, store in world.shards.items()}
+    async with world.job(agents=cast(Agents, Slow()), moray=moray) as job:
         await pipeline.run(job)
         assert await counts(job.store) == {("complete", ""): 20}
+        assert not waits
         lost = "SELECT count(*) FROM assignments WHERE state = 'rejected'"
         assert job.store.database._reader.execute(lost).fetchone()[0] == 0
+
+
+# --- deleting ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 204, 404])
+async def test_an_assignment_is_deleted_once_whichever_agent_answers(
+    world: World, autojump_clock: object, status: int
+) -> None:
+    """Deployed agents say 200, the rewrite's 204, and 404 is as good."""
+    deleted: list[str] = []
+
+    class Deleting(Wire):
+        async def request(self, method: str, host: str, path: str, **rest: Any) -> Reply:
+            if method == "DELETE":
+                deleted.append(path)
+                return Reply(status, {}, b"")
+            return await super().request(method, host, path, **rest)
+
+    http = cast(HttpClient, Deleting(world, lambda told: told))
+    async with world.job(agents=Agents(http, 7878)) as job:
+        await pipeline.run(job)
+    assert sorted(deleted) == sorted(f"/assignments/{name}" for name in world.agents.known_ever)
+
+
+@pytest.mark.parametrize("failure", ["refused", "hangs"])
+async def test_a_delete_that_fails_holds_nothing_up(
+    tmp_path: Path, autojump_clock: object, failure: str
+) -> None:
+    """More assignments than may wait to be deleted: records are written as if there were none."""
+    world = make_world(tmp_path / "w", [record(number) for number in range(1, 201)])
+    world.options = attrs.evolve(
+        world.options, max_tasks_per_assignment=1, max_metadata_update_threads=1
+    )
+
+    class Sticky:
+        get, post = world.agents.get, world.agents.post
+
+        async def delete(self, _shark: str, _name: str) -> None:
+            if failure == "hangs":
+                await trio.sleep(10)
+            raise PeerRefused("500")
+
+    written: list[float] = []
+    world.written = lambda _name: written.append(trio.current_time())
+    began = trio.current_time()
+    async with world.job(agents=cast(Agents, Sticky())) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 200}
+    assert len(world.agents.known_ever) == 200
+    assert max(written) - began < 60
+    assert trio.current_time() - began < 60 + 2 * LAST_S
+    world.close()
 
 
 # --- posting -----------------------------------------------------------------------------

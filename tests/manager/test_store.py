@@ -126,6 +126,21 @@ async def step_copied(store: JobStore, rng: random.Random) -> None:
         await store.copied(name, dict.fromkeys(failed, failure), max_attempts=rng.randrange(1, 4))
 
 
+async def step_ask_again(store: JobStore, rng: random.Random) -> None:
+    if names := assignments(store, "'init', 'assigned'"):
+        name = rng.choice(names)
+        members = ids(store, f"assignment_id = '{name}' AND status = 'assigned'")
+        failed = rng.sample(members, rng.randrange(len(members) + 1))
+        failure = Failure(reasons.AGENT_FS_ERROR, "9.stor.lab")
+        await store.ask_again(
+            name,
+            dict.fromkeys(failed, failure),
+            max_attempts=rng.randrange(1, 4),
+            path=COPY_PATH,
+            detail="49 of 50",
+        )
+
+
 async def step_withdraw(store: JobStore, rng: random.Random) -> None:
     if names := assignments(store, "'init', 'assigned'"):
         await store.withdraw(rng.choice(names))
@@ -155,6 +170,7 @@ STEPS = (
     step_assign,
     step_refuse,
     step_give_back,
+    step_ask_again,
     step_withdraw,
     step_take_up,
     step_copied,

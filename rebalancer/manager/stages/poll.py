@@ -1,13 +1,16 @@
 """Polling: asking each agent how its assignments stand, until they are done or given up."""
 
+from collections.abc import Mapping
+
 import attrs
 import trio
 
 from rebalancer.domain import assignments, reasons
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
-from rebalancer.manager.job import Job, Moved, Sent
+from rebalancer.manager.job import COPY_PATH, Job, Moved, Sent
 from rebalancer.manager.stages.post import give_back, note_uncopied
 from rebalancer.wire import AssignmentReport
 
@@ -106,24 +109,38 @@ class _Watcher:
         del self._watched[item.id]
 
     async def _finish(self, item: Sent, report: AssignmentReport) -> None:
-        stats, listed = report.stats, report.stats.failures or ()
-        ids = [task.object_id for task in listed]
-        if report.uuid != item.id or not assignments.adds_up(
-            item.object_ids, ids, failed=stats.failed, complete=stats.complete, total=stats.total
-        ):
-            # No telling which objects were copied: none may count.
-            log.error("assignment does not add up", id=item.id, destination=self._shark)
+        if report.uuid != item.id:
+            log.error("report of another assignment", id=item.id, destination=self._shark)
             await self._lose(item, reasons.ASSIGNMENT_MISMATCH, _mismatch(item, report))
             return
         self._job.metrics.took("copy", trio.current_time() - self._watched[item.id].since)
+        stats, listed = report.stats, report.stats.failures or ()
+        account = assignments.account(
+            item.object_ids,
+            [task.object_id for task in listed],
+            failed=stats.failed,
+            complete=stats.complete,
+            total=stats.total,
+        )
         failed = assignments.failures(
-            [(task.object_id, task.status.reason, task.source) for task in listed],
+            [
+                (t.object_id, t.status.reason, t.source)
+                for t in listed
+                if t.object_id in account.failed
+            ],
             self._job.action.origin.manta_storage_id,
         )
         for name, failure in failed.items():
             if not failure.reason.is_known:
                 raw = failure.reason.name[:200]
                 log.warning("unknown reason", object=name, destination=self._shark, reason=raw)
+        if account.unaccounted:
+            await self._ask_again(item, failed, _mismatch(item, report))
+        else:
+            await self._take(item, failed)
+
+    async def _take(self, item: Sent, failed: Mapping[str, Failure]) -> None:
+        """All objects of `item` but the `failed` ones are copied."""
         attempts = self._job.config.max_attempts
         uncopied = await self._job.store.copied(item.id, failed, max_attempts=attempts)
         if assignments.is_useless(len(item.object_ids), failed.values()):
@@ -136,6 +153,27 @@ class _Watcher:
         # That may have taken long, in which nobody could see the others' progress.
         self._progress_at = trio.current_time()
         # Last, because `add` starts another `run` once nothing is watched.
+        del self._watched[item.id]
+
+    async def _ask_again(self, item: Sent, failed: Mapping[str, Failure], detail: str) -> None:
+        """The agent does not account for all of `item`: the rest is asked for once more."""
+        log.warning(
+            "assignment does not add up",
+            id=item.id,
+            destination=self._shark,
+            reason=detail,
+            asked_again=len(item.object_ids) - len(failed),
+        )
+        uncopied = await self._job.store.ask_again(
+            item.id,
+            failed,
+            max_attempts=self._job.config.max_attempts,
+            path=COPY_PATH,
+            detail=detail,
+        )
+        # The agent may have done its work and only have counted badly.
+        self._job.ledger.done(self._shark, item.size)
+        note_uncopied(self._job, item.id, uncopied)
         del self._watched[item.id]
 
 

@@ -9,37 +9,34 @@ import trio
 
 from rebalancer.domain.objects import RecordError
 from rebalancer.domain.states import ObjectEvent
-from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.job import COPY_PATH, Job, Moved
 from rebalancer.manager.records import Settled, StoredRecord
+from rebalancer.manager.stages.forget import Forgetting, forgetting
 from rebalancer.manager.stages.rewrite import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
     Member,
     Outcome,
     Rewriter,
     as_discovered,
 )
-from rebalancer.retry import pauses
 
 #: A batch holds records of one assignment and shard, but not more bytes or records than this: a
 #: put of 1 MiB takes a real server 0.2 s, as a batch of 200 does, and meanwhile it serves nobody
 #: else.
 MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_RECORDS = 100
-DELETE_TRIES = 3
 
 log = get_logger()
 
 
 async def update(job: Job, moved: trio.MemoryReceiveChannel[Moved]) -> None:
     """Update the records of each assignment, as many at a time as `job.updaters` allows."""
-    async with moved, trio.open_nursery() as nursery:
+    async with moved, forgetting(job) as agents, trio.open_nursery() as nursery:
         async for item in moved:
             # Before the task starts, so that no more of them exist than may work.
             await job.updaters.acquire(item)
-            nursery.start_soon(_release_after, job, item, partial(_update_timed, job, item))
+            work = partial(_update_timed, job, item, agents)
+            nursery.start_soon(_release_after, job, item, work)
 
 
 async def update_links(job: Job) -> None:
@@ -60,9 +57,10 @@ async def _release_after(job: Job, borrower: object, work: Callable[[], Awaitabl
         job.updaters.release(borrower)
 
 
-async def _update_timed(job: Job, item: Moved) -> None:
+async def _update_timed(job: Job, item: Moved, agents: Forgetting) -> None:
     with job.metrics.timed("update"):
         await _update_assignment(job, item)
+    agents.forget(item)
 
 
 async def _update_assignment(job: Job, item: Moved) -> None:
@@ -75,7 +73,6 @@ async def _update_assignment(job: Job, item: Moved) -> None:
             done = await _update_chunk(job, shard, chunk)
             await job.store.settle(_settled(member, outcome) for member, outcome in done)
             _count(job, [outcome for _, outcome in done])
-    await _forget(job, item)
     await job.store.finish_assignment(item.id)
     log.debug("assignment", id=item.id, state="post_processed")
 
@@ -133,21 +130,6 @@ def _count(job: Job, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             job.metrics.failed(outcome.error)
-
-
-async def _forget(job: Job, item: Moved) -> None:
-    """Let the agent drop the assignment.  One that stays is only clutter, so not worth more."""
-    if not job.config.delete_assignments:
-        return
-    waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-    for _ in range(DELETE_TRIES):
-        try:
-            await job.agents.delete(item.destination.manta_storage_id, item.id)
-        except PeerError as exc:
-            log.warning("assignment not deleted at its agent", id=item.id, error=str(exc))
-            await trio.sleep(next(waits))
-        else:
-            return
 
 
 async def _update_link(job: Job, link: StoredRecord) -> None:

@@ -122,6 +122,47 @@ def copied(
     return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
 
 
+def ask_again(
+    db: sqlite3.Connection,
+    assignment_id: str,
+    failed: Mapping[str, Failure],
+    max_attempts: int,
+    path: str,
+    detail: str,
+) -> tuple[Uncopied, Tally]:
+    """Its report accounts for the objects in `failed` only, which return or are skipped.
+
+    The others, which may be copied, are to be asked of the same destination under another
+    assignment: there they are found, if they are.  That costs an object no attempt, once between
+    two attempts, so that an agent which never counts right does not get them for ever.
+    """
+    _advance(db, assignment_id, AssignmentEvent.LOST, detail)
+    tally = Tally()
+    fates, skipped = Counter[Next](), Counter[Reason]()
+    for row in _objects_of(db, assignment_id):
+        failure = failed.get(row["id"])
+        if failure is None:
+            note_orphan(db, row, path, "its agent did not account for it")
+            if row["earlier_shark"] is None:
+                _return(db, tally, row)
+                db.execute(
+                    f"UPDATE progress SET earlier_shark = ? WHERE {OF_ID}",
+                    (row["dest_shark"], row["id"]),
+                )
+                fates[Next.AT_ONCE] += 1
+                continue
+        reason = reasons.ASSIGNMENT_MISMATCH if failure is None else failure.reason
+        source = None if failure is None else failure.bad_source
+        tried = read_tried(row).and_also(row["dest_shark"], source)
+        fate = _try_again(db, tally, row, reason, tried, max_attempts)
+        fates[fate] += 1
+        if fate is Next.SKIPPED:
+            skipped[reason] += 1
+    destinations.count(db, assignment_id, copied=0, failed=fates.total())
+    tally.save(db)
+    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
+
+
 def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
     """Those that are not at their end, oldest first."""
     rows = db.execute(
@@ -168,7 +209,7 @@ def _advance(
 def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]:
     """What is in an assignment."""
     return db.execute(
-        "SELECT id, object, bytes, attempts, tried, dest_shark"
+        "SELECT id, object, bytes, attempts, tried, dest_shark, earlier_shark"
         f" FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
         (assignment_id,),
     ).fetchall()
