@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from rebalancer.errors import PeerError, PeerRefused, PeerUnreachable
 from rebalancer.peers.names import Endpoint, locate
+from rebalancer.threads import Work, run_sync
 
 DEFAULT_PORT = 5432
 #: As the predecessor connects.
@@ -21,6 +22,14 @@ CONNECT_S = 10
 STATEMENT_S = 60.0
 #: A server that does not acknowledge anything for this many seconds is gone.
 SILENCE_S = 60
+
+#: Classes of SQLSTATE, and states, that pass by themselves or once a person has seen to the server:
+#: connection, rollback of one of several, resources, object in use, operator, system, old snapshot.
+_PASSING = ("08", "40", "53", "55", "57", "58", "72")
+#: Those of them that do not: the database was dropped.
+_LASTING = ("57P04",)
+#: Parts of what a server says to a client that it does not let in: libpq tells no SQLSTATE of that.
+_REFUSED_TEXTS = ("authentication failed", "no pg_hba.conf entry", "no password", "does not exist")
 
 Row = dict[str, Any]
 
@@ -58,7 +67,7 @@ class PostgresShard:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._interrupt_when_cancelled)
                 try:
-                    rows = await trio.to_thread.run_sync(self._run, statement, values, within_s)
+                    rows = await run_sync(Work.CLONES, self._run, statement, values, within_s)
                 except PeerError as exc:
                     failure = exc
                 self._is_running = False
@@ -78,12 +87,12 @@ class PostgresShard:
                 self._within_s = within_s
             cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
             return cursor.execute(statement.encode(), values).fetchall()
-        except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
-            self.close()
-            raise PeerUnreachable(f"{self.name} at {self._where}: {_line(exc)}") from exc
         except psycopg.Error as exc:
             self.close()
-            raise PeerRefused(f"{self.name} at {self._where}: {_line(exc)}") from exc
+            text = f"{self.name} at {self._where}: {_line(exc)}"
+            if waiting_helps(exc):
+                raise PeerUnreachable(text) from exc
+            raise PeerRefused(text) from exc
 
     def _connect(self) -> psycopg.Connection[Row]:
         return psycopg.connect(
@@ -118,6 +127,15 @@ class PostgresShard:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def waiting_helps(exc: psycopg.Error) -> bool:
+    """Whether a statement that failed with `exc` may succeed later, as it is."""
+    if exc.sqlstate is not None:
+        return exc.sqlstate[:2] in _PASSING and exc.sqlstate not in _LASTING
+    if isinstance(exc, psycopg.OperationalError):
+        return not any(text in str(exc) for text in _REFUSED_TEXTS)
+    return isinstance(exc, psycopg.InterfaceError)
 
 
 def _line(exc: psycopg.Error) -> str:

@@ -4,14 +4,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
 from rebalancer.devregion import postgres
 from rebalancer.devregion.postgres import Cluster
 from rebalancer.errors import PeerRefused, PeerUnreachable
+from rebalancer.peers import postgres as clones
 from rebalancer.peers import scan
-from rebalancer.peers.postgres import PostgresShard, open_postgres
+from rebalancer.peers.postgres import PostgresShard, open_postgres, waiting_helps
 from tests.conftest import require
 
 NAME = "1.rebalancer-postgres.lab"
@@ -182,3 +184,58 @@ async def test_a_clone_may_come_back(cluster: Cluster) -> None:
             await shard.sql("SELECT 1")
         await trio.to_thread.run_sync(cluster.start)
         assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize(
+    ("state", "helps"),
+    [
+        ("08006", True),  # the connection was lost
+        ("40P01", True),  # deadlock
+        ("53100", True),  # disk full
+        ("53200", True),  # out of memory
+        ("53300", True),  # too many connections
+        ("55P03", True),  # lock not available
+        ("57014", True),  # the statement was cancelled
+        ("57P01", True),  # the server stops
+        ("57P03", True),  # it starts
+        ("58030", True),  # an error of its disk
+        ("57P04", False),  # the database was dropped
+        ("22P02", False),  # a value that cannot be read
+        ("28P01", False),  # a wrong password
+        ("42P01", False),  # no such table
+        ("42501", False),  # not allowed
+        ("54000", False),  # beyond a limit of the server's making
+        ("XX001", False),  # a corrupted table
+    ],
+)
+def test_what_waiting_helps_is_told_by_the_state(state: str, helps: bool) -> None:
+    """Whatever the language of the message, and whichever class psycopg makes of it."""
+    exc = psycopg.errors.lookup(state)("ein Fehler")
+    assert exc.sqlstate == state
+    assert waiting_helps(exc) is helps
+
+
+@pytest.mark.parametrize(
+    ("text", "helps"),
+    [
+        ("connection refused", True),
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  password authentication failed for user "postgres"', False),
+        ("FATAL:  no pg_hba.conf entry for host", False),
+        ('FATAL:  database "moray" does not exist', False),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_told_by_its_text(text: str, helps: bool) -> None:
+    """For then there is no state."""
+    assert waiting_helps(psycopg.OperationalError(text)) is helps
+
+
+async def test_a_database_that_is_not_there_is_refused_by_name(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real server: no pause makes it come."""
+    monkeypatch.setattr(clones, "DATABASE", "elsewhere")
+    async with shard_of(cluster) as shard:
+        with pytest.raises(PeerRefused, match='"elsewhere" does not exist'):
+            await shard.sql("SELECT 1")

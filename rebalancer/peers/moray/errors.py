@@ -29,38 +29,65 @@ _KINDS: Mapping[str, Kind] = {
 }
 #: Names that say nothing: the message decides.
 _NAMELESS = ("error", "Error", "VError")
-#: Parts of the messages of what passes by itself.
+#: Parts of the messages, in lower case, of what passes by itself or once a person has seen to it.
 _PASSING_TEXTS = (
-    # of Moray and its PostgreSQL client
-    "connect ECONNREFUSED",
-    "ECONNRESET",
-    "ETIMEDOUT",
-    "EPIPE",
-    "Postgres client failed",
-    "Connection terminated",
+    # of Moray, its PostgreSQL client, and the network between them
+    "econnrefused",
+    "econnreset",
+    "econnaborted",
+    "etimedout",
+    "ehostunreach",
+    "enetunreach",
+    "epipe",
+    "emfile",
+    "enfile",
+    "enotfound",
+    "eai_again",
+    "socket hang up",
+    "postgres client failed",
+    "connection terminated",
     # until Moray's five minutes old picture of a bucket has expired
     'invalid "_id" type',
-    # of PostgreSQL
+    # of PostgreSQL, about others that use the same rows
     "deadlock detected",
     "could not serialize access",
-    "terminating connection",
+    "could not obtain lock",
+    "tuple concurrently updated",
     "canceling statement",
-    "server closed the connection",
     # of one that starts, stops, or has just become a standby
+    "terminating connection",
+    "server closed the connection",
     "the database system is",
+    "is not currently accepting connections",
     "read-only transaction",
     "during recovery",
+    # of one whose machine is full: of data, or of what else it can run out of
+    "no space left on device",
+    "disk quota exceeded",
+    "input/output error",
+    "too many open files",
+    "could not fork",
+    "is not accepting commands",
 )
 #: The same of a database that has too much to do.
-_OVERLOADED_TEXTS = ("too many clients", "remaining connection slots")
+_OVERLOADED_TEXTS = (
+    "too many clients",
+    "too many connections for",
+    "remaining connection slots",
+    "out of memory",
+    "out of shared memory",
+    "cannot allocate memory",
+    "could not resize shared memory",
+)
 
 
 def classify(name: str, message: str) -> Kind:
     """What an error asks for; an unknown one is permanent, for asking again may do harm."""
     if name in _NAMELESS:
-        if any(text in message for text in _OVERLOADED_TEXTS):
+        said = message.lower()
+        if any(text in said for text in _OVERLOADED_TEXTS):
             return Kind.OVERLOADED
-        if any(text in message for text in _PASSING_TEXTS):
+        if any(text in said for text in _PASSING_TEXTS):
             return Kind.PASSING
     return _KINDS.get(name, Kind.PERMANENT)
 
