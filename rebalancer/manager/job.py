@@ -96,12 +96,16 @@ class Job:
     #: Where objects are looked for: the shards' clones, or their Morays.
     scanned: Mapping[int, scan.Shard]
     moray: Mapping[int, MorayClient]
-    #: What to take instead of all that is found.
+    #: Records that are read anew, before any shard is scanned.
     listing: Listing | None
     metrics: ManagerMetrics
     ledger: Ledger
     throttle: Throttle
     updaters: Updaters
+    #: Whether its shards are looked at: all of them, or what an earlier job left of them.
+    scans: bool = attrs.field(
+        default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
+    )
     max_objects: int | None = None
     rng: random.Random = attrs.field(factory=random.Random)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
@@ -125,6 +129,11 @@ class Job:
         """When an assignment is due."""
         options = self.config.options
         return BatchLimits(options.max_tasks_per_assignment, float(options.max_assignment_age))
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether it takes no further objects, because of its limit."""
+        return self.max_objects is not None and self.store.objects >= self.max_objects
 
     def configure(self, config: ManagerConfig) -> None:
         """Go on with another configuration, as far as it matters to a job that runs."""

@@ -11,7 +11,7 @@ import trio
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
-from rebalancer.domain.states import JobEvent, JobState, Wish
+from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
 from rebalancer.errors import BadRequest, Conflict, JobFailed, Refused, StoreError
 from rebalancer.log import get_logger
 from rebalancer.manager import render, store, views
@@ -26,6 +26,7 @@ from rebalancer.manager.requests import (
     check_range,
     checked_id,
 )
+from rebalancer.manager.retries import params_of_retry
 from rebalancer.manager.runner import Runner, Running, read_tuning
 
 #: A job that is paused has come to rest within this many seconds, or the request says so.
@@ -88,9 +89,16 @@ class Jobs:
         row = await self.known(job_id)
         if not row.has_ended:
             raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
-        return await self._add(
-            row.action, {"from_shark": row.params["from_shark"], "retry_of": row.id}
-        )
+        known = {other.id: other for other in await self.index.all()}
+        params = params_of_retry(row, known.get, await self._taken(row))
+        return await self._add(row.action, params)
+
+    async def _taken(self, row: JobRow) -> int:
+        """How many objects of a job's limit are done with."""
+        if row.params.get("max_objects") is None:
+            return 0
+        overview = await trio.to_thread.run_sync(views.read_job, self.runner.file(row.id))
+        return overview.status.objects(ObjectStatus.COMPLETE)
 
     async def _add(self, action: str, params: dict[str, Any]) -> str:
         await self.check_params(params)
@@ -307,7 +315,7 @@ class Jobs:
             row = await self.known(job_id)
             _require(row, "removed, because it has not ended", row.has_ended)
             for other in await self.index.unfinished():
-                needed = other.params.get("retry_of") == row.id
+                needed = row.id in (other.params.get("retry_of"), *other.params.get("chain", ()))
                 _require(row, f"removed, because job {other.id} retries it", not needed)
             # The row first: a file without one is only clutter.
             await self.index.remove(row.id)

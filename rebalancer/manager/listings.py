@@ -1,10 +1,11 @@
-"""Objects listed in a file, for jobs that do not scan: of an earlier job, or of an operator.
+"""Objects listed in files: of earlier jobs, or of an operator.
 
 A listing only names records.  What they hold is read anew, because it may have changed since.
 Blocking.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +19,22 @@ PAGE = 200
 
 
 @attrs.frozen
+class Copied:
+    """A copy that an earlier job made, or may have made, and that no record names."""
+
+    object_id: str
+    shark: str
+    #: Under which it lies there.
+    account: str
+
+
+@attrs.frozen
 class Listed:
     """One record; `shard` is None if the listing does not tell."""
 
     shard: int | None
     key: str
+    copy: Copied | None = None
 
 
 class Listing(Protocol):
@@ -61,7 +73,37 @@ class EarlierJob:
     def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
         """As in `Listing`."""
         end, named = views.retryable(self.path, part, after, PAGE)
-        return end, [Listed(shard, key) for shard, key in named]
+        return end, [Listed(one.shard or None, one.key, _copy_of(one)) for one in named]
+
+
+def _copy_of(one: views.Retryable) -> Copied | None:
+    if one.object_id is None or one.shark is None or one.text is None:
+        return None
+    record = json.loads(one.text)
+    account = record.get("creator") or record.get("owner")
+    return Copied(one.object_id, one.shark, str(account))
+
+
+@attrs.frozen
+class Joined:
+    """Several listings, one after the other; each part has its listing, and its name there."""
+
+    by_part: Mapping[str, tuple[Listing, str]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As in `Listing`."""
+        return tuple(self.by_part)
+
+    def until(self, part: str) -> int:
+        """As in `Listing`."""
+        listing, name = self.by_part[part]
+        return listing.until(name)
+
+    def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
+        """As in `Listing`."""
+        listing, name = self.by_part[part]
+        return listing.page(name, after)
 
 
 @attrs.frozen

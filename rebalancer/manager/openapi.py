@@ -243,7 +243,8 @@ _DELETE = _of_job(
 _RETRY = _of_job(
     "retry_job",
     "Make a job of what an earlier one could not do",
-    "It takes up what the earlier job skipped or had an error with, and reads each record anew.",
+    "It takes up what the earlier job skipped or had an error with, and reads each record anew."
+    "  If that one failed or was cancelled, it also goes on where that one stopped looking.",
     _leading(_answer(f"{_NEW_ID}{_NEW_ID_AS_JSON}", _json(ref("JobId"))), "$response.body"),
     {
         409: "The earlier job has not ended.",

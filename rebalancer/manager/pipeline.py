@@ -11,18 +11,22 @@ from typing import Any
 
 import trio
 
+from rebalancer.domain.completeness import NO_SHARD, Part, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import AssignmentState, ObjectStatus
 from rebalancer.errors import JobFailed
-from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
-from rebalancer.manager.records import OpenAssignment
+from rebalancer.manager.job import COPY_PATH, Found, Job, Moved, Ready, Sent
+from rebalancer.manager.records import Looked, OpenAssignment
 from rebalancer.manager.stages.discover import discover
 from rebalancer.manager.stages.final import next_round
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
+from rebalancer.manager.stages.sources import phase
 from rebalancer.manager.stages.update import update, update_links
 
+#: What helps a job whose shard was taken out of the configuration.
+PUT_BACK = "the shard is not configured; put it back, then retry the job"
 #: Messages that wait between two stages; each holds up to an assignment of objects.
 QUEUE = 2
 #: Assignments posted at a time: enough for several destinations to hang with all of theirs.
@@ -41,15 +45,26 @@ async def run(job: Job) -> None:
       JobFailed: a scan did not finish on every shard; all else is done.
     """
     await job.fleet.ready()
-    scan_round: int | None = await job.store.round()
-    while scan_round is not None:
+    if job.scans:
+        await job.store.know_shards(job.moray)
+    left = await _unfinished(job)
+    # Earlier rounds too may have shards left: those that were configured only later.
+    scan_round = left[0].round if left else await job.store.round()
+    while True:
         await _drain(job, scan_round)
         await update_links(job)
         if job.cancelled.is_set():
             await job.store.skip_waiting(CANCELLED)
+        if job.listing is not None:
+            await job.store.list_unused_copies(COPY_PATH)
+        if job.cancelled.is_set():
             return
-        await _check_end(job)
-        scan_round = await next_round(job)
+        await _check_end(job, scan_round)
+        left = await _unfinished(job)
+        due = left[0].round if left else await next_round(job)
+        if due is None:
+            return
+        scan_round = due
 
 
 async def _drain(job: Job, scan_round: int) -> None:
@@ -102,7 +117,47 @@ async def _recover(
                 await sent.send(Sent(left.id, left.destination, ids, left.size))
 
 
-async def _check_end(job: Job) -> None:
+async def _unfinished(job: Job) -> list[Part]:
+    """What the job has yet to look at, by its file; nothing more if it takes no further objects."""
+    looked = await job.store.looked()
+    shards = looked.shards if job.scans else ()
+    listed = () if job.listing is None else job.listing.parts
+    parts = needed(shards, looked.rounds, listed)
+    left = unfinished(parts, looked.scans)
+    return [] if job.has_enough else left
+
+
+async def _check_looked(job: Job, scan_round: int) -> None:
+    """Note whatever of the rounds so far was not looked at, unless its failure is noted."""
+    looked = await job.store.looked()
+    for shard in looked.dropped:
+        job.failures.append(f"listed records of shard {shard} were left out: {PUT_BACK}")
+    for part in await _unfinished(job):
+        what = phase(part.round, part.shard)
+        is_told = any(failure.startswith(f"{what} did not") for failure in job.failures)
+        if part.round > scan_round or is_told:
+            continue
+        is_there = part.shard == NO_SHARD or part.shard in job.moray
+        why = _reached(part, looked) if is_there else PUT_BACK
+        job.failures.append(f"{what} did not finish: {why}")
+
+
+def _reached(part: Part, looked: Looked) -> str:
+    """How far the scan of an unfinished part came."""
+    for scan in looked.scans:
+        is_its = (scan.round, scan.shard) == (part.round, part.shard)
+        if is_its and scan.position < scan.until:
+            return f"it stands at {scan.position:,} of {scan.until:,} in {scan.column}"
+    return "it has not begun"
+
+
+async def _check_end(job: Job, scan_round: int) -> None:
+    """Tell whether the rounds so far came to their end.
+
+    Raises:
+      JobFailed: they did not, and why.
+    """
+    await _check_looked(job, scan_round)
     status = await job.store.status()
     unfinished = {
         name: status.objects(name)

@@ -75,7 +75,7 @@ async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
         metrics = ManagerMetrics(config)
         job = await runner.make_job(row, config, shards, job_store, ledger, metrics)
         await job.fleet.ready()
-        clones = {} if job.listing else shards.clones
+        clones = shards.clones if job.scans else {}
         origin = job.action.origin.manta_storage_id
         warnings = await preflight(config, origin, job.fleet.nodes, job.agents, job.moray, clones)
         destinations = await _place_all(job)

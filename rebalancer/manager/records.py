@@ -1,6 +1,6 @@
 """What passes between the stages of a job and its store: values, nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -11,6 +11,9 @@ from rebalancer.domain.states import (
     ObjectEvent,
     ObjectStatus,
 )
+
+#: Why a record that a listing names was dropped, if its shard is not there to be asked.
+NOT_CONFIGURED = "its shard is not configured"
 
 
 @attrs.frozen
@@ -30,6 +33,8 @@ class FoundRecord:
     #: Why it is left alone at the operator's wish.
     outcome: str | None = None
     detail: str | None = None
+    #: The destination where an earlier job left a copy, which need not be made again.
+    earlier: str | None = None
 
 
 @attrs.frozen
@@ -45,6 +50,19 @@ class ScanPosition:
     position: int
     until: int
     round: int = 0
+
+
+@attrs.frozen
+class Looked:
+    """What a job has to look at, and how far it has."""
+
+    #: Every shard that it has to empty, configured or not.
+    shards: frozenset[int]
+    scans: Sequence[ScanPosition]
+    #: Every round that began: discovery, and final scans.
+    rounds: Sequence[int]
+    #: Shards of listed records that nobody could be asked about.
+    dropped: Sequence[int] = ()
 
 
 @attrs.frozen
@@ -81,6 +99,16 @@ class Dropped:
 
     shard: int
     key: str
+    reason: str
+
+
+@attrs.frozen
+class Orphan:
+    """A file on a destination that no record names, or may not name."""
+
+    object_id: str
+    shark: str
+    path: str
     reason: str
 
 

@@ -25,9 +25,10 @@ from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import JobIndex, JobRow
 from rebalancer.manager.job import Job
 from rebalancer.manager.ledger import Ledger, Ledgers
-from rebalancer.manager.listings import EarlierJob, Listing, ObjectsFile
+from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.preflight import preflight
+from rebalancer.manager.retries import listing_of, read_left, scans_shards
 from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.tuning import Tuning, reloaded, tuned
 from rebalancer.manager.updaters import Updaters
@@ -113,12 +114,8 @@ class Runner:
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
 
     def listing(self, params: Mapping[str, Any]) -> Listing | None:
-        """What a job takes instead of all that is found."""
-        if (earlier := params.get("retry_of")) is not None:
-            return EarlierJob(self.file(earlier))
-        if (path := params.get("objects_file")) is not None:
-            return ObjectsFile(Path(path))
-        return None
+        """The records that a job reads anew, before it scans or instead."""
+        return listing_of(params, self.file)
 
     def reload(self, config: ManagerConfig) -> None:
         """Take a new configuration: for the next job, and what is live for those that run."""
@@ -204,10 +201,21 @@ class Runner:
                 job.cancel()
             elif not await job_store.has_begun():
                 await _prepare(job, shards, strict=bool(row.params.get("strict")))
+                await self._take_over(job, row.params)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_measure, job, running.rates)
                 await pipeline.run(job)
                 nursery.cancel_scope.cancel()
+
+    async def _take_over(self, job: Job, params: Mapping[str, Any]) -> None:
+        """Let a retry go on where the jobs before it stopped looking.
+
+        Raises:
+          StoreError: one of their files cannot be read.
+        """
+        if "scans" in params:
+            positions, shards = await trio.to_thread.run_sync(read_left, params, self.file)
+            await job.store.take_over_scans(positions, shards if job.scans else ())
 
     async def make_job(
         self,
@@ -240,6 +248,7 @@ class Runner:
             scanned=shards.clones or shards.moray,
             moray=shards.moray,
             listing=self.listing(row.params),
+            scans=scans_shards(row.params),
             metrics=metrics,
             ledger=ledger,
             updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
@@ -293,7 +302,7 @@ async def _prepare(job: Job, shards: Shards, *, strict: bool) -> None:
       JobFailed: storinfo lists no nodes, or something was found and the job is `strict`.
     """
     await job.fleet.ready()
-    clones = {} if job.listing else shards.clones
+    clones = shards.clones if job.scans else {}
     origin = job.action.origin.manta_storage_id
     findings = await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, clones)
     for finding in findings:

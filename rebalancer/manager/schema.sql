@@ -166,6 +166,11 @@ CREATE TABLE IF NOT EXISTS scans (
     PRIMARY KEY (round, shard, id_column)
 );
 
+-- Shards that the job has to empty: those that were configured when it began, or later.
+CREATE TABLE IF NOT EXISTS shards (
+    shard           INTEGER PRIMARY KEY NOT NULL
+);
+
 -- Final scans of the live metadata.
 CREATE TABLE IF NOT EXISTS rounds (
     round           INTEGER PRIMARY KEY,

@@ -22,8 +22,10 @@ from rebalancer.manager.records import (
     Dropped,
     Finding,
     FoundRecord,
+    Looked,
     NewAssignment,
     OpenAssignment,
+    Orphan,
     Remaining,
     Round,
     ScanPosition,
@@ -38,6 +40,8 @@ from rebalancer.manager.transactions import (
     counters,
     discovered,
     facts,
+    orphans,
+    scans,
     updated,
     waiting,
 )
@@ -118,12 +122,33 @@ class JobStore:
         """Record the evacuated shark."""
         await self.database.write(facts.write_origin, shark)
 
+    async def know_shards(self, numbers: Iterable[int]) -> None:
+        """Record shards that the job has to empty, besides those that it knows already."""
+        await self.database.write(scans.know_shards, tuple(numbers))
+
+    async def take_over_scans(
+        self, positions: Iterable[ScanPosition], shards: Iterable[int]
+    ) -> None:
+        """Go on where an earlier job's scans ended, with the shards that it had to empty."""
+        await self.database.write(scans.take_over, tuple(positions), tuple(shards))
+
+    async def list_unused_copies(self, path: str) -> None:
+        """List as orphans the copies of an earlier job that no record was made to name.
+
+        `path` is a format string of `account` and `id`.
+        """
+        await self.database.write(orphans.note_unused, path)
+
+    async def looked(self) -> Looked:
+        """What the job has to look at, and how far it has."""
+        return await self.database.read(scans.read_looked)
+
     async def scan_position(
         self, shard: int, column: str, scan_round: int = 0
     ) -> ScanPosition | None:
         """How far the scan of a column has come, or None if it has not begun."""
         wanted = (shard, column, scan_round)
-        positions = await self.database.read(discovered.read_scans)
+        positions = await self.database.read(scans.read_scans)
         chosen = (p for p in positions if (p.shard, p.column, p.round) == wanted)
         return next(chosen, None)
 
@@ -134,6 +159,7 @@ class JobStore:
         *,
         limit: int | None = None,
         dropped: Sequence[Dropped] = (),
+        orphans: Sequence[Orphan] = (),
     ) -> list[MantaObject]:
         """Store the objects of one window and how far the scan has come.
 
@@ -142,7 +168,9 @@ class JobStore:
         the whole job.  `records` is consumed in the writer's thread.  Returns the new objects,
         which need a destination, each once.
         """
-        new, tally = await self.database.write(discovered.found, records, scanned, limit, dropped)
+        new, tally = await self.database.write(
+            discovered.found, records, scanned, limit, dropped, orphans
+        )
         self._mirror(tally)
         return new
 
@@ -317,7 +345,7 @@ class JobStore:
 
     async def has_begun(self) -> bool:
         """Whether the job has looked for objects already."""
-        return bool(await self.database.read(discovered.read_scans))
+        return bool(await self.database.read(scans.read_scans))
 
     async def warn(self, findings: Sequence[Finding]) -> None:
         """Record what the pre-flight found, in place of what an earlier one did."""

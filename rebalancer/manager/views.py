@@ -14,8 +14,8 @@ import attrs
 from rebalancer.domain.again import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import StoreError
-from rebalancer.manager.records import Finding, Round, ScanPosition, Status
-from rebalancer.manager.transactions import again, counters, destinations, discovered, facts
+from rebalancer.manager.records import NOT_CONFIGURED, Finding, Looked, Round, ScanPosition, Status
+from rebalancer.manager.transactions import again, counters, destinations, facts, scans
 from rebalancer.sqlite import connect
 
 #: Rows that a page of a listing may look at: some tenths of a second.
@@ -73,7 +73,7 @@ def read_job(path: Path) -> Overview:
         return Overview(
             facts.read_origin(db),
             counters.read_status(db),
-            discovered.read_scans(db),
+            scans.read_scans(db),
             again.read_rounds(db),
             facts.read_warnings(db),
             destinations.read_destinations(db),
@@ -81,19 +81,35 @@ def read_job(path: Path) -> Overview:
 
 
 #: The objects of a job that another job can take up, their further records, and what came back
-#: after the last round.  Whatever a shard that is not configured has is left out, for nothing
-#: can be asked about it.
-RETRYABLE = ("objects", "links", "remaining")
+#: after the last round, and listed records whose shard was not configured: all that an operator
+#: may have mended meanwhile.
+RETRYABLE = ("objects", "links", "remaining", "dropped")
 _RETRYABLE = {
     # A job that broke has objects that came to no end.
-    "objects": (
-        "number",
-        "evacuateobjects WHERE status <> 'complete'"
-        " AND error IS NOT 'bad_shard_number' AND outcome IS NOT 'excluded'",
-    ),
+    "objects": ("number", "evacuateobjects WHERE status <> 'complete'"),
     "links": ("rowid", "links WHERE status <> 'complete'"),
     "remaining": ("rowid", f"remaining WHERE why = '{FOUND_TOO_LATE}'"),
+    "dropped": ("rowid", f"dropped WHERE reason = '{NOT_CONFIGURED}'"),
 }
+# Of a row of `objects`: its id, where a copy may lie that no record and no list of the earlier job
+# names, and its record.
+_PLACE = (
+    "CASE WHEN status IN ('assigned', 'post_processing') THEN dest_shark ELSE earlier_shark END"
+)
+_COPY = (
+    f", id, CASE WHEN NOT EXISTS (SELECT 1 FROM orphans WHERE object_id = id AND shark = {_PLACE})"
+    f" THEN {_PLACE} END, CASE WHEN {_PLACE} IS NOT NULL THEN object END"
+)
+
+
+def read_looked(path: Path) -> Looked:
+    """What a job had to look at, and how far it has.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        return scans.read_looked(db)
 
 
 def last_retryable(path: Path, part: str) -> int:
@@ -108,8 +124,20 @@ def last_retryable(path: Path, part: str) -> int:
         return int(last)
 
 
-def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
-    """Shard and key of records that another job can take up, and the last row looked at.
+@attrs.frozen
+class Retryable:
+    """A record that another job can take up; `shark` has a copy of its object, perhaps."""
+
+    shard: int
+    key: str
+    object_id: str | None = None
+    shark: str | None = None
+    #: The record as the earlier job knew it, where there may be a copy.
+    text: str | None = None
+
+
+def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[Retryable]]:
+    """Records that another job can take up, and the last row looked at.
 
     Blocking.
 
@@ -119,11 +147,12 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
     with _reading(path) as db:
         row, source = _RETRYABLE[part]
         rows = db.execute(
-            f"SELECT {row} AS row, shard, key FROM {source} AND {row} > ? ORDER BY {row} LIMIT ?",
+            f"SELECT {row} AS row, shard, key{_COPY if part == 'objects' else ''} FROM {source}"
+            f" AND {row} > ? ORDER BY {row} LIMIT ?",
             (after, limit),
         ).fetchall()
     end = rows[-1]["row"] if rows else after
-    return end, [(row["shard"], row["key"]) for row in rows]
+    return end, [Retryable(*tuple(row)[1:]) for row in rows]
 
 
 @attrs.frozen

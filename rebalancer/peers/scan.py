@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import attrs
 
+from rebalancer.domain.completeness import LAST_COLUMN
 from rebalancer.errors import PeerMalformed
 
 # Shards that ran out of 32-bit ids have a second column; old rows use the first only and new
 # rows the second only, and every new id is above every old one.
 ID_COLUMNS = ("_id", "_idx")
 #: Stands for a column in which rows without any id have the id 1: `_id` may be NULL.
-NO_ID = "none"
+NO_ID = LAST_COLUMN
 #: One window may take this many seconds: a cold disk reads some hundred rows in each.
 WINDOW_S = 600.0
 #: Rows without an id are in no index, so looking for them reads the whole table, in one go: a

@@ -333,7 +333,7 @@ async def test_a_shard_that_is_not_configured_any_more_is_told(
     assert unsettled
     async with world.job() as job:
         del job.moray[2]  # type: ignore[attr-defined]
-        with trio.fail_after(10_000):
+        with trio.fail_after(10_000), pytest.raises(JobFailed, match="the shard is not configured"):
             await pipeline.run(job)
         found = await counts(job.store)
     assert found["error", "bad_shard_number"] + found["complete", ""] == 20

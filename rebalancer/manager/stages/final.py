@@ -60,7 +60,7 @@ async def next_round(job: Job) -> int | None:
 def _why_none(job: Job) -> str | None:
     if not job.config.final_scans:
         return "final_scans is 0"
-    if job.listing is not None:
+    if not job.scans:
         return "the job takes listed objects only"
     if job.max_objects is not None:
         return "the job takes a limited number of objects"

@@ -7,12 +7,19 @@ from functools import partial
 import attrs
 import trio
 
+from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.domain.objects import MantaObject
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
-from rebalancer.manager.job import Found, Job
+from rebalancer.manager.job import COPY_PATH, Found, Job
 from rebalancer.manager.listings import Listed, Listing
-from rebalancer.manager.records import Dropped, FoundRecord, ScanPosition
+from rebalancer.manager.records import (
+    NOT_CONFIGURED,
+    Dropped,
+    FoundRecord,
+    Orphan,
+    ScanPosition,
+)
 from rebalancer.peers import scan
 from rebalancer.retry import insistently
 
@@ -20,8 +27,6 @@ from rebalancer.retry import insistently
 TRIES = 8
 #: Objects in one message to placement.
 CHUNK = 200
-#: Stands for the shard where a listing's position is kept.
-NO_SHARD = 0
 
 #: Takes the rows of a window, and keeps them together with how far the scan has come.
 Sink = Callable[[ScanPosition, list[scan.FoundRow]], Awaitable[None]]
@@ -37,6 +42,7 @@ async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
     """
     if job.listing is not None:
         await _look_up(job, job.listing, found)
+    if not job.scans:
         return
 
     async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
@@ -53,6 +59,13 @@ async def send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObje
 
 
 # --- scans -------------------------------------------------------------------------------
+
+
+def phase(scan_round: int, shard: int) -> str:
+    """What a person calls the scan of a shard in a round, or the reading of a listing."""
+    if shard == NO_SHARD:
+        return "discovery"
+    return f"the final scan of shard {shard}" if scan_round else f"discovery on shard {shard}"
 
 
 async def scan_shards(
@@ -86,8 +99,7 @@ async def _scan_shard(
         except PeerError as exc:
             # The other shards go on; the job fails when they are done.
             log.error("scan given up", job=job.id, shard=number, error=str(exc))
-            what = "the final scan of" if scan_round else "discovery on"
-            job.failures.append(f"{what} shard {number} did not finish: {exc}")
+            job.failures.append(f"{phase(scan_round, number)} did not finish: {exc}")
         else:
             log.info("scan finished", job=job.id, shard=number, round=scan_round)
 
@@ -106,7 +118,7 @@ async def _scan_column(
         until = await _insistently(partial(scan.last_id, shard, column))
         begun = ScanPosition(number, column, 0, until, scan_round)
     window = await _window_behind(begun, job, shard, columns)
-    while window is not None and not _has_enough(job):
+    while window is not None and not job.has_enough:
         job.metrics.scanned(window.scanned)
         ask = partial(_window_behind, window.scanned, job, shard, columns)
         # The server looks for the next rows while these are stored, and never further ahead.
@@ -129,7 +141,7 @@ async def _window_behind(
     Raises:
       PeerError: the shard does not answer.
     """
-    if done.position >= done.until or _has_enough(job):
+    if done.position >= done.until or job.has_enough:
         return None
     end = min(done.position + job.config.options.md_read_chunk_size, done.until)
     shark = job.action.origin.manta_storage_id
@@ -164,10 +176,6 @@ def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[
             yield record
 
 
-def _has_enough(job: Job) -> bool:
-    return job.max_objects is not None and job.store.objects >= job.max_objects
-
-
 # --- listings ----------------------------------------------------------------------------
 
 
@@ -178,45 +186,89 @@ async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Fou
         if begun is None:
             until = await run(listing.until, part)
             begun = ScanPosition(NO_SHARD, part, 0, until)
-        while begun.position < begun.until and not _has_enough(job):
+            # An empty part has an end too, and the job's end asks for it.
+            await job.store.found([], begun)
+        while begun.position < begun.until and not job.has_enough:
             end, listed = await run(listing.page, part, begun.position)
             begun = attrs.evolve(begun, position=end if listed else begun.until)
             try:
-                records, dropped = await _read_anew(job, listed)
+                read = await _read_anew(job, listed)
             except PeerError as exc:
-                job.failures.append(f"discovery did not finish: {exc}")
+                job.failures.append(f"{phase(0, NO_SHARD)} did not finish: {exc}")
                 return
             job.metrics.scanned(begun)
-            new = await job.store.found(records, begun, limit=job.max_objects, dropped=dropped)
+            new = await job.store.found(
+                read.records,
+                begun,
+                limit=job.max_objects,
+                dropped=read.dropped,
+                orphans=read.orphans,
+            )
             await send(found, new)
 
 
-async def _read_anew(job: Job, listed: Sequence[Listed]) -> tuple[list[FoundRecord], list[Dropped]]:
-    """The records as they are now, and those that the job has no business with any more."""
-    wanted = defaultdict[int, list[str]](list)
+@attrs.frozen
+class _Read:
+    """Listed records as they are now, and those that the job has no business with any more.
+
+    `orphans` are the copies, made by an earlier job, of the latter.
+    """
+
+    records: list[FoundRecord] = attrs.field(factory=list)
+    dropped: list[Dropped] = attrs.field(factory=list)
+    orphans: list[Orphan] = attrs.field(factory=list)
+
+    def drop(self, shard: int, listed: Listed, why: str, now: str = "") -> None:
+        """Leave a record out; `now` is its text, if there still is one."""
+        self.dropped.append(Dropped(shard, listed.key, why))
+        copy = listed.copy
+        # A record that names the copy was updated, though its job did not come to know.
+        if copy is not None and why != NOT_CONFIGURED and f'"{copy.shark}"' not in now:
+            path = COPY_PATH.format(account=copy.account, id=copy.object_id)
+            self.orphans.append(Orphan(copy.object_id, copy.shark, path, f"its record {why}"))
+
+    def take(self, record: FoundRecord, listed: Listed) -> None:
+        """Take a record, with the copy that an earlier job made, unless it is another object's."""
+        copy = listed.copy
+        if copy is not None and copy.object_id != record.id:
+            path = COPY_PATH.format(account=copy.account, id=copy.object_id)
+            self.orphans.append(
+                Orphan(copy.object_id, copy.shark, path, "its record was overwritten")
+            )
+        elif copy is not None and record.obj is not None:
+            obj = attrs.evolve(record.obj, earlier=copy.shark)
+            record = attrs.evolve(record, earlier=copy.shark, obj=obj)
+        self.records.append(record)
+
+
+async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
+    wanted = defaultdict[int, list[Listed]](list)
     for one in listed:
         for number in job.moray if one.shard is None else [one.shard]:
-            wanted[number].append(one.key)
-    records, dropped = list[FoundRecord](), list[Dropped]()
-    known = set[str]()
-    for number, keys in wanted.items():
+            wanted[number].append(one)
+    read, known = _Read(), set[str]()
+    for number, members in wanted.items():
         if number not in job.moray:
-            dropped += [Dropped(number, key, "its shard is not configured") for key in keys]
+            for one in members:
+                read.drop(number, one, NOT_CONFIGURED)
             continue
-        rows = await _insistently(partial(scan.rows_of, job.moray[number], keys))
         # Of records of one object the first counts, and that must not depend on the shard's mood.
-        places = {key: place for place, key in enumerate(keys)}
-        for row in sorted(rows, key=lambda row: places[row.key]):
-            known.add(row.key)
+        places = {one.key: one for one in reversed(members)}
+        ask = partial(scan.rows_of, job.moray[number], list(places))
+        by_key = {row.key: row for row in await _insistently(ask)}
+        for key, one in reversed(places.items()):
+            if (row := by_key.get(key)) is None:
+                continue
+            known.add(key)
             record = _read_mention(job, number, row)
             if record is None:
-                dropped.append(Dropped(number, row.key, "is not on the shark any more"))
+                read.drop(number, one, "is not on the shark any more", row.value)
             else:
-                records.append(record)
+                read.take(record, one)
     for one in listed:
         if one.key not in known and (one.shard is None or one.shard in job.moray):
-            dropped.append(Dropped(one.shard or NO_SHARD, one.key, "does not exist any more"))
-    return records, dropped
+            read.drop(one.shard or NO_SHARD, one, "does not exist any more")
+    return read
 
 
 def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:

@@ -10,7 +10,7 @@ import attrs
 from rebalancer.domain import states
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
-from rebalancer.manager.records import Dropped, FoundRecord, ScanPosition
+from rebalancer.manager.records import Dropped, FoundRecord, Orphan, ScanPosition
 from rebalancer.manager.transactions.counters import Tally, count_objects
 from rebalancer.manager.transactions.waiting import last_row
 from rebalancer.sqlite import insert_rows
@@ -25,6 +25,7 @@ def found(
     scanned: ScanPosition,
     limit: int | None,
     dropped: Sequence[Dropped],
+    orphans: Sequence[Orphan],
 ) -> tuple[list[MantaObject], Tally]:
     """Store one window; the new objects, which need a destination, each once."""
     tally, new = Tally(), list[MantaObject]()
@@ -45,6 +46,10 @@ def found(
     db.executemany(
         "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
         [attrs.astuple(one) for one in dropped],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
+        [attrs.astuple(one) for one in orphans],
     )
     tally.save(db)
     return new, tally
@@ -78,12 +83,13 @@ def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[Objec
         for number, record in zip(numbers, records, strict=True)
     ]
     rows = [
-        (n, status, r.size, r.error, r.outcome, r.detail)
+        (n, status, r.size, r.error, r.outcome, r.detail, r.earlier)
         for n, status, r in zip(numbers, statuses, records, strict=True)
         if status is not None
     ]
     if rows:
-        insert_rows(db, "progress (number, status, bytes, error, outcome, detail)", rows)
+        columns = "number, status, bytes, error, outcome, detail, earlier_shark"
+        insert_rows(db, f"progress ({columns})", rows)
     return statuses
 
 
@@ -109,12 +115,6 @@ def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) ->
     )
     if known is None:
         tally.add("duplicates", None, 1, 0)
-
-
-def read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
-    """How far discovery has come on each shard, in each round."""
-    rows = db.execute("SELECT shard, id_column, position, until, round FROM scans ORDER BY 5, 1, 2")
-    return [ScanPosition(*row) for row in rows]
 
 
 def write_scan(db: sqlite3.Connection, scanned: ScanPosition) -> None:

@@ -14,6 +14,22 @@ def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str
     )
 
 
+def note_unused(db: sqlite3.Connection, path: str) -> None:
+    """List the copies of an earlier job, or turn, that ended objects have, but no record names."""
+    rows = db.execute(
+        "SELECT records.id, object, earlier_shark AS dest_shark"
+        " FROM progress JOIN records USING (number)"
+        " WHERE earlier_shark IS NOT NULL AND (status IN ('skipped', 'error')"
+        " OR (status = 'complete' AND dest_shark IS NOT earlier_shark))"
+        # Where an object has several records, another one may name it.
+        " AND NOT EXISTS (SELECT 1 FROM links WHERE links.id = records.id)"
+        " AND NOT EXISTS (SELECT 1 FROM orphans"
+        " WHERE object_id = records.id AND shark = earlier_shark)"
+    )
+    for row in rows.fetchall():
+        note_orphan(db, row, path, "copied earlier, and not used")
+
+
 def forget_orphans(db: sqlite3.Connection, numbers: str) -> None:
     """Records name the copies of these objects now; `numbers` is a JSON list of their rows'."""
     if db.execute("SELECT 1 FROM orphans LIMIT 1").fetchone() is None:
