@@ -4,10 +4,8 @@ The manager's is JSON, the agent's TOML; both as the predecessors wrote them, pl
 own.  An unknown key is a warning, a value of the wrong kind an error that names the key.
 """
 
-import json
 import math
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,7 +170,7 @@ class AgentApi(ApiAccess):
     """Table `[api]`: the dialect of answers, the size of a request, and who may ask."""
 
     dialect: str = attrs.field(default="auto", validator=_one_of("auto", "legacy", "tagged"))
-    max_body_bytes: int = attrs.field(default=64 << 20, validator=_whole(1024))
+    max_body_bytes: int = attrs.field(default=16 << 20, validator=_whole(1024))
 
 
 @attrs.frozen
@@ -328,8 +326,8 @@ def read_agent(
 ) -> tuple[AgentConfig, list[str]]:
     """As `load_agent`, from the text of a file called `name` and environment variables."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+        document = wire.parse_toml(text)
+    except BadRequest as exc:
         raise ConfigError(f"{name}: {exc}") from exc
     made = environment.override(document, environment.AGENT, variables or {})
     return _structure(made, AgentConfig, name), unknown_keys(document, AgentConfig)
@@ -340,8 +338,8 @@ def read_manager(
 ) -> tuple[ManagerConfig, list[str]]:
     """As `load_manager`, from the text of a file called `name` and environment variables."""
     try:
-        document = json.loads(text)
-    except ValueError as exc:
+        document = wire.parse_json(text)
+    except BadRequest as exc:
         raise ConfigError(f"{name}: {exc}") from exc
     if not isinstance(document, dict):
         raise ConfigError(f"{name}: expected an object")

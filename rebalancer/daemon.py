@@ -9,6 +9,7 @@ import hmac
 import logging
 import signal
 import ssl
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -237,12 +238,15 @@ def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as the client wants it: JSON if its Accept names JSON first, else text."""
+    """An error as the client wants it: JSON if its Accept names JSON first, else text.
+
+    Clients of the rewrite refuse a JSON error that has no `request_id`.
+    """
     wants_json = current_app.config.get("JSON_ERRORS") or prefers_json()
     if wants_json:
-        response = Response(
-            current_app.json.dumps({"message": message}), content_type="application/json"
-        )
+        told = {"request_id": str(uuid.uuid4()), "message": message}
+        response = Response(current_app.json.dumps(told), content_type="application/json")
+        response.headers["X-Request-Id"] = told["request_id"]
     else:
         # A message may quote half a character out of a request.
         text = message.encode(errors="backslashreplace")

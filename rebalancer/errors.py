@@ -39,6 +39,12 @@ class Conflict(RequestError):
     status = 409
 
 
+class TooLarge(RequestError):
+    """More at once than is taken."""
+
+    status = 413
+
+
 class Unprocessable(RequestError):
     """Well-formed, but not something we can do."""
 

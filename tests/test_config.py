@@ -1,6 +1,7 @@
 """Both configuration files, and the environment variables that override them."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -203,3 +204,16 @@ def test_agents_are_posted_to_in_a_form_there_is() -> None:
     assert manager({"agent_dialects": forms}).agent_dialects == forms
     with pytest.raises(ConfigError, match="2.stor.lab: expected one of legacy, tagged,"):
         manager({"agent_dialects": {"2.stor.lab": "new"}})
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a" + ".a" * 5000 + " = 1"])
+def test_a_deep_file_of_an_agent_is_an_error_or_a_file(text: str) -> None:
+    """Deeper than the parser can follow: no other exception than ours."""
+    with suppress(ConfigError):
+        read_agent(text, "agent.toml")
+
+
+def test_a_deep_file_of_a_manager_is_an_error() -> None:
+    """SIGUSR1 reads it while jobs run, so nothing but our own error may come of it."""
+    with pytest.raises(ConfigError, match=r"config\.json: .*nested too deeply"):
+        read_manager('{"a":' * 100_000, "config.json")

@@ -27,6 +27,7 @@ ONLY_IN = {
     "sqlite3": {
         "sqlite.py",
         "agent/store.py",
+        "agent/statefile.py",
         "manager/store.py",
         "manager/transactions",
         "manager/views.py",

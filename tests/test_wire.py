@@ -1,5 +1,6 @@
 """The agent's API in both dialects, by golden JSON."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from rebalancer import wire
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
-from rebalancer.errors import BadRequest
+from rebalancer.errors import BadRequest, TooLarge
 from rebalancer.wire import Dialect
 from tests.domain.test_reasons import SPELLINGS
 
@@ -142,6 +143,131 @@ def test_one_object_twice_is_refused() -> None:
     """Two tasks with one object would race for one file."""
     with pytest.raises(BadRequest, match=r"tasks\[1\]"):
         wire.read_assignment({"id": ID, "tasks": [TASK, {**TASK, "object_id": ID.upper()}]})
+
+
+@pytest.mark.parametrize(
+    "status", [*(s[1] for s in STATUSES), *(s[2] for s in STATUSES), "Running", None]
+)
+def test_a_posted_task_is_pending_whatever_its_status(status: Any) -> None:
+    """Nobody's word is taken for a copy, and no reason that others do not know is kept."""
+    read = wire.read_assignment({"id": ID, "tasks": [{**TASK, "status": status}]})
+    assert read.tasks[0].status == wire.PENDING
+
+
+@pytest.mark.parametrize("status", [5, {"Failed": 7}, "Done", {"state": 1}, []])
+def test_a_posted_status_that_nobody_knows_is_refused(status: Any) -> None:
+    """Ignored is what predecessors would take; both refuse the rest."""
+    with pytest.raises(BadRequest, match=r"tasks\[0\]\.status"):
+        wire.read_assignment({"id": ID, "tasks": [{**TASK, "status": status}]})
+
+
+def test_objects_may_be_arrays_of_their_values() -> None:
+    """As serde reads structs: the assignment, its tasks, their sources; a status may be missing."""
+    source = list(SOURCE.values())
+    as_array: list[Any] = [ID, ID, MD5, source]
+    expected = wire.read_assignment({"id": ID, "tasks": [TASK]})
+    for task in (as_array, [*as_array, "Pending"], [*as_array, {"state": "Pending"}]):
+        assert wire.read_assignment([ID, [task]]) == expected
+    assert wire.detect_dialect([ID, [[*as_array, {"state": "Pending"}]]]) is Dialect.TAGGED
+    assert wire.detect_dialect([ID, [[*as_array, "Pending"]]]) is Dialect.LEGACY
+    for task in (as_array[:3], [*as_array, None, 5], [ID, ID, MD5, ["dc1"]]):
+        with pytest.raises(BadRequest, match=r"\$\.tasks\[0\]"):
+            wire.read_assignment([ID, [task]])
+
+
+@pytest.mark.parametrize(
+    "name", [ID, ID.upper(), ID.replace("-", ""), f"urn:uuid:{ID}", f"{{{ID}}}"]
+)
+def test_an_assignment_has_one_key_however_its_id_is_written(name: str) -> None:
+    """It is kept and found under that; what is answered is what was posted."""
+    assignment = wire.read_assignment({"id": name, "tasks": []})
+    assert (assignment.id, assignment.key) == (name, ID)
+
+
+@pytest.mark.parametrize("name", [f"{{{ID}", f"{ID}}}", ID[:-1], ID.replace("-", "", 1), f" {ID}"])
+def test_what_is_nearly_an_id_is_refused(name: str) -> None:
+    """A brace alone, a digit too few, hyphens here and there."""
+    with pytest.raises(BadRequest, match="a UUID"):
+        wire.read_assignment({"id": name, "tasks": []})
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (b'{"id": "x", "tasks": [' + b"1," * 9000 + b"1]}", 10),
+        (b'["x", [' + b"[]," * 9000 + b"{}]]", 10),
+        (b'{"id": "x", "tasks": [' + b'{"object_id": 1},' * 9000 + b"{}]}", 10),
+    ],
+)
+def test_faults_are_told_up_to_ten(
+    monkeypatch: pytest.MonkeyPatch, text: bytes, faults: int
+) -> None:
+    """However many there are: no more of them are even looked for."""
+    looked = list[BaseException]()
+    whole = wire._format_fault
+
+    def look(exc: BaseException, kind: type | None) -> str:
+        looked.append(exc)
+        return whole(exc, kind)
+
+    monkeypatch.setattr(wire, "_format_fault", look)
+    with pytest.raises(BadRequest, match=r"\.\.\.$") as caught:
+        wire.read_assignment(wire.parse_json(text))
+    assert str(caught.value).count("; ") == faults
+    assert len(str(caught.value)) < 2000
+    # One of the id, and at most five of each of ten tasks.
+    assert len(looked) <= 1 + 5 * wire.MAX_FAULTS
+
+
+def test_an_assignment_has_ten_thousand_tasks_at_most() -> None:
+    """As many as a manager can be configured to send are read, one more is refused."""
+    tasks = [
+        {**TASK, "object_id": f"{number:08x}{ID[8:]}", "status": {"state": "Pending"}}
+        for number in range(wire.MAX_TASKS + 1)
+    ]
+    most = wire.parse_json(json.dumps({"id": ID, "tasks": tasks[1:]}))
+    assert len(wire.read_assignment(most).tasks) == wire.MAX_TASKS
+    with pytest.raises(TooLarge, match=r"10001 are more than 10000"):
+        wire.read_assignment({"id": ID, "tasks": tasks})
+
+
+@pytest.mark.parametrize("part", [b"1,", b"[],", b"{},", b'{"":0},', b'"",'])
+def test_values_are_counted_before_any_is_made(part: bytes) -> None:
+    """What takes forty times its length in memory is refused by its length."""
+    with pytest.raises(TooLarge, match="more than 300000 values"):
+        wire.parse_json(b"[" + part * wire.MAX_VALUES + b"0]")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '[{"a":' * 50_000 + "1"])
+@pytest.mark.parametrize("encode", [str, str.encode])
+def test_deep_json_is_no_json(text: str, encode: Any) -> None:
+    """Deeper than the parser's stack: an error like any other."""
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        wire.parse_json(encode(text))
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900])
+def test_a_deep_value_where_another_is_expected_is_told(depth: int) -> None:
+    """What can be parsed can be told, however deep."""
+    deep = wire.parse_json("[" * depth + "]" * depth)
+    with pytest.raises(BadRequest, match=r"owner"):
+        wire.read_assignment({"id": ID, "tasks": [{**TASK, "owner": deep}]})
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{a=" * 100_000, "a = 1\na = 2"])
+def test_toml_that_cannot_be_read_is_told(text: str) -> None:
+    """Deep nesting too."""
+    with pytest.raises(BadRequest):
+        wire.parse_toml(text)
+
+
+def test_half_a_character_is_no_text() -> None:
+    """JSON can name one; a file cannot hold it."""
+    source = {**SOURCE, "datacenter": json.loads('"\\ud800"')}
+    with pytest.raises(
+        BadRequest, match=r"half of a character .* \$\.tasks\[0\]\.source\.datacenter"
+    ):
+        wire.read_assignment({"id": ID, "tasks": [{**TASK, "source": source}]})
 
 
 JSON = st.recursive(

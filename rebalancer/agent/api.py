@@ -4,29 +4,40 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import attrs
-import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from rebalancer import __version__, wire
 from rebalancer.agent.metrics import AgentMetrics
+from rebalancer.agent.statefile import BrokenFile
 from rebalancer.agent.store import AssignmentStore, Cursor
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentApi
-from rebalancer.daemon import body_json, make_app
-from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.errors import BadRequest, Conflict, NotFound, StoreError, Unavailable
+from rebalancer.daemon import body_json, error_response, make_app
+from rebalancer.domain.objects import canonical_uuid
+from rebalancer.errors import (
+    BadRequest,
+    Conflict,
+    NotFound,
+    RequestError,
+    StoreError,
+    Unavailable,
+)
 from rebalancer.log import get_logger
-from rebalancer.wire import AssignmentReport, AssignmentStats, Dialect
+from rebalancer.threads import Work, run_sync
+from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Dialect
 
 log = get_logger()
 
 #: Assignments in one answer to GET /assignments.
 PAGE, MAX_PAGE = 100, 1000
+#: An assignment of more tasks is checked in a thread, where others get their turns.
+AT_ONCE = 200
+#: Causes of waiting that /status names.
+MAX_CAUSES = 100
 
 
 @attrs.define(eq=False)
@@ -51,15 +62,13 @@ class Agent:
         """
         if self.is_draining:
             raise Unavailable("the agent is stopping")
-        assignment = wire.read_assignment(body)
-        name = assignment.id.lower()
-        saving = self.worker.backlog.saving
+        assignment, dialect = await _checked(body)
+        name, saving = assignment.key, self.worker.backlog.saving
         if name in saving:
             raise Conflict(f"assignment {assignment.id} is being saved")
         saving.add(name)
         try:
-            save = partial(self.store.save, assignment, wire.detect_dialect(body))
-            stored = await trio.to_thread.run_sync(save)
+            stored = await run_sync(Work.STORE, self.store.save, assignment, dialect)
         except StoreError as exc:
             raise Unavailable(str(exc)) from exc
         else:
@@ -68,15 +77,19 @@ class Agent:
             saving.discard(name)
         return assignment.id
 
-    async def report(self, assignment_id: str) -> dict[str, Any]:
+    async def report(self, name: str) -> dict[str, Any]:
         """How an assignment stands, in the dialect of whoever posted it.
 
         Raises:
-          NotFound: it is unknown.
+          NotFound: it is unknown, or its file turns out to be none and is set aside.
+          StoreError: its file cannot be read, now or by this agent.
         """
-        name = assignment_id.lower()
         if (progress := self.worker.progress(name)) is None:
-            progress = await trio.to_thread.run_sync(self.stands, name)
+            try:
+                progress = await run_sync(Work.VIEWS, self.stands, name)
+            except BrokenFile as exc:
+                await self.worker.set_aside(name, exc)
+                raise NotFound(f"the file of assignment {name} was broken") from exc
         dialect, stats = progress
         fixed = self.config.dialect
         report = AssignmentReport(name, stats)
@@ -99,6 +112,13 @@ def make_api(agent: Agent) -> QuartTrio:
     """The application."""
     app = make_app(__name__, f"rebalancer-agent {__version__}", agent.config.max_body_bytes)
     app.config["JSON_ERRORS"] = True
+    app.url_map.strict_slashes = False  # the deployed agent takes `/assignments/` too
+
+    @app.errorhandler(StoreError)
+    async def not_now(exc: StoreError) -> Response:
+        log.warning("state not available", path=request.path, error=str(exc))
+        retry = {"Retry-After": str(Unavailable.retry_after_s)}
+        return error_response(Unavailable.status, str(exc), retry)
 
     @app.before_request
     async def count() -> None:
@@ -106,24 +126,28 @@ def make_api(agent: Agent) -> QuartTrio:
 
     @app.post("/assignments")
     async def post_assignment() -> Response:
-        return _json(await agent.accept(await body_json()))
+        try:
+            return _json(await agent.accept(await body_json()))
+        except RequestError as exc:
+            agent.metrics.refused(exc.status)
+            raise
 
     @app.get("/assignments/<assignment_id>")
     async def get_assignment(assignment_id: str) -> Response:
-        return _json(await agent.report(_checked(assignment_id)))
+        return _json(await agent.report(_key(assignment_id)))
 
     @app.delete("/assignments/<assignment_id>")
     async def delete_assignment(assignment_id: str) -> Response:
-        name = _checked(assignment_id).lower()
-        await trio.to_thread.run_sync(agent.store.delete, name)
+        name = _key(assignment_id)
+        await run_sync(Work.STORE, agent.store.delete, name)
         agent.worker.forget(name)
         return Response("", content_type="application/json")
 
     @app.get("/assignments")
     async def list_assignments() -> Response:
         limit, before = _page(request.args)
-        page = await trio.to_thread.run_sync(agent.store.newest, limit, before)
-        response = _json(await trio.to_thread.run_sync(_summaries, agent, page))
+        page = await run_sync(Work.VIEWS, agent.store.newest, limit, before)
+        response = _json(await run_sync(Work.VIEWS, _summaries, agent, page))
         if len(page) == limit:
             after = f"/assignments?limit={limit}&before={page[-1]}"
             response.headers["Link"] = f'<{after}>; rel="next"'
@@ -146,9 +170,7 @@ def make_api(agent: Agent) -> QuartTrio:
 
     @app.get("/status")
     async def status() -> Response:
-        free: int | None = None
-        with suppress(OSError):  # told as null: /status must answer when the disk does not
-            free = await trio.to_thread.run_sync(agent.worker.files.free_bytes)
+        free = await agent.worker.free_bytes()
         return _json(
             {
                 "version": __version__,
@@ -162,6 +184,9 @@ def make_api(agent: Agent) -> QuartTrio:
                 "disk_free_bytes": free,
                 "resume_failures": agent.worker.resume_failures,
                 "state_write_retries": agent.worker.state_retries,
+                "waiting_for": [
+                    attrs.asdict(wait) for wait in agent.worker.waits.causes[:MAX_CAUSES]
+                ],
                 "last_errors": list(agent.worker.last_errors),
             }
         )
@@ -169,10 +194,30 @@ def make_api(agent: Agent) -> QuartTrio:
     return app
 
 
-def _checked(assignment_id: str) -> str:
-    if not is_loose_uuid(assignment_id):
-        raise BadRequest(f"{assignment_id!r} is no UUID")
-    return assignment_id
+async def _checked(body: Any) -> tuple[Assignment, Dialect]:
+    """The posted assignment and its dialect, without keeping others from their turns.
+
+    Raises:
+      BadRequest, TooLarge: it cannot be used.
+    """
+    if len(wire.posted_tasks(body)) <= AT_ONCE:
+        return _read(body)
+    return await run_sync(Work.VIEWS, _read, body)
+
+
+def _read(body: Any) -> tuple[Assignment, Dialect]:
+    return wire.read_assignment(body), wire.detect_dialect(body)
+
+
+def _key(assignment_id: str) -> str:
+    """The key of the assignment that a path names.
+
+    Raises:
+      BadRequest: it names none.
+    """
+    if (key := canonical_uuid(assignment_id)) is None:
+        raise BadRequest(f"{assignment_id[:80]!r} is no UUID")
+    return key
 
 
 def _page(arguments: Mapping[str, str]) -> tuple[int, Cursor | None]:

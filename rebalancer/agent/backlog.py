@@ -3,21 +3,27 @@
 A manager may leave a hundred thousand here; what an agent holds must not grow with them.
 """
 
+import math
+
 import attrs
 import trio
 
 from rebalancer.agent.store import AssignmentStore
+from rebalancer.log import get_logger
+from rebalancer.threads import Work, run_sync
 
 #: Ids in memory.  When they are worked off, the folder is looked through for the next.
 LISTED = 2000
+
+log = get_logger()
 
 
 @attrs.define(eq=False)
 class Backlog:
     """The assignments that wait, and the ids of those that are worked on or being saved.
 
-    Mutable state: the ids that are next, in order; whether there are more on disk, and about how
-    many wait in all; an event for each change.
+    Mutable state: the ids that are next, in order; those that could not be read, and when to try
+    again; whether there are more on disk, and about how many wait in all; an event for each change.
     """
 
     store: AssignmentStore
@@ -25,6 +31,9 @@ class Backlog:
     running: set[str] = attrs.field(factory=set)
     #: To be stored at this moment.
     saving: set[str] = attrs.field(factory=set)
+    #: Of no use to this agent, but not to be touched: written by a newer one.
+    refused: set[str] = attrs.field(factory=set)
+    _later: dict[str, float] = attrs.field(factory=dict)
     _next: dict[str, None] = attrs.field(factory=dict)
     _has_more: bool = False
     _count: int = 0
@@ -36,13 +45,14 @@ class Backlog:
         return self._count
 
     def resume(self) -> None:
-        """Take up what an earlier run left.  Blocking.
-
-        Raises:
-          OSError: the folder cannot be read.
-        """
-        names, self._count = self.store.waiting(LISTED, self.running)
-        self._next, self._has_more = dict.fromkeys(names), self._count > len(names)
+        """Take up what an earlier run left; if that cannot be read, `take` will.  Blocking."""
+        try:
+            names, self._count = self.store.waiting(LISTED, self.running)
+        except OSError as exc:
+            log.warning("backlog not read", folder=str(self.store.scheduled), error=str(exc))
+            self._has_more = True
+        else:
+            self._next, self._has_more = dict.fromkeys(names), self._count > len(names)
 
     def add(self, name: str) -> None:
         """One more waits, behind all that came before it; it is stored."""
@@ -52,19 +62,44 @@ class Backlog:
         self._changed.set()
 
     async def take(self) -> str:
-        """Wait for the next; it is running from now on, until `done`."""
+        """Wait for the next; it is running from now on, until `done`, `defer` or `refuse`.
+
+        Raises:
+          OSError: the folder cannot be read at the moment; to be asked again.
+        """
         async with self._turn:
-            while not self._next:
+            while (name := self._pop()) is None:
                 if self._has_more:
                     await self._look()
                 else:
-                    await self._changed.wait()
+                    with trio.move_on_at(min(self._later.values(), default=math.inf)):
+                        await self._changed.wait()
                     self._changed = trio.Event()
-            name = next(iter(self._next))
-            del self._next[name]
-            self._count = max(self._count - 1, len(self._next))
+            self._count = max(self._count - 1, len(self._next) + len(self._later))
             self.running.add(name)
             return name
+
+    def _pop(self) -> str | None:
+        """Take the next out of the lists, if any is known."""
+        now = trio.current_time()
+        name = next((name for name, due in self._later.items() if due <= now), None)
+        if name is not None:
+            del self._later[name]
+        elif (name := next(iter(self._next), None)) is not None:
+            del self._next[name]
+        return name
+
+    def defer(self, name: str, until: float) -> None:
+        """One that runs could not be read: it waits again, and is tried at `until`."""
+        self.running.discard(name)
+        self._later[name] = until
+        self._count += 1
+        self._changed.set()
+
+    def refuse(self, name: str) -> None:
+        """One that runs cannot be worked on by this agent: it is left where it is."""
+        self.running.discard(name)
+        self.refused.add(name)
 
     def done(self, name: str) -> None:
         """It is not running any more."""
@@ -74,7 +109,12 @@ class Backlog:
         """Find the next on disk."""
         # What is added from now on is listed by `add`; what is being saved will be.
         self._has_more = False
-        names, count = await trio.to_thread.run_sync(self.store.waiting, LISTED, set(self.running))
+        passed = self.running | self.refused | self._later.keys()
+        try:
+            names, count = await run_sync(Work.STORE, self.store.waiting, LISTED, passed)
+        except BaseException:
+            self._has_more = True
+            raise
         added, self._next = self._next, {}
         for name in names:
             if name not in added and name not in self.running and name not in self.saving:
@@ -82,4 +122,4 @@ class Backlog:
         self._has_more = count > len(names)
         if not self._has_more:
             self._next |= added
-        self._count = max(count, len(self._next))
+        self._count = max(count, len(self._next)) + len(self._later)

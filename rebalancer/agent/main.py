@@ -1,10 +1,8 @@
 """The agent as a process: everything opened in one place, then served."""
 
-import math
 import sys
+from contextlib import suppress
 from pathlib import Path
-
-import trio
 
 from rebalancer import daemon
 from rebalancer.agent.api import Agent, make_api
@@ -16,7 +14,9 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentConfig, read_token
+from rebalancer.lock import claimed
 from rebalancer.metrics import metrics_app
+from rebalancer.threads import Work, run_sync
 
 
 def open_agent(config: AgentConfig) -> Agent:
@@ -33,14 +33,8 @@ def open_agent(config: AgentConfig) -> Agent:
     setup = Setup(config.storage, config.source, config.hosts, config.log.level)
     fetchers = make_fetchers(setup, config.server.fetchers, files, count)
     metrics.running.set_function(lambda: sum(fetcher.at_work for fetcher in fetchers))
-
-    def free_bytes() -> float:
-        try:
-            return files.free_bytes()
-        except OSError:
-            return math.nan  # not 0: nobody knows
-
-    metrics.disk_free.set_function(free_bytes)
+    with suppress(OSError):
+        metrics.disk_free.set(files.free_bytes())
     limits = Limits(fetchers, configured(config.server, config.source))
     worker = Worker(config.server, store, files, fetchers, limits, metrics)
     return Agent(config.api, store, worker, metrics)
@@ -50,9 +44,15 @@ async def run(config: AgentConfig) -> None:
     """Serve the API and work on assignments until told to stop.
 
     Raises:
-      StoreError: the state folder cannot be used.
+      StoreError: the state folder cannot be used, or another agent uses it.
       ConfigError: an address cannot be served on, or a file for the API is not usable.
     """
+    # Before anything is touched: what lies there may be another's, who works on it.
+    with claimed(Path(config.storage.state_dir), "rebalancer-agent"):
+        await _serve(config)
+
+
+async def _serve(config: AgentConfig) -> None:
     # By default a thread that writes state may keep the loop waiting for 5 ms.
     sys.setswitchinterval(0.0005)
     agent = open_agent(config)
@@ -65,7 +65,7 @@ async def run(config: AgentConfig) -> None:
     def drain() -> None:
         agent.is_draining = True
 
-    await trio.to_thread.run_sync(agent.worker.resume)
+    await run_sync(Work.STORE, agent.worker.resume)
     await daemon.serve(
         agent.worker.run,
         api=api,

@@ -1,13 +1,39 @@
 """What the agent counts, under the names of both predecessors."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import prometheus_client as prometheus
 
 from rebalancer.agent.messages import Outcome
 from rebalancer.config import AgentMetrics as MetricsConfig
+from rebalancer.domain import reasons
 from rebalancer.metrics import LegacyMetrics
+
+#: Seconds, of the rewrite's histograms: of an assignment, and of the download of an object.
+ASSIGNMENT_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+DOWNLOAD_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60)
+#: The rewrite's names of failures, by those of the reasons.
+ERROR_TYPES = {
+    reasons.NETWORK_ERROR.name: "network",
+    reasons.MD5_MISMATCH.name: "md5_mismatch",
+    reasons.HTTP_STATUS_CODE: "http_error",
+    reasons.AGENT_FS_ERROR.name: "fs_error",
+    reasons.AGENT_ASSIGNMENT_NO_ENT.name: "assignment_not_found",
+    reasons.AGENT_BUSY.name: "agent_busy",
+    reasons.ASSIGNMENT_ERROR.name: "assignment_error",
+    reasons.ASSIGNMENT_MISMATCH.name: "assignment_mismatch",
+    reasons.ASSIGNMENT_REJECTED.name: "assignment_rejected",
+    reasons.DESTINATION_INSUFFICIENT_SPACE.name: "insufficient_space",
+    reasons.DESTINATION_UNREACHABLE.name: "destination_unreachable",
+    reasons.OBJECT_ALREADY_ON_DEST_SHARK.name: "already_on_dest",
+    reasons.OBJECT_ALREADY_IN_DATACENTER.name: "already_in_dc",
+    reasons.SOURCE_OTHER_ERROR.name: "source_error",
+    reasons.SOURCE_IS_EVAC_SHARK.name: "source_is_evac",
+}
+#: What counts as an error of a request, by its status.  The deployed agent counts a malformed one
+#: under its parser's whole message, of which there is no end.
+REFUSALS = {400: "malformed", 409: "conflict", 413: "malformed"}
 
 
 class AgentMetrics:
@@ -25,8 +51,10 @@ class AgentMetrics:
         def counter(name: str, text: str, *label: str) -> prometheus.Counter:
             return prometheus.Counter(f"rebalancer_agent_{name}", text, label, registry=registry)
 
-        def histogram(name: str, text: str) -> prometheus.Histogram:
-            return prometheus.Histogram(f"rebalancer_agent_{name}", text, registry=registry)
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> prometheus.Histogram:
+            return prometheus.Histogram(
+                f"rebalancer_agent_{name}", text, registry=registry, buckets=buckets
+            )
 
         def gauge(name: str, text: str) -> prometheus.Gauge:
             return prometheus.Gauge(f"rebalancer_agent_{name}", text, registry=registry)
@@ -34,10 +62,14 @@ class AgentMetrics:
         self._bytes = counter("bytes_transferred", "bytes received from other nodes")
         self._processed = counter("objects_processed", "tasks ended", "status")
         self._failed = counter("objects_failed", "tasks failed")
-        self._errors = counter("errors", "failures", "type")
+        self._errors = counter("errors", "failures", "error_type")
         self._assignments = counter("assignments_completed", "assignments done")
-        self._assignment_s = histogram("assignment_duration_seconds", "time of an assignment")
-        self._download_s = histogram("download_duration_seconds", "time of a download")
+        self._assignment_s = histogram(
+            "assignment_duration_seconds", "time of an assignment", ASSIGNMENT_BUCKETS
+        )
+        self._download_s = histogram(
+            "download_duration_seconds", "time of a download", DOWNLOAD_BUCKETS
+        )
         self.cleanup_failures = counter("cleanup_failures", "temporary files not removed")
         self.state_retries = counter("state_write_retries", "state writes tried again")
         self.quarantined = counter("quarantined", "state files that were no assignments")
@@ -49,6 +81,11 @@ class AgentMetrics:
         """A request came."""
         self._legacy.request_count.inc(value=method)
 
+    def refused(self, status: int) -> None:
+        """An assignment was posted that is not taken."""
+        if (label := REFUSALS.get(status)) is not None:
+            self._legacy.error_count.inc(value=label)
+
     def ended(self, outcomes: Iterable[Outcome]) -> None:
         """Tasks have ended: with an object pulled, with one that was there already, or failed."""
         counts, size = Counter[str](), 0
@@ -58,8 +95,9 @@ class AgentMetrics:
                 self._download_s.observe(outcome.seconds)
             if outcome.reason is not None:
                 counts["failed"] += 1
-                self._errors.labels(type=outcome.reason.column).inc()
-                self._legacy.error_count.inc(value=outcome.reason.column)
+                error_type = ERROR_TYPES.get(outcome.reason.name, reasons.UNKNOWN)
+                self._errors.labels(error_type=error_type).inc()
+                self._legacy.error_count.inc(value=outcome.reason.label)
             else:
                 counts["skipped" if outcome.size is None else "completed"] += 1
         for status, count in counts.items():

@@ -11,53 +11,44 @@ one.  From `scheduled` to `completed` they are moved likewise, so an assignment 
 exactly one of the two.  Blocking; called in threads.
 """
 
+import errno
 import heapq
-import json
 import os
 import sqlite3
+import stat
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from functools import cached_property, lru_cache
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import attrs
 
+from rebalancer.agent.statefile import (
+    MAX_BYTES,
+    BrokenFile,
+    NewerFile,
+    StoredAssignment,
+    parse,
+    posted,
+)
+from rebalancer.agent.statefile import image as file_image
 from rebalancer.agent.sync import sync_paths
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.sqlite import connect
-from rebalancer.wire import (
-    Assignment,
-    AssignmentReport,
-    AssignmentStats,
-    Dialect,
-    Task,
-    TaskState,
-    TaskStatus,
-    stats_to_wire,
-    status_to_wire,
-    structure,
-)
-
-# The first two tables are the predecessor's; their JSON is a BLOB there.
-_SCHEMA = """
-CREATE TABLE tasks (
-    object_id TEXT PRIMARY KEY NOT NULL UNIQUE,
-    owner TEXT NOT NULL,
-    md5sum TEXT NOT NULL,
-    datacenter TEXT NOT NULL,
-    manta_storage_id TEXT NOT NULL,
-    status TEXT NOT NULL
-);
-CREATE TABLE stats (stats TEXT NOT NULL);
-"""
-_OUR_SCHEMA = "CREATE TABLE rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL)"
+from rebalancer.wire import Assignment, Dialect
 
 #: More assignments than this hardly move between folders while these are listed.
 MOVING = 100
+#: What sqlite keeps beside a file while a program changes it.
+_COMPANIONS = ("-journal", "-wal", "-shm")
+#: What sqlite says of content, as against the state of the machine or another program's lock.
+_CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+#: Of what is no plain file: a symbolic link, or a socket.
+_NO_FILE = {errno.ELOOP, errno.ENXIO}
 
 log = get_logger()
 
@@ -86,45 +77,6 @@ class Cursor(NamedTuple):
 
 
 @attrs.frozen
-class StoredAssignment:
-    """An assignment as it is on disk."""
-
-    id: str
-    tasks: tuple[Task, ...]
-    dialect: Dialect
-    received_ns: int
-    #: Whether the deployed agent made it: it gets no table that this one does not know.
-    is_legacy: bool = False
-
-    def updated(self, statuses: Mapping[str, TaskStatus]) -> "StoredAssignment":
-        """With these statuses of objects."""
-        if not statuses:
-            return self
-        tasks = (
-            attrs.evolve(task, status=statuses[task.object_id])
-            if task.object_id in statuses
-            else task
-            for task in self.tasks
-        )
-        return attrs.evolve(self, tasks=tuple(tasks))
-
-    @cached_property
-    def is_finished(self) -> bool:
-        """Whether every task has ended."""
-        return all(task.status.state is not TaskState.PENDING for task in self.tasks)
-
-    def report(self, *, running: bool, finished: bool) -> AssignmentReport:
-        """What to tell of it.  It is complete only if every row on disk says so."""
-        failed = tuple(t for t in self.tasks if t.status.state is TaskState.FAILED)
-        processed = sum(t.status.state is not TaskState.PENDING for t in self.tasks)
-        state, failures = "Running" if running else "Scheduled", None
-        if finished and processed == len(self.tasks):
-            state, failures = "Complete", failed
-        stats = AssignmentStats(state, len(failed), processed, len(self.tasks), failures)
-        return AssignmentReport(self.id, stats)
-
-
-@attrs.frozen
 class AssignmentStore:
     """The state folder of an agent."""
 
@@ -149,10 +101,14 @@ class AssignmentStore:
         try:
             for folder in (self.scheduled, self.completed, self.saving, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
-            for left in self.saving.iterdir():
-                left.unlink()
+            left_over = list(self.saving.iterdir())
         except OSError as exc:
             raise StoreError(f"{self.folder}: {exc}") from exc
+        for left in left_over:
+            try:
+                left.unlink()
+            except OSError as exc:  # in nobody's way: what is written next replaces it
+                log.warning("not removed", path=str(left), error=str(exc))
 
     def save(self, assignment: Assignment, dialect: Dialect) -> StoredAssignment:
         """Store a new assignment: on return it survives a power failure.
@@ -161,14 +117,18 @@ class AssignmentStore:
           Conflict: an assignment of this id is known.
           StoreError: the disk does not take it, and nothing is left of it.
         """
-        name = assignment.id.lower()
-        if self.find(name) is not None:
+        stored = posted(assignment, dialect, time.time_ns())
+        if self.find(stored.id) is not None:
             raise Conflict(f"assignment {assignment.id} is known already")
-        stored = StoredAssignment(name, assignment.tasks, dialect, time.time_ns())
-        (error,) = self._replace([stored], self.scheduled)
+        is_saved = False
+        try:
+            (error,) = self._replace([stored], self.scheduled)
+            is_saved = error is None
+        finally:
+            if not is_saved:
+                with suppress(OSError):
+                    (self.scheduled / stored.id).unlink(missing_ok=True)
         if error is not None:
-            with suppress(OSError):
-                (self.scheduled / name).unlink(missing_ok=True)
             raise StoreError(f"assignment {assignment.id} cannot be saved: {error}") from error
         return stored
 
@@ -203,40 +163,45 @@ class AssignmentStore:
 
     def _replace(
         self, assignments: Sequence[StoredAssignment], folder: Path
-    ) -> list[OSError | sqlite3.Error | None]:
+    ) -> list[Exception | None]:
         """Write files whole and move them to `folder`: all durable, or why not, one by one."""
-        errors: dict[str, OSError | sqlite3.Error] = {}
-        written = {}
-        for assignment in assignments:
-            path = f"{self.saving}/{assignment.id}"
-            try:
-                with open(path, "wb") as file:
-                    file.write(_image(assignment))
-                os.utime(path, ns=(assignment.received_ns, assignment.received_ns))
-                written[path] = assignment.id
-            except (OSError, sqlite3.Error) as exc:
-                errors[assignment.id] = exc
-        for path, failure in sync_paths(written, self.saving).items():
-            errors[written.pop(path)] = failure
-        for path, name in list(written.items()):
-            try:
-                os.rename(path, f"{folder}/{name}")
-            except OSError as exc:
-                errors[written.pop(path)] = exc
-        if written:
-            for failure in sync_paths([str(folder)], self.folder).values():
-                errors.update(dict.fromkeys(written.values(), failure))
-        for name in errors:
-            with suppress(OSError):
-                (self.saving / name).unlink(missing_ok=True)
+        errors: dict[str, Exception] = {}
+        written: dict[str, str] = {}
+        try:
+            for assignment in assignments:
+                path = f"{self.saving}/{assignment.id}"
+                try:
+                    _write_file(path, assignment)
+                    written[path] = assignment.id
+                except Exception as exc:  # whatever it is of one, the others are written
+                    errors[assignment.id] = exc
+            for path, failure in sync_paths(written, self.saving).items():
+                errors[written.pop(path)] = failure
+            for path, name in list(written.items()):
+                try:
+                    os.rename(path, f"{folder}/{name}")
+                except OSError as exc:
+                    errors[written.pop(path)] = exc
+            if written:
+                for failure in sync_paths([str(folder)], self.folder).values():
+                    errors.update(dict.fromkeys(written.values(), failure))
+        finally:
+            # Whatever ended this: what is in its place is not there any more.
+            for assignment in assignments:
+                with suppress(OSError):
+                    os.unlink(f"{self.saving}/{assignment.id}")
         return [errors.get(assignment.id) for assignment in assignments]
 
     def find(self, assignment_id: str) -> Path | None:
-        """The file of an assignment, or None if it is unknown."""
+        """The file of an assignment, or None if it is unknown.
+
+        Raises:
+          StoreError: that cannot be seen at the moment.
+        """
         # In the direction in which files move, or one could slip by between the two looks.
         for folder in (self.scheduled, self.completed):
             path = folder / assignment_id.lower()
-            if path.exists():
+            if _is_there(path):
                 return path
         return None
 
@@ -245,7 +210,9 @@ class AssignmentStore:
 
         Raises:
           NotFound: there is none of this id.
-          StoreError: its file cannot be read as one.
+          BrokenFile: its file is none.
+          NewerFile: its file is of a newer agent.
+          StoreError: its file cannot be read at the moment.
         """
         # It may move from scheduled to completed between two looks, but not back.
         for _ in range(2):
@@ -254,7 +221,7 @@ class AssignmentStore:
             try:
                 return read(path), path.parent == self.completed
             except StoreError:
-                if path.exists():
+                if _is_there(path):
                     raise
         raise NotFound(f"there is no assignment {assignment_id}")
 
@@ -263,34 +230,35 @@ class AssignmentStore:
 
         They are in the order they were received: that of the files' modification time, which
         `write` keeps, so that no file need be opened for it.
+
+        Raises:
+          OSError: the folder cannot be read at the moment.
         """
-        count = 0
+        in_all = 0
 
         def entries() -> Iterator[Cursor]:
-            nonlocal count
-            with os.scandir(self.scheduled) as found:
-                for entry in found:
-                    if is_loose_uuid(entry.name) and entry.name not in running:
-                        with suppress(FileNotFoundError):  # it has just moved
-                            yield Cursor(entry.stat().st_mtime_ns, entry.name)
-                            count += 1
+            nonlocal in_all
+            for cursor in _cursors(self.scheduled):
+                if cursor.id not in running:
+                    yield cursor
+                    in_all += 1
 
         first = heapq.nsmallest(limit, entries())
-        return [cursor.id for cursor in first], count
+        return [cursor.id for cursor in first], in_all
 
     def newest(self, limit: int, before: Cursor | None = None) -> list[Cursor]:
-        """The assignments received last, or last before `before`; newest first."""
+        """The assignments received last, or last before `before`; newest first.
 
-        def entries() -> Iterator[Cursor]:
-            for folder in (self.scheduled, self.completed):
-                with os.scandir(folder) as found:
-                    for entry in found:
-                        with suppress(FileNotFoundError):  # it has just moved or gone
-                            yield Cursor(entry.stat().st_mtime_ns, entry.name)
-
-        known = (c for c in entries() if is_loose_uuid(c.id) and (before is None or c < before))
+        Raises:
+          StoreError: a folder cannot be read at the moment.
+        """
+        entries = (c for folder in (self.scheduled, self.completed) for c in _cursors(folder))
+        known = (c for c in entries if before is None or c < before)
         # One that moves from folder to folder may be met twice.
-        found = heapq.nlargest(limit + MOVING, known)
+        try:
+            found = heapq.nlargest(limit + MOVING, known)
+        except OSError as exc:
+            raise StoreError(f"{self.folder}: {exc.strerror or exc}") from exc
         return list(dict.fromkeys(found))[:limit]
 
     def delete(self, assignment_id: str) -> None:
@@ -298,94 +266,142 @@ class AssignmentStore:
 
         Raises:
           NotFound: there is none; Forbidden: it is not completed.
+          StoreError: its file cannot be removed at the moment.
         """
         path = self.find(assignment_id)
         if path is None:
             raise NotFound(f"there is no assignment {assignment_id}")
         if path.parent != self.completed:
             raise Forbidden(f"assignment {assignment_id} is not completed")
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise StoreError(f"assignment {assignment_id} cannot be deleted: {exc}") from exc
 
-    def set_aside(self, assignment_id: str) -> None:
-        """Move a file that is no assignment out of the way."""
-        source = self.scheduled / assignment_id
-        for name in (assignment_id, f"{assignment_id}-journal"):
-            if source.with_name(name).exists():
-                os.rename(source.with_name(name), self.quarantine / name)
+    def set_aside(self, assignment_id: str) -> bool:
+        """Move a file that is no assignment out of the way, beside any earlier one of its name.
+
+        False if there is none any more.
+
+        Raises:
+          StoreError: it cannot be moved at the moment.
+        """
+        source = self.find(assignment_id)
+        if source is None:
+            return False
+        try:
+            target = next(path for path in _names(self.quarantine / source.name) if not _any(path))
+            for suffix in ("", *_COMPANIONS):
+                with suppress(FileNotFoundError):
+                    os.rename(f"{source}{suffix}", f"{target}{suffix}")
+        except OSError as exc:
+            raise StoreError(f"{source} cannot be put into quarantine: {exc}") from exc
+        return True
 
 
 def read(path: Path) -> StoredAssignment:
     """Read one file, of ours or of the predecessor.
 
     Raises:
-      StoreError: it is no assignment.
+      BrokenFile: it is no assignment.
+      NewerFile: a newer agent has written it.
+      StoreError: it cannot be read at the moment.
     """
     try:
-        with _open(path) as db:
-            tasks = tuple(_task(row) for row in db.execute("SELECT * FROM tasks ORDER BY rowid"))
-            (stats_rows,) = db.execute("SELECT count(*) FROM stats").fetchone()
-            ours = (
-                db.execute("SELECT 1 FROM sqlite_master WHERE name = 'rebalancer'").fetchone()
-                and db.execute("SELECT * FROM rebalancer").fetchone()
-            )
-    except (sqlite3.Error, ValueError, BadRequest, IndexError) as exc:
-        raise StoreError(f"{path}: not an assignment: {exc}") from exc
-    if not stats_rows:
-        raise StoreError(f"{path}: not an assignment: it has no stats")
-    dialect = Dialect(ours["dialect"]) if ours else Dialect.LEGACY
-    received = ours["received_ns"] if ours else path.stat().st_mtime_ns
-    return StoredAssignment(path.name, tasks, dialect, received, is_legacy=not ours)
+        content, changed_ns = _content(path)
+        return parse(path.name, content, changed_ns)
+    except (BrokenFile, NewerFile) as exc:
+        raise type(exc)(f"{path}: {exc}") from exc
+    except (OSError, MemoryError) as exc:
+        reason = getattr(exc, "strerror", None) or exc or "out of memory"
+        raise StoreError(f"{path}: cannot be read: {reason}") from exc
 
 
-def _task(row: sqlite3.Row) -> Task:
-    """A task as posted: what a file says is checked like what a peer says."""
-    source = {"datacenter": row["datacenter"], "manta_storage_id": row["manta_storage_id"]}
-    fields = {name: row[name] for name in ("object_id", "owner", "md5sum")}
-    return structure({**fields, "source": source, "status": json.loads(row["status"])}, Task)
+def _content(path: Path) -> tuple[bytes, int]:
+    """What is in a file, whatever it is, and when that was last changed."""
+    try:
+        # What is no plain file must not be waited for, nor followed out of the folder.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno in _NO_FILE:
+            raise BrokenFile("not an assignment: no plain file") from exc
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BrokenFile("not an assignment: no plain file")
+        if status.st_size > MAX_BYTES:
+            raise BrokenFile(f"not an assignment: {status.st_size} bytes")
+        if any(_any(f"{path}{suffix}") for suffix in _COMPANIONS):
+            return _settled(path), status.st_mtime_ns
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES), status.st_mtime_ns
+    finally:
+        os.close(descriptor)
 
 
-@contextmanager
-def _open(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
-    # Never made by opening it: it may have been moved a moment ago.  And no WAL: predecessor
-    # and operators copy single files.
-    with closing(connect(path, mode=mode, wal=False)) as db:
-        yield db
+def _settled(path: Path) -> bytes:
+    """The content of a file that a program has not finished to change: that before, or after.
+
+    The deployed agent, when killed, leaves a journal; a person's sqlite3 has one while it writes.
+    """
+    try:
+        with closing(connect(path, mode="rw", wal=False)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            content = db.serialize()
+            db.execute("ROLLBACK")
+            return content
+    except (StoreError, sqlite3.Error) as exc:
+        error = exc if isinstance(exc, sqlite3.Error) else exc.__cause__
+        if getattr(error, "sqlite_errorcode", None) in _CONTENT_ERRORS:
+            raise BrokenFile(f"not an assignment: {error}") from exc
+        raise StoreError(f"{path}: cannot be read: {error}") from exc
 
 
-def _image(assignment: StoredAssignment) -> bytes:
-    """The file of an assignment."""
-    report = assignment.report(running=False, finished=assignment.is_finished)
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.executescript(_SCHEMA)
-        db.execute("BEGIN")
-        db.executemany(
-            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    task.object_id,
-                    task.owner,
-                    task.md5sum,
-                    task.source.datacenter,
-                    task.source.manta_storage_id,
-                    _status_blob(task.status),
-                )
-                for task in assignment.tasks
-            ],
-        )
-        stats = stats_to_wire(report.stats, Dialect.LEGACY)
-        db.execute("INSERT INTO stats VALUES (?)", (_blob(stats),))
-        if not assignment.is_legacy:
-            db.execute(_OUR_SCHEMA)
-            ours = (assignment.dialect, assignment.received_ns)
-            db.execute("INSERT INTO rebalancer VALUES (?, ?)", ours)
-        db.execute("COMMIT")
-        return db.serialize()
+def _write_file(path: str, assignment: StoredAssignment) -> None:
+    content = file_image(assignment)
+    with open(path, "wb") as file:
+        file.write(content)
+    os.utime(path, ns=(assignment.received_ns, assignment.received_ns))
 
 
-@lru_cache(maxsize=1000)
-def _status_blob(status: TaskStatus) -> bytes:
-    return _blob(status_to_wire(status, Dialect.LEGACY))
+def _cursors(folder: Path) -> Iterator[Cursor]:
+    """The assignments in a folder, in no order."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            if not is_loose_uuid(entry.name):
+                continue
+            try:
+                received_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+            except FileNotFoundError:
+                continue  # it has just moved or gone
+            except OSError:
+                received_ns = 0  # a fault of this one must not hide the others
+            yield Cursor(received_ns, entry.name)
 
 
-def _blob(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+def _names(path: Path) -> Iterator[Path]:
+    """`path`, and others beside it."""
+    yield path
+    for number in count(1):
+        yield path.with_name(f"{path.name}.{number}")
+
+
+def _any(path: str | Path) -> bool:
+    """Whether anything has this name, be it a link to nothing.
+
+    Raises:
+      OSError: that cannot be seen.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return _any(path)
+    except OSError as exc:
+        raise StoreError(f"{path}: {exc.strerror or exc}") from exc

@@ -8,6 +8,7 @@ bring the end of one assignment to rest, the next is being pulled.
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -19,12 +20,15 @@ from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.limits import Limits
 from rebalancer.agent.messages import Outcome
 from rebalancer.agent.metrics import AgentMetrics
-from rebalancer.agent.store import AssignmentStore, StoredAssignment
+from rebalancer.agent.statefile import BrokenFile, NewerFile, StoredAssignment
+from rebalancer.agent.store import AssignmentStore
 from rebalancer.config import AgentServer
 from rebalancer.domain import reasons
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.retry import pauses
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
 from rebalancer.wire import (
     COMPLETE,
     AssignmentStats,
@@ -50,6 +54,13 @@ WRITING_SHARE = 0.05
 FLOW_S = 10.0
 #: Errors kept for /status.
 LAST_ERRORS = 20
+#: A stored assignment that cannot be read, for want of file handles perhaps, is read again after
+#: so many seconds; the next one after longer and longer pauses, while none can be read at all.
+AGAIN_S, LONGEST_REST_S = 5.0, 5.0
+#: Seconds between two looks at the space on the disk, and for which one of them is waited for.
+WATCH_DISK_S, DISK_ANSWER_S = 5.0, 2.0
+#: What is waited for while the folder of assignments cannot be listed.
+THE_BACKLOG = "the list of stored assignments"
 
 log = get_logger()
 
@@ -94,7 +105,8 @@ class Worker:
 
     Mutable state: the backlog; what is known of those that run; some that wait, as they were
     stored; what ended last; an event that wakes the committer; bytes received, in all and
-    lately; counts of failures; recent errors.
+    lately; counts of failures, and how many of reading came in a row; recent errors; what is
+    waited for.
     """
 
     server: AgentServer
@@ -104,6 +116,7 @@ class Worker:
     limits: Limits
     metrics: AgentMetrics
     backlog: Backlog = attrs.field(init=False)
+    waits: Waits = attrs.field(factory=Waits)
     last_errors: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
     received: int = 0
     #: Stored assignments that could not be read, and writes of state that failed.
@@ -114,6 +127,7 @@ class Worker:
     _recent: OrderedDict[str, tuple[Dialect, AssignmentStats]] = attrs.field(factory=OrderedDict)
     _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
+    _unread: int = 0
 
     def __attrs_post_init__(self) -> None:
         """Begin without a backlog."""
@@ -161,18 +175,50 @@ class Worker:
                 nursery.start_soon(fetcher.run)
             nursery.start_soon(self._commit)
             nursery.start_soon(self.limits.run)
+            nursery.start_soon(self._watch_disk)
             for _ in range(self.server.workers):
                 nursery.start_soon(self._work, nursery)
+
+    async def free_bytes(self) -> int | None:
+        """Bytes that may still be used; None if the disk does not say so in time."""
+        with trio.move_on_after(DISK_ANSWER_S), suppress(OSError):
+            free = self.files.free_bytes
+            return await run_sync(Work.OBJECTS, free, abandon_on_cancel=True)
+        return None
+
+    async def _watch_disk(self) -> None:
+        """Keep the gauge of free bytes: asking the disk when it is scraped could take for ever."""
+        while True:
+            free = await self.free_bytes()
+            self.metrics.disk_free.set(math.nan if free is None else free)  # not 0: nobody knows
+            await trio.sleep(WATCH_DISK_S)
 
     async def _work(self, nursery: trio.Nursery) -> None:
         """Have one assignment after the other pulled."""
         while True:
-            name = await self.backlog.take()
+            if (name := await self._take()) is None:
+                continue
             if (run := await self._begin(name)) is not None:
                 nursery.start_soon(self._finish, run)
                 await run.pulled.wait()
                 while len(self._runs) >= self.server.workers + BEHIND:
                     await next(iter(self._runs.values())).done.wait()
+
+    async def _take(self) -> str | None:
+        """The next assignment; None, after a rest, if the backlog could not be read."""
+        try:
+            name = await self.backlog.take()
+        except OSError as exc:
+            self.waits.begin(THE_BACKLOG, str(exc))
+            await self._rest()
+            return None
+        self.waits.end(THE_BACKLOG)
+        return name
+
+    async def _rest(self) -> None:
+        """Something could not be read, and it may be that nothing can: not too soon again."""
+        self._unread += 1
+        await trio.sleep(min(self._unread * FIRST_PAUSE_S, LONGEST_REST_S))
 
     def _count(self) -> None:
         self.metrics.queued.set(len(self.backlog) + len(self.backlog.running))
@@ -201,19 +247,47 @@ class Worker:
         )
 
     async def _load(self, name: str) -> StoredAssignment | None:
-        """Read an assignment; None if there is nothing to do about it."""
+        """Read an assignment; None if there is nothing to do about it now."""
+        subject = f"assignment {name}"
         try:
-            assignment, finished = await trio.to_thread.run_sync(self.store.load, name)
-        except StoreError as exc:
-            self._note(f"quarantined: {exc}")
-            self.metrics.quarantined.inc()
-            self.resume_failures += 1
-            await trio.to_thread.run_sync(self.store.set_aside, name)
-            return None
+            assignment, finished = await run_sync(Work.STORE, self.store.load, name)
         except NotFound as exc:
             self._note(str(exc))  # somebody removed its file
+            assignment, finished = None, True
+        except NewerFile as exc:
+            self._note(f"not worked on: {exc}")
+            self.waits.begin(subject, str(exc))
+            self.backlog.refuse(name)
             return None
+        except StoreError as exc:
+            if not isinstance(exc, BrokenFile) or not await self._is_set_aside(name, exc):
+                self.waits.begin(subject, str(exc))
+                self.backlog.defer(name, trio.current_time() + AGAIN_S)
+                await self._rest()
+                return None
+            assignment, finished = None, True
+        self._unread = 0
+        self.waits.end(subject)
         return None if finished else assignment
+
+    async def _is_set_aside(self, name: str, broken: BrokenFile) -> bool:
+        try:
+            await self.set_aside(name, broken)
+        except StoreError as exc:
+            self._note(str(exc))
+            return False
+        return True
+
+    async def set_aside(self, name: str, broken: BrokenFile) -> None:
+        """Put a file that is no assignment out of the way of those that are.
+
+        Raises:
+          StoreError: it cannot be moved at the moment.
+        """
+        if await run_sync(Work.STORE, self.store.set_aside, name):
+            self._note(f"quarantined: {broken}")
+            self.metrics.quarantined.inc()
+            self.resume_failures += 1
 
     async def _run_tasks(self, run: _Run) -> None:
         self._wake_committer()
@@ -288,7 +362,7 @@ class Worker:
             if due := [run for run in self._runs.values() if run.due_at() <= now]:
                 updated = [run.assignment.updated(run.unwritten) for run in due]
                 written = [set(run.unwritten) for run in due]
-                errors = await trio.to_thread.run_sync(self.store.write, updated)
+                errors = await run_sync(Work.STORE, self.store.write, updated)
                 took = trio.current_time() - now
                 for run, new, names, error in zip(due, updated, written, errors, strict=True):
                     self._written(run, new, names, error, took)

@@ -20,6 +20,12 @@ _LOOSE_UUID = re.compile(
 # A host name, perhaps with a port; never anything that could change a URL's path or authority.
 _STORAGE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?")
 
+#: The other forms in which the deployed programs' UUID parser takes one.
+_ANY_UUID = re.compile(
+    r"(?:urn:uuid:)?(\{)?([0-9a-f]{8})(-?)([0-9a-f]{4})\3([0-9a-f]{4})\3([0-9a-f]{4})\3([0-9a-f]{12})(?(1)\})",
+    re.IGNORECASE | re.ASCII,
+)
+
 
 class RecordError(enum.StrEnum):
     """Why a record needs a person: the values of the `error` column."""
@@ -86,6 +92,17 @@ class MantaObject:
 def is_loose_uuid(text: object) -> bool:
     """Whether `text` is 8-4-4-4-12 hexadecimal digits of any case and any version."""
     return isinstance(text, str) and _LOOSE_UUID.fullmatch(text) is not None
+
+
+def canonical_uuid(text: object) -> str | None:
+    """The lower-case, hyphenated form of a UUID; None if `text` is none.
+
+    It may be 32 digits without hyphens, in braces, or behind `urn:uuid:`.
+    """
+    if not isinstance(text, str) or (found := _ANY_UUID.fullmatch(text)) is None:
+        return None
+    first, second, third, fourth, last = found.group(2, 4, 5, 6, 7)
+    return f"{first}-{second}-{third}-{fourth}-{last}".lower()
 
 
 def is_storage_id(text: object) -> bool:

@@ -34,8 +34,13 @@ class Reason:
 
     @property
     def label(self) -> str:
-        """The spelling in metrics, of which there are not more than there are known reasons."""
-        return self.column if self.is_known else UNKNOWN
+        """The spelling in metrics, of which there are not more than there are known reasons.
+
+        As in the deployed programs' it is without the code.
+        """
+        if not self.is_known:
+            return UNKNOWN
+        return "http_status_code" if self.code is not None else self.column
 
     def __str__(self) -> str:
         return self.column

@@ -1,6 +1,9 @@
 """The agent's API in both dialects, on a real store and real files."""
 
 import json
+import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from rebalancer import wire
 from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
 from tests.agent.scripted import Rig, open_rig
@@ -77,12 +81,19 @@ async def test_the_array_of_old_documentation_is_taken(tmp_path: Path) -> None:
         assert await rig.finish() == []
 
 
-async def test_a_task_that_was_done_already_is_not_done_again(tmp_path: Path) -> None:
-    """A status that came with it holds."""
+@pytest.mark.parametrize("status", ["Complete", {"state": "Complete"}, {"Failed": "Foo"}])
+async def test_a_posted_status_is_not_believed(tmp_path: Path, status: Any) -> None:
+    """Every object is fetched before it is reported as there; no foreign reason is stored."""
+    async with open_rig(tmp_path, busy) as rig:
+        await rig.post([task(1, A, status=status)])
+        await started(rig, 1)
+        assert (await rig.stats())["complete"] == 0
+        with closing(sqlite3.connect(tmp_path / "state" / "scheduled" / ASSIGNMENT)) as db:
+            assert db.execute("SELECT status FROM tasks").fetchall() == [(b'"Pending"',)]
     async with open_rig(tmp_path, answer) as rig:
-        done = task(1, A, status="Complete")
-        assert await rig.outcome(done, task(2, A, status="Running"), task(3, A, status=None)) == {}
-        assert [path[-1] for path in rig.source.paths] == ["2", "3"]
+        assert await rig.finish() == []
+        assert [path[-1] for path in rig.source.paths] == ["1"]
+        assert rig.path(1).read_bytes() == A
 
 
 async def started(rig: Rig, requests: int) -> None:
@@ -231,7 +242,7 @@ async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
         for (name, labels), value in values.items()
         if name == "request_count" and labels != ("total",)
     )
-    assert values["error_count", ("{http_status_code:404}",)] == 1
+    assert values["error_count", ("http_status_code",)] == 1
     assert values["bytes_count", ()] == len(A)
     assert values["assignment_time_count", ()] == 2
     prefix = "rebalancer_agent"
@@ -241,7 +252,7 @@ async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
     assert values[processed, ("failed",)] == 1
     assert values[processed, ("skipped",)] == 1
     assert values[f"{prefix}_objects_failed_total", ()] == 1
-    assert values[f"{prefix}_errors_total", ("{http_status_code:404}",)] == 1
+    assert values[f"{prefix}_errors_total", ("http_error",)] == 1
     assert values[f"{prefix}_assignments_completed_total", ()] == 2
     assert values[f"{prefix}_assignment_duration_seconds_count", ()] == 2
     assert values[f"{prefix}_download_duration_seconds_count", ()] == 1
@@ -315,7 +326,7 @@ async def test_a_page_that_cannot_be_is_refused(tmp_path: Path, query: str, mess
         assert message in (await reply.get_json())["message"]
 
 
-LABELS = ("req", "type", "error", "status")
+LABELS = ("req", "type", "error", "error_type", "status")
 
 
 @pytest.mark.row("CRIT-10")
@@ -327,3 +338,138 @@ async def test_ids_are_used_as_they_came(tmp_path: Path) -> None:
         assert await rig.finish(ASSIGNMENT.upper()) == []
         assert (rig.path(1).parent / name).read_bytes() == A
         assert json.dumps(rig.source.paths) == json.dumps([f"/{rig.path(1).parent.name}/{name}"])
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda name: name.upper(),
+        lambda name: name.replace("-", ""),
+        lambda name: f"urn:uuid:{name}",
+        lambda name: f"%7B{name}%7D",
+        lambda name: f"{name}/",
+    ],
+)
+async def test_one_assignment_under_every_spelling(tmp_path: Path, spell: Any) -> None:
+    """Those that the deployed agent's parser takes, and a slash behind them."""
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A))
+        told = await rig.client.get(f"/assignments/{spell(ASSIGNMENT)}")
+        assert (await told.get_json())["uuid"] == ASSIGNMENT
+        assert (await rig.client.delete(f"/assignments/{spell(ASSIGNMENT)}")).status_code == 200
+
+
+@pytest.mark.parametrize("name", [ASSIGNMENT.replace("-", ""), f"urn:uuid:{ASSIGNMENT.upper()}"])
+async def test_an_id_is_answered_as_it_came_and_kept_as_it_is(tmp_path: Path, name: str) -> None:
+    """Posted to `/assignments/`; the same id in another spelling is a conflict."""
+    async with open_rig(tmp_path, answer) as rig:
+        reply = await rig.client.post("/assignments/", json={"id": name, "tasks": [task(1, A)]})
+        assert (reply.status_code, await reply.get_json()) == (200, name)
+        assert (await rig.post([task(2, A)])).status_code == 409
+        assert await rig.finish() == []
+        assert (tmp_path / "state" / "completed" / ASSIGNMENT).exists()
+        assert (await rig.client.get("/assignments/")).status_code == 200
+
+
+async def test_arrays_in_place_of_objects_are_worked_on(tmp_path: Path) -> None:
+    """The assignment, its task and its source, each as the array of its values."""
+    as_object = task(1, A)
+    as_array = [*list(as_object.values())[:3], list(as_object["source"].values())]
+    async with open_rig(tmp_path, answer) as rig:
+        reply = await rig.client.post("/assignments", json=[ASSIGNMENT, [as_array]])
+        assert reply.status_code == 200
+        assert await rig.finish() == []
+        assert rig.path(1).read_bytes() == A
+
+
+async def test_errors_have_what_the_rewrites_clients_need(tmp_path: Path) -> None:
+    """An id of the request, in body and head, another one each time, beside the message."""
+    async with open_rig(tmp_path, answer) as rig:
+        replies = [
+            await rig.client.get("/assignments/x"),
+            await rig.client.get(f"/assignments/{uuid(9)}"),
+            await rig.client.post("/assignments", json={}),
+            await rig.client.get("/nothing"),
+            await rig.client.patch("/assignments"),
+        ]
+        bodies = [await reply.get_json() for reply in replies]
+
+    assert [reply.status_code for reply in replies] == [400, 404, 400, 404, 405]
+    assert all(body.keys() == {"request_id", "message"} for body in bodies)
+    ids = [body["request_id"] for body in bodies]
+    assert [reply.headers["X-Request-Id"] for reply in replies] == ids
+    assert len(set(ids)) == len(ids)
+
+
+async def test_what_is_refused_is_counted(tmp_path: Path) -> None:
+    """Conflicts as the deployed agent does; malformed posts under one name, however they are."""
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A))
+        for _ in range(2):
+            await rig.post([task(1, A)])
+        for body in (b"{", b"[]", b'{"id": 5}'):
+            await rig.client.post("/assignments", data=body)
+        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        text = await reply.get_data(as_text=True)
+
+    counts = {
+        sample.labels["error"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "error_count"
+    }
+    assert counts == {"conflict": 2, "malformed": 3, "total": 5}
+
+
+async def test_histograms_have_the_rewrites_buckets(tmp_path: Path) -> None:
+    """A second to an hour for an assignment, 10 ms to a minute for an object."""
+    async with open_rig(tmp_path, answer) as rig:
+        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        text = await reply.get_data(as_text=True)
+    buckets: dict[str, list[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                buckets.setdefault(family.name, []).append(sample.labels["le"])
+    ends = {name: (found[0], found[-2]) for name, found in buckets.items()}
+    assert ends["rebalancer_agent_assignment_duration_seconds"] == ("1.0", "3600.0")
+    assert ends["rebalancer_agent_download_duration_seconds"] == ("0.01", "60.0")
+
+
+async def test_a_large_assignment_is_checked_where_others_get_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread; a small one at once."""
+    threads, whole = list[bool](), wire.read_assignment
+
+    def look(body: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return whole(body)
+
+    monkeypatch.setattr(wire, "read_assignment", look)
+    async with open_rig(tmp_path, busy) as rig:
+        await rig.post([task(number, A) for number in range(201)])
+        await rig.post([task(number, A) for number in range(200)], uuid(70))
+        refused = await rig.post([{}] * 10_001, uuid(71))
+
+    assert threads == [False, True, False]
+    assert refused.status_code == 413
+    assert "10001 are more than 10000" in (await refused.get_json())["message"]
+
+
+async def test_a_post_of_nothing_but_faults_is_told_of_ten(tmp_path: Path) -> None:
+    """And leaves nothing behind; half a character among them."""
+    async with open_rig(tmp_path, answer) as rig:
+        many = await rig.client.post("/assignments", json={"id": "x", "tasks": [1] * 5000})
+        message = (await many.get_json())["message"]
+        values = await rig.client.post("/assignments", data=b"[" + b"1," * 400_000 + b"1]")
+        source = {"datacenter": "dc1", "manta_storage_id": "2.stor.lab"}
+        half = task(1, A, source={**source, "datacenter": "HALF"})
+        data = json.dumps({"id": ASSIGNMENT, "tasks": [half]}).replace("HALF", "\\ud800")
+        surrogate = await rig.client.post("/assignments", data=data)
+
+        assert (many.status_code, values.status_code, surrogate.status_code) == (400, 413, 400)
+        assert message.count("; ") == 10
+        assert "$.tasks[0].source.datacenter" in (await surrogate.get_json())["message"]
+        state = tmp_path / "state"
+        assert [list((state / name).iterdir()) for name in ("scheduled", "saving")] == [[], []]

@@ -1,9 +1,11 @@
 """The backlog: in order, each once, whatever is added while the folder is looked through."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from rebalancer.agent import backlog
 from rebalancer.agent.backlog import Backlog
@@ -78,3 +80,60 @@ async def test_each_is_taken_once_though_others_come_meanwhile(store: Assignment
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert sorted(taken) == sorted(names)
+
+
+async def test_a_folder_that_cannot_be_listed_is_listed_again(
+    store: AssignmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start and later: nothing is lost of it."""
+    names = [save(store, number) for number in range(20)]
+    queue, taken = Backlog(store), list[str]()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AssignmentStore, "waiting", fail)
+        queue.resume()
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many"):
+                await queue.take()
+    for _ in range(7):
+        taken.append(await queue.take())
+    with monkeypatch.context() as patch:
+        patch.setattr(AssignmentStore, "waiting", fail)
+        with pytest.raises(OSError, match="Too many"):
+            await queue.take()
+    while len(queue):
+        taken.append(await queue.take())
+
+    assert taken == names
+
+
+async def test_what_could_not_be_read_has_another_turn(
+    store: AssignmentStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Not before its time, while others have theirs; what is refused has none."""
+    names = [save(store, number) for number in range(10)]
+    queue = Backlog(store)
+    queue.resume()
+    first, second = await queue.take(), await queue.take()
+    queue.defer(first, trio.current_time() + 5)
+    queue.refuse(second)
+    assert len(queue) == 9
+    assert [await queue.take() for _ in range(5)] == names[2:7]
+    queue._has_more = False  # a mock clock does not wait for the thread that would look
+    assert (await queue.take(), trio.current_time()) == (first, 5)
+
+
+async def test_what_is_refused_is_not_met_again(store: AssignmentStore) -> None:
+    """Nor is what waits for another turn, however often the folder is looked through."""
+    names = [save(store, number) for number in range(20)]
+    queue, taken = Backlog(store), list[str]()
+    queue.resume()
+    queue.refuse(await queue.take())
+    queue.defer(await queue.take(), trio.current_time() + 3600)
+    while len(queue) > 1:
+        taken.append(await queue.take())
+
+    assert taken == names[2:]

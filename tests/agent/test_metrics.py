@@ -24,7 +24,7 @@ FAMILIES: dict[str, tuple[str, set[str]]] = {
     "rebalancer_agent_bytes_transferred": ("counter", set()),
     "rebalancer_agent_objects_processed": ("counter", {"status"}),
     "rebalancer_agent_objects_failed": ("counter", set()),
-    "rebalancer_agent_errors": ("counter", {"type"}),
+    "rebalancer_agent_errors": ("counter", {"error_type"}),
     "rebalancer_agent_assignments_completed": ("counter", set()),
     "rebalancer_agent_assignment_duration_seconds": ("histogram", set()),
     "rebalancer_agent_download_duration_seconds": ("histogram", set()),
@@ -76,7 +76,7 @@ async def test_every_family_is_scraped(tmp_path: Path) -> None:
         for sample in family.samples
     }  # fmt: skip
     assert values["object_count", "total"] == 2
-    assert values["error_count", "total"] == values["error_count", "{http_status_code:404}"] == 1
+    assert values["error_count", "total"] == values["error_count", "http_status_code"] == 1
     assert values["request_count", "total"] == values["request_count", "GET"] + 1
     assert values["rebalancer_agent_objects_processed_total", "completed"] == 1
     assert values["rebalancer_agent_objects_processed_total", "failed"] == 1

@@ -1,19 +1,23 @@
 """Assignments on disk: the deployed agent's layout, written and read by plain sqlite3."""
 
+import errno
 import json
 import os
+import shutil
+import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rebalancer import wire
-from rebalancer.agent.store import AssignmentStore, Cursor, StoredAssignment, read
+from rebalancer.agent.statefile import BrokenFile, StoredAssignment
+from rebalancer.agent.store import AssignmentStore, Cursor, read
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
@@ -249,6 +253,162 @@ def test_a_database_of_another_layout_is_no_assignment(store: AssignmentStore) -
 
     with pytest.raises(StoreError, match="not an assignment"):
         store.load(ID)
+
+
+def test_what_is_no_plain_file_is_broken(
+    store: AssignmentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO would be waited for and a link followed out of the folder; each is set aside."""
+    os.mkfifo(store.scheduled / uuid(1))
+    (store.scheduled / uuid(2)).mkdir()
+    legacy_file(tmp_path / "elsewhere", ["Pending"])
+    (store.scheduled / uuid(3)).symlink_to(tmp_path / "elsewhere")
+    (store.scheduled / uuid(4)).symlink_to(tmp_path / "nowhere")
+    with closing(socket.socket(socket.AF_UNIX)) as unix:
+        monkeypatch.chdir(store.scheduled)  # the path of a socket must be short
+        unix.bind(uuid(5))
+
+    for number in range(1, 6):
+        with pytest.raises(BrokenFile, match="no plain file"):
+            store.load(uuid(number))
+        assert store.set_aside(uuid(number))
+    assert store.waiting(10) == ([], 0)
+    assert len(list(store.quarantine.iterdir())) == 5
+    assert (tmp_path / "elsewhere").exists()
+
+
+def test_nothing_in_quarantine_is_replaced(store: AssignmentStore) -> None:
+    """Two broken files of one name are two."""
+    for content in (b"first", b"second"):
+        (store.scheduled / ID).write_bytes(content)
+        assert store.set_aside(ID)
+    assert not store.set_aside(ID)
+    found = {path.name: path.read_bytes() for path in store.quarantine.iterdir()}
+    assert found == {ID: b"first", f"{ID}.1": b"second"}
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    """Write to a file as a person's shell does, without an end."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN EXCLUSIVE")
+    db.execute("UPDATE tasks SET status = x'22506f6f7222'")
+    return db
+
+
+def test_a_locked_file_is_not_broken(
+    store: AssignmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, cannot be read now, and can be when the lock is gone."""
+    legacy_file(store.scheduled / ID, ["Pending"])
+
+    def connect(path: Path, mode: str, *, wal: bool) -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=0.01)
+
+    with closing(lock(store.scheduled / ID)) as db:
+        monkeypatch.setattr("rebalancer.agent.store.connect", connect)
+        with pytest.raises(StoreError, match="cannot be read: database is locked") as caught:
+            store.load(ID)
+        db.execute("ROLLBACK")
+    assert type(caught.value) is StoreError
+    assert len(store.load(ID)[0].tasks) == 1
+
+
+def test_what_a_killed_program_was_changing_is_as_before(store: AssignmentStore) -> None:
+    """Its journal is beside the file, and says how that was."""
+    legacy_file(store.scheduled / ID, ["Pending"] * 300)
+    with closing(sqlite3.connect(store.scheduled / ID, isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size=1")
+        db.execute("BEGIN")
+        db.execute("UPDATE tasks SET status = x'22506f6f7222'")
+        for name in (ID, f"{ID}-journal"):
+            shutil.copy(store.scheduled / name, store.folder / name)
+    assert (store.scheduled / ID).read_bytes() != (store.folder / ID).read_bytes()
+    for name in (ID, f"{ID}-journal"):
+        shutil.copy(store.folder / name, store.scheduled / name)
+
+    stored, _ = store.load(ID)
+    assert {task.status for task in stored.tasks} == {wire.PENDING}
+
+
+def test_a_file_in_wal_mode_is_read(store: AssignmentStore) -> None:
+    """Somebody has looked at it so; what is in its WAL counts."""
+    legacy_file(store.scheduled / ID, ["Pending", "Pending"])
+    with closing(sqlite3.connect(store.scheduled / ID, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("UPDATE tasks SET status = x'22436f6d706c65746522' WHERE rowid = 1")
+        while_open = store.load(ID)[0]
+    closed = store.load(ID)[0]
+
+    for stored in (while_open, closed):
+        assert [task.status for task in stored.tasks] == [wire.COMPLETE, wire.PENDING]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ENOMEM])
+def test_a_file_that_cannot_be_read_now_is_not_broken(
+    store: AssignmentStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Too many open files, a fault of the disk: of that the content is not to blame."""
+    legacy_file(store.scheduled / ID, ["Pending"])
+    whole = os.open
+
+    def fail(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(ID):
+            raise OSError(code, os.strerror(code))
+        return whole(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(StoreError, match="cannot be read") as caught:
+            store.load(ID)
+    assert not isinstance(caught.value, BrokenFile)
+    assert len(store.load(ID)[0].tasks) == 1
+
+
+@pytest.mark.parametrize("step", ["_write_file", "sync_paths", "file_image"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("odd"), MemoryError()])
+def test_a_save_that_fails_leaves_nothing(
+    store: AssignmentStore, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    """Whatever the exception is, and wherever it comes from."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"rebalancer.agent.store.{step}", fail)
+        with pytest.raises((StoreError, type(error))):
+            store.save(assignment(), Dialect.LEGACY)
+    assert list(store.saving.iterdir()) == list(store.scheduled.iterdir()) == []
+    assert store.save(assignment(), Dialect.LEGACY).id == ID
+
+
+def test_a_file_that_cannot_be_looked_at_does_not_hide_the_others(
+    store: AssignmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In listings of either kind; what must be removed and cannot be, is in nobody's way."""
+    for number in (1, 2, 3):
+        legacy_file(store.scheduled / uuid(number), ["Pending"])
+    (store.saving / "folder").mkdir()
+    store.prepare()
+    whole = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.entry, self.name = entry, entry.name
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            if self.name == uuid(2):
+                raise OSError(errno.EIO, "fault")
+            return self.entry.stat(follow_symlinks=follow_symlinks)
+
+    @contextmanager
+    def scan(path: Path) -> Iterator[Iterator[Entry]]:
+        with whole(path) as found:
+            yield map(Entry, found)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert set(store.waiting(5)[0]) == {uuid(1), uuid(2), uuid(3)}
+    assert {cursor.id for cursor in store.newest(5)} == {uuid(1), uuid(2), uuid(3)}
 
 
 @pytest.mark.row("N24")

@@ -49,4 +49,4 @@ def test_what_columns_cannot_hold_is_no_known_reason(reason: Reason) -> None:
     """Nor does it make another label in metrics."""
     assert not reason.is_known
     assert reason.label == "unknown_reason"
-    assert reasons.http_status_code(404).label == "{http_status_code:404}"
+    assert reasons.http_status_code(404).label == "http_status_code"

@@ -54,7 +54,7 @@ def test_a_job_is_asked_for() -> None:
         (
             new(objects_file="/\ud83d"),
             Unprocessable,
-            "params.objects_file: expected the absolute path",
+            "params: expected text, got half of a character in .* at \\$.objects_file",
         ),
         ({**new(), "dry_run": 1}, Unprocessable, "dry_run: expected true or false"),
         (new(from_shark="1 stor"), BadRequest, "is no name of a storage node"),

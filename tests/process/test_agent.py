@@ -21,7 +21,7 @@ from rebalancer.agent.store import AssignmentStore
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task
 from tests.conftest import require
-from tests.process.regions import Alone, agent_alone, reach
+from tests.process.regions import Alone, agent_alone, reach, run
 from tests.sources import ASSIGNMENT, OWNER, Answer, md5, ok, open_source, task, uuid
 
 pytestmark = pytest.mark.process
@@ -134,6 +134,40 @@ def test_files_that_do_not_serve_are_told(
     last = run.stderr.strip().splitlines()[-1]
     assert (run.returncode, message in last) == (1, True), run.stderr
     assert "Traceback" not in run.stderr
+
+
+# --- whose folder it is --------------------------------------------------------------------
+
+
+async def test_a_second_agent_on_one_folder_changes_nothing(tmp_path: Path) -> None:
+    """It names the first and ends; temporary files, assignments and the first are as they were."""
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + bytes(4_000_000)
+    hanging = Answer(begun, hang=True)
+    async with (
+        open_source(lambda *_: hanging) as source,
+        running(tmp_path, f"127.0.0.1:{source.port}") as alone,
+        httpx.AsyncClient(base_url=alone.url) as client,
+    ):
+        body = {"id": ASSIGNMENT, "tasks": [task(1, CONTENT)]}
+        assert (await client.post("/assignments", json=body)).status_code == 200
+        temporary = tmp_path / "manta" / "rebalancer"
+        with trio.fail_after(20):
+            while not temporary.exists() or not list(temporary.iterdir()):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        saving = tmp_path / "state" / "saving" / uuid(70)
+        saving.write_bytes(b"half")
+        before = sorted(temporary.iterdir())
+        done = await trio.to_thread.run_sync(run, "agent", "-c", str(tmp_path / "agent.toml"))
+
+        assert done.returncode == 1
+        pid = alone.process.pid
+        expected = f"{tmp_path}/state is in use by rebalancer-agent, process {pid}, since 20"
+        assert expected in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert saving.exists()
+        assert sorted(temporary.iterdir()) == before
+        told = (await client.get(f"/assignments/{ASSIGNMENT}")).json()
+        assert told["stats"]["state"] == "Running"
 
 
 # --- what is synced before it is told --------------------------------------------------------
