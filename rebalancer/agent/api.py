@@ -85,15 +85,19 @@ class Agent:
           StoreError: its file cannot be read, now or by this agent.
         """
         if (progress := self.worker.progress(name)) is None:
-            try:
-                progress = await run_sync(Work.VIEWS, self.stands, name)
-            except BrokenFile as exc:
-                await self.worker.set_aside(name, exc)
-                raise NotFound(f"the file of assignment {name} was broken") from exc
+            progress = await self._look(name)
         dialect, stats = progress
         fixed = self.config.dialect
         report = AssignmentReport(name, stats)
         return wire.report_to_wire(report, dialect if fixed == "auto" else Dialect(fixed))
+
+    async def _look(self, name: str) -> tuple[Dialect, AssignmentStats]:
+        try:
+            return await run_sync(Work.VIEWS, self.stands, name)
+        except BrokenFile as exc:
+            broken = exc
+        await self.worker.set_aside(name, broken)
+        raise NotFound(f"the file of assignment {name} was broken")
 
     def stands(self, name: str) -> tuple[Dialect, AssignmentStats]:
         """How an assignment stands, from memory or from disk.  Blocking.
