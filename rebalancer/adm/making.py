@@ -85,7 +85,7 @@ def plan(
 @json_option
 @click.pass_obj
 def retry(access: Access, uuid: str, as_json: bool) -> None:
-    """Make a job of what another one skipped, could not do, or did not come to.
+    """Make a job of what another one skipped or left undone.
 
     Prints its id.  The other one must have ended: as complete, failed or cancelled.  Every record
     is read anew, so that what its owner has changed or removed meanwhile is seen.  After a job that

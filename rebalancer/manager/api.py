@@ -13,7 +13,12 @@ from rebalancer.manager import render
 from rebalancer.manager.jobs import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.openapi import DOCUMENT
-from rebalancer.manager.requests import read_change, read_new_job, read_objects_query
+from rebalancer.manager.requests import (
+    check_no_query,
+    read_change,
+    read_new_job,
+    read_objects_query,
+)
 
 #: A request is a few hundred bytes.
 MAX_BODY_BYTES = 1 << 20
@@ -27,6 +32,7 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.post("/jobs")
     async def create_job() -> Response:
         count("evacuate")
+        check_no_query(request.args)
         wanted = read_new_job(await _body())
         if wanted.dry_run:
             return _json(render.plan(await jobs.plan(wanted)))
@@ -35,6 +41,7 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.post("/jobs/<job_id>/retry")
     async def retry_job(job_id: str) -> Response:
         count("retry_job")
+        check_no_query(request.args)
         return _new_id(await jobs.retry(job_id))
 
     @app.get("/jobs")
@@ -51,12 +58,14 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.put("/jobs/<job_id>")
     async def change_job(job_id: str) -> Response:
         count("update_job")
+        check_no_query(request.args)
         await jobs.change(job_id, read_change(await _body()))
         return Response("", content_type="application/json")
 
     @app.delete("/jobs/<job_id>")
     async def delete_job(job_id: str) -> Response:
         count("delete_job")
+        check_no_query(request.args)
         await jobs.delete(job_id)
         return _json({"deleted": job_id.lower()})
 

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,13 @@ import trio
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
-from rebalancer.errors import BadRequest, Conflict, JobFailed, Refused, StoreError
+from rebalancer.errors import BadRequest, Conflict, JobFailed, PeerError, Refused, StoreError
 from rebalancer.log import get_logger
 from rebalancer.manager import render, store, views
 from rebalancer.manager.index import JobIndex, JobRow
 from rebalancer.manager.listings import check
 from rebalancer.manager.plan import Plan, make_plan
+from rebalancer.manager.records import Finding
 from rebalancer.manager.requests import (
     Control,
     NewJob,
@@ -27,10 +28,20 @@ from rebalancer.manager.requests import (
     checked_id,
 )
 from rebalancer.manager.retries import params_of_retry
-from rebalancer.manager.runner import Runner, Running, read_tuning
+from rebalancer.manager.runner import (
+    STORAGE_BUCKET,
+    Runner,
+    Running,
+    is_known,
+    read_tuning,
+)
+from rebalancer.threads import Work, run_sync
 
 #: A job that is paused has come to rest within this many seconds, or the request says so.
 REST_S = 20.0
+
+#: A storage node is looked up within this many seconds, or the job is made unchecked.
+LOOK_UP_S = 5.0
 
 log = get_logger()
 
@@ -47,11 +58,12 @@ class JobView:
 class Jobs:
     """All jobs of a manager.
 
-    Mutable state: the lock of those who make plans.
+    Mutable state: the locks of those who make jobs, and plans.
     """
 
     index: JobIndex
     runner: Runner
+    _making: trio.Lock = attrs.field(factory=trio.Lock)
     _planning: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
@@ -66,8 +78,40 @@ class Jobs:
 
         Raises:
           Refused, BadRequest: nothing was made.
+          Conflict: another job empties this node, or will.
         """
-        return await self._add(wanted.action, self.params(wanted))
+        params = self.params(wanted)
+        await self.check_params(params)
+        await self._refuse_second(params["from_shark"])
+        findings = await self._look_up(params["from_shark"])
+        async with self._making:
+            # Somebody may have made one meanwhile.
+            await self._refuse_second(params["from_shark"])
+            return await self._add(wanted.action, params, findings)
+
+    async def _refuse_second(self, shark: str) -> None:
+        """Two jobs for one node are a slip; a retry only finishes what another one began."""
+        for row in await self.index.unfinished():
+            if row.params.get("from_shark") == shark:
+                raise Conflict(f"Job {row.id}, which is {_shown(row)}, is for {shark} already")
+
+    async def _look_up(self, shark: str) -> list[Finding]:
+        """What to note of a node that cannot be looked up now: the job itself will, and wait.
+
+        Raises:
+          BadRequest: there is no such node.
+        """
+        try:
+            with trio.fail_after(LOOK_UP_S):
+                found = await is_known(self.config, shark)
+        except (trio.TooSlowError, PeerError) as exc:
+            why = str(exc) or f"no answer within {LOOK_UP_S:.0f} s"
+            log.warning("storage node not looked up", shark=shark, error=why)
+            detail = f"{shark} was not looked up when the job was made: {why}"
+            return [Finding("storage_record", detail)]
+        if not found:
+            raise BadRequest(f"SharkNotFound: {shark} is not in {STORAGE_BUCKET}")
+        return []
 
     def params(self, wanted: NewJob) -> dict[str, Any]:
         """What is kept of a request for a job."""
@@ -91,21 +135,23 @@ class Jobs:
             raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
         known = {other.id: other for other in await self.index.all()}
         params = params_of_retry(row, known.get, await self._taken(row))
+        await self.check_params(params)
         return await self._add(row.action, params)
 
     async def _taken(self, row: JobRow) -> int:
         """How many objects of a job's limit are done with."""
         if row.params.get("max_objects") is None:
             return 0
-        overview = await trio.to_thread.run_sync(views.read_job, self.runner.file(row.id))
+        overview = await run_sync(Work.VIEWS, views.read_job, self.runner.file(row.id))
         return overview.status.objects(ObjectStatus.COMPLETE)
 
-    async def _add(self, action: str, params: dict[str, Any]) -> str:
-        await self.check_params(params)
+    async def _add(
+        self, action: str, params: dict[str, Any], findings: Sequence[Finding] = ()
+    ) -> str:
         job_id = str(uuid.uuid4())
         # The file first: a job on the list always has one.
         origin = Shark("", params["from_shark"])
-        await trio.to_thread.run_sync(store.create, self.runner.file(job_id), origin)
+        await run_sync(Work.STORE, store.create, self.runner.file(job_id), origin, findings)
         await self.index.add(job_id, action, params)
         log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
         self.runner.look_again()
@@ -141,7 +187,7 @@ class Jobs:
             raise Refused("Snaplink Cleanup Required")
         if (listing := self.runner.listing(params)) is not None:
             try:
-                await trio.to_thread.run_sync(check, listing)
+                await run_sync(Work.OTHER, check, listing)
             except (JobFailed, StoreError) as exc:
                 raise BadRequest(str(exc)) from exc
 
@@ -159,7 +205,7 @@ class Jobs:
         """
         row = await self.known(job_id)
         file = self.runner.file(row.id)
-        return JobView(row, await trio.to_thread.run_sync(views.read_job, file))
+        return JobView(row, await run_sync(Work.VIEWS, views.read_job, file))
 
     async def summary(self, job_id: str) -> dict[str, Any]:
         """How a job is going.
@@ -199,7 +245,7 @@ class Jobs:
             query.after,
             query.limit,
         )
-        return await trio.to_thread.run_sync(look)
+        return await run_sync(Work.VIEWS, look)
 
     async def report(self, row: JobRow) -> AsyncIterator[bytes]:
         """All that is known of a job, as lines of JSON: the job, then each row, then their number.
@@ -207,15 +253,15 @@ class Jobs:
         It is read a page at a time, so that it holds up nobody and takes no memory.
         """
         file = self.runner.file(row.id)
-        known = await trio.to_thread.run_sync(views.read_job, file)
+        known = await run_sync(Work.VIEWS, views.read_job, file)
         yield _line({"type": "job", "id": row.id, **render.job(row, known)})
         lines = 0
         for kind in views.REPORT:
-            after, page = await trio.to_thread.run_sync(views.report_page, file, kind, 0)
+            after, page = await run_sync(Work.VIEWS, views.report_page, file, kind, 0)
             while page:
                 lines += len(page)
                 yield b"".join(map(_line, page))
-                after, page = await trio.to_thread.run_sync(views.report_page, file, kind, after)
+                after, page = await run_sync(Work.VIEWS, views.report_page, file, kind, after)
         yield _line({"type": "end", "lines": lines})
 
     async def known(self, job_id: str) -> JobRow:
@@ -319,7 +365,7 @@ class Jobs:
                 _require(row, f"removed, because job {other.id} retries it", not needed)
             # The row first: a file without one is only clutter.
             await self.index.remove(row.id)
-            await trio.to_thread.run_sync(store.remove, self.runner.file(row.id))
+            await run_sync(Work.STORE, store.remove, self.runner.file(row.id))
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

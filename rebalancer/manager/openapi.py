@@ -154,6 +154,7 @@ def _query(name: str, schema: Schema, about: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": about, "schema": schema}
 
 
+_BAD_BODY = "The body is no JSON, or the field that the message names is missing, wrong or unknown."
 _NEW_ID = "The new job's id: bare text and a newline, which is no JSON, as it always was."
 _NEW_ID_AS_JSON = " A JSON string if the request's Accept begins with `application/json`."
 
@@ -171,10 +172,11 @@ _CREATE = _operation(
         _json({"oneOf": [ref("JobId"), ref("Plan")]}),
     ),
     {
-        400: "The shark's name cannot be one, or the file of objects cannot be read; of a dry run:"
-        " the job would fail at once, and why.",
-        409: "Another dry run is under way.",
-        422: "The body is no JSON, or the field that the message names is missing or wrong.",
+        400: "The shark's name cannot be one, no storage node has it, or the file of objects"
+        " cannot be read; of a dry run: the job would fail at once, and why.",
+        409: "Another job empties this node, or will: the message names it.  Of a dry run: another"
+        " one is under way.",
+        422: _BAD_BODY,
         500: "`Snaplink Cleanup Required`: the configuration forbids evacuations.  Any other text:"
         " something is broken, and the manager's log tells what.",
         503: "A dry run: a shard or storinfo does not answer.",
@@ -218,7 +220,7 @@ _CHANGE = _of_job(
         400: f"{_NO_JOB}  Of a setting: the job does not run, the configuration has fixed it, or"
         " the number is out of range.",
         409: "The job is in no state for this.",
-        422: "The body is no JSON, or the field that the message names is missing or wrong.",
+        422: _BAD_BODY,
     },
     body=_body(
         ref("Change"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer import wire
+from rebalancer import keys, wire
 from rebalancer.domain.objects import is_loose_uuid, is_storage_id
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
@@ -15,6 +15,8 @@ from rebalancer.manager.actions import ACTIONS
 from rebalancer.manager.actions.evacuate import EvacuateParams
 
 MIN_UPDATERS, MAX_UPDATERS = 1, 250
+#: Errors of one request that are told.
+MOST_TOLD = 10
 #: Objects of one page of a listing.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
 #: The highest number that a row, or a limit, can have.
@@ -99,6 +101,9 @@ def read_new_job(body: Any) -> NewJob:
         raise Unprocessable("action: expected the name of one as a string")
     if body["action"] not in ACTIONS:
         raise Unprocessable(f"action: expected one of {', '.join(ACTIONS)}, got {body['action']}")
+    _check_keys(body, ("action", "params", "dry_run"))
+    if isinstance(body.get("params"), dict):
+        _check_keys(body["params"], tuple(attrs.fields_dict(EvacuateParams)), "params.")
     if type(dry_run := body.get("dry_run", False)) is not bool:
         raise Unprocessable("dry_run: expected true or false")
     try:
@@ -115,6 +120,11 @@ def read_new_job(body: Any) -> NewJob:
     return NewJob(body["action"], params, dry_run)
 
 
+def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:
+    if told := keys.unknown(given, known, where):
+        raise Unprocessable("; ".join(told[:MOST_TOLD]))
+
+
 def _is_path(text: str) -> bool:
     """Whether a file can be called `text`, from the root: it may be missing all the same."""
     is_encodable = all(not "\ud800" <= char <= "\udfff" for char in text)
@@ -128,6 +138,8 @@ def read_change(body: Any) -> Control | Setting:
       Unprocessable: names the field that cannot be used.
     """
     action = body.get("action") if isinstance(body, dict) else None
+    if isinstance(action, str) and action in ACTIONS_ON_JOBS:
+        _check_keys(body, ("action", "params"))
     if action in list(Control):
         return Control(action)
     if not isinstance(action, str) or (wanted := SETTINGS.get(action)) is None:
@@ -154,6 +166,16 @@ def check_range(setting: Setting) -> None:
     is_threads = setting.name == "max_metadata_update_threads"
     what = "metadata update threads" if is_threads else setting.name
     raise BadRequest(f"Cannot set {what} {bound}")
+
+
+def check_no_query(given: Iterable[str]) -> None:
+    """Check that a request has nothing in its query, where nothing belongs.
+
+    Raises:
+      BadRequest: names what there is.
+    """
+    if names := list(given):
+        raise BadRequest(f"{names[0]}: this call takes nothing in its query")
 
 
 def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:

@@ -34,7 +34,7 @@ from rebalancer.manager.tuning import Tuning, reloaded, tuned
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
-from rebalancer.peers.moray.client import MorayClient, open_moray
+from rebalancer.peers.moray.client import MorayClient, Record, open_moray
 from rebalancer.peers.postgres import PostgresShard, open_postgres
 from rebalancer.rates import HOUR_S, Rates
 from rebalancer.retry import insistently
@@ -312,6 +312,31 @@ async def _prepare(job: Job, shards: Shards, *, strict: bool) -> None:
         raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
 
 
+async def storage_records(first: MorayClient, name: str) -> list[Record]:
+    """What the first shard knows of a storage node: one record, two if there are more, or none.
+
+    Raises:
+      PeerError: it does not answer.
+    """
+    return await first.find_objects(STORAGE_BUCKET, f"(manta_storage_id={name})", 2)
+
+
+async def is_known(config: ManagerConfig, name: str) -> bool:
+    """Whether the first shard knows a storage node called `name`.
+
+    Raises:
+      PeerError: it does not answer.
+    """
+    first = min(config.shards, key=lambda shard: shard.number)
+    names = {first.number: first.host}
+    async with open_moray(names, config.hosts, connections=1) as moray:
+        try:
+            return bool(await storage_records(moray[first.number], name))
+        except PeerError as exc:
+            failure = exc  # outside of the nursery, which would make a group of it
+    raise failure
+
+
 async def validated_origin(
     job_store: store.JobStore, shards: Mapping[int, MorayClient], name: str
 ) -> Shark:
@@ -325,8 +350,7 @@ async def validated_origin(
     known = await job_store.origin()
     if known is not None and known.datacenter:
         return known
-    first = shards[min(shards)]
-    find = partial(first.find_objects, STORAGE_BUCKET, f"(manta_storage_id={name})", 2)
+    find = partial(storage_records, shards[min(shards)], name)
     records = await insistently(find, tries=TRIES, first_s=0.5, longest_s=15.0)
     datacenters = {record.value.get("datacenter") for record in records}
     if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):

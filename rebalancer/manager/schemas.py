@@ -1,7 +1,7 @@
 """JSON Schemas of what the manager's API takes and shows; `openapi` puts them together.  Pure.
 
 Answers are closed (`additionalProperties: false`), so that a field which is shown and not told of
-here fails a test.  Requests are open: what nobody reads is ignored.
+here fails a test.  Requests are closed too: a key that nobody knows is refused.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,8 @@ def _shown(
 
 
 def _asked(properties: Mapping[str, Schema], required: list[str], about: str = "") -> Schema:
-    return _about(about, {"type": "object", "properties": dict(properties), "required": required})
+    shape = {"type": "object", "properties": dict(properties), "required": required}
+    return _about(about, {**shape, "additionalProperties": False})
 
 
 _TIME = text(format="date-time")
@@ -128,7 +129,11 @@ def _setting(action: str, allowed: Range) -> Schema:
 
 _CHANGE = {
     "oneOf": [
-        _asked({"action": text(enum=list(Control))}, ["action"], "Of a job that has not ended."),
+        _asked(
+            {"action": text(enum=list(Control)), "params": {"description": "Ignored."}},
+            ["action"],
+            "Of a job that has not ended.",
+        ),
         *(_setting(action, allowed) for action, allowed in SETTINGS.items()),
     ]
 }

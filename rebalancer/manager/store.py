@@ -369,8 +369,8 @@ async def open_store(path: Path, *, run: RunSync | None = None) -> AsyncIterator
         yield store
 
 
-def create(path: Path, origin: Shark) -> None:
-    """Make the file of a new job.  Blocking.
+def create(path: Path, origin: Shark, findings: Sequence[Finding] = ()) -> None:
+    """Make the file of a new job, with what was found when it was made.  Blocking.
 
     Raises:
       StoreError: it cannot be written.
@@ -380,6 +380,7 @@ def create(path: Path, origin: Shark) -> None:
         with closing(connect(path)) as db:
             db.executescript(SCHEMA)
             facts.write_origin(db, origin)
+            facts.write_warnings(db, findings)
     except (sqlite3.Error, OSError) as exc:
         raise StoreError(f"{path}: {exc}") from exc
 

@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rebalancer.daemon import Listen, listen
 from rebalancer.devregion.moray.server import serve_shard
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.devregion.storinfo import make_storinfo_app
+from rebalancer.domain.objects import Shark
+from rebalancer.manager import jobs
 from rebalancer.manager.api import make_api
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import open_index
@@ -69,13 +72,32 @@ def heartbeat(name: str, datacenter: str) -> dict[str, Any]:
     }
 
 
+def storage_records() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The nodes that can be named: 1.stor and some without objects, two that no job can empty."""
+    for number in (1, *range(20, 50)):
+        name = f"{number}.stor.lab"
+        yield name, heartbeat(name, "dc1")
+    for name in ("8.stor.lab", "9.stor.lab"):
+        for datacenter in ("dc1", "dc2"):
+            yield f"{name} in {datacenter}", heartbeat(name, datacenter)
+
+
 @asynccontextmanager
-async def open_rig(folder: Path, *, objects: int = 0, **changes: Any) -> AsyncIterator[Rig]:
-    """A manager with one shard of `objects` objects, whose agents are not there."""
+async def open_rig(
+    folder: Path, *, objects: int = 0, also: tuple[str, ...] = (), **changes: Any
+) -> AsyncIterator[Rig]:
+    """A manager with one shard of `objects` objects, whose agents are not there.
+
+    So many lie on 1.stor, and on each of the nodes `also`.
+    """
     store = ShardStore(folder / "shard.sqlite")
     records = [record(number) for number in range(1, objects + 1)]
+    for place, name in enumerate(also, 1):
+        sharks = [attrs.asdict(Shark("dc1", name)), attrs.asdict(NODES[0].shark)]
+        numbers = range(1000 * place, 1000 * place + objects)
+        records += [record(number, sharks=sharks) for number in numbers]
     store.seed("manta", [(one["key"], one) for one in records])
-    store.seed("manta_storage", [("1.stor.lab", heartbeat("1.stor.lab", "dc1"))])
+    store.seed("manta_storage", list(storage_records()))
     listed = [heartbeat(node.manta_storage_id, node.datacenter) for node in NODES]
     async with trio.open_nursery() as nursery:
         host, port = await nursery.start(serve_shard, store, "127.0.0.1", 0)
@@ -165,13 +187,118 @@ async def test_the_limit_is_shown(tmp_path: Path, given: dict[str, int], shown: 
 
 
 @pytest.mark.row("IMP-12", "N31")
-async def test_an_unknown_shark_fails_the_job(tmp_path: Path) -> None:
-    """SharkNotFound, stored with the job and shown."""
+async def test_no_job_is_made_for_an_unknown_shark(tmp_path: Path) -> None:
+    """It is looked up first; one that is there twice fails its job, as it is shown."""
     async with open_rig(tmp_path) as rig:
-        job_id = await rig.create(from_shark="77.stor.lab")
-        view = await rig.reach(job_id, "Failed")
+        body = {"action": "evacuate", "params": {"from_shark": "77.stor"}}
+        reply = await rig.client.post("/jobs", json=body)
+        text = await reply.get_data(as_text=True)
+        assert await (await rig.client.get("/jobs")).get_json() == []
+        view = await rig.reach(await rig.create(from_shark="9.stor"), "Failed")
 
-    assert view["error"].startswith("SharkNotFound: 77.stor.lab")
+    assert (reply.status_code, text) == (
+        400,
+        "SharkNotFound: 77.stor.lab is not in manta_storage",
+    )
+    assert view["error"].startswith("SharkNotFound: 9.stor.lab")
+
+
+async def test_a_job_is_made_though_no_shard_can_tell_of_its_shark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the shard itself; that nobody could look is a warning of the job."""
+    monkeypatch.setattr(jobs, "LOOK_UP_S", 0.3)
+    async with open_rig(tmp_path) as rig, trio.open_nursery() as nursery:
+        # One that takes the connection and never says a word.
+        silent = partial(trio.serve_tcp, _say_nothing, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(silent)
+        port = listener.socket.getsockname()[1]
+        for place, why in ((port, "no answer"), (1, "1.moray.lab")):
+            hosts = {**rig.runner.config.hosts, "1.moray.lab": f"127.0.0.1:{place}"}
+            rig.runner.reload(attrs.evolve(rig.runner.config, hosts=hosts))
+            job_id = await rig.create(from_shark=f"{place % 7 + 20}.stor")
+            (warning,) = (await rig.get(job_id))["warnings"]
+            assert warning["check"] == "storage_record"
+            assert why in warning["detail"]
+        nursery.cancel_scope.cancel()
+
+
+async def _say_nothing(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("state", ["Running", "Setup", "Stopped"])
+async def test_a_second_job_for_a_shark_is_refused(tmp_path: Path, state: str) -> None:
+    """It names the first, as long as that has not ended; a retry may be made, and a dry run."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        ended = await rig.create(strict=True)
+        await rig.reach(ended, "Failed")
+        await rig.reach(await rig.create(from_shark="1.stor.lab"), "Running")
+        name = "1.stor" if state == "Running" else "20.stor"
+        if state != "Running":
+            await rig.create(from_shark=name)
+        listed = await (await rig.client.get("/jobs")).get_json()
+        first = listed[-1]["id"]
+        if state == "Stopped":
+            await rig.put(first, {"action": "pause"})
+        body = {"action": "evacuate", "params": {"from_shark": f"{name}.lab"}}
+        reply = await rig.client.post("/jobs", json=body)
+        text = await reply.get_data(as_text=True)
+        assert len(await (await rig.client.get("/jobs")).get_json()) == len(listed)
+        assert (await rig.client.post(f"/jobs/{ended}/retry")).status_code == 200
+        assert (await rig.client.post("/jobs", json={**body, "dry_run": True})).status_code == 200
+
+    shown = {"Running": "running", "Setup": "setup", "Stopped": "paused"}[state]
+    assert (reply.status_code, text) == (
+        409,
+        f"Job {first}, which is {shown}, is for {name}.lab already",
+    )
+
+
+async def test_of_two_jobs_for_a_shark_made_at_once_one_is(tmp_path: Path) -> None:
+    """However many ask at the same time."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        codes = []
+
+        async def create() -> None:
+            body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
+            codes.append((await rig.client.post("/jobs", json=body)).status_code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(create)
+    assert sorted(codes) == [200, *[409] * 7]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (
+            {"params": {"from_shark": "1.stor", "max_object": 5}},
+            422,
+            "params.max_object: unknown key; did you mean max_objects?",
+        ),
+        (
+            {"params": {"from_shark": "1.stor"}, "dryrun": True},
+            422,
+            "dryrun: unknown key; did you mean dry_run?",
+        ),
+    ],
+)
+async def test_a_misspelt_limit_makes_no_job(
+    tmp_path: Path, body: dict[str, Any], status: int, text: str
+) -> None:
+    """The unknown key is named, and the nearest that is known."""
+    async with open_rig(tmp_path) as rig:
+        reply = await rig.client.post("/jobs", json={"action": "evacuate", **body})
+        assert (reply.status_code, await reply.get_data(as_text=True)) == (status, text)
+        right = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
+        reply = await rig.client.post("/jobs?dry_run=true", json=right)
+        assert (reply.status_code, await reply.get_data(as_text=True)) == (
+            400,
+            "dry_run: this call takes nothing in its query",
+        )
+        assert await (await rig.client.get("/jobs")).get_json() == []
 
 
 @pytest.mark.row("IMP-16", "N28")
@@ -195,7 +322,7 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
         job_id = await rig.create()
         await rig.reach(job_id, "Running")
         await trio.sleep(0.2)
-        waiting = await rig.create()
+        waiting = await rig.create(from_shark="20.stor")
         running = rig.runner.running[job_id].job
         assert running is not None
         updaters = running.updaters
@@ -244,7 +371,7 @@ async def test_static_updaters_stay(tmp_path: Path) -> None:
 async def test_jobs_wait_for_their_turn(tmp_path: Path) -> None:
     """One runs, in order of creation; the others are in setup, listed oldest first."""
     async with open_rig(tmp_path, objects=3) as rig:
-        names = [await rig.create() for _ in range(3)]
+        names = [await rig.create(from_shark=f"{name}.stor") for name in (1, 20, 21)]
         await rig.reach(names[0], "Running")
         listed = await (await rig.client.get("/jobs")).get_json()
 

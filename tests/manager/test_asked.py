@@ -52,12 +52,13 @@ async def test_every_route_answers(tmp_path: Path) -> None:
         job_id = await rig.create()
         await rig.reach(job_id, "Running")
         await trio.sleep(0.2)
+        elsewhere = {**CREATE, "params": {"from_shark": "20.stor"}}
         asked: dict[tuple[str, str], tuple[str, Any]] = {
             ("GET", "/ping"): ("/ping", None),
             ("GET", "/jobs"): ("/jobs", None),
             ("GET", "/jobs/<job_id>"): (f"/jobs/{job_id}", None),
             ("PUT", "/jobs/<job_id>"): (f"/jobs/{job_id}", PUT),
-            ("POST", "/jobs"): ("/jobs", CREATE),
+            ("POST", "/jobs"): ("/jobs", elsewhere),
             ("POST", "/jobs/<job_id>/retry"): (f"/jobs/{missing}/retry", None),
             ("GET", "/jobs/<job_id>/objects"): (f"/jobs/{job_id}/objects", None),
             ("GET", "/jobs/<job_id>/summary"): (f"/jobs/{job_id}/summary", None),
@@ -210,7 +211,8 @@ async def test_a_mistake_of_ours_is_the_error_of_the_job(
 async def test_any_number_of_jobs_can_wait(tmp_path: Path) -> None:
     """On disk, in order; the deployed manager answered nobody any more after the sixth."""
     async with open_rig(tmp_path, objects=3) as rig:
-        names = [await rig.create() for _ in range(20)]
+        names = [await rig.create()]
+        names += [await rig.create(from_shark=f"{number}.stor") for number in range(20, 39)]
         await rig.reach(names[0], "Running")
         assert (await rig.get(names[-1]))["state"] == "Setup"
     stored = rows(

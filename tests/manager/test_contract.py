@@ -61,6 +61,10 @@ GRANTED = {
 }
 
 
+#: Nodes to name: each can have one job at a time.
+FREE = tuple(f"{number}.stor.lab" for number in range(20, 50))
+
+
 @attrs.define
 class Served:
     """A manager's API on a socket.  Mutable state: the connection, and what has been seen."""
@@ -73,6 +77,8 @@ class Served:
     seen: set[tuple[str, int]] = attrs.field(factory=set)
     #: Jobs that were aimed at.
     turns: int = 0
+    #: Requests that named a shark.
+    named: int = 1
 
     def jobs(self) -> list[tuple[str, str]]:
         """What each job is, and its id; oldest first."""
@@ -108,16 +114,16 @@ async def make_jobs(rig: Rig, listing: Path) -> None:
             await trio.sleep(0.02)
     await rig.put(cancelled, {"action": "cancel"})
     await rig.reach(cancelled, "Stopped")
-    await rig.put(await rig.create(), {"action": "pause"})
+    await rig.put(await rig.create(from_shark=FREE[0]), {"action": "pause"})
     await rig.reach(await rig.create(), "Running")
-    await rig.create()
+    await rig.create(from_shark=FREE[1])
 
 
 async def serve(folder: Path, started: Future[tuple[str, trio.Event, Any]]) -> None:
     listing = folder / "objects.ndjson"
     listing.touch()
     stopping = trio.Event()
-    async with open_rig(folder, objects=5) as rig, trio.open_nursery() as nursery:
+    async with open_rig(folder, objects=5, also=FREE) as rig, trio.open_nursery() as nursery:
         await make_jobs(rig, listing)
         address = await listen(nursery, rig.client.app, Listen("127.0.0.1", 0), stopping)
         started.set_result((address, stopping, trio.lowlevel.current_trio_token()))
@@ -180,7 +186,8 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
     if isinstance(params, dict):
         shark, file = params.get("from_shark"), params.get("objects_file")
         if is_storage_id(shark) and ":" not in str(shark):
-            params["from_shark"] = "1.stor"
+            at.named += 1
+            params["from_shark"] = FREE[at.named % len(FREE)]
         if isinstance(file, str) and file.startswith("/") and "\0" not in file:
             params["objects_file"] = str(at.listing)
 

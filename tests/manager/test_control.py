@@ -40,7 +40,7 @@ async def test_a_paused_job_rests_until_it_is_resumed(tmp_path: Path) -> None:
         await rig.reach(job_id, "Running")
         assert await control(rig, job_id, "pause") == (200, "")
         paused = await rig.get(job_id)
-        await rig.reach(other, "Failed")  # there is no such shark, as it finds out in its turn
+        await rig.reach(other, "Failed")  # its shark is there twice, as it finds out in its turn
         assert (await rig.get(job_id))["state"] == "Stopped"
         assert await control(rig, job_id, "pause") == (
             409,
@@ -57,13 +57,13 @@ async def test_a_paused_job_rests_until_it_is_resumed(tmp_path: Path) -> None:
 async def test_a_waiting_job_can_be_paused(tmp_path: Path) -> None:
     """It does not get its turn before it is resumed."""
     async with open_rig(tmp_path, objects=3) as rig:
-        first, second = await rig.create(), await rig.create()
+        first, second = await rig.create(), await rig.create(from_shark="20.stor")
         await rig.reach(first, "Running")
         await control(rig, second, "pause")
         await control(rig, first, "pause")
         assert [(await rig.get(name))["state"] for name in (first, second)] == ["Stopped"] * 2
         await control(rig, second, "resume")
-        await rig.reach(second, "Running")
+        await rig.reach(second, "Running", "Complete")
 
 
 async def test_a_cancelled_job_skips_what_it_has_not_begun(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_job_that_never_ran_is_cancelled_at_once(tmp_path: Path, paused:
     """There is nothing of it anywhere."""
     async with open_rig(tmp_path, objects=3) as rig:
         await rig.reach(await rig.create(), "Running")
-        waiting = await rig.create()
+        waiting = await rig.create(from_shark="20.stor")
         if paused:
             await control(rig, waiting, "pause")
         await control(rig, waiting, "cancel")
@@ -110,10 +110,12 @@ async def test_a_job_that_never_ran_is_cancelled_at_once(tmp_path: Path, paused:
 async def test_a_paused_job_that_is_cancelled_drains_without_a_turn(tmp_path: Path) -> None:
     """Its agents may still have some of its work, so it is not simply written off."""
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
+        earlier = await rig.create(strict=True)
+        await rig.reach(earlier, "Failed")
         job_id = await rig.create()
         await rig.reach(job_id, "Running")
         await control(rig, job_id, "pause")
-        other = await rig.create()
+        other = (await ask(rig, "POST", f"/jobs/{earlier}/retry"))[1]
         await rig.reach(other, "Running")
         await control(rig, job_id, "cancel")
         # Another job empties the same shark, so this one waits until that is over.
@@ -128,13 +130,15 @@ async def test_a_paused_job_that_is_cancelled_drains_without_a_turn(tmp_path: Pa
 async def test_several_jobs_run_when_allowed_but_not_on_one_shark(tmp_path: Path) -> None:
     """`max_concurrent_jobs`, in order of creation."""
     async with open_rig(tmp_path, objects=3, max_concurrent_jobs=2) as rig:
+        earlier = await rig.create(strict=True)
+        await rig.reach(earlier, "Failed")
         first, same, other = (
             await rig.create(),
-            await rig.create(),
-            await rig.create(from_shark="2.stor"),
+            (await ask(rig, "POST", f"/jobs/{earlier}/retry"))[1],
+            await rig.create(from_shark="9.stor"),
         )
         await rig.reach(first, "Running")
-        await rig.reach(other, "Failed")  # there is no such shark, as it finds out in its turn
+        await rig.reach(other, "Failed")  # its shark is there twice, as it finds out in its turn
         states = [(await rig.get(job_id))["state"] for job_id in (first, same)]
         running = rig.runner.running[first].job
         assert running is not None

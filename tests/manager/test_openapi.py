@@ -126,7 +126,7 @@ async def test_what_is_shown_of_jobs_is_as_described(tmp_path: Path) -> None:
         failed = await rig.create(from_shark="9.stor")
         await rig.reach(failed, "Failed")
         await check_shown(rig, failed)
-        job_id, waiting = await rig.create(max_objects=4), await rig.create()
+        job_id, waiting = await rig.create(max_objects=4), await rig.create(from_shark="20.stor")
         with trio.fail_after(20):
             while not (await rig.get(job_id))["results"]["Assigned"]:  # noqa: ASYNC110
                 await trio.sleep(0.02)
