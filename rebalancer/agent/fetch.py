@@ -1,8 +1,6 @@
 """Pulling objects from other storage nodes: a large one to disk, verified as it flows."""
 
-import math
-import select
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
@@ -12,13 +10,18 @@ import trio
 
 from rebalancer import __version__
 from rebalancer.agent.bandwidth import Allowance
-from rebalancer.agent.files import Download, LocalFailure, ObjectFiles, Staged
+from rebalancer.agent.connections import Connections, is_quiet, is_short_of_files
+from rebalancer.agent.files import SHORTAGES, Download, LocalFailure, ObjectFiles, Staged
 from rebalancer.agent.http1 import Head, ProtocolError, ResponseReader
+from rebalancer.agent.patience import Patience, Silence
 from rebalancer.config import AgentSource
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
+from rebalancer.log import get_logger
 from rebalancer.peers.names import locate
 from rebalancer.retry import pauses
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
 from rebalancer.wire import Task
 
 #: Bytes of a large object received before a thread hashes and writes them.
@@ -29,20 +32,28 @@ SMALL_BYTES = 256 << 10
 RECEIVE_BYTES = 64 << 10
 #: Small objects asked for ahead on a connection that its source keeps: no round trip for each.
 AHEAD = 8
-#: Idle connections kept to one source.
-MAX_IDLE = 16
-#: An address is looked up again after so many seconds.
-ADDRESS_S = 30.0
+#: An address is looked up again after so many seconds, and so many are remembered.
+ADDRESS_S, ADDRESSES = 30.0, 4096
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+#: What is said to be waited for when this process cannot open a file.
+FILES_SUBJECT = "files that this fetcher may open"
+
+log = get_logger()
 
 
 class FetchFailure(Exception):
-    """The object could not be pulled; `may_pass` tells whether another try may help."""
+    """The object could not be pulled; `may_pass` tells whether another try may help.
 
-    def __init__(self, reason: Reason, detail: str, *, may_pass: bool = False) -> None:
+    `is_short` tells that this process lacks files or memory: it is tried until it has them.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, *, may_pass: bool = False, is_short: bool = False
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.may_pass = may_pass
+        self.is_short = is_short
 
 
 @attrs.frozen
@@ -56,6 +67,11 @@ class Fetched:
     size: int
     body: bytes | memoryview = b""
     staged: Staged | None = None
+
+
+def unexpected(exc: Exception) -> FetchFailure:
+    """The failure of a task that met an exception that nobody has thought of: it fails alone."""
+    return FetchFailure(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")
 
 
 #: Told how a task ended.
@@ -72,20 +88,22 @@ class _Stale(Exception):
 class _Connection:
     """A connection to a source and what is read from it.
 
-    Mutable state: the reader; whether it was asked, and has
-    answered, before; answers that are to come; the
-    deadline of what is waited for, which is that of `scope`: a scope for each wait would cost
-    more than the wait.
+    Mutable state: the reader; whether it was asked, and has answered, before; answers that are
+    to come; how long the source has been silent.
     """
 
     stream: trio.SocketStream
-    idle_s: float
     allowance: Allowance
-    scope: trio.CancelScope
+    silence: Silence
     reader: ResponseReader = attrs.field(factory=ResponseReader)
     is_kept: bool = False
     has_carried: bool = False
     ahead: int = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it was good before, and ended before the next answer began."""
+        return self.has_carried and self.reader.head is None
 
     def owes(self) -> bool:
         """Whether answers are to come that were asked for."""
@@ -97,15 +115,20 @@ class _Connection:
         self.reader.expect(len(requests) - (not self.is_kept))
         self.ahead = len(requests)
         self._start_clock()
+        self.silence.is_broken()
         await self.stream.send_all(b"".join(requests))
 
     async def head(self) -> tuple[Head, bytes]:
-        """Read up to the end of the next head; the bytes of body that came with it."""
+        """Read up to the end of the next head; the bytes of body that came with it.
+
+        Silence is not broken by a part of a head, so a head that never ends is not waited for.
+        """
         body = self.reader.next() if self.is_kept else b""
         self.ahead -= 1
         self.is_kept = True
         while self.reader.head is None:
             body = await self.receive()
+        self.silence.is_broken()
         return self.reader.head, body
 
     async def receive(self) -> bytes:
@@ -120,7 +143,10 @@ class _Connection:
         if not data:
             self.reader.end()
             return b""
-        return self.reader.feed(data)
+        body = self.reader.feed(data)
+        if body:
+            self.silence.is_broken()
+        return body
 
     async def receive_plain(self, into: memoryview) -> int:
         """Receive bytes that are nothing but body, without a copy; how many.
@@ -132,17 +158,18 @@ class _Connection:
         count = await self.stream.socket.recv_into(into[:allowed])
         self.allowance.give_back(allowed - count)
         if count:
+            self.silence.is_broken()
             self.reader.took(count)
         else:
             self.reader.end()
         return count
 
     def _start_clock(self) -> None:
-        self.scope.deadline = trio.current_time() + self.idle_s
+        self.silence.counts = True
 
     def stop_clock(self) -> None:
-        """What comes next is not the source's doing, and has no deadline here."""
-        self.scope.deadline = math.inf
+        """What comes next is not the source's doing: no silence of it is counted."""
+        self.silence.counts = False
 
     async def _leave(self, size: int) -> int:
         """Wait for leave to receive up to `size` bytes; how many.  Then the clock runs."""
@@ -171,7 +198,7 @@ class _Connection:
 class Fetcher:
     """Pulls objects.
 
-    Mutable state: idle connections and addresses, by source; sources that keep connections;
+    Mutable state: its connections; addresses, by source; sources that keep connections;
     buffers that nobody uses, because a new one for each object costs more than receiving it.
     """
 
@@ -179,12 +206,19 @@ class Fetcher:
     source: AgentSource
     hosts: Mapping[str, str]
     allowance: Allowance = attrs.field(factory=Allowance)
-    _idle: defaultdict[str, list[trio.SocketStream]] = attrs.field(
-        factory=lambda: defaultdict(list)
-    )
-    _addresses: dict[str, tuple[float, tuple[str, int]]] = attrs.field(factory=dict)
-    _keeps: set[str] = attrs.field(factory=set)
+    connections: Connections = attrs.field(factory=Connections)
+    waits: Waits = attrs.field(factory=Waits)
+    _patience: Patience = attrs.field(factory=Patience)
+    _addresses: OrderedDict[str, tuple[float, tuple[str, int]]] = attrs.field(factory=OrderedDict)
+    _keeps: OrderedDict[str, None] = attrs.field(factory=OrderedDict)
     _buffers: list[bytearray] = attrs.field(factory=list)
+
+    async def run(self) -> None:
+        """Look after connections, and count how long sources are silent, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.connections.run)
+            shortest_s = min(self.source.idle_timeout, self.source.connect_timeout)
+            nursery.start_soon(self._patience.run, shortest_s)
 
     async def fetch(self, tasks: deque[Task], settle: Settle, give_back: GiveBack) -> None:
         """Pull `tasks`, which have one source, one after the other.
@@ -202,25 +236,36 @@ class Fetcher:
         failing: Task | None = None
         while tasks:
             try:
-                await self._converse(name, tasks, settle, give_back)
+                async with self.connections.turns:
+                    await self._converse(name, tasks, settle, give_back)
             except _Stale:
                 continue
             except FetchFailure as failure:
                 if tasks[0] is not failing:
                     failing, tries = tasks[0], 0
                     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-                if failure.may_pass and tries < self.source.retries:
+                if failure.is_short:
+                    await self.wait_for_files(str(failure), next(waits))
+                elif failure.may_pass and tries < self.source.retries:
                     tries += 1
                     await trio.sleep(next(waits))
                 else:
                     settle(tasks.popleft(), failure)
+            except Exception as exc:
+                log.exception("task failed unexpectedly", task=tasks[0].object_id, source=name)
+                settle(tasks.popleft(), unexpected(exc))
+            else:
+                self.waits.end(FILES_SUBJECT)
+
+    async def wait_for_files(self, detail: str, pause_s: float) -> None:
+        """Give up what can be spared, and wait until there may be files to open again."""
+        self.connections.close()
+        self.waits.begin(FILES_SUBJECT, detail)
+        await trio.sleep(pause_s)
 
     def close(self) -> None:
-        """Close the idle connections."""
-        for streams in self._idle.values():
-            for stream in streams:
-                stream.socket.close()
-        self._idle.clear()
+        """Close the connections that are kept."""
+        self.connections.close()
 
     def _is_allowed(self, name: str) -> bool:
         host = name.partition(":")[0]
@@ -230,19 +275,28 @@ class Fetcher:
     # --- connections -----------------------------------------------------------------------
 
     async def _open(self, name: str) -> tuple[trio.SocketStream, bool]:
-        """A connection, and whether it has carried answers before."""
-        while self._idle[name]:
-            stream = self._idle[name].pop()
-            if _is_quiet(stream):
-                return stream, True
-            stream.socket.close()
-        where = locate(name, self.hosts, self.source.port)
+        """A connection, and whether it has carried answers before.
+
+        Raises:
+          FetchFailure: the source cannot be reached.
+        """
+        if (stream := self.connections.take(name)) is not None:
+            return stream, True
+        self.connections.make_room()
+        where: object = name
         try:
-            with trio.fail_after(self.source.connect_timeout):
-                return await self._connect(where.host, where.port), False
-        except (OSError, trio.TooSlowError, UnicodeError) as exc:
-            detail = f"{name} at {where}: {str(exc) or 'no connection in time'}"
-            raise FetchFailure(reasons.SOURCE_OTHER_ERROR, detail, may_pass=True) from exc
+            where = at = locate(name, self.hosts, self.source.port)
+            with self._patience.limit(self.source.connect_timeout):
+                return await self._connect(at.host, at.port), False
+            detail, may_pass, is_short = "no connection in time", True, False
+        except OSError as exc:
+            is_short = exc.errno in SHORTAGES or is_short_of_files()
+            detail, may_pass = str(exc), True
+        except ValueError as exc:  # a port, or a name that cannot be encoded
+            detail, may_pass, is_short = str(exc), False, False
+        reason = reasons.SOURCE_OTHER_ERROR
+        text = f"{name} at {where}: {detail}"
+        raise FetchFailure(reason, text, may_pass=may_pass, is_short=is_short)
 
     async def _connect(self, host: str, port: int) -> trio.SocketStream:
         """Connect, to where that worked last if it was a moment ago.
@@ -255,6 +309,8 @@ class Fetcher:
             stream = await trio.open_tcp_stream(host, port)
             until, address = trio.current_time() + ADDRESS_S, stream.socket.getpeername()[:2]
             self._addresses[key] = until, address
+            if len(self._addresses) > ADDRESSES:
+                self._addresses.popitem(last=False)
             return stream
         made = trio.socket.socket(
             trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET
@@ -277,25 +333,25 @@ class Fetcher:
           _Stale: nobody's fault.
         """
         stream, has_carried = await self._open(name)
-        scope = trio.CancelScope()
-        connection = _Connection(stream, self.source.idle_timeout, self.allowance, scope)
-        connection.has_carried = has_carried
         may_keep = False
+        idle_s = self.source.idle_timeout
+        connection: _Connection | None = None
         try:
-            with scope:
+            with self._patience.limit(idle_s, lambda: not is_quiet(stream)) as silence:
+                connection = _Connection(stream, self.allowance, silence)
+                connection.has_carried = has_carried
                 may_keep = await self._carry(connection, name, tasks, settle, give_back)
-            if scope.cancelled_caught:
-                detail = f"nothing came for {self.source.idle_timeout} s"
-                raise FetchFailure(reasons.NETWORK_ERROR, detail)
+            if silence.scope.cancelled_caught:
+                raise FetchFailure(reasons.NETWORK_ERROR, f"nothing came for {idle_s} s")
         except (OSError, trio.BrokenResourceError, ProtocolError) as exc:
-            if connection.has_carried and connection.reader.head is None:
+            if connection is not None and connection.is_stale:
                 raise _Stale from exc
             raise FetchFailure(reasons.NETWORK_ERROR, str(exc) or "connection lost") from exc
         except LocalFailure as exc:
-            raise FetchFailure(exc.reason, str(exc)) from exc
+            raise FetchFailure(exc.reason, str(exc), is_short=exc.may_pass) from exc
         finally:
-            if may_keep and len(self._idle[name]) < MAX_IDLE:
-                self._idle[name].append(stream)
+            if may_keep:
+                self.connections.keep(name, stream)
             else:
                 stream.socket.close()
 
@@ -315,9 +371,11 @@ class Fetcher:
                 await self._answer(connection, tasks, settle, give_back)
                 connection.has_carried = True
             if not connection.reader.is_reusable:
-                self._keeps.discard(name)
+                self._keeps.pop(name, None)
                 return False
-            self._keeps.add(name)
+            self._keeps[name] = None
+            if len(self._keeps) > ADDRESSES:
+                self._keeps.popitem(last=False)
         return not connection.owes()
 
     async def _answer(
@@ -383,7 +441,7 @@ class Fetcher:
                 if download is None and is_last and len(block) <= SMALL_BYTES:
                     return Fetched(len(block), block)
                 step = partial(self._store, download, task, length, block, is_last)
-                begun, staged = await trio.to_thread.run_sync(step)
+                begun, staged = await run_sync(Work.OBJECTS, step)
                 if staged is not None:
                     return Fetched(begun.size, staged=staged)
                 download, first = begun, b""
@@ -417,10 +475,3 @@ def _request(task: Task) -> bytes:
         f"User-Agent: rebalancer-agent/{__version__}\r\n"
         "Accept-Encoding: identity\r\n\r\n"
     ).encode("ascii")
-
-
-def _is_quiet(stream: trio.SocketStream) -> bool:
-    """Whether the source has neither closed a kept connection nor sent what nobody asked for."""
-    waiting = select.poll()
-    waiting.register(stream.socket.fileno(), select.POLLIN)
-    return not waiting.poll(0)

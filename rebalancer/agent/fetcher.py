@@ -10,18 +10,33 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import trio
 
-from rebalancer import log
 from rebalancer.agent.bandwidth import Allowance
-from rebalancer.agent.fetch import AHEAD, Fetched, Fetcher, FetchFailure
+from rebalancer.agent.fetch import AHEAD, Fetched, Fetcher, FetchFailure, unexpected
 from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, new_run
-from rebalancer.agent.messages import Begin, Grant, Limit, Line, Lot, Outcome, Report, Want, Width
+from rebalancer.agent.messages import (
+    Begin,
+    Grant,
+    Limit,
+    Line,
+    Lot,
+    Outcome,
+    Ready,
+    Report,
+    Want,
+    Width,
+)
+from rebalancer.agent.room import Promised
 from rebalancer.config import AgentSource, AgentStorage
+from rebalancer.domain import reasons
+from rebalancer.log import configure, get_logger
+from rebalancer.retry import pauses
+from rebalancer.threads import Work, run_sync
 from rebalancer.wire import Task, parse_json, structure
 
 #: The most objects that one commit covers, the bytes of them that are enough for one, and how
@@ -29,6 +44,10 @@ from rebalancer.wire import Task, parse_json, structure
 COMMIT_OBJECTS = 256
 COMMIT_BYTES = 1 << 20
 MOMENT_S = 0.01
+#: Pauses in seconds before what lacked files or memory is tried again.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+log = get_logger()
 
 
 @attrs.frozen
@@ -41,6 +60,9 @@ class Setup:
     log_level: str = "info"
     #: Part of the names of its temporary files.
     run: str = attrs.field(factory=new_run)
+    #: The descriptor of the file of promised bytes, and which number in it is this fetcher's.
+    promises: int | None = None
+    slot: int = 0
 
     def encode(self) -> Begin:
         """As a message."""
@@ -53,7 +75,10 @@ class Setup:
 
 
 def open_files(
-    storage: AgentStorage, on_cleanup_failure: Callable[[], None], run: str
+    storage: AgentStorage,
+    on_cleanup_failure: Callable[[], None],
+    run: str,
+    promised: Promised | None = None,
 ) -> ObjectFiles:
     """The object root that a configuration names."""
     return ObjectFiles(
@@ -63,6 +88,7 @@ def open_files(
         durable=storage.durable,
         on_cleanup_failure=on_cleanup_failure,
         run=run,
+        promised=promised or Promised.alone(),
     )
 
 
@@ -86,6 +112,7 @@ class _Committer:
     _told: list[Outcome] = attrs.field(factory=list)
     _pulled: list[int] = attrs.field(factory=list)
     _changed: trio.Event = attrs.field(factory=trio.Event)
+    _pauses: Iterator[float] | None = None
 
     def add(self, staged: Staged, outcome: Outcome) -> None:
         """An object is verified under its temporary name."""
@@ -122,12 +149,34 @@ class _Committer:
                 await self.line.send(Report(pulled=tuple(pulled)))
                 pulled = []
             refused = await self._publish(list(staged))
+            later: dict[Staged, Outcome] = {}
             for item, outcome in staged.items():
                 if (failure := refused.get(item)) is not None:
+                    if failure.may_pass:
+                        later[item] = outcome
+                        continue
                     outcome = attrs.evolve(outcome, reason=failure.reason, detail=str(failure))
                 told.append(outcome)
             if told or pulled or failed:
                 await self.line.send(Report(tuple(told), tuple(pulled), failed))
+            await self._put_off(later, refused)
+            if not self.lanes and not self._staged:
+                self.files.rest()
+
+    async def _put_off(
+        self, later: dict[Staged, Outcome], refused: dict[Staged, LocalFailure]
+    ) -> None:
+        """Wait before objects are published again that this process lacked files or memory for."""
+        if not later:
+            self._pauses = None
+            return
+        self._pauses = self._pauses or pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        log.warning(
+            "objects not yet in place", objects=len(later), error=str(refused[next(iter(later))])
+        )
+        await trio.sleep(next(self._pauses))
+        for item, outcome in later.items():
+            self.add(item, outcome)
 
     async def _wait(self) -> None:
         await self._changed.wait()
@@ -141,8 +190,22 @@ class _Committer:
 
     async def _publish(self, staged: Sequence[Staged]) -> dict[Staged, LocalFailure]:
         if self.files.durable and staged:
-            return await trio.to_thread.run_sync(self.files.publish, staged)
-        return self.files.publish(staged)
+            return await run_sync(Work.OBJECTS, self._publish_all, staged)
+        return self._publish_all(staged)
+
+    def _publish_all(self, staged: Sequence[Staged]) -> dict[Staged, LocalFailure]:
+        """Publish objects: one that meets an exception that nobody has thought of fails alone."""
+        try:
+            return self.files.publish(staged)
+        except Exception as exc:
+            if len(staged) > 1:
+                log.exception("objects are put into place one by one")
+                # What is in place already is missing under its temporary name: told as failed,
+                # and found there when it is asked for again.
+                return {k: v for one in staged for k, v in self._publish_all([one]).items()}
+            log.exception("object not put into place", task=staged[0].object_id)
+            self.files.discard(staged[0].tree.temp, staged[0].temporary)
+            return {staged[0]: LocalFailure(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")}
 
 
 # --- pulling -------------------------------------------------------------------------------
@@ -153,7 +216,7 @@ class _Work:
     """A lot being worked on, by lanes that pull side by side.
 
     Mutable state: its tasks that no lane has taken, those whose file exists, the number of
-    lanes wanted and of those there are.
+    lanes wanted and of those there are, and of tasks that are put off.
     """
 
     lot: Lot
@@ -167,12 +230,13 @@ class _Work:
     _present: set[str] = attrs.field(factory=set)
     _indices: dict[str, int] = attrs.field(factory=dict)
     _lanes: int = 0
+    _put_off: int = 0
 
     async def run(self) -> None:
         """Look what is there already, then set the lanes to work."""
         names = [(task.owner, task.object_id) for task in self.lot.tasks]
         files = self.committer.files
-        self._present = await trio.to_thread.run_sync(files.existing, names)
+        self._present = await run_sync(Work.OBJECTS, files.existing, names)
         self._indices = {task.object_id: index for index, task in enumerate(self.lot.tasks)}
         # Those of one source together: they share a connection.
         self.give_back(sorted(self.lot.tasks, key=lambda task: task.source.manta_storage_id))
@@ -193,13 +257,26 @@ class _Work:
     async def _lane(self) -> None:
         try:
             while self._left and self._lanes <= self.width:
-                tasks = self._take()
-                if not (tasks[0].object_id in self._present and await self._is_there(tasks[0])):
-                    await self.fetcher.fetch(tasks, _Timed(self).settle, self.give_back)
+                await self._pull(self._take())
         finally:
             self._lanes -= 1
             self.committer.lane_ended()
-        if not self._lanes and not self._left:
+        self._look_for_end()
+
+    async def _pull(self, tasks: deque[Task]) -> None:
+        """Pull tasks; one that meets an exception that nobody has thought of fails alone."""
+        try:
+            if not (tasks[0].object_id in self._present and await self._is_there(tasks[0])):
+                await self.fetcher.fetch(tasks, _Timed(self).settle, self.give_back)
+        except Exception as exc:
+            if not tasks:
+                raise
+            log.exception("task failed unexpectedly", task=tasks[0].object_id)
+            self.ended(tasks.popleft(), unexpected(exc), 0.0)
+            self.give_back(tasks)
+
+    def _look_for_end(self) -> None:
+        if not (self._lanes or self._left or self._put_off):
             self.on_pulled(self.lot.number)
 
     def _take(self) -> deque[Task]:
@@ -215,7 +292,7 @@ class _Work:
 
     async def _is_there(self, task: Task) -> bool:
         look = self.committer.files.is_there
-        there = await trio.to_thread.run_sync(look, task.owner, task.object_id, task.md5sum)
+        there = await run_sync(Work.OBJECTS, look, task.owner, task.object_id, task.md5sum)
         if there:
             self.committer.tell(Outcome(self.lot.number, self._indices[task.object_id]))
         return there
@@ -233,9 +310,23 @@ class _Work:
                 task.owner, task.object_id, result.body, task.md5sum
             )
         except LocalFailure as exc:
+            if exc.may_pass:
+                self._put_off += 1
+                self.nursery.start_soon(self._again, task, str(exc))
+                return
             self.committer.tell(attrs.evolve(outcome, reason=exc.reason, detail=str(exc)))
+        except Exception as exc:
+            log.exception("object not written", task=task.object_id)
+            failure = unexpected(exc)
+            self.committer.tell(attrs.evolve(outcome, reason=failure.reason, detail=str(failure)))
         else:
             self.committer.add(staged, outcome)
+
+    async def _again(self, task: Task, detail: str) -> None:
+        """Pull a task anew after a pause: there were no files or memory to write it."""
+        await self.fetcher.wait_for_files(detail, LONGEST_PAUSE_S)
+        self._put_off -= 1
+        self.give_back([task])
 
 
 @attrs.define
@@ -275,7 +366,8 @@ async def serve(
             wanted = trio.Event()
             await line.send(Want(allowance.at_once))
 
-    files = open_files(setup.storage, count_cleanup_failure, setup.run)
+    promised = Promised.shared(setup.promises, setup.slot) if setup.promises is not None else None
+    files = open_files(setup.storage, count_cleanup_failure, setup.run, promised)
     allowance = Allowance(want)
     committer = _Committer(files, line)
     fetcher = Fetcher(files, setup.source, setup.hosts, allowance)
@@ -288,8 +380,10 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(committer.run)
+            nursery.start_soon(fetcher.run)
             nursery.start_soon(ask)
             task_status.started()
+            await line.send(Ready())
             while (message := await line.receive()) is not None:
                 match message:
                     case Lot():
@@ -325,7 +419,7 @@ async def _run(connection: socket.socket) -> None:
     message: Any = await line.receive()
     if isinstance(message, Begin):
         setup = Setup.decode(message)
-        log.configure("rebalancer-agent", setup.log_level)
+        configure("rebalancer-agent", setup.log_level)
         await serve(line, setup)
 
 

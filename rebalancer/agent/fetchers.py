@@ -1,4 +1,9 @@
-"""The fetcher processes of an agent: started, given tasks, and started again when they die."""
+"""The fetcher processes of an agent: started, given tasks, and started again when they die.
+
+When one dies, what it had not told of is begun anew.  Tasks that are under way at one death after
+the other are suspects: they are tried without the company of others, then by halves, until the
+one is found that kills its fetcher.  That one fails, and no other.
+"""
 
 import itertools
 import socket
@@ -14,17 +19,37 @@ import trio
 from rebalancer.agent.bandwidth import AT_ONCE_BYTES
 from rebalancer.agent.fetcher import Setup, serve
 from rebalancer.agent.files import ObjectFiles, new_run
-from rebalancer.agent.messages import Grant, Limit, Line, Lot, Message, Outcome, Report, Want, Width
-from rebalancer.errors import RebalancerError
+from rebalancer.agent.messages import (
+    Grant,
+    Limit,
+    Line,
+    Lot,
+    Message,
+    Outcome,
+    Ready,
+    Report,
+    Want,
+    Width,
+)
+from rebalancer.agent.room import Promised, new_file
+from rebalancer.domain import reasons
 from rebalancer.log import get_logger
+from rebalancer.retry import pauses
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
 from rebalancer.wire import Task
 
 #: Tasks in one message.
 LOT = 512
-#: A lot whose fetcher dies is begun anew, but not more often than this.
-DEATHS = 3
-#: Seconds between a death and the next start.
-PAUSE_S = 0.5
+#: Deaths in company that make a lot suspect, and deaths of fetchers over one task alone that are
+#: its fault.
+SUSPICION, DEATHS = 2, 3
+#: Seconds between a death and the next start, and the longest if none comes up.
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+#: A fetcher is up within so many seconds, or is started anew.
+READY_S = 60.0
+#: What is said to be waited for when none comes up.
+SUBJECT = "a fetcher process"
 #: A fetcher ends within this many seconds, or is killed.
 END_S = 2.0
 
@@ -34,10 +59,6 @@ NO_LIMIT = Limit(False, AT_ONCE_BYTES)
 Settle = Callable[[Sequence[tuple[Task, Outcome]]], None]
 
 log = get_logger()
-
-
-class FetcherDied(RebalancerError):
-    """A fetcher died again and again over the same tasks."""
 
 
 @attrs.frozen
@@ -88,6 +109,51 @@ class _Waiting:
         return task
 
 
+@attrs.define(eq=False)
+class _Company:
+    """Lets lots be at a fetcher together, or one of them alone.
+
+    Mutable state: how many are there together, whether one is alone, how many wish to be; an
+    event for each change.
+    """
+
+    _together: int = 0
+    _is_alone: bool = False
+    _wishing: int = 0
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    @asynccontextmanager
+    async def share(self, *, alone: bool) -> AsyncIterator[None]:
+        await (self._begin_alone() if alone else self._begin_together())
+        try:
+            yield
+        finally:
+            if alone:
+                self._is_alone = False
+            else:
+                self._together -= 1
+            self._wake()
+
+    async def _begin_together(self) -> None:
+        while self._is_alone or self._wishing:
+            await self._changed.wait()
+        self._together += 1
+
+    async def _begin_alone(self) -> None:
+        self._wishing += 1
+        try:
+            while self._is_alone or self._together:
+                await self._changed.wait()
+            self._is_alone = True
+        finally:
+            self._wishing -= 1
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
 Opener = Callable[[], AbstractAsyncContextManager[Line]]
 
 
@@ -108,10 +174,12 @@ class FetcherLine:
     wanted: int = 0
     #: Since when.
     wanted_at: float = 0.0
+    waits: Waits = attrs.field(factory=Waits)
     _line: Line | None = None
     _lives: trio.Event = attrs.field(factory=trio.Event)
     _lots: dict[int, _Waiting] = attrs.field(factory=dict)
     _numbers: "itertools.count[int]" = attrs.field(factory=itertools.count)
+    _company: _Company = attrs.field(factory=_Company)
 
     @property
     def tasks(self) -> int:
@@ -125,19 +193,42 @@ class FetcherLine:
 
     async def run(self) -> None:
         """Keep it alive for ever."""
+        waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
         while True:
+            was_up, detail = await self._live()
+            if was_up:
+                log.error("fetcher died", lots=len(self._lots))
+                waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
+            else:
+                self.waits.begin(SUBJECT, detail)
+            await trio.sleep(next(waits))
+
+    async def _live(self) -> tuple[bool, str]:
+        """Start it and hear what it tells until it dies; whether it was up, and if not, why."""
+        detail = "it ended before it was up"
+        try:
             async with self.open() as line:
-                if self.limit.is_limited:
-                    await line.send(self.limit)
-                self._line = line
-                self._lives.set()
-                while (message := await line.receive()) is not None:
+                with trio.move_on_after(READY_S):
+                    if isinstance(await line.receive(), Ready):
+                        await self._is_up(line)
+                while self._line and (message := await line.receive()) is not None:
                     self._heard(message)
-            self._line, self._lives, self.wanted = None, trio.Event(), 0
-            log.error("fetcher died", lots=len(self._lots))
-            for lot in self._lots.values():
-                lot.over.set()
-            await trio.sleep(PAUSE_S)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            detail = str(exc) or detail
+        was_up = self._line is not None
+        self._line, self.wanted = None, 0
+        if was_up:
+            self._lives = trio.Event()
+        for lot in self._lots.values():
+            lot.over.set()
+        return was_up, detail
+
+    async def _is_up(self, line: Line) -> None:
+        self._line = line
+        if self.limit.is_limited:
+            await self.send(self.limit)
+        self.waits.end(SUBJECT)
+        self._lives.set()
 
     def _heard(self, message: Message) -> None:
         match message:
@@ -179,37 +270,66 @@ class FetcherLine:
             await self.send(Width(number, lot.width))
 
     async def fetch(self, errand: Errand, width: Callable[[], int]) -> None:
-        """Have tasks fetched, as many of an assignment at a time as `width` tells.
-
-        Raises:
-          FetcherDied: several times over; tasks that were not settled are not done.
-        """
+        """Have tasks fetched, as many of an assignment at a time as `width` tells."""
         for start in range(0, len(errand.tasks), LOT):
             is_last = start + LOT >= len(errand.tasks)
-            await self._fetch_lot(errand, errand.tasks[start : start + LOT], width, is_last)
+            tasks = errand.tasks[start : start + LOT]
+            await self._fetch_lot(errand, tasks, width, is_last=is_last)
         errand.on_pulled()
 
     async def _fetch_lot(
-        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], is_last: bool
+        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
     ) -> None:
-        for _ in range(DEATHS):
-            await self._lives.wait()
-            share = errand.share.of(width())
-            waiting = _Waiting(errand, dict(enumerate(tasks)), share, is_last)
-            lot = Lot(next(self._numbers), waiting.width, tuple(tasks))
-            self._lots[lot.number] = waiting
-            try:
-                if self._line is not None:
-                    await self._line.send(lot)
-                    await waiting.over.wait()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await trio.sleep(PAUSE_S)
-            finally:
-                del self._lots[lot.number]
-            if not waiting.left:
+        """Have tasks fetched, however many fetchers die meanwhile."""
+        deaths = 0
+        while tasks and deaths < SUSPICION:
+            async with self._company.share(alone=False):
+                tasks, has_died = await self._try(errand, tasks, width, is_last=is_last)
+            deaths += has_died
+        if tasks:
+            log.warning("tasks are tried alone", tasks=len(tasks), deaths=deaths)
+            await self._fetch_suspects(errand, tasks, width, is_last=is_last)
+
+    async def _fetch_suspects(
+        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
+    ) -> None:
+        """Have tasks fetched by halves, in nobody's company; one that kills fetchers fails."""
+        deaths = 0
+        while tasks and deaths < DEATHS:
+            async with self._company.share(alone=True):
+                left, has_died = await self._try(errand, tasks, width, is_last=is_last)
+            if has_died and len(left) > 1:
+                middle = len(left) // 2
+                await self._fetch_suspects(errand, left[:middle], width, is_last=False)
+                await self._fetch_suspects(errand, left[middle:], width, is_last=is_last)
                 return
-            tasks = list(waiting.left.values())
-        raise FetcherDied(f"a fetcher died {DEATHS} times over {len(tasks)} tasks")
+            tasks, deaths = left, deaths + has_died
+        for task in tasks:
+            detail = f"{DEATHS} fetchers, one after the other, died of it"
+            log.error("task kills its fetcher", task=task.object_id, deaths=DEATHS)
+            outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=detail)
+            errand.settle([(task, outcome)])
+
+    async def _try(
+        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
+    ) -> tuple[Sequence[Task], bool]:
+        """Have tasks fetched by one fetcher; those that are left, and whether it died of them."""
+        await self._lives.wait()
+        share = errand.share.of(width())
+        waiting = _Waiting(errand, dict(enumerate(tasks)), share, is_last)
+        lot = Lot(next(self._numbers), waiting.width, tuple(tasks))
+        self._lots[lot.number] = waiting
+        try:
+            if self._line is None:
+                return tasks, False
+            await self._line.send(lot)
+            await waiting.over.wait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await trio.sleep(PAUSE_S)  # it did not have them yet
+            return tasks, False
+        finally:
+            del self._lots[lot.number]
+        return list(waiting.left.values()), bool(waiting.left)
 
 
 def make_fetchers(
@@ -219,17 +339,26 @@ def make_fetchers(
     on_cleanup_failure: Callable[[int], None],
 ) -> list[FetcherLine]:
     """So many fetchers, each in a process of its own; 0: one within this process."""
-    opener = partial(_process, setup, files) if processes else partial(_within, setup)
-    return [FetcherLine(opener, on_cleanup_failure) for _ in range(processes or 1)]
+    if not processes:
+        return [FetcherLine(partial(_within, setup), on_cleanup_failure)]
+    promises = new_file()
+    setups = [attrs.evolve(setup, promises=promises, slot=slot) for slot in range(processes)]
+    return [FetcherLine(partial(_process, one, files), on_cleanup_failure) for one in setups]
 
 
 @asynccontextmanager
 async def _process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Line]:
     setup = attrs.evolve(setup, run=new_run())
+    assert setup.promises is not None
     ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", "rebalancer.agent.fetcher", str(theirs.fileno())]
-        process = await trio.lowlevel.open_process(command, pass_fds=[theirs.fileno()])
+    try:
+        with theirs:
+            command = [sys.executable, "-m", "rebalancer.agent.fetcher", str(theirs.fileno())]
+            inherited = [theirs.fileno(), setup.promises]
+            process = await trio.lowlevel.open_process(command, pass_fds=inherited)
+    except BaseException:
+        ours.close()
+        raise
     line = Line.over(ours)
     try:
         await line.send(setup.encode())
@@ -244,7 +373,8 @@ async def _process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Line]:
                 await process.wait()
             # It could not do so itself if it was killed, and a large one takes much space.
             with suppress(OSError):
-                await trio.to_thread.run_sync(files.clear, setup.run)
+                await run_sync(Work.OBJECTS, files.clear, setup.run)
+            Promised.shared(setup.promises, setup.slot)  # it needs nothing any more
 
 
 @asynccontextmanager

@@ -9,39 +9,59 @@ import hashlib
 import itertools
 import os
 import re
+import stat
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import attrs
 
-from rebalancer.agent.sync import sync_path, sync_paths
+from rebalancer.agent.folders import FILE_MODE, FOLDER_MODE, Folder, Tree, let_read
+from rebalancer.agent.room import TRIES, Promised
+from rebalancer.agent.sync import MANY, sync_file_system_of, sync_names
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.reasons import Reason
+from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
 
-FILE_MODE, FOLDER_MODE = 0o644, 0o755
 _READ_BYTES = 1 << 20
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
-_TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.([0-9a-f]{{32}})")
+#: A name of ours tells its run; one of the deployed agent ends in the id of a thread.
+_TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.(?:([0-9a-f]{{32}})|[0-9]{{1,20}}|ThreadId\([0-9]+\))")
+#: The folder in which a start proves that objects can be put into place.
+_PROBE = ".rebalancer-probe"
+#: Accounts whose folders are known to be on stable storage.
+_KNOWN = 10_000
+#: What a process, or the machine, will have again.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 log = get_logger()
 
 
 class LocalFailure(Exception):
-    """This node's disk did not do what was asked."""
+    """This node's disk did not do what was asked.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    `may_pass` tells that this process was short of files or memory, which says nothing of the
+    object: it is tried again.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, may_pass: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.may_pass = may_pass
 
 
 def _failure(exc: OSError) -> LocalFailure:
-    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = exc.errno in _FULL
     reason = reasons.DESTINATION_INSUFFICIENT_SPACE if full else reasons.AGENT_FS_ERROR
-    return LocalFailure(reason, str(exc))
+    return LocalFailure(reason, str(exc), may_pass=exc.errno in SHORTAGES)
+
+
+def _no_room(detail: str) -> LocalFailure:
+    return LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, detail)
 
 
 def new_run() -> str:
@@ -51,19 +71,21 @@ def new_run() -> str:
 
 @attrs.frozen(eq=False)
 class Staged:
-    """A verified object under its temporary name, and where it belongs.
+    """A verified object under its temporary name in `tree`, and where it belongs."""
 
-    Paths are texts here: putting a pathlib one together costs as much as writing a small file.
-    """
-
+    tree: Tree
     temporary: str
-    folder: str
-    final: str
+    owner: str
+    object_id: str
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class ObjectFiles:
-    """The object root of this node."""
+    """The object root of this node.
+
+    Mutable state: its folders while they are open; accounts whose folders are on stable storage;
+    the number of the next temporary name.
+    """
 
     root: Path
     temp: Path
@@ -73,46 +95,113 @@ class ObjectFiles:
     on_cleanup_failure: Callable[[], None]
     #: What this run's temporary names have in common; each has a number besides.
     run: str = attrs.field(factory=new_run)
+    promised: Promised = attrs.field(factory=Promised.alone)
+    _tree: Tree | None = None
+    _known: set[str] = attrs.field(factory=set)
     _serial: "itertools.count[int]" = attrs.field(init=False, factory=itertools.count)
 
-    def _place(self, owner: str, object_id: str) -> Staged:
-        """Where an object belongs, and a new temporary name for it.
-
-        A new one for each try: two assignments with one object must not share a file.
+    def _folders(self) -> Tree:
+        """The root and the folder of temporary files, opened if they are not.
 
         Raises:
-          LocalFailure: a name is no UUID, so it could be anywhere.
+          OSError: one of them is not there.
         """
-        if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
-            raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
-        folder = f"{self.root}/{owner}"
-        temporary = f"{self.temp}/{owner}.{object_id}.{self.run}{next(self._serial):016x}"
-        return Staged(temporary, folder, f"{folder}/{object_id}")
+        tree = self._tree
+        if tree is None:
+            tree = self._tree = Tree.open(self.root, self.temp)
+        return tree
+
+    def rest(self) -> None:
+        """Keep no folder open: nothing is under way, and somebody may want to unmount them."""
+        self._tree = None
+
+    # --- the start ---------------------------------------------------------------------------
 
     def prepare(self) -> int:
-        """Make the folders and remove what earlier runs left unfinished; how many files.
+        """Prove that objects can be put into place, and remove unfinished ones; how many files.
 
-        Only names that this agent gives are removed, never anything else.
+        Only names that this agent or the deployed one gives are removed, never anything else.
+
+        Raises:
+          ConfigError: they cannot be put into place.
         """
-        self.temp.mkdir(parents=True, exist_ok=True)
-        if self.durable:
-            # A run that was killed may have made an account's folder without coming to this.
-            sync_path(self.root)
+        try:
+            tree = Tree.make(self.root, self.temp)
+        except OSError as exc:
+            where = f"storage.manta_root {self.root}, temp_dir {self.temp}"
+            text = f"{where}: expected folders that can be used: {exc}"
+            raise ConfigError(f"{text} (the root is never made by the agent)") from exc
+        self._prove(tree)
         return self.clear("")
 
+    def _prove(self, tree: Tree) -> None:
+        """Put a file into place as an object would be, and remove it.
+
+        Raises:
+          ConfigError: which step failed, and why.
+        """
+        if tree.root.identity()[0] != tree.temp.identity()[0]:
+            expected = f"expected the file system of manta_root {self.root}"
+            raise ConfigError(f"storage.temp_dir {self.temp}: {expected}")
+        name = f"{uuid.UUID(int=0)}.{uuid.UUID(int=0)}.{self.run}{next(self._serial):016x}"
+        step = "create a file in temp_dir"
+        try:
+            file = tree.temp.create(name)
+            try:
+                os.write(file, b"probe")
+                step = "sync a file"
+                os.fsync(file)
+            finally:
+                os.close(file)
+            step = "create a folder in manta_root"
+            probe = tree.root.make(_PROBE)
+            step = "rename a file from temp_dir into a folder of manta_root"
+            tree.temp.rename(name, probe, name)
+            step = "sync a folder"
+            os.fsync(probe.fd)
+            # A run that was killed may have made an account's folder without coming to this.
+            os.fsync(tree.root.fd)
+            step = "remove a file"
+            probe.remove(name)
+        except OSError as exc:
+            if exc.errno not in _FULL:
+                where = f"manta_root {self.root}, temp_dir {self.temp}"
+                raise ConfigError(f"storage: cannot {step} ({where}): {exc.strerror}") from exc
+            # That passes, and is told of each object until then.
+            log.warning("the disk of the objects is full", step=step)
+        finally:
+            _remove_probes(tree, name)
+
     def clear(self, run: str) -> int:
-        """Remove the temporary files of a run that is over (empty: of all); how many."""
-        removed = 0
-        with os.scandir(self.temp) as entries:
+        """Remove the temporary files of a run that is over (empty: of all); how many.
+
+        Raises:
+          OSError: the folder is not there.
+        """
+        removed, folder = 0, self._folders().temp
+        with os.scandir(folder.fd) as entries:
             for entry in entries:
                 found = _TEMPORARY.fullmatch(entry.name)
-                if found and found[1].startswith(run) and entry.is_file(follow_symlinks=False):
-                    removed += self.discard(entry.path)
+                is_meant = found and (found[1] or "").startswith(run)
+                if is_meant and entry.is_file(follow_symlinks=False):
+                    removed += self.discard(folder, entry.name)
+        self.rest()
         return removed
 
+    # --- what is there -----------------------------------------------------------------------
+
     def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
-        """The object ids among (owner, object id) pairs that have a file already."""
-        return {name for owner, name in names if os.path.exists(f"{self.root}/{owner}/{name}")}
+        """The object ids among (owner, object id) pairs that have a regular file already."""
+        accounts: dict[str, list[str]] = {}
+        for owner, object_id in names:
+            if is_loose_uuid(owner) and is_loose_uuid(object_id):
+                accounts.setdefault(owner, []).append(object_id)
+        found = set()
+        for owner, objects in accounts.items():
+            with suppress(OSError):
+                account = self._folders().root.enter(owner)
+                found |= {name for name in objects if _is_regular(account, name)}
+        return found
 
     def is_there(self, owner: str, object_id: str, md5: str) -> bool:
         """Whether a file with this MD5 (base64) lies under an object's name, on stable storage.
@@ -122,10 +211,29 @@ class ObjectFiles:
         Raises:
           LocalFailure: a name is no UUID, so it could be anywhere.
         """
-        place = self._place(owner, object_id)
-        if not has_digest(Path(place.final), md5):
+        _check_names(owner, object_id)
+        try:
+            tree = self._folders()
+            account = tree.root.enter(owner)
+            file = account.read(object_id)
+            try:
+                if not _has_digest(file, md5):
+                    return False
+                let_read(file, FILE_MODE)
+                let_read(account.fd, FOLDER_MODE)
+                if self.durable:
+                    os.fsync(file)
+                    os.fsync(account.fd)
+                    self._sync_accounts(tree, [owner])
+            finally:
+                os.close(file)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                log.error("not usable as it is", owner=owner, object=object_id, error=str(exc))
             return False
-        return not self._sync_all({place.final: [place], place.folder: [place]})
+        return True
+
+    # --- room --------------------------------------------------------------------------------
 
     def free_bytes(self) -> int:
         """Bytes that may be used, the reserve not counted.
@@ -133,8 +241,14 @@ class ObjectFiles:
         Raises:
           OSError: the folder is not there.
         """
-        found = os.statvfs(self.temp)
+        tree = self._tree
+        return self._free(self.temp if tree is None else tree.temp.fd)
+
+    def _free(self, where: Path | int) -> int:
+        found = os.statvfs(where)
         return max(0, found.f_bavail * found.f_frsize - self.reserve_bytes)
+
+    # --- new ones ----------------------------------------------------------------------------
 
     def open(self, owner: str, object_id: str, length: int | None) -> "Download":
         """Begin a download of `length` bytes (None: unknown).
@@ -142,16 +256,24 @@ class ObjectFiles:
         Raises:
           LocalFailure: no room for it, or the file cannot be made.
         """
-        place = self._place(owner, object_id)
+        return self._open(owner, object_id, length or 0, tries=TRIES)
+
+    def _open(self, owner: str, object_id: str, length: int, tries: int) -> "Download":
+        _check_names(owner, object_id)
+        # A new one for each try: two assignments with one object must not share a file.
+        temporary = f"{owner}.{object_id}.{self.run}{next(self._serial):016x}"
         try:
-            if length is not None and length > self.free_bytes():
-                detail = f"{length} bytes do not fit"
-                raise LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, detail)
-            # A missing folder is not made again: its file system may just not be mounted.
-            file = os.open(place.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+            tree = self._folders()
+            if not self.promised.take(length, self.free_bytes, tries):
+                raise _no_room(f"{length} bytes do not fit")
+            try:
+                file = tree.temp.create(temporary)
+            except BaseException:
+                self.promised.add(-length)
+                raise
         except OSError as exc:
             raise _failure(exc) from exc
-        return Download(self, place, file)
+        return Download(self, Staged(tree, temporary, owner, object_id), file, length)
 
     def stage(self, owner: str, object_id: str, body: bytes | memoryview, md5: str) -> Staged:
         """Verify a whole object and write it under a temporary name.
@@ -160,7 +282,7 @@ class ObjectFiles:
           LocalFailure: `MD5Mismatch`, no room, or the disk failed; nothing is left of it.
         """
         check_digest(hashlib.md5(body, usedforsecurity=False).digest(), md5)
-        download = self.open(owner, object_id, len(body))
+        download = self._open(owner, object_id, len(body), tries=1)
         try:
             download.append(body)
             return download.close()
@@ -172,85 +294,178 @@ class ObjectFiles:
         """Give verified objects their final names; why for those that could not have it.
 
         For all others, the file, its name and its folder are on stable storage on return: the
-        contents first, then the renames, then the folders.
+        contents first, then the renames, then the folders.  Of one that failed nothing is left,
+        unless its failure may pass: that one can be published again.
         """
-        failed = self._sync_all({item.temporary: [item] for item in batch})
-        folders: dict[str, list[Staged]] = {}
+        failed: dict[Staged, LocalFailure] = {}
+        trees: dict[Tree, list[Staged]] = {}
         for item in batch:
-            if item in failed:
+            trees.setdefault(item.tree, []).append(item)
+        for tree, items in trees.items():
+            if tree.is_at(self.root):
+                failed |= self._publish(tree, items)
                 continue
-            try:
-                self._rename(item)
-            except OSError as exc:
-                failed[item] = _failure(exc)
-            else:
-                folders.setdefault(item.folder, []).append(item)
-        for item in failed:
-            self.discard(item.temporary)
-        return failed | self._sync_all(folders)
-
-    def _rename(self, item: Staged) -> None:
-        try:
-            os.rename(item.temporary, item.final)
-        except FileNotFoundError:
-            # The account's first object here; another one may make its folder just now.
-            with suppress(FileExistsError):
-                os.mkdir(item.folder, FOLDER_MODE)
-            if self.durable:
-                sync_path(self.root)
-            os.rename(item.temporary, item.final)
-
-    def _sync_all(self, paths: Mapping[str, Sequence[Staged]]) -> dict[Staged, LocalFailure]:
-        """Bring files or folders to stable storage; the items of those that failed."""
-        if not self.durable:
-            return {}
-        failed = {}
-        for path, exc in sync_paths(paths, self.temp).items():
-            log.error("not synced", path=path, error=str(exc))
-            failed.update(dict.fromkeys(paths[path], _failure(exc)))
+            self.rest()
+            gone = LocalFailure(reasons.AGENT_FS_ERROR, f"{self.root} is not what it was")
+            failed |= dict.fromkeys(items, gone)
+        for item, failure in failed.items():
+            if not failure.may_pass:
+                self.discard(item.tree.temp, item.temporary)
         return failed
 
-    def discard(self, temporary: str) -> bool:
+    def _publish(self, tree: Tree, items: Sequence[Staged]) -> dict[Staged, LocalFailure]:
+        failed: dict[Staged, LocalFailure] = {}
+        if self.durable:
+            by_name = {item.temporary: item for item in items}
+            for name, exc in sync_names(by_name, tree.temp).items():
+                log.error("not synced", file=name, error=str(exc))
+                failed[by_name[name]] = _failure(exc)
+        accounts: dict[str, list[Staged]] = {}
+        for item in items:
+            if item not in failed:
+                accounts.setdefault(item.owner, []).append(item)
+        # Where one sync is enough for all, no folder need be synced, or kept open, by itself.
+        at_once = self.durable and len(accounts) >= MANY
+        for owner, of_owner in accounts.items():
+            failed |= self._rename_all(tree, owner, of_owner, sync=self.durable and not at_once)
+        if at_once and not sync_file_system_of(tree.temp.fd):
+            at_once = False
+            for owner, of_owner in accounts.items():
+                failed |= self._sync_account(tree, owner, of_owner)
+        if self.durable and accounts:
+            try:
+                self._sync_accounts(tree, accounts, is_done=at_once)
+            except OSError as exc:
+                failed |= dict.fromkeys(items, _failed_sync(exc))
+        return failed
+
+    def _rename_all(
+        self, tree: Tree, owner: str, items: Sequence[Staged], *, sync: bool
+    ) -> dict[Staged, LocalFailure]:
+        """Put objects of one account into place."""
+        failed: dict[Staged, LocalFailure] = {}
+        try:
+            account = tree.root.make(owner)
+            let_read(account.fd, FOLDER_MODE)
+        except OSError as exc:
+            return dict.fromkeys(items, _failure(exc))
+        for item in items:
+            try:
+                tree.temp.rename(item.temporary, account, item.object_id)
+            except OSError as exc:
+                failed[item] = _failure(exc)
+        if sync and len(failed) < len(items):
+            try:
+                os.fsync(account.fd)
+            except OSError as exc:
+                failed = dict.fromkeys(items, _failed_sync(exc)) | failed
+        return failed
+
+    def _sync_account(
+        self, tree: Tree, owner: str, items: Sequence[Staged]
+    ) -> dict[Staged, LocalFailure]:
+        try:
+            os.fsync(tree.root.enter(owner).fd)
+        except OSError as exc:
+            return dict.fromkeys(items, _failed_sync(exc))
+        return {}
+
+    def _sync_accounts(self, tree: Tree, owners: Iterable[str], *, is_done: bool = False) -> None:
+        """Bring the names of accounts' folders to stable storage.
+
+        Also of those that were there: another process may have made one a moment ago.
+
+        Raises:
+          OSError: they may not be there.
+        """
+        unknown = set(owners) - self._known
+        if not unknown:
+            return
+        if not is_done:
+            os.fsync(tree.root.fd)
+        if len(self._known) + len(unknown) > _KNOWN:
+            self._known.clear()
+        self._known |= unknown
+
+    def discard(self, folder: Folder, temporary: str) -> bool:
         """Remove a temporary file; whether that worked.  One that stays goes at the next start."""
         try:
-            os.unlink(temporary)
+            folder.remove(temporary)
         except FileNotFoundError:
             pass
         except OSError as exc:
-            _, object_id, _ = os.path.basename(temporary).split(".")
-            log.error(
-                "temporary file not removed", object=object_id, path=temporary, error=str(exc)
-            )
+            _, object_id, _ = temporary.split(".")
+            path = f"{folder.path}/{temporary}"
+            log.error("temporary file not removed", object=object_id, path=path, error=str(exc))
             self.on_cleanup_failure()
             return False
         return True
 
 
+def _remove_probes(tree: Tree, name: str) -> None:
+    """Remove the probe `name`, wherever it is, and what a start that was killed left of its own."""
+    with suppress(OSError):
+        tree.temp.remove(name)
+    with suppress(OSError):
+        probe = tree.root.enter(_PROBE)
+        for left in os.listdir(probe.fd):
+            if _TEMPORARY.fullmatch(left):
+                probe.remove(left)
+        os.rmdir(_PROBE, dir_fd=tree.root.fd)
+
+
+def _failed_sync(exc: OSError) -> LocalFailure:
+    """A failure after the rename: whatever it was, the object cannot be published again."""
+    log.error("folder not synced", error=str(exc))
+    failure = _failure(exc)
+    return LocalFailure(failure.reason, str(failure))
+
+
+def _check_names(owner: str, object_id: str) -> None:
+    """Look that names are UUIDs.
+
+    Raises:
+      LocalFailure: one is none, so it could be anywhere.
+    """
+    if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
+        raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
+
+
 class Download:
     """An object on its way to the disk, hashed as it flows.
 
-    Mutable state: the open file, the digest so far, the bytes so far, whether it was given up.
+    Mutable state: the open file, the digest so far, the bytes so far, those promised beyond
+    them, whether it was given up.
     """
 
-    def __init__(self, files: ObjectFiles, staged: Staged, file: int) -> None:
+    def __init__(self, files: ObjectFiles, staged: Staged, file: int, promised: int) -> None:
         self._files = files
         self._staged = staged
         self._file: int | None = file
         self._digest = hashlib.md5(usedforsecurity=False)
         self._is_discarded = False
+        self._promised = promised
         self.size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append `data` and take it into the digest.
+        """Append `data` and take it into the digest, if there is still room beyond the reserve.
 
         Raises:
-          LocalFailure: the disk does not take it.
+          LocalFailure: there is none, or the disk does not take it.
         """
         self._digest.update(data)
+        more = max(0, len(data) - self._promised)
+        try:
+            # What was promised may have been used up by others who write to this disk.
+            if not self._files.promised.take(more, self._files.free_bytes, TRIES):
+                raise _no_room(f"no room for the rest behind {self.size} bytes")
+        except OSError as exc:
+            raise _failure(exc) from exc
+        self._promised += more
         self.append(data)
 
     def append(self, data: bytes | memoryview) -> None:
-        """Append `data`, which is verified already.
+        """Append `data`, which is verified already, and for which there is room.
 
         Raises:
           LocalFailure: the disk does not take it.
@@ -262,6 +477,12 @@ class Download:
                 view = view[os.write(self._file, view) :]
         except OSError as exc:
             raise _failure(exc) from exc
+        self._keep_promise(len(data))
+
+    def _keep_promise(self, size: int) -> None:
+        kept = min(size, self._promised)
+        self._promised -= kept
+        self._files.promised.add(-kept)
 
     def finish(self, md5: str) -> Staged:
         """All bytes are written: the object, verified.
@@ -298,9 +519,10 @@ class Download:
             self._close()
         except OSError as exc:
             log.error("temporary file not closed", error=str(exc))
-        self._files.discard(self._staged.temporary)
+        self._files.discard(self._staged.tree.temp, self._staged.temporary)
 
     def _close(self) -> None:
+        self._keep_promise(self._promised)
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
@@ -317,13 +539,23 @@ def check_digest(digest: bytes, md5: str) -> None:
         raise LocalFailure(reasons.MD5_MISMATCH, f"MD5 is {actual}, expected {md5}")
 
 
-def has_digest(path: Path, md5: str) -> bool:
-    """Whether the file at `path` has this MD5 (base64)."""
-    digest = hashlib.md5(usedforsecurity=False)
+def _is_regular(folder: Folder, name: str) -> bool:
     try:
-        with path.open("rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
+        found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
     except OSError:
         return False
+    return stat.S_ISREG(found.st_mode)
+
+
+def _has_digest(file: int, md5: str) -> bool:
+    """Whether an open file is a regular one with this MD5 (base64).
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        return False
+    digest = hashlib.md5(usedforsecurity=False)
+    while block := os.read(file, _READ_BYTES):
+        digest.update(block)
     return base64.b64encode(digest.digest()).decode() == md5

@@ -10,8 +10,11 @@ import re
 
 import attrs
 
-#: The status line and headers together may have so many bytes.
+#: The status line and headers together may have so many bytes, and all of an answer that is not
+#: body: interim answers before it, what stands beside the sizes of chunks, and trailers.
 MAX_HEAD_BYTES = 32 << 10
+#: So many interim answers may come before the real one.
+MAX_INTERIM = 16
 _MAX_CHUNK_LINE = 1 << 10
 
 _HEAD = re.compile(
@@ -59,7 +62,8 @@ class ResponseReader:
     """The answers of one connection, in turn.
 
     Mutable state: where in the present answer it is, how many more were asked for, bytes that
-    were fed but not read yet, and the bytes of body or chunk still to come.
+    were fed but not read yet, the bytes of body or chunk still to come, how many bytes were no
+    body, and how many interim answers came.
     """
 
     def __init__(self) -> None:
@@ -68,6 +72,8 @@ class ResponseReader:
         self._asked = 0
         self._buffer = bytearray()
         self._left = 0
+        self._beside = 0
+        self._interim = 0
 
     def expect(self, answers: int) -> None:
         """So many requests more were sent, beyond the one for the present answer."""
@@ -80,6 +86,7 @@ class ResponseReader:
           ProtocolError: they are no answer.
         """
         self.head, self._state, self._left = None, _State.HEAD, 0
+        self._beside = self._interim = 0
         self._asked -= 1
         return self._read()
 
@@ -172,6 +179,11 @@ class ResponseReader:
             return None
         return self._take(end + 2)[:-2]
 
+    def _count_beside(self, size: int) -> None:
+        self._beside += size
+        if self._beside > MAX_HEAD_BYTES:
+            raise ProtocolError(f"more than {MAX_HEAD_BYTES} bytes of an answer beside its body")
+
     def _read_head(self) -> bytes | None:
         end = self._buffer.find(b"\r\n\r\n")
         if max(end, len(self._buffer) if end < 0 else 0) > MAX_HEAD_BYTES:
@@ -179,8 +191,12 @@ class ResponseReader:
         if end < 0:
             return None
         self.head = head = parse_head(self._take(end + 4)[:-4])
+        self._count_beside(end)
         if head.status < 200:
             self.head = None  # an interim answer: the real one follows
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ProtocolError(f"more than {MAX_INTERIM} interim answers")
         elif head.status in (204, 304):
             self._state = _State.DONE
         elif head.chunked:
@@ -207,6 +223,7 @@ class ResponseReader:
             return None
         if (match := _CHUNK_SIZE.fullmatch(line)) is None:
             raise ProtocolError("a chunk without a size")
+        self._count_beside(len(line) - len(match[1]))
         self._left = int(match[1], 16)
         self._state = _State.LENGTH if self._left else _State.TRAILERS
         return b""
@@ -222,6 +239,7 @@ class ResponseReader:
     def _read_trailer(self) -> bytes | None:
         if (line := self._line(MAX_HEAD_BYTES)) is None:
             return None
+        self._count_beside(len(line))
         if not line:
             self._state = _State.DONE
         return b""

@@ -123,6 +123,13 @@ class Begin(_Plain):
 
 
 @attrs.frozen
+class Ready(_Plain):
+    """From a fetcher, first of all: it is up, and tasks may come."""
+
+    KIND = "ready"
+
+
+@attrs.frozen
 class Width(_Plain):
     """To a fetcher: work on so many tasks of a lot at a time from now on."""
 
@@ -156,9 +163,9 @@ class Grant(_Plain):
     size: int
 
 
-Message = Union[Lot, Report, Begin, Width, Limit, Want, Grant]  # noqa: UP007 - read as a list
+Message = Union[Lot, Report, Begin, Ready, Width, Limit, Want, Grant]  # noqa: UP007 - read as a list
 _KINDS: dict[str, Any] = {
-    kind.KIND: kind for kind in (Lot, Report, Begin, Width, Limit, Want, Grant)
+    kind.KIND: kind for kind in (Lot, Report, Begin, Ready, Width, Limit, Want, Grant)
 }
 
 

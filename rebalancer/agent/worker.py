@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from rebalancer.agent.backlog import Backlog
-from rebalancer.agent.fetchers import Errand, FetcherDied, FetcherLine, Share
+from rebalancer.agent.fetchers import Errand, FetcherLine, Share
 from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.limits import Limits
 from rebalancer.agent.messages import Outcome
@@ -23,7 +23,6 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.statefile import BrokenFile, NewerFile, StoredAssignment
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.config import AgentServer
-from rebalancer.domain import reasons
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.retry import pauses
@@ -301,7 +300,7 @@ class Worker:
                 on_pulled = partial(run.part_pulled, part)
                 share = Share(part, parts)
                 errand = Errand(todo[part::parts], partial(self._settle, run), on_pulled, share)
-                nursery.start_soon(self._fetch, run, fetcher, errand)
+                nursery.start_soon(fetcher.fetch, errand, self.limits.width)
             if not parts:
                 run.pulled.set()
         await run.done.wait()
@@ -317,15 +316,6 @@ class Worker:
 
     def _idlest(self) -> list[FetcherLine]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
-
-    async def _fetch(self, run: _Run, fetcher: FetcherLine, errand: Errand) -> None:
-        try:
-            await fetcher.fetch(errand, self.limits.width)
-        except FetcherDied as exc:
-            outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=str(exc))
-            left = [task for task in errand.tasks if task.object_id in run.left]
-            self._settle(run, [(task, outcome) for task in left])
-            errand.on_pulled()
 
     def _settle(self, run: _Run, ended: Sequence[tuple[Task, Outcome]]) -> None:
         """Tasks have ended."""

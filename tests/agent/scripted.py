@@ -69,6 +69,7 @@ def settings(folder: Path, port: int, **source: Any) -> AgentConfig:
         [hosts]
         "2.stor.lab" = "127.0.0.1:{port}"
     """
+    (folder / "manta").mkdir(exist_ok=True)
     config, unknown = read_agent(text, "test")
     assert unknown == []
     return attrs.evolve(config, source=attrs.evolve(config.source, **source))

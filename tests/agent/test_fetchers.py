@@ -1,15 +1,16 @@
 """Fetchers: what is said to them, and what happens when they die."""
 
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 
+from rebalancer.agent import fetchers as module
 from rebalancer.agent import messages
 from rebalancer.agent.fetcher import Setup
-from rebalancer.agent.fetchers import DEATHS, LOT, Errand, FetcherDied, FetcherLine
+from rebalancer.agent.fetchers import DEATHS, LOT, Errand, FetcherLine
 from rebalancer.agent.messages import (
     Begin,
     Grant,
@@ -18,6 +19,7 @@ from rebalancer.agent.messages import (
     Lot,
     Message,
     Outcome,
+    Ready,
     Report,
     Want,
     Width,
@@ -49,6 +51,7 @@ async def send_both(line: Line, *messages: Message) -> None:
         Limit(True, 4096),
         Want(1 << 40),
         Grant(5),
+        Ready(),
     ],
 )
 async def test_messages_survive_the_way(message: Message) -> None:
@@ -70,49 +73,71 @@ def test_a_setup_survives_the_way() -> None:
 class Scripted:
     """Fetchers that answer so many tasks each and then die; the last one lives.
 
-    Mutable state: how many lives have begun, and the lots that came.
+    Each is asked to pull an object of `deadly` dies of it, when it comes to it.  Mutable state:
+    how many tasks each life answers, and the lots that came.
     """
 
-    def __init__(self, *answers: int) -> None:
+    def __init__(self, *answers: int, deadly: Collection[str] = ()) -> None:
         self._answers = list(answers)
+        self._deadly = deadly
         self.lots: list[Lot] = []
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Line]:
         ours, theirs = (Line.over(end) for end in socket.socketpair())
         async with ours.stream, theirs.stream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._live, theirs, self._answers.pop(0))
+            answers = self._answers.pop(0) if self._answers else 1 << 30
+            nursery.start_soon(self._live, theirs, answers)
             yield ours
             nursery.cancel_scope.cancel()
 
     async def _live(self, line: Line, answers: int) -> None:
-        while isinstance(lot := await line.receive(), Lot):
-            self.lots.append(lot)
-            for index in range(min(answers, len(lot.tasks))):
+        with suppress(trio.BrokenResourceError):
+            await line.send(Ready())
+        async with trio.open_nursery() as nursery:
+            while isinstance(lot := await line.receive(), Lot):
+                self.lots.append(lot)
+                nursery.start_soon(self._answer, line, lot, min(answers, len(lot.tasks)))
+                answers -= len(lot.tasks)
+                if answers < 0:
+                    break
+        await line.stream.aclose()
+
+    async def _answer(self, line: Line, lot: Lot, answers: int) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            for index in range(answers):
+                await trio.lowlevel.checkpoint()  # lots of a fetcher are worked on side by side
+                if lot.tasks[index].object_id in self._deadly:
+                    await line.stream.aclose()
+                    return
                 await line.send(Report((Outcome(lot.number, index, 1),)))
-            answers -= len(lot.tasks)
-            if answers < 0:
-                await line.stream.aclose()
-                return
 
 
-async def fetch(scripted: Scripted, tasks: list[Task]) -> list[str]:
-    """The objects that were settled, in order."""
-    settled: list[str] = []
+async def fetch(scripted: Scripted, *errands: list[Task]) -> dict[str, Outcome]:
+    """How each object was settled, in order."""
+    settled: dict[str, Outcome] = {}
     fetcher = FetcherLine(scripted.open)
 
     def settle(ended: Sequence[tuple[Task, Outcome]]) -> None:
-        settled.extend(task.object_id for task, _ in ended)
+        for one, outcome in ended:
+            assert one.object_id not in settled
+            settled[one.object_id] = outcome
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetcher.run)
-        try:
-            with trio.fail_after(20):
-                await fetcher.fetch(Errand(tasks, settle), lambda: 4)
-        finally:
-            nursery.cancel_scope.cancel()
-        assert fetcher.tasks == 0
+        with trio.fail_after(20):
+            async with trio.open_nursery() as work:
+                for tasks in errands:
+                    work.start_soon(fetcher.fetch, Errand(tasks, settle), lambda: 4)
+        nursery.cancel_scope.cancel()
+    assert fetcher.tasks == 0
     return settled
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next fetcher is there at once."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.001)
 
 
 async def test_large_assignments_go_in_lots() -> None:
@@ -120,7 +145,7 @@ async def test_large_assignments_go_in_lots() -> None:
     scripted = Scripted(1 << 30)
     settled = await fetch(scripted, TASKS)
 
-    assert settled == [task.object_id for task in TASKS]
+    assert list(settled) == [task.object_id for task in TASKS]
     assert [len(lot.tasks) for lot in scripted.lots] == [LOT, LOT, 1200 - 2 * LOT]
     assert {lot.width for lot in scripted.lots} == {4}
 
@@ -130,16 +155,75 @@ async def test_what_a_dead_fetcher_had_told_is_not_asked_for_again() -> None:
     scripted = Scripted(3, 2, 1 << 30)
     settled = await fetch(scripted, TASKS[:10])
 
-    assert settled == [task.object_id for task in TASKS[:10]]
+    assert list(settled) == [task.object_id for task in TASKS[:10]]
     assert [len(lot.tasks) for lot in scripted.lots] == [10, 7, 5]
 
 
 @pytest.mark.row("A3")
-async def test_deaths_have_a_limit() -> None:
-    """Tasks that kill every fetcher do not do so for ever."""
-    with pytest.raises(ExceptionGroup) as caught:
-        await fetch(Scripted(*[0] * 99), TASKS[:10])
-    assert caught.group_contains(FetcherDied, match=f"{DEATHS} times over 10 tasks")
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize("size", [1, 10, 100])
+async def test_a_task_that_kills_fetchers_fails_alone(size: int) -> None:
+    """It is found out among those of its own assignment, and of another at the same fetcher."""
+    deadly = TASKS[size // 2].object_id
+    scripted = Scripted(deadly=[deadly])
+    settled = await fetch(scripted, TASKS[:size], TASKS[1000:1040])
+
+    assert set(settled) == {task.object_id for task in [*TASKS[:size], *TASKS[1000:1040]]}
+    assert [name for name, outcome in settled.items() if outcome.reason] == [deadly]
+    assert settled[deadly].reason == reasons.AGENT_FS_ERROR
+    assert f"{DEATHS} fetchers" in settled[deadly].detail
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_several_tasks_that_kill_fetchers_fail_alone() -> None:
+    """Each by itself, and nothing else with them."""
+    deadly = {TASKS[number].object_id for number in (0, 7, 8, 39)}
+    settled = await fetch(Scripted(deadly=deadly), TASKS[:40], TASKS[40:60])
+
+    assert {name for name, outcome in settled.items() if outcome.reason} == deadly
+    assert len(settled) == 60
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_fetchers_that_are_killed_cost_no_task() -> None:
+    """Thirty deaths that have nothing to do with tasks, as an operator or the kernel makes them."""
+    settled = await fetch(Scripted(*[1] * 30), TASKS[:40])
+
+    assert [outcome.reason for outcome in settled.values()] == [None] * 40
+
+
+async def test_a_fetcher_that_does_not_come_up_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No files, no memory, no program: the tasks wait, and so it is told."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    scripted, waited, troubles = Scripted(), [], ["open", "begin", "end"]
+
+    @asynccontextmanager
+    async def open_or_not() -> AsyncIterator[Line]:
+        waited.append([wait.subject for wait in fetcher.waits.causes])
+        trouble = troubles.pop() if troubles else ""
+        if trouble == "open":
+            raise OSError(24, "Too many open files")
+        if trouble == "begin":
+            raise trio.BrokenResourceError
+        async with scripted.open() as line:
+            if trouble == "end":
+                await line.stream.aclose()
+            yield line
+
+    fetcher = FetcherLine(open_or_not)
+    settled: list[Outcome] = []
+    errand = Errand(TASKS[:5], lambda ended: settled.extend(outcome for _, outcome in ended))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetcher.run)
+        with trio.fail_after(20):
+            await fetcher.fetch(errand, lambda: 1)
+        nursery.cancel_scope.cancel()
+
+    assert [outcome.reason for outcome in settled] == [None] * 5
+    assert waited == [[], *[["a fetcher process"]] * 3]
+    assert fetcher.waits.causes == []
 
 
 async def test_a_side_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

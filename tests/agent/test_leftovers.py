@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +10,6 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from rebalancer.agent import files as module
-from rebalancer.agent.sync import sync_path
 from tests.agent.scripted import open_rig
 from tests.agent.test_store import legacy_file
 from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
@@ -106,24 +104,32 @@ async def test_a_clean_start(tmp_path: Path) -> None:
         assert await rig.outcome(task(1, SMALL)) == {}
 
 
+def record_syncs(monkeypatch: pytest.MonkeyPatch, failure: OSError | None = None) -> list[str]:
+    """The paths of what is synced from now on; of objects, what fails to be."""
+    synced: list[str] = []
+
+    def record(file: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        if failure is not None and "/manta" in synced[-1]:
+            raise failure
+
+    monkeypatch.setattr(os, "fsync", record)
+    return synced
+
+
 @pytest.mark.row("CRIT-9", "A11", "A5")
 async def test_what_is_there_is_synced_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was killed may have given it its name, and no more."""
-    synced: list[str] = []
-
-    def record(paths: Collection[str], _within: Path) -> dict[str, OSError]:
-        synced.extend(paths)
-        return {}
-
-    monkeypatch.setattr(module, "sync_paths", record)
     async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
         rig.path(1).parent.mkdir()
         rig.path(1).write_bytes(SMALL)
+        synced = record_syncs(monkeypatch)
         assert await rig.outcome(task(1, SMALL)) == {}
         assert rig.source.paths == []
-        assert synced == [str(rig.path(1)), str(rig.path(1).parent)]
+        places = [rig.path(1), rig.path(1).parent, rig.path(1).parent.parent]
+        assert [path for path in synced if "/manta" in path] == [str(path) for path in places]
 
 
 @pytest.mark.row("CRIT-9", "A11")
@@ -132,10 +138,10 @@ async def test_what_is_there_and_cannot_be_synced_does_not_count(
 ) -> None:
     """It is pulled again; a disk that fails to sync that too is the reason told."""
     refused = OSError(5, "Input/output error")
-    monkeypatch.setattr(module, "sync_paths", lambda paths, _: dict.fromkeys(paths, refused))
     async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
         rig.path(1).parent.mkdir()
         rig.path(1).write_bytes(SMALL)
+        record_syncs(monkeypatch, refused)
         assert await rig.outcome(task(1, SMALL)) == {uuid(1): {"Failed": "AgentFSError"}}
         assert len(rig.source.paths) == 1
 
@@ -145,15 +151,21 @@ async def test_a_folder_made_by_a_run_that_was_killed_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Into the root, before anything in it is told of: the next run does not make it again."""
-    synced: list[str] = []
-
-    def record(path: str | Path) -> None:
-        synced.append(str(path))
-        sync_path(path)
-
-    monkeypatch.setattr(module, "sync_path", record)
+    synced = record_syncs(monkeypatch)
     async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))):
-        assert synced == [str(tmp_path / "manta")]
+        assert str(tmp_path / "manta") in synced
+
+
+@pytest.mark.row("CRIT-11", "A5")
+async def test_a_folder_made_by_a_fetcher_that_was_killed_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same while the agent runs on, with the first object of an account."""
+    async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
+        rig.path(1).parent.mkdir()
+        synced = record_syncs(monkeypatch)
+        assert await rig.outcome(task(1, SMALL)) == {}
+        assert str(tmp_path / "manta") in synced
 
 
 @pytest.mark.row("A4")

@@ -143,6 +143,7 @@ def agent_alone(folder: Path, source: str, **tables: Any) -> Alone:
         "hosts": {"2.stor.lab": source},
         **tables,
     }
+    (folder / "manta").mkdir(exist_ok=True)
     file = folder / "agent.toml"
     file.write_text(to_toml(config))
     return Alone(Process("agent", ("agent", "-c", str(file)), folder / "agent.log"), folder)

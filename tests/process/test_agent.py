@@ -253,15 +253,18 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
         )
 
     def rename(text: str) -> tuple[Call, Path]:
-        (call,) = [call for call in renames if f'{text}"' in call.arguments.rpartition(", ")[2]]
-        return call, Path(call.arguments.split('"')[1])
+        (found,) = [
+            (call, old) for call in renames for old, new in [ends(call)] if new == Path(text)
+        ]
+        return found
 
     state, folder = tmp_path / "state", tmp_path / "manta" / OWNER
     completed, _ = rename(f"{state}/completed/{ASSIGNMENT}")
     placed = [
-        (call, Path(call.arguments.split('"')[1]))
+        (call, old)
         for call in renames
-        if f'{state}/scheduled/{ASSIGNMENT}"' in call.arguments.rpartition(", ")[2]
+        for old, new in [ends(call)]
+        if new == state / "scheduled" / ASSIGNMENT
     ]
     assert len(placed) >= 2  # as posted, and as ended; on a slow machine there is progress between
     for call, source_path in placed:
@@ -273,6 +276,13 @@ async def test_nothing_is_told_before_it_is_synced(tmp_path: Path, objects: int)
         assert synced(temporary, 0, call.begun), number
         assert synced(folder, call.ended, placed[-1][0].begun), number
     assert completed.begun > placed[-1][0].ended
+
+
+def ends(call: Call) -> tuple[Path, Path]:
+    """The old and the new path of a rename, whether by whole paths or from open folders."""
+    found = re.findall(r'(?:<([^>]*)>, )?"([^"]*)"', call.arguments)
+    old, new = (Path(folder, name) for folder, name in found)
+    return old, new
 
 
 def children(pid: int) -> list[int]:

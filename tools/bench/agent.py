@@ -162,7 +162,7 @@ def running_agent(
     place: Path, port: int, *, durable: bool
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """An agent on a new folder, which pulls from `port`: its address and its process."""
-    place.mkdir()
+    (place / "manta").mkdir(parents=True)
     config = place / "agent.toml"
     config.write_text(
         f"""

@@ -1,0 +1,84 @@
+"""How long a source may keep silent, counted in time in which this process could listen.
+
+A process that was stopped, or a machine that slept, finds each of its deadlines passed when it
+goes on, though what it waits for lies in its sockets.  So silence is counted in ticks, which do
+not happen meanwhile; and before it is judged there is a look whether something waits to be read.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+
+import attrs
+import trio
+
+#: A silence is counted in about so many ticks, none longer than this in seconds.
+TICKS, LONGEST_TICK_S = 10, 1.0
+
+
+@attrs.define(eq=False)
+class Silence:
+    """A silence that may last `most_s` seconds; its context is cancelled when it lasts longer.
+
+    Mutable state: whether it is counted now, how long it has lasted, and whether the last look
+    found something to read.
+    """
+
+    most_s: float
+    #: Whether something waits to be read.
+    has_news: Callable[[], bool]
+    #: All that are counted.
+    _counted: set["Silence"]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    counts: bool = True
+    lasted_s: float = 0.0
+    _was_looked_at: bool = False
+
+    def __enter__(self) -> "Silence":
+        """Count from now on."""
+        self._counted.add(self)
+        self.scope.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        """Count no more; whether the silence is what ended the context."""
+        self._counted.discard(self)
+        return self.scope.__exit__(kind, exc, trace)
+
+    def is_broken(self) -> None:
+        """Something came: it begins anew."""
+        self.lasted_s, self._was_looked_at = 0.0, False
+
+    def tick(self, seconds: float) -> None:
+        """Count `seconds`, and end what waits once it has been silent for too long."""
+        if not self.counts:
+            return
+        self.lasted_s += seconds
+        if self.lasted_s >= self.most_s:
+            if not self._was_looked_at and self.has_news():
+                self._was_looked_at = True  # whoever reads it has the time until the next tick
+            else:
+                self.scope.cancel()
+
+
+@attrs.define(eq=False)
+class Patience:
+    """Counts silences.  Mutable state: those that last."""
+
+    _silences: set[Silence] = attrs.field(factory=set)
+
+    def limit(self, most_s: float, has_news: Callable[[], bool] = lambda: False) -> Silence:
+        """A context that is cancelled once its silence has lasted `most_s` seconds."""
+        return Silence(most_s, has_news, self._silences)
+
+    async def run(self, shortest_s: float) -> None:
+        """Count for ever; no silence is shorter than `shortest_s`."""
+        tick_s = min(LONGEST_TICK_S, shortest_s / TICKS)
+        while True:
+            await trio.sleep(tick_s)
+            for silence in list(self._silences):
+                silence.tick(tick_s)
