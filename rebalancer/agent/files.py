@@ -11,12 +11,13 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
 
+from rebalancer import lock
 from rebalancer.agent.folders import FILE_MODE, FOLDER_MODE, Folder, Tree, let_read
 from rebalancer.agent.room import TRIES, Promised
 from rebalancer.agent.sync import MANY, sync_file_system_of, sync_names
@@ -125,14 +126,35 @@ class ObjectFiles:
         Raises:
           ConfigError: they cannot be put into place.
         """
-        try:
-            tree = Tree.make(self.root, self.temp)
-        except OSError as exc:
-            where = f"storage.manta_root {self.root}, temp_dir {self.temp}"
-            text = f"{where}: expected folders that can be used: {exc}"
-            raise ConfigError(f"{text} (the root is never made by the agent)") from exc
-        self._prove(tree)
+        self._prove(self._make())
         return self.clear("")
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Have the folder of temporary files for this process alone: another would clear it.
+
+        Raises:
+          StoreError: another agent has it, and which.
+          ConfigError: it cannot be used, or made.
+        """
+        self._make()
+        with lock.claimed(self.temp, "rebalancer-agent"):
+            yield
+
+    def _make(self) -> Tree:
+        """The folders, that of temporary files made if it is missing, but never the root.
+
+        Raises:
+          ConfigError: they cannot be used.
+        """
+        if not self.root.is_dir():
+            expected = "expected a folder; the agent never makes it"
+            raise ConfigError(f"storage.manta_root {self.root}: {expected}")
+        try:
+            return Tree.make(self.root, self.temp)
+        except OSError as exc:
+            expected = "expected a folder below existing ones, without a link below manta_root"
+            raise ConfigError(f"storage.temp_dir {self.temp}: {expected}: {exc}") from exc
 
     def _prove(self, tree: Tree) -> None:
         """Put a file into place as an object would be, and remove it.

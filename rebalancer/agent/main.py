@@ -44,8 +44,10 @@ async def run(config: AgentConfig) -> None:
     """Serve the API and work on assignments until told to stop.
 
     Raises:
-      StoreError: the state folder cannot be used, or another agent uses it.
-      ConfigError: an address cannot be served on, or a file for the API is not usable.
+      StoreError: the state folder cannot be used, or another agent uses it or the folder of
+        temporary files.
+      ConfigError: an address cannot be served on, a file for the API is not usable, or objects
+        cannot be put into place below the configured root.
     """
     # Before anything is touched: what lies there may be another's, who works on it.
     with claimed(Path(config.storage.state_dir), "rebalancer-agent"):
@@ -65,12 +67,13 @@ async def _serve(config: AgentConfig) -> None:
     def drain() -> None:
         agent.is_draining = True
 
-    await run_sync(Work.STORE, agent.worker.resume)
-    await daemon.serve(
-        agent.worker.run,
-        api=api,
-        api_at=at,
-        metrics=metrics_app(agent.metrics.registry),
-        metrics_at=daemon.Listen(config.metrics.host, config.metrics.port),
-        on_stop=drain,
-    )
+    with agent.worker.files.claimed():
+        await run_sync(Work.STORE, agent.worker.resume)
+        await daemon.serve(
+            agent.worker.run,
+            api=api,
+            api_at=at,
+            metrics=metrics_app(agent.metrics.registry),
+            metrics_at=daemon.Listen(config.metrics.host, config.metrics.port),
+            on_stop=drain,
+        )

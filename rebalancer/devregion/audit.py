@@ -288,7 +288,7 @@ class _Auditor:
         known = {row["id"] for row in job.execute("SELECT id FROM assignments")}
         for node in self._layout.nodes:
             name = node.manta_storage_id
-            temporary = list((self._layout.manta_root(name) / "rebalancer").glob("*"))
+            temporary = list((self._layout.manta_root(name) / "rebalancer").glob("[!.]*"))
             self._checks[8].that(not temporary, f"{name}: {len(temporary)} temporary files")
             state = self._layout.agent_state(name)
             for kind in ("scheduled", "saving", "quarantine"):

@@ -244,6 +244,7 @@ def test_an_address_in_use_is_one_line(tmp_path: Path, program: str) -> None:
             options = {"listen_port": port, "data_dir": str(tmp_path / "db")}
             file.write_text(json.dumps({**MANAGER_FILE, **options}))
         else:
+            (tmp_path / "manta").mkdir()
             storage = f'manta_root = "{tmp_path}/manta"\nstate_dir = "{tmp_path}/state"'
             server = f'host = "127.0.0.1"\nport = {port}'
             file.write_text(f"[server]\n{server}\n[storage]\n{storage}")
