@@ -1,16 +1,60 @@
-"""Trying again: with pauses that grow, and spread so that many clients do not knock together."""
+"""Trying again: with pauses that grow, and spread so that many clients do not knock together.
 
+`insistently` tries a few times; `patiently` tries for as long as waiting can help, and says so.
+"""
+
+import errno
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import trio
 
-from rebalancer.errors import PeerError
+from rebalancer.errors import JobFailed, PeerError, StoreError
 from rebalancer.log import get_logger
+from rebalancer.waits import Waits
 
 log = get_logger()
 T = TypeVar("T")
+
+#: What a machine runs out of, and gets more of: files, memory, disk, processes; and troubles of its
+#: disks and mounts that a person mends.
+_PASSING_ERRNO = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+#: The same by sqlite's result codes: busy, locked, no memory, I/O error, full, cannot open.
+_PASSING_SQLITE = frozenset({5, 6, 7, 10, 13, 14})
+
+
+def waiting_helps(exc: BaseException) -> bool:
+    """Whether what failed with `exc` may succeed later: by itself, or when a person has helped."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(waiting_helps, exc.exceptions))
+    if isinstance(exc, PeerError):
+        return exc.retryable
+    if isinstance(exc, StoreError | JobFailed):
+        return exc.__cause__ is not None and waiting_helps(exc.__cause__)
+    if (code := getattr(exc, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in _PASSING_SQLITE  # extended codes have more above
+    if isinstance(exc, OSError):
+        return exc.errno in _PASSING_ERRNO
+    # No thread can be had: the machine has too many.
+    is_threads = isinstance(exc, RuntimeError) and "start new thread" in str(exc)
+    return is_threads or isinstance(exc, MemoryError)
 
 
 def pauses(first_s: float, longest_s: float, rng: random.Random | None = None) -> Iterator[float]:
@@ -40,3 +84,34 @@ async def insistently(
             log.warning("asking again", error=str(exc))
         await trio.sleep(next(waits))
     return await ask()
+
+
+async def patiently(
+    ask: Callable[[], Awaitable[T]],
+    *,
+    waits: Waits,
+    subject: str,
+    first_s: float = 0.5,
+    longest_s: float = 15.0,
+    bound_s: float = math.inf,
+    rest: Callable[[float], Awaitable[None]] = trio.sleep,
+) -> T:
+    """Ask for as long as waiting helps, and show meanwhile that `subject` is waited for.
+
+    `rest` sleeps between two tries.
+
+    Raises:
+      Exception: one that no further try will change, or that still came after `bound_s` seconds.
+    """
+    pause, until = pauses(first_s, longest_s), trio.current_time() + bound_s
+    try:
+        while True:
+            try:
+                return await ask()
+            except Exception as exc:
+                if not waiting_helps(exc) or trio.current_time() >= until:
+                    raise
+                waits.begin(subject, str(exc) or repr(exc))
+            await rest(next(pause))
+    finally:
+        waits.end(subject)

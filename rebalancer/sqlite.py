@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from rebalancer.errors import StoreError
+from rebalancer.threads import Work, run_sync
 
 #: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
 PAGE_BYTES = 8192
@@ -44,7 +45,7 @@ async def inline(fn: Callable[..., T], *args: Any) -> T:
 
 
 async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
-    return await trio.to_thread.run_sync(fn, *args)
+    return await run_sync(Work.STORE, fn, *args)
 
 
 def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Connection:

@@ -40,9 +40,18 @@ def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
 def notes(view: Mapping[str, Any]) -> list[str]:
     """What an operator should know of a job besides its counts: warnings, and what remains."""
     lines = [f"warning: {one['check']}: {one['detail']}" for one in view.get("warnings", ())]
+    lines += waits(view)
     if (rounds := view.get("rounds")) and (remaining := rounds[-1]["remaining"]):
         lines.append(f"{remaining:,} records still name the shark: job report lists them")
     return lines
+
+
+def waits(view: Mapping[str, Any]) -> list[str]:
+    """What a job waits for, a line each, with times as the manager tells them (UTC)."""
+    return [
+        f"waits for {one['for']} since {one['since']}: {one['detail']}"
+        for one in view.get("waiting", ())
+    ]
 
 
 def settled(view: Mapping[str, Any]) -> tuple[int, int]:

@@ -14,7 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from rebalancer.adm.client import AdmError, Manager
-from rebalancer.adm.progress import GOING, Glance, glance, notes, settled, state_words
+from rebalancer.adm.progress import (
+    GOING,
+    Glance,
+    glance,
+    notes,
+    settled,
+    state_words,
+    waits,
+)
 from rebalancer.adm.tables import counts_table, destinations_table
 from rebalancer.rates import Rates
 
@@ -125,11 +133,16 @@ def _showing(console: Console) -> Iterator[Show]:
 
 
 def _lines(console: Console) -> Show:
-    """A line at each news of the phase, and every few seconds meanwhile."""
-    begun, shown_at = "", 0.0
+    """A line at each news of the phase or of a wait, and every few seconds meanwhile."""
+    begun, shown_at, told = "", 0.0, set[tuple[str, str]]()
 
     def show(look: Look) -> None:
-        nonlocal begun, shown_at
+        nonlocal begun, shown_at, told
+        known, told = told, set()
+        for one, line in zip(look.view.get("waiting", ()), waits(look.view), strict=True):
+            told.add((one["for"], one["since"]))
+            if (one["for"], one["since"]) not in known:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
         phase, now = look.glance.phase, time.monotonic()
         if phase != begun or now - shown_at >= LINE_S or look.view["state"] not in GOING:
             begun, shown_at = phase, now

@@ -53,7 +53,7 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     async def get_job(job_id: str) -> Response:
         count("get_job")
         view = await jobs.view(job_id)
-        return _json(render.job(view.row, view.known))
+        return _json(render.job(view.row, view.known, view.waits))
 
     @app.put("/jobs/<job_id>")
     async def change_job(job_id: str) -> Response:

@@ -1,34 +1,37 @@
 """The storage nodes as storinfo last told of them, and how long ago that was."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from rebalancer.domain.objects import StorageNode
-from rebalancer.errors import JobFailed, PeerError
-from rebalancer.log import get_logger
+from rebalancer.errors import PeerError, PeerUnreachable
+from rebalancer.retry import patiently
+from rebalancer.waits import Waits
 
 #: Seconds between two questions.
 PERIOD_S = 10.0
-#: Before a job starts an empty answer is asked again this often, with this pause.
-FIRST_TRIES = 3
+#: Before a job starts, the first pause between two questions.
 FIRST_PAUSE_S = 0.5
-
-log = get_logger()
+#: What is waited for, in words.
+STORINFO = "storinfo"
 
 
 class Fleet:
     """The last good list.
 
-    Mutable state: the list and when it was told.  An empty or failed answer keeps the old one:
-    it never makes all nodes unavailable.
+    Mutable state: the list, when it was told, and what is waited for.  An empty or failed answer
+    keeps the old list: it never makes all nodes unavailable.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[Sequence[StorageNode]]]) -> None:
         self._ask = ask
         self._nodes: tuple[StorageNode, ...] = ()
         self._told_at: float | None = None
+        self._trouble = ""
+        self.waits = Waits()
 
     @property
     def nodes(self) -> tuple[StorageNode, ...]:
@@ -45,13 +48,17 @@ class Fleet:
         try:
             nodes = await self._ask()
         except PeerError as exc:
-            log.warning("storinfo does not answer", error=str(exc), age_s=self.age_s)
-            return False
+            return self._note(str(exc))
         if not nodes:
-            log.warning("storinfo lists no storage nodes", age_s=self.age_s)
-            return False
+            return self._note("it lists no storage nodes")
+        self.waits.end(STORINFO)
         self._nodes, self._told_at = tuple(nodes), time.monotonic()
         return True
+
+    def _note(self, trouble: str) -> bool:
+        self._trouble = trouble
+        self.waits.begin(STORINFO, trouble)
+        return False
 
     async def poll(self) -> None:
         """Ask for ever."""
@@ -59,15 +66,21 @@ class Fleet:
             await self.refresh()
             await trio.sleep(PERIOD_S)
 
-    async def ready(self) -> None:
-        """Return once there is a list.
+    async def ready(self, waits: Waits, bound_s: float = math.inf) -> None:
+        """Return once there is a list; until then `waits` tells of it.
 
         Raises:
-          JobFailed: storinfo gave none in several tries.
+          PeerUnreachable: there was none for `bound_s` seconds.
         """
-        for attempt in range(FIRST_TRIES):
-            if self._nodes or await self.refresh():
-                return
-            if attempt + 1 < FIRST_TRIES:
-                await trio.sleep(FIRST_PAUSE_S)
-        raise JobFailed("storinfo lists no storage nodes, so there is nowhere to move objects to")
+        await patiently(
+            self._have_list,
+            waits=waits,
+            subject=STORINFO,
+            first_s=FIRST_PAUSE_S,
+            longest_s=PERIOD_S,
+            bound_s=bound_s,
+        )
+
+    async def _have_list(self) -> None:
+        if not self._nodes and not await self.refresh():
+            raise PeerUnreachable(self._trouble)

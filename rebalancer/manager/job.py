@@ -1,9 +1,10 @@
 """One running job: what its stages share."""
 
+import math
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import attrs
 import trio
@@ -23,6 +24,7 @@ from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.client import MorayClient
+from rebalancer.waits import Waits
 
 #: Path of a copy on a storage node, for reports.
 COPY_PATH = "/manta/{account}/{id}"
@@ -78,6 +80,19 @@ def rules_of(config: ManagerConfig) -> Rules:
     )
 
 
+async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work`, and give it up when `event` is set."""
+
+    async def give_up() -> None:
+        await event.wait()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        await work()
+        nursery.cancel_scope.cancel()
+
+
 @attrs.define(eq=False)
 class Job:
     """What the stages of one job share.
@@ -106,6 +121,11 @@ class Job:
     scans: bool = attrs.field(
         default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
     )
+    #: What it waits for.
+    waits: Waits = attrs.field(factory=Waits)
+    #: Seconds for which it waits for what does not answer before it looks for objects; a job as
+    #: long as it takes.
+    patience_s: float = math.inf
     max_objects: int | None = None
     rng: random.Random = attrs.field(factory=random.Random)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
@@ -143,6 +163,10 @@ class Job:
             for shard in self.moray.values():
                 shard.resize(threads)
         self.config = config
+
+    async def unless_cancelled(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work`, and give it up once nothing more is to be begun."""
+        await unless(self.cancelled, work)
 
     def cancel(self) -> None:
         """Begin nothing more; what agents finish is still recorded."""

@@ -36,6 +36,7 @@ from rebalancer.manager.runner import (
     read_tuning,
 )
 from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Wait
 
 #: A job that is paused has come to rest within this many seconds, or the request says so.
 REST_S = 20.0
@@ -52,6 +53,8 @@ class JobView:
 
     row: JobRow
     known: views.Overview
+    #: What it waits for at the moment.
+    waits: Sequence[Wait] = ()
 
 
 @attrs.define(eq=False)
@@ -205,7 +208,9 @@ class Jobs:
         """
         row = await self.known(job_id)
         file = self.runner.file(row.id)
-        return JobView(row, await run_sync(Work.VIEWS, views.read_job, file))
+        known = await run_sync(Work.VIEWS, views.read_job, file)
+        running = self.runner.running.get(row.id)
+        return JobView(row, known, () if running is None else running.waits.causes)
 
     async def summary(self, job_id: str) -> dict[str, Any]:
         """How a job is going.
@@ -216,7 +221,8 @@ class Jobs:
         view = await self.view(job_id)
         running = self.runner.running.get(view.row.id)
         rates = None if running is None else running.rates
-        return render.summary(view.row, view.known, rates, self.runner.ledgers.snapshot())
+        standings = self.runner.ledgers.snapshot()
+        return render.summary(view.row, view.known, rates, standings, view.waits)
 
     async def status(self) -> dict[str, Any]:
         """How the manager itself is."""
@@ -340,7 +346,7 @@ class Jobs:
         running = self.runner.running.get(row.id)
         if running is not None:
             await self.index.set_wish(row.id, Wish.CANCEL)
-            _drain(running)
+            running.cancel()
         elif row.started is None and row.state == JobState.SETUP:
             await self.index.advance(row.id, JobEvent.CANCELLED, wish=Wish.CANCEL)
         elif row.started is not None and row.state == JobState.STOPPED:
@@ -380,12 +386,6 @@ async def _see_through(running: Running, wanted: Control | Setting) -> None:
         case Control.PAUSE:
             with trio.move_on_after(REST_S):
                 await running.ended.wait()
-
-
-def _drain(running: Running) -> None:
-    running.row = attrs.evolve(running.row, wish=Wish.CANCEL)
-    if running.job is not None:
-        running.job.cancel()
 
 
 def _require(row: JobRow, what: str, allowed: bool) -> None:

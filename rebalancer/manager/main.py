@@ -83,7 +83,7 @@ def _load(path: Path | None) -> tuple[ManagerConfig, list[str]]:
 async def _take_up_change(runner: Runner, path: Path | None) -> None:
     """Reload if the file has changed since it was read: until now SIGUSR1 was ignored."""
     try:
-        config, _ = await trio.to_thread.run_sync(_load, path)
+        config, _ = await run_sync(Work.OTHER, _load, path)
     except ConfigError:
         changed = True  # so that it is read again, and told
     else:
@@ -100,7 +100,7 @@ async def _reload(runner: Runner, path: Path | None) -> None:
     # config-agent does not write at once: half a file may be whole a moment later.
     for pause_s in (*REREAD_S, None):
         try:
-            config, unknown = await trio.to_thread.run_sync(_load, path)
+            config, unknown = await run_sync(Work.OTHER, _load, path)
         except ConfigError as exc:
             if pause_s is None:
                 log.error("configuration not reloaded", error=str(exc))

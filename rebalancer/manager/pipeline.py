@@ -7,6 +7,7 @@ store.  (4) Stopping is cancelling; starting is recovery.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -44,7 +45,7 @@ async def run(job: Job) -> None:
       ExceptionGroup: a stage failed; its JobFailed says why where the cause is not ours.
       JobFailed: a scan did not finish on every shard; all else is done.
     """
-    await job.fleet.ready()
+    await job.unless_cancelled(partial(job.fleet.ready, job.waits))
     if job.scans:
         await job.store.know_shards(job.moray)
     left = await _unfinished(job)

@@ -28,9 +28,13 @@ from rebalancer.manager.records import Finding, Status
 from rebalancer.manager.runner import Runner, open_shards
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.sources import find
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
 
 #: Folders of dry runs, beside the jobs' files.
 PREFIX = "plan-"
+#: What does not answer is waited for so many seconds: a person waits for the plan.
+PATIENCE_S = 60.0
 #: Assignments never end in a dry run, so no destination may be taken for busy.
 UNLIMITED = 1 << 62
 
@@ -73,8 +77,18 @@ async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
         job_store = await enter(store.open_store(folder / f"{row.id}.sqlite"))
         ledger = stack.enter_context(Ledgers().open(UNLIMITED))
         metrics = ManagerMetrics(config)
-        job = await runner.make_job(row, config, shards, job_store, ledger, metrics)
-        await job.fleet.ready()
+        job = await runner.make_job(
+            row,
+            config,
+            shards,
+            job_store,
+            ledger,
+            metrics,
+            waits=Waits(plan_of=params["from_shark"]),
+            cancelled=trio.Event(),
+            patience_s=PATIENCE_S,
+        )
+        await job.fleet.ready(job.waits, PATIENCE_S)
         clones = shards.clones if job.scans else {}
         origin = job.action.origin.manta_storage_id
         warnings = await preflight(config, origin, job.fleet.nodes, job.agents, job.moray, clones)
@@ -103,12 +117,12 @@ async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:
 
 @asynccontextmanager
 async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
-    folder = await trio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix=PREFIX, dir=data_dir))
+    folder = await run_sync(Work.OTHER, lambda: tempfile.mkdtemp(prefix=PREFIX, dir=data_dir))
     try:
         yield Path(folder)
     finally:
         with trio.CancelScope(shield=True):  # bounded: a few files
-            await trio.to_thread.run_sync(shutil.rmtree, folder, True)
+            await run_sync(Work.OTHER, shutil.rmtree, folder, True)
 
 
 def clean(data_dir: Path) -> None:

@@ -15,6 +15,7 @@ from rebalancer.manager.plan import Plan
 from rebalancer.manager.records import ScanPosition, Status
 from rebalancer.manager.views import Overview
 from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
+from rebalancer.waits import Wait
 
 
 def listed(row: JobRow) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def listed(row: JobRow) -> dict[str, Any]:
     return {"id": row.id, "action": row.action.capitalize(), "state": row.state_shown}
 
 
-def job(row: JobRow, known: Overview) -> dict[str, Any]:
-    """One job: what the predecessor shows, and more."""
+def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> dict[str, Any]:
+    """One job: what the predecessor shows, and more; `waits` is what it waits for."""
     origin, status = known.origin, known.status
     shown = {
         "config": {
@@ -39,6 +40,7 @@ def job(row: JobRow, known: Overview) -> dict[str, Any]:
         "scans": [attrs.asdict(scan) for scan in known.scans],
         "rounds": [attrs.asdict(one) for one in known.rounds],
         "warnings": [attrs.asdict(finding) for finding in known.warnings],
+        "waiting": waiting(waits),
         "created": row.created,
         "started": row.started,
         "finished": row.finished,
@@ -49,6 +51,11 @@ def job(row: JobRow, known: Overview) -> dict[str, Any]:
     if row.error is not None:
         shown["error"] = row.error
     return shown
+
+
+def waiting(waits: Iterable[Wait]) -> list[dict[str, str]]:
+    """What a job waits for, the oldest first."""
+    return [{"for": one.subject, "since": one.since, "detail": one.detail} for one in waits]
 
 
 def results(status: Status) -> dict[str, int]:
@@ -66,9 +73,16 @@ def results(status: Status) -> dict[str, int]:
 
 
 def summary(
-    row: JobRow, known: Overview, rates: Rates | None, standings: Iterable[Standing]
+    row: JobRow,
+    known: Overview,
+    rates: Rates | None,
+    standings: Iterable[Standing],
+    waits: Iterable[Wait] = (),
 ) -> dict[str, Any]:
-    """How a job is going; `rates` are those of a job that runs, `standings` its destinations'."""
+    """How a job is going.
+
+    `rates` are those of a job that runs, `standings` its destinations', `waits` what it waits for.
+    """
     status = known.status
     per_s = (0.0, 0.0) if rates is None else rates.per_s(MINUTE_S)
     return {
@@ -89,6 +103,7 @@ def summary(
         "scans": [attrs.asdict(scan) for scan in known.scans],
         "rounds": [attrs.asdict(one) for one in known.rounds],
         "warnings": [attrs.asdict(finding) for finding in known.warnings],
+        "waiting": waiting(waits),
         "destinations": _destinations(known.destinations, standings),
         "tuning": row.params.get("tuning", {}),
     }

@@ -4,11 +4,12 @@ Pausing a job is cancelling its pipeline, as the end of the process is; going on
 Cancelling lets it drain: nothing more begins, and what agents still finish is recorded.
 """
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import trio
@@ -17,13 +18,20 @@ from rebalancer import wire
 from rebalancer.config import ManagerConfig, read_token
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
-from rebalancer.errors import JobFailed, PeerError, StoreError, leaves
+from rebalancer.errors import (
+    ConfigError,
+    JobFailed,
+    PeerError,
+    PeerUnreachable,
+    StoreError,
+    leaves,
+)
 from rebalancer.log import get_logger
 from rebalancer.manager import pipeline, store
 from rebalancer.manager.actions import ACTIONS, Action
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import JobIndex, JobRow
-from rebalancer.manager.job import Job
+from rebalancer.manager.job import Job, unless
 from rebalancer.manager.ledger import Ledger, Ledgers
 from rebalancer.manager.listings import Listing
 from rebalancer.manager.metrics import ManagerMetrics
@@ -37,11 +45,19 @@ from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, Record, open_moray
 from rebalancer.peers.postgres import PostgresShard, open_postgres
 from rebalancer.rates import HOUR_S, Rates
-from rebalancer.retry import insistently
+from rebalancer.retry import patiently, pauses, waiting_helps
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
 
 STORAGE_BUCKET = "manta_storage"
-#: Tries to read the evacuated shark's record when a job starts.
-TRIES = 8
+#: A job that broke for what passes begins again after pauses in seconds that grow between these.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+#: One that has run for so many seconds since is taken to be sound again.
+SOUND_S = 60.0
+#: What is waited for then, in words.
+MACHINE = "this machine, or its peers"
+#: What is waited for, in words, if the agents' token cannot be read.
+TOKEN = "the agents' token"
 #: Seconds between two measurements of how far a job is; they are kept for an hour.
 SAMPLE_S = 5.0
 
@@ -53,7 +69,8 @@ class Running:
     """A job that has its turn.
 
     Mutable state: the job's row as it was last recorded; the configuration it began with, as
-    far as the file has not changed; the job itself, once its peers are known.
+    far as the file has not changed; the job itself, once its peers are known; what it waits for;
+    whether nothing more of it is to be begun.
     """
 
     row: JobRow
@@ -61,6 +78,10 @@ class Running:
     job: Job | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
+    cancelled: trio.Event = attrs.field(factory=trio.Event)
+    waits: Waits = attrs.field(
+        default=attrs.Factory(lambda running: Waits(job=running.row.id), takes_self=True)
+    )
     #: Objects settled, and bytes moved.
     rates: Rates = attrs.field(factory=lambda: Rates(HOUR_S + SAMPLE_S))
 
@@ -73,6 +94,13 @@ class Running:
     def tuning(self) -> Tuning:
         """What the operator has changed."""
         return read_tuning(self.row)
+
+    def cancel(self) -> None:
+        """Begin nothing more of it."""
+        self.row = attrs.evolve(self.row, wish=Wish.CANCEL)
+        self.cancelled.set()
+        if self.job is not None:
+            self.job.cancel()
 
     def apply(self) -> None:
         """Put the configuration and the operator's changes in force."""
@@ -151,6 +179,8 @@ class Runner:
 
     async def _run(self, running: Running) -> None:
         """Run one job to its end, which is recorded; cut off, it goes on at the next start."""
+        if running.row.wish is Wish.CANCEL:
+            running.cancelled.set()
         if running.row.wish is Wish.PAUSE:
             running.scope.cancel()  # it was asked for when there was no time to
         try:
@@ -170,7 +200,7 @@ class Runner:
         job_id = running.row.id
         try:
             with running.scope:
-                await self._work(running)
+                await self._work_through(running)
         except* (JobFailed, PeerError, StoreError) as group:
             causes = sorted({str(exc) for exc in leaves(group)})
             await self.index.advance(job_id, JobEvent.BROKE, "; ".join(causes))
@@ -186,6 +216,28 @@ class Runner:
                 event = JobEvent.CANCELLED
             await self.index.advance(job_id, event)
 
+    async def _work_through(self, running: Running) -> None:
+        """Do the job's work; if it breaks for what passes, begin again after a pause.
+
+        That is what a restart of the manager would do, and what it would find is the same.
+        """
+        pause, begun = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), trio.current_time()
+        while True:
+            try:
+                await self._work(running)
+            except Exception as exc:
+                if not waiting_helps(exc):
+                    raise
+                if trio.current_time() - begun > SOUND_S:
+                    pause = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+                group = exc if isinstance(exc, ExceptionGroup) else ExceptionGroup("", [exc])
+                running.waits.begin(MACHINE, "; ".join(sorted({str(one) for one in leaves(group)})))
+                await trio.sleep(next(pause))
+                begun = trio.current_time()
+            else:
+                running.waits.end(MACHINE)
+                return
+
     async def _work(self, running: Running) -> None:
         row, config = running.row, tuned(running.base, running.tuning)
         async with AsyncExitStack() as stack:
@@ -193,19 +245,43 @@ class Runner:
             job_store = await stack.enter_async_context(store.open_store(self.file(row.id)))
             limit = config.options.max_assignments_per_shark
             ledger = stack.enter_context(self.ledgers.open(limit))
-            job = running.job = await self.make_job(
-                row, config, shards, job_store, ledger, self.metrics
+            look_up = partial(
+                validated_origin, job_store, shards.moray, running.shark, running.waits
             )
+            if not _is_whole(await job_store.origin()):
+                await unless(running.cancelled, look_up)
+                if running.cancelled.is_set():
+                    return  # nothing had begun
+            job = await self.make_job(
+                row,
+                config,
+                shards,
+                job_store,
+                ledger,
+                self.metrics,
+                waits=running.waits,
+                cancelled=running.cancelled,
+            )
+            stack.callback(setattr, running, "job", None)
+            running.job = job
             running.apply()
-            if running.row.wish is Wish.CANCEL:
-                job.cancel()
-            elif not await job_store.has_begun():
-                await _prepare(job, shards, strict=bool(row.params.get("strict")))
-                await self._take_over(job, row.params)
+            if not job.cancelled.is_set() and not await job_store.has_begun():
+                await job.unless_cancelled(partial(self._prepare, job, shards, row.params))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_measure, job, running.rates)
+                nursery.start_soon(_note_sound, running.waits)
                 await pipeline.run(job)
                 nursery.cancel_scope.cancel()
+
+    async def _prepare(self, job: Job, shards: "Shards", params: Mapping[str, Any]) -> None:
+        """See to what comes before a job looks for objects.
+
+        Raises:
+          JobFailed: something is amiss, and the job is to be strict.
+          StoreError: the file of a job that it retries cannot be read.
+        """
+        await _prepare(job, shards, strict=bool(params.get("strict")))
+        await self._take_over(job, params)
 
     async def _take_over(self, job: Job, params: Mapping[str, Any]) -> None:
         """Let a retry go on where the jobs before it stopped looking.
@@ -214,7 +290,7 @@ class Runner:
           StoreError: one of their files cannot be read.
         """
         if "scans" in params:
-            positions, shards = await trio.to_thread.run_sync(read_left, params, self.file)
+            positions, shards = await run_sync(Work.VIEWS, read_left, params, self.file)
             await job.store.take_over_scans(positions, shards if job.scans else ())
 
     async def make_job(
@@ -225,16 +301,23 @@ class Runner:
         job_store: store.JobStore,
         ledger: Ledger,
         metrics: ManagerMetrics,
+        *,
+        waits: Waits,
+        cancelled: trio.Event,
+        patience_s: float = math.inf,
     ) -> Job:
         """A job's parts put together.
+
+        What does not answer is waited for, `patience_s` seconds each.
 
         Raises:
           JobFailed: the evacuated shark is unknown.
           PeerError: the first shard does not answer.
           ConfigError: the agents' token cannot be read.
         """
-        token = await trio.to_thread.run_sync(read_token, config.agent_token_file)
-        origin = await validated_origin(job_store, shards.moray, row.params["from_shark"])
+        token = await _read_token(config.agent_token_file, waits, patience_s)
+        shark = row.params["from_shark"]
+        origin = await validated_origin(job_store, shards.moray, shark, waits, patience_s)
         threads = config.options.max_metadata_update_threads
         agents = Agents(self.http, config.agent_port, token, config.agent_dialects)
         return Job(
@@ -251,7 +334,10 @@ class Runner:
             scans=scans_shards(row.params),
             metrics=metrics,
             ledger=ledger,
-            updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
+            updaters=Updaters(threads, config.metadata_timeout, metrics.updaters, waits),
+            waits=waits,
+            cancelled=cancelled,
+            patience_s=patience_s,
             max_objects=row.params.get("max_objects"),
             evacuating=lambda: self._evacuating,
         )
@@ -262,6 +348,28 @@ async def _measure(job: Job, rates: Rates) -> None:
         status = await job.store.status()
         rates.add(trio.current_time(), status.settled, status.size(ObjectStatus.COMPLETE))
         await trio.sleep(SAMPLE_S)
+
+
+async def _note_sound(waits: Waits) -> None:
+    """What had broken a job is over once it has run for a while."""
+    await trio.sleep(SOUND_S)
+    waits.end(MACHINE)
+
+
+async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
+    """The agents' token; a file that is not there may be on its way.
+
+    Raises:
+      ConfigError: it cannot be read for `patience_s` seconds.
+    """
+
+    async def ask() -> str | None:
+        try:
+            return await run_sync(Work.OTHER, read_token, path)
+        except ConfigError as exc:
+            raise PeerUnreachable(str(exc)) from exc
+
+    return await patiently(ask, waits=waits, subject=TOKEN, bound_s=patience_s)
 
 
 @attrs.frozen
@@ -299,9 +407,9 @@ async def _prepare(job: Job, shards: Shards, *, strict: bool) -> None:
     """Record what the pre-flight finds.
 
     Raises:
-      JobFailed: storinfo lists no nodes, or something was found and the job is `strict`.
+      JobFailed: something was found and the job is `strict`.
     """
-    await job.fleet.ready()
+    await job.fleet.ready(job.waits)
     clones = shards.clones if job.scans else {}
     origin = job.action.origin.manta_storage_id
     findings = await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, clones)
@@ -337,21 +445,31 @@ async def is_known(config: ManagerConfig, name: str) -> bool:
     raise failure
 
 
+def _is_whole(origin: Shark | None) -> TypeGuard[Shark]:
+    """Whether all of the evacuated shark is known: its name is, from the request for the job."""
+    return origin is not None and bool(origin.datacenter)
+
+
 async def validated_origin(
-    job_store: store.JobStore, shards: Mapping[int, MorayClient], name: str
+    job_store: store.JobStore,
+    shards: Mapping[int, MorayClient],
+    name: str,
+    waits: Waits,
+    patience_s: float = math.inf,
 ) -> Shark:
     """The evacuated shark with its datacenter, from its heartbeat's record on the first shard.
 
     storinfo cannot tell: it does not list a node that takes no writes.
 
     Raises:
-      JobFailed: SharkNotFound; PeerError: the shard does not answer.
+      JobFailed: SharkNotFound; PeerError: the shard does not answer, or not what it should.
     """
     known = await job_store.origin()
-    if known is not None and known.datacenter:
+    if _is_whole(known):
         return known
-    find = partial(storage_records, shards[min(shards)], name)
-    records = await insistently(find, tries=TRIES, first_s=0.5, longest_s=15.0)
+    number = min(shards)
+    find = partial(storage_records, shards[number], name)
+    records = await patiently(find, waits=waits, subject=f"shard {number}", bound_s=patience_s)
     datacenters = {record.value.get("datacenter") for record in records}
     if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
         raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")

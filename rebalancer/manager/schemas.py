@@ -171,6 +171,7 @@ _JOB = {
     "scans": array(ref("Scan"), "How far the job has looked."),
     "rounds": array(ref("Round"), "The scans that it ended with."),
     "warnings": array(ref("Finding"), "What the pre-flight found."),
+    "waiting": array(ref("Wait"), "What it waits for now, and goes on by itself when it is there."),
     "created": _TIME,
     "started": _or_null(_TIME),
     "finished": _or_null(_TIME),
@@ -197,6 +198,13 @@ _ROUND = _shown(
     }
 )
 _FOUND = {"check": text(examples=["heartbeat", "clone", "room"]), "detail": text("For a person.")}
+_WAIT = _shown(
+    {
+        "for": text("What is waited for.", examples=["storinfo", "shard 2"]),
+        "since": _TIME,
+        "detail": text("Its last error, for a person."),
+    }
+)
 _STANDING = _shown(
     {
         "shark": text(),
@@ -231,6 +239,7 @@ _SUMMARY = _shown(
         "scans": array(ref("Scan")),
         "rounds": array(ref("Round")),
         "warnings": array(ref("Finding")),
+        "waiting": array(ref("Wait")),
         "destinations": array(
             _shown(
                 {
@@ -397,6 +406,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "Scan": _SCAN,
     "Round": _ROUND,
     "Finding": _shown(_FOUND),
+    "Wait": _WAIT,
     "Standing": _STANDING,
     "Deleted": _shown({"deleted": ref("JobId")}),
     "Ping": _shown({"ping": {"const": "pong"}, "version": text()}),

@@ -11,6 +11,7 @@ import trio
 
 from rebalancer.domain.pace import Pace, Patience
 from rebalancer.log import get_logger
+from rebalancer.waits import Waits
 
 log = get_logger()
 
@@ -19,15 +20,23 @@ class Updaters:
     """A limiter that keeps a pace.
 
     Mutable state: the limiter and the pace, in step; the patience with each shard.  `tell` is
-    called with the operator's limit and the one in force whenever either changes.
+    called with the operator's limit and the one in force whenever either changes; `waits` has the
+    shards that are waited for.
     """
 
-    def __init__(self, limit: int, patience_s: float, tell: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        patience_s: float,
+        tell: Callable[[int, int], None],
+        waits: Waits | None = None,
+    ) -> None:
         self._pace = Pace(limit)
         self._limiter = trio.CapacityLimiter(limit)
         self._patience_s = patience_s
         self._shards: defaultdict[int, Patience] = defaultdict(self.patience)
         self._tell = tell
+        self._waits = Waits() if waits is None else waits
         tell(limit, limit)
 
     @property
@@ -61,6 +70,7 @@ class Updaters:
     def answered(self, shard: int) -> None:
         """A shard is there, whatever it said."""
         self._shards[shard].on_success()
+        self._waits.end(f"shard {shard}")
 
     def succeeded(self, shard: int) -> None:
         """A shard has done what it was asked."""
@@ -68,16 +78,19 @@ class Updaters:
         self._pace.on_success()
         self._apply()
 
-    def failed(self, shard: int) -> None:
+    def failed(self, shard: int, detail: str) -> None:
         """A shard did not answer, or has not done what it was asked, for now."""
         self._shards[shard].on_failure(trio.current_time())
+        self._waits.begin(f"shard {shard}", detail)
 
     def overloaded(self, asked_at: float) -> None:
         """A shard has too much to do, as it answered to what was asked at `asked_at`."""
         at_work = self._limiter.borrowed_tokens
         self._pace.on_overload(asked_at=asked_at, now=trio.current_time(), at_work=at_work)
+        before = self.in_force
         self._apply()
-        log.warning("a shard is overloaded", limit=self.limit, in_force=self.in_force)
+        if self.in_force != before:
+            log.warning("a shard is overloaded", limit=self.limit, in_force=self.in_force)
 
     def is_given_up(self, shard: int) -> bool:
         """Whether a shard has done nothing it was asked for so long that it is not waited for."""

@@ -25,11 +25,15 @@ WINDOW_S = 600.0
 TABLE_S = 4 * 3600.0
 
 
+#: Any other statement may take this many seconds.
+STATEMENT_S = 60.0
+
+
 class Shard(Protocol):
     """Whatever runs statements on one shard: its database, or its Moray."""
 
     async def sql(
-        self, statement: str, values: Sequence[Any] = (), *, within_s: float = 60.0
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = STATEMENT_S
     ) -> list[dict[str, Any]]:
         """The rows of a one-line statement with parameters $1 and on, within so many seconds.
 

@@ -122,3 +122,15 @@ def test_what_does_not_fit_is_told_with_its_reason() -> None:
         "shard 2: away",
     ]
     assert what_does_not_fit({"fits": True, "skipped": skipped[1:], "failures": []}) == []
+
+
+def test_what_a_job_waits_for_is_noted() -> None:
+    """A line each: what, since when, and why."""
+    waiting = [
+        {"for": "storinfo", "since": "2026-11-25T12:03:00Z", "detail": "no answer"},
+        {"for": "shard 2", "since": "2026-11-25T12:04:00Z", "detail": "connection refused"},
+    ]
+    assert notes({"waiting": waiting}) == [
+        "waits for storinfo since 2026-11-25T12:03:00Z: no answer",
+        "waits for shard 2 since 2026-11-25T12:04:00Z: connection refused",
+    ]

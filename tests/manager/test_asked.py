@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rebalancer.daemon import Listen, listen
 from rebalancer.domain.states import AssignmentState, JobState, ObjectStatus
-from rebalancer.errors import PeerUnreachable
+from rebalancer.errors import PeerRefused
 from rebalancer.manager import pipeline
 from rebalancer.manager.job import Job
-from rebalancer.manager.stages import sources
 from rebalancer.metrics import metrics_app
 from rebalancer.peers import scan
-from rebalancer.retry import insistently
 from tests.manager.test_api import UUID, Rig, open_rig, rows
 from tests.process.regions import json_lines
 
@@ -168,12 +165,10 @@ async def test_what_breaks_discovery_is_the_error_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored and shown: the shard, and what it said."""
-    quickly = partial(insistently, tries=2, first_s=0.01, longest_s=0.01)
-    monkeypatch.setattr(sources, "_insistently", quickly)
 
     async def fail(*_args: object, **_more: object) -> None:
         await trio.lowlevel.checkpoint()
-        raise PeerUnreachable("1.moray.lab: connection closed by peer")
+        raise PeerRefused("1.moray.lab: relation manta does not exist")
 
     monkeypatch.setattr(scan, "window", fail)
     async with open_rig(tmp_path, objects=3) as rig:
@@ -181,7 +176,7 @@ async def test_what_breaks_discovery_is_the_error_of_the_job(
         view = await rig.reach(job_id, "Failed")
         (stored,) = rows(tmp_path / "db" / "rebalancer.sqlite", "SELECT state, error FROM jobs")
 
-    lost = "1.moray.lab: connection closed by peer"
+    lost = "1.moray.lab: relation manta does not exist"
     assert view["error"] == f"discovery on shard 1 did not finish: {lost}"
     assert stored == ("failed", view["error"])
 

@@ -64,7 +64,7 @@ async def run(job: Job, *, cancel_after_s: float) -> list[str]:
     ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
     sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
     moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
-    await job.fleet.ready()
+    await job.fleet.ready(job.waits)
     with trio.fail_after(100_000):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed, job, found_send)

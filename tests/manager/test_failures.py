@@ -100,23 +100,58 @@ async def test_an_error_of_a_scan_is_tried_again(
     assert on_the_shark(world) == set()
 
 
-@pytest.mark.row("CRIT-1", "CRIT-7", "L31")
+@pytest.mark.row("CRIT-1", "L31")
 @pytest.mark.parametrize("name", SCAN_ERRORS)
-async def test_an_error_of_a_scan_that_stays_is_the_jobs(
+async def test_an_error_of_a_scan_that_stays_is_waited_for(
     world: World, autojump_clock: object, name: str
 ) -> None:
-    """With its cause; what the other shards have is moved first."""
+    """Ten hours: what the other shards have is moved first, the cause is shown, then it goes on."""
     error = SCAN_ERRORS[name]
-    async with world.job() as job:
+    async with world.job() as job, trio.open_nursery() as nursery:
         broken = Failing(job.scanned[2], error, float("inf"))
-        with pytest.raises(JobFailed) as caught:
-            await pipeline.run(attrs.evolve(job, scanned={**job.scanned, 2: broken}))
+        job = attrs.evolve(job, scanned={**job.scanned, 2: broken})
+        nursery.start_soon(pipeline.run, job)
+        await trio.sleep(36_000)
         assert await counts(job.store) == {("complete", ""): 10}
-    assert "discovery on shard 2 did not finish" in str(caught.value)
-    assert str(error()) in str(caught.value)
+        (cause,) = job.waits.causes
+        assert (cause.subject, cause.detail) == ("the clone of shard 2", str(error()))
+        broken.left = 0
+    assert job.waits.causes == []
+    assert on_the_shark(world) == set()
 
 
-@pytest.mark.row("CRIT-1")
+async def test_a_shard_that_is_waited_for_takes_no_reader_from_the_others(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """One reader only: the shard that does not answer is the first."""
+    world = make_world(tmp_path / "w", [record(number) for number in range(1, 31)], shards=3)
+    world.options = attrs.evolve(world.options, max_md_read_threads=1)
+    async with world.job() as job, trio.open_nursery() as nursery:
+        broken = Failing(job.scanned[1], SCAN_ERRORS["refused"], float("inf"))
+        nursery.start_soon(pipeline.run, attrs.evolve(job, scanned={**job.scanned, 1: broken}))
+        await trio.sleep(3600)
+        assert await counts(job.store) == {("complete", ""): 20}
+        broken.left = 0
+    assert on_the_shark(world) == set()
+    world.close()
+
+
+async def test_a_job_that_waits_for_a_shard_can_be_cancelled(
+    world: World, autojump_clock: object
+) -> None:
+    """And comes to its end at once."""
+    async with world.job() as job, trio.open_nursery() as nursery:
+        broken = Failing(job.scanned[2], SCAN_ERRORS["refused"], float("inf"))
+        nursery.start_soon(pipeline.run, attrs.evolve(job, scanned={**job.scanned, 2: broken}))
+        await trio.sleep(3600)
+        job.cancel()
+        with trio.fail_after(60):
+            while nursery.child_tasks:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.1)
+        assert job.waits.causes == []
+
+
+@pytest.mark.row("CRIT-1", "CRIT-7")
 async def test_what_no_try_can_change_is_not_tried_again(
     world: World, autojump_clock: object
 ) -> None:
@@ -337,7 +372,7 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
     send, ready = trio.open_memory_channel[Ready](1)
     obj = read_object(record(1))
     async with world.job() as job, trio.open_nursery() as nursery:
-        await job.fleet.ready()
+        await job.fleet.ready(job.waits)
         nursery.start_soon(place, job, objects, send)
         new = FoundRecord(obj.object_id, "k", 1, "e", "{}", obj.size, obj)
         stored = await job.store.found([new], ScanPosition(1, "_id", 1, 2))

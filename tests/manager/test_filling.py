@@ -217,7 +217,7 @@ async def test_limits_that_change_hold_from_the_next_object_on(
         return {item.destination.manta_storage_id for item in made}
 
     async with world.job(evacuating=lambda: evacuating) as job, trio.open_nursery() as nursery:
-        await job.fleet.ready()
+        await job.fleet.ready(job.waits)
         nursery.start_soon(place, job, feed, ready_send)
 
         def change(**options: Any) -> None:
@@ -258,7 +258,7 @@ async def test_objects_wait_for_a_destination_that_is_busy(
     ready_send, ready = trio.open_memory_channel[Ready](100)
     _, silent = trio.open_memory_channel[Ready](0)
     async with world.job() as job, trio.open_nursery() as nursery:
-        await job.fleet.ready()
+        await job.fleet.ready(job.waits)
         nursery.start_soon(place, job, feed, ready_send)
         nursery.start_soon(placed, job, range(30), feed_send, silent)
         await trio.sleep(1000)

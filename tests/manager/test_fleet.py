@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from rebalancer.domain.objects import StorageNode
-from rebalancer.errors import JobFailed, PeerError, PeerUnreachable
-from rebalancer.manager.fleet import FIRST_TRIES, PERIOD_S, Fleet
+from rebalancer.errors import PeerError, PeerUnreachable
+from rebalancer.manager.fleet import PERIOD_S, Fleet
+from rebalancer.waits import Waits
 from tests.manager.world import NODES
 
 
@@ -46,18 +48,36 @@ async def test_a_bad_answer_keeps_the_last_good_list(autojump_clock: object) -> 
 
 @pytest.mark.row("DEF-10", "TEST-EVAC-4", "L4")
 @pytest.mark.parametrize("answer", [(), PeerUnreachable("gone")])
-async def test_a_job_waits_for_the_first_list_but_not_for_ever(
+async def test_a_job_waits_for_the_first_list_however_late_it_comes(
     autojump_clock: object, answer: tuple[()] | PeerError
 ) -> None:
-    """Some tries, then a clear cause; a list on the last try is enough."""
-    late = Fleet(Answers(*[answer] * (FIRST_TRIES - 1), NODES))
-    await late.ready()
-    assert late.nodes == NODES
+    """Whether storinfo is away or knows of no nodes: both pass, and both are told."""
+    waits, fleet = Waits(), Fleet(Answers(*[answer] * 1000, NODES))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.ready, waits)
+        await trio.sleep(3600)
+        (cause,) = waits.causes
+    assert cause.subject == "storinfo"
+    assert cause.detail == ("it lists no storage nodes" if answer == () else "gone")
+    assert fleet.nodes == NODES
+    assert waits.causes == []
 
-    never = Answers(answer)
-    with pytest.raises(JobFailed, match="nowhere to move objects to"):
-        await Fleet(never).ready()
-    assert never.asked == FIRST_TRIES
+
+async def test_a_plan_waits_for_the_first_list_for_its_time_only(autojump_clock: object) -> None:
+    """A person is waiting for it."""
+    ask = Answers(PeerUnreachable("gone"))
+    began = trio.current_time()
+    with pytest.raises(PeerUnreachable, match="gone"):
+        await Fleet(ask).ready(Waits(), 60.0)
+    assert 60 <= trio.current_time() - began < 60 + PERIOD_S
+
+
+async def test_a_storinfo_that_is_away_is_told_once_a_minute(autojump_clock: object) -> None:
+    """Not at every question."""
+    fleet = Fleet(Answers(PeerUnreachable("gone")))
+    with capture_logs() as lines, trio.move_on_after(599):
+        await fleet.poll()
+    assert 10 <= len(lines) <= 11
 
 
 async def test_the_age_of_the_list_is_known() -> None:

@@ -135,13 +135,12 @@ class Rewriter:
                 case Kind.PASSING | Kind.OVERLOADED:
                     if kind is Kind.OVERLOADED:
                         self.updaters.overloaded(asked_at)
-                    self.updaters.failed(self.shard)
+                    self.updaters.failed(self.shard, str(failure))
                     patience.on_failure(trio.current_time())
                     is_over = patience.is_over(trio.current_time())
                     if is_over or self.updaters.is_given_up(self.shard):
                         _give_up(group, failure)
                         continue
-                    log.warning("an update waits", shard=self.moray.name, error=str(failure))
                     await trio.sleep(next(waits))
                     groups.appendleft(group)
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -21,10 +22,8 @@ from rebalancer.manager.records import (
     ScanPosition,
 )
 from rebalancer.peers import scan
-from rebalancer.retry import insistently
+from rebalancer.retry import patiently
 
-#: A question that fails is asked again this often before its shard is given up.
-TRIES = 8
 #: Objects in one message to placement.
 CHUNK = 200
 
@@ -32,13 +31,12 @@ CHUNK = 200
 Sink = Callable[[ScanPosition, list[scan.FoundRow]], Awaitable[None]]
 
 log = get_logger()
-_insistently = partial(insistently, tries=TRIES, first_s=0.5, longest_s=15.0)
 
 
 async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
     """Send on every object of the job's source, each once, behind the stored positions.
 
-    A shard that does not answer is noted in `job.failures`; the others go on.
+    A shard that waiting cannot help is noted in `job.failures`; the others go on.
     """
     if job.listing is not None:
         await _look_up(job, job.listing, found)
@@ -74,8 +72,8 @@ async def scan_shards(
     """Hand the rows that mention the evacuated shark to `keep`, behind the stored positions.
 
     Round 0 is discovery, which looks at objects only; the others are final scans, which look
-    at directories too.  A shard that does not answer is noted in `job.failures`; the others
-    go on.
+    at directories too.  A shard that does not answer is waited for, one that waiting cannot help
+    is noted in `job.failures`; either way the others go on.
     """
     readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
     async with trio.open_nursery() as nursery:
@@ -91,17 +89,71 @@ async def _scan_shard(
     keep: Sink,
     scan_round: int,
 ) -> None:
-    async with readers:
-        try:
-            columns = await _insistently(partial(scan.id_columns, shard))
-            for column in columns:
-                await _scan_column(job, number, shard, columns, column, keep, scan_round)
-        except PeerError as exc:
-            # The other shards go on; the job fails when they are done.
-            log.error("scan given up", job=job.id, shard=number, error=str(exc))
-            job.failures.append(f"{phase(scan_round, number)} did not finish: {exc}")
-        else:
-            log.info("scan finished", job=job.id, shard=number, round=scan_round)
+    turn = _Turn(readers)
+    where = "shard" if job.moray.get(number) is shard else "the clone of shard"
+    patient = _Patient(job, shard, f"{where} {number}", turn.rest)
+    await turn.take()
+    try:
+        columns = await scan.id_columns(patient)
+        for column in columns:
+            await _scan_column(job, number, patient, columns, column, keep, scan_round)
+    except PeerError as exc:
+        # The other shards go on; the job fails when they are done.
+        log.error("scan given up", job=job.id, shard=number, error=str(exc))
+        job.failures.append(f"{phase(scan_round, number)} did not finish: {exc}")
+    else:
+        log.info("scan finished", job=job.id, shard=number, round=scan_round)
+    finally:
+        turn.give()
+
+
+@attrs.define(eq=False)
+class _Turn:
+    """One of the readers that may read at a time.
+
+    A shard that is waited for gives its turn away meanwhile: others may have an answer.  Mutable
+    state: whether it has its turn.
+    """
+
+    readers: trio.CapacityLimiter
+    _has_it: bool = False
+
+    async def take(self) -> None:
+        await self.readers.acquire_on_behalf_of(self)
+        self._has_it = True
+
+    def give(self) -> None:
+        if self._has_it:
+            self._has_it = False
+            self.readers.release_on_behalf_of(self)
+
+    async def rest(self, pause_s: float) -> None:
+        self.give()
+        await trio.sleep(pause_s)
+        await self.take()
+
+
+@attrs.frozen
+class _Patient:
+    """A shard that is asked again for as long as the job waits for it, whatever it is asked."""
+
+    job: Job
+    shard: scan.Shard
+    #: What the job waits for, in words.
+    subject: str
+    rest: Callable[[float], Awaitable[None]] = trio.sleep
+
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
+    ) -> list[dict[str, Any]]:
+        """The rows of a statement, as `scan.Shard` has it."""
+        return await patiently(
+            partial(self.shard.sql, statement, values, within_s=within_s),
+            waits=self.job.waits,
+            subject=self.subject,
+            bound_s=self.job.patience_s,
+            rest=self.rest,
+        )
 
 
 async def _scan_column(
@@ -115,7 +167,7 @@ async def _scan_column(
 ) -> None:
     begun = await job.store.scan_position(number, column, scan_round)
     if begun is None:
-        until = await _insistently(partial(scan.last_id, shard, column))
+        until = await scan.last_id(shard, column)
         begun = ScanPosition(number, column, 0, until, scan_round)
     window = await _window_behind(begun, job, shard, columns)
     while window is not None and not job.has_enough:
@@ -145,9 +197,9 @@ async def _window_behind(
         return None
     end = min(done.position + job.config.options.md_read_chunk_size, done.until)
     shark = job.action.origin.manta_storage_id
-    ask = partial(scan.window, shard, columns, done.column, done.position, end, shark)
+    span = columns, done.column, done.position, end
     with job.metrics.timed("scan"):
-        rows = await _insistently(partial(ask, directories=done.round > 0))
+        rows = await scan.window(shard, *span, shark, directories=done.round > 0)
     return _Window(attrs.evolve(done, position=end), rows)
 
 
@@ -181,15 +233,18 @@ def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[
 
 async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Found]) -> None:
     run = job.store.database.run
+    insist = partial(
+        patiently, waits=job.waits, subject="the list of objects", bound_s=job.patience_s
+    )
     for part in listing.parts:
         begun = await job.store.scan_position(NO_SHARD, part)
         if begun is None:
-            until = await run(listing.until, part)
+            until = await insist(partial(run, listing.until, part))
             begun = ScanPosition(NO_SHARD, part, 0, until)
             # An empty part has an end too, and the job's end asks for it.
             await job.store.found([], begun)
         while begun.position < begun.until and not job.has_enough:
-            end, listed = await run(listing.page, part, begun.position)
+            end, listed = await insist(partial(run, listing.page, part, begun.position))
             begun = attrs.evolve(begun, position=end if listed else begun.until)
             try:
                 read = await _read_anew(job, listed)
@@ -254,8 +309,8 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
             continue
         # Of records of one object the first counts, and that must not depend on the shard's mood.
         places = {one.key: one for one in reversed(members)}
-        ask = partial(scan.rows_of, job.moray[number], list(places))
-        by_key = {row.key: row for row in await _insistently(ask)}
+        shard = _Patient(job, job.moray[number], f"shard {number}")
+        by_key = {row.key: row for row in await scan.rows_of(shard, list(places))}
         for key, one in reversed(places.items()):
             if (row := by_key.get(key)) is None:
                 continue
