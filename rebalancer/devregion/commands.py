@@ -38,12 +38,17 @@ def create(folder: Path, objects: int, seed: int) -> None:
 
 @region.command()
 @_FOLDER
-def serve(folder: Path) -> None:
+@click.option("--part", "parts", multiple=True, help="Run this one only; may be repeated.")
+def serve(folder: Path, parts: tuple[str, ...]) -> None:
     """Run the servers of the region in FOLDER until SIGTERM or Ctrl-C."""
     from rebalancer.devregion import servers
 
     log.configure("rebalancer-region", "info")
-    trio.run(servers.serve, _load(folder))
+    layout = _load(folder)
+    if unknown := set(parts) - set(servers.parts(layout)):
+        known = ", ".join(servers.parts(layout))
+        raise click.ClickException(f"no part {', '.join(sorted(unknown))}; there are {known}")
+    trio.run(servers.serve, layout, parts)
 
 
 @region.command()
@@ -57,6 +62,22 @@ def audit(folder: Path, job_file: Path) -> None:
     report = check(_load(folder), job_file)
     Console().print(audit_table(report))
     sys.exit(0 if report.ok else 1)
+
+
+@region.command()
+@click.option("--seed", default=1, show_default=True, help="The first; each run has the next.")
+@click.option("--minutes", default=2.0, show_default=True, help="Runs begin for so long.")
+@click.option("--runs", type=click.IntRange(min=1), help="So many runs, however long they take.")
+@click.option(
+    "--at-a-time", type=click.IntRange(1, 32), default=1, show_default=True, help="Runs at once."
+)
+@click.option("--mounts", is_flag=True, help="Mount small disks, to fill them; needs root.")
+def chaos(seed: int, minutes: float, runs: int | None, at_a_time: int, mounts: bool) -> None:
+    """Evacuate nodes of small regions under faults, and check every object of each."""
+    from rebalancer.devregion.chaos.campaign import Wishes, campaign
+
+    wishes = Wishes(seed, minutes, runs, at_a_time, mounts)
+    sys.exit(0 if trio.run(campaign, Console(), wishes) else 1)
 
 
 @click.command()

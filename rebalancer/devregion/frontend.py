@@ -26,7 +26,7 @@ LATE, LATE_EVERY_S = 4, 0.1
 _LOOK_S = 0.01
 
 
-async def leak(layout: Layout) -> None:
+async def leak(layout: Layout, patience_s: float = PATIENCE_S) -> None:
     """Put some records back, commit some late objects, leave an upload open in each shard.
 
     Not to be cancelled, like `change_objects`; it can go on at the same time.
@@ -42,7 +42,9 @@ async def leak(layout: Layout) -> None:
             open_moray(names, layout.hosts, connections=2) as shards,
             trio.open_nursery() as nursery,
         ):
-            front_end = _FrontEnd(layout, shards, journal, random.Random(layout.seed + 1))
+            front_end = _FrontEnd(
+                layout, shards, journal, random.Random(layout.seed + 1), patience_s
+            )
             template = victims[0].value
             for number in layout.shards:
                 await front_end.open_upload(number, template)
@@ -68,16 +70,17 @@ class _FrontEnd:
     shards: Mapping[int, MorayClient]
     journal: Journal
     rng: random.Random
+    patience_s: float
 
     async def put_back(self, victim: Victim, moved: trio.Event) -> None:
         """Change an object's headers, with its record as it was read before the job came to it."""
         value = {**victim.value, "headers": {"m-stale": str(self.rng.random())}}
         try:
-            with trio.fail_after(PATIENCE_S):
+            with trio.fail_after(self.patience_s):
                 while (await self._read(victim)).value == victim.value:  # noqa: ASYNC110
                     await trio.sleep(_LOOK_S)
         except trio.TooSlowError as exc:
-            raise PeerRefused(f"{victim.key} was not moved in {PATIENCE_S} s") from exc
+            raise PeerRefused(f"{victim.key} was not moved in {self.patience_s} s") from exc
         moved.set()
         etag = None
         while etag is None:

@@ -22,6 +22,7 @@ from rebalancer.devregion.layout import (
     Node,
 )
 from rebalancer.devregion.processes import Process
+from rebalancer.devregion.servers import parts
 
 
 @attrs.frozen
@@ -72,19 +73,28 @@ def make_region(
     *,
     manager_options: Mapping[str, Any] | None = None,
     agent_server: Mapping[str, int] | None = None,
+    agent_hosts: Mapping[str, str] | None = None,
+    agent_storage: Mapping[str, int] | None = None,
 ) -> Region:
     """Write the configurations of all programs; nothing is started.
 
-    `manager_options` are keys of the manager's file, `agent_server` of the agents' `[server]`.
+    `manager_options` are keys of the manager's file, `agent_server` of the agents' `[server]`,
+    `agent_storage` of their `[storage]`; `agent_hosts` is their `hosts` table instead of the
+    region's.
     """
     (layout.folder / "etc").mkdir(parents=True, exist_ok=True)
     manager_file = layout.folder / "etc" / "manager.json"
     manager_file.write_text(json.dumps(_manager_config(layout, manager_options or {}), indent=2))
+    tables: dict[str, Mapping[str, Any]] = {
+        "server": agent_server or {},
+        "storage": agent_storage or {},
+        "hosts": layout.hosts if agent_hosts is None else agent_hosts,
+    }
     agents = {}
     for node in layout.nodes:
         name = node.manta_storage_id
         file = layout.folder / "etc" / f"agent-{name}.toml"
-        file.write_text(_agent_config(layout, node, agent_server or {}))
+        file.write_text(_agent_config(layout, node, tables))
         agents[name] = _process(layout, f"agent-{name}", "agent", "-c", str(file))
     return Region(
         layout,
@@ -92,6 +102,15 @@ def make_region(
         agents,
         _process(layout, "manager", "manager", "-c", str(manager_file)),
     )
+
+
+def server_parts(layout: Layout) -> dict[str, Process]:
+    """The servers as a process each, by the names of `servers.parts`; nothing is started."""
+    folder = str(layout.folder)
+    return {
+        part: _process(layout, part, "region", "serve", folder, "--part", part)
+        for part in parts(layout)
+    }
 
 
 def _process(layout: Layout, name: str, *args: str) -> Process:
@@ -115,14 +134,14 @@ def _manager_config(layout: Layout, options: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _agent_config(layout: Layout, node: Node, server: Mapping[str, int]) -> str:
-    tables: dict[str, dict[str, Any]] = {
+def _agent_config(layout: Layout, node: Node, changes: Mapping[str, Mapping[str, Any]]) -> str:
+    tables: dict[str, Mapping[str, Any]] = {
         "server": {
             "host": node.address,
             "port": AGENT_PORT,
             "workers": 2,
             "workers_per_assignment": 4,
-            **server,
+            **changes["server"],
         },
         "metrics": {
             "host": node.address,
@@ -134,9 +153,10 @@ def _agent_config(layout: Layout, node: Node, server: Mapping[str, int]) -> str:
             "manta_root": str(layout.manta_root(node.manta_storage_id)),
             "state_dir": str(layout.agent_state(node.manta_storage_id)),
             "reserve_mb": 64,
+            **changes["storage"],
         },
         "source": {"port": SOURCE_PORT, "connect_timeout": 2, "retries": 1},
-        "hosts": layout.hosts,
+        "hosts": changes["hosts"],
     }
     return to_toml(tables)
 

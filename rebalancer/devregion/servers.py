@@ -1,7 +1,10 @@
-"""The servers of a region in one process: Moray shards, storinfo, the nodes' HTTP servers."""
+"""The servers of a region: Moray shards, storinfo, the nodes' HTTP servers.
+
+All are one process, or each part is one of its own, so that it can be killed alone.
+"""
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,19 +29,26 @@ from rebalancer.log import get_logger
 log = get_logger()
 
 
-async def serve(layout: Layout) -> None:
-    """Serve until SIGTERM or SIGINT.
+def parts(layout: Layout) -> tuple[str, ...]:
+    """The names of the parts that `serve` can serve alone: each shard, storinfo, all nodes."""
+    return (*(f"moray-{number}" for number in layout.shards), "storinfo", "nodes")
+
+
+async def serve(layout: Layout, only: Collection[str] = ()) -> None:
+    """Serve all parts, or those named in `only`, until SIGTERM or SIGINT.
 
     Raises:
       MorayDied: a client did what would have killed a real Moray.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with _clones(layout), trio.open_nursery() as nursery:
-            for number in layout.shards:
+        chosen = frozenset(only or parts(layout))
+        shards = [number for number in layout.shards if f"moray-{number}" in chosen]
+        async with _clones(layout, shards), trio.open_nursery() as nursery:
+            for number in shards:
                 store = ShardStore(layout.shard_file(number))
                 address = layout.moray_address(number)
                 await nursery.start(serve_shard, store, address, MORAY_PORT)
-            for node in layout.nodes:
+            for node in layout.nodes if "nodes" in chosen else ():
                 name = node.manta_storage_id
                 await nursery.start(
                     partial(
@@ -49,20 +59,21 @@ async def serve(layout: Layout) -> None:
                         access_log=access_log(layout, name),
                     )
                 )
-            storinfo = Listen(layout.storinfo_address, STORINFO_PORT)
-            app = make_storinfo_app(lambda: listing(layout))
-            await listen(nursery, app, storinfo, trio.Event())
-            log.info("listening", shards=len(layout.shards), nodes=len(layout.nodes))
+            if "storinfo" in chosen:
+                storinfo = Listen(layout.storinfo_address, STORINFO_PORT)
+                app = make_storinfo_app(lambda: listing(layout))
+                await listen(nursery, app, storinfo, trio.Event())
+            log.info("listening", parts=sorted(chosen))
             await anext(signals)
             nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def _clones(layout: Layout) -> AsyncIterator[None]:
+async def _clones(layout: Layout, shards: Iterable[int]) -> AsyncIterator[None]:
     """A PostgreSQL for each shard, if the region has them, with what the shard holds now."""
 
     def start(stack: ExitStack) -> None:
-        for number in layout.shards:
+        for number in shards:
             server = postgres.running(layout.moray_address(number), POSTGRES_PORT)
             cluster = stack.enter_context(server)
             postgres.clone_shard(cluster, layout.shard_file(number))

@@ -1,0 +1,1 @@
+"""Evacuations under faults: schedules of kills, cuts and full disks, each decided by its seed."""
