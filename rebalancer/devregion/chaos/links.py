@@ -46,9 +46,9 @@ class Whole:
 class Link:
     """One link, from an address of its own to the server behind it.
 
-    What comes through is always `late_s` late.  Of a `framed` one, whole messages alone go to the server: a real Moray dies of a part, and a
-    cut of ours is not the client's fault.  Mutable state: how it is disturbed, its connections,
-    and how many clients closed within a message.
+    What comes through is always `late_s` late.  Of a `framed` link, whole messages alone go to
+    the server: a real Moray dies of a part, and a cut of ours is not the client's fault.  Mutable
+    state: how it is disturbed, its connections, and how many clients closed within a message.
     """
 
     name: str

@@ -130,6 +130,8 @@ def _fault(rng: random.Random, at: float, *, users: bool) -> Fault:
         return Fault(at, kind, (), lasts)
     if kind in (FaultKind.FILES, FaultKind.DISK, FaultKind.SECOND):
         target = rng.choice(("manager", rng.choice(AGENTS)))
+        if users and kind is FaultKind.DISK:
+            target = "manager"  # users' own files need room on the nodes
         return Fault(at, kind, (target,), 0.0 if kind is FaultKind.SECOND else lasts)
     if rng.randrange(5) == 0 and kind is not FaultKind.RESTART:
         return Fault(at, kind, (rng.choice(FETCHERS),), lasts)
