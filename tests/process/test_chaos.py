@@ -30,7 +30,7 @@ def named_copy(layout: Layout) -> Path | None:
                     known = [s["manta_storage_id"] for s in json.loads(old[key])["sharks"]]
                     names = [s["manta_storage_id"] for s in now["sharks"]]
                     (new,) = [name for name in names if name not in known]
-                    return layout.manta_root(new) / now["creator"] / now["objectId"]
+                    return layout.manta_root(new) / f"{now['creator']}/{now['objectId']}"
     return None
 
 
