@@ -17,7 +17,7 @@ import attrs
 
 from rebalancer.devregion.checks import TITLES, Audit, Check
 from rebalancer.devregion.contents import md5
-from rebalancer.devregion.expectations import EXPECTED, Kind
+from rebalancer.devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer.devregion.layout import Layout
 from rebalancer.devregion.writer import REPLACING, Change, Changed, read_journal
 from rebalancer.domain.again import FOUND_TOO_LATE
@@ -43,12 +43,13 @@ class _Pair:
     is_late: bool = False
 
 
-def audit(layout: Layout, job_file: Path) -> Audit:
+def audit(layout: Layout, job_file: Path, *, disturbed: bool = False) -> Audit:
     """Check everything.  Blocking; reads only.
 
     The files of all nodes are read once; their digests are all that is kept of them.
+    `disturbed`: the nodes' HTTP servers did not always answer.
     """
-    return _Auditor(layout, job_file).run()
+    return _Auditor(layout, job_file, disturbed=disturbed).run()
 
 
 class _Auditor:
@@ -58,8 +59,9 @@ class _Auditor:
     left for.
     """
 
-    def __init__(self, layout: Layout, job_file: Path) -> None:
+    def __init__(self, layout: Layout, job_file: Path, *, disturbed: bool) -> None:
         self._layout = layout
+        self._disturbed = disturbed
         self._job_file = job_file
         self._checks = {number: Check(number) for number in TITLES}
         self._last_look = 0.0
@@ -256,7 +258,12 @@ class _Auditor:
                 check.that(found in REPLACED, f"{kind} {object_id}: replaced by a user, is {found}")
                 expected_ids |= {object_id} & rows.keys()
                 continue
-            check.that(found == wanted, f"{kind} {object_id}: is {found}, expected {wanted}")
+            holds = accepts(
+                outcome,
+                None if found is None else Outcome(*found),
+                disturbed=self._disturbed,
+            )
+            check.that(holds, f"{kind} {object_id}: is {found}, expected {wanted}")
             if outcome is not None:
                 expected_ids.add(object_id)
         check.that(rows.keys() == expected_ids, "the job has rows of objects it should not have")

@@ -83,3 +83,19 @@ EXPECTED: Mapping[Kind, Outcome | None] = {
     Kind.DIRECTORY: None,
     Kind.ELSEWHERE: None,
 }
+
+#: Why an object that no source has may be skipped where sources are disturbed as well: its last
+#: try may have met a source that did not answer.
+NOWHERE = frozenset(
+    ("{http_status_code:404}", "source_is_evac_shark", "source_other_error", "network_error")
+)
+
+
+def accepts(outcome: Outcome | None, found: Outcome | None, *, disturbed: bool) -> bool:
+    """Whether an object that should end as `outcome` may be `found` so.
+
+    `disturbed`: sources did not always answer.
+    """
+    if not disturbed or outcome is None or found is None or outcome.status != "skipped":
+        return found == outcome
+    return found.status == outcome.status and {found.reason, outcome.reason} <= NOWHERE

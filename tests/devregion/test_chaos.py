@@ -28,6 +28,7 @@ from rebalancer.devregion.chaos.schedule import (
     make_schedule,
 )
 from rebalancer.devregion.contents import object_bytes, write, write_file
+from rebalancer.devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer.devregion.layout import Layout
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.records import NewAssignment, ScanPosition
@@ -135,6 +136,38 @@ async def test_a_link_is_cut_silent_refusing_and_whole_again(nursery: trio.Nurse
             assert await again.receive_some() == b"c"
             for one in (stream, refused, again):
                 await one.aclose()
+
+
+# --- what a run expects ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "verdict"),
+    [
+        ("skipped", "{http_status_code:404}", True),
+        ("skipped", "network_error", True),  # the source was away at the last try
+        ("skipped", "destination_unreachable", False),  # agents are waited for
+        ("error", "network_error", False),
+        ("complete", "", False),
+    ],
+)
+def test_an_object_that_lies_nowhere_may_be_skipped_for_its_sources_only(
+    status: str, reason: str, verdict: bool
+) -> None:
+    """Where sources are disturbed, any word for a source that has it not will do."""
+    wanted = EXPECTED[Kind.ZERO_BYTE_WITH_SHARKS]
+    assert verdict is accepts(wanted, Outcome(status, reason), disturbed=True)
+    assert (reason == "{http_status_code:404}") is accepts(
+        wanted, Outcome(status, reason), disturbed=False
+    )
+
+
+def test_an_object_that_can_be_copied_must_be_complete_whatever_happens() -> None:
+    """No disturbance is a reason to skip it, or to take up what is not the job's business."""
+    skipped = Outcome("skipped", "network_error")
+    assert not accepts(EXPECTED[Kind.ORDINARY], skipped, disturbed=True)
+    assert not accepts(EXPECTED[Kind.ELSEWHERE], skipped, disturbed=True)
+    assert accepts(EXPECTED[Kind.ELSEWHERE], None, disturbed=True)
 
 
 # --- the monitor -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,8 @@ class _Chaos:
             self._check(not seen, f"{seen} connections to Moray ended within a message")
             await self._stop()
         if self.result.end == "Complete":
-            report = await trio.to_thread.run_sync(audit, self.layout, self._job_file)
+            look = partial(audit, self.layout, self._job_file, disturbed=True)
+            report = await trio.to_thread.run_sync(look)
             self.result.records = report.checks[1].checked
             for check in report.checks:
                 offenders = "; ".join(check.offenders)
