@@ -39,7 +39,7 @@ class Conflict(RequestError):
     status = 409
 
 
-class TooLarge(RequestError):
+class TooLarge(BadRequest):
     """More at once than is taken."""
 
     status = 413

@@ -20,9 +20,10 @@ resumed.  `GET /jobs/{job_id}/summary` is for watching it, `GET /jobs/{job_id}/o
 into it, `GET /jobs/{job_id}/report` for keeping.
 
 **Errors** are plain text, as they always were.  A client whose `Accept` begins with
-`application/json` gets `{"message": ...}` instead.  A job that does not exist is a 400 here, not
-a 404; a 404 means that the path is none of this API's.  A method that a path does not have is a
-405 whose `Allow` names those it has.  `HEAD` and `OPTIONS` work wherever they make sense.
+`application/json` gets `{"message": ..., "request_id": ...}` instead.  A job that does not exist
+is a 400 here, not a 404; a 404 means that the path is none of this API's.  A method that a path
+does not have is a 405 whose `Allow` names those it has.  `HEAD` and `OPTIONS` work wherever they
+make sense.
 
 **Clients should ignore fields that they do not know.**  This document tells what this version
 shows; later ones may show more.

@@ -411,5 +411,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "Deleted": _shown({"deleted": ref("JobId")}),
     "Ping": _shown({"ping": {"const": "pong"}, "version": text()}),
     "Status": _STATUS,
-    "Message": _shown({"message": text("For a person.")}),
+    "Message": _shown(
+        {"message": text("For a person."), "request_id": text("As in the head.", format="uuid")}
+    ),
 }

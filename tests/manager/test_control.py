@@ -19,14 +19,17 @@ SMALL = Options(max_tasks_per_assignment=2, md_read_chunk_size=3)
 
 
 async def ask(rig: Rig, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Status and parsed answer, or its text where it is no JSON."""
+    """Status and parsed answer, without an error's own id; or its text where it is no JSON."""
     headers = {"accept": "application/json"}
     reply = await rig.client.open(path, method=method, json=body, headers=headers)
     text = await reply.get_data(as_text=True)
     try:
-        return reply.status_code, json.loads(text)
+        told = json.loads(text)
     except ValueError:
         return reply.status_code, text
+    if reply.status_code >= 400:
+        assert told.pop("request_id")
+    return reply.status_code, told
 
 
 async def control(rig: Rig, job_id: str, action: str) -> tuple[int, Any]:

@@ -160,7 +160,7 @@ def test_a_bad_request_gets_its_answer(answers: Answers, one: Asked) -> None:
     kind = "application/json" if one in AGENT else "text/plain"
     assert reply.headers["content-type"].startswith(kind)
     if one in AGENT:
-        assert list(reply.json()) == ["message"]
+        assert list(reply.json()) == ["message", "request_id"]
 
 
 @pytest.mark.row("DEF-13", "A1", "A3")
