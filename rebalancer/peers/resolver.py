@@ -54,12 +54,50 @@ def best(
     shunned only if all are.  `rng` decides between equals, or all clients would choose alike.
     """
 
-    def rank(target: Target) -> tuple[bool, int, float, float]:
-        # A weight of 0 means hardly ever, if others have more.
-        load = (used.get(target.endpoint, 0) + 1) / max(target.weight, 0.01)
-        return target.endpoint in shunned, target.priority, load, rng.random()
+    return min(
+        targets,
+        key=lambda target: (
+            *_rank(target, used.get(target.endpoint, 0) + 1, shunned),
+            rng.random(),
+        ),
+    )
 
-    return min(targets, key=rank)
+
+def crowded(
+    targets: Collection[Target], used: Mapping[Endpoint, int], shunned: Collection[Endpoint]
+) -> tuple[Target, Endpoint] | None:
+    """The target of a connection that would be better there, and the server that it should leave.
+
+    None if the connections are spread as well as can be.
+    """
+    listed = {target.endpoint: target for target in targets}
+    strayed = [where for where, count in used.items() if count and where not in listed]
+    there = [where for where, count in used.items() if count and where in listed]
+    if not targets or not (strayed or there):
+        return None
+
+    def after_one_more(target: Target) -> tuple[bool, int, float]:
+        return _rank(target, used.get(target.endpoint, 0) + 1, shunned)
+
+    def as_it_is(where: Endpoint) -> tuple[bool, int, float]:
+        return _rank(listed[where], used[where], shunned)
+
+    better = min(targets, key=after_one_more)
+    if better.endpoint in shunned:
+        return None
+    if strayed:
+        return better, strayed[0]
+    worst = max(there, key=as_it_is)
+    return (better, worst) if after_one_more(better) < as_it_is(worst) else None
+
+
+def _rank(
+    target: Target, connections: int, shunned: Collection[Endpoint]
+) -> tuple[bool, int, float]:
+    """How good a target is with so many connections; the least is the best."""
+    # A weight of 0 means hardly ever, if others have more.
+    load = connections / max(target.weight, 0.01)
+    return target.endpoint in shunned, target.priority, load
 
 
 class Cache(Generic[T]):

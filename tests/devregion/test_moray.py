@@ -21,7 +21,7 @@ from rebalancer.devregion.moray.server import MorayDied, ShardServer
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.crc import record_etag
-from rebalancer.peers.moray.fast import Message, Status
+from rebalancer.peers.moray.fast import Message
 from tests.devregion.shards import Refused, Shard, a_shard, converse, ended, listen, request
 
 NO_CACHE = {"noCache": True}
@@ -523,24 +523,44 @@ async def test_what_kills_a_real_moray_kills_this_one(data: bytes, tmp_path: Pat
     store.close()
 
 
-async def test_half_a_message_and_fin_kills_but_a_reset_does_not(tmp_path: Path) -> None:
-    """The trap that the client must avoid."""
+@pytest.mark.parametrize("resets", [False, True], ids=["FIN", "RST"])
+@pytest.mark.parametrize("is_busy", [False, True], ids=["read", "unread"])
+async def test_the_end_within_a_message_kills(resets: bool, is_busy: bool, tmp_path: Path) -> None:
+    """The trap that the client must avoid; a reset is one too while the part is unread."""
     store = ShardStore(tmp_path / "1.sqlite")
-    half = request("version", {})[:20]
-    with trio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
+    server = ShardServer(store)
+    with trio.fail_after(10), pytest.raises(BaseExceptionGroup) as caught:
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(ShardServer(store).serve, "127.0.0.1", 0)
+            address = await nursery.start(server.serve, "127.0.0.1", 0)
+            if is_busy:
+                server.be_busy()
             stream = await trio.open_tcp_stream(*address)
-            await stream.send_all(half)
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.send_all(request("version", {})[:20])
+            if resets:
+                abort_on_close(stream)
             await stream.aclose()
-            assert (await converse(address, request("version", {})))[-1].status is Status.END
-            stream = await trio.open_tcp_stream(*address)
-            await stream.send_all(half)
-            await stream.aclose()
+            server.be_free()
             await trio.sleep_forever()
     assert caught.group_contains(MorayDied)
     store.close()
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["FIN", "RST"])
+async def test_the_end_after_a_whole_message_does_not_kill(resets: bool, tmp_path: Path) -> None:
+    """Also of one that the server had not read when the end came."""
+    async with a_shard(tmp_path) as shard:
+        shard.server.be_busy()
+        stream = await trio.open_tcp_stream(*shard.address)
+        await stream.send_all(request("putObject", "manta", "/x", {"n": 1}, {}))
+        if resets:
+            abort_on_close(stream)
+        await stream.aclose()
+        shard.server.be_free()
+        assert await shard.call("version", {}) == [{"version": 2}]
+
+
+def abort_on_close(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def test_an_id_in_flight_costs_the_connection(tmp_path: Path) -> None:

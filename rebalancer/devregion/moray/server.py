@@ -6,6 +6,7 @@ ends the region: that is a finding about the client, not something to be tolerat
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any
@@ -25,6 +26,8 @@ log = get_logger()
 
 #: Requests of one connection at a time; further ones wait in its socket.
 PIPELINE = 64
+#: What is left of a connection that was reset can be read at once.
+REST_S = 0.2
 
 Hook = Callable[[str, list[Any]], Awaitable[None]]
 
@@ -66,8 +69,9 @@ class _Client:
 class ShardServer:
     """One shard's server.
 
-    Mutable state: what it is asked to do by tests (`before_reply`, `faults`, `delay_end_s`), the
-    updates running now and the most that ever ran at once, who listens to notifications.
+    Mutable state: what it is asked to do by tests (`before_reply`, `faults`, `delay_end_s`, whether
+    it is too busy to read), the updates running now and the most that ever ran at once, who listens
+    to notifications.
     """
 
     store: ShardStore
@@ -81,6 +85,7 @@ class ShardServer:
     #: What a client did that costs a real server no more than the connection.
     offences: list[str] = attrs.field(factory=list)
     _storing: trio.Lock = attrs.field(factory=trio.Lock)
+    _busy: trio.Event | None = None
     _clients: "count[int]" = attrs.field(factory=lambda: count(1))
     _listeners: dict[str, trio.Event] = attrs.field(factory=dict)
 
@@ -99,12 +104,26 @@ class ShardServer:
         task_status.started(listener.socket.getsockname()[:2])
         await trio.serve_listeners(self._connection, [listener])
 
+    def be_busy(self) -> None:
+        """Read no more than at most a piece of each connection, until `be_free`.
+
+        A real server is one thread, which reads nothing while it works on a large message.
+        """
+        self._busy = trio.Event()
+
+    def be_free(self) -> None:
+        """Go on reading."""
+        if self._busy is not None:
+            self._busy.set()
+
     async def _connection(self, stream: trio.abc.Stream) -> None:
         # Our own stream wrapper sets TCP_NODELAY; the delay of END is imitated on demand only.
         decoder, client = fast.Decoder(), _Client(stream, next(self._clients))
         try:
             async with trio.open_nursery() as nursery:
                 while data := await stream.receive_some(64 << 10):
+                    if self._busy is not None:
+                        await self._busy.wait()
                     for message in self._decode(decoder, bytes(data)):
                         if message.status is Status.ERROR:
                             continue  # an old way to cancel, which is ignored
@@ -118,7 +137,23 @@ class ShardServer:
                 if not decoder.is_between_messages:
                     raise _death("the client closed within a message")
         except* (trio.BrokenResourceError, ConnectionError):
-            pass  # a reset, even within a message, is harmless
+            await self._after_reset(stream, decoder)
+
+    async def _after_reset(self, stream: trio.abc.Stream, decoder: fast.Decoder) -> None:
+        """Look whether a connection was reset within a message.
+
+        A real server survives that if it has read the part already, and dies if it still holds it.
+        Which of them it is depends on luck, so that a client may do neither.
+
+        Raises:
+          MorayDied: it was.
+        """
+        with suppress(trio.BrokenResourceError), trio.move_on_after(REST_S):
+            # What came before the reset may not have been read yet.
+            while data := await stream.receive_some(64 << 10):
+                self._decode(decoder, bytes(data))
+        if not decoder.is_between_messages:
+            raise _death("the client reset the connection within a message")
 
     def _offended(self, what: str) -> None:
         log.error("a client lost its connection", cause=what)

@@ -20,11 +20,14 @@ from rebalancer.manager.stages.rewrite import (
     as_discovered,
 )
 
-#: A batch holds records of one assignment and shard, but not more bytes or records than this: a
-#: put of 1 MiB takes a real server 0.2 s, as a batch of 200 does, and meanwhile it serves nobody
-#: else.
-MAX_BATCH_BYTES = 1 << 20
+#: A batch holds records of one assignment and shard, but not more bytes or records than this.  So
+#: many bytes fit into a socket's buffers whole, so that the death of this process does not cut
+#: the message, which would end the server; only a single record can be larger.  A batch of 200
+#: keeps a real server busy for 0.2 s, in which it serves nobody else.
+MAX_BATCH_BYTES = 64 << 10
 MAX_BATCH_RECORDS = 100
+#: What a put has beside its key and record: braces, names, etag, and the new shark's name.
+_PUT_BYTES = 200
 
 log = get_logger()
 
@@ -83,7 +86,7 @@ def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
     size = 0
     # Two batches that lock the same keys in other orders deadlock.
     for record in sorted(records, key=lambda record: record.key):
-        length = _bytes_of(record.text)
+        length = _bytes_of(record.text) + _bytes_of(record.key) + _PUT_BYTES
         is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
         if chunk and is_full:
             yield chunk

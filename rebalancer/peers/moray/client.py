@@ -150,7 +150,7 @@ class MorayClient:
         except trio.TooSlowError as exc:
             if connection is not None and connection.heard_at <= asked_at:
                 # Nothing at all came meanwhile: whoever is there would never answer the next.
-                connection.reset()
+                self._pool.give_up(connection)
             raise PeerUnreachable(f"{self.name}: {method}: no answer in {within_s:.0f} s") from exc
 
 

@@ -1,13 +1,20 @@
-"""One Fast connection: many requests in flight, and never half a message before a FIN.
+"""One Fast connection: many requests in flight, and no message is ever cut while its peer lives.
 
-A Moray server that reads part of a message and then the end of the stream dies, for all of its
-clients.  So a message that could not be sent whole is followed by a reset.
+A Moray server that holds an unread part of a message when the stream ends, by a FIN or by a reset,
+dies, for all of its clients.  So one task owns all writing: a message once begun is finished,
+whether or not its caller still waits, and the socket is closed only when the peer's kernel has
+everything that was sent.  A message that fits into the kernel's buffer is handed over in one piece,
+so that even the end of this process does not cut it.
 """
 
+import fcntl
 import itertools
+import select
 import socket
 import struct
+import termios
 import time
+from collections import deque
 from typing import Any
 
 import attrs
@@ -18,10 +25,21 @@ from rebalancer.jsontext import JsonText
 from rebalancer.log import get_logger
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import read_error
+from rebalancer.threads import Work, run_sync
 
-#: A message already begun gets this many seconds to leave, even if its sender is cancelled.
-SEND_GRACE_S = 2.0
+#: A peer that has taken no byte of a message for so many seconds is dead.  A living one that is
+#: busy takes the rest some seconds later.
+SEND_GRACE_S = 600.0
+#: Once the owner is cancelled, a message that has begun gets this many seconds to leave; no other
+#: is begun.  SMF kills a service 30 s after it was told to stop.
+STOP_GRACE_S = 20.0
+#: The kernel's buffer for what we send.  A socket counts as writable while a third of its buffer
+#: is free (as Linux counts, which doubles it and limits it to twice 208 KiB), so that a message of
+#: 64 KiB is taken whole.
+SEND_BUFFER_BYTES = 256 << 10
 _RECEIVE_BYTES = 64 << 10
+#: Pauses between two looks at whether the peer's kernel has everything.
+_LOOK_S = 0.01
 # The server writes DATA and END as two small segments without TCP_NODELAY, so END waits for
 # the acknowledgement of DATA, which a receiver delays by 40 ms unless told not to, after each
 # read.  illumos has no such option; there only pipelining helps.
@@ -33,7 +51,11 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 log = get_logger()
 
 
-def _keep_alive(stream: trio.SocketStream) -> None:
+def _prepare(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    # trio has the kernel take 16 KiB that cannot leave at once, and no more.
+    if (low_water := getattr(socket, "TCP_NOTSENT_LOWAT", None)) is not None:
+        stream.setsockopt(socket.IPPROTO_TCP, low_water, 0)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
         # Not all platforms let a program choose them.
@@ -45,6 +67,7 @@ def _keep_alive(stream: trio.SocketStream) -> None:
 class _Call:
     """A request under way.  Its mutable state: the rows so far, and how it ended."""
 
+    message: bytes
     rows: list[Any] = attrs.field(factory=list)
     done: trio.Event = attrs.field(factory=trio.Event)
     failure: Exception | None = None
@@ -53,19 +76,23 @@ class _Call:
 class Connection:
     """Requests over one stream.
 
-    Mutable state: the calls in flight by id, whether the connection is still usable, and when
-    something last came over it.  The owner runs `receive` in a task for as long as it uses the
-    connection.
+    Mutable state: the calls in flight by id, those whose messages have not begun to be sent,
+    whether the connection takes further calls and whether it ends, and when something last came
+    over it.  The owner runs `run` in a task for as long as it uses the connection.
     """
 
     def __init__(self, stream: trio.SocketStream, peer: str) -> None:
         self._stream = stream
         self._peer = peer
-        _keep_alive(stream)
+        _prepare(stream)
         self.heard_at = trio.current_time()
         self._ids = itertools.count(1)  # never used twice: reuse races with the server
         self._calls: dict[int, _Call] = {}
-        self._sending = trio.Lock()
+        self._unsent: deque[_Call] = deque()
+        self._has_unsent = trio.Event()
+        self._between_messages = trio.CancelScope()
+        self._is_ending = False
+        self._is_broken = False
         self.is_usable = True
 
     @property
@@ -77,7 +104,7 @@ class Connection:
         """Send one request and return the elements of all its DATA.
 
         There is no cancelling in the protocol: a caller that gives up leaves the request to
-        run, and what still comes for it is thrown away.
+        run once its message has begun to be sent, and what still comes for it is thrown away.
 
         Raises:
           MorayError: the server's answer is an error.
@@ -87,58 +114,154 @@ class Connection:
             raise PeerUnreachable(f"{self._peer}: connection is closed")
         msg_id = next(self._ids)
         if msg_id > fast.MAX_ID:
-            self.reset()
+            self.retire()
             raise PeerUnreachable(f"{self._peer}: connection has used up its message ids")
         message = fast.Message(msg_id, fast.Status.DATA, method, args, uts=time.time_ns() // 1000)
-        data = fast.encode(message)
-        call = self._calls[msg_id] = _Call()
+        call = _Call(fast.encode(message))
+        self._calls[msg_id] = call
+        self._unsent.append(call)
+        self._has_unsent.set()
         try:
-            async with self._sending:
-                await self._send(data)
             await call.done.wait()
         finally:
             self._calls.pop(msg_id, None)
+            if call in self._unsent:
+                self._unsent.remove(call)
+            self._end_if_retired()
         if call.failure is not None:
             raise call.failure
         return call.rows
 
-    async def _send(self, data: bytes) -> None:
-        if not self.is_usable:
-            raise PeerUnreachable(f"{self._peer}: connection is closed")
-        failure = "does not read what is sent"
-        sent = False
-        try:
-            with trio.move_on_after(SEND_GRACE_S, shield=True):
-                await self._stream.send_all(data)
-                sent = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            failure = str(exc.__cause__ or exc)
-        finally:
-            if not sent:
-                self.reset()
-        if not sent:
-            # Who was told to end meanwhile should end, and not take it for a peer's fault.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise PeerUnreachable(f"{self._peer}: {failure}")
+    async def run(self) -> None:
+        """Send requests and read answers until the connection ends, then close it.
 
-    async def receive(self) -> None:
-        """Read answers until the connection ends or is closed."""
-        decoder = fast.Decoder()
+        Cancelled, it finishes the message that has begun, within `STOP_GRACE_S`.
+        """
+        work = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_when_cancelled, work)
+            with work:
+                await self._work()
+            nursery.cancel_scope.cancel()
+
+    async def _end_when_cancelled(self, work: trio.CancelScope) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._end("this program does not go on with it")
+            work.deadline = min(work.deadline, trio.current_time() + STOP_GRACE_S)
+
+    async def _work(self) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive)
+                await self._send_messages()
+                await self._all_acknowledged()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._end("closed")
+            self._stream.socket.close()
+
+    # --- sending ---------------------------------------------------------------------------
+
+    async def _send_messages(self) -> None:
+        """Send one message after the other, each of them whole, until the connection ends."""
+        while (message := await self._next_message()) is not None:
+            try:
+                await self._send_whole(message)
+            except (OSError, trio.ClosedResourceError) as exc:
+                self._is_broken = True
+                self._end(str(exc))
+            except trio.TooSlowError:
+                log.error("moray does not read what is sent", peer=self._peer)
+                self._abandon()
+
+    async def _next_message(self) -> bytes | None:
+        """The next message as soon as the kernel has room; None when the connection ends."""
+        while not self._is_ending:
+            with trio.CancelScope() as self._between_messages:
+                await self._has_unsent.wait()
+                await trio.lowlevel.wait_writable(self._stream.socket)
+            # Without an await from here on, so that what is taken is sent.
+            call = self._unsent.popleft() if self._unsent and not self._is_ending else None
+            if not self._unsent:
+                self._has_unsent = trio.Event()
+            if call is not None:
+                return call.message
+        return None
+
+    async def _send_whole(self, message: bytes) -> None:
+        """Hand a message to the kernel.
+
+        Raises:
+          OSError: the connection is broken.
+          TooSlowError: the peer has taken nothing for `SEND_GRACE_S`.
+        """
+        rest = memoryview(message)
+        try:
+            while rest:
+                with trio.fail_after(SEND_GRACE_S):
+                    rest = rest[await self._stream.socket.send(rest) :]
+        except trio.Cancelled:
+            log.error("a message is cut at the end: its server took no more", peer=self._peer)
+            self._abandon()
+            raise
+
+    async def _all_acknowledged(self) -> None:
+        """Wait until the peer's kernel has all that was sent: then closing cuts nothing.
+
+        A socket that is closed earlier may send a reset instead of the rest.  Where the system
+        cannot tell how much is left, the kernel is trusted with it.
+        """
+        left, since = self._unacknowledged(), trio.current_time()
+        while left and not self._is_broken and trio.current_time() - since < SEND_GRACE_S:
+            # Not trio's time, which stands still in tests: the kernel needs its own.
+            await run_sync(Work.OTHER, time.sleep, _LOOK_S)
+            before, left = left, self._unacknowledged()
+            if left < before:
+                since = trio.current_time()
+
+    def _unacknowledged(self) -> int:
+        """How many bytes the peer's kernel does not have; 0 also if the connection is broken."""
+        descriptor, poll = self._stream.socket.fileno(), select.poll()
+        poll.register(descriptor, 0)  # errors and the end of both directions are always told
+        try:
+            answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
+        return 0 if poll.poll(0) else int(struct.unpack("i", answer)[0])
+
+    # --- receiving -------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        """Read answers until the stream ends; after what is no Fast, only throw away what comes.
+
+        What is left unread when the socket is closed would make the kernel send a reset.
+        """
+        decoder: fast.Decoder | None = fast.Decoder()
         reason = "closed by the server"
         try:
             while data := await self._stream.receive_some(_RECEIVE_BYTES):
                 self.heard_at = trio.current_time()
                 if _QUICKACK is not None:
                     self._stream.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-                for message in decoder.feed(data):
-                    self._accept(message)
+                if decoder is not None and not self._read(decoder, data):
+                    decoder = None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._is_broken = True
             reason = str(exc.__cause__ or "connection lost")
+        self._end(reason)
+
+    def _read(self, decoder: fast.Decoder, data: bytes) -> bool:
+        """Whether it is Fast; if not, the connection ends."""
+        try:
+            for message in decoder.feed(data):
+                self._accept(message)
         except fast.FastError as exc:
             log.error("moray sent something that is not Fast", peer=self._peer, error=str(exc))
-            reason = str(exc)
-        finally:
-            self._end(reason)
+            self._end(str(exc))
+            return False
+        return True
 
     def _accept(self, message: fast.Message) -> None:
         call = self._calls.get(message.id)
@@ -152,28 +275,30 @@ class Connection:
         if message.status is not fast.Status.DATA:
             call.done.set()
 
-    def close(self) -> None:
-        """Close in the ordinary way a connection over which nothing is in flight."""
-        self._end("closed")
+    # --- the end ---------------------------------------------------------------------------
 
-    def reset(self) -> None:
-        """Close at once with a reset, which a server survives even within a message."""
-        self._close(with_reset=True)
-        self._fail_calls("connection reset")
+    def retire(self) -> None:
+        """Take no further calls, and end when those in flight have ended."""
+        self.is_usable = False
+        self._end_if_retired()
+
+    def _end_if_retired(self) -> None:
+        if not (self.is_usable or self._calls):
+            self._end("closed")
 
     def _end(self, reason: str) -> None:
-        # A sender may be within a message.
-        self._close(with_reset=self._sending.locked())
-        self._fail_calls(reason)
-
-    def _close(self, *, with_reset: bool) -> None:
-        if self.is_usable and with_reset:
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Begin no further message, and let `run` close the socket after the one under way."""
         self.is_usable = False
-        self._stream.socket.close()
-
-    def _fail_calls(self, reason: str) -> None:
+        self._is_ending = True
+        self._between_messages.cancel()
+        self._unsent.clear()
         for call in self._calls.values():
             if not call.done.is_set():
                 call.failure = PeerUnreachable(f"{self._peer}: {reason}")
                 call.done.set()
+
+    def _abandon(self) -> None:
+        """Have the socket closed with a reset, which a server survives if it has read the part."""
+        self._is_broken = True
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._end("does not read what is sent")

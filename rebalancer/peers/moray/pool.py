@@ -9,20 +9,26 @@ import trio
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers.moray.connection import Connection
 from rebalancer.peers.names import Endpoint
-from rebalancer.peers.resolver import Resolver, best
+from rebalancer.peers.resolver import Resolver, best, crowded
 
 CONNECT_S = 5.0
+#: Pauses between two looks at whether the connections are spread as well as can be.  At each of
+#: them one connection is moved at most.
+SPREAD_S = 5.0
 #: A server that could not be connected to comes last for so many seconds: a dead one stays in
 #: the name service for minutes.
 SHUN_S = 30.0
 
 
 class Pool:
-    """At most `limit` connections to the shard called `name`.
+    """At most `limit` connections to the shard called `name`, and one more while one is moved.
 
-    Mutable state: the open connections and where they lead, how many are being opened to each
-    server, until when servers are shunned, and an event that wakes those who wait for a
-    connection to be opened.
+    Those that take no further calls do not count while they end; there are at most as many of
+    them again.
+
+    Mutable state: the open connections and where they lead, those that end, how many are being
+    opened to each server, until when servers are shunned, when the spread was last looked at,
+    and an event that wakes those who wait for a connection to be opened.
     """
 
     def __init__(
@@ -39,6 +45,8 @@ class Pool:
         self._nursery = nursery
         self._rng = rng or random.Random()
         self._open: dict[Connection, Endpoint] = {}
+        self._running = 0
+        self._spread_at: float | None = None
         self._opening = 0
         self._opening_at: Counter[Endpoint] = Counter()
         self._shunned: dict[Endpoint, float] = {}
@@ -52,6 +60,7 @@ class Pool:
         """
         while True:
             self._tidy()
+            self._look_at_spread()
             least = min(self._open, key=lambda c: c.in_flight, default=None)
             is_full = len(self._open) + self._opening >= self.limit
             if least is not None and (least.in_flight == 0 or is_full):
@@ -64,43 +73,108 @@ class Pool:
         self._open = {c: where for c, where in self._open.items() if c.is_usable}
         surplus = max(len(self._open) - self.limit, 0)
         for connection in [c for c in self._open if c.in_flight == 0][:surplus]:
-            connection.close()
-            del self._open[connection]
+            self._retire(connection)
+
+    def give_up(self, connection: Connection) -> None:
+        """Do without a connection whose server does not answer, and without that server a while."""
+        if (where := self._open.get(connection)) is not None:
+            self._shunned[where] = trio.current_time() + SHUN_S
+            self._retire(connection)
+
+    def _retire(self, connection: Connection) -> None:
+        connection.retire()
+        self._open.pop(connection, None)
 
     async def _add(self) -> Connection:
         self._opening += 1
         try:
-            connection, where = await self._connect()
-            self._open[connection] = where
-            self._nursery.start_soon(connection.receive)
-            return connection
+            return await self._open_one()
         finally:
             self._opening -= 1
-            self._changed.set()
-            self._changed = trio.Event()
+            self._tell_change()
 
-    async def _connect(self) -> tuple[Connection, Endpoint]:
-        """A connection to the first of the shard's servers that takes one, and which that is."""
+    def _tell_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _open_one(self) -> Connection:
+        """A connection to the first of the shard's servers that takes one.
+
+        Raises:
+          PeerUnreachable: none does.
+        """
+        while self._running - len(self._open) >= self.limit:
+            await self._changed.wait()  # for one of those that end
         targets, failures = await self._resolver.targets(self.name), []
         while targets:
             target = best(targets, self._used(), self._avoided(), self._rng)
             targets.remove(target)
-            where = target.endpoint
-            self._opening_at[where] += 1
             try:
-                with trio.fail_after(CONNECT_S):
-                    stream = await trio.open_tcp_stream(
-                        where.host, where.port, happy_eyeballs_delay=math.inf
-                    )
-            except (OSError, trio.TooSlowError) as exc:
-                self._shunned[where] = trio.current_time() + SHUN_S
-                failures.append(f"{where}: {exc or 'no connection in time'}")
-            else:
-                self._shunned.pop(where, None)
-                return Connection(stream, f"{self.name} at {where}"), where
-            finally:
-                self._opening_at[where] -= 1
+                return await self._connect(target.endpoint)
+            except PeerUnreachable as exc:
+                failures.append(str(exc))
         raise PeerUnreachable(f"{self.name}: {'; '.join(failures)}")
+
+    async def _connect(self, where: Endpoint) -> Connection:
+        """A connection to one server; if there is none, it is shunned.
+
+        Raises:
+          PeerUnreachable: there is none.
+        """
+        self._opening_at[where] += 1
+        try:
+            with trio.fail_after(CONNECT_S):
+                stream = await trio.open_tcp_stream(
+                    where.host, where.port, happy_eyeballs_delay=math.inf
+                )
+        except (OSError, trio.TooSlowError) as exc:
+            self._shunned[where] = trio.current_time() + SHUN_S
+            raise PeerUnreachable(f"{where}: {exc or 'no connection in time'}") from exc
+        finally:
+            self._opening_at[where] -= 1
+        self._shunned.pop(where, None)
+        connection = Connection(stream, f"{self.name} at {where}")
+        self._open[connection] = where
+        self._running += 1
+        self._nursery.start_soon(self._run, connection)
+        return connection
+
+    async def _run(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._running -= 1
+            self._tell_change()
+
+    # --- the spread over the servers -------------------------------------------------------
+
+    def _look_at_spread(self) -> None:
+        now = trio.current_time()
+        if self._spread_at is None or not self._open:
+            self._spread_at = now
+        # Those that are being opened now are spread as they come.
+        if now - self._spread_at >= SPREAD_S and not self._opening:
+            self._spread_at = now
+            self._nursery.start_soon(self._move_one)
+
+    async def _move_one(self) -> None:
+        """Move one connection to a server that has too few, if one does and takes it.
+
+        Without this a server that was away would not be used again while its connections,
+        which the others were given, are good.
+        """
+        try:
+            targets = await self._resolver.targets(self.name)
+            found = crowded(targets, self._used(), self._avoided())
+            if found is None:
+                return
+            target, left = found
+            await self._connect(target.endpoint)
+        except PeerUnreachable:
+            return  # its part stays where it is
+        at_left = [connection for connection, where in self._open.items() if where == left]
+        if at_left:
+            self._retire(min(at_left, key=lambda connection: connection.in_flight))
 
     def _used(self) -> Counter[Endpoint]:
         return self._opening_at + Counter(self._open.values())
