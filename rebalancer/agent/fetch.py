@@ -21,7 +21,6 @@ from rebalancer.log import get_logger
 from rebalancer.peers.names import locate
 from rebalancer.retry import pauses
 from rebalancer.threads import Work, run_sync
-from rebalancer.waits import Waits
 from rebalancer.wire import Task
 
 #: Bytes of a large object received before a thread hashes and writes them.
@@ -35,8 +34,6 @@ AHEAD = 8
 #: An address is looked up again after so many seconds, and so many are remembered.
 ADDRESS_S, ADDRESSES = 30.0, 4096
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-#: What is said to be waited for when this process cannot open a file.
-FILES_SUBJECT = "files that this fetcher may open"
 
 log = get_logger()
 
@@ -207,7 +204,8 @@ class Fetcher:
     hosts: Mapping[str, str]
     allowance: Allowance = attrs.field(factory=Allowance)
     connections: Connections = attrs.field(factory=Connections)
-    waits: Waits = attrs.field(factory=Waits)
+    #: Told what is lacking, and of nothing when that is over.
+    on_lack: Callable[[str], None] = lambda _detail: None
     _patience: Patience = attrs.field(factory=Patience)
     _addresses: OrderedDict[str, tuple[float, tuple[str, int]]] = attrs.field(factory=OrderedDict)
     _keeps: OrderedDict[str, None] = attrs.field(factory=OrderedDict)
@@ -255,12 +253,12 @@ class Fetcher:
                 log.exception("task failed unexpectedly", task=tasks[0].object_id, source=name)
                 settle(tasks.popleft(), unexpected(exc))
             else:
-                self.waits.end(FILES_SUBJECT)
+                self.on_lack("")
 
     async def wait_for_files(self, detail: str, pause_s: float) -> None:
         """Give up what can be spared, and wait until there may be files to open again."""
         self.connections.close()
-        self.waits.begin(FILES_SUBJECT, detail)
+        self.on_lack(detail)
         await trio.sleep(pause_s)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, new_run
 from rebalancer.agent.messages import (
     Begin,
     Grant,
+    Lack,
     Limit,
     Line,
     Lot,
@@ -350,7 +351,7 @@ async def serve(
     line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Work off lots until the other side is gone."""
-    wanted = trio.Event()
+    wanted, lacking, lack = trio.Event(), trio.Event(), ""
 
     def count_cleanup_failure() -> None:
         committer.cleanup_failures += 1
@@ -358,6 +359,19 @@ async def serve(
     def want() -> None:
         nonlocal wanted
         wanted.set()
+
+    def on_lack(detail: str) -> None:
+        nonlocal lack
+        if bool(detail) != bool(lack):
+            lack = detail
+            lacking.set()
+
+    async def tell_lack() -> None:
+        nonlocal lacking
+        while True:
+            await lacking.wait()
+            lacking = trio.Event()
+            await line.send(Lack(lack))
 
     async def ask() -> None:
         nonlocal wanted
@@ -370,7 +384,7 @@ async def serve(
     files = open_files(setup.storage, count_cleanup_failure, setup.run, promised)
     allowance = Allowance(want)
     committer = _Committer(files, line)
-    fetcher = Fetcher(files, setup.source, setup.hosts, allowance)
+    fetcher = Fetcher(files, setup.source, setup.hosts, allowance, on_lack=on_lack)
     works: dict[int, _Work] = {}
 
     def pulled(lot: int) -> None:
@@ -382,6 +396,7 @@ async def serve(
             nursery.start_soon(committer.run)
             nursery.start_soon(fetcher.run)
             nursery.start_soon(ask)
+            nursery.start_soon(tell_lack)
             task_status.started()
             await line.send(Ready())
             while (message := await line.receive()) is not None:

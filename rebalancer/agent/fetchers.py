@@ -21,6 +21,7 @@ from rebalancer.agent.fetcher import Setup, serve
 from rebalancer.agent.files import ObjectFiles, new_run
 from rebalancer.agent.messages import (
     Grant,
+    Lack,
     Limit,
     Line,
     Lot,
@@ -48,8 +49,6 @@ SUSPICION, DEATHS = 2, 3
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 #: A fetcher is up within so many seconds, or is started anew.
 READY_S = 60.0
-#: What is said to be waited for when none comes up.
-SUBJECT = "a fetcher process"
 #: A fetcher ends within this many seconds, or is killed.
 END_S = 2.0
 
@@ -175,11 +174,20 @@ class FetcherLine:
     #: Since when.
     wanted_at: float = 0.0
     waits: Waits = attrs.field(factory=Waits)
+    number: int = 0
     _line: Line | None = None
     _lives: trio.Event = attrs.field(factory=trio.Event)
     _lots: dict[int, _Waiting] = attrs.field(factory=dict)
     _numbers: "itertools.count[int]" = attrs.field(factory=itertools.count)
     _company: _Company = attrs.field(factory=_Company)
+
+    @property
+    def _subject(self) -> str:
+        return f"fetcher process {self.number}"
+
+    @property
+    def _files_subject(self) -> str:
+        return f"files that fetcher process {self.number} may open"
 
     @property
     def tasks(self) -> int:
@@ -200,7 +208,7 @@ class FetcherLine:
                 log.error("fetcher died", lots=len(self._lots))
                 waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
             else:
-                self.waits.begin(SUBJECT, detail)
+                self.waits.begin(self._subject, detail)
             await trio.sleep(next(waits))
 
     async def _live(self) -> tuple[bool, str]:
@@ -215,6 +223,7 @@ class FetcherLine:
                     self._heard(message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             detail = str(exc) or detail
+        self.waits.end(self._files_subject)
         was_up = self._line is not None
         self._line, self.wanted = None, 0
         if was_up:
@@ -227,7 +236,7 @@ class FetcherLine:
         self._line = line
         if self.limit.is_limited:
             await self.send(self.limit)
-        self.waits.end(SUBJECT)
+        self.waits.end(self._subject)
         self._lives.set()
 
     def _heard(self, message: Message) -> None:
@@ -243,6 +252,10 @@ class FetcherLine:
                     if (lot := self._lots.get(number)) is not None and lot.is_last:
                         lot.errand.on_pulled()
                 self.on_cleanup_failure(message.cleanup_failures)
+            case Lack(detail) if detail:
+                self.waits.begin(self._files_subject, detail)
+            case Lack():
+                self.waits.end(self._files_subject)
             case Want():
                 self.wanted, self.wanted_at = message.size, trio.current_time()
                 self.on_want()
@@ -343,7 +356,10 @@ def make_fetchers(
         return [FetcherLine(partial(_within, setup), on_cleanup_failure)]
     promises = new_file()
     setups = [attrs.evolve(setup, promises=promises, slot=slot) for slot in range(processes)]
-    return [FetcherLine(partial(_process, one, files), on_cleanup_failure) for one in setups]
+    return [
+        FetcherLine(partial(_process, one, files), on_cleanup_failure, number=one.slot)
+        for one in setups
+    ]
 
 
 @asynccontextmanager

@@ -130,6 +130,14 @@ class Ready(_Plain):
 
 
 @attrs.frozen
+class Lack(_Plain):
+    """From a fetcher: it cannot open files or has no memory, and why; empty: it can again."""
+
+    KIND = "lack"
+    detail: str
+
+
+@attrs.frozen
 class Width(_Plain):
     """To a fetcher: work on so many tasks of a lot at a time from now on."""
 
@@ -163,9 +171,9 @@ class Grant(_Plain):
     size: int
 
 
-Message = Union[Lot, Report, Begin, Ready, Width, Limit, Want, Grant]  # noqa: UP007 - read as a list
+Message = Union[Lot, Report, Begin, Ready, Lack, Width, Limit, Want, Grant]  # noqa: UP007 - read as a list
 _KINDS: dict[str, Any] = {
-    kind.KIND: kind for kind in (Lot, Report, Begin, Ready, Width, Limit, Want, Grant)
+    kind.KIND: kind for kind in (Lot, Report, Begin, Ready, Lack, Width, Limit, Want, Grant)
 }
 
 

@@ -131,6 +131,8 @@ class Worker:
     def __attrs_post_init__(self) -> None:
         """Begin without a backlog."""
         self.backlog = Backlog(self.store)
+        for fetcher in self.fetchers:
+            fetcher.waits = self.waits
 
     def add(self, assignment: StoredAssignment) -> None:
         """Work on an assignment that has just been stored, after all that came before it."""

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
 from tests.agent.scripted import Rig, open_rig
 from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
@@ -100,6 +102,112 @@ async def test_a_disk_that_fills_within_an_object(tmp_path: Path, disk: Any) -> 
         assert rig.temporary == []
         assert not rig.path(1).exists()
         assert shutil.disk_usage(small.path).used < 64 << 10
+
+
+async def least_free(disk: Disk, least: list[int], stop: trio.Event) -> None:
+    """Note the least free space that there was, until told to stop."""
+    while not stop.is_set():
+        least[0] = min(least[0], shutil.disk_usage(disk.path).free)
+        await trio.sleep(0.002)
+
+
+@pytest.mark.parametrize("has_length", [True, False], ids=["length", "chunked"])
+@pytest.mark.parametrize("fetchers", [0, 2])
+async def test_the_reserve_is_kept(
+    tmp_path: Path, disk: Any, has_length: bool, fetchers: int
+) -> None:
+    """Four objects at once, each of which would fit: no byte of the reserve is ever used.
+
+    A length is counted before the first byte comes, over all fetchers; without one each block is.
+    """
+    reserve, content = 10 << 20, os.urandom(6 << 20)
+    small = disk("manta", "size=20m")
+    begun, all_begun = 0, trio.Event()
+
+    def answer(_request: int, _path: str) -> Answer:
+        nonlocal begun
+        begun += 1
+        if begun == 4:
+            all_begun.set()
+        data = ok(content) if has_length else chunked(content)(0, "").data
+        return Answer(data[:3000], data[3000:], until=all_begun)
+
+    def change(config: AgentConfig) -> AgentConfig:
+        server = attrs.evolve(config.server, fetchers=fetchers, workers_per_assignment=4)
+        storage = attrs.evolve(config.storage, reserve_mb=10)
+        return attrs.evolve(config, server=server, storage=storage)
+
+    least, stop = [1 << 40], trio.Event()
+    async with open_rig(tmp_path, answer, change=change) as rig, trio.open_nursery() as nursery:
+        nursery.start_soon(least_free, small, least, stop)
+        failed = await rig.outcome(*[task(number, content) for number in range(4)])
+        stop.set()
+        whole = [number for number in range(4) if rig.path(number).exists()]
+
+        assert rig.temporary == []
+    assert least[0] >= reserve
+    assert set(failed) == {uuid(number) for number in range(4) if number not in whole}
+    assert all(status == NO_SPACE for status in failed.values())
+    # With lengths one fits beside none, and it is never refused for one that is refused itself.
+    assert len(whole) == 1 if has_length else len(whole) <= 1
+
+
+async def test_space_that_others_take_meanwhile_is_seen(tmp_path: Path, disk: Any) -> None:
+    """Uploads go to the same disk: the object that no longer fits ends there."""
+    content = os.urandom(8 << 20)
+    small = disk("manta", "size=30m")
+    filled = trio.Event()
+    data = ok(content)
+
+    def change(config: AgentConfig) -> AgentConfig:
+        return attrs.evolve(config, storage=attrs.evolve(config.storage, reserve_mb=10))
+
+    def answer(*_: object) -> Answer:
+        return Answer(data[: 3 << 20], data[3 << 20 :], until=filled)
+
+    async with open_rig(tmp_path, answer, change=change) as rig:
+        await rig.post([task(1, content)])
+        with trio.fail_after(20):
+            while not rig.temporary:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        small.fill(leave=11 << 20)
+        filled.set()
+        failed = await rig.finish()
+
+        assert [one["status"] for one in failed] == [NO_SPACE]
+        assert rig.temporary == []
+        assert shutil.disk_usage(small.path).free >= 10 << 20
+
+
+async def test_what_a_killed_fetcher_was_promised_is_free_again(tmp_path: Path, disk: Any) -> None:
+    """Its transfers need nothing any more: the same object fits again."""
+    content = os.urandom(6 << 20)
+    disk("manta", "size=20m")
+    hangs = Answer(ok(content)[: 2 << 20], hang=True)
+
+    def change(config: AgentConfig) -> AgentConfig:
+        server = attrs.evolve(config.server, fetchers=2)
+        storage = attrs.evolve(config.storage, reserve_mb=10)
+        return attrs.evolve(config, server=server, storage=storage)
+
+    answers = iter([hangs])
+    async with open_rig(
+        tmp_path, lambda *_: next(answers, Answer(ok(content))), change=change
+    ) as rig:
+        await rig.post([task(1, content)])
+        with trio.fail_after(20):
+            while not rig.temporary:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        for child in children(os.getpid()):
+            os.kill(child, signal.SIGKILL)
+        assert await rig.finish() == []
+
+
+def children(pid: int) -> list[int]:
+    """The fetchers of the agent in this process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    found = [int(child) for one in tasks for child in (one / "children").read_text().split()]
+    return [one for one in found if b"fetcher" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 async def test_a_disk_without_a_free_byte(tmp_path: Path, disk: Any) -> None:

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 
+from rebalancer.agent.fetch import Fetcher
+from rebalancer.agent.files import ObjectFiles
 from rebalancer.config import AgentConfig
 from tests.agent.scripted import open_rig
 from tests.sources import OWNER, Answer, ok, task, uuid
@@ -351,4 +355,110 @@ async def test_a_slow_source_is_waited_for_as_long_as_something_comes(tmp_path: 
         source = {"datacenter": "dc1", "manta_storage_id": here}
         async with open_rig(tmp_path, by_number(), idle_timeout=0.75) as rig:
             assert await rig.outcome(task(1, content, source=source)) == {}
+        nursery.cancel_scope.cancel()
+
+
+BAD_NAMES = ["127.0.0.1:0", "127.0.0.1:99999", "7..stor.x", f"{'l' * 70}.stor.x", "-.stor.lab"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+async def test_a_source_that_cannot_be_is_its_own_tasks_failure(tmp_path: Path, name: str) -> None:
+    """A port out of range, a name that no resolver can encode: told, and others go on."""
+    here = {"datacenter": "dc1", "manta_storage_id": name}
+    async with open_rig(tmp_path, by_number(A, A, B)) as rig:
+        await rig.post([task(3, B)], uuid(70))
+        reply = await rig.post([task(1, A), task(2, A, source=here)])
+        if reply.status_code == 400:
+            assert name in (await reply.get_json())["message"]
+        else:
+            failed = {one["object_id"]: one["status"] for one in await rig.finish()}
+            assert failed == {uuid(2): {"Failed": "SourceOtherError"}}
+        assert await rig.finish(uuid(70)) == []
+
+
+async def test_an_exception_that_nobody_has_thought_of_fails_one_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it comes from: in the answer, the writing, the looking; logged with its trace."""
+    real, staging, looking = Fetcher._answer, ObjectFiles.stage, ObjectFiles.is_there
+
+    async def answer(self: Fetcher, connection: Any, tasks: Any, *rest: Any) -> None:
+        if tasks[0].object_id == uuid(2):
+            raise KeyError("a bug in the answer")
+        await real(self, connection, tasks, *rest)
+
+    def stage(self: ObjectFiles, owner: str, object_id: str, *rest: Any) -> Any:
+        if object_id == uuid(4):
+            raise ZeroDivisionError("a bug in the writing")
+        return staging(self, owner, object_id, *rest)
+
+    def is_there(self: ObjectFiles, owner: str, object_id: str, md5: str) -> bool:
+        if object_id == uuid(6):
+            raise RecursionError("a bug in the looking")
+        return looking(self, owner, object_id, md5)
+
+    monkeypatch.setattr(Fetcher, "_answer", answer)
+    monkeypatch.setattr(ObjectFiles, "stage", stage)
+    monkeypatch.setattr(ObjectFiles, "is_there", is_there)
+    contents = [b"object %d" % number for number in range(1, 10)]
+    async with open_rig(tmp_path, by_number(*contents)) as rig:
+        rig.path(6).parent.mkdir()
+        rig.path(6).write_bytes(contents[5])
+        with capture_logs() as lines:
+            failed = await rig.outcome(*[task(n, c) for n, c in enumerate(contents, 1)])
+
+        assert failed == {uuid(n): {"Failed": "AgentFSError"} for n in (2, 4, 6)}
+        assert all(rig.path(n).exists() for n in range(1, 10) if n not in (2, 4))
+        assert rig.temporary == []
+    assert {line["task"] for line in lines if line.get("exc_info")} == {uuid(n) for n in (2, 4, 6)}
+
+
+async def test_a_batch_that_meets_an_exception_is_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One object cannot be put into place, for a reason nobody has thought of: the others can."""
+    real = ObjectFiles.publish
+
+    def publish(self: ObjectFiles, batch: Any) -> Any:
+        if any(item.object_id == uuid(2) for item in batch):
+            raise KeyError("a bug")
+        return real(self, batch)
+
+    monkeypatch.setattr(ObjectFiles, "publish", publish)
+    async with open_rig(tmp_path, by_number(A, A, A)) as rig:
+        failed = await rig.outcome(*[task(n, A) for n in (1, 2, 3)])
+
+        assert failed == {uuid(2): {"Failed": "AgentFSError"}}
+        assert rig.temporary == []
+
+
+DRIPS = {
+    "interim answers": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "a head": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+async def test_what_drips_without_end_holds_no_worker(tmp_path: Path, kind: str) -> None:
+    """A bit now and then is no answer: it must come within the time that silence may last."""
+    begin, again = DRIPS[kind]
+
+    async def drip(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(begin)
+            while True:
+                await trio.sleep(0.2)
+                await stream.send_all(again)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, drip, 0, host="127.0.0.1"))
+        here = {
+            "datacenter": "dc1",
+            "manta_storage_id": f"127.0.0.1:{listener.socket.getsockname()[1]}",
+        }
+        async with open_rig(tmp_path, by_number(A), idle_timeout=0.6) as rig:
+            failed = await rig.outcome(task(1, A, source=here))
+            assert failed == {uuid(1): NETWORK}
         nursery.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from rebalancer.agent.fetchers import DEATHS, LOT, Errand, FetcherLine
 from rebalancer.agent.messages import (
     Begin,
     Grant,
+    Lack,
     Limit,
     Line,
     Lot,
@@ -52,6 +53,8 @@ async def send_both(line: Line, *messages: Message) -> None:
         Want(1 << 40),
         Grant(5),
         Ready(),
+        Lack("Too many open files"),
+        Lack(""),
     ],
 )
 async def test_messages_survive_the_way(message: Message) -> None:
@@ -222,7 +225,7 @@ async def test_a_fetcher_that_does_not_come_up_is_waited_for(
         nursery.cancel_scope.cancel()
 
     assert [outcome.reason for outcome in settled] == [None] * 5
-    assert waited == [[], *[["a fetcher process"]] * 3]
+    assert waited == [[], *[["fetcher process 0"]] * 3]
     assert fetcher.waits.causes == []
 
 

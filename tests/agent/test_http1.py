@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.agent.http1 import Incomplete, ProtocolError, ResponseReader
+from rebalancer.agent.http1 import MAX_HEAD_BYTES, Incomplete, ProtocolError, ResponseReader
 
 BODY = bytes(range(256)) * 3
 
@@ -152,3 +152,37 @@ def test_a_connection_is_kept_only_where_both_may(
     reader.feed(head("Content-Length: 0", f"Connection: {connection}", status=status))
 
     assert reader.is_reusable == reusable
+
+
+INTERIM = head("Link: </x>", status="HTTP/1.1 103 Early Hints")
+CHUNKS = head("Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("begin", "again", "message"),
+    [
+        (b"", INTERIM, "interim answers"),
+        (b"", head("X: " + "y" * 3000, status="HTTP/1.1 100 Continue"), "beside its body"),
+        (CHUNKS + b"0\r\n", b"Trailer: value\r\n", "beside its body"),
+        (CHUNKS, b"1;" + b"e" * 900 + b"\r\nx\r\n", "beside its body"),
+    ],
+    ids=["interim", "large interim", "trailers", "extensions"],
+)
+def test_what_is_no_body_has_a_bound(begin: bytes, again: bytes, message: str) -> None:
+    """A source cannot hold a worker with answers that never come to their end."""
+    reader, fed = ResponseReader(), 0
+    reader.feed(begin)
+    with pytest.raises(ProtocolError, match=message):
+        while fed < 3 * MAX_HEAD_BYTES:
+            reader.feed(again)
+            fed += len(again)
+
+
+def test_the_bound_is_of_each_answer() -> None:
+    """Many good answers on one connection, each with its interim one, are no trouble."""
+    reader = ResponseReader()
+    reader.expect(99)
+    for number in range(100):
+        data = INTERIM * 3 + head("Content-Length: 1", "X: " + "y" * 900) + b"x"
+        assert (reader.next() if number else b"") + reader.feed(data) == b"x"
+        assert reader.is_reusable

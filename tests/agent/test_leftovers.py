@@ -73,11 +73,17 @@ async def test_only_what_is_ours_goes_at_the_start(tmp_path: Path) -> None:
     ours = [
         temporary / f"{OWNER}.{uuid(1)}.{'0' * 32}",
         temporary / f"{OWNER.lower()}.{uuid(2).upper()}.{'0123456789abcdef' * 2}",
+        # Those of the deployed agent, which it would have removed at its own next start.
+        temporary / f"{OWNER}.{uuid(4)}.ThreadId(12)",
+        temporary / f"{OWNER}.{uuid(5)}.140312345678592",
     ]
     others = [
         temporary / "notes.tmp",
         temporary / f"{OWNER}.{uuid(1)}.tmp",
         temporary / f"{OWNER}.{uuid(1)}.{'0' * 31}",
+        temporary / f"{OWNER}.{uuid(1)}.ThreadId()",
+        temporary / f"{OWNER}.{uuid(1)}.ThreadId(1).bak",
+        temporary / f"{OWNER}.ThreadId(1)",
         temporary / "deep" / "er" / ours[0].name,
         manta / OWNER / f"{uuid(3)}.tmp",
         manta / OWNER / "deep" / "er" / "b.tmp",

@@ -129,7 +129,7 @@ class Alone:
         return f"http://{line['api']}"
 
 
-def agent_alone(folder: Path, source: str, **tables: Any) -> Alone:
+def agent_alone(folder: Path, source: str, /, **tables: Any) -> Alone:
     """An agent that pulls from the address `source`; started by the test."""
     config: dict[str, dict[str, object]] = {
         "server": {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2},

@@ -31,7 +31,7 @@ TOKEN = "f00ba4"
 
 
 @asynccontextmanager
-async def running(folder: Path, source: str, **tables: Any) -> AsyncIterator[Alone]:
+async def running(folder: Path, source: str, /, **tables: Any) -> AsyncIterator[Alone]:
     """An agent that ends well on SIGTERM."""
     alone = agent_alone(folder, source, **tables)
     await alone.process.start()
