@@ -23,6 +23,9 @@ FORBIDDEN = {
 ONLY_IN = {
     "httpx": {"peers/http.py"},
     "cattrs": {"wire.py"},
+    # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
+    "tomllib": {"wire.py"},
+    "msgspec": {"jsontext.py"},
     "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",

@@ -38,7 +38,7 @@ class Tally:
         """
         try:
             end = json.loads(self._last)
-        except ValueError:
+        except (ValueError, RecursionError):
             end = None
         if not self._last.endswith(b"\n") or not isinstance(end, dict) or end.get("type") != "end":
             raise AdmError(f"the report broke off after {self.lines:,} lines: it has no end")

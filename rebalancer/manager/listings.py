@@ -136,7 +136,7 @@ class ObjectsFile:
     def _read(self, line: bytes, offset: int) -> Listed:
         try:
             found: Any = json.loads(line)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise JobFailed(f"{self.path}: at byte {offset}: {exc}") from exc
         match found:
             case {"key": str(key), "shard": int(shard)} if shard is not True:

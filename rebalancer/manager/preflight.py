@@ -180,7 +180,7 @@ def _read_heartbeat(row: Mapping[str, Any]) -> Heartbeat:
     try:
         timestamp = json.loads(row["_value"])["timestamp"]
         return Heartbeat(int(timestamp), int(row["_mtime"] or 0))
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
         raise PeerMalformed("a record of manta_storage without a timestamp") from exc
 
 

@@ -107,7 +107,7 @@ def read_new_job(body: Any) -> NewJob:
     if type(dry_run := body.get("dry_run", False)) is not bool:
         raise Unprocessable("dry_run: expected true or false")
     try:
-        params = wire.structure(body.get("params"), EvacuateParams)
+        params = wire.structure(_named(body.get("params")), EvacuateParams)
     except BadRequest as exc:
         raise Unprocessable(f"params: {exc}") from exc
     if params.max_objects is not None and not 0 <= params.max_objects <= MAX_WHOLE:
@@ -118,6 +118,14 @@ def read_new_job(body: Any) -> NewJob:
     if not is_storage_id(params.from_shark) or ":" in params.from_shark:
         raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
     return NewJob(body["action"], params, dry_run)
+
+
+def _named(params: Any) -> Any:
+    """The parameters by name: the deployed manager takes its own two as an array of values too."""
+    match params:
+        case [from_shark, max_objects]:
+            return {"from_shark": from_shark, "max_objects": max_objects}
+    return params
 
 
 def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:

@@ -13,8 +13,11 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from rebalancer import wire
+from rebalancer.agent import worker
+from rebalancer.agent.files import ObjectFiles
 from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
+from rebalancer.threads import THREADS, Work
 from tests.agent.scripted import Rig, open_rig
 from tests.sources import ASSIGNMENT, Answer, ok, task, uuid
 
@@ -473,3 +476,31 @@ async def test_a_post_of_nothing_but_faults_is_told_of_ten(tmp_path: Path) -> No
         assert "$.tasks[0].source.datacenter" in (await surrogate.get_json())["message"]
         state = tmp_path / "state"
         assert [list((state / name).iterdir()) for name in ("scheduled", "saving")] == [[], []]
+
+
+async def test_a_disk_that_hangs_holds_up_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of /status either, which does not know the free space then; nor does the gauge."""
+    released = threading.Event()
+    monkeypatch.setattr(worker, "DISK_ANSWER_S", 0.01)
+    monkeypatch.setattr(worker, "WATCH_DISK_S", 0.01)
+    async with open_rig(tmp_path, answer) as rig:
+        await rig.outcome(task(1, A))
+        monkeypatch.setattr(ObjectFiles, "free_bytes", lambda _: released.wait(60))
+        try:
+            with trio.fail_after(20):
+                # More of them than there may be threads for objects.
+                for _ in range(THREADS[Work.OBJECTS] + 2):
+                    status = await (await rig.client.get("/status")).get_json()
+                told = [await rig.client.get(f"/assignments/{ASSIGNMENT}")]
+                told += [await rig.client.get(path) for path in ("/assignments", "/ping")]
+                told.append(await rig.client.delete(f"/assignments/{ASSIGNMENT}"))
+                reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+                text = await reply.get_data(as_text=True)
+        finally:
+            released.set()
+
+    assert status["disk_free_bytes"] is None
+    assert [reply.status_code for reply in told] == [200] * 4
+    assert "rebalancer_agent_disk_free_bytes NaN" in text

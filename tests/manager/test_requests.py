@@ -35,6 +35,16 @@ def test_a_job_is_asked_for() -> None:
     assert read_new_job({**new(), "dry_run": True}) == NewJob("evacuate", params, dry_run=True)
 
 
+def test_parameters_may_be_an_array_of_the_deployed_two() -> None:
+    """The node and how many objects, as serde reads structs; nothing else has a place in it."""
+    for count in (5, None):
+        body = {"action": "evacuate", "params": ["1.stor", count]}
+        assert read_new_job(body) == read_new_job(new(max_objects=count))
+    for params in ([], ["1.stor"], ["1.stor", 5, True], [5, "1.stor"]):
+        with pytest.raises(Unprocessable, match="params"):
+            read_new_job({"action": "evacuate", "params": params})
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
