@@ -96,6 +96,7 @@ cli.add_command(demo)
 
 
 def _run(command: click.Command, name: str) -> NoReturn:
+    log.hold_descriptors()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -6,26 +6,25 @@ before it was taken, and starting is recovery.
 
 import gc
 import hmac
-import logging
+import resource
 import signal
+import socket
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import attrs
-import hypercorn
-import hypercorn.trio
 import trio
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from rebalancer.errors import ConfigError, RequestError, Unavailable, leaves
+from rebalancer.errors import ConfigError, RequestError, Unavailable
 from rebalancer.log import get_logger
+from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
+from rebalancer.serving.server import BACKLOG, Server
 from rebalancer.wire import parse_json
 
 #: Requests under way get this long to end after SIGTERM.  SMF kills after 30 s.
@@ -46,10 +45,25 @@ class Listen:
     cert: str = ""
     key: str = ""
 
-    @property
-    def bind(self) -> str:
-        """As hypercorn spells it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    def bind(self) -> socket.socket:
+        """A listening socket.
+
+        Raises:
+          ConfigError: the address cannot be served on.
+        """
+        made = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((self.host, self.port))
+            made.listen(BACKLOG)
+        except (OSError, UnicodeError) as exc:
+            made.close()
+            raise ConfigError(f"cannot serve on {_spell(self.host, self.port)}: {exc}") from None
+        return made
+
+
+def _spell(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def collect_rarely() -> None:
@@ -86,8 +100,11 @@ async def serve(
         if on_reload is not None:
             nursery.start_soon(_reload, reloading[1], on_reload)
         async with trio.open_nursery() as servers:
-            api_url = await listen(servers, api, api_at, stopping)
-            metrics_url = await listen(servers, metrics, metrics_at, stopping)
+            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            bounds = Bounds(connections=api_connections(files))
+            api_url = await listen(servers, api, api_at, stopping, bounds)
+            bounds = Bounds(connections=metrics_connections(files))
+            metrics_url = await listen(servers, metrics, metrics_at, stopping, bounds)
             log.info("listening", api=api_url, metrics=metrics_url)
             async with trio.open_nursery() as work:
                 work.start_soon(service)
@@ -128,43 +145,37 @@ async def _reload(
         await on_reload()
 
 
-async def listen(servers: trio.Nursery, app: QuartTrio, at: Listen, stopping: trio.Event) -> str:
+async def listen(
+    servers: trio.Nursery,
+    app: QuartTrio,
+    at: Listen,
+    stopping: trio.Event,
+    bounds: Bounds | None = None,
+) -> str:
     """Serve `app` in `servers` until `stopping`; the address and port, once they answer.
 
     Raises:
       ConfigError: the address cannot be served on.
     """
-    config = hypercorn.Config()
-    config.bind = [at.bind]
-    if at.cert:
-        _check_tls(at)
-        config.certfile, config.keyfile = at.cert, at.key
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn")
-    config.graceful_timeout = GRACE_S
-    config.include_server_header = False
-    # Without a trigger of its own hypercorn would take the signals.
-    serve_app = partial(
-        hypercorn.trio.serve, _whole_sends(app), config, shutdown_trigger=stopping.wait
-    )
-    try:
-        (url,) = await servers.start(serve_app)
-    except* OSError as group:
-        cause = next(leaves(group))
-        raise ConfigError(f"cannot serve on {at.bind}: {cause}") from None
-    return str(url).partition("://")[2]
+    tls = _open_tls(at) if at.cert else None
+    listening = at.bind()
+    host, port, *_ = listening.getsockname()
+    await servers.start(Server(app, bounds or Bounds(), GRACE_S, tls).run, listening, stopping)
+    return _spell(host, port)
 
 
-def _check_tls(at: Listen) -> None:
-    """Read the files once before hypercorn does, whose errors name none of them.
+def _open_tls(at: Listen) -> ssl.SSLContext:
+    """The certificate and its key, to serve with.
 
     Raises:
       ConfigError: they are missing, or no certificate with its key.
     """
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(at.cert, at.key)
+        made.load_cert_chain(at.cert, at.key)
     except OSError as exc:  # ssl's own errors among them
         raise ConfigError(f"{at.cert}, {at.key}: {exc.strerror or exc}") from exc
+    return made
 
 
 def require_token(app: QuartTrio, token: str | None) -> None:
@@ -173,31 +184,18 @@ def require_token(app: QuartTrio, token: str | None) -> None:
         return
     expected = f"Bearer {token}".encode()
 
+    def admits(path: str, given: str) -> bool:
+        return path == "/ping" or hmac.compare_digest(given.encode(), expected)
+
+    # The body of a request without it is not even read.
+    app.config["ADMITS"] = admits
+
     @app.before_request
     async def check() -> Response | None:
-        given = request.headers.get("authorization", "").encode()
-        if request.path == "/ping" or hmac.compare_digest(given, expected):
+        if admits(request.path, request.headers.get("authorization", "")):
             return None
         challenge = {"WWW-Authenticate": "Bearer"}
         return error_response(401, "a valid token is required: Authorization: Bearer", challenge)
-
-
-def _whole_sends(app: QuartTrio) -> ASGIFramework:
-    """`app`, with sends that a cancellation does not cut.
-
-    quart-trio cancels a request when hypercorn tells it that the answer is out, from within
-    the very send that still has to start hypercorn's timer of idle connections.  Without that
-    timer a connection that a client keeps is never closed: not when idle, not at the end.
-    """
-
-    async def run(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async def send_whole(message: Any) -> None:
-            with trio.CancelScope(shield=True):
-                await send(message)
-
-        await app(scope, receive, send_whole)
-
-    return run
 
 
 def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
@@ -209,7 +207,9 @@ def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
     # `//` in a path is no slip that a redirection, in HTML, should mend: there is no such path.
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
-    app.config["BODY_TIMEOUT"] = 60
+    app.config["PROGRAM"] = server
+    # Ours are whole before the application sees them.
+    app.config["BODY_TIMEOUT"] = None
 
     @app.after_request
     async def name_server(response: Response) -> Response:

@@ -4,10 +4,13 @@ import platform
 from collections.abc import Iterator, Mapping
 
 import prometheus_client as prometheus
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 from quart import Response
 from quart_trio import QuartTrio
+
+from rebalancer import __version__, log
+from rebalancer.daemon import make_app
 
 #: The predecessors add a label value that counts all the others.
 TOTAL = "total"
@@ -70,9 +73,19 @@ class BareCounter(Collector):
         yield metric
 
 
+class LogMetrics(Collector):
+    """How many lines of the log could not be written, as the log itself counts them."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The count so far, for the registry."""
+        text = "Lines of the log that could not be written."
+        yield CounterMetricFamily("log_lines_dropped", text, log.dropped())
+
+
 def metrics_app(registry: prometheus.CollectorRegistry) -> QuartTrio:
     """An application that answers `/metrics`, and `/` as the predecessor did."""
-    app = QuartTrio(__name__)
+    registry.register(LogMetrics())
+    app = make_app(__name__, f"rebalancer {__version__}", 1 << 10)
 
     @app.get("/")
     @app.get("/metrics")

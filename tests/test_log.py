@@ -3,7 +3,13 @@
 import io
 import json
 import logging
+import os
+import re
+import resource
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +94,107 @@ def test_other_libraries_log_through_ours(stream: io.StringIO) -> None:
     (line,) = lines(stream)
 
     assert (line["msg"], line["level"], line["logger"]) == ("port 80", 40, "hypercorn")
+
+
+# --- a log that cannot be written ----------------------------------------------------------
+
+
+def put_all(sink: log.Sink, count: int, size: int = 100) -> None:
+    for number in range(count):
+        sink.put(f"{number:05}".encode().ljust(size - 1, b".") + b"\n")
+
+
+def settle(condition: Any) -> None:
+    """Wait for a thread, which no test can hurry."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not come")
+
+
+def test_lines_are_written_whole_and_in_order() -> None:
+    """By the thread; flushing waits for it."""
+    out, end = os.pipe()
+    sink = log.Sink(end)
+    put_all(sink, 50)
+    sink.flush(20)
+
+    written = os.read(out, 1 << 20).splitlines()
+    assert [line[:5] for line in written] == [f"{number:05}".encode() for number in range(50)]
+    os.close(out)
+    os.close(end)
+
+
+def test_a_reader_that_sleeps_keeps_nobody_waiting() -> None:
+    """What does not fit is dropped and counted; once the reader is awake a line says so."""
+    out, end = os.pipe()
+    sink = log.Sink(end, most=10_000)
+    put_all(sink, 5000)  # half a megabyte into a pipe of 64 KiB
+    assert sink.dropped > 3000
+
+    told, read = 0, b""
+    while told < sink.dropped:
+        read += os.read(out, 1 << 16)
+        told = sum(int(count) for count in re.findall(rb"^(\d+) log lines dropped\n", read, re.M))
+    assert told == sink.dropped
+    assert read.count(b"....\n") == 5000 - sink.dropped
+    os.close(out)
+    os.close(end)
+
+
+def test_a_pipe_without_a_reader_loses_lines_and_no_more() -> None:
+    """They are counted, and the next line that can be written says how many."""
+    out, end = os.pipe()
+    spare = os.dup(end)
+    os.close(out)
+    sink = log.Sink(end)
+    put_all(sink, 7)
+    settle(lambda: sink.dropped == 7)
+
+    out, other = os.pipe()
+    os.dup2(other, end)
+    put_all(sink, 1)
+    sink.flush(20)
+    assert b"\n7 log lines dropped\n" in os.read(out, 1 << 16)
+    for fd in (out, end, other, spare):
+        os.close(fd)
+
+
+def test_a_full_disk_loses_the_lines_that_do_not_fit(tmp_path: Path) -> None:
+    """A line that was cut is ended before the next, so that every other line is whole."""
+    path = tmp_path / "log"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    end = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sink = log.Sink(end)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (250, limit[1]))
+        put_all(sink, 5)
+        settle(lambda: sink.dropped == 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    put_all(sink, 1)
+    sink.flush(20)
+    os.close(end)
+
+    lines = path.read_bytes().splitlines()
+    assert [len(line) for line in lines] == [99, 99, 50, 99, 19]
+    assert lines[-1] == b"3 log lines dropped"
+
+
+def test_a_message_of_many_is_written_once_a_minute() -> None:
+    """The next one tells how often it was not."""
+    times = [0.0]
+    said = list[tuple[float, str, dict[str, Any]]]()
+    seldom = log.Seldom(clock=lambda: times[-1])
+
+    def method(message: str, **fields: Any) -> None:
+        said.append((times[-1], message, fields))
+
+    for now in (0.0, 1.0, 59.0, 61.0, 62.0):
+        times.append(now)
+        seldom.say(method, "odd", port=80)
+
+    assert said == [(0.0, "odd", {"port": 80}), (61.0, "odd", {"port": 80, "times_unsaid": 2})]

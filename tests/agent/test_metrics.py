@@ -16,6 +16,7 @@ CONSTANT = {"service", "server", "datacenter", "zonename"}
 #: Each family: its type, and the labels of its samples.  The older ones have the names of the
 #: deployed agent, which are no names of counters to this library, so they are untyped.
 FAMILIES: dict[str, tuple[str, set[str]]] = {
+    "log_lines_dropped": ("counter", set()),
     "request_count": ("unknown", CONSTANT | {"req"}),
     "object_count": ("unknown", CONSTANT | {"type"}),
     "error_count": ("unknown", CONSTANT | {"error"}),

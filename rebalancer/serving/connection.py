@@ -1,0 +1,419 @@
+"""One connection of a client: requests in, answers of the application out, in HTTP/1.1.
+
+h11 reads and writes the protocol.  A request is read whole, within bounds, before the application
+sees it; a request that cannot be one is answered with 4xx here.  Nothing is shielded, so that
+whoever cancels a connection's scope is rid of it at once, whatever its client does.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+import attrs
+import h11
+import trio
+from hypercorn.typing import ASGIReceiveEvent, HTTPScope
+from quart_trio import QuartTrio
+
+from rebalancer.serving.bounds import Bounds
+
+#: Bytes of one read, and of one write that must be taken within `Bounds.send_s`.
+PIECE = 64 << 10
+#: What a client still sends of a request that was answered early is taken for so long, and so much:
+#: a connection closed over unread bytes is reset, and the answer is lost with it.
+LINGER_S, LINGER_BYTES = 1.0, 1 << 20
+#: Other tasks have their turn after so many pieces of a body, which may be of one byte each.
+MANY = 32
+
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]{0,255}")
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+class Refusal(Exception):
+    """A request that no application gets to see: a status of 4xx or 503, and why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Gone(Exception):
+    """The client has closed its connection, or does not take its answer."""
+
+
+@attrs.define
+class Budget:
+    """Memory for large bodies, shared by the connections of a port.
+
+    Mutable state: what is left of it.
+    """
+
+    left: int
+
+    def take(self, size: int) -> bool:
+        """Take `size` bytes, if there are as many."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give back what was taken."""
+        self.left += size
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A client's connection.
+
+    Mutable state: the state of the protocol; since when the client keeps us waiting, if it does;
+    whether it is within a request, and whether this one shall be its last; memory taken.
+    """
+
+    app: QuartTrio
+    stream: Stream
+    bounds: Bounds
+    budget: Budget
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    #: When the wait for the client began; None while the client waits for us.
+    waits_since: float | None = attrs.field(factory=trio.current_time)
+    is_idle: bool = True
+    is_last: bool = False
+    taken: int = 0
+    _is_at_end: bool = False
+    _protocol: h11.Connection = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._protocol = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=self.bounds.head_bytes
+        )
+
+    @property
+    def may_go(self) -> float:
+        """When another client may have this one's place; infinite while an answer is made."""
+        since = math.inf if self.waits_since is None else self.waits_since
+        return since + self.bounds.patience_s
+
+    async def run(self) -> None:
+        """Answer requests until the client goes, breaks a bound, or the scope is cancelled."""
+        with self.scope:
+            try:
+                await self._shake_hands()
+                while await self._answer_one():
+                    pass
+            except (Gone, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                pass  # as clients do
+            finally:
+                self._give_back()
+        with trio.move_on_after(LINGER_S):
+            with suppress(trio.BrokenResourceError):
+                await self.stream.aclose()
+
+    def end_after_answer(self) -> None:
+        """Close the connection: now if nothing is under way, else after what is."""
+        self.is_last = True
+        if self.is_idle:
+            self.scope.cancel()
+
+    # --- requests --------------------------------------------------------------------------
+
+    async def _shake_hands(self) -> None:
+        if isinstance(self.stream, trio.SSLStream):
+            with trio.move_on_after(self.bounds.handshake_s) as bound:
+                await self.stream.do_handshake()
+            if bound.cancelled_caught:
+                raise Gone
+
+    async def _answer_one(self) -> bool:
+        """Read a request and answer it; whether there can be another one."""
+        head: h11.Request | None = None
+        try:
+            if (head := await self._head()) is None:
+                return False
+            body = await self._body(head)
+        except Refusal as refusal:
+            await self._refuse(refusal, head)
+        except h11.RemoteProtocolError as exc:
+            # 501 is an answer to what nobody speaks, and no trouble of ours.
+            status = exc.error_status_hint if exc.error_status_hint < 500 else 400
+            await self._refuse(Refusal(status, f"no HTTP/1.1: {exc}"), head)
+        else:
+            self.waits_since = None
+            await _Exchange(self, head, body).run()
+            self._give_back()
+        if self.is_last or not self.can_go_on:
+            await self._linger()
+            return False
+        self._protocol.start_next_cycle()
+        self.is_idle, self.waits_since = True, trio.current_time()
+        return True
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the request has been read to its end, and another one may follow."""
+        ends = (h11.DONE, h11.SEND_RESPONSE, h11.SEND_BODY)
+        is_open = self._protocol.our_state in ends and self._protocol.their_state is h11.DONE
+        return is_open and not self._is_at_end
+
+    async def _head(self) -> h11.Request | None:
+        """The head of the next request; None if none comes."""
+        deadline = trio.current_time() + self.bounds.idle_s
+        while True:
+            event = self._protocol.next_event()
+            if isinstance(event, h11.Request):
+                self.is_idle = False
+                _check(event)
+                return event
+            if event is not h11.NEED_DATA:
+                return None
+            if self.is_idle and self._protocol.trailing_data[0]:
+                self.is_idle = False
+                deadline = trio.current_time() + self.bounds.head_s
+            with trio.move_on_at(deadline) as bound:
+                # No more, so that what is longer is seen before it is whole.
+                await self._receive(self.bounds.head_bytes)
+            if bound.cancelled_caught:
+                if self.is_idle:
+                    return None
+                raise Refusal(408, f"no whole head within {self.bounds.head_s:g} s")
+
+    async def _body(self, head: h11.Request) -> bytearray:
+        """The body of a request, unless it is refused whatever is in it: then nothing is read."""
+        admits: Callable[[str, str], bool] = self.app.config.get("ADMITS", lambda *_: True)
+        headers = dict(head.headers)
+        path = head.target.partition(b"?")[0].decode()
+        most = self.app.config["MAX_CONTENT_LENGTH"] or self.bounds.small_body_bytes
+        is_too_long = int(headers.get(b"content-length", b"0")) > most
+        if is_too_long or not admits(path, headers.get(b"authorization", b"").decode("latin1")):
+            return bytearray()  # the application says so
+        with trio.move_on_after(self.bounds.body_s):
+            return await self._receive_body(most)
+        raise Refusal(408, f"no whole body within {self.bounds.body_s:g} s")
+
+    async def _receive_body(self, most: int) -> bytearray:
+        body, pieces = bytearray(), 0
+        while True:
+            event = self._protocol.next_event()
+            if isinstance(event, h11.Data):
+                body += event.data
+                self._reserve(len(body))
+                if len(body) > most:
+                    return body  # the application says so
+                pieces += 1
+                if pieces % MANY == 0:
+                    await trio.lowlevel.checkpoint()
+            elif isinstance(event, h11.EndOfMessage):
+                return body
+            elif event is h11.NEED_DATA:
+                if self._protocol.they_are_waiting_for_100_continue:
+                    await self.send(h11.InformationalResponse(status_code=100, headers=[]))
+                await self._receive()
+            else:
+                raise Gone
+
+    def _reserve(self, size: int) -> None:
+        """Have memory for a body of `size` bytes.
+
+        Raises:
+          Refusal: other bodies have it.
+        """
+        if size <= max(self.bounds.small_body_bytes, self.taken):
+            return
+        # In large steps, for bodies come in small ones.
+        wanted = max(size, min(2 * self.taken, self.bounds.bodies_bytes))
+        if not self.budget.take(wanted - self.taken):
+            raise Refusal(503, "too much is being received: ask again later")
+        self.taken = wanted
+
+    def _give_back(self) -> None:
+        self.budget.give(self.taken)
+        self.taken = 0
+
+    async def _receive(self, most: int = PIECE) -> None:
+        """Hand what the client sends to the protocol."""
+        if self.waits_since is None:
+            self.waits_since = trio.current_time()
+        data = await self.stream.receive_some(most)
+        self._is_at_end = not data
+        self._protocol.receive_data(bytes(data))
+
+    async def disconnected(self) -> None:
+        """Return when the client has gone; a piece of what it sends ahead is kept."""
+        try:
+            while not self._is_at_end and len(self._protocol.trailing_data[0]) < PIECE:
+                data = await self.stream.receive_some(PIECE)
+                if data:
+                    self._protocol.receive_data(bytes(data))
+                else:
+                    self._is_at_end = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._is_at_end = True
+        if not self._is_at_end:
+            await trio.sleep_forever()
+
+    # --- answers ---------------------------------------------------------------------------
+
+    async def send(self, *events: h11.Event) -> None:
+        """Send what these events are as bytes.
+
+        Raises:
+          Gone: the client does not take them.
+        """
+        data = b"".join(cast(bytes, self._protocol.send(event)) for event in events)
+        view = memoryview(data)
+        for start in range(0, len(data), PIECE):
+            self.waits_since = trio.current_time()
+            with trio.move_on_after(self.bounds.send_s) as bound:
+                await self.stream.send_all(view[start : start + PIECE])
+            self.waits_since = None
+            if bound.cancelled_caught:
+                raise Gone
+
+    async def _refuse(self, refusal: Refusal, head: h11.Request | None) -> None:
+        """Answer in the application's stead; nothing more is read of this client."""
+        self.is_last = True
+        accept = dict(head.headers).get(b"accept", b"") if head is not None else b""
+        if self.app.config.get("JSON_ERRORS") or accept.startswith(b"application/json"):
+            body, kind = json.dumps({"message": refusal.message}).encode(), "application/json"
+        else:
+            body = refusal.message.encode(errors="backslashreplace")
+            kind = "text/plain; charset=utf-8"
+        headers = [
+            ("content-type", kind),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        if program := self.app.config.get("PROGRAM"):
+            headers.append(("server", program))
+        if refusal.status == 503:
+            headers.append(("retry-after", "10"))
+        reason = HTTPStatus(refusal.status).phrase
+        answer = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+        with trio.move_on_after(self.bounds.send_s):
+            shown = [] if head is not None and head.method == b"HEAD" else [h11.Data(data=body)]
+            await self.send(answer, *shown, h11.EndOfMessage())
+
+    async def _linger(self) -> None:
+        """Let the client have the answer before the connection is closed."""
+        if self._is_at_end or isinstance(self.stream, trio.SSLStream):
+            return
+        self.waits_since, left = trio.current_time(), LINGER_BYTES
+        with trio.move_on_after(LINGER_S):
+            await self.stream.send_eof()
+            while left > 0 and (data := await self.stream.receive_some(PIECE)):
+                left -= len(data)
+
+
+def _check(head: h11.Request) -> None:
+    """Refuse what is HTTP and yet nothing for an application.
+
+    Raises:
+      Refusal: says why.
+    """
+    headers = dict(head.headers)
+    if not _HOST.fullmatch(headers.get(b"host", b"")):
+        raise Refusal(400, "Host: expected a name of at most 255 characters, perhaps with a port")
+    if not (head.target.startswith(b"/") or _ABSOLUTE.match(head.target)):
+        raise Refusal(400, "the target of a request must begin with a slash")
+    length = headers.get(b"content-length", b"0")
+    if len(length) > 18:
+        raise Refusal(413, "Content-Length: too long")
+    if head.http_version not in (b"1.0", b"1.1"):
+        raise Refusal(400, "HTTP/1.1 is spoken here, and nothing else")
+    if b"upgrade" in headers and b"websocket" in headers[b"upgrade"].lower():
+        raise Refusal(426, "WebSocket is not spoken here: ask without Upgrade")
+
+
+@attrs.define(eq=False)
+class _Exchange:
+    """One request in the application, as ASGI has it.
+
+    Mutable state: the body until it is handed over; the answer's head until it is sent; whether
+    the answer is whole.
+    """
+
+    connection: Connection
+    request: h11.Request
+    _body: bytearray | None
+    _head: h11.Response | None = None
+    _is_whole: bool = False
+
+    async def run(self) -> None:
+        """Have the application answer.
+
+        Raises:
+          Gone: no answer or half of one was sent, so the connection must end.
+        """
+        try:
+            await self.connection.app(self._scope(), self._receive, self._send)
+        except* (Gone, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise Gone from None
+        if not self._is_whole:
+            raise Gone
+
+    def _scope(self) -> HTTPScope:
+        head = self.request
+        target = _ABSOLUTE.sub(b"", head.target, count=1)
+        path, _, query = target.partition(b"?")
+        if not path.startswith(b"/"):
+            path = b"/" + path
+        stream = self.connection.stream
+        is_tls = isinstance(stream, trio.SSLStream)
+        return {
+            "type": "http",
+            "asgi": {"spec_version": "2.1", "version": "3.0"},
+            "http_version": head.http_version.decode(),
+            "method": head.method.decode().upper(),
+            "scheme": "https" if is_tls else "http",
+            "path": unquote(path.decode()),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": list(head.headers),
+            "client": None,
+            "server": None,
+            "state": cast(Any, {}),
+            "extensions": {},
+        }
+
+    async def _receive(self) -> ASGIReceiveEvent:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": cast(bytes, body), "more_body": False}
+        await self.connection.disconnected()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._head = self._answer(message)
+        elif message["type"] == "http.response.body" and not self._is_whole:
+            await self._send_body(message.get("body", b""), message.get("more_body", False))
+
+    async def _send_body(self, data: bytes, has_more: bool) -> None:
+        events = list[h11.Event]()
+        if self._head is not None:
+            events.append(self._head)
+            self._head = None
+        if data and self.request.method != b"HEAD":
+            events.append(h11.Data(data=bytes(data)))
+        if not has_more:
+            events.append(h11.EndOfMessage())
+        await self.connection.send(*events)
+        self._is_whole = not has_more
+
+    def _answer(self, message: Any) -> h11.Response:
+        headers = [(bytes(name).lower(), bytes(value)) for name, value in message["headers"]]
+        if self.connection.is_last or not self.connection.can_go_on:
+            self.connection.is_last = True
+            headers.append((b"connection", b"close"))
+        status = int(message["status"])
+        reason = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
+        return h11.Response(status_code=status, headers=headers, reason=reason)
