@@ -99,7 +99,8 @@ def _run(command: click.Command, name: str) -> NoReturn:
     log.hold_descriptors()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed at the start
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.ctx.get_help(), err=True)
         sys.exit(exc.exit_code)
@@ -109,7 +110,7 @@ def _run(command: click.Command, name: str) -> NoReturn:
     except (RebalancerError, OSError) as exc:
         click.echo(f"{name}: {exc}", err=True)
         # What could not be written stays in the buffer, and Python would try once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except click.Abort:
         sys.exit(130)
