@@ -25,7 +25,8 @@ def read_body(body: bytes) -> Any:
         below = list[Any]()
         for one in level:
             if isinstance(one, str):
-                _check_text(one)
+                if (fault := _fault(one)) is not None:
+                    raise BadRequest(f"expected text, got {fault} at {_place(value, one)}")
             elif isinstance(one, list | dict) and depth > MAX_DEPTH:
                 raise BadRequest(f"not JSON that can be used: nested more than {MAX_DEPTH} deep")
             elif isinstance(one, list):
@@ -37,15 +38,31 @@ def read_body(body: bytes) -> Any:
     return value
 
 
-def _check_text(text: str) -> None:
+def _fault(text: str) -> str | None:
+    """What keeps `text` from being written to a file."""
     if "\0" in text:
-        raise BadRequest("expected text, got a NUL in it: \\u0000")
+        return "NUL"
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as exc:
-            half = f"\\u{ord(text[exc.start]):04x}"
-            raise BadRequest(f"expected text, got half of a character: {half}") from None
+            return f"half of a character, \\u{ord(text[exc.start]):04x},"
+    return None
+
+
+def _place(value: Any, text: str, path: str = "$") -> str | None:
+    """Where in `value`, which is not nested deeply above it, `text` is."""
+    if value is text:
+        return path
+    if isinstance(value, dict):
+        if any(key is text for key in value):
+            return f"a key of {path}"
+        inner = ((f"{path}.{key}", one) for key, one in value.items())
+    elif isinstance(value, list):
+        inner = ((f"{path}[{index}]", one) for index, one in enumerate(value))
+    else:
+        return None
+    return next((found for where, one in inner if (found := _place(one, text, where))), None)
 
 
 def whole_number(name: str, text: str, minimum: int, maximum: int) -> int:

@@ -10,10 +10,9 @@ import resource
 import signal
 import socket
 import ssl
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
@@ -21,16 +20,20 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from rebalancer.bodies import read_body
 from rebalancer.errors import ConfigError, RequestError, Unavailable
 from rebalancer.log import get_logger
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
+from rebalancer.serving.errors import error_body
 from rebalancer.serving.server import BACKLOG, Server
-from rebalancer.wire import parse_json
+from rebalancer.threads import Work, run_sync
 
 #: Requests under way get this long to end after SIGTERM.  SMF kills after 30 s.
 GRACE_S = 2.0
 #: Containers made, more than were freed, before the collector looks for cycles among them.
 YOUNG = 10_000
+#: Larger bodies are read in a thread, where others get their turns.
+AT_ONCE_BYTES = 32 << 10
 
 log = get_logger()
 
@@ -238,20 +241,10 @@ def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as the client wants it: JSON if its Accept names JSON first, else text.
-
-    Clients of the rewrite refuse a JSON error that has no `request_id`.
-    """
+    """An error as the client wants it: JSON if its Accept names JSON first, else text."""
     wants_json = current_app.config.get("JSON_ERRORS") or prefers_json()
-    if wants_json:
-        told = {"request_id": str(uuid.uuid4()), "message": message}
-        response = Response(current_app.json.dumps(told), content_type="application/json")
-        response.headers["X-Request-Id"] = told["request_id"]
-    else:
-        # A message may quote half a character out of a request.
-        text = message.encode(errors="backslashreplace")
-        response = Response(text, content_type="text/plain; charset=utf-8")
-    response.status_code = status
+    body, told = error_body(message, is_json=bool(wants_json))
+    response = Response(body, status, told)
     response.headers.update(headers or {})
     return response
 
@@ -266,6 +259,10 @@ async def body_json() -> Any:
     """The request's parsed body.
 
     Raises:
-      BadRequest: it is not JSON.
+      BadRequest: it is not JSON that can be used.
+      TooLarge: it has too many values.
     """
-    return parse_json(await request.get_data())
+    body = cast(bytes, await request.get_data(as_text=False))
+    if len(body) <= AT_ONCE_BYTES:
+        return read_body(body)
+    return await run_sync(Work.VIEWS, read_body, body)

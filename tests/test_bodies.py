@@ -37,10 +37,10 @@ def test_what_is_no_json_is_an_error_of_the_client(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b'{"a": "\\ud800"}', r"got half of a character: \\ud800"),
-        (b'{"\\udfff": 1}', r"got half of a character: \\udfff"),
+        (b'{"a": "\\ud800"}', r"half of a character, \\ud800, at \$\.a$"),
+        (b'{"\\udfff": 1}', r"half of a character, \\udfff, at a key of \$$"),
         (b'["\xed\xa0\x80"]', r"half of a character|not JSON"),
-        (b'[["a\\u0000b"]]', r"got a NUL in it"),
+        (b'[["a\\u0000b"]]', r"got NUL at \$\[0\]\[0\]$"),
         (b"[" * 33 + b"]" * 33, "nested more than 32 deep"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply|nested more"),
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, "nested too deeply|nested more"),
@@ -70,7 +70,7 @@ def test_a_number_is_read(number: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "1001", "-1", "+1", "1.0", "1e2", " 1", "0x1", "\u0661", "00000000199999", "9" * 5000],
+    ["", "0", "1001", "-1", "+1", "1.0", "1e2", " 1", "0x1", "\u0661", "0000199999", "9" * 5000],
 )
 def test_what_is_no_number_of_these_is_refused(text: str) -> None:
     """With what was expected, and a bounded piece of what was given."""

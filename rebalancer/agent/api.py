@@ -15,6 +15,7 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.statefile import BrokenFile
 from rebalancer.agent.store import AssignmentStore, Cursor
 from rebalancer.agent.worker import Worker
+from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
 from rebalancer.daemon import body_json, error_response, make_app
 from rebalancer.domain.objects import canonical_uuid
@@ -230,11 +231,9 @@ def _page(arguments: Mapping[str, str]) -> tuple[int, Cursor | None]:
     Raises:
       BadRequest: says which argument cannot be used.
     """
-    text = arguments.get("limit", str(PAGE))
-    if not (text.isdecimal() and text.isascii() and 1 <= int(text[:9]) <= MAX_PAGE):
-        raise BadRequest(f"limit: expected a number from 1 to {MAX_PAGE}, got {text[:80]!r}")
+    limit = whole_number("limit", arguments.get("limit", str(PAGE)), 1, MAX_PAGE)
     before = arguments.get("before")
-    return int(text), None if before is None else Cursor.parse(before)
+    return limit, None if before is None else Cursor.parse(before)
 
 
 def _summaries(agent: Agent, page: Sequence[Cursor]) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from rebalancer.agent.statefile import (
 )
 from rebalancer.agent.statefile import image as file_image
 from rebalancer.agent.sync import sync_paths
+from rebalancer.bodies import whole_number
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
 from rebalancer.log import get_logger
@@ -67,9 +68,9 @@ class Cursor(NamedTuple):
           BadRequest: it is something else.
         """
         received, _, name = text.partition(".")
-        if not (received.isdecimal() and received.isascii() and is_loose_uuid(name)):
+        if not is_loose_uuid(name):
             raise BadRequest(f"before: expected <nanoseconds>.<uuid>, got {text[:80]!r}")
-        return cls(int(received), name)
+        return cls(whole_number("before", received, 0, (1 << 63) - 1), name)
 
     def __str__(self) -> str:
         """For the address of the next page."""

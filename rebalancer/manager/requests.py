@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from rebalancer import keys, wire
+from rebalancer.bodies import whole_number
 from rebalancer.domain.objects import is_loose_uuid, is_storage_id
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
@@ -215,7 +216,4 @@ def _whole(args: Mapping[str, str], name: str, default: int, minimum: int, maxim
     text = args.get(name)
     if text is None:
         return default
-    is_number = text.isascii() and text.isdigit() and len(text) < 20
-    if not is_number or not minimum <= int(text) <= maximum:
-        raise BadRequest(f"{name}: expected a whole number from {minimum} to {maximum}")
-    return int(text)
+    return whole_number(name, text, minimum, maximum)

@@ -5,7 +5,6 @@ sees it; a request that cannot be one is answered with 4xx here.  Nothing is shi
 whoever cancels a connection's scope is rid of it at once, whatever its client does.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from hypercorn.typing import ASGIReceiveEvent, HTTPScope
 from quart_trio import QuartTrio
 
 from rebalancer.serving.bounds import Bounds
+from rebalancer.serving.errors import error_body
 
 #: Bytes of one read, and of one write that must be taken within `Bounds.send_s`.
 PIECE = 64 << 10
@@ -281,16 +281,9 @@ class Connection:
         """Answer in the application's stead; nothing more is read of this client."""
         self.is_last = True
         accept = dict(head.headers).get(b"accept", b"") if head is not None else b""
-        if self.app.config.get("JSON_ERRORS") or accept.startswith(b"application/json"):
-            body, kind = json.dumps({"message": refusal.message}).encode(), "application/json"
-        else:
-            body = refusal.message.encode(errors="backslashreplace")
-            kind = "text/plain; charset=utf-8"
-        headers = [
-            ("content-type", kind),
-            ("content-length", str(len(body))),
-            ("connection", "close"),
-        ]
+        is_json = self.app.config.get("JSON_ERRORS") or accept.startswith(b"application/json")
+        body, told = error_body(refusal.message, is_json=bool(is_json))
+        headers = [*told.items(), ("content-length", str(len(body))), ("connection", "close")]
         if program := self.app.config.get("PROGRAM"):
             headers.append(("server", program))
         if refusal.status == 503:

@@ -279,7 +279,9 @@ async def test_the_older_metrics_can_be_left_out(tmp_path: Path) -> None:
             family.name for family in text_string_to_metric_families(await reply.get_data(True))
         }
 
-    assert {name for name in names if not name.startswith("rebalancer_agent_")} == set()
+    assert {name for name in names if not name.startswith("rebalancer_agent_")} == {
+        "log_lines_dropped"
+    }
     assert "rebalancer_agent_objects_processed" in names
 
 
@@ -312,10 +314,13 @@ async def test_assignments_are_listed_page_by_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("limit=0", "limit: expected a number from 1 to 1000, got '0'"),
-        ("limit=1001", "limit: expected a number from 1 to 1000"),
-        ("limit=-1", "limit: expected a number"),
-        ("limit=%C2%B2", "limit: expected a number"),
+        ("limit=0", "limit: expected a whole number from 1 to 1000, got '0'"),
+        ("limit=1001", "limit: expected a whole number from 1 to 1000"),
+        ("limit=-1", "limit: expected a whole number"),
+        ("limit=%C2%B2", "limit: expected a whole number"),
+        ("limit=00000000199999", "limit: expected a whole number from 1 to 1000"),
+        (f"limit={'9' * 5000}", "limit: expected a whole number from 1 to 1000"),
+        (f"before={'9' * 5000}.00000000-0000-1000-8000-000000000001", "before: expected"),
         ("before=5", "before: expected <nanoseconds>.<uuid>, got '5'"),
         ("before=x.00000000-0000-1000-8000-000000000001", "before: expected"),
     ],

@@ -1,0 +1,18 @@
+"""What a client that gets an error is told with it."""
+
+import json
+import uuid
+
+
+def error_body(message: str, *, is_json: bool) -> tuple[bytes, dict[str, str]]:
+    """The body of an error and its headers.
+
+    Clients of the rewrite refuse a JSON error that has no `request_id`.
+    """
+    if is_json:
+        name = str(uuid.uuid4())
+        body = json.dumps({"request_id": name, "message": message}).encode()
+        return body, {"Content-Type": "application/json", "X-Request-Id": name}
+    # A message may quote half a character out of a request.
+    body = message.encode(errors="backslashreplace")
+    return body, {"Content-Type": "text/plain; charset=utf-8"}
