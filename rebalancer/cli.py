@@ -1,5 +1,6 @@
 """Command lines: arguments to configurations to running programs, errors to one line."""
 
+import json
 import os
 import platform
 import sys
@@ -7,14 +8,22 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import attrs
 import click
 import trio
 
 from rebalancer import __version__, log
 from rebalancer.adm.commands import adm
-from rebalancer.config import load_agent, load_manager
+from rebalancer.adm.output import printable
+from rebalancer.config import (
+    AgentConfig,
+    ManagerConfig,
+    load_agent,
+    load_manager,
+    unusable_files,
+)
 from rebalancer.devregion.commands import demo, region
-from rebalancer.errors import RebalancerError, leaves
+from rebalancer.errors import ConfigError, RebalancerError, leaves
 
 F = TypeVar("F", bound=Callable[..., Any])
 _STAMP = f"python-{platform.python_version()}"
@@ -51,9 +60,8 @@ def manager_command(path: Path | None) -> None:
     """Run the manager: one in a region."""
     from rebalancer.manager import main
 
-    config, unknown = load_manager(path)
+    config = load_manager(path)
     log.configure(main.LOG_NAME, config.log_level)
-    _warn(unknown)
     _serve(lambda: main.run(config, path))
 
 
@@ -64,15 +72,45 @@ def agent_command(path: Path | None) -> None:
     """Run the agent: one on every storage node."""
     from rebalancer.agent import main
 
-    config, unknown = load_agent(path)
+    config = load_agent(path)
     log.configure("rebalancer-agent", config.log.level)
-    _warn(unknown)
     _serve(lambda: main.run(config))
 
 
-def _warn(unknown: list[str]) -> None:
-    if unknown:
-        log.get_logger().warning("configuration has unknown keys", keys=unknown)
+@cli.command("check-config")
+@click.argument("program", type=click.Choice(["manager", "agent"]))
+@click.argument("file", type=click.Path(path_type=Path))
+def check_config(program: str, file: Path) -> None:
+    """Say all that is wrong with a configuration file, a line each.
+
+    The programs refuse to start with a file that has any of it, and a manager that runs goes on
+    with the old one.  Environment variables count as they do for the program.  Without an error the
+    values that would be in force are shown, defaults among them.
+
+    \b
+    Example:
+      rebalancer check-config manager /opt/smartdc/rebalancer/config.json
+
+    \b
+    Exit codes:
+      0    the program would take the file
+      1    it would not
+      2    no such program
+    """
+    faults: list[str] = []
+    config: ManagerConfig | AgentConfig | None = None
+    try:
+        config = load_manager(file) if program == "manager" else load_agent(file)
+    except ConfigError as exc:
+        faults += exc.faults or [str(exc)]
+    if config is not None:
+        faults += unusable_files(config)
+    for fault in faults:
+        click.echo(printable(fault), err=True)
+    if faults or config is None:
+        raise click.exceptions.Exit(1)
+    click.echo(f"{file}: ok, and with it these values are in force:")
+    click.echo(json.dumps(attrs.asdict(config), indent=2))
 
 
 def _serve(run: Callable[[], Awaitable[None]]) -> None:

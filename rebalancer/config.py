@@ -1,18 +1,20 @@
 """The two configuration files: their keys, defaults, units and checks.
 
 The manager's is JSON, the agent's TOML; both as the predecessors wrote them, plus keys of our
-own.  An unknown key is a warning, a value of the wrong kind an error that names the key.
+own.  An unknown key and a value of the wrong kind are errors that name the key; all of a file's
+errors are told at once.
 """
 
 import math
 import os
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
 
-from rebalancer import environment, wire
+from rebalancer import environment, keys, wire
 from rebalancer.errors import BadRequest, ConfigError
 from rebalancer.log import level_name
 from rebalancer.peers.names import split_port
@@ -28,7 +30,7 @@ def _whole(minimum: int, maximum: int | None = None) -> Any:
     expected = f"at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
 
     def validate(_instance: object, field: "attrs.Attribute[Any]", value: float) -> None:
-        if value < minimum or (maximum is not None and value > maximum):
+        if not (minimum <= value < math.inf) or (maximum is not None and value > maximum):
             raise wire.FieldError(f"{field.name}: expected {expected}, got {value}")
 
     return validate
@@ -74,7 +76,9 @@ def _addresses(
 
 
 def _numbered(_instance: object, field: "attrs.Attribute[str]", value: str) -> None:
-    if not value.split(".")[0].isdigit():
+    number = value.split(".")[0]
+    is_number = number.isascii() and number.isdecimal() and len(number) < 10
+    if not is_number or int(number) < 1:
         expected = "expected a name that starts with its number"
         raise wire.FieldError(f"{field.name}: {expected}, got {value!r}")
 
@@ -297,45 +301,48 @@ class ManagerConfig:
 
 # --- reading -----------------------------------------------------------------------------
 
+#: Keys that templates of the predecessors write, and that mean nothing here.
+_SILENT: Mapping[Any, frozenset[str]] = {
+    ManagerConfig: frozenset({"direct_db", "mdapi"}),
+    Shard: frozenset({"last"}),
+    AgentServer: frozenset({"download_timeout_secs"}),
+}
 
-def load_agent(path: Path | None) -> tuple[AgentConfig, list[str]]:
-    """The agent's configuration and its unknown keys; the environment overrides the file.
+
+def load_agent(path: Path | None) -> AgentConfig:
+    """The agent's configuration; the environment overrides the file.
 
     Without `path` the default place is read if there is a file, else defaults hold.
 
     Raises:
-      ConfigError: the file is missing, is not TOML, or a value does not fit.
+      ConfigError: the file is missing, is not TOML, or a key or value does not fit.
     """
     if path is None and not AGENT_PATH.exists():
         return read_agent("", "environment", os.environ)
     return read_agent(_read_text(path or AGENT_PATH), str(path or AGENT_PATH), os.environ)
 
 
-def load_manager(path: Path | None) -> tuple[ManagerConfig, list[str]]:
-    """The manager's configuration and its unknown keys; the environment overrides the file.
+def load_manager(path: Path | None) -> ManagerConfig:
+    """The manager's configuration; the environment overrides the file.
 
     Raises:
-      ConfigError: the file is missing, is not JSON, or a value does not fit.
+      ConfigError: the file is missing, is not JSON, or a key or value does not fit.
     """
     path = path or MANAGER_PATH
     return read_manager(_read_text(path), str(path), os.environ)
 
 
-def read_agent(
-    text: str, name: str, variables: Mapping[str, str] | None = None
-) -> tuple[AgentConfig, list[str]]:
+def read_agent(text: str, name: str, variables: Mapping[str, str] | None = None) -> AgentConfig:
     """As `load_agent`, from the text of a file called `name` and environment variables."""
     try:
         document = wire.parse_toml(text)
     except BadRequest as exc:
         raise ConfigError(f"{name}: {exc}") from exc
-    made = environment.override(document, environment.AGENT, variables or {})
-    return _structure(made, AgentConfig, name), unknown_keys(document, AgentConfig)
+    made, wrong = environment.override(document, environment.AGENT, variables or {})
+    return _structure(made, AgentConfig, name, wrong)
 
 
-def read_manager(
-    text: str, name: str, variables: Mapping[str, str] | None = None
-) -> tuple[ManagerConfig, list[str]]:
+def read_manager(text: str, name: str, variables: Mapping[str, str] | None = None) -> ManagerConfig:
     """As `load_manager`, from the text of a file called `name` and environment variables."""
     try:
         document = wire.parse_json(text)
@@ -347,8 +354,8 @@ def read_manager(
     misspelt = document.pop("max_fill_precentage", None)
     if misspelt is not None:
         document.setdefault("max_fill_percentage", misspelt)
-    made = environment.override(document, environment.MANAGER, variables or {})
-    return _structure(made, ManagerConfig, name), unknown_keys(document, ManagerConfig)
+    made, wrong = environment.override(document, environment.MANAGER, variables or {})
+    return _structure(made, ManagerConfig, name, wrong)
 
 
 def read_token(path: str) -> str | None:
@@ -365,6 +372,27 @@ def read_token(path: str) -> str | None:
     return token
 
 
+def unusable_files(config: ManagerConfig | AgentConfig) -> list[str]:
+    """What is wrong with the files that a configuration names: no program would start."""
+    tokens = [config.api.token_file]
+    if isinstance(config, ManagerConfig):
+        tokens.append(config.agent_token_file)
+    faults = []
+    for path in tokens:
+        try:
+            read_token(path)
+        except ConfigError as exc:
+            faults.append(str(exc))
+    if config.api.tls_cert:
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(config.api.tls_cert, config.api.tls_key)
+        except OSError as exc:  # ssl's own errors among them
+            pair = f"{config.api.tls_cert}, {config.api.tls_key}"
+            faults.append(f"{pair}: {exc.strerror or exc}")
+    return faults
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text()
@@ -372,22 +400,60 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-def _structure(document: Mapping[str, Any], kind: type[T], name: str) -> T:
-    try:
-        return wire.structure(document, kind)
-    except BadRequest as exc:
-        raise ConfigError(f"{name}: {exc}") from exc
+def _structure(document: Mapping[str, Any], kind: type[T], name: str, wrong: Sequence[str]) -> T:
+    """`document` as `kind`; `wrong` is what is amiss with it already.
+
+    Raises:
+      ConfigError: all that is wrong, at once.
+    """
+    faults = [*wrong, *_faults(document, kind)]
+    if not faults:
+        try:
+            return wire.structure(document, kind)
+        except BadRequest as exc:  # of values that do not go together
+            faults = [_placed(str(exc), "")]
+    raise ConfigError(f"{name}: {'; '.join(faults)}", tuple(faults))
 
 
-def unknown_keys(document: Any, kind: Any, prefix: str = "") -> list[str]:
-    """The keys of `document` that `kind` has no field for, as dotted paths."""
-    if not isinstance(document, dict) or not attrs.has(kind):
-        return []
+def _faults(value: Any, kind: Any, prefix: str = "") -> list[str]:
+    """All that is wrong with `value` as an object of `kind`: each with its key."""
+    if not isinstance(value, dict):
+        return [f"{prefix.rstrip('.') or 'the document'}: expected an object"]
     fields = attrs.fields_dict(kind)
-    found = []
-    for key, value in document.items():
-        if key not in fields:
-            found.append(prefix + key)
-        else:
-            found += unknown_keys(value, fields[key].type, f"{prefix}{key}.")
-    return found
+    given = [key for key in value if key not in _SILENT.get(kind, ())]
+    faults = keys.unknown(given, tuple(fields), prefix)
+    for name, field in fields.items():
+        if name in value:
+            faults += _faults_of_field(value[name], field, prefix)
+        elif field.default is attrs.NOTHING:
+            faults.append(f"{prefix}{name}: required, and missing")
+    return faults
+
+
+def _faults_of_field(value: Any, field: "attrs.Attribute[Any]", prefix: str) -> list[str]:
+    where, kind = f"{prefix}{field.name}", cast(Any, field.type)
+    members = get_args(kind) if get_origin(kind) is tuple else ()
+    if attrs.has(kind):
+        return _faults(value, kind, f"{where}.")
+    if members and attrs.has(members[0]) and isinstance(value, list):
+        listed = [_faults(one, members[0], f"{where}[{n}].") for n, one in enumerate(value)]
+        return [fault for faults in listed for fault in faults]
+    try:
+        made = wire.structure(value, kind)
+    except BadRequest as exc:
+        return [_placed(str(exc), where)]
+    try:
+        if field.validator is not None:
+            field.validator(None, field, made)
+    except wire.FieldError as exc:
+        return [f"{prefix}{exc}"]
+    return []
+
+
+def _placed(text: str, where: str) -> str:
+    """What is wrong with one value, behind the place of what is wrong."""
+    what, _, inner = text.rpartition(" at $")
+    if " at $" in what:  # several members of a list
+        return f"{where}: {text.replace(' at $', f' at {where}')}"
+    place = f"{where}{inner}" if where else inner.removeprefix(".")
+    return f"{place}: {what}" if place else what or text

@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 
-from rebalancer.errors import ConfigError
 from rebalancer.peers.names import split_port
 
 
@@ -77,25 +76,25 @@ AGENT: Mapping[str, _Variable] = {
 
 def override(
     document: Mapping[str, Any], variables: Mapping[str, _Variable], environment: Mapping[str, str]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """`document` with the values that `environment` has for its keys; empty texts count as none.
 
-    Raises:
-      ConfigError: names the variable, its value and what was expected.
+    Also tells of each variable that cannot be used its value and what was expected.
     """
-    made = dict(document)
+    made, wrong = dict(document), list[str]()
     for name, variable in variables.items():
         text = environment.get(name, "")
         if not text:
             continue
         try:
             values = variable.read(text)
-        except ValueError as exc:
+        except ValueError:
             expected = f"expected {variable.expected}, got {text!r}"
-            raise ConfigError(f"environment variable {name}: {expected}") from exc
-        for keys, value in zip(variable.keys, values, strict=True):
-            _put(made, keys, value)
-    return made
+            wrong.append(f"environment variable {name}: {expected}")
+            continue
+        for path, value in zip(variable.keys, values, strict=True):
+            _put(made, path, value)
+    return made, wrong
 
 
 def _put(document: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:

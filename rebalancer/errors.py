@@ -8,7 +8,14 @@ class RebalancerError(Exception):
 
 
 class ConfigError(RebalancerError):
-    """A configuration that cannot be used: says which key, its value and what was expected."""
+    """A configuration that cannot be used: says which key, its value and what was expected.
+
+    `faults` are all that are wrong with a file, where its text could be read.
+    """
+
+    def __init__(self, text: str, faults: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.faults = faults
 
 
 class RequestError(RebalancerError):

@@ -1,5 +1,6 @@
 """The operator's command and the programs, asked in ways that they cannot follow."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,52 @@ def test_programs_meet_at_their_usual_ports() -> None:
     assert (manager.listen_port, url) == (80, "http://localhost")
     assert manager.agent_port == agent.server.port == 7878
     assert manager.metrics_port == agent.metrics.port == 8878
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("program", ["manager", "agent"])
+def test_a_configuration_is_checked_without_a_start(tmp_path: Path, program: str) -> None:
+    """All that is wrong, a line each, and exit 1; or what would be in force."""
+    file = tmp_path / "config"
+    bad, good = {
+        "manager": (
+            '{"domain_name": 1, "prt": 1, "shards": []}',
+            '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}]}',
+        ),
+        "agent": ("[server]\nprt = 1\nworkers = 0", "[server]\nworkers = 3"),
+    }[program]
+    file.write_text(bad)
+    refused = run("check-config", program, str(file))
+    started = run(program, "-c", str(file))
+    file.write_text(good)
+    taken = run("check-config", program, str(file))
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    told = refused.stderr.splitlines()
+    assert len(told) == 2
+    assert "prt: unknown key" in told[0]
+    # The program itself tells the same.
+    assert (started.returncode, started.stdout) == (1, "")
+    assert [line for line in told if line not in started.stderr] == []
+    assert (taken.returncode, taken.stderr) == (0, "")
+    head, _, shown = taken.stdout.partition("\n")
+    assert head == f"{file}: ok, and with it these values are in force:"
+    assert json.loads(shown)
+
+
+@pytest.mark.process
+def test_a_configuration_that_names_missing_files_is_refused(tmp_path: Path) -> None:
+    """Tokens and certificates, with which no program would start; and no file at all."""
+    file = tmp_path / "agent.toml"
+    file.write_text('[api]\ntoken_file = "/no/token"\ntls_cert = "/no/c"\ntls_key = "/no/k"\n')
+    done = run("check-config", "agent", str(file))
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        ["/no/token: No such file or directory", "/no/c, /no/k: No such file or directory"],
+    )
+    missing = run("check-config", "manager", str(tmp_path / "missing"))
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "No such file" in missing.stderr
 
 
 @pytest.mark.process

@@ -74,16 +74,16 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         )
 
 
-def _load(path: Path | None) -> tuple[ManagerConfig, list[str]]:
-    config, unknown = load_manager(path)
+def _load(path: Path | None) -> ManagerConfig:
+    config = load_manager(path)
     read_token(config.agent_token_file)
-    return config, unknown
+    return config
 
 
 async def _take_up_change(runner: Runner, path: Path | None) -> None:
     """Reload if the file has changed since it was read: until now SIGUSR1 was ignored."""
     try:
-        config, _ = await run_sync(Work.OTHER, _load, path)
+        config = await run_sync(Work.OTHER, _load, path)
     except ConfigError:
         changed = True  # so that it is read again, and told
     else:
@@ -100,7 +100,7 @@ async def _reload(runner: Runner, path: Path | None) -> None:
     # config-agent does not write at once: half a file may be whole a moment later.
     for pause_s in (*REREAD_S, None):
         try:
-            config, unknown = await run_sync(Work.OTHER, _load, path)
+            config = await run_sync(Work.OTHER, _load, path)
         except ConfigError as exc:
             if pause_s is None:
                 log.error("configuration not reloaded", error=str(exc))
@@ -111,5 +111,5 @@ async def _reload(runner: Runner, path: Path | None) -> None:
         break
     configure(LOG_NAME, config.log_level)
     config, kept = adopted(runner.config, config)
-    log.info("configuration reloaded", unknown_keys=unknown, need_a_restart=kept)
+    log.info("configuration reloaded", need_a_restart=kept)
     runner.reload(config)

@@ -202,7 +202,10 @@ async def test_sigusr1_reads_the_file_again(tmp_path: Path) -> None:
         with changed(file, file.read_text()[:-30]):
             region.manager.signal(signal.SIGUSR1)
             (refused,) = await logged(region.manager, "configuration not reloaded", 1)
-        with changed(file, json.dumps({**good, "snaplink_cleanup_required": True, "colour": 1})):
+        with changed(file, json.dumps({**good, "max_fill_percentge": 80})):
+            region.manager.signal(signal.SIGUSR1)
+            *_, unknown = await logged(region.manager, "configuration not reloaded", 2)
+        with changed(file, json.dumps({**good, "snaplink_cleanup_required": True})):
             region.manager.signal(signal.SIGUSR1)
             (reloaded,) = await logged(region.manager, "configuration reloaded", 1)
             body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
@@ -211,7 +214,8 @@ async def test_sigusr1_reads_the_file_again(tmp_path: Path) -> None:
         await region.stop()
 
     assert str(file) in str(refused["error"])
-    assert reloaded["unknown_keys"] == ["colour"]
+    assert "did you mean max_fill_percentage?" in str(unknown["error"])
+    assert reloaded["need_a_restart"] == []
     assert (reply.status_code, reply.text) == (500, "Snaplink Cleanup Required")
 
 
