@@ -97,6 +97,10 @@ class StoreError(RebalancerError):
     """A state file cannot be read or written, or is not ours."""
 
 
+class StoreBusy(StoreError):
+    """A state file cannot be used at the moment; waiting may mend it."""
+
+
 class IllegalTransition(RebalancerError):
     """Someone asked for a change of state that the tables do not have: a bug."""
 

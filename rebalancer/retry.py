@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import trio
 
-from rebalancer.errors import JobFailed, PeerError, StoreError
+from rebalancer.errors import JobFailed, PeerError, StoreBusy, StoreError
 from rebalancer.log import get_logger
 from rebalancer.waits import Waits
 
@@ -46,6 +46,8 @@ def waiting_helps(exc: BaseException) -> bool:
         return all(map(waiting_helps, exc.exceptions))
     if isinstance(exc, PeerError):
         return exc.retryable
+    if isinstance(exc, StoreBusy):
+        return True
     if isinstance(exc, StoreError | JobFailed):
         return exc.__cause__ is not None and waiting_helps(exc.__cause__)
     if (code := getattr(exc, "sqlite_errorcode", None)) is not None:

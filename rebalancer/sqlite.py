@@ -4,21 +4,33 @@ trio either raises Cancelled before the thread starts or lets it finish, so no t
 ever open across a checkpoint and none is ever half done.  There is one writer a file, behind a
 lock, and what waits for it is committed together; readers have a connection of their own, which
 WAL keeps out of the writer's way.
+
+A file that cannot be used for now (another program has locked it, the disk is full or does not
+answer, there are too many open files) is waited for, visibly.  A transaction that fails so is
+undone and its functions run again, so they must be able to: what they are given can be iterated
+over twice.
 """
 
+import math
+import os
 import sqlite3
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import attrs
 import trio
 
-from rebalancer.errors import StoreError
+from rebalancer.errors import StoreBusy, StoreError
+from rebalancer.layout import Layout
 from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
 
 #: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
 PAGE_BYTES = 8192
@@ -26,6 +38,31 @@ PAGE_BYTES = 8192
 CACHE_KIB = 16 << 10
 #: Transactions that are committed together at most: none waits long for those behind it.
 MAX_TOGETHER = 64
+#: Bytes that a log of writes keeps; a reader that takes long makes it longer until it is gone.
+WAL_BYTES = 16 << 20
+#: Seconds that sqlite itself waits for another program's lock, in the thread; a `Database` waits
+#: on the event loop for what takes longer.
+LOCK_S = 10.0
+SHORT_LOCK_S = 0.5
+#: Seconds between two tries of what waiting may mend: the first pause and the longest.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+#: Primary result codes that say that the file cannot be used now, not that it is no good.
+_PASSING = {
+    sqlite3.SQLITE_BUSY: "another program has locked it (a sqlite3 shell, a backup)",
+    sqlite3.SQLITE_LOCKED: "",
+    sqlite3.SQLITE_FULL: "",
+    sqlite3.SQLITE_IOERR: "",
+    sqlite3.SQLITE_CANTOPEN: "",
+    sqlite3.SQLITE_PROTOCOL: "",
+    sqlite3.SQLITE_READONLY: "",
+}
+#: Those among them that waiting does not mend: the file was removed, or its file system is broken.
+_FINAL = {sqlite3.SQLITE_READONLY_DBMOVED, sqlite3.SQLITE_IOERR_CORRUPTFS}
+#: Why a file cannot be opened that may be opened later.
+_PASSING_ERRNO = {EMFILE, ENFILE, ENOMEM, ENOSPC, EDQUOT, EIO}
+_OPEN = {"ro": os.O_RDONLY, "rw": os.O_RDWR, "rwc": os.O_RDWR | os.O_CREAT}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,22 +85,53 @@ async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
     return await run_sync(Work.STORE, fn, *args)
 
 
-def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Connection:
+def is_passing(exc: sqlite3.Error) -> bool:
+    """Whether waiting may mend what `exc` tells of."""
+    code = getattr(exc, "sqlite_errorcode", 0)
+    return code & 0xFF in _PASSING and code not in _FINAL
+
+
+def store_error(path: Path, exc: sqlite3.Error) -> StoreError:
+    """`exc`, met in using the file `path`, as an error of ours."""
+    hint = _PASSING.get(getattr(exc, "sqlite_errorcode", 0) & 0xFF, "")
+    text = f"{path}: {exc}{hint and ': '}{hint}"
+    return StoreBusy(text) if is_passing(exc) else StoreError(text)
+
+
+def _opening_error(path: Path, mode: str, exc: sqlite3.Error) -> StoreError:
+    """`exc`, met in opening the file: sqlite says only that it cannot be opened, so ask why."""
+    if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CANTOPEN:
+        return store_error(path, exc)
+    try:
+        os.close(os.open(path, _OPEN[mode] | os.O_CLOEXEC | os.O_NONBLOCK, 0o644))
+    except OSError as cause:
+        kind = StoreBusy if cause.errno in _PASSING_ERRNO else StoreError
+        error = kind(f"{path}: {exc}: {cause.strerror}")
+        error.__cause__ = cause
+        return error
+    return StoreBusy(f"{path}: {exc}")
+
+
+def connect(
+    path: Path, *, mode: str = "rwc", wal: bool = True, lock_s: float = LOCK_S
+) -> sqlite3.Connection:
     """Open one sqlite file, `mode` being sqlite's: ro, rw, or rwc to make it; the caller closes it.
 
     `synchronous` is FULL: what a commit says is on the disk when it returns, because other
-    machines are told on the strength of it.
+    machines are told on the strength of it.  `lock_s` is how long each statement waits for the
+    locks of other programs.
 
     Raises:
+      StoreBusy: it cannot be used now.
       StoreError: the file cannot be opened, is not a database, or cannot be put into WAL mode.
     """
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
         db = sqlite3.connect(
-            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=lock_s
         )
     except sqlite3.Error as exc:
-        raise StoreError(f"{path}: {exc}") from exc
+        raise _opening_error(path, mode, exc)  # noqa: B904 - it has the better cause
     try:
         db.row_factory = sqlite3.Row
         if mode == "rwc":
@@ -72,11 +140,12 @@ def connect(path: Path, *, mode: str = "rwc", wal: bool = True) -> sqlite3.Conne
             (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
             if journal != "wal":
                 raise StoreError(f"{path}: the file system does not support sqlite's WAL mode")
+            db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
         db.execute("PRAGMA synchronous=FULL")
         db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     except sqlite3.Error as exc:
         db.close()
-        raise StoreError(f"{path}: {exc}") from exc
+        raise _opening_error(path, mode, exc)  # noqa: B904 - it has the better cause
     except BaseException:
         db.close()
         raise
@@ -93,10 +162,12 @@ def transact(
     db.execute("BEGIN IMMEDIATE")
     try:
         result = fn(db, *args, **kwargs)
+        db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        # A full disk or one that does not answer makes sqlite roll back by itself.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")
     return result
 
 
@@ -117,46 +188,125 @@ def insert_rows(
     return done.rowcount
 
 
+class Kept(Generic[T]):
+    """What an iterable yields, kept as it comes, for a transaction that may have to run again."""
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self._source = iter(source)
+        self._items: list[T] = []
+        self._failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._items
+        if self._failure is not None:
+            raise self._failure
+        try:
+            for item in self._source:
+                self._items.append(item)
+                yield item
+        except Exception as exc:
+            self._failure = exc
+            raise
+
+
 @attrs.define(eq=False)
 class _Write:
     """A transaction that waits for its turn, or has had it.
 
-    Mutable state: whether its caller still waits; whether it is over, and how it ended.
+    Mutable state: whether its caller still waits; whether a thread has taken it; whether it is
+    over, and how it ended.
     """
 
     fn: Callable[[sqlite3.Connection], Any]
     is_wanted: bool = True
+    is_taken: bool = False
     is_over: bool = False
     result: Any = None
     failure: BaseException | None = None
 
     def try_in(self, db: sqlite3.Connection) -> None:
-        """Run it within a transaction that holds others too: a failure undoes this one only."""
+        """Run it within a transaction that holds others too: a failure undoes this one only.
+
+        Raises:
+          sqlite3.Error: it undoes them all, and waiting may mend it.
+        """
+        self.result = self.failure = None
         db.execute("SAVEPOINT one")
         try:
             self.result = self.fn(db)
         except Exception as exc:
+            if not db.in_transaction or (isinstance(exc, sqlite3.Error) and is_passing(exc)):
+                raise
             self.failure = exc
             db.execute("ROLLBACK TO one")
         db.execute("RELEASE one")
 
 
+@attrs.define
+class _Pauses:
+    """Tells operators of a file that is waited for, and says how long until the next try.
+
+    Mutable state: the last trouble, and how many tries have met one.
+    """
+
+    waits: Waits
+    subject: str
+    trouble: str = ""
+    _failures: int = 0
+
+    def after(self, exc: StoreBusy) -> float:
+        """Seconds to wait after a try that has met `exc`."""
+        pause_s: float = min(FIRST_PAUSE_S * 2**self._failures, LONGEST_PAUSE_S)
+        self._failures = min(self._failures + 1, 16)
+        self.trouble = str(exc)
+        self.waits.begin(self.subject, self.trouble)
+        return pause_s
+
+    def over(self) -> None:
+        """Nobody waits any more."""
+        if self._failures:
+            self.waits.end(self.subject)
+            self._failures = 0
+
+
+def _observe_nothing(_db: sqlite3.Connection) -> None:
+    """Stand for an observer of a file that nobody observes."""
+
+
 class Database:
     """One sqlite file, its writer and its reader.
 
-    `write` and `read` take a function of the connection.  Made by `open_database` only.
+    `write` and `read` take a function of the connection, which may be run more than once.  Made
+    by `open_database` only.
     """
 
     def __init__(
-        self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, run: RunSync
+        self,
+        path: Path,
+        writer: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        run: RunSync,
+        waits: Waits,
     ) -> None:
         self.path = path
         self._writer, self._reader = writer, reader
         #: How blocking functions are run; for other files of the same user too.
         self.run = run
         self._writing, self._reading = trio.Lock(), trio.Lock()
+        self._write_pauses = _Pauses(waits, f"writing {path}")
+        self._read_pauses = _Pauses(waits, f"reading {path}")
         # Filled by the event loop, emptied by the thread that commits.
         self._waiting: deque[_Write] = deque()
+        # Held by whoever decides whether a transaction is still wanted: its caller, or the thread.
+        self._deciding = threading.Lock()
+        self._try_over = trio.Event()
+        self._version = 0
+        #: How many times another program has changed the file, as far as the writer has seen.
+        self.foreign_changes = 0
+        #: What is to be known of the file after each commit, looked at within its transaction.
+        self.observe: Callable[[sqlite3.Connection], Any] = _observe_nothing
+        #: Told what `observe` has seen, once that is committed.
+        self.observed: Callable[[Any], None] = lambda _seen: None
         #: Where tests make the process die: around the commit of a transaction.
         self.before_commit: Callable[[], None] = lambda: None
         self.after_commit: Callable[[], None] = lambda: None
@@ -174,84 +324,196 @@ class Database:
         Those that come while another is under way are committed together, which costs one sync
         of the disk and one thread call; one that fails takes no other along.  A cancelled caller
         may not see the result of a transaction that was committed.
+
+        Raises:
+          StoreError: the file is no good; what waiting may mend is waited for.
         """
-        mine = _Write(lambda db: fn(db, *args, **kwargs))
+        return await self.write_within(math.inf, partial(_call, fn, args, kwargs))
+
+    async def write_within(self, patience_s: float, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """`write`, which gives up after `patience_s` seconds.
+
+        Raises:
+          StoreBusy: it has given up, and nothing is changed.
+          StoreError: the file is no good.
+        """
+        mine = _Write(fn)
         self._waiting.append(mine)
         try:
-            async with self._writing:
-                while not mine.is_over:
-                    await self.run(self._commit)
-                    self.after_commit()
+            with trio.move_on_after(patience_s):
+                async with self._writing:
+                    while not mine.is_over:
+                        await self._try_to_commit()
         finally:
-            mine.is_wanted = False
+            with self._deciding:
+                mine.is_wanted = False
+                is_last = not any(write.is_wanted for write in self._waiting)
+            if is_last:
+                self._write_pauses.over()
+        if mine.is_taken:
+            with trio.CancelScope(shield=True):  # bounded: another's try has begun
+                await self._try_over.wait()
+        if not mine.is_over:
+            raise StoreBusy(self._write_pauses.trouble or f"{self.path}: others are writing")
         if mine.failure is not None:
-            raise mine.failure
+            raise self._told(mine.failure)
         result: T = mine.result
         return result
 
-    def _commit(self) -> None:
-        """Commit what waits, in its order."""
+    def _told(self, failure: BaseException) -> BaseException:
+        """`failure` as callers see it: what is wrong with the file as an error of ours."""
+        is_the_files = type(failure) in (sqlite3.OperationalError, sqlite3.DatabaseError)
+        if is_the_files and isinstance(failure, sqlite3.Error):
+            return store_error(self.path, failure)
+        return failure
+
+    async def _try_to_commit(self) -> None:
+        """Commit what waits, or wait a while for what stands in the way."""
+        self._try_over = trio.Event()
+        try:
+            seen = await self.run(self._commit)
+        except StoreBusy as exc:
+            pause_s = self._write_pauses.after(exc)
+        else:
+            self._write_pauses.over()
+            self.observed(seen)
+            self.after_commit()
+            return
+        finally:
+            self._try_over.set()
+        await trio.sleep(pause_s)
+
+    def _commit(self) -> Any:
+        """Commit what waits, in its order; what was observed.
+
+        Raises:
+          StoreBusy: nothing was committed, and all of it waits again.
+        """
         taken: list[_Write] = []
 
-        def body(db: sqlite3.Connection) -> None:
-            while self._waiting and len(taken) < MAX_TOGETHER:
-                write = self._waiting.popleft()
-                if write.is_wanted:
-                    taken.append(write)
-                    write.try_in(db)
+        def body(db: sqlite3.Connection) -> Any:
+            self._look_for_changes(db)
+            while len(taken) < MAX_TOGETHER and (write := self._take()) is not None:
+                taken.append(write)
+                write.try_in(db)
+            seen = self.observe(db)
             self.before_commit()
+            return seen
 
+        is_over = True
         try:
-            transact(self._writer, body)
+            return transact(self._writer, body)
         except BaseException as exc:
+            told = self._told(exc)
+            if isinstance(told, StoreBusy):
+                is_over = False
+                with self._deciding:
+                    self._waiting.extendleft(reversed(taken))
             for write in taken:
-                write.failure = write.failure or exc
-            raise
+                write.failure = write.failure or told
+            if told is exc:
+                raise
+            raise told from exc
         finally:
             for write in taken:
-                write.is_over = True
+                write.is_over, write.is_taken = is_over, False
+
+    def _take(self) -> _Write | None:
+        with self._deciding:
+            while self._waiting:
+                write = self._waiting.popleft()
+                if write.is_wanted:
+                    write.is_taken = True
+                    return write
+        return None
+
+    def _look_for_changes(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self.foreign_changes += self._version != 0
+            self._version = version
 
     async def read(self, fn: Callable[Concatenate[sqlite3.Connection, P], T],
                    *args: P.args, **kwargs: P.kwargs) -> T:  # fmt: skip
-        """Run `fn` on one snapshot of the file, beside whatever the writer does."""
+        """Run `fn` on one snapshot of the file, beside whatever the writer does.
 
+        Raises:
+          StoreError: the file is no good; what waiting may mend is waited for.
+        """
+        return await self.read_within(math.inf, partial(_call, fn, args, kwargs))
+
+    async def read_within(self, patience_s: float, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """`read`, which gives up after `patience_s` seconds.
+
+        Raises:
+          StoreBusy: it has given up.
+          StoreError: the file is no good.
+        """
+        try:
+            with trio.move_on_after(patience_s):
+                async with self._reading:
+                    return await self._read(fn)
+        finally:
+            self._read_pauses.over()
+        raise StoreBusy(self._read_pauses.trouble or f"{self.path}: others are reading")
+
+    async def _read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         def job() -> T:
-            self._reader.execute("BEGIN")
             try:
-                return fn(self._reader, *args, **kwargs)
+                self._reader.execute("BEGIN")
+                return fn(self._reader)
+            except sqlite3.Error as exc:
+                raise self._told(exc) from exc
             finally:
-                self._reader.execute("COMMIT")
+                if self._reader.in_transaction:
+                    self._reader.execute("ROLLBACK")
 
-        async with self._reading:
-            result: T = await self.run(job)
-        return result
+        while True:
+            try:
+                result: T = await self.run(job)
+            except StoreBusy as exc:
+                await trio.sleep(self._read_pauses.after(exc))
+            else:
+                return result
+
+
+def _call(fn: Callable[..., T], args: Any, kwargs: Any, db: sqlite3.Connection) -> T:
+    return fn(db, *args, **kwargs)
 
 
 @asynccontextmanager
 async def open_database(
-    path: Path, schema: str, *, run: RunSync = _in_thread
+    path: Path,
+    layout: Layout,
+    *,
+    run: RunSync | None = None,
+    waits: Waits | None = None,
+    patience_s: float = math.inf,
+    must_exist: bool = False,
 ) -> AsyncIterator[Database]:
-    """Open `path`, creating it and what `schema` (idempotent DDL) names.
+    """Open `path` and bring it to the newest layout, making it unless it `must_exist`.
+
+    For a file that cannot be used for now, `patience_s` seconds are waited.  What is waited for,
+    now or later, is told to `waits`.
 
     Raises:
       StoreError: it cannot be opened or is another kind of file.
     """
+    run, waits = run or _in_thread, waits or Waits()
 
     def start() -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = connect(path)
+        if not must_exist:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        writer = connect(path, mode="rw" if must_exist else "rwc", lock_s=SHORT_LOCK_S)
         try:
-            writer.executescript(schema)
-            return writer, connect(path, mode="ro")
-        except sqlite3.Error as exc:
+            prepare(writer, path, layout, must_exist=must_exist)
+            return writer, connect(path, mode="ro", lock_s=SHORT_LOCK_S)
+        except BaseException:
             writer.close()
-            raise StoreError(f"{path}: {exc}") from exc
+            raise
 
-    try:
-        writer, reader = await run(start)
-    except OSError as exc:
-        raise StoreError(f"{path}: {exc}") from exc
-    database = Database(path, writer, reader, run)
+    writer, reader = await _open(path, start, run, waits, patience_s)
+    database = Database(path, writer, reader, run, waits)
     try:
         yield database
     finally:
@@ -259,3 +521,43 @@ async def open_database(
         # transaction is short.  It checkpoints the WAL, so a cancellation must not skip it.
         with trio.CancelScope(shield=True):
             await database.close()
+
+
+async def _open(
+    path: Path, start: Callable[[], T], run: RunSync, waits: Waits, patience_s: float
+) -> T:
+    deadline = trio.current_time() + patience_s
+    pauses = _Pauses(waits, f"opening {path}")
+    try:
+        while True:
+            try:
+                started: T = await run(start)
+            except StoreBusy as exc:
+                pause_s = pauses.after(exc)
+                if trio.current_time() + pause_s > deadline:
+                    raise
+                await trio.sleep(pause_s)
+            except OSError as exc:
+                raise StoreError(f"{path}: {exc}") from exc
+            else:
+                return started
+    finally:
+        pauses.over()
+
+
+def prepare(
+    db: sqlite3.Connection, path: Path, layout: Layout, *, must_exist: bool = False
+) -> None:
+    """Bring an open file to the newest layout, in one transaction.  Blocking.
+
+    Raises:
+      StoreBusy: it cannot be written now.
+      StoreError: it is of a newer version than this program, or empty and `must_exist`.
+    """
+    try:
+        if layout.is_newest(db):
+            return
+        layout.check(db, path, must_exist=must_exist)
+        transact(db, layout.bring_up)
+    except sqlite3.Error as exc:
+        raise store_error(path, exc) from exc

@@ -29,8 +29,10 @@ ONLY_IN = {
     "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",
+        "layout.py",
         "agent/store.py",
         "agent/statefile.py",
+        "manager/layouts.py",
         "manager/store.py",
         "manager/transactions",
         "manager/views.py",

@@ -12,24 +12,11 @@ import attrs
 from rebalancer.domain import states
 from rebalancer.domain.states import JobEvent, JobState, Wish, advance
 from rebalancer.log import get_logger
+from rebalancer.manager.layouts import INDEX
 from rebalancer.sqlite import Database, open_database
 
 log = get_logger()
 
-# The first three columns are the predecessor's.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id          TEXT PRIMARY KEY NOT NULL,
-    action      TEXT NOT NULL,
-    state       TEXT NOT NULL,
-    params      TEXT NOT NULL,                  -- JSON
-    created     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    started     TEXT,
-    finished    TEXT,
-    error       TEXT,
-    wish        TEXT CHECK (wish IN ('pause', 'cancel'))
-);
-"""
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 #: What is noted when a job comes into a state.
 _TIMES = {
@@ -190,5 +177,5 @@ async def open_index(path: Path) -> AsyncIterator[JobIndex]:
     Raises:
       StoreError: the file cannot be used.
     """
-    async with open_database(path, _SCHEMA) as database:
+    async with open_database(path, INDEX) as database:
         yield JobIndex(database)

@@ -60,6 +60,8 @@ async def run(job: Job) -> None:
             await job.store.list_unused_copies(COPY_PATH)
         if job.cancelled.is_set():
             return
+        if await job.store.take_changes():
+            continue  # somebody has made rows wait again in the file itself
         await _check_end(job, scan_round)
         left = await _unfinished(job)
         due = left[0].round if left else await next_round(job)

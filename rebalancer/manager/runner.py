@@ -242,7 +242,10 @@ class Runner:
         row, config = running.row, tuned(running.base, running.tuning)
         async with AsyncExitStack() as stack:
             shards = await stack.enter_async_context(open_shards(config))
-            job_store = await stack.enter_async_context(store.open_store(self.file(row.id)))
+            job_store = await stack.enter_async_context(
+                # A job on the list has a file: one that is gone is not begun anew.
+                store.open_store(self.file(row.id), waits=running.waits, must_exist=True)
+            )
             limit = config.options.max_assignments_per_shark
             ledger = stack.enter_context(self.ledgers.open(limit))
             look_up = partial(

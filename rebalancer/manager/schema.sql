@@ -1,5 +1,19 @@
 -- One job.  Operators query `evacuateobjects`, `config` and `duplicates` by hand, which have the
 -- names and columns of the predecessor; columns after the marked line and all else are ours.
+-- Whoever changes it gives it a number and a step from the version before, in `layouts.py`.
+
+-- What the list of jobs says of this one, so that the list can be made anew from the jobs' files.
+CREATE TABLE IF NOT EXISTS job (
+    id              TEXT PRIMARY KEY NOT NULL,
+    action          TEXT NOT NULL,
+    state           TEXT NOT NULL,
+    params          TEXT NOT NULL,              -- JSON
+    created         TEXT NOT NULL,
+    started         TEXT,
+    finished        TEXT,
+    error           TEXT,
+    wish            TEXT
+);
 
 -- What discovery met.  Apart from the rest of its row, because it is a hundred times as long and
 -- the rest changes three times; only a final scan replaces it.
@@ -67,30 +81,96 @@ FROM progress
 JOIN records ON records.number = progress.number
 LEFT JOIN assignments ON assignments.number = progress.assignment;
 
--- A person may repair rows as if it were a table.
+-- A person may repair rows as if it were a table, also while the job runs: these keep `counters`.
+-- What is under way at an agent is not theirs to move: a copy counts only when its agent says so.
+-- Each ends with a look at what came of it, because `OR IGNORE` and `OR REPLACE` reach into them.
 CREATE TRIGGER IF NOT EXISTS insert_object INSTEAD OF INSERT ON evacuateobjects
 BEGIN
+    SELECT RAISE(ABORT, 'an object cannot be put into an assignment by hand')
+        WHERE new.status IN ('assigned', 'post_processing');
+    SELECT RAISE(ABORT, 'there is an object of this id or number already')
+        WHERE EXISTS (SELECT 1 FROM records WHERE id = new.id OR number = new.number)
+        OR EXISTS (SELECT 1 FROM progress WHERE number = new.number);
     INSERT INTO records VALUES (new.number, new.id, new.shard, new.key, new.etag, new.object);
     INSERT INTO progress VALUES (
-        last_insert_rowid(), new.status, ifnull(new.bytes, 0),
-        (SELECT number FROM assignments WHERE id = new.assignment_id), new.dest_shark,
-        ifnull(new.attempts, 0), ifnull(new.put_off, 0), new.skipped_reason, new.error,
-        new.outcome, new.detail, new.tried, new.earlier_shark);
+        (SELECT number FROM records WHERE id = new.id), new.status, ifnull(new.bytes, 0),
+        iif(new.status = 'unprocessed', NULL,
+            (SELECT number FROM assignments WHERE id = new.assignment_id)),
+        new.dest_shark, ifnull(new.attempts, 0),
+        -- A job looks at what is put off before it takes it up, at its start or its end.
+        new.status = 'unprocessed',
+        iif(new.status IN ('skipped', 'error'), new.skipped_reason, NULL),
+        iif(new.status IN ('skipped', 'error'), new.error, NULL),
+        iif(new.status IN ('skipped', 'error'), new.outcome, NULL),
+        new.detail, new.tried, new.earlier_shark);
+    SELECT RAISE(ABORT, 'the row is not one that an object can have')
+        WHERE NOT EXISTS (SELECT 1 FROM progress p JOIN records r USING (number)
+            WHERE r.id = new.id AND p.status = new.status);
+    INSERT INTO counters
+        SELECT status, coalesce(skipped_reason, error, outcome, ''), 1, bytes FROM progress
+        WHERE number = (SELECT number FROM records WHERE id = new.id)
+        ON CONFLICT (status, reason) DO UPDATE
+        SET objects = objects + 1, bytes = bytes + excluded.bytes;
+    INSERT INTO counters SELECT 'put_off', '', 1, 0 WHERE new.status = 'unprocessed'
+        ON CONFLICT (status, reason) DO UPDATE SET objects = objects + 1;
 END;
 CREATE TRIGGER IF NOT EXISTS update_object INSTEAD OF UPDATE ON evacuateobjects
 BEGIN
+    SELECT RAISE(ABORT, 'the number of an object cannot be changed')
+        WHERE new.number IS NOT old.number;
+    SELECT RAISE(ABORT, 'there is an object of this id already')
+        WHERE new.id IS NOT old.id AND EXISTS (SELECT 1 FROM records WHERE id = new.id);
+    SELECT RAISE(ABORT, 'an object cannot be put into an assignment by hand')
+        WHERE new.status IN ('assigned', 'post_processing') AND new.status IS NOT old.status;
+    SELECT RAISE(ABORT, 'the object is in an assignment that an agent may have: let that end')
+        WHERE old.status IN ('assigned', 'post_processing')
+        AND (new.status IS NOT old.status OR new.id IS NOT old.id
+            OR new.assignment_id IS NOT old.assignment_id
+            OR new.dest_shark IS NOT old.dest_shark OR new.bytes IS NOT old.bytes);
+    SELECT RAISE(ABORT, 'the object is in the hands of a job that runs: pause that first')
+        WHERE old.status = 'unprocessed' AND NOT old.put_off
+        AND EXISTS (SELECT 1 FROM job WHERE state = 'running');
+    UPDATE counters SET objects = objects - 1, bytes = bytes - old.bytes
+        WHERE status = old.status
+        AND reason = coalesce(old.skipped_reason, old.error, old.outcome, '');
+    UPDATE counters SET objects = objects - 1 WHERE status = 'put_off' AND old.put_off;
     UPDATE records SET id = new.id, shard = new.shard, key = new.key, etag = new.etag,
         object = new.object
         WHERE number = old.number;
     UPDATE progress SET status = new.status, bytes = new.bytes,
-        assignment = (SELECT number FROM assignments WHERE id = new.assignment_id),
-        dest_shark = new.dest_shark, attempts = new.attempts, put_off = new.put_off,
-        skipped_reason = new.skipped_reason, error = new.error, outcome = new.outcome,
+        assignment = iif(new.status = 'unprocessed', NULL,
+            (SELECT number FROM assignments WHERE id = new.assignment_id)),
+        dest_shark = new.dest_shark, attempts = new.attempts,
+        put_off = new.status = 'unprocessed',
+        skipped_reason = iif(new.status IN ('skipped', 'error'), new.skipped_reason, NULL),
+        error = iif(new.status IN ('skipped', 'error'), new.error, NULL),
+        outcome = iif(new.status IN ('skipped', 'error'), new.outcome, NULL),
         detail = new.detail, tried = new.tried, earlier_shark = new.earlier_shark
         WHERE number = old.number;
+    SELECT RAISE(ABORT, 'the row is not one that an object can have')
+        WHERE NOT EXISTS (SELECT 1 FROM progress p JOIN records r USING (number)
+            WHERE p.number = old.number AND r.id = new.id AND p.status = new.status
+            AND p.bytes IS new.bytes AND p.attempts IS new.attempts);
+    INSERT INTO counters
+        SELECT status, coalesce(skipped_reason, error, outcome, ''), 1, bytes FROM progress
+        WHERE number = old.number
+        ON CONFLICT (status, reason) DO UPDATE
+        SET objects = objects + 1, bytes = bytes + excluded.bytes;
+    INSERT INTO counters SELECT 'put_off', '', 1, 0
+        FROM progress WHERE number = old.number AND put_off
+        ON CONFLICT (status, reason) DO UPDATE SET objects = objects + 1;
 END;
 CREATE TRIGGER IF NOT EXISTS delete_object INSTEAD OF DELETE ON evacuateobjects
 BEGIN
+    SELECT RAISE(ABORT, 'the object is in an assignment that an agent may have: let that end')
+        WHERE old.status IN ('assigned', 'post_processing');
+    SELECT RAISE(ABORT, 'the object is in the hands of a job that runs: pause that first')
+        WHERE old.status = 'unprocessed' AND NOT old.put_off
+        AND EXISTS (SELECT 1 FROM job WHERE state = 'running');
+    UPDATE counters SET objects = objects - 1, bytes = bytes - old.bytes
+        WHERE status = old.status
+        AND reason = coalesce(old.skipped_reason, old.error, old.outcome, '');
+    UPDATE counters SET objects = objects - 1 WHERE status = 'put_off' AND old.put_off;
     DELETE FROM records WHERE number = old.number;
     DELETE FROM progress WHERE number = old.number;
 END;
@@ -148,7 +228,7 @@ CREATE TABLE IF NOT EXISTS destinations (
 
 -- Kept in the transactions that change rows, so that a status costs the same at any size.
 CREATE TABLE IF NOT EXISTS counters (
-    status          TEXT NOT NULL,              -- of evacuateobjects, or 'duplicates'
+    status          TEXT NOT NULL,              -- of evacuateobjects, 'duplicates', 'put_off'
     reason          TEXT NOT NULL,
     objects         INTEGER NOT NULL,
     bytes           INTEGER NOT NULL,

@@ -5,10 +5,8 @@ Every method is one transaction, true on disk when it returns.  What they do is 
 """
 
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
-from importlib import resources
 from pathlib import Path
 
 import trio
@@ -18,6 +16,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import StoreError
+from rebalancer.manager.layouts import JOB_FILE
 from rebalancer.manager.records import (
     Dropped,
     Finding,
@@ -45,41 +44,51 @@ from rebalancer.manager.transactions import (
     updated,
     waiting,
 )
-from rebalancer.manager.transactions.counters import Tally
-from rebalancer.sqlite import Database, RunSync, connect, open_database
-
-SCHEMA = resources.files("rebalancer.manager").joinpath("schema.sql").read_text()
+from rebalancer.manager.transactions.counters import Counts
+from rebalancer.sqlite import (
+    Database,
+    Kept,
+    RunSync,
+    connect,
+    open_database,
+    prepare,
+    store_error,
+    transact,
+)
+from rebalancer.waits import Waits
 
 
 class JobStore:
     """One job's file.  Made by `open_store`.
 
-    Mutable state besides the file: a mirror of the counts by status and of those put off, and an
-    event that wakes those who wait for one to change.
+    Mutable state besides the file: a mirror of its counts as of the last commit, an event that
+    wakes those who wait for one to change, and how many changes by other programs are dealt with.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._counts: Counter[str] = Counter()
-        self._put_off = 0
+        self._counts = Counts()
         self._changed = trio.Event()
+        self._known_changes = 0
+        database.observe, database.observed = counters.read_counts, self._mirror
 
     # --- what is waiting -----------------------------------------------------------------
 
     @property
     def unsettled(self) -> int:
         """Objects that may still need a destination: unprocessed and assigned ones."""
-        return self._counts[ObjectStatus.UNPROCESSED] + self._counts[ObjectStatus.ASSIGNED]
+        by_status = self._counts.by_status
+        return by_status[ObjectStatus.UNPROCESSED] + by_status[ObjectStatus.ASSIGNED]
 
     @property
     def put_off(self) -> int:
         """Those of `unsettled` that `take_up` returns."""
-        return self._put_off
+        return self._counts.put_off
 
     @property
     def objects(self) -> int:
         """All objects of the job."""
-        return sum(self._counts[status] for status in ObjectStatus)
+        return sum(self._counts.by_status[status] for status in ObjectStatus)
 
     async def wait_change(self) -> None:
         """Return after the next change of any count, or `wake`."""
@@ -90,14 +99,9 @@ class JobStore:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _mirror(self, tally: Tally) -> None:
-        self._counts.update(tally.by_status())
+    def _mirror(self, counts: Counts) -> None:
+        self._counts = counts
         self.wake()
-
-    def _note(self, done: Uncopied, tally: Tally) -> Uncopied:
-        self._put_off += done.put_off
-        self._mirror(tally)
-        return done
 
     async def load(self) -> None:
         """Bring the mirror up to date with the file, before any other use.
@@ -105,12 +109,24 @@ class JobStore:
         Objects given back to placement or put off by an earlier run are made like new ones, so
         that `unprocessed` finds them, and `returned` and `take_up` do not.
         """
-        status = await self.database.write(waiting.take_over)
-        self._counts = Counter({name: status.objects(name) for name in ObjectStatus})
+        await self.database.write(waiting.take_over)
+
+    async def take_changes(self) -> bool:
+        """Whether another program has changed rows since this was asked, so that some wait again.
+
+        To be asked when nothing of the job is under way; they are made like new ones, as by `load`.
+        """
+        left = await self.database.write(waiting.take_over)
+        changes, self._known_changes = self._known_changes, self.database.foreign_changes
+        return left > 0 and self.database.foreign_changes != changes
 
     async def status(self) -> Status:
         """The counts as they are on disk."""
-        return await self.database.read(counters.read_status)
+        status, counts = await self.database.read(_status_and_counts)
+        if counts != self._counts:
+            # Another program has changed rows; or somebody has just written, and no harm is done.
+            await self.database.write(_look)
+        return status
 
     # --- discovery -----------------------------------------------------------------------
 
@@ -168,11 +184,8 @@ class JobStore:
         the whole job.  `records` is consumed in the writer's thread.  Returns the new objects,
         which need a destination, each once.
         """
-        new, tally = await self.database.write(
-            discovered.found, records, scanned, limit, dropped, orphans
-        )
-        self._mirror(tally)
-        return new
+        kept = Kept(records)
+        return await self.database.write(discovered.found, kept, scanned, limit, dropped, orphans)
 
     # --- placement -----------------------------------------------------------------------
 
@@ -198,13 +211,11 @@ class JobStore:
         They are not put off any more.  Returns the last row seen and the objects; none means
         there are no more.
         """
-        last, objects = await self.database.write(waiting.take_up, after)
-        self._put_off -= len(objects)
-        return last, objects
+        return await self.database.write(waiting.take_up, after)
 
     async def assign(self, assignment: NewAssignment) -> None:
         """Record an assignment: from now on its agent may know it."""
-        self._mirror(await self.database.write(assigned.assign, assignment))
+        await self.database.write(assigned.assign, assignment)
 
     async def refuse(self, refused: Sequence[tuple[str, Reason]], *, max_attempts: int) -> Uncopied:
         """There is no destination for these objects.
@@ -212,17 +223,12 @@ class JobStore:
         What waiting may help is put off, until it has been refused `max_attempts` times; all
         else is skipped.
         """
-        done, tally = await self.database.write(waiting.refuse, refused, max_attempts)
-        return self._note(done, tally)
+        return await self.database.write(waiting.refuse, refused, max_attempts)
 
     async def skip_waiting(self, outcome: str) -> None:
         """Skip every object without a destination, for the cause `outcome`; a page at a time."""
-        # By the rows, not by the mirror: whoever was cut off within `found` has not told it.
-        left = True
-        while left:
-            left, tally = await self.database.write(waiting.skip_page, outcome)
-            self._mirror(tally)
-        self._put_off = 0
+        while await self.database.write(waiting.skip_page, outcome):
+            pass
 
     # --- assignments ---------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class JobStore:
 
     async def withdraw(self, assignment_id: str) -> None:
         """The assignment was never sent: its objects are without a destination, as before."""
-        self._mirror(await self.database.write(assigned.withdraw, assignment_id))
+        await self.database.write(assigned.withdraw, assignment_id)
 
     async def give_back(
         self, assignment_id: str, reason: Reason, *, max_attempts: int, path: str, detail: str
@@ -244,10 +250,9 @@ class JobStore:
         their places are noted as possible orphans; `path` is a format string of `account` and
         `id`.
         """
-        done, tally = await self.database.write(
+        return await self.database.write(
             assigned.give_back, assignment_id, reason, max_attempts, path, detail
         )
-        return self._note(done, tally)
 
     async def copied(
         self, assignment_id: str, failed: Mapping[str, Failure], *, max_attempts: int
@@ -257,10 +262,7 @@ class JobStore:
         Of the failed ones, those that another destination or source may help return to
         placement, until they have failed `max_attempts` times; the others are skipped.
         """
-        done, tally = await self.database.write(
-            assigned.copied, assignment_id, failed, max_attempts
-        )
-        return self._note(done, tally)
+        return await self.database.write(assigned.copied, assignment_id, failed, max_attempts)
 
     async def ask_again(
         self,
@@ -276,10 +278,9 @@ class JobStore:
         Those end as with `copied`.  The others return to placement as objects whose copy may lie
         at this destination; the first time that happens to one, it counts as no attempt.
         """
-        done, tally = await self.database.write(
+        return await self.database.write(
             assigned.ask_again, assignment_id, failed, max_attempts, path, detail
         )
-        return self._note(done, tally)
 
     async def open_assignments(self) -> list[OpenAssignment]:
         """What an earlier run left between placement and the end."""
@@ -293,7 +294,7 @@ class JobStore:
 
     async def settle(self, settled: Iterable[Settled]) -> None:
         """Record how the metadata updates of objects ended."""
-        self._mirror(await self.database.write(updated.settle, settled))
+        await self.database.write(updated.settle, Kept(settled))
 
     async def finish_assignment(self, assignment_id: str) -> None:
         """Every object of the assignment is settled, and its agent need not keep it."""
@@ -337,9 +338,8 @@ class JobStore:
         having one are listed as remaining.  `path` is a format string of `account` and `id`,
         for copies that lose their name.  Returns the objects that need a destination.
         """
-        new, tally = await self.database.write(again.found_again, records, scanned, is_last, path)
-        self._mirror(tally)
-        return new
+        kept = Kept(records)
+        return await self.database.write(again.found_again, kept, scanned, is_last, path)
 
     # --- pre-flight ----------------------------------------------------------------------
 
@@ -356,14 +356,22 @@ class JobStore:
 
 
 @asynccontextmanager
-async def open_store(path: Path, *, run: RunSync | None = None) -> AsyncIterator[JobStore]:
-    """Open a job's file, made anew if need be.
+async def open_store(
+    path: Path,
+    *,
+    run: RunSync | None = None,
+    waits: Waits | None = None,
+    must_exist: bool = False,
+) -> AsyncIterator[JobStore]:
+    """Open a job's file and bring it to the newest layout, making it unless it `must_exist`.
+
+    What waiting may mend is waited for, and told to `waits`.
 
     Raises:
-      StoreError: it cannot be opened or is another kind of file.
+      StoreError: it cannot be opened, is another kind of file, or is not there.
     """
-    options = {} if run is None else {"run": run}
-    async with open_database(path, SCHEMA, **options) as database:
+    opened = open_database(path, JOB_FILE, run=run, waits=waits, must_exist=must_exist)
+    async with opened as database:
         store = JobStore(database)
         await store.load()
         yield store
@@ -373,16 +381,31 @@ def create(path: Path, origin: Shark, findings: Sequence[Finding] = ()) -> None:
     """Make the file of a new job, with what was found when it was made.  Blocking.
 
     Raises:
+      StoreBusy: it cannot be written now.
       StoreError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(connect(path)) as db:
-            db.executescript(SCHEMA)
-            facts.write_origin(db, origin)
-            facts.write_warnings(db, findings)
-    except (sqlite3.Error, OSError) as exc:
+            prepare(db, path, JOB_FILE)
+            transact(db, _begin, origin, findings)
+    except sqlite3.Error as exc:
+        raise store_error(path, exc) from exc
+    except OSError as exc:
         raise StoreError(f"{path}: {exc}") from exc
+
+
+def _begin(db: sqlite3.Connection, origin: Shark, findings: Sequence[Finding]) -> None:
+    facts.write_origin(db, origin)
+    facts.write_warnings(db, findings)
+
+
+def _status_and_counts(db: sqlite3.Connection) -> tuple[Status, Counts]:
+    return counters.read_status(db), counters.read_counts(db)
+
+
+def _look(_db: sqlite3.Connection) -> None:
+    """Change nothing: what is observed at each commit is observed."""
 
 
 def remove(path: Path) -> None:

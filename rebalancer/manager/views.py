@@ -13,10 +13,10 @@ import attrs
 
 from rebalancer.domain.again import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
-from rebalancer.errors import StoreError
+from rebalancer.manager.layouts import JOB_FILE
 from rebalancer.manager.records import NOT_CONFIGURED, Finding, Looked, Round, ScanPosition, Status
 from rebalancer.manager.transactions import again, counters, destinations, facts, scans
-from rebalancer.sqlite import connect
+from rebalancer.sqlite import connect, prepare, store_error
 
 #: Rows that a page of a listing may look at: some tenths of a second.
 WINDOW = 500_000
@@ -213,6 +213,13 @@ def _without_row(row: sqlite3.Row) -> dict[str, Any]:
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(connect(path, mode="ro")) as db:
+            if JOB_FILE.is_newest(db):
+                yield db
+                return
+        # An ended job of an earlier version: whoever looks first brings it up to date.
+        with closing(connect(path, mode="rw")) as db:
+            prepare(db, path, JOB_FILE, must_exist=True)
+            db.execute("PRAGMA query_only=1")
             yield db
     except sqlite3.Error as exc:
-        raise StoreError(f"{path}: {exc}") from exc
+        raise store_error(path, exc) from exc

@@ -1,5 +1,6 @@
 """A job's file: the deployed layout, and counters that equal the rows whatever happens."""
 
+import contextlib
 import json
 import random
 import sqlite3
@@ -20,13 +21,15 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
 from rebalancer.errors import IllegalTransition
+from rebalancer.manager import pipeline
 from rebalancer.manager.job import COPY_PATH
+from rebalancer.manager.layouts import JOB_FILE, PUT_OFF
 from rebalancer.manager.records import FoundRecord, NewAssignment, ScanPosition, Settled
-from rebalancer.manager.store import SCHEMA, JobStore, create, open_store
+from rebalancer.manager.store import JobStore, create, open_store
 from rebalancer.manager.views import read_job
 from rebalancer.sqlite import inline
 from tests.domain.test_reasons import SPELLINGS
-from tests.manager.world import NODES, ORIGIN, object_id, record
+from tests.manager.world import NODES, ORIGIN, counts, make_world, object_id, record
 
 DESTINATION = NODES[1].shark
 
@@ -64,7 +67,9 @@ def check_counters(store: JobStore) -> None:
         rows["duplicates", ""] = (duplicates, 0)
     counters = {
         (row["status"], row["reason"]): (row["objects"], row["bytes"])
-        for row in db.execute("SELECT * FROM counters WHERE objects <> 0")
+        for row in db.execute(
+            "SELECT * FROM counters WHERE objects <> 0 AND status <> ?", (PUT_OFF,)
+        )
     }
     assert counters == rows
     waiting = sum(
@@ -149,7 +154,13 @@ async def step_withdraw(store: JobStore, rng: random.Random) -> None:
 async def step_take_up(store: JobStore, rng: random.Random) -> None:
     row = rng.choice([0, 0, 5])
     last, objects = await store.take_up(row)
-    assert bool(objects) == (last > row)
+    assert last > row if objects else last >= row
+
+
+async def step_load(store: JobStore, rng: random.Random) -> None:
+    await store.load()
+    _, objects = await store.unprocessed(0, 1 << 62)
+    assert len(objects) == len(ids(store, "status = 'unprocessed'"))
 
 
 async def step_settle(store: JobStore, rng: random.Random) -> None:
@@ -165,6 +176,48 @@ async def step_settle(store: JobStore, rng: random.Random) -> None:
     await store.settle([Settled(number, **rng.choice(outcomes)) for (number,) in chosen])  # type: ignore[arg-type]
 
 
+async def step_by_hand(store: JobStore, rng: random.Random) -> None:
+    """What a person does to rows in a sqlite3 shell, allowed or not."""
+    statuses = ["'unprocessed'", "'skipped'", "'complete'", "'error'", "'assigned'", "'lost'"]
+    changes = [
+        "status = 'unprocessed'",
+        "status = 'unprocessed', put_off = 0, skipped_reason = NULL",
+        "status = 'skipped', skipped_reason = 'md5_mismatch'",
+        "status = 'error', error = 'internal_error', bytes = 7",
+        "skipped_reason = 'because'",
+        "bytes = bytes + 1",
+        "bytes = NULL",
+        "put_off = 1",
+        "attempts = 0, tried = NULL",
+        f"id = '{object_id(39)}'",
+        "object = NULL",
+        "object = '[[]]'",
+        "tried = 'no JSON'",
+        "number = number + 1",
+        "assignment_id = (SELECT id FROM assignments LIMIT 1)",
+        f"status = {rng.choice(statuses)}",
+    ]
+    resolution = rng.choice(["", "", "OR IGNORE", "OR REPLACE"])
+    some = f"(number + {rng.randrange(5)}) % {rng.randrange(1, 5)} = 0"
+    new = f"{rng.choice(['NULL', repr(object_id(rng.randrange(40)))])}, {rng.choice(statuses)}"
+    statement = rng.choice(
+        [
+            f"UPDATE {resolution} evacuateobjects SET {rng.choice(changes)} WHERE {some}",
+            f"UPDATE {resolution} evacuateobjects SET {rng.choice(changes)} WHERE {some}",
+            f"DELETE FROM evacuateobjects WHERE {some}",
+            f"INSERT {resolution} INTO evacuateobjects (id, status) VALUES ({new})",
+        ]
+    )
+    with closing(sqlite3.connect(store.database.path, isolation_level=None)) as db:
+        with contextlib.suppress(sqlite3.IntegrityError):
+            db.execute(statement)
+        assert (
+            db.execute("SELECT number FROM records EXCEPT SELECT number FROM progress").fetchall()
+            == []
+        )
+    await store.status()  # as a job that runs asks for it every few seconds
+
+
 STEPS = (
     step_found,
     step_assign,
@@ -175,6 +228,8 @@ STEPS = (
     step_take_up,
     step_copied,
     step_settle,
+    step_by_hand,
+    step_load,
 )
 
 
@@ -250,7 +305,7 @@ async def test_every_reason_fits_the_deployed_column(tmp_path: Path, name: str) 
 def test_columns_refuse_what_the_deployed_ones_refused(column: str, value: str) -> None:
     """CHECK constraints on all three."""
     db = sqlite3.connect(":memory:")
-    db.executescript(SCHEMA)
+    JOB_FILE.bring_up(db)
     with pytest.raises(sqlite3.IntegrityError):
         db.execute("INSERT INTO evacuateobjects (id, status) VALUES ('a', 'skipped')")
         db.execute(f"UPDATE evacuateobjects SET {column} = ?", (value,))
@@ -297,7 +352,7 @@ async def test_people_repair_rows_as_they_did_in_the_deployed_file(tmp_path: Pat
         db.execute("INSERT INTO evacuateobjects (id, status, key) VALUES ('x', 'skipped', '/k/x')")
         db.execute(
             "UPDATE evacuateobjects SET assignment_id = 'first', dest_shark = '9.stor',"
-            " status = 'assigned', object = '{}', attempts = 3 WHERE id = 'x'"
+            " status = 'complete', object = '{}', attempts = 3 WHERE id = 'x'"
         )
         rows = db.execute(
             "SELECT id, assignment_id, object, dest_shark, status, key, bytes, attempts, put_off"
@@ -307,7 +362,7 @@ async def test_people_repair_rows_as_they_did_in_the_deployed_file(tmp_path: Pat
     shark = DESTINATION.manta_storage_id
     assert rows == [
         (object_id(2), "first", text, shark, "assigned", "/k/2", 1002, 0, 0),
-        ("x", "first", "{}", "9.stor", "assigned", "/k/x", 0, 3, 0),
+        ("x", "first", "{}", "9.stor", "complete", "/k/x", 0, 3, 0),
     ]
 
 
@@ -417,3 +472,55 @@ async def test_the_shark_is_kept_as_the_deployed_program_kept_it(tmp_path: Path)
     assert known.origin == Shark("dc1", "1.stor.lab")
     assert known.status.counts == {}
     assert [known.status.objects(name) for name in ObjectStatus] == [0] * 6
+
+
+async def test_a_job_takes_up_what_a_person_repairs_while_it_runs(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """It ends complete, with that object too; one that cannot be made to wait ends as an error."""
+    world = make_world(tmp_path, [record(number) for number in range(1, 6)])
+    world.agents.failures = {object_id(2): reasons.MD5_MISMATCH, object_id(3): reasons.MD5_MISMATCH}
+    async with world.job() as job:
+
+        def repair() -> None:
+            with closing(sqlite3.connect(job.store.database.path, isolation_level=None)) as db:
+                (skipped,) = db.execute(
+                    "SELECT count(*) FROM evacuateobjects WHERE status = 'skipped'"
+                ).fetchone()
+                if skipped == 2:
+                    world.agents.failures = {}
+                    db.execute(
+                        "UPDATE evacuateobjects SET status = 'unprocessed', attempts = 0,"
+                        " tried = NULL, object = iif(id = ?, '{}', object)"
+                        " WHERE status = 'skipped'",
+                        (object_id(3),),
+                    )
+
+        job.store.database.after_commit = repair
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {
+            ("complete", ""): 4,
+            ("error", "missing_sharks"): 1,
+        }
+    world.close()
+
+
+async def test_what_a_running_job_has_in_its_hands_is_not_changed(tmp_path: Path) -> None:
+    """A person is told why, and the statement changes nothing at all."""
+    path = tmp_path / "job.sqlite"
+    await one_of_each(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("INSERT INTO job VALUES ('x', 'evacuate', 'running', '{}', '', '', '', '', '')")
+        before = list(db.iterdump())
+        with pytest.raises(sqlite3.IntegrityError, match="pause that first"):
+            db.execute("UPDATE evacuateobjects SET status = 'skipped' WHERE status = 'unprocessed'")
+        with pytest.raises(sqlite3.IntegrityError, match="let that end"):
+            db.execute("UPDATE OR IGNORE evacuateobjects SET status = 'complete'"
+                       " WHERE status = 'assigned'")  # fmt: skip
+        with pytest.raises(sqlite3.IntegrityError, match="by hand"):
+            db.execute("UPDATE OR REPLACE evacuateobjects SET status = 'post_processing'"
+                       " WHERE status = 'unprocessed'")  # fmt: skip
+        with pytest.raises(sqlite3.IntegrityError):
+            db.execute("DELETE FROM evacuateobjects")
+        assert list(db.iterdump()) == before

@@ -42,9 +42,10 @@ from rebalancer.manager import pipeline
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.job import Job
+from rebalancer.manager.layouts import JOB_FILE
 from rebalancer.manager.ledger import Ledgers
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.store import SCHEMA, open_store
+from rebalancer.manager.store import open_store
 from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.updaters import Updaters
 from rebalancer.manager.views import read_job
@@ -279,7 +280,7 @@ def read_records(shard_file: Path) -> Iterator[tuple[str, str, str]]:
 def floor(shard_file: Path, file: Path, tasks: int) -> float:
     """CPU seconds of reading each record, inserting its row and encoding its update, no more."""
     with closing(connect(file)) as db:
-        db.executescript(SCHEMA)
+        JOB_FILE.bring_up(db)
         cpu, chunk = 0.0, list[tuple[str, str, str]]()
         for found in read_records(shard_file):
             chunk.append(found)

@@ -40,7 +40,7 @@ def found_again(
     scanned: ScanPosition,
     is_last: bool,
     path: str,
-) -> tuple[list[MantaObject], Tally]:
+) -> list[MantaObject]:
     """Store one window of a round; the objects that need a destination."""
     tally, new, found, listed = Tally(), list[MantaObject](), 0, 0
     for record in records:
@@ -60,7 +60,7 @@ def found_again(
     )
     write_scan(db, scanned)
     tally.save(db)
-    return new, tally
+    return new
 
 
 @attrs.frozen

@@ -27,7 +27,7 @@ from rebalancer.manager.transactions.waiting import OF_ID, read_tried, skip, wri
 _IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
 
 
-def assign(db: sqlite3.Connection, assignment: NewAssignment) -> Tally:
+def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
     """Insert an assignment, and give it its objects."""
     number = db.execute(
         "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
@@ -42,19 +42,18 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> Tally:
         ),
     ).lastrowid
     destinations.give(db, assignment)
-    changed = db.execute(
+    sizes = db.execute(
         "UPDATE progress SET status = 'assigned', assignment = ?, dest_shark = ?"
         " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
         # The sign keeps sqlite from walking the index of all that waits.
-        " AND +status = 'unprocessed' AND NOT put_off",
+        " AND +status = 'unprocessed' AND NOT put_off RETURNING bytes",
         (number, assignment.destination.manta_storage_id, json.dumps(assignment.object_ids)),
-    ).rowcount
-    if changed != len(assignment.object_ids):
+    ).fetchall()
+    if len(sizes) != len(assignment.object_ids):
         raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
     tally = Tally()
-    tally.move("unprocessed", "assigned", None, changed, assignment.size)
+    tally.move("unprocessed", "assigned", None, len(sizes), sum(size for (size,) in sizes))
     tally.save(db)
-    return tally
 
 
 def accept(db: sqlite3.Connection, assignment_id: str) -> None:
@@ -62,14 +61,13 @@ def accept(db: sqlite3.Connection, assignment_id: str) -> None:
     _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
 
 
-def withdraw(db: sqlite3.Connection, assignment_id: str) -> Tally:
+def withdraw(db: sqlite3.Connection, assignment_id: str) -> None:
     """It was never sent: its objects are as before."""
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
     for row in _objects_of(db, assignment_id):
         _return(db, tally, row)
     tally.save(db)
-    return tally
 
 
 def give_back(
@@ -79,7 +77,7 @@ def give_back(
     max_attempts: int,
     path: str,
     detail: str,
-) -> tuple[Uncopied, Tally]:
+) -> Uncopied:
     """It came to nothing: its objects return, or are skipped."""
     (state,) = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
     never_sent = reason == reasons.AGENT_ASSIGNMENT_NO_ENT and state == AssignmentState.INIT
@@ -98,12 +96,12 @@ def give_back(
         destinations.count(db, assignment_id, copied=0, failed=fates.total())
     tally.save(db)
     skipped = {reason: fates[Next.SKIPPED]} if fates[Next.SKIPPED] else {}
-    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
+    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
 
 
 def copied(
     db: sqlite3.Connection, assignment_id: str, failed: Mapping[str, Failure], max_attempts: int
-) -> tuple[Uncopied, Tally]:
+) -> Uncopied:
     """Its objects are copies, but those in `failed`, which return or are skipped."""
     _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
     tally = Tally()
@@ -119,7 +117,7 @@ def copied(
     left = move_rows(db, tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
     destinations.count(db, assignment_id, copied=left, failed=len(failed))
     tally.save(db)
-    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
+    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
 
 
 def ask_again(
@@ -129,7 +127,7 @@ def ask_again(
     max_attempts: int,
     path: str,
     detail: str,
-) -> tuple[Uncopied, Tally]:
+) -> Uncopied:
     """Its report accounts for the objects in `failed` only, which return or are skipped.
 
     The others, which may be copied, are to be asked of the same destination under another
@@ -160,7 +158,7 @@ def ask_again(
             skipped[reason] += 1
     destinations.count(db, assignment_id, copied=0, failed=fates.total())
     tally.save(db)
-    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped), tally
+    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
 
 
 def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
@@ -249,6 +247,7 @@ def _try_again(
     _return(db, tally, row)
     if fate is Next.PUT_OFF:
         advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+        tally.put_off(1)
     db.execute(
         "UPDATE progress SET attempts = attempts + 1, tried = ?, earlier_shark = NULL,"
         f" put_off = ? WHERE {OF_ID}",

@@ -3,7 +3,18 @@
 import sqlite3
 from collections import Counter
 
+import attrs
+
+from rebalancer.manager.layouts import PUT_OFF
 from rebalancer.manager.records import Status
+
+
+@attrs.frozen
+class Counts:
+    """How many objects there are by status, and how many of the unprocessed ones are put off."""
+
+    by_status: Counter[str] = attrs.field(factory=Counter)
+    put_off: int = 0
 
 
 class Tally:
@@ -24,6 +35,10 @@ class Tally:
         self.add(old, None, -objects, -size)
         self.add(new, reason, objects, size)
 
+    def put_off(self, objects: int) -> None:
+        """So many more of the unprocessed objects are put off."""
+        self.add(PUT_OFF, None, objects, 0)
+
     def save(self, db: sqlite3.Connection) -> None:
         """Add the changes to the counters."""
         db.executemany(
@@ -31,13 +46,6 @@ class Tally:
             " SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes",
             [(*key, count, self._bytes[key]) for key, count in self._objects.items()],
         )
-
-    def by_status(self) -> Counter[str]:
-        """The changes, whatever the reason."""
-        total: Counter[str] = Counter()
-        for (status, _), count in self._objects.items():
-            total[status] += count
-        return total
 
 
 def move_rows(
@@ -59,12 +67,21 @@ def move_rows(
 def count_objects(db: sqlite3.Connection) -> int:
     """How many objects the job has."""
     (count,) = db.execute(
-        "SELECT ifnull(sum(objects), 0) FROM counters WHERE status <> 'duplicates'"
+        "SELECT ifnull(sum(objects), 0) FROM counters WHERE status NOT IN ('duplicates', ?)",
+        (PUT_OFF,),
     ).fetchone()
     return int(count)
 
 
 def read_status(db: sqlite3.Connection) -> Status:
     """The counts that the writer keeps."""
-    rows = db.execute("SELECT * FROM counters")
+    rows = db.execute("SELECT * FROM counters WHERE status <> ?", (PUT_OFF,))
     return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
+
+
+def read_counts(db: sqlite3.Connection) -> Counts:
+    """What the stages of a job wait for."""
+    by_status = Counter[str]()
+    for row in db.execute("SELECT status, objects FROM counters"):
+        by_status[row["status"]] += row["objects"]
+    return Counts(by_status, by_status.pop(PUT_OFF, 0))

@@ -26,7 +26,7 @@ def found(
     limit: int | None,
     dropped: Sequence[Dropped],
     orphans: Sequence[Orphan],
-) -> tuple[list[MantaObject], Tally]:
+) -> list[MantaObject]:
     """Store one window; the new objects, which need a destination, each once."""
     tally, new = Tally(), list[MantaObject]()
     room = None if limit is None else max(0, limit - count_objects(db))
@@ -52,7 +52,7 @@ def found(
         [attrs.astuple(one) for one in orphans],
     )
     tally.save(db)
-    return new, tally
+    return new
 
 
 def first_status(record: FoundRecord) -> ObjectStatus:
@@ -107,8 +107,11 @@ def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) ->
         return
     known = db.execute("SELECT key, shards FROM duplicates WHERE id = ?", (record.id,)).fetchone()
     # Smallest key and sorted numbers: the row must not depend on the order of discovery.
-    keys = {record.key, first["key"], *([known["key"]] if known else [])}
-    shards = {record.shard, first["shard"], *(json.loads(known["shards"]) if known else [])}
+    # A row that a person has put in may lack either.
+    keys = {record.key, first["key"], known and known["key"]} - {None}
+    shards = {record.shard, first["shard"], *(json.loads(known["shards"]) if known else [])} - {
+        None
+    }
     db.execute(
         "INSERT OR REPLACE INTO duplicates VALUES (?, ?, ?)",
         (record.id, min(keys), json.dumps(sorted(shards))),

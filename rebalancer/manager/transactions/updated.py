@@ -25,7 +25,7 @@ def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
     return [_stored_record(row) for row in rows]
 
 
-def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
+def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> None:
     """End objects as their updates ended."""
     tally = Tally()
     written = list[int]()
@@ -36,7 +36,6 @@ def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> Tally:
             _settle(db, tally, item)
     _complete(db, tally, written)
     tally.save(db)
-    return tally
 
 
 def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> None:

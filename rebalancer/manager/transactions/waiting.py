@@ -8,31 +8,34 @@ from collections.abc import Sequence
 import attrs
 
 from rebalancer.domain import reasons, states
-from rebalancer.domain.objects import MantaObject, read_object
+from rebalancer.domain.objects import MantaObject, RecordError, UnusableRecord, read_object
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Remedy, Tried, remedy
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.errors import IllegalTransition
-from rebalancer.manager.records import Status, Uncopied
-from rebalancer.manager.transactions.counters import Tally, read_status
+from rebalancer.manager.records import Uncopied
+from rebalancer.manager.transactions.counters import Tally
 
 #: Rows read at once where a job's rows are walked.
 PAGE = 500
 #: Of a row of `progress`: that it is the object's which has this id.
 OF_ID = "number = (SELECT number FROM records WHERE id = ?)"
 _WAITING = (
-    "SELECT number, object, tried, earlier_shark FROM progress JOIN records USING (number)"
+    "SELECT number, id, shard, key, etag, bytes, object, tried, earlier_shark"
+    " FROM progress JOIN records USING (number)"
     " WHERE status = 'unprocessed' AND"
 )
 
 
-def take_over(db: sqlite3.Connection) -> Status:
-    """Make those given back or put off by an earlier run like new ones; the counts."""
+def take_over(db: sqlite3.Connection) -> int:
+    """Make those given back or put off by an earlier run like new ones; how many wait in all."""
+    _take_put_off(db, 0, None)
     db.execute(
-        "UPDATE progress SET assignment = NULL, put_off = 0"
-        " WHERE status = 'unprocessed' AND (assignment IS NOT NULL OR put_off)"
+        "UPDATE progress SET assignment = NULL WHERE status = 'unprocessed'"
+        " AND assignment IS NOT NULL"
     )
-    return read_status(db)
+    (left,) = db.execute("SELECT count(*) FROM progress WHERE status = 'unprocessed'").fetchone()
+    return int(left)
 
 
 def last_row(db: sqlite3.Connection) -> int:
@@ -61,32 +64,90 @@ def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
 
 def take_up(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
     """A page of those put off, which they are no longer, and the last number seen."""
-    rows = db.execute(
-        f"{_WAITING} put_off AND number > ? ORDER BY number LIMIT ?", (after, PAGE)
-    ).fetchall()
-    last = rows[-1]["number"] if rows else after
+    return _take_put_off(db, after, PAGE)
+
+
+def _take_put_off(
+    db: sqlite3.Connection, after: int, limit: int | None
+) -> tuple[int, list[MantaObject]]:
+    """Make some, or all, of those put off like new ones; the last number seen, and a page of them.
+
+    What a person has changed is put off too, so this is where it is found if no object can be
+    made of a row: that ends as an error.
+    """
+    tally, objects = Tally(), list[MantaObject]()
+    last = after
+    while limit is None or not objects:
+        rows = db.execute(
+            f"{_WAITING} put_off AND number > ? ORDER BY number LIMIT ?", (last, PAGE)
+        ).fetchall()
+        if not rows:
+            break
+        for row in rows:
+            last = row["number"]
+            try:
+                objects.append(_checked_object(row))
+            except UnusableRecord as exc:
+                _end_unusable(db, tally, row, exc)
+        numbers = json.dumps([row["number"] for row in rows])
+        db.execute(
+            "UPDATE progress SET put_off = 0 WHERE number IN (SELECT value FROM json_each(?))",
+            (numbers,),
+        )
+        tally.put_off(-len(rows))
+        if limit is None:
+            objects.clear()
+    tally.save(db)
+    return last, objects
+
+
+def _checked_object(row: sqlite3.Row) -> MantaObject:
+    """The object of a row that a person may have changed.
+
+    Raises:
+      UnusableRecord: no object can be made of it.
+    """
+    try:
+        obj = _waiting_object(row)
+    except UnusableRecord:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        text = f"the row cannot be read: {type(exc).__name__}"
+        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, text) from exc
+    if obj.object_id != row["id"]:
+        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "the record is another object's")
+    known = (row["shard"], int), (row["key"], str), (row["etag"], str)
+    if not all(isinstance(value, kind) for value, kind in known):
+        raise UnusableRecord(RecordError.BAD_MORAY_OBJECT, "shard, key or etag is missing")
+    return obj
+
+
+def _end_unusable(
+    db: sqlite3.Connection, tally: Tally, row: sqlite3.Row, why: UnusableRecord
+) -> None:
+    new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.UNUSABLE)
     db.execute(
-        "UPDATE progress SET put_off = 0 WHERE status = 'unprocessed' AND put_off"
-        " AND number > ? AND number <= ?",
-        (after, last),
+        "UPDATE progress SET status = ?, error = ?, detail = ? WHERE number = ?",
+        (new, why.error, str(why), row["number"]),
     )
-    return last, [_waiting_object(row) for row in rows]
+    tally.move(ObjectStatus.UNPROCESSED, new, why.error, 1, row["bytes"])
 
 
 def refuse(
     db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], max_attempts: int
-) -> tuple[Uncopied, Tally]:
+) -> Uncopied:
     """Put off or skip what there is no destination for."""
     tally = Tally()
     put_off, skipped = 0, Counter[Reason]()
     for object_id, reason in refused:
         if remedy(reason) is Remedy.LATER and _put_off(db, object_id, max_attempts):
             put_off += 1
+            tally.put_off(1)
             continue
         skip(db, tally, object_id, ObjectStatus.UNPROCESSED, reason)
         skipped[reason] += 1
     tally.save(db)
-    return Uncopied(0, put_off, skipped), tally
+    return Uncopied(0, put_off, skipped)
 
 
 def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
@@ -100,23 +161,26 @@ def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     return bool(done.rowcount)
 
 
-def skip_page(db: sqlite3.Connection, outcome: str) -> tuple[bool, Tally]:
+def skip_page(db: sqlite3.Connection, outcome: str) -> bool:
     """End a page of them as skipped, for a cause that the predecessor has no word for.
 
     Tells whether there were any.
     """
     new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
-    sizes = db.execute(
-        "UPDATE progress SET status = ?, outcome = ?, put_off = 0 WHERE number IN"
-        " (SELECT number FROM progress WHERE status = 'unprocessed' LIMIT ?)"
-        " RETURNING bytes",
-        (new, outcome, PAGE),
+    rows = db.execute(
+        "SELECT number, bytes, put_off FROM progress WHERE status = 'unprocessed' LIMIT ?", (PAGE,)
     ).fetchall()
+    db.execute(
+        "UPDATE progress SET status = ?, outcome = ?, put_off = 0"
+        " WHERE number IN (SELECT value FROM json_each(?))",
+        (new, outcome, json.dumps([row["number"] for row in rows])),
+    )
     tally = Tally()
-    size = sum(row["bytes"] for row in sizes)
-    tally.move(ObjectStatus.UNPROCESSED, new, outcome, len(sizes), size)
+    size = sum(row["bytes"] for row in rows)
+    tally.move(ObjectStatus.UNPROCESSED, new, outcome, len(rows), size)
+    tally.put_off(-sum(row["put_off"] for row in rows))
     tally.save(db)
-    return bool(sizes), tally
+    return bool(rows)
 
 
 def skip(

@@ -1,0 +1,89 @@
+"""A layout is what a kind of state file looks like, with the steps from each version to the next.
+
+sqlite's `user_version` tells which version a file has.  A file is brought to the newest one in a
+single transaction, so a crash leaves it as it was; a file of a newer version is refused.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from rebalancer.errors import StoreError
+
+Step = Callable[[sqlite3.Connection], None]
+
+
+def _no_tables(db: sqlite3.Connection) -> int:
+    """Version 0 if a file has no tables, else 1: for kinds whose files always had a version."""
+    (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return int(count > 0)
+
+
+@attrs.frozen
+class Layout:
+    """What files of one kind look like.
+
+    `kind` is what to call one; `script` makes a new one, and is idempotent; `steps` lead from
+    version 1 to 2 and so on; `unversioned` tells the version of a file from before versions were
+    kept, by its tables: 0 if it has none.
+    """
+
+    kind: str
+    script: str
+    steps: tuple[Step, ...] = ()
+    unversioned: Callable[[sqlite3.Connection], int] = _no_tables
+
+    @property
+    def newest(self) -> int:
+        """The version that this program writes."""
+        return len(self.steps) + 1
+
+    def is_newest(self, db: sqlite3.Connection) -> bool:
+        """Whether there is nothing to do, and nothing wrong, with the file."""
+        return _user_version(db) == self.newest
+
+    def version(self, db: sqlite3.Connection) -> int:
+        """The version of the file, 0 if it is empty."""
+        return _user_version(db) or self.unversioned(db)
+
+    def check(self, db: sqlite3.Connection, path: Path, *, must_exist: bool) -> None:
+        """Refuse a file that `bring_up` cannot bring to the newest version.
+
+        Raises:
+          StoreError: it is of a newer version, or empty though it `must_exist`.
+        """
+        version = self.version(db)
+        if version > self.newest:
+            raise StoreError(
+                f"{path} is {self.kind} of version {version}, made by a newer version of this"
+                f" program, which knows versions up to {self.newest}: install that version"
+                " again; it is left as it is"
+            )
+        if version == 0 and must_exist:
+            raise StoreError(f"{path} is empty or of another kind: it is not {self.kind}")
+
+    def bring_up(self, db: sqlite3.Connection) -> None:
+        """Bring the file to the newest version, within the caller's transaction."""
+        version = self.version(db)  # anew: another may have done so meanwhile
+        if version == 0:
+            run_script(db, self.script)
+        else:
+            for step in self.steps[version - 1 :]:
+                step(db)
+        db.execute(f"PRAGMA user_version={self.newest}")
+
+
+def _user_version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def run_script(db: sqlite3.Connection, script: str) -> None:
+    """Run the statements of `script` within a transaction, which `executescript` would commit."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""
