@@ -400,22 +400,26 @@ class Database:
             self.before_commit()
             return seen
 
-        is_over = True
+        failure: BaseException | None = None
         try:
             return transact(self._writer, body)
+        except sqlite3.Error as exc:
+            failure = self._told(exc)
+            raise failure from (None if failure is exc else exc)
         except BaseException as exc:
-            told = self._told(exc)
-            if isinstance(told, StoreBusy):
-                is_over = False
-                with self._deciding:
-                    self._waiting.extendleft(reversed(taken))
-            for write in taken:
-                write.failure = write.failure or told
-            if told is exc:
-                raise
-            raise told from exc
+            failure = exc
+            raise
         finally:
+            self._give_back(taken, failure)
+
+    def _give_back(self, taken: Sequence[_Write], failure: BaseException | None) -> None:
+        """Tell those that a thread has taken how it went, or have them wait again."""
+        is_over = not isinstance(failure, StoreBusy)
+        with self._deciding:
+            if not is_over:
+                self._waiting.extendleft(reversed(taken))
             for write in taken:
+                write.failure = write.failure or failure
                 write.is_over, write.is_taken = is_over, False
 
     def _take(self) -> _Write | None:
