@@ -21,7 +21,7 @@ from rebalancer.manager.runner import Runner
 from rebalancer.manager.tuning import adopted
 from rebalancer.metrics import metrics_app
 from rebalancer.peers.http import open_http
-from rebalancer.peers.storinfo import storage_nodes
+from rebalancer.peers.storinfo import LeftOut, storage_nodes
 from rebalancer.threads import Work, run_sync
 
 LOG_NAME = "rebalancer-manager"
@@ -48,7 +48,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
             open_http(config.hosts, read_s=config.http_timeout_s)
         )
         index = await stack.enter_async_context(open_index(data_dir / "rebalancer.sqlite"))
-        fleet = Fleet(partial(storage_nodes, http, config.storinfo))
+        fleet = Fleet(partial(storage_nodes, http, config.storinfo, LeftOut()))
         metrics = ManagerMetrics(config)
         runner = Runner(config, index, fleet, http, metrics)
         metrics.watch_destinations(runner.ledgers.snapshot)

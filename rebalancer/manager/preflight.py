@@ -32,6 +32,8 @@ QUIET_S = 60.0
 DEADLINE_S = 20.0
 #: Questions under way at a time.
 AT_ONCE = 10
+#: JavaScript counts milliseconds so far, and no further.
+LAST_MS = 2**53
 
 Check = Callable[[], Awaitable[list[Finding]]]
 
@@ -178,10 +180,12 @@ async def heartbeats(shard: scan.Shard, origin: str) -> list[Heartbeat]:
 
 def _read_heartbeat(row: Mapping[str, Any]) -> Heartbeat:
     try:
-        timestamp = json.loads(row["_value"])["timestamp"]
-        return Heartbeat(int(timestamp), int(row["_mtime"] or 0))
+        beat = Heartbeat(int(json.loads(row["_value"])["timestamp"]), int(row["_mtime"] or 0))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
         raise PeerMalformed("a record of manta_storage without a timestamp") from exc
+    if not all(0 <= time_ms <= LAST_MS for time_ms in attrs.astuple(beat)):
+        raise PeerMalformed("a record of manta_storage whose timestamp is no time")
+    return beat
 
 
 async def _check_clone(

@@ -136,9 +136,27 @@ class HttpClient:
         Raises:
           PeerUnreachable: no answer came, or it broke off, also while it is read.
         """
-        where = locate(host, self._hosts, port)
         try:
-            response = await self._transport.handle_async_request(
+            response = await self._begin(method, host, path, port, body, headers)
+            async with aclosing(response):
+                yield Answer(response.status_code, response.headers, response, host)
+        except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
+            raise PeerUnreachable(f"{method} {host}{path}: {exc}") from exc
+        except httpx.TransportError as exc:
+            raise PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}") from exc
+
+    async def _begin(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        port: int,
+        body: Any,
+        headers: Mapping[str, str] | None,
+    ) -> httpx.Response:
+        try:
+            where = locate(host, self._hosts, port)
+            return await self._transport.handle_async_request(
                 httpx.Request(
                     method,
                     f"{self._scheme}://{where}{path}",
@@ -154,12 +172,8 @@ class HttpClient:
                     extensions={"sni_hostname": host, "timeout": self._timeout},
                 )
             )
-            async with aclosing(response):
-                yield Answer(response.status_code, response.headers, response, host)
-        except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
-            raise PeerUnreachable(f"{method} {host}{path}: {exc}") from exc
-        except httpx.TransportError as exc:
-            raise PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}") from exc
+        except ValueError as exc:  # a name, or its port, for which nobody can be asked
+            raise PeerUnreachable(f"{method} {host}{path}: cannot be looked up: {exc}") from exc
 
 
 def _detail(exc: BaseException) -> str:

@@ -1,12 +1,19 @@
 """Where a named host is: the configured `hosts` table first, then the system's resolver."""
 
+import ipaddress
+import re
 import socket
 from collections.abc import Mapping
+from functools import partial
 
 import attrs
-import trio
 
 from rebalancer.errors import PeerUnreachable
+from rebalancer.threads import Work, run_sync
+
+#: A name in the name service has so many characters at most.
+MAX_NAME = 253
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 
 
 @attrs.frozen
@@ -29,7 +36,8 @@ def split_port(text: str, default_port: int) -> Endpoint:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
         return Endpoint(text.strip("[]"), default_port)
-    if not (port.isdigit() and 0 < int(port) < 65536):
+    # At most so many digits: Python reads no more than 4300 of them, and they may be of any script.
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise ValueError(f"{text}: expected a port number after the colon")
     return Endpoint(host.strip("[]"), int(port))
 
@@ -46,15 +54,45 @@ def locate(name: str, hosts: Mapping[str, str], default_port: int) -> Endpoint:
     return wanted
 
 
+def is_address(text: str) -> bool:
+    """Whether `text` may be the name or address of a host, with or without a port."""
+    try:
+        host = split_port(text, 1).host
+    except ValueError:
+        return False
+    return is_host(host)
+
+
+def is_host(host: str) -> bool:
+    """Whether a resolver can be asked for `host`: it is an address or has the form of a name."""
+    if ":" in host:
+        return is_numeric(host)
+    return len(host) <= MAX_NAME and all(map(_LABEL.fullmatch, host.split(".")))
+
+
+def is_numeric(host: str) -> bool:
+    """Whether `host` is an address, for which nobody need be asked."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 async def resolve(name: str, hosts: Mapping[str, str]) -> frozenset[Endpoint]:
     """Every address of `name`; the port is 0 unless `hosts` has one.
 
     Raises:
       PeerUnreachable: there is none.
     """
-    where = locate(name, hosts, 0)
     try:
-        found = await trio.socket.getaddrinfo(where.host, None, type=socket.SOCK_STREAM)
+        where = locate(name, hosts, 0)
+        if is_numeric(where.host):
+            return frozenset({where})
+        ask = partial(socket.getaddrinfo, where.host, None, type=socket.SOCK_STREAM)
+        found = await run_sync(Work.NAMES, ask, abandon_on_cancel=True)
     except OSError as exc:
         raise PeerUnreachable(f"{name}: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # no resolver can be asked for such a name
+        raise PeerUnreachable(f"{name}: cannot be looked up: {exc}") from exc
     return frozenset(Endpoint(str(address[0]), where.port) for *_, address in found)

@@ -4,7 +4,7 @@ A name that `hosts` lists is never asked for.  Answers are kept as long as they 
 bounds, and longer while no name server answers: a name service that is away stops no job.
 """
 
-import ipaddress
+import os
 import random
 from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, TypeVar
@@ -19,7 +19,8 @@ import trio
 
 from rebalancer.errors import PeerUnreachable
 from rebalancer.log import get_logger
-from rebalancer.peers.names import Endpoint, locate, split_port
+from rebalancer.peers.names import Endpoint, is_numeric, locate, split_port
+from rebalancer.threads import Work, run_sync
 
 SERVICE = "_moray._tcp"
 #: Without SRV records: the balancer in front of a zone's processes, then the first of these.
@@ -129,14 +130,16 @@ _Records = tuple[str, ...]
 
 @attrs.define(eq=False)
 class Resolver:
-    """Look-ups of shards.  Mutable state: the answers so far."""
+    """Look-ups of shards.  Mutable state: the answers so far, and whom it asks."""
 
     hosts: Mapping[str, str]
-    #: None: those of /etc/resolv.conf.
+    #: None: those of `file`.
     nameserver: Endpoint | None = None
+    file: str = "/etc/resolv.conf"
     question_s: float = QUESTION_S
     _cache: Cache[_Records] = attrs.field(factory=Cache)
     _dns: dns.asyncresolver.Resolver | None = None
+    _version: tuple[int, int, int] | None = None
 
     async def targets(self, name: str) -> list[Target]:
         """The servers of the shard called `name`; a port in the name or in `hosts` is the only one.
@@ -144,7 +147,10 @@ class Resolver:
         Raises:
           PeerUnreachable: a look-up failed: says which.
         """
-        where = locate(name, self.hosts, 0)
+        try:
+            where = locate(name, self.hosts, 0)
+        except ValueError as exc:
+            raise PeerUnreachable(f"{name}: cannot be looked up: {exc}") from exc
         is_listed = where != split_port(name, 0)
         if where.port:
             services = [Target(where)]
@@ -168,7 +174,7 @@ class Resolver:
         return found
 
     async def _services(self, host: str) -> list[Target]:
-        if _is_address(host):
+        if is_numeric(host):
             return []
         services = []
         for record in await self._ask(f"{SERVICE}.{host}", "SRV"):
@@ -178,7 +184,7 @@ class Resolver:
         return services
 
     async def _addresses(self, host: str) -> _Records:
-        if _is_address(host):
+        if is_numeric(host):
             return (host,)
         if (listed := self.hosts.get(host)) is not None:
             return (split_port(listed, 0).host,)
@@ -193,7 +199,8 @@ class Resolver:
             return fresh
         ttl_s = MIN_TTL_S  # what is not there, or not answered, may come at any moment
         try:
-            answer = await self._server().resolve(
+            server = await self._server()
+            answer = await server.resolve(
                 name,
                 kind,
                 lifetime=self.question_s,
@@ -204,7 +211,8 @@ class Resolver:
             ttl_s = 0.0 if answer.rrset is None else float(answer.rrset.ttl)
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             records = ()
-        except (dns.exception.DNSException, OSError) as exc:
+        # UnicodeError: nobody can be asked for a name like that.
+        except (dns.exception.DNSException, OSError, UnicodeError) as exc:
             if _is_refusal(exc):
                 records = ()
             elif (last := self._cache.last(question)) is not None:
@@ -215,21 +223,31 @@ class Resolver:
         self._cache.keep(question, records, ttl_s, trio.current_time())
         return records
 
-    def _server(self) -> dns.asyncresolver.Resolver:
-        if self._dns is None:
-            self._dns = dns.asyncresolver.Resolver(configure=self.nameserver is None)
-            if self.nameserver is not None:
+    async def _server(self) -> dns.asyncresolver.Resolver:
+        """The name servers to ask, read again when the system's file of them has changed.
+
+        Raises:
+          OSError, dns.exception.DNSException: the file cannot be read or names none.
+        """
+        if self.nameserver is not None:
+            if self._dns is None:
+                self._dns = dns.asyncresolver.Resolver(configure=False)
                 self._dns.nameservers = [self.nameserver.host]
                 self._dns.port = self.nameserver.port
+            return self._dns
+        version = await run_sync(Work.NAMES, _version, self.file)
+        if self._dns is None or version != self._version:
+            made = await run_sync(Work.NAMES, dns.asyncresolver.Resolver, self.file)
+            if self._dns is not None:
+                log.info("name servers changed", file=self.file, servers=str(made.nameservers))
+            self._dns, self._version = made, version
         return self._dns
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _version(file: str) -> tuple[int, int, int]:
+    """What differs when a file was written or replaced."""
+    found = os.stat(file)
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _is_refusal(exc: Exception) -> bool:

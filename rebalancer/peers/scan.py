@@ -58,9 +58,10 @@ async def id_columns(shard: Shard) -> tuple[str, ...]:
     Raises:
       PeerError.
     """
+    # Of the table that the statements read: another schema may have one of the same name.
     rows = await shard.sql(
-        "SELECT column_name FROM information_schema.columns"
-        " WHERE table_name = 'manta' AND column_name = '_idx'"
+        "SELECT attname FROM pg_attribute"
+        " WHERE attrelid = 'manta'::regclass AND attname = '_idx' AND NOT attisdropped"
     )
     return (*(ID_COLUMNS if rows else ID_COLUMNS[:1]), NO_ID)
 
@@ -74,7 +75,11 @@ async def last_id(shard: Shard, column: str) -> int:
     if column == NO_ID:
         return 1
     rows = await shard.sql(f"SELECT max({column}) AS max_id FROM manta")
-    return int(rows[0]["max_id"] or 0) if rows else 0
+    found = rows[0].get("max_id") if rows and isinstance(rows[0], dict) else None
+    try:
+        return int(found or 0)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise PeerMalformed(f"max({column}) is no number") from exc
 
 
 async def window(
@@ -128,6 +133,8 @@ async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
 
 def _found(row: Mapping[str, Any]) -> FoundRow:
     # One of these for each row: a pattern of a mapping takes twice as long.
+    if not isinstance(row, dict):
+        raise PeerMalformed("a row that is no object")
     key, etag, value = row.get("_key"), row.get("_etag"), row.get("_value")
     if isinstance(key, str) and isinstance(etag, str) and isinstance(value, str):
         return FoundRow(key, etag, value, row.get("type") == "directory")

@@ -206,7 +206,14 @@ async def test_whatever_does_not_answer_is_a_finding(autojump_clock: object) -> 
     ]
 
 
-@pytest.mark.parametrize("value", ["{}", '{"timestamp": null}', "[]", "nonsense"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("{}", '{"timestamp": null}', "[]", "nonsense", "[" * 100_000),
+        *(f'{{"timestamp": {time}}}' for time in ("1e999", "-1", "NaN", "1" + "0" * 400)),
+    ],
+    ids=lambda value: value[:24],
+)
 async def test_a_record_that_says_nothing(value: str, autojump_clock: object) -> None:
     """It is a finding too."""
     assert checks(await ask(shard=FakeShard(record=value))) == ["heartbeat"]

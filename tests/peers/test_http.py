@@ -15,7 +15,8 @@ from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreach
 from rebalancer.peers import http as module
 from rebalancer.peers.agents import Agents, Posted
 from rebalancer.peers.http import HttpClient, Reply, open_http
-from rebalancer.peers.names import Endpoint, locate, split_port
+from rebalancer.peers.names import Endpoint, is_address, locate, resolve, split_port
+from rebalancer.peers.resolver import Resolver
 from rebalancer.wire import Assignment, Task
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
@@ -236,3 +237,53 @@ async def test_a_certificate_is_for_the_name() -> None:
         nursery.cancel_scope.cancel()
 
     assert reply.text == "hello"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "7..stor.x",
+        "x" * 70 + ".stor.x",
+        "\ud800.stor.x",
+        "1.stor.x:0",
+        "1.stor.x:99999",
+        "a\0b",
+        "",
+    ],
+)
+async def test_a_name_that_nobody_can_be_asked_for_is_an_error_of_that_name(name: str) -> None:
+    """Resolvers cannot encode it, and say so in other ways than that it is not there."""
+    async with open_http({}) as http:
+        with pytest.raises(PeerUnreachable):
+            await http.request("GET", name, "/")
+    with pytest.raises(PeerUnreachable):
+        await Resolver({}, Endpoint("127.0.0.1", 9)).targets(name)
+    if name:
+        with pytest.raises(PeerUnreachable):
+            await resolve(name, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.stor.lab", True),
+        ("127.0.0.1", True),
+        ("127.0.0.1:7878", True),
+        ("[::1]:80", True),
+        ("node_1.stor-a.lab", True),
+        ("x" * 63, True),
+        ("x" * 64, False),
+        (".".join(["x" * 60] * 5), False),
+        ("7..stor.x", False),
+        ("a b", False),
+        ("a/b", False),
+        ("ö.lab", False),
+        ("1.stor.lab:0", False),
+        ("1.stor.lab:" + "1" * 5000, False),
+        ("[::x]", False),
+        ("", False),
+    ],
+)
+def test_what_can_be_the_name_of_a_host(text: str, expected: bool) -> None:
+    """With or without a port."""
+    assert is_address(text) is expected

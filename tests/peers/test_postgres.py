@@ -107,6 +107,23 @@ async def test_an_empty_table_is_no_trouble(cluster: Cluster) -> None:
         assert await scan.window(shard, columns, scan.NO_ID, 0, 1, SHARK) == []
 
 
+async def test_a_table_of_that_name_in_another_schema_is_nobodys_business(
+    cluster: Cluster,
+) -> None:
+    """Its second id column is not that of the table which the statements read."""
+
+    def make() -> None:
+        cluster.create()
+        with closing(cluster.connect()) as db:
+            db.execute("CREATE SCHEMA old CREATE TABLE manta (_id integer, _idx bigint)")
+
+    await trio.to_thread.run_sync(make)
+    async with shard_of(cluster) as shard:
+        columns = await scan.id_columns(shard)
+        assert columns == ("_id", scan.NO_ID)
+        assert await scan.window(shard, columns, "_id", 0, 10, SHARK) == []
+
+
 async def test_a_connection_lost_within_a_statement_can_be_asked_again(cluster: Cluster) -> None:
     """No rows are returned, the error says where, and the next statement connects anew."""
     await ended_within(cluster, "SELECT pg_sleep(60)")

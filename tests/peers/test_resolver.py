@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import attrs
 import dns.rcode
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers.names import Endpoint
-from rebalancer.peers.resolver import MAX_TTL_S, MIN_TTL_S, Cache, Resolver, Target, best
+from rebalancer.peers.resolver import MAX_TTL_S, MIN_TTL_S, Cache, Resolver, Target, best, crowded
 from tests.peers.nameserver import NameServer, serving
 
 SHARD = "1.moray.lab"
@@ -196,6 +197,38 @@ async def test_an_old_answer_is_better_than_none(
     assert endpoints(await rig.resolver.targets(SHARD))[0] == "10.0.0.77:2021"
 
 
+async def test_a_changed_list_of_name_servers_is_seen(
+    mock_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    """The file is rewritten or replaced while the program runs, and may be away for a moment."""
+    file = tmp_path / "resolv.conf"
+    async with serving() as (one, at_one), serving() as (two, at_two):
+        one.records, two.records = {("a.lab", "A"): ["10.0.0.1"]}, {("a.lab", "A"): ["10.0.0.2"]}
+        resolver = Resolver({}, file=str(file), question_s=2.0)
+        monkey = {"10.9.0.1": at_one, "10.9.0.2": at_two}
+
+        async def asked() -> str:
+            server = await resolver._server()
+            (name,) = server.nameservers
+            where = monkey[str(name)]
+            server.nameservers, server.port = [where.host], where.port
+            found = endpoints(await resolver.targets("a.lab:1"))
+            server.nameservers = [name]
+            mock_clock.jump(MAX_TTL_S)
+            return found[0]
+
+        file.write_text("nameserver 10.9.0.1\n")
+        assert await asked() == "10.0.0.1:1"
+        file.write_text("# now another\nnameserver 10.9.0.2\n")
+        assert await asked() == "10.0.0.2:1"
+        file.unlink()
+        assert endpoints(await resolver.targets("a.lab:1")) == ["10.0.0.2:1"]  # the old answer
+        (tmp_path / "new").write_text("nameserver 10.9.0.1\n")
+        (tmp_path / "new").rename(file)
+        mock_clock.jump(MIN_TTL_S)
+        assert await asked() == "10.0.0.1:1"
+
+
 # --- pure ------------------------------------------------------------------------------------
 
 WEIGHTS = st.lists(st.integers(1, 100), min_size=1, max_size=6)
@@ -248,3 +281,45 @@ def test_an_answer_holds_for_its_time_within_bounds(now: float, ttl_s: float, la
     if later > min(max(ttl_s, MIN_TTL_S), MAX_TTL_S) + 1:
         assert kept is None
     assert cache.last(question) == "answer"
+
+
+@given(WEIGHTS, st.lists(st.integers(0, 20), min_size=6, max_size=6), st.integers())
+def test_moving_one_at_a_time_comes_to_the_best_spread(
+    weights: list[int], counts: list[int], seed: int
+) -> None:
+    """As if all had been opened anew, whatever the spread was; and there it stays."""
+    targets = [Target(Endpoint(f"h{i}", 1), 0, weight) for i, weight in enumerate(weights)]
+    used = Counter(dict(zip([Endpoint(f"h{i}", 1) for i in range(6)], counts, strict=True)))
+    for _ in range(sum(counts) + 1):
+        found = crowded(targets, used, ())
+        if found is None:
+            break
+        used[found[0].endpoint] += 1
+        used[found[1]] -= 1
+    assert crowded(targets, used, ()) is None
+    assert used.total() == sum(counts)
+    fresh: Counter[Endpoint] = Counter()
+    for _ in range(sum(counts)):
+        fresh[best(targets, fresh, (), random.Random(seed)).endpoint] += 1
+
+    def loads(spread: Counter[Endpoint]) -> float:
+        return max(spread[target.endpoint] / target.weight for target in targets)
+
+    assert loads(used) == pytest.approx(loads(fresh))
+
+
+def test_connections_are_not_moved_to_servers_that_are_shunned_or_second_choice() -> None:
+    """They are moved away from those, and from servers that are not listed any more."""
+    one, two, spare = (
+        Target(Endpoint(name, 1), rank) for name, rank in [("a", 0), ("b", 0), ("c", 1)]
+    )
+    targets = [one, two, spare]
+    assert crowded(targets, {one.endpoint: 4}, ()) == (two, one.endpoint)
+    assert crowded(targets, {one.endpoint: 4}, {two.endpoint}) is None
+    assert crowded(targets, {one.endpoint: 2, two.endpoint: 2, spare.endpoint: 1}, ()) is not None
+    assert crowded([spare], {spare.endpoint: 3}, ()) is None
+    assert crowded([one], {Endpoint("gone", 1): 1, one.endpoint: 1}, ()) == (
+        one,
+        Endpoint("gone", 1),
+    )
+    assert crowded([], {one.endpoint: 1}, ()) is None

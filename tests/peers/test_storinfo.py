@@ -1,20 +1,24 @@
 """Walking storinfo's list, as the real one pages it and breaks it."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from quart import Response, request
 from quart_trio import QuartTrio
+from structlog.testing import capture_logs
 
 from rebalancer.daemon import Listen, listen
 from rebalancer.devregion.storinfo import make_storinfo_app
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers.http import HttpClient, open_http
-from rebalancer.peers.storinfo import storage_nodes
+from rebalancer.peers.storinfo import MOST, LeftOut, read_nodes, storage_nodes
 
 
 def node(number: int, **changes: Any) -> dict[str, Any]:
@@ -157,3 +161,106 @@ async def test_nobody_there_is_told() -> None:
     async with open_http({"storinfo.lab": "127.0.0.1:1"}) as http:
         with pytest.raises(PeerUnreachable, match=r"storinfo\.lab"):
             await storage_nodes(http, "storinfo.lab")
+
+
+# --- entries that cannot be used -----------------------------------------------------------
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_JSON = st.recursive(
+    _SCALARS | st.sampled_from([10**400, -1, "7..stor.x", "x" * 70, "\ud800", math.inf]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+_ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "manta_storage_id": _JSON | st.just("1.stor.lab"),
+        "datacenter": _JSON | st.just("dc1"),
+        "availableMB": _JSON | st.just(7),
+        "percentUsed": _JSON | st.just(12),
+        "timestamp": _JSON,
+    },
+)
+
+
+@given(st.lists(_ENTRY | _JSON, max_size=6))
+def test_whatever_is_listed_only_what_can_be_used_is_taken(entries: list[Any]) -> None:
+    """Nothing is raised, each entry is a node or has a problem, and a node has sound values."""
+    problems: list[str] = []
+    nodes = read_nodes([*entries, node(3)], problems)
+
+    assert nodes[-1] == StorageNode("3.stor.lab", "dc0", 3, 12, 1700000000000)
+    assert len(nodes) + len(problems) == len(entries) + 1
+    for found in nodes:
+        found.manta_storage_id.encode("idna")
+        assert min(found.available_mb, found.percent_used, found.timestamp_ms) >= 0
+        assert max(found.available_mb, found.percent_used, found.timestamp_ms) <= MOST
+    for problem in problems:
+        problem.encode("utf-8", "backslashreplace")
+        assert len(problem) < 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"timestamp": "2026-11-25T00:00:00Z"}, "timestamp"),
+        ({"timestamp": [1]}, "timestamp"),
+        ({"timestamp": math.inf}, "timestamp"),
+        ({"availableMB": math.inf}, "availableMB"),
+        ({"availableMB": -1}, "availableMB"),
+        ({"availableMB": True}, "availableMB"),
+        ({"percentUsed": math.nan}, "percentUsed"),
+        ({"percentUsed": 10**400}, "percentUsed"),
+        ({"datacenter": None}, "datacenter"),
+        ({"datacenter": "\ud800"}, "datacenter"),
+        ({"manta_storage_id": "7..stor.x"}, "manta_storage_id"),
+        ({"manta_storage_id": "x" * 70 + ".stor.lab"}, "manta_storage_id"),
+        ({"manta_storage_id": "1.stor.lab:99999"}, "manta_storage_id"),
+        ({"manta_storage_id": 7}, "manta_storage_id"),
+    ],
+)
+def test_a_bad_entry_is_named_with_what_is_wrong(changes: dict[str, Any], why: str) -> None:
+    """It alone is left out."""
+    problems: list[str] = []
+
+    assert len(read_nodes([node(1), node(2, **changes), node(3)], problems)) == 2
+    assert len(problems) == 1
+    assert why in problems[0]
+
+
+async def test_a_bad_entry_is_logged_once() -> None:
+    """Not at each of the polls, of which there are six a minute; it is counted at each."""
+    left_out = LeftOut()
+    app = scripted([[node(1), node(2, timestamp="x")]] * 3 + [[node(1), node(3, timestamp="x")]])
+    async with serving(app) as (http, where):
+        with capture_logs() as lines:
+            for _ in range(4):
+                assert len(await storage_nodes(http, where, left_out)) == 1
+                assert len(left_out.problems) == 1
+
+    told = [line["reason"] for line in lines if line["event"] == "storage node left out"]
+    assert ["2.stor.lab" in reason for reason in told] == [True, False]
+
+
+async def test_bad_entries_do_not_end_a_walk() -> None:
+    """A page is full by what it lists; the cursor is the last name, whatever else is wrong."""
+    full = [*FIRST[:-1], node(500, timestamp="x", manta_storage_id="5 ö/.stor")]
+    asked: list[dict[str, str]] = []
+    app = scripted([full, SECOND])
+
+    @app.before_request
+    async def note() -> None:
+        asked.append(dict(request.args))
+
+    async with serving(app) as (http, where):
+        found = await storage_nodes(http, where)
+
+    assert len(found) == 509
+    assert asked[1]["after_id"] == "5 ö/.stor"
+
+
+async def test_a_list_without_an_end_is_given_up() -> None:
+    """A full page of nothing that has a name leads nowhere."""
+    async with serving(scripted([[7] * 500] * 10)) as (http, where):
+        with pytest.raises(PeerRefused, match="kept changing"):
+            await storage_nodes(http, where)

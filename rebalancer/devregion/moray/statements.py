@@ -51,6 +51,7 @@ _CASTS: Mapping[str, tuple[str, str]] = {
     "boolean": ("boolean", "INTEGER"),
     "timestamptz": ("timestamptz", "TEXT"),
     "date": ("date", "TEXT"),
+    "regclass": ("text", "TEXT"),
 }
 _FUNCTIONS: Mapping[str, str] = {
     "length": "integer",
@@ -68,6 +69,11 @@ _COMPARISONS = frozenset({"=", "<>", "!=", "<", ">", "<=", ">="})
 #: `information_schema.columns`, from sqlite's own schema.
 _SCHEMA_COLUMNS = (
     "(SELECT t.name AS table_name, c.name AS column_name"
+    " FROM sqlite_schema t, pragma_table_info(t.name) c WHERE t.type = 'table')"
+)
+#: `pg_attribute`, in which a table is known by its name.
+_ATTRIBUTES = (
+    "(SELECT t.name AS attrelid, c.name AS attname, 0 AS attisdropped"
     " FROM sqlite_schema t, pragma_table_info(t.name) c WHERE t.type = 'table')"
 )
 
@@ -175,6 +181,9 @@ class _Translator:
         if name == "information_schema.columns":
             self._columns = {"table_name": "text", "column_name": "text"}
             return _SCHEMA_COLUMNS
+        if name == "pg_attribute":
+            self._columns = {"attrelid": "text", "attname": "text", "attisdropped": "boolean"}
+            return _ATTRIBUTES
         self._columns = self._columns_of(name)
         return name
 
