@@ -5,7 +5,7 @@ bounds what one statement may return and is the point from which a scan goes on 
 The same statements go to a shard's database or through Moray's `sql`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -23,6 +23,8 @@ WINDOW_S = 600.0
 #: Rows without an id are in no index, so looking for them reads the whole table, in one go: a
 #: hundred million records of a kilobyte at some ten megabytes a second.
 TABLE_S = 4 * 3600.0
+#: Keys asked for at a time: with what JSON adds their message fits into a socket's buffer.
+KEYS_BYTES = 32 << 10
 
 
 #: Any other statement may take this many seconds.
@@ -123,12 +125,29 @@ async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
     Raises:
       PeerError.
     """
-    numbers = ", ".join(f"${number}" for number in range(1, len(keys) + 1))
-    rows = await shard.sql(
-        f"SELECT _key, _etag, _value FROM manta WHERE _key IN ({numbers}) AND type = 'object'",
-        keys,
-    )
-    return [_found(row) for row in rows]
+    found = []
+    for piece in _pieces(keys):
+        numbers = ", ".join(f"${number}" for number in range(1, len(piece) + 1))
+        rows = await shard.sql(
+            f"SELECT _key, _etag, _value FROM manta WHERE _key IN ({numbers}) AND type = 'object'",
+            piece,
+        )
+        found += [_found(row) for row in rows]
+    return found
+
+
+def _pieces(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The keys, cut so that the message with those of a piece goes out whole."""
+    piece: list[str] = []
+    size = 0
+    for key in keys:
+        size += len(key.encode(errors="surrogatepass"))
+        if piece and size > KEYS_BYTES:
+            yield piece
+            piece, size = [], len(key.encode(errors="surrogatepass"))
+        piece.append(key)
+    if piece:
+        yield piece
 
 
 def _found(row: Mapping[str, Any]) -> FoundRow:

@@ -450,3 +450,22 @@ async def test_a_scan_may_take_longer_than_other_calls() -> None:
     for column in columns:
         await scan.window(Shard(), columns, column, 0, 10, "1.stor.lab")
     assert asked == {"_id": scan.WINDOW_S, "none": scan.TABLE_S}
+
+
+async def test_many_keys_are_asked_for_in_small_messages() -> None:
+    """A large message could be cut by the end of this process, which would end the server."""
+    asked: list[Sequence[Any]] = []
+
+    class Shard:
+        async def sql(
+            self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
+        ) -> list[dict[str, Any]]:
+            asked.append(values)
+            return [{"_key": key, "_etag": "e", "_value": "{}"} for key in values]
+
+    keys = [f"/{number}/" + "é" * 500 for number in range(200)] + ["/" + "x" * (64 << 10)]
+    found = await scan.rows_of(Shard(), keys)
+
+    assert [row.key for row in found] == keys
+    assert all(len("".join(one).encode()) <= scan.KEYS_BYTES for one in asked[:-1])
+    assert await scan.rows_of(Shard(), []) == []

@@ -16,16 +16,19 @@ from rebalancer.devregion.moray.javascript import (
     stringify,
     to_string,
 )
+from rebalancer.devregion.moray.pgtypes import checked_text, normalise
 
 #: Types of index, and the affinity of their columns in sqlite.  Addresses, dates and ranges are
-#: kept as their text, which is enough for equality.
+#: kept as the text that PostgreSQL gives back, which is enough for equality.
 SCALARS: Mapping[str, str] = {
     "string": "TEXT",
     "number": "NUMERIC",
     "boolean": "INTEGER",
     **dict.fromkeys(("date", "ip", "mac", "subnet", "uuid", "numrange", "daterange"), "TEXT"),
 }
-TYPES: Mapping[str, str] = {**SCALARS, **{f"[{name}]": "TEXT" for name in SCALARS}}
+#: Those of which there are arrays.
+_LISTED = ("string", "number", "boolean", "date", "ip", "mac", "subnet")
+TYPES: Mapping[str, str] = {**SCALARS, **{f"[{name}]": "TEXT" for name in _LISTED}}
 #: PostgreSQL's numeric has NaN, above all numbers; sqlite orders any text so.
 NAN = "NaN"
 
@@ -36,10 +39,12 @@ def to_column(name: str, value: Any, kind: str) -> Any:
     """What index `name` of type `kind` holds for a field's value.
 
     Raises:
-      MorayError: InvalidIndexTypeError.
+      MorayError: InvalidIndexTypeError, or that PostgreSQL does not take it.
     """
-    if value is None or (kind == "string" and isinstance(value, str)):
-        return value
+    if value is None:
+        return None
+    if kind == "string" and isinstance(value, str):
+        return checked_text(value)
     if kind.startswith("["):
         items = value if isinstance(value, list) else [value]
         return stringify([_shown(to_column(name, item, kind[1:-1]), kind[1:-1]) for item in items])
@@ -52,12 +57,13 @@ def to_column(name: str, value: Any, kind: str) -> Any:
         if not _BOOLEAN.fullmatch(text):
             raise MorayError("InvalidIndexTypeError", f"index({name}) is of type {kind}")
         return text.lower() == "true"
-    return text
+    return normalise(kind, checked_text(text))
 
 
 def _shown(raw: Any, kind: str) -> Any:
     if kind == "number":
-        return None if raw == NAN else raw
+        # Nor is there an infinity in JSON.
+        return None if raw == NAN or (isinstance(raw, float) and math.isinf(raw)) else raw
     if kind == "boolean":
         return bool(raw)
     return json.loads(raw) if kind.startswith("[") else raw

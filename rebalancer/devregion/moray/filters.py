@@ -15,6 +15,8 @@ from rebalancer.devregion.moray.javascript import parse_float, to_number, to_str
 
 _ATTRIBUTE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(>=|<=|~=|=|:([A-Za-z]+):=)")
 _SPECIAL = re.compile(r"[()\\*]")
+#: What may follow a backslash, beside two hexadecimal digits.
+_ESCAPABLE = ("(", ")", "*", "\\", "=")
 #: Columns that may be filtered without an index entry.
 INTERNAL: Mapping[str, str] = {
     "_id": "number",
@@ -157,6 +159,8 @@ def _parse_term(text: str, at: int) -> tuple[Term, int]:
 def _escaped(text: str, at: int) -> tuple[str, int]:
     if re.fullmatch(r"[0-9a-fA-F]{2}", text[at : at + 2]):
         return chr(int(text[at : at + 2], 16)), at + 2
+    if text[at : at + 1] not in _ESCAPABLE:
+        raise InvalidFilter(text)
     return text[at : at + 1], at + 1
 
 
@@ -232,6 +236,8 @@ def matches(found: Filter, value: Mapping[str, Any], index: Mapping[str, str]) -
             kind = index.get(found.field) or INTERNAL.get(found.field)
             held = value.get(found.field)
             if isinstance(held, list):
+                if found.is_presence:
+                    return True  # also of an empty one
                 return any(_term_matches(found, item, kind) for item in held)
             return _term_matches(found, held, kind)
 

@@ -4,6 +4,7 @@ Every number is a double there, and JSON text is what JSON.stringify writes.  Et
 over that text, so it must be right to the letter.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 MAX_SAFE = 2**53
 #: Keys below this that look like integers are array indexes, which come first.
 _MAX_INDEX = 2**32 - 1
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _FLOAT = re.compile(r"\s*([+-]?(?:Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?))")
 
@@ -26,6 +28,25 @@ def stringify(value: Any) -> str:
     """
     text = _write(value)
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def well_formed(value: Any) -> Any:
+    """A value of JSON whose texts have U+FFFD for lone surrogates, as when Node writes them out."""
+    try:
+        _ENCODER.encode(value).encode()
+    except UnicodeEncodeError:
+        return _mended(value)
+    return value
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_mended(key): _mended(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    return value
 
 
 def _write(value: Any) -> str:

@@ -19,6 +19,7 @@ from rebalancer.devregion.moray.errors import (
     not_unique,
 )
 from rebalancer.devregion.moray.javascript import stringify
+from rebalancer.devregion.moray.pgtypes import checked_text, to_bigint
 from rebalancer.peers.moray.crc import record_etag
 
 
@@ -51,6 +52,7 @@ def write(db: sqlite3.Connection, bucket: Bucket, key: str, value: Any) -> str:
     Raises:
       MorayError: UniqueAttributeError, InvalidIndexTypeError.
     """
+    checked_text(key)
     text = stringify(value)
     etag = record_etag(text)
     columns = [to_column(name, value.get(name), kind) for name, kind in bucket.index.items()]
@@ -58,7 +60,7 @@ def write(db: sqlite3.Connection, bucket: Bucket, key: str, value: Any) -> str:
         columns.append(bucket.version)
     now = time.time_ns() // 1_000_000
     try:
-        db.execute(bucket.put_sql, (key, text, etag, now, value.get("vnode"), *columns))
+        db.execute(bucket.put_sql, (key, text, etag, now, to_bigint(value.get("vnode")), *columns))
     except sqlite3.IntegrityError as exc:
         raise _unique(exc, value) from exc
     return etag
@@ -80,7 +82,8 @@ def delete(db: sqlite3.Connection, bucket: Bucket, key: str, etag: Etag) -> None
     actual = etag_of(db, bucket, key)
     if actual is None:
         raise not_found(bucket.name, key)
-    if isinstance(etag, str) and etag != actual:
+    # Nor is the empty text one.
+    if isinstance(etag, str) and etag not in ("", actual):
         raise conflict(bucket.name, key, etag, actual)
     _keep_last_id(db, bucket)
     db.execute(f"DELETE FROM {bucket.name} WHERE _key = ?", (key,))
@@ -88,7 +91,8 @@ def delete(db: sqlite3.Connection, bucket: Bucket, key: str, etag: Etag) -> None
 
 def etag_of(db: sqlite3.Connection, bucket: Bucket, key: str) -> str | None:
     """The etag of a record; None if there is none."""
-    row = db.execute(f"SELECT _etag FROM {bucket.name} WHERE _key = ?", (key,)).fetchone()
+    statement = f"SELECT _etag FROM {bucket.name} WHERE _key = ?"
+    row = db.execute(statement, (checked_text(key),)).fetchone()
     return None if row is None else str(row["_etag"])
 
 
@@ -119,15 +123,17 @@ def update_many(
     fields: Mapping[str, Any],
     rest: str,
     values: Mapping[str, Any],
+    *,
+    may_be_empty: bool = False,
 ) -> tuple[int, str]:
     """Set columns of the records of a WHERE with its LIMIT, whose values stay as they are.
 
-    How many, and the one etag that all of them get.
+    How many, and the one etag that all of them get, also without `fields` if there may be none.
 
     Raises:
       MorayError: FieldUpdateError, NotIndexedError, NotNullableError, UniqueAttributeError.
     """
-    if not fields:
+    if not fields and not may_be_empty:
         raise bad_update(fields)
     if not set(fields) <= set(bucket.index):
         raise not_indexed(bucket.name, stringify(dict(fields)))

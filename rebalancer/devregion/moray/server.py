@@ -4,6 +4,7 @@ Where a real Moray would exit, for all of its clients, `serve_shard` raises `Mor
 ends the region: that is a finding about the client, not something to be tolerated.
 """
 
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ import trio
 
 from rebalancer.devregion.moray.errors import MorayError
 from rebalancer.devregion.moray.faults import Faults
+from rebalancer.devregion.moray.javascript import well_formed
 from rebalancer.devregion.moray.methods import find_method, headers_of
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.log import get_logger
@@ -26,6 +28,8 @@ log = get_logger()
 
 #: Requests of one connection at a time; further ones wait in its socket.
 PIPELINE = 64
+#: Python's calls within calls; a value nested once takes two of them.
+DEPTH = 10_000
 #: What is left of a connection that was reset can be read at once.
 REST_S = 0.2
 
@@ -100,6 +104,8 @@ class ShardServer:
         Raises:
           MorayDied: a client did what kills a real Moray.
         """
+        # Values may be nested as deeply as JavaScript takes them.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), DEPTH))
         (listener,) = await trio.open_tcp_listeners(port, host=host)
         task_status.started(listener.socket.getsockname()[:2])
         await trio.serve_listeners(self._connection, [listener])
@@ -177,6 +183,11 @@ class ShardServer:
                 failure = exc
                 for row in failure.rows:
                     await client.send(message, Status.DATA, [row])
+            except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as exc:
+                # A fault of ours is no reason to die where a real server answers.
+                log.exception("a request that this server cannot do", method=message.method)
+                self.offences.append(f"{message.method}: {exc!r}")
+                failure = MorayError("Error", f"this region cannot do that: {exc}")
             if failure is None:
                 await client.send(message, Status.END, [])
             else:
@@ -203,7 +214,7 @@ class ShardServer:
                 pool.release()
 
     async def _rows(self, message: Message, name: str) -> list[Any]:
-        args: list[Any] = message.data
+        args: list[Any] = well_formed(message.data)
         method = find_method(name, args, message.id)
         if name == "getObject" and args[2].get("noCache") is not True:
             raise _death("getObject without noCache")

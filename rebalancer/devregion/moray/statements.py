@@ -4,6 +4,8 @@ One SELECT of one table, with the expressions that somebody would ask a shard: c
 arithmetic, casts, `position`, aggregates.  All else is refused by name, never guessed.
 """
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -421,7 +423,8 @@ def _iso(text: str) -> str:
 _TO_WIRE: Mapping[str, Callable[[Any], Any]] = {
     "bigint": lambda value: None if value is None else str(value),
     "boolean": lambda value: None if value is None else bool(value),
-    "numeric": lambda value: None if value == "NaN" else value,
+    "numeric": lambda value: None if value in ("NaN", math.inf, -math.inf) else value,
+    "array": lambda value: None if value is None else json.loads(value),
     "timestamptz": _timestamp,
     "date": _timestamp,
     "void": lambda _: "",

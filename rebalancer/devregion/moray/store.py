@@ -15,6 +15,7 @@ from rebalancer.devregion.moray.buckets import INTERNAL, Bucket
 from rebalancer.devregion.moray.catalogue import Catalogue
 from rebalancer.devregion.moray.connections import Reader, Readers, prepare
 from rebalancer.devregion.moray.errors import MorayError, from_sqlite, not_found
+from rebalancer.devregion.moray.pgtypes import checked_text
 from rebalancer.devregion.moray.records import ABSENT, Etag
 from rebalancer.sqlite import connect, transact
 
@@ -23,6 +24,10 @@ T = TypeVar("T")
 _NO_OPTIONS: Mapping[str, Any] = {}
 #: Types of PostgreSQL for those of indexes, of columns that `sql` may name.
 _KINDS = {"number": "numeric", "boolean": "boolean"}
+
+
+def _kind(kind: str) -> str:
+    return "array" if kind.startswith("[") else _KINDS.get(kind, "text")
 
 
 class ShardStore:
@@ -87,9 +92,9 @@ class ShardStore:
         Raises:
           MorayError: InvalidArgumentError.
         """
+        bucket = self.catalogue.load(self._db, name, fresh=True)
         if count <= 0:
             raise MorayError("InvalidArgumentError", f"count {count} < 1")
-        bucket = self.catalogue.load(self._db, name, fresh=True)
         if not bucket.reindexing:
             return {"processed": 0}
         processed, remaining = transact(self._db, records.reindex, bucket, count)
@@ -181,7 +186,10 @@ class ShardStore:
         match request.get("operation", "put"):
             case "update":
                 text = request["filter"]
-                count, etag = self._update_many(db, bucket, request["fields"], text, options)
+                fields = request["fields"]
+                count, etag = self._update_many(
+                    db, bucket, fields, text, options, may_be_empty=True
+                )
                 return {"bucket": bucket.name, "filter": text, "count": count, "etag": etag}
             case "deleteMany":
                 text = request["filter"]
@@ -203,9 +211,14 @@ class ShardStore:
         fields: Mapping[str, Any],
         text: str,
         options: Mapping[str, Any],
+        *,
+        may_be_empty: bool = False,
     ) -> tuple[int, str]:
         query = queries.read_query(bucket, text, options, indexed_only=True)
-        return records.update_many(db, bucket, fields, query.rest, query.where.bindings)
+        values = query.where.bindings
+        return records.update_many(
+            db, bucket, fields, query.rest, values, may_be_empty=may_be_empty
+        )
 
     def _delete_many(
         self, db: sqlite3.Connection, bucket: Bucket, text: str, options: Mapping[str, Any]
@@ -242,7 +255,7 @@ class ShardStore:
             found = self.catalogue.load(reader.db, bucket, fresh=bool(options.get("noBucketCache")))
             statement = f"SELECT * FROM {found.name} WHERE _key = ?"
             try:
-                row = reader.db.execute(statement, (key,)).fetchone()
+                row = reader.db.execute(statement, (checked_text(key),)).fetchone()
             except sqlite3.Error as exc:
                 raise from_sqlite(exc) from exc
             if row is None:
@@ -270,7 +283,10 @@ class ShardStore:
             indexed_only = bool(options.get("requireIndexes"))
             query = queries.read_query(found, text, options, indexed_only=indexed_only)
             if options.get("sql_only"):
-                return [query.statements(bucket, str(options.get("req_id")))]
+                shown = query.statements(bucket, str(options.get("req_id")))
+                if options.get("no_count"):
+                    del shown["count"]
+                return [shown]
             return self._find(reader, found, query, options)
 
     def _find(
@@ -324,7 +340,7 @@ class ShardStore:
             index = self.catalogue.load(reader.db, table).index
         except MorayError:
             index = {}
-        kinds = {name.lower(): _KINDS.get(kind, "text") for name, kind in index.items()}
+        kinds = {name.lower(): _kind(kind) for name, kind in index.items()}
         kinds |= {**INTERNAL, "_idx": "bigint", "_rver": "integer"}
         names = [row["name"].lower() for row in rows]
         return {name: kinds.get(name, "text") for name in names}

@@ -14,9 +14,23 @@ from rebalancer.devregion.moray import filters
 from rebalancer.devregion.moray.errors import MorayError, not_indexed
 from rebalancer.devregion.moray.filters import Either, Every, Filter, Not, Term
 from rebalancer.devregion.moray.javascript import parse_float
+from rebalancer.devregion.moray.pgtypes import checked_text, normalise
 
 #: Presence of these cannot be asked for: the server makes no clause of it.
-_WITHOUT_PRESENCE = ("_key", "_etag")
+_WITHOUT_PRESENCE = ("_key", "_etag", "_txn_snap")
+#: PostgreSQL's names of the types of columns that are no text.
+_TYPES: Mapping[str, str] = {
+    "number": "numeric",
+    "boolean": "boolean",
+    "date": "timestamp with time zone",
+    "ip": "inet",
+    "mac": "macaddr",
+    "subnet": "cidr",
+    "uuid": "uuid",
+    "numrange": "numrange",
+    "daterange": "tstzrange",
+}
+_INTERNAL_TYPES: Mapping[str, str] = {"_id": "bigint", "_mtime": "bigint", "_txn_snap": "integer"}
 
 
 @attrs.frozen
@@ -29,7 +43,7 @@ class Where:
     @property
     def for_sqlite(self) -> str:
         """The condition in sqlite's spelling."""
-        text = re.sub(r"LIKE (\S+)", r"LIKE \1 ESCAPE '\\'", self.text)
+        text = re.sub(r"LIKE (lower\(\$\d+\)|\$\d+)", r"LIKE \1 ESCAPE '\\'", self.text)
         return re.sub(r"\$(\d+)", r":p\1", text)
 
     @property
@@ -49,7 +63,7 @@ def compile_where(bucket: str, found: Filter, index: Mapping[str, str]) -> Where
     values: list[Any] = []
 
     def parameter(value: Any) -> str:
-        values.append(value)
+        values.append(checked_text(value) if isinstance(value, str) else value)
         return f"${len(values)}"
 
     text = _compile(bucket, found, index, parameter)
@@ -99,6 +113,7 @@ def _term(term: Term, index: Mapping[str, str], parameter: Callable[[Any], str])
     if term.is_presence:
         return "" if column in _WITHOUT_PRESENCE else f"{column} IS NOT NULL"
     if len(term.parts) > 1:
+        _check_has_pattern(column, kind, ignores_case=term.ignores_case)
         name = parameter(_pattern(term.parts))
         if term.ignores_case:
             return f"lower({column}) LIKE lower({name})"
@@ -130,7 +145,23 @@ def _parameter_value(text: str, kind: str) -> Any:
         return parse_float(text)  # NaN matches nothing, and is no error
     if kind == "boolean":
         return text.lower() == "true"
-    return text
+    return normalise(kind, text)
+
+
+def _check_has_pattern(column: str, kind: str, *, ignores_case: bool) -> None:
+    """Refuse a pattern for a column that is no text, as PostgreSQL does.
+
+    Raises:
+      MorayError: `error`.
+    """
+    name = kind.strip("[]")
+    called = _INTERNAL_TYPES.get(column) or _TYPES.get(name)
+    if kind.startswith("["):
+        called = f"{called or 'text'}[]"
+    if called is not None:
+        if ignores_case:
+            raise MorayError("error", f"function lower({called}) does not exist")
+        raise MorayError("error", f"operator does not exist: {called} ~~ unknown")
 
 
 def _pattern(parts: tuple[str, ...]) -> str:
