@@ -34,7 +34,7 @@ from rebalancer.agent.statefile import (
     posted,
 )
 from rebalancer.agent.statefile import image as file_image
-from rebalancer.agent.sync import sync_paths
+from rebalancer.agent.sync import sync_path, sync_paths
 from rebalancer.bodies import whole_number
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
@@ -102,6 +102,10 @@ class AssignmentStore:
         try:
             for folder in (self.scheduled, self.completed, self.saving, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
+            # Else a loss of power could take the folder of what a request was told is stored.
+            sync_path(self.folder)
+            with suppress(PermissionError):  # then it is another's, who made our folder long ago
+                sync_path(self.folder.parent)
             left_over = list(self.saving.iterdir())
         except OSError as exc:
             raise StoreError(f"{self.folder}: {exc}") from exc
