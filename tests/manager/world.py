@@ -266,6 +266,8 @@ class World:
         moray = {n: FakeMoray(self, n, store) for n, store in self.shards.items()}
         limit = config.options.max_assignments_per_shark
         async with open_store(self.job_file, run=inline) as store:
+            # The machine does not crash here, and to wait for its disk is most of a test's time.
+            store.database._writer.execute("PRAGMA synchronous=OFF")
             with self.ledgers.open(limit) as ledger:
                 made = {
                     "id": "job",
