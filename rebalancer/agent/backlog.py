@@ -23,7 +23,8 @@ class Backlog:
     """The assignments that wait, and the ids of those that are worked on or being saved.
 
     Mutable state: the ids that are next, in order; those that could not be read, and when to try
-    again; whether there are more on disk, and about how many wait in all; an event for each change.
+    again; whether the last taken was one of those; whether there are more on disk, and about how
+    many wait in all; an event for each change.
     """
 
     store: AssignmentStore
@@ -34,6 +35,7 @@ class Backlog:
     #: Of no use to this agent, but not to be touched: written by a newer one.
     refused: set[str] = attrs.field(factory=set)
     _later: dict[str, float] = attrs.field(factory=dict)
+    _is_again: bool = False
     _next: dict[str, None] = attrs.field(factory=dict)
     _has_more: bool = False
     _count: int = 0
@@ -80,12 +82,19 @@ class Backlog:
             return name
 
     def _pop(self) -> str | None:
-        """Take the next out of the lists, if any is known."""
+        """Take the next out of the lists, if any is known.
+
+        Those that are tried again and the others have turns in turn: neither can keep the other
+        from theirs.
+        """
         now = trio.current_time()
-        name = next((name for name, due in self._later.items() if due <= now), None)
+        again = next((name for name, due in self._later.items() if due <= now), None)
+        name = next(iter(self._next), None)
+        self._is_again = again is not None and (name is None or not self._is_again)
+        if again is not None and self._is_again:
+            del self._later[again]
+            return again
         if name is not None:
-            del self._later[name]
-        elif (name := next(iter(self._next), None)) is not None:
             del self._next[name]
         return name
 

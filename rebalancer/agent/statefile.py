@@ -154,7 +154,7 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
         # Its primary key forbids this, but a damaged file may have it, even without an end.
         if tasks.setdefault(task.object_id, task) is not task:
             raise BadRequest(f"two tasks of object {task.object_id}")
-    if not db.execute("SELECT count(*) FROM stats").fetchone()[0]:
+    if db.execute("SELECT 1 FROM stats LIMIT 1").fetchone() is None:
         raise BadRequest("it has no stats")
     dialect, ours = Dialect.LEGACY, None
     if kinds.get("rebalancer") == "table":

@@ -230,6 +230,7 @@ class Worker:
             self.backlog.done(name)
             self._count()
             return None
+        self._unread = 0
         left = {t.object_id for t in assignment.tasks if t.status.state is TaskState.PENDING}
         run = self._runs[name] = _Run(assignment, left, trio.current_time() + PROGRESS_S)
         return run
@@ -261,23 +262,23 @@ class Worker:
             self.backlog.refuse(name)
             return None
         except StoreError as exc:
-            if not isinstance(exc, BrokenFile) or not await self._is_set_aside(name, exc):
-                self.waits.begin(subject, str(exc))
+            left = await self._set_aside(name, exc) if isinstance(exc, BrokenFile) else exc
+            if left is not None:
+                self.waits.begin(subject, str(left))
                 self.backlog.defer(name, trio.current_time() + AGAIN_S)
                 await self._rest()
                 return None
             assignment, finished = None, True
-        self._unread = 0
         self.waits.end(subject)
         return None if finished else assignment
 
-    async def _is_set_aside(self, name: str, broken: BrokenFile) -> bool:
+    async def _set_aside(self, name: str, broken: BrokenFile) -> StoreError | None:
+        """Put a broken file out of the way; why not, if that cannot be at the moment."""
         try:
             await self.set_aside(name, broken)
         except StoreError as exc:
-            self._note(str(exc))
-            return False
-        return True
+            return exc
+        return None
 
     async def set_aside(self, name: str, broken: BrokenFile) -> None:
         """Put a file that is no assignment out of the way of those that are.

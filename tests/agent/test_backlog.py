@@ -126,6 +126,20 @@ async def test_what_could_not_be_read_has_another_turn(
     assert (await queue.take(), trio.current_time()) == (first, 5)
 
 
+async def test_what_never_can_be_read_takes_every_other_turn(store: AssignmentStore) -> None:
+    """However soon it is due again, and however many others wait: neither starves."""
+    names = [save(store, number) for number in range(5)]
+    queue, taken = Backlog(store), list[str]()
+    queue.resume()
+    for _ in range(8):
+        taken.append(await queue.take())
+        if taken[-1] == names[0]:
+            queue.defer(names[0], trio.current_time())
+
+    first = names[0]
+    assert taken == [first, first, names[1], first, names[2], first, names[3], first]
+
+
 async def test_what_is_refused_is_not_met_again(store: AssignmentStore) -> None:
     """Nor is what waits for another turn, however often the folder is looked through."""
     names = [save(store, number) for number in range(20)]

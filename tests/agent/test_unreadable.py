@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from rebalancer.agent import worker
-from rebalancer.agent.statefile import StoredAssignment, image
+from rebalancer.agent.statefile import VERSION, StoredAssignment, image
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.domain.objects import Shark
 from rebalancer.metrics import metrics_app
@@ -115,6 +115,40 @@ async def test_one_that_cannot_be_read_does_not_hold_up_others(
         assert await rig.finish(NAMES[0]) == []
 
 
+async def test_rests_stay_short_while_other_assignments_can_be_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that never can be read costs the others a moment each time, not longer and longer."""
+    left_over(tmp_path)
+    async with open_rig(tmp_path, answer) as rig:
+        with failing(monkeypatch, errno.EIO, NAMES[0]):
+            for number in range(3):
+                rig.agent.worker._unread = 1000  # as after a thousand failures in a row
+                await rig.post([task(50, A)], uuid(100 + number))
+                assert await rig.finish(uuid(100 + number)) == []
+                assert rig.agent.worker._unread < 1000
+        assert await rig.finish(NAMES[0]) == []
+
+
+async def test_an_assignment_of_the_version_before_is_finished(tmp_path: Path) -> None:
+    """Taken up where it was: one task was left of three."""
+    store = AssignmentStore(tmp_path / "state")
+    store.prepare()
+    kept = Path(__file__).parent / "kept" / "version-0.sqlite"
+    (store.scheduled / NAMES[0]).write_bytes(kept.read_bytes())
+    gone = Answer(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+    async with open_rig(tmp_path, lambda *_: gone) as rig:
+        failed = await rig.finish(NAMES[0])
+        assert [path.rsplit("/")[-1] for path in rig.source.paths] == [uuid(2)]
+        assert (await rig.stats(NAMES[0]))["total"] == 3
+    tagged = {"state": "Failed", "reason": {"type": "HTTPStatusCode", "status_code": 404}}
+    assert {one["object_id"]: one["status"] for one in failed} == dict.fromkeys(
+        (uuid(2), uuid(1)), tagged
+    )
+    with closing(sqlite3.connect(store.completed / NAMES[0])) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
 async def test_a_folder_that_cannot_be_listed_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,10 +224,10 @@ async def test_a_broken_file_that_cannot_be_moved_stops_nothing(
     os.utime(store.scheduled / NAMES[0], ns=(1, 1))
     whole = os.rename
 
-    def fail(source: Any, target: Any) -> None:
+    def fail(source: Any, target: Any, **folders: Any) -> None:
         if "quarantine" in str(target):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        whole(source, target)
+        whole(source, target, **folders)
 
     async with open_rig(tmp_path, answer) as rig:
         with monkeypatch.context() as patch:
@@ -203,7 +237,7 @@ async def test_a_broken_file_that_cannot_be_moved_stops_nothing(
         with trio.fail_after(20):
             while not (await status(rig))["resume_failures"]:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-    assert "not an assignment" in cause["detail"]
+    assert "cannot be put into quarantine" in cause["detail"]
     assert (store.quarantine / NAMES[0]).exists()
 
 
