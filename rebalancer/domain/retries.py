@@ -80,17 +80,58 @@ class Failure:
         return self.source if remedy(self.reason) is Remedy.OTHER_SOURCE else None
 
 
+#: What a person can do most with, first: what is wrong with the copies of the object, then with
+#: the way to them, with the destinations, with the manager's part.  That the evacuated shark was
+#: the last resort says least: it hides what is wrong with the other copies.
+_MOST_TELLING = (
+    reasons.MD5_MISMATCH.name,
+    reasons.HTTP_STATUS_CODE,
+    reasons.SOURCE_OTHER_ERROR.name,
+    reasons.NETWORK_ERROR.name,
+    reasons.AGENT_FS_ERROR.name,
+    reasons.ASSIGNMENT_REJECTED.name,
+    reasons.ASSIGNMENT_MISMATCH.name,
+    reasons.DESTINATION_INSUFFICIENT_SPACE.name,
+    reasons.DESTINATION_UNREACHABLE.name,
+    reasons.AGENT_BUSY.name,
+    reasons.AGENT_ASSIGNMENT_NO_ENT.name,
+    reasons.ASSIGNMENT_ERROR.name,
+    reasons.OBJECT_ALREADY_ON_DEST_SHARK.name,
+    reasons.OBJECT_ALREADY_IN_DATACENTER.name,
+    reasons.SOURCE_IS_EVAC_SHARK.name,
+)
+
+
+def _rank(reason: Reason) -> int:
+    # An agent's own word, which nobody knows, is worth a look.
+    return _MOST_TELLING.index(reason.name) if reason.name in _MOST_TELLING else 0
+
+
+def most_telling(earlier: Reason | None, latest: Reason) -> Reason:
+    """Which of the reasons of two failures tells a person most; of two alike the latest."""
+    if earlier is None or _rank(latest) <= _rank(earlier):
+        return latest
+    return earlier
+
+
 @attrs.frozen
 class Tried:
-    """Names of the destinations and sources with which copying an object failed."""
+    """Names of the destinations and sources with which copying an object failed, and why it did.
+
+    `reason` is the one of all failures that tells most.
+    """
 
     destinations: frozenset[str] = frozenset()
     sources: frozenset[str] = frozenset()
+    reason: Reason | None = None
 
-    def and_also(self, destination: str, source: str | None = None) -> "Tried":
-        """With `destination`, and `source` if that one is to blame."""
+    def and_also(
+        self, destination: str, source: str | None = None, reason: Reason | None = None
+    ) -> "Tried":
+        """With `destination`, `source` if that one is to blame, and why it failed this time."""
         sources = self.sources if source is None else self.sources | {source}
-        return Tried(self.destinations | {destination}, sources)
+        told = self.reason if reason is None else most_telling(self.reason, reason)
+        return Tried(self.destinations | {destination}, sources, told)
 
 
 UNTRIED = Tried()

@@ -1,10 +1,21 @@
 """What trying again can help."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
-from rebalancer.domain.reasons import Reason
-from rebalancer.domain.retries import Failure, Next, Remedy, Tried, after_failure, remedy
+from rebalancer.domain.reasons import Reason, http_status_code
+from rebalancer.domain.retries import (
+    _MOST_TELLING,
+    Failure,
+    Next,
+    Remedy,
+    Tried,
+    after_failure,
+    most_telling,
+    remedy,
+)
 from tests.domain.test_reasons import SPELLINGS
 
 REMEDIES = {
@@ -62,3 +73,52 @@ def test_the_last_try_waits_for_a_destination_that_was_away(
 ) -> None:
     """Of three tries; what waiting cannot help is tried at once."""
     assert after_failure(reason, failures, 3) is fate
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ([http_status_code(404), reasons.SOURCE_IS_EVAC_SHARK], http_status_code(404)),
+        ([reasons.SOURCE_IS_EVAC_SHARK, http_status_code(404)], http_status_code(404)),
+        ([reasons.SOURCE_IS_EVAC_SHARK], reasons.SOURCE_IS_EVAC_SHARK),
+        ([reasons.MD5_MISMATCH, http_status_code(404)], reasons.MD5_MISMATCH),
+        ([http_status_code(404), http_status_code(503)], http_status_code(503)),
+        ([reasons.NETWORK_ERROR, reasons.AGENT_BUSY], reasons.NETWORK_ERROR),
+        ([reasons.AGENT_BUSY, reasons.SOURCE_OTHER_ERROR], reasons.SOURCE_OTHER_ERROR),
+        ([Reason("OutOfCoffee"), reasons.DESTINATION_UNREACHABLE], Reason("OutOfCoffee")),
+        ([reasons.AGENT_ASSIGNMENT_NO_ENT] * 2, reasons.AGENT_ASSIGNMENT_NO_ENT),
+    ],
+)
+def test_of_all_failures_the_most_telling_reason_is_kept(
+    failures: list[Reason], told: Reason
+) -> None:
+    """A read from the evacuated node as the last try does not hide what ails the other copies."""
+    tried = Tried()
+    for failure in failures:
+        tried = tried.and_also("2.stor", reason=failure)
+    assert tried.reason == told
+
+
+@given(
+    st.lists(
+        st.sampled_from([*map(Reason, SPELLINGS), http_status_code(404), Reason("new")]), min_size=1
+    )
+)
+def test_the_order_of_failures_hardly_matters(failures: list[Reason]) -> None:
+    """Another order tells the same, or one that tells a person as much."""
+    there, back = Tried(), Tried()
+    for failure in failures:
+        there = there.and_also("2.stor", reason=failure)
+    for failure in reversed(failures):
+        back = back.and_also("2.stor", reason=failure)
+    assert there.reason in failures
+    assert there.reason is not None
+    assert back.reason is not None
+    assert most_telling(there.reason, back.reason) == back.reason
+    assert most_telling(back.reason, there.reason) == there.reason
+
+
+def test_every_known_reason_has_its_place() -> None:
+    """One that is new must be put into the order."""
+    unordered = {*SPELLINGS, reasons.HTTP_STATUS_CODE} - set(_MOST_TELLING)
+    assert unordered == set()

@@ -504,6 +504,50 @@ async def test_a_retry_that_fails_again_is_told_as_the_first(
     assert await world.run() == {("complete", ""): 20}
 
 
+# --- why, in the end ---------------------------------------------------------------------------
+
+
+async def test_the_last_resort_does_not_hide_what_ails_the_other_copies(
+    world: World, autojump_clock: object
+) -> None:
+    """Read from each of them, then from the evacuated node: what the copies said is recorded."""
+    tried = list[str]()
+
+    def fails(_shark: str, task: Any) -> Reason:
+        source = task.source.manta_storage_id
+        tried.append(source)
+        return reasons.NETWORK_ERROR if source == SHARK else reasons.http_status_code(404)
+
+    world.agents.fails = fails
+    world.config_changes = {"max_attempts": 2}
+    async with world.job() as job:
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("skipped", "{http_status_code:404}"): 20}
+        read = job.store.database._reader.execute
+        details = {row[0] for row in read("SELECT detail FROM evacuateobjects")}
+    assert SHARK in tried
+    assert details == {"in the end: source_is_evac_shark"}
+
+
+async def test_what_has_no_place_in_the_end_is_told_by_its_failures(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """The only destination with room vanishes after it had failed: its failure is recorded."""
+    world = make_world(tmp_path / "w", [record(1)])
+
+    def fails(_shark: str, _task: Any) -> Reason:
+        world.nodes = tuple(attrs.evolve(node, available_mb=0) for node in NODES)
+        job.fleet._nodes = world.nodes
+        return reasons.MD5_MISMATCH
+
+    world.agents.fails = fails
+    async with world.job() as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("skipped", "md5_mismatch"): 1}
+    world.close()
+
+
 # --- what is counted and changed -------------------------------------------------------------
 
 

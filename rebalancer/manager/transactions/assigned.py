@@ -83,19 +83,21 @@ def give_back(
     never_sent = reason == reasons.AGENT_ASSIGNMENT_NO_ENT and state == AssignmentState.INIT
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     tally = Tally()
-    fates = Counter[Next]()
+    fates, skipped = Counter[Next](), Counter[Reason]()
     for row in _objects_of(db, assignment_id):
         if never_sent:
             _return(db, tally, row)
             fates[Next.AT_ONCE] += 1
             continue
         note_orphan(db, row, path, f"assignment lost: {reason}")
-        tried = read_tried(row).and_also(row["dest_shark"])
-        fates[_try_again(db, tally, row, reason, tried, max_attempts, detail)] += 1
+        tried = read_tried(row).and_also(row["dest_shark"], reason=reason)
+        fate, told = _try_again(db, tally, row, reason, tried, max_attempts, detail)
+        fates[fate] += 1
+        if fate is Next.SKIPPED:
+            skipped[told] += 1
     if not never_sent:
         destinations.count(db, assignment_id, copied=0, failed=fates.total())
     tally.save(db)
-    skipped = {reason: fates[Next.SKIPPED]} if fates[Next.SKIPPED] else {}
     return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
 
 
@@ -108,11 +110,12 @@ def copied(
     fates, skipped = Counter[Next](), Counter[Reason]()
     for object_id, failure in failed.items():
         row = _object_of(db, assignment_id, object_id)
-        tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source)
-        fate = _try_again(db, tally, row, failure.reason, tried, max_attempts)
+        reason = failure.reason
+        tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source, reason)
+        fate, told = _try_again(db, tally, row, reason, tried, max_attempts)
         fates[fate] += 1
         if fate is Next.SKIPPED:
-            skipped[failure.reason] += 1
+            skipped[told] += 1
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
     left = move_rows(db, tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
     destinations.count(db, assignment_id, copied=left, failed=len(failed))
@@ -151,11 +154,11 @@ def ask_again(
                 continue
         reason = reasons.ASSIGNMENT_MISMATCH if failure is None else failure.reason
         source = None if failure is None else failure.bad_source
-        tried = read_tried(row).and_also(row["dest_shark"], source)
-        fate = _try_again(db, tally, row, reason, tried, max_attempts)
+        tried = read_tried(row).and_also(row["dest_shark"], source, reason)
+        fate, told = _try_again(db, tally, row, reason, tried, max_attempts)
         fates[fate] += 1
         if fate is Next.SKIPPED:
-            skipped[reason] += 1
+            skipped[told] += 1
     destinations.count(db, assignment_id, copied=0, failed=fates.total())
     tally.save(db)
     return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
@@ -238,12 +241,19 @@ def _try_again(
     tried: Tried,
     max_attempts: int,
     detail: str | None = None,
-) -> Next:
-    """End an assigned object as skipped for `reason`, or return it to placement."""
+) -> tuple[Next, Reason]:
+    """End an assigned object as skipped, or return it to placement.
+
+    `reason` is why it failed this time; what is recorded, and returned, is what tells most of all
+    that it failed for, `tried.reason`.
+    """
     fate = after_failure(reason, row["attempts"] + 1, max_attempts)
+    told = tried.reason or reason
     if fate is Next.SKIPPED:
-        skip(db, tally, row["id"], ObjectStatus.ASSIGNED, reason, detail)
-        return fate
+        if told != reason:
+            detail = f"in the end: {reason}"
+        skip(db, tally, row["id"], ObjectStatus.ASSIGNED, told, detail)
+        return fate, told
     _return(db, tally, row)
     if fate is Next.PUT_OFF:
         advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
@@ -253,7 +263,7 @@ def _try_again(
         f" put_off = ? WHERE {OF_ID}",
         (write_tried(tried), fate is Next.PUT_OFF, row["id"]),
     )
-    return fate
+    return fate, told
 
 
 def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:

@@ -10,7 +10,7 @@ import attrs
 from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import MantaObject, RecordError, UnusableRecord, read_object
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.retries import Remedy, Tried, remedy
+from rebalancer.domain.retries import Remedy, Tried, most_telling, remedy
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import Uncopied
@@ -144,8 +144,11 @@ def refuse(
             put_off += 1
             tally.put_off(1)
             continue
-        skip(db, tally, object_id, ObjectStatus.UNPROCESSED, reason)
-        skipped[reason] += 1
+        row = db.execute(f"SELECT tried FROM progress WHERE {OF_ID}", (object_id,)).fetchone()
+        told = reason if row is None else most_telling(read_tried(row).reason, reason)
+        detail = None if told == reason else f"in the end: {reason}"
+        skip(db, tally, object_id, ObjectStatus.UNPROCESSED, told, detail)
+        skipped[told] += 1
     tally.save(db)
     return Uncopied(0, put_off, skipped)
 
@@ -219,11 +222,21 @@ def read_tried(row: sqlite3.Row) -> Tried:
     if row["tried"] is None:
         return Tried()
     known = json.loads(row["tried"])
-    return Tried(frozenset(known["destinations"]), frozenset(known["sources"]))
+    told = known.get("reason")
+    return Tried(
+        frozenset(known["destinations"]),
+        frozenset(known["sources"]),
+        None if told is None else Reason(*told),
+    )
 
 
 def write_tried(tried: Tried) -> str:
     """`tried` as its column holds it."""
+    told = None if tried.reason is None else (tried.reason.name[:200], tried.reason.code)
     return json.dumps(
-        {"destinations": sorted(tried.destinations), "sources": sorted(tried.sources)}
+        {
+            "destinations": sorted(tried.destinations),
+            "sources": sorted(tried.sources),
+            "reason": told,
+        }
     )
