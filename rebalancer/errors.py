@@ -78,7 +78,12 @@ class PeerError(RebalancerError):
 
 
 class PeerUnreachable(PeerError):
-    """No connection, or it broke, or no answer came in time: the outcome is unknown."""
+    """No connection, or it broke, or no answer came in time: the outcome is unknown.
+
+    `was_sent` is false if there was no connection, so that what was asked cannot have happened.
+    """
+
+    was_sent = True
 
 
 class PeerRefused(PeerError):

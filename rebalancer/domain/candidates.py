@@ -20,6 +20,8 @@ class Outlook:
     is_busy: bool = False
     #: It failed lately.
     is_avoided: bool = False
+    #: It does not answer: nothing can be given to it now.
+    is_away: bool = False
 
 
 @attrs.frozen
@@ -50,6 +52,7 @@ def rank(nodes: Iterable[StorageNode], look: Callable[[StorageNode], Outlook]) -
     seen = [(node, look(node)) for node in nodes]
     seen.sort(
         key=lambda pair: (
+            pair[1].is_away,
             pair[1].is_busy,
             pair[1].is_avoided,
             -pair[1].room,

@@ -116,8 +116,8 @@ def choose(
 
     The first `max_sharks` that fit share the work, drawn with their room as weight.  One with
     which the object failed before is taken only if no other fits, and one that failed lately
-    with others only before such.  Want of room is reported before the other refusals, because it
-    alone passes with time; else the refusal of the last candidate is.
+    with others only before such; one that does not answer is not taken at all, and reported first.
+    Then want of room is, because it passes with time; else the refusal of the last candidate.
     """
     read_from = source(obj, origin, rules, rng)
     if read_from is None:
@@ -125,7 +125,7 @@ def choose(
     closed = {s.datacenter for s in obj.sharks if s.datacenter != origin.datacenter}
     holders = {s.manta_storage_id for s in obj.sharks}
     view = candidates.outside(closed)
-    lacks_room = not candidates.nodes
+    lacks_room, some_away = not candidates.nodes, False
     if obj.size > candidates.most_room:
         # Where a region is full, this is every object: one node that lacks room says it all.
         wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
@@ -141,6 +141,9 @@ def choose(
         if obj.size > outlook.room:
             lacks_room = True
             continue
+        if outlook.is_away:
+            some_away = True
+            continue
         was_tried = node.manta_storage_id in obj.tried.destinations
         tier = 2 * was_tried + outlook.is_avoided
         tiers.append((tier, node, outlook))
@@ -152,6 +155,8 @@ def choose(
         best = min(tier for tier, _, _ in tiers)
         fit = [(n, o) for tier, n, o in tiers if tier == best and not o.is_busy]
         return Placement(_draw(fit, rng), read_from) if fit else None
+    if some_away:
+        return reasons.DESTINATION_UNREACHABLE
     if lacks_room:
         return reasons.DESTINATION_INSUFFICIENT_SPACE
     last = candidates.nodes[-1]

@@ -59,6 +59,10 @@ class Sent:
     destination: Shark
     object_ids: frozenset[str]
     size: int
+    #: Whether the agent has said that it has it.
+    is_accepted: bool = True
+    #: Whether it was posted and no answer came.
+    in_doubt: bool = False
 
 
 @attrs.frozen

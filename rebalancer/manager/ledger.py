@@ -5,6 +5,7 @@ no await, hence are atomic.  Nothing in it is worth saving: a restart rebuilds i
 assignments.
 """
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,12 @@ SETTLING_S = 45.0
 #: A destination that failed is avoided for this many seconds, doubled each time in a row.
 AVOID_S = 10.0
 AVOID_MAX_S = 600.0
+#: A destination that did not answer so many times in a row is away.
+SILENT = 2
+#: Seconds until one that is away is asked whether it is back, doubled each time in a row.
+PROBE_S, PROBE_MAX_S = 0.5, 30.0
+#: One that has answered to anything within so many seconds is there.
+HEARD_S = 60.0
 
 
 @attrs.define
@@ -29,6 +36,13 @@ class _Account:
     assignments: int = 0
     failures: int = 0  # in a row
     avoid_until: float = 0.0
+    silent: int = 0  # questions in a row without an answer
+    heard_at: float = -math.inf
+    away_since: float | None = None
+    why_away: str = ""
+    probe_at: float = math.inf
+    probe_pause_s: float = PROBE_S
+    untaken_since: float | None = None  # since it took an assignment last, if it should have
 
     def settle(self, now: float) -> None:
         while self.settling and self.settling[0][0] <= now:
@@ -62,6 +76,10 @@ class Ledgers:
         self._changed = trio.Event()
         #: Counts the times that a destination may have become a better one.
         self.changes = 0
+        #: Names of the destinations that are away.
+        self.away: set[str] = set()
+        #: Names of those of which somebody wants to know whether they are.
+        self.unsure: set[str] = set()
 
     @contextmanager
     def open(self, max_assignments: int) -> "Iterator[Ledger]":
@@ -172,6 +190,105 @@ class Ledger:
         self._claims[shark] -= size
         self._assignments[shark] -= assignments
         return account
+
+    # --- which destinations are away ------------------------------------------------------
+
+    def no_answer(self, shark: str, why: str, *, to_post: bool = False) -> None:
+        """`shark` did not answer; after some times in a row it is away."""
+        account = self._all.account(shark)
+        account.silent += 1
+        if to_post and account.untaken_since is None:
+            account.untaken_since = trio.current_time()
+        if account.silent >= SILENT:
+            self.set_away(shark, why)
+
+    def set_away(self, shark: str, why: str) -> None:
+        """`shark` is given nothing before it answers to a probe."""
+        account = self._all.account(shark)
+        account.why_away = why
+        if account.away_since is None:
+            account.away_since = trio.current_time()
+            account.probe_at = account.away_since + account.probe_pause_s
+            self._all.away.add(shark)
+            self._all.wake()
+
+    def answered(self, shark: str) -> None:
+        """`shark` has answered, though perhaps to nothing that it should do."""
+        account = self._all.account(shark)
+        account.silent, account.heard_at = 0, trio.current_time()
+
+    def took(self, shark: str) -> None:
+        """`shark` has decided on an assignment: it is there."""
+        account = self._all.account(shark)
+        account.untaken_since, account.probe_pause_s = None, PROBE_S
+        self.back(shark)
+
+    def back(self, shark: str) -> None:
+        """`shark` is not away any more, as it seems."""
+        account = self._all.account(shark)
+        is_news = trio.current_time() - account.heard_at > HEARD_S
+        self.answered(shark)
+        if is_news:
+            self._all.wake()
+        if account.away_since is not None:
+            account.away_since, account.probe_at = None, math.inf
+            # What takes assignments again after a moment is not trusted at once each time.
+            account.probe_pause_s = min(2 * account.probe_pause_s, PROBE_MAX_S)
+            self._all.away.discard(shark)
+            self._all.wake()
+
+    def is_away(self, shark: str) -> bool:
+        """Whether `shark` did not answer lately."""
+        return shark in self._all.away
+
+    def is_there(self, shark: str) -> bool:
+        """Whether `shark` has answered lately; if nobody knows, it is asked."""
+        if self.is_away(shark):
+            return False
+        if trio.current_time() - self._all.account(shark).heard_at <= HEARD_S:
+            return True
+        if shark not in self._all.unsure:
+            self._all.unsure.add(shark)
+            self._all.wake()
+        return False
+
+    def away(self) -> list[tuple[str, str]]:
+        """The destinations that are away, and why."""
+        return [(shark, self._all.account(shark).why_away) for shark in sorted(self._all.away)]
+
+    def away_s(self, shark: str) -> float:
+        """Seconds for which `shark` has been away; 0 if it is not."""
+        since = self._all.account(shark).away_since
+        return 0.0 if since is None else trio.current_time() - since
+
+    def untaken_s(self, shark: str) -> float:
+        """Seconds for which `shark` has not answered to any assignment that it was posted."""
+        since = self._all.account(shark).untaken_since
+        return 0.0 if since is None else trio.current_time() - since
+
+    def next_probe_at(self) -> float:
+        """When a destination that is away is to be asked next."""
+        return min(
+            (self._all.account(shark).probe_at for shark in self._all.away), default=math.inf
+        )
+
+    def take_due(self) -> set[str]:
+        """The destinations that are to be asked now; nobody else asks them meanwhile."""
+        now = trio.current_time()
+        due = {shark for shark in self._all.away if self._all.account(shark).probe_at <= now}
+        due, self._all.unsure = due | self._all.unsure, set()
+        for shark in due:
+            self._all.account(shark).probe_at = math.inf
+        return due
+
+    def still_away(self, shark: str, why: str | None = None) -> None:
+        """`shark` was asked, and did not answer; or the question was not brought to its end."""
+        account = self._all.account(shark)
+        if why is not None:
+            self.set_away(shark, why)
+        if account.away_since is not None:
+            account.probe_pause_s = min(2 * account.probe_pause_s, PROBE_MAX_S)
+            account.probe_at = trio.current_time() + account.probe_pause_s
 
     # --- how destinations stand ----------------------------------------------------------
 

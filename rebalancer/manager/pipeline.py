@@ -23,6 +23,7 @@ from rebalancer.manager.stages.final import next_round
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
+from rebalancer.manager.stages.probe import probe
 from rebalancer.manager.stages.sources import phase
 from rebalancer.manager.stages.update import update, update_links
 
@@ -52,7 +53,10 @@ async def run(job: Job) -> None:
     # Earlier rounds too may have shards left: those that were configured only later.
     scan_round = left[0].round if left else await job.store.round()
     while True:
-        await _drain(job, scan_round)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(probe, job)
+            await _drain(job, scan_round)
+            beside.cancel_scope.cancel()
         await update_links(job)
         if job.cancelled.is_set():
             await job.store.skip_waiting(CANCELLED)
@@ -117,7 +121,8 @@ async def _recover(
                 await moved.send(Moved(left.id, left.destination))
             else:
                 ids = frozenset(left.object_ids)
-                await sent.send(Sent(left.id, left.destination, ids, left.size))
+                is_accepted = left.state is AssignmentState.ASSIGNED
+                await sent.send(Sent(left.id, left.destination, ids, left.size, is_accepted))
 
 
 async def _unfinished(job: Job) -> list[Part]:

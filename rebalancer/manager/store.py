@@ -225,6 +225,10 @@ class JobStore:
         """
         return await self.database.write(waiting.refuse, refused, max_attempts)
 
+    async def postpone(self, object_ids: Sequence[str]) -> None:
+        """Put off objects whose destinations are all away, which costs them no attempt."""
+        await self.database.write(waiting.postpone, object_ids)
+
     async def skip_waiting(self, outcome: str) -> None:
         """Skip every object without a destination, for the cause `outcome`; a page at a time."""
         while await self.database.write(waiting.skip_page, outcome):
@@ -236,9 +240,13 @@ class JobStore:
         """The agent has confirmed the assignment."""
         await self.database.write(assigned.accept, assignment_id)
 
-    async def withdraw(self, assignment_id: str) -> None:
-        """The assignment was never sent: its objects are without a destination, as before."""
-        await self.database.write(assigned.withdraw, assignment_id)
+    async def withdraw(self, assignment_id: str, path: str | None = None) -> None:
+        """The assignment came to no agent: its objects are without a destination, as before.
+
+        With `path`, a format string of `account` and `id`, that is not quite sure, so their places
+        are noted as possible orphans.
+        """
+        await self.database.write(assigned.withdraw, assignment_id, path)
 
     async def give_back(
         self, assignment_id: str, reason: Reason, *, max_attempts: int, path: str, detail: str

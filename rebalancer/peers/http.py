@@ -143,7 +143,9 @@ class HttpClient:
         except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
             raise PeerUnreachable(f"{method} {host}{path}: {exc}") from exc
         except httpx.TransportError as exc:
-            raise PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}") from exc
+            failure = PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}")
+            failure.was_sent = not isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
+            raise failure from exc
 
     async def _begin(
         self,

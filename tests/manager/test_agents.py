@@ -9,6 +9,7 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
@@ -69,6 +70,8 @@ class Wire:
         self, method: str, host: str, path: str, *, body: Any = None, **_rest: Any
     ) -> Reply:
         agents, name = self.world.agents, path.rpartition("/")[2]
+        if path == "/ping":
+            return Reply(404, {}, b"")
         if method == "POST":
             answer = await agents.post(host, read_assignment(body))
             return Reply(200 if answer.outcome is Posted.ACCEPTED else 503, {}, b"")
@@ -324,7 +327,7 @@ async def test_a_lost_answer_leaves_the_other_assignments_polled(
     inner = agents(world, lambda told: told)
 
     class Silent:
-        post, delete = inner.post, inner.delete
+        post, delete, ping = inner.post, inner.delete, world.agents.ping
 
         async def get(self, shark: str, assignment_id: str) -> Any:
             if silent.setdefault(shark, assignment_id) == assignment_id:
@@ -502,7 +505,7 @@ async def test_hung_agents_do_not_hold_up_the_others(world: World, autojump_cloc
     done: list[float] = []
 
     class Hanging:
-        get, delete = world.agents.get, world.agents.delete
+        get, delete, ping = world.agents.get, world.agents.delete, world.agents.ping
 
         async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
             if shark == hung:
@@ -539,3 +542,200 @@ async def test_a_disk_that_is_gone_does_not_draw_all_objects(
     assert await world.run() == {("complete", ""): 200}
     assert 0 < len(given) < 40
     world.close()
+
+
+# --- destinations that are away ------------------------------------------------------------
+
+
+def refused(shark: str) -> PeerUnreachable:
+    """No connection: the agent cannot have been told."""
+    failure = PeerUnreachable(f"POST {shark}/assignments: connection refused")
+    failure.was_sent = False
+    return failure
+
+
+@attrs.define
+class Blackout:
+    """Destinations that cannot be connected to.  Mutable state: their names."""
+
+    away: set[str]
+
+    def over(self, world: World) -> None:
+        """Have them answer to nothing."""
+        world.agents.post_answer = lambda shark, _: refused(shark) if shark in self.away else None
+        world.agents.away = lambda shark: refused(shark) if shark in self.away else None
+
+
+ALL = {node.manta_storage_id for node in NODES}
+
+
+def attempts(job: Any) -> int:
+    """The most that any object has had."""
+    read = job.store.database._reader.execute
+    (most,) = read("SELECT max(attempts) FROM evacuateobjects").fetchone()
+    return int(most or 0)
+
+
+async def test_a_destination_that_is_away_costs_no_attempt(
+    world: World, autojump_clock: object
+) -> None:
+    """The others are used; it is asked by probes, and the log has a line a minute."""
+    one = NODES[1].manta_storage_id
+    Blackout({one}).over(world)
+    with capture_logs() as lines:
+        async with world.job() as job:
+            await pipeline.run(job)
+            assert await counts(job.store) == {("complete", ""): 20}
+            assert attempts(job) == 0
+            assert job.waits.causes == []
+    assert one not in {place for _, place in world.agents.copies}
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert {line["waits_for"] for line in warnings} <= {f"the agent of {one}"}
+    assert len(warnings) <= 2
+
+
+@pytest.mark.parametrize("single", [False, True])
+async def test_a_job_waits_while_all_destinations_are_away(
+    tmp_path: Path, autojump_clock: object, single: bool
+) -> None:
+    """However long, whether there are five or one: visibly, at no cost to any object."""
+    world = make_world(tmp_path / "w", [record(number) for number in range(1, 101)])
+    if single:
+        world.nodes = tuple(node for node in NODES if node.manta_storage_id == "5.stor.lab")
+        here = [attrs.asdict(ORIGIN)]
+        for store in world.shards.values():
+            for row in store.find("manta", "(type=object)", {"noLimit": True}):
+                store.put("manta", row["key"], {**row["value"], "sharks": here})
+    blackout = Blackout(set(ALL))
+    blackout.over(world)
+    with capture_logs() as lines:
+        async with world.job() as job, trio.open_nursery() as nursery:
+            nursery.start_soon(pipeline.run, job)
+            await trio.sleep(7200)
+            known = {cause.subject: cause.detail for cause in job.waits.causes}
+            count = len(world.nodes)
+            assert known.pop("any destination") == f"none of {count} answers"
+            assert known
+            assert set(known) <= {f"the agent of {name}" for name in ALL}
+            assert attempts(job) == 0
+            (tried,) = job.store.database._reader.execute(
+                "SELECT count(*) FROM assignments"
+            ).fetchone()
+            blackout.away.clear()
+        status = job.store
+    async with world.job() as job:
+        assert await counts(job.store) == {("complete", ""): 100}
+        assert attempts(job) == 0
+    assert status is not None
+    assert tried < 200  # it is not given again and again
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert len(warnings) <= 125 * (count + 1)  # a line a minute for each
+    world.close()
+
+
+async def test_objects_that_only_a_destination_which_is_away_can_have_wait_for_it(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """The rest of the job is done meanwhile; it comes back in time, and they are copied."""
+    world, blackout = half_stranded(tmp_path)
+    async with world.job() as job, trio.open_nursery() as nursery:
+        nursery.start_soon(pipeline.run, job)
+        await trio.sleep(1800)
+        assert await counts(job.store) == {("complete", ""): 10, ("unprocessed", ""): 10}
+        blackout.away.clear()
+    async with world.job() as job:
+        assert await counts(job.store) == {("complete", ""): 20}
+        assert attempts(job) == 0
+    world.close()
+
+
+async def test_a_destination_that_stays_away_is_given_up_after_its_time(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """What no other can have is skipped, with the reason, so that the job comes to its end."""
+    world, _ = half_stranded(tmp_path)
+    began = trio.current_time()
+    async with world.job() as job:
+        await pipeline.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {
+            ("complete", ""): 10,
+            ("skipped", "destination_unreachable"): 10,
+        }
+    assert 3600 <= trio.current_time() - began < 3600 + 5 * ROOM_S
+    world.close()
+
+
+def half_stranded(folder: Path) -> tuple[World, Blackout]:
+    """Ten objects that may go to one node only, which is away, and ten that may go anywhere."""
+    taken = [node.shark for node in NODES if node.manta_storage_id != "5.stor.lab"]
+    everywhere = [attrs.asdict(shark) for shark in (ORIGIN, *taken)]
+    records = [record(n, **({"sharks": everywhere} if n % 2 else {})) for n in range(1, 21)]
+    world = make_world(folder / "w", records)
+    world.config_changes = {"agent_timeout": 3600}
+    world.agents.copies |= {(object_id(n), s.manta_storage_id) for s in taken for n in range(1, 21)}
+    blackout = Blackout({"5.stor.lab"})
+    blackout.over(world)
+    return world, blackout
+
+
+async def test_an_agent_that_may_have_an_assignment_is_asked_for_it(
+    world: World, autojump_clock: object
+) -> None:
+    """No answer came to the post, though it was taken: nothing is posted under another name."""
+
+    def answer(shark: str, assignment: Assignment) -> Exception:
+        world.agents.assignments.setdefault(assignment.id, (shark, assignment))
+        return PeerUnreachable("no answer in 60 s")
+
+    world.agents.post_answer = answer
+    async with world.job() as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 20}
+        assert attempts(job) == 0
+    assert len(world.agents.copied_whole) == 20
+
+
+async def test_an_agent_that_answers_but_takes_nothing_does_not_hold_a_job_for_ever(
+    world: World, autojump_clock: object
+) -> None:
+    """To each probe and question, to no post: after its time that counts against the objects."""
+    world.agents.post_answer = lambda _shark, _assignment: PeerUnreachable("no answer in 60 s")
+    with trio.fail_after(100_000):
+        async with world.job() as job:
+            await pipeline.run(job)
+            check_counters(job.store)
+            assert await counts(job.store) == {("skipped", "destination_unreachable"): 20}
+            (tried,) = job.store.database._reader.execute(
+                "SELECT count(*) FROM assignments"
+            ).fetchone()
+    assert tried < 500
+
+
+async def test_what_was_recorded_and_never_posted_is_no_fault_of_its_agent(
+    world: World, autojump_clock: object
+) -> None:
+    """After a restart the agent does not know it: quietly, and the destination is used on."""
+    held = trio.Event()
+
+    class Holding:
+        get, delete, ping = world.agents.get, world.agents.delete, world.agents.ping
+
+        async def post(self, _shark: str, _assignment: Assignment) -> PostAnswer:
+            held.set()
+            await trio.sleep_forever()
+            raise AssertionError
+
+    async with world.job(agents=cast(Agents, Holding())) as job, trio.open_nursery() as nursery:
+        nursery.start_soon(pipeline.run, job)
+        await held.wait()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    with capture_logs() as lines:
+        async with world.job() as job:
+            assert await job.store.open_assignments()
+            await pipeline.run(job)
+            assert await counts(job.store) == {("complete", ""): 20}
+            assert attempts(job) == 0
+    assert [line for line in lines if line["log_level"] == "warning"] == []
+    assert all(one.failures == 0 for one in world.ledgers.snapshot())

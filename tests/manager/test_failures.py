@@ -176,7 +176,7 @@ async def broken(*_args: object, **_more: object) -> None:
 
 def break_agents(name: str) -> Callable[[Job], Job]:
     def change(job: Job) -> Job:
-        parts = {part: getattr(job.agents, part) for part in ("post", "get", "delete")}
+        parts = {part: getattr(job.agents, part) for part in ("post", "get", "delete", "ping")}
         agents = SimpleNamespace(**{**parts, name: broken})
         return attrs.evolve(job, agents=cast(Agents, agents))
 

@@ -154,6 +154,8 @@ class FakeAgents:
     #: Why a task fails, if `failures` does not say so.
     fails: Callable[[str, Task], Reason | None] = lambda _shark, _task: None
     post_s: Callable[[], float] = lambda: 0.01
+    #: Why a destination does not answer to a question.
+    away: Callable[[str], Exception | None] = lambda _shark: None
     post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
     report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
 
@@ -169,6 +171,9 @@ class FakeAgents:
         return answer
 
     async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
+        if (failure := self.away(shark)) is not None:
+            await trio.sleep(0.01)
+            raise failure
         at, assignment = self.assignments.get(assignment_id, ("", None))
         if assignment is None:
             await trio.sleep(0.01)
@@ -200,6 +205,11 @@ class FakeAgents:
         total = len(assignment.tasks)
         stats = AssignmentStats("Complete", len(bad), total, total, tuple[Task, ...](bad))
         return AssignmentReport(assignment.id, stats)
+
+    async def ping(self, shark: str) -> None:
+        await trio.sleep(0.01)
+        if (failure := self.away(shark)) is not None:
+            raise failure
 
     async def delete(self, shark: str, assignment_id: str) -> None:
         self.assignments.pop(assignment_id, None)

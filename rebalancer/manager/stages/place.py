@@ -7,7 +7,7 @@ import attrs
 import trio
 
 from rebalancer.config import ManagerConfig
-from rebalancer.domain import candidates, placement
+from rebalancer.domain import candidates, placement, reasons
 from rebalancer.domain.batches import Batch, BatchLimits
 from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, StorageNode
@@ -15,11 +15,15 @@ from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Remedy, remedy
 from rebalancer.log import get_logger
+from rebalancer.manager import fleet
 from rebalancer.manager.job import Found, Job, Ready
 from rebalancer.manager.records import NewAssignment
 
 #: Seconds for which it holds that there is no room for an object: copies settle meanwhile.
 FULL_S = 1.0
+
+#: What is waited for, in words, while no destination can be given anything.
+DESTINATIONS = "any destination"
 
 log = get_logger()
 
@@ -75,7 +79,7 @@ class _Selection:
 class _Placer:
     """Mutable state: the batches being filled, one a destination; the order in which
     destinations are tried, with the objects it has served and what each node may take in all;
-    and how those stand that were looked at since the placer last waited.
+    how those stand that were looked at since the placer last waited; and when all were away last.
     """
 
     def __init__(self, job: Job, ready: trio.MemorySendChannel[Ready]) -> None:
@@ -85,6 +89,7 @@ class _Placer:
         self._capacities: dict[str, int] = {}
         self._outlooks: dict[str, Outlook] = {}
         self._served = 0
+        self._held_at = -math.inf
         self._selection = self._select()
 
     def due_at(self) -> float:
@@ -94,7 +99,7 @@ class _Placer:
 
     async def take(self, objects: Sequence[MantaObject]) -> None:
         """Put each object into a batch; put off or skip those that fit nowhere."""
-        refused: list[tuple[str, Reason]] = []
+        refused, postponed = list[tuple[str, Reason]](), list[str]()
         self._look_anew()
         for obj in objects:
             plan = await self._plan(obj)
@@ -102,8 +107,12 @@ class _Placer:
                 break
             if isinstance(plan, Placement):
                 await self._add(obj, plan)
+            elif plan == reasons.DESTINATION_UNREACHABLE and not self._is_given_up():
+                postponed.append(obj.object_id)
             elif plan is not None:
                 refused.append((obj.object_id, plan))
+        if postponed:
+            await self._job.store.postpone(postponed)
         if refused:
             attempts = self._job.config.max_attempts
             done = await self._job.store.refuse(refused, max_attempts=attempts)
@@ -127,15 +136,46 @@ class _Placer:
 
         None: the job was cancelled meanwhile.
         """
-        while not self._job.cancelled.is_set():
-            plan = self._choose(obj)
-            if plan is not None:
-                return plan
-            with trio.move_on_at(self.due_at()):
-                await self._job.ledger.wait_change()
-            await self.flush(everything=False)
-            self._selection = self._select()
-        return None
+        try:
+            while not self._job.cancelled.is_set():
+                plan = self._choose(obj)
+                is_held = plan == reasons.DESTINATION_UNREACHABLE and self._are_all_away()
+                if plan is not None and not is_held:
+                    return plan
+                if is_held:
+                    self._note_held()
+                # There may be new ones, too.
+                look_at = trio.current_time() + fleet.PERIOD_S if is_held else math.inf
+                with trio.move_on_at(min(self.due_at(), look_at)):
+                    await self._job.ledger.wait_change()
+                await self.flush(everything=False)
+                self._selection = self._select()
+            return None
+        finally:
+            self._job.waits.end(DESTINATIONS)
+
+    def _note_held(self) -> None:
+        """Tell that nobody can be given anything, once that is sure of all."""
+        known = self._selection.candidates.nodes
+        if all(self._job.ledger.is_away(node.manta_storage_id) for node in known):
+            self._held_at = trio.current_time()
+            self._job.waits.begin(DESTINATIONS, f"none of {len(known)} answers")
+
+    def _are_all_away(self) -> bool:
+        """Whether nobody can be given anything: then all objects wait, and not each by itself."""
+        known = [node.manta_storage_id for node in self._selection.candidates.nodes]
+        # All of them are looked at, so that those of which nobody knows are asked at once.
+        return not any([self._job.ledger.is_there(name) for name in known])
+
+    def _is_given_up(self) -> bool:
+        """Whether every destination that is away has been so for longer than it is waited for.
+
+        While all are away that tells nothing of each, so the time counts from the end of that.
+        """
+        known = [node.manta_storage_id for node in self._selection.candidates.nodes]
+        away = [self._job.ledger.away_s(name) for name in known if self._job.ledger.is_away(name)]
+        since_held = trio.current_time() - self._held_at
+        return min([*away, since_held]) >= self._job.config.agent_timeout
 
     def _choose(self, obj: MantaObject) -> Placement | Reason | None:
         # Claims change with every object, so the roomiest are not the roomiest for ever.
@@ -210,7 +250,9 @@ class _Placer:
             claimed, is_busy, is_avoided = self._job.ledger.look(name)
             batch = self._batches.get(name)
             left = 0 if batch is None else batch.claim_limit - batch.size
-            outlook = Outlook(max(left, self._claim_limit(name, claimed)), is_busy, is_avoided)
+            room = max(left, self._claim_limit(name, claimed))
+            is_away = self._job.ledger.is_away(name)
+            outlook = Outlook(room, is_busy, is_avoided, is_away)
             self._outlooks[name] = outlook
         return outlook
 

@@ -8,10 +8,10 @@ import trio
 from rebalancer.domain import assignments, reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
-from rebalancer.errors import PeerError
+from rebalancer.errors import PeerError, PeerUnreachable
 from rebalancer.log import get_logger
 from rebalancer.manager.job import COPY_PATH, Job, Moved, Sent
-from rebalancer.manager.stages.post import give_back, note_uncopied
+from rebalancer.manager.stages.post import give_back, note_uncopied, withdraw
 from rebalancer.wire import AssignmentReport
 
 log = get_logger()
@@ -81,9 +81,14 @@ class _Watcher:
         try:
             report = await self._job.agents.get(self._shark, item.id)
         except PeerError as exc:
+            if isinstance(exc, PeerUnreachable):
+                self._job.ledger.no_answer(self._shark, str(exc))
             await self._await_progress(watched, reasons.DESTINATION_UNREACHABLE, str(exc))
             return
-        if report is None:
+        self._job.ledger.answered(self._shark)
+        if report is None and not item.is_accepted:
+            await self._untaken(item)
+        elif report is None:
             await self._lose(item, reasons.AGENT_ASSIGNMENT_NO_ENT, "the agent does not know it")
         elif report.stats.failures is None:
             # No more progress than there are tasks, or an agent could count on for ever.
@@ -103,6 +108,18 @@ class _Watcher:
         begun = max(self._progress_at, watched.since)
         if now - begun > self._job.config.agent_timeout:
             await self._lose(watched.item, reason, detail)
+
+    async def _untaken(self, item: Sent) -> None:
+        """The agent does not have what it never said that it had: as a rule it never came there."""
+        ledger = self._job.ledger
+        if item.in_doubt and ledger.untaken_s(self._shark) >= self._job.config.agent_timeout:
+            detail = "the agent answers, but takes no assignment"
+            await self._lose(item, reasons.DESTINATION_UNREACHABLE, detail)
+            return
+        if item.in_doubt:
+            ledger.set_away(self._shark, "it did not answer to an assignment")
+        await withdraw(self._job, item.id, self._shark, item.size, in_doubt=item.in_doubt)
+        del self._watched[item.id]
 
     async def _lose(self, item: Sent, reason: Reason, detail: str) -> None:
         await give_back(self._job, item.id, self._shark, item.size, reason, detail)

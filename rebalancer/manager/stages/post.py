@@ -1,5 +1,8 @@
 """Posting: handing recorded assignments to their agents."""
 
+import enum
+
+import attrs
 import trio
 
 from rebalancer.domain import reasons
@@ -26,43 +29,75 @@ async def post(
 ) -> None:
     """Post assignments; give back the objects of those no agent took.
 
-    Once the job is cancelled, what has not been posted is withdrawn.
+    Once the job is cancelled, what has not been posted is withdrawn.  So is what cannot have come
+    to its agent, which is away: that is no failure of the objects.  An agent that may have the
+    assignment is asked for it by polling.
     """
     async with ready, sent:
         async for item in ready:
-            if job.cancelled.is_set():
-                await _withdraw(job, item)
+            shark = item.destination.manta_storage_id
+            if job.cancelled.is_set() or job.ledger.is_away(shark):
+                await withdraw(job, item.id, shark, item.size)
                 continue
-            await job.throttle.tell(item.destination.manta_storage_id)
+            await job.throttle.tell(shark)
             with job.metrics.timed("post"):
-                refusal = await _deliver(job, item)
-            if refusal is None:
-                await job.store.accepted(item.id)
-                ids = frozenset(obj.object_id for obj, _ in item.tasks)
-                await sent.send(Sent(item.id, item.destination, ids, item.size))
-            else:
-                shark = item.destination.manta_storage_id
-                await give_back(job, item.id, shark, item.size, *refusal)
+                result = await _deliver(job, item)
+            ids = frozenset(obj.object_id for obj, _ in item.tasks)
+            match result.delivery:
+                case _Delivery.TAKEN:
+                    await job.store.accepted(item.id)
+                    await sent.send(Sent(item.id, item.destination, ids, item.size))
+                case _Delivery.IN_DOUBT:
+                    doubt = Sent(item.id, item.destination, ids, item.size, False, True)
+                    await sent.send(doubt)
+                case _Delivery.NEVER_SENT:
+                    await withdraw(job, item.id, shark, item.size)
+                case _Delivery.REFUSED:
+                    await give_back(job, item.id, shark, item.size, result.reason, result.detail)
 
 
-async def _deliver(job: Job, item: Ready) -> tuple[Reason, str] | None:
-    """None when the agent has the assignment, else why not, for the column and for a person."""
+class _Delivery(enum.Enum):
+    TAKEN = enum.auto()
+    REFUSED = enum.auto()
+    NEVER_SENT = enum.auto()
+    IN_DOUBT = enum.auto()
+
+
+@attrs.frozen
+class _Result:
+    """How a delivery ended; if the assignment was refused why, for the column and for a person."""
+
+    delivery: _Delivery
+    reason: Reason = reasons.DESTINATION_UNREACHABLE
+    detail: str = ""
+
+
+async def _deliver(job: Job, item: Ready) -> _Result:
     tasks = tuple(job.action.task(obj, source) for obj, source in item.tasks)
     assignment = Assignment(item.id, tasks)
     shark = item.destination.manta_storage_id
     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+    result, was_sent = _Result(_Delivery.NEVER_SENT), False
     for _ in range(TRIES):
         wait = next(waits)
         try:
             answer = await job.agents.post(shark, assignment)
         except PeerError as exc:
-            failure = reasons.DESTINATION_UNREACHABLE, str(exc)
+            was_sent = was_sent or getattr(exc, "was_sent", True)
+            # Also one whose agent answers, but to no assignment, comes to its end.
+            is_over = job.ledger.untaken_s(shark) >= job.config.agent_timeout
+            job.ledger.no_answer(shark, str(exc), to_post=True)
+            unsent = _Delivery.REFUSED if is_over else _Delivery.NEVER_SENT
+            result = _Result(_Delivery.IN_DOUBT if was_sent else unsent, detail=str(exc))
+            if job.ledger.is_away(shark):
+                break
         else:
+            job.ledger.took(shark)
             if answer.outcome is Posted.ACCEPTED:
-                return None
+                return _Result(_Delivery.TAKEN)
             if answer.outcome is Posted.REJECTED:
-                return reasons.ASSIGNMENT_REJECTED, answer.detail
-            failure = reasons.AGENT_BUSY, answer.detail
+                return _Result(_Delivery.REFUSED, reasons.ASSIGNMENT_REJECTED, answer.detail)
+            result = _Result(_Delivery.REFUSED, reasons.AGENT_BUSY, answer.detail)
             wait = max(wait, answer.retry_after_s)
         # Once another assignment has been given up there, this one is not worth its own tries:
         # those behind it have other destinations.
@@ -71,12 +106,22 @@ async def _deliver(job: Job, item: Ready) -> tuple[Reason, str] | None:
         with trio.move_on_after(wait):
             await job.cancelled.wait()
             break
-    return failure
+    return result
 
 
-async def _withdraw(job: Job, item: Ready) -> None:
-    await job.store.withdraw(item.id)
-    job.ledger.unsent(item.destination.manta_storage_id, item.size)
+async def withdraw(
+    job: Job, assignment_id: str, shark: str, size: int, *, in_doubt: bool = False
+) -> None:
+    """No agent has the assignment, and none is to blame: its objects are as before.
+
+    One that was `in_doubt` may have come to its agent after all, so its copies are listed.
+    """
+    path = COPY_PATH if in_doubt else None
+    await job.store.withdraw(assignment_id, path)
+    job.ledger.unsent(shark, size)
+    job.given_back.append(assignment_id)
+    job.store.wake()
+    log.debug("assignment", id=assignment_id, destination=shark, state="withdrawn")
 
 
 async def give_back(

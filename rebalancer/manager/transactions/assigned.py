@@ -61,11 +61,13 @@ def accept(db: sqlite3.Connection, assignment_id: str) -> None:
     _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
 
 
-def withdraw(db: sqlite3.Connection, assignment_id: str) -> None:
-    """It was never sent: its objects are as before."""
+def withdraw(db: sqlite3.Connection, assignment_id: str, path: str | None = None) -> None:
+    """It came to no agent: its objects are as before; with `path` there may be copies of them."""
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
     for row in _objects_of(db, assignment_id):
+        if path is not None:
+            note_orphan(db, row, path, "its agent may have been given it")
         _return(db, tally, row)
     tally.save(db)
 

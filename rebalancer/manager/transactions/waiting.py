@@ -153,6 +153,19 @@ def refuse(
     return Uncopied(0, put_off, skipped)
 
 
+def postpone(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
+    """Put off objects without a destination, at no cost."""
+    advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+    count = db.execute(
+        "UPDATE progress SET put_off = 1 WHERE +status = 'unprocessed' AND NOT put_off"
+        " AND number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))",
+        (json.dumps(object_ids),),
+    ).rowcount
+    tally = Tally()
+    tally.put_off(count)
+    tally.save(db)
+
+
 def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     """Whether the object waits for another try; if not, nothing is changed."""
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
