@@ -109,6 +109,8 @@ class AgentMetrics:
     server: str = ""
     #: Whether to export the older family of metrics too.
     legacy: bool = True
+    #: Whether metrics want the token of `[api]` too.
+    behind_token: bool = False
 
 
 @attrs.frozen
@@ -196,6 +198,15 @@ class AgentConfig:
     log: LogConfig = LogConfig()
     hosts: dict[str, str] = attrs.field(factory=dict, validator=_addresses)
 
+    def __attrs_post_init__(self) -> None:
+        """Check that there is a token where metrics want one.
+
+        Raises:
+          FieldError: there is none.
+        """
+        if self.metrics.behind_token and not self.api.token_file:
+            raise wire.FieldError("metrics.behind_token: expected api.token_file with it")
+
 
 # --- the manager -------------------------------------------------------------------------
 
@@ -244,6 +255,8 @@ class ManagerConfig:
     api: ApiAccess = ApiAccess()
     metrics_host: str = "0.0.0.0"
     metrics_port: int = attrs.field(default=8878, validator=_port)
+    #: Whether metrics want the token of `api` too.
+    metrics_behind_token: bool = False
     log_level: str = attrs.field(default="debug", validator=_level)
     max_fill_percentage: int = attrs.field(default=100, validator=_whole(1, 100))
     snaplink_cleanup_required: bool = False
@@ -254,6 +267,10 @@ class ManagerConfig:
     agent_port: int = attrs.field(default=7878, validator=_whole(1, 65535))
     #: A file with the token that agents want; empty: none.
     agent_token_file: str = ""
+    #: Whether agents are spoken to by TLS: all of them, or none.
+    agent_tls: bool = False
+    #: A PEM file of the authorities of their certificates; empty: the system's.
+    agent_tls_ca: str = ""
     #: Storage nodes whose agents are posted to in another form than `legacy`.
     agent_dialects: dict[str, str] = attrs.field(factory=dict, validator=_post_forms)
     #: Default: `http://storinfo.<domain_name>`.
@@ -281,8 +298,12 @@ class ManagerConfig:
         """Choose the shards and put them into order.
 
         Raises:
-          FieldError: there are none, or two have one number.
+          FieldError: there are none, or two have one number; or a key lacks the one it needs.
         """
+        if self.agent_tls_ca and not self.agent_tls:
+            raise wire.FieldError("agent_tls_ca: expected agent_tls to be true with it")
+        if self.metrics_behind_token and not self.api.token_file:
+            raise wire.FieldError("metrics_behind_token: expected api.token_file with it")
         greatest = math.inf if self.max_shard is None else self.max_shard
         chosen = [s for s in self.shards if self.min_shard <= s.number <= greatest]
         numbers = {shard.number for shard in chosen}

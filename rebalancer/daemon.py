@@ -27,6 +27,7 @@ from rebalancer.serving.bounds import Bounds, api_connections, metrics_connectio
 from rebalancer.serving.errors import error_body
 from rebalancer.serving.server import BACKLOG, Server
 from rebalancer.threads import Work, run_sync
+from rebalancer.tokens import Token
 
 #: Requests under way get this long to end after SIGTERM.  SMF kills after 30 s.
 GRACE_S = 2.0
@@ -161,9 +162,12 @@ async def listen(
       ConfigError: the address cannot be served on.
     """
     tls = _open_tls(at) if at.cert else None
+    bounds = bounds or Bounds()
+    room = max(bounds.bodies_bytes, 2 * (app.config["MAX_CONTENT_LENGTH"] or 0))
+    bounds = attrs.evolve(bounds, bodies_bytes=room)
     listening = at.bind()
     host, port, *_ = listening.getsockname()
-    await servers.start(Server(app, bounds or Bounds(), GRACE_S, tls).run, listening, stopping)
+    await servers.start(Server(app, bounds, GRACE_S, tls).run, listening, stopping)
     return _spell(host, port)
 
 
@@ -181,13 +185,24 @@ def _open_tls(at: Listen) -> ssl.SSLContext:
     return made
 
 
-def require_token(app: QuartTrio, token: str | None) -> None:
-    """Let `app` answer only requests that bear `token`, but for GET /ping; None: all."""
-    if token is None:
+async def read_again(token: Token) -> None:
+    """Take up the token that its file has by now; if there is none, the old one holds on."""
+    try:
+        await run_sync(Work.OTHER, token.read_again)
+    except ConfigError as exc:
+        log.error("token not read again", error=str(exc))
+    else:
+        if token.path:
+            log.info("token read again", path=token.path)
+
+
+def require_token(app: QuartTrio, token: Token) -> None:
+    """Let `app` answer only requests that bear `token`, but for GET /ping; none: all."""
+    if token.value is None:
         return
-    expected = f"Bearer {token}".encode()
 
     def admits(path: str, given: str) -> bool:
+        expected = f"Bearer {token.value}".encode()
         return path == "/ping" or hmac.compare_digest(given.encode(), expected)
 
     # The body of a request without it is not even read.

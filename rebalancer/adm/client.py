@@ -1,6 +1,5 @@
 """The manager's API, as the operator's command asks it."""
 
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import trio
 from rebalancer.config import read_token
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import PeerError, RebalancerError
-from rebalancer.peers.http import Answer, HttpClient, Reply, open_http
+from rebalancer.peers.http import Answer, HttpClient, Reply, open_http, trusting
 from rebalancer.peers.names import Endpoint, split_port
 
 #: A manager answers within this many seconds, unless told: to pause a job takes it up to twenty.
@@ -212,24 +211,17 @@ async def open_manager(access: Access, silence_s: float = ANSWER_S) -> AsyncIter
     """A manager to ask, that may be silent for so long; nothing has been sent yet.
 
     Raises:
-      AdmError: the URL or the authorities cannot be used.
-      ConfigError: the token cannot be read.
+      AdmError: the URL cannot be used.
+      ConfigError: the token or the authorities cannot be read.
     """
     try:
         scheme, where = read_url(access.url)
     except ValueError as exc:
         raise AdmError(str(exc)) from exc
     token = read_token(access.token_file)
-    tls = _trusting(access.ca_file) if scheme == "https" else None
+    tls = trusting(access.ca_file) if scheme == "https" else None
     async with open_http({}, read_s=silence_s, tls=tls) as http:
         yield Manager(http, where, token)
-
-
-def _trusting(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as exc:  # ssl's own errors among them
-        raise AdmError(f"{ca_file}: {exc.strerror or exc}") from exc
 
 
 def with_manager(

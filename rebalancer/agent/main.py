@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rebalancer import daemon
@@ -13,10 +14,11 @@ from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.agent.worker import Worker
-from rebalancer.config import AgentConfig, read_token
+from rebalancer.config import AgentConfig
 from rebalancer.lock import claimed
 from rebalancer.metrics import metrics_app
 from rebalancer.threads import Work, run_sync
+from rebalancer.tokens import Token
 
 
 def open_agent(config: AgentConfig) -> Agent:
@@ -59,7 +61,11 @@ async def _serve(config: AgentConfig) -> None:
     sys.setswitchinterval(0.0005)
     agent = open_agent(config)
     api = make_api(agent)
-    daemon.require_token(api, read_token(config.api.token_file))
+    token = Token.of(config.api.token_file)
+    daemon.require_token(api, token)
+    exported = metrics_app(agent.metrics.registry)
+    if config.metrics.behind_token:
+        daemon.require_token(exported, token)
     at = daemon.Listen(
         config.server.host, config.server.port, config.api.tls_cert, config.api.tls_key
     )
@@ -73,7 +79,8 @@ async def _serve(config: AgentConfig) -> None:
             agent.worker.run,
             api=api,
             api_at=at,
-            metrics=metrics_app(agent.metrics.registry),
+            metrics=exported,
             metrics_at=daemon.Listen(config.metrics.host, config.metrics.port),
+            on_reload=partial(daemon.read_again, token),
             on_stop=drain,
         )

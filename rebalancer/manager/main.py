@@ -20,9 +20,10 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.runner import Runner
 from rebalancer.manager.tuning import adopted
 from rebalancer.metrics import metrics_app
-from rebalancer.peers.http import open_http
+from rebalancer.peers.http import open_http, trusting
 from rebalancer.peers.storinfo import LeftOut, storage_nodes
 from rebalancer.threads import Work, run_sync
+from rebalancer.tokens import Token
 
 LOG_NAME = "rebalancer-manager"
 #: Pauses in seconds before a file that cannot be used is read again.
@@ -38,19 +39,23 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
       StoreError: the state cannot be opened, or another manager has it.
       ConfigError: an address cannot be served on, or there is no token where one should be.
     """
-    read_token(config.agent_token_file)
+    agent_token, api_token = Token.of(config.agent_token_file), Token.of(config.api.token_file)
     data_dir = Path(config.data_dir)
     async with AsyncExitStack() as stack:
         # Before anything there is touched: it may be another manager's.
         stack.enter_context(claimed(data_dir, LOG_NAME))
         await run_sync(Work.OTHER, plan.clean, data_dir)
         http = await stack.enter_async_context(
-            open_http(config.hosts, read_s=config.http_timeout_s)
+            open_http(
+                config.hosts,
+                read_s=config.http_timeout_s,
+                tls=trusting(config.agent_tls_ca) if config.agent_tls else None,
+            )
         )
         index = await stack.enter_async_context(open_index(data_dir / "rebalancer.sqlite"))
-        fleet = Fleet(partial(storage_nodes, http, config.storinfo, LeftOut()))
+        fleet = Fleet(partial(storage_nodes, http.over("http"), config.storinfo, LeftOut()))
         metrics = ManagerMetrics(config)
-        runner = Runner(config, index, fleet, http, metrics)
+        runner = Runner(config, index, fleet, http, metrics, agent_token)
         metrics.watch_destinations(runner.ledgers.snapshot)
 
         async def service() -> None:
@@ -60,17 +65,25 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
                 nursery.start_soon(runner.run)
 
         api = make_api(Jobs(index, runner), metrics)
-        daemon.require_token(api, read_token(config.api.token_file))
+        daemon.require_token(api, api_token)
+        exported = metrics_app(metrics.registry)
+        if config.metrics_behind_token:
+            daemon.require_token(exported, api_token)
         access = config.api
+
+        async def reload() -> None:
+            await daemon.read_again(api_token)
+            await _reload(runner, path)
+
         await daemon.serve(
             service,
             api=api,
             api_at=daemon.Listen(
                 config.listen_host, config.listen_port, access.tls_cert, access.tls_key
             ),
-            metrics=metrics_app(metrics.registry),
+            metrics=exported,
             metrics_at=daemon.Listen(config.metrics_host, config.metrics_port),
-            on_reload=partial(_reload, runner, path),
+            on_reload=reload,
         )
 
 
@@ -113,3 +126,7 @@ async def _reload(runner: Runner, path: Path | None) -> None:
     config, kept = adopted(runner.config, config)
     log.info("configuration reloaded", need_a_restart=kept)
     runner.reload(config)
+    try:
+        await run_sync(Work.OTHER, runner.agent_token.read, config.agent_token_file)
+    except ConfigError as exc:
+        log.error("token not read again", error=str(exc))

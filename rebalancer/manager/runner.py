@@ -47,6 +47,7 @@ from rebalancer.peers.postgres import PostgresShard, open_postgres
 from rebalancer.rates import HOUR_S, Rates
 from rebalancer.retry import patiently, pauses, waiting_helps
 from rebalancer.threads import Work, run_sync
+from rebalancer.tokens import Token
 from rebalancer.waits import Waits
 
 STORAGE_BUCKET = "manta_storage"
@@ -127,6 +128,8 @@ class Runner:
     fleet: Fleet
     http: HttpClient
     metrics: ManagerMetrics
+    #: What agents want to see; the jobs that run have it read again too.
+    agent_token: Token = attrs.field(factory=Token)
     ledgers: Ledgers = attrs.field(factory=Ledgers)
     running: dict[str, Running] = attrs.field(factory=dict)
     deciding: trio.Lock = attrs.field(factory=trio.Lock)
@@ -319,10 +322,12 @@ class Runner:
           ConfigError: the agents' token cannot be read.
         """
         token = await _read_token(config.agent_token_file, waits, patience_s)
+        self.agent_token.value = token
         shark = row.params["from_shark"]
         origin = await validated_origin(job_store, shards.moray, shark, waits, patience_s)
         threads = config.options.max_metadata_update_threads
-        agents = Agents(self.http, config.agent_port, token, config.agent_dialects)
+        http = self.http.over("https" if config.agent_tls else "http")
+        agents = Agents(http, config.agent_port, self.agent_token, config.agent_dialects)
         return Job(
             id=row.id,
             action=make_action(row.action, origin, config),

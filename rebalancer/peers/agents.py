@@ -7,6 +7,7 @@ import attrs
 
 from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused
 from rebalancer.peers.http import HttpClient, Reply
+from rebalancer.tokens import Token
 from rebalancer.wire import (
     Assignment,
     AssignmentReport,
@@ -46,13 +47,14 @@ class Agents:
     http: HttpClient
     port: int
     #: What the agents want to see, if anything.
-    token: str | None = None
+    token: Token = attrs.field(factory=Token)
     #: How those agents are posted to that want another form than `legacy`.
     forms: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def _headers(self) -> dict[str, str]:
-        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        token = self.token.value
+        return {} if token is None else {"authorization": f"Bearer {token}"}
 
     async def ping(self, shark: str) -> None:
         """Return if something answers there; a deployed agent does not know the route.

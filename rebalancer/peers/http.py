@@ -4,6 +4,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from copy import copy
 from typing import Any
 
 import attrs
@@ -91,6 +92,12 @@ class HttpClient:
         self._hosts = hosts
         self._timeout = timeout.as_dict()
         self._scheme = scheme
+
+    def over(self, scheme: str) -> "HttpClient":
+        """The same connections, for the peers that speak `scheme`, `http` or `https`."""
+        other = copy(self)
+        other._scheme = scheme
+        return other
 
     async def request(
         self,
@@ -195,6 +202,18 @@ async def _read(response: httpx.Response, host: str) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise PeerMalformed(f"{host}: answer is longer than {MAX_BODY_BYTES} bytes")
     return bytes(body)
+
+
+def trusting(ca_file: str) -> ssl.SSLContext:
+    """What accepts certificates of the authorities in `ca_file`; if this is empty, the system's.
+
+    Raises:
+      ConfigError: it cannot be read, or has none.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as exc:  # ssl's own errors among them
+        raise ConfigError(f"{ca_file}: {exc.strerror or exc}") from exc
 
 
 @asynccontextmanager

@@ -204,7 +204,7 @@ class Connection:
             event = self._protocol.next_event()
             if isinstance(event, h11.Data):
                 body += event.data
-                self._reserve(len(body))
+                self._reserve(len(body), most)
                 if len(body) > most:
                     return body  # the application says so
                 pieces += 1
@@ -219,8 +219,8 @@ class Connection:
             else:
                 raise Gone
 
-    def _reserve(self, size: int) -> None:
-        """Have memory for a body of `size` bytes.
+    def _reserve(self, size: int, most: int) -> None:
+        """Have memory for a body of `size` bytes and more, up to `most`.
 
         Raises:
           Refusal: other bodies have it.
@@ -228,7 +228,7 @@ class Connection:
         if size <= max(self.bounds.small_body_bytes, self.taken):
             return
         # In large steps, for bodies come in small ones.
-        wanted = max(size, min(2 * self.taken, self.bounds.bodies_bytes))
+        wanted = max(size, min(2 * self.taken, most))
         if not self.budget.take(wanted - self.taken):
             raise Refusal(503, "too much is being received: ask again later")
         self.taken = wanted

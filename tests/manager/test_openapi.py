@@ -12,6 +12,7 @@ import trio
 from rebalancer.daemon import require_token
 from rebalancer.manager.api import MAX_BODY_BYTES
 from rebalancer.manager.openapi import DOCUMENT
+from rebalancer.tokens import Token
 from tests.manager.test_api import Rig, open_rig
 from tests.manager.test_control import SMALL, ask, control
 
@@ -93,7 +94,7 @@ async def test_other_refusals_are_described(tmp_path: Path) -> None:
         status, message = await ask(rig, "POST", "/jobs", body)
         slashed = await ask(rig, "POST", "/jobs//retry")
         large = await rig.client.post("/jobs", data=b"1" * (MAX_BODY_BYTES + 1))
-        require_token(rig.client.app, "secret")
+        require_token(rig.client.app, Token("", "secret"))
         closed, challenge = await rig.client.get("/jobs"), "WWW-Authenticate"
 
     described = DOCUMENT["paths"]["/jobs"]["post"]["responses"]

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from rebalancer import daemon
 from rebalancer.daemon import Listen, body_json, listen, make_app, require_token
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
+from rebalancer.tokens import Token
 
 ANY = Listen("127.0.0.1", 0)
 PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -323,7 +324,7 @@ async def test_a_request_ends_with_its_client() -> None:
 async def test_a_body_that_will_be_refused_is_not_read() -> None:
     """Without the token nobody can have the server take in megabytes."""
     app = some_app()
-    require_token(app, "secret")
+    require_token(app, Token("", "secret"))
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
     async with served(app) as port:
         answer = await port.send(head + b"\r\n")
@@ -339,19 +340,25 @@ async def test_a_body_that_will_be_refused_is_not_read() -> None:
 
 async def test_large_bodies_have_so_much_memory_together() -> None:
     """Who comes when it is taken is told to come again; it is free again afterwards."""
-    head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n"
-    small, bodies = 1000, 1_000_000
-    async with served(small_body_bytes=small, bodies_bytes=bodies, patience_s=60.0) as port:
-        async with await port.connect() as first, await port.connect() as second:
-            await first.send_all(head + b" " * 699_999)
-            await trio.sleep(0.2)
-            await second.send_all(head + b" " * 699_999)
-            refused = await read_all(second)
-            await first.send_all(b"1")
-            assert (await read_answer(first)).endswith(b"\r\n\r\n1")
-        async with await port.connect() as third:
-            await third.send_all(head + b" " * 699_999 + b"2")
-            assert (await read_answer(third)).endswith(b"\r\n\r\n2")
+    head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 499000\r\n\r\n"
+    app = some_app()
+    app.config["MAX_CONTENT_LENGTH"] = 500_000
+    async with served(app, small_body_bytes=1000, bodies_bytes=1_000_000, patience_s=60.0) as port:
+        async with AsyncExitStack() as stack:
+            first, second, third = [
+                await stack.enter_async_context(await port.connect()) for _ in range(3)
+            ]
+            for stream in (first, second):
+                await stream.send_all(head + b" " * 498_999)
+            await trio.sleep(0.5)
+            await third.send_all(head + b" " * 498_999)
+            refused = await read_all(third)
+            for stream in (first, second):
+                await stream.send_all(b"1")
+                assert (await read_answer(stream)).endswith(b"\r\n\r\n1")
+        async with await port.connect() as fourth:
+            await fourth.send_all(head + b" " * 498_999 + b"2")
+            assert (await read_answer(fourth)).endswith(b"\r\n\r\n2")
 
     assert refused.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 10" in refused.lower()

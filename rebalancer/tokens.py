@@ -1,0 +1,44 @@
+"""Tokens that requests bear, read from files, and again when the operator says so."""
+
+import attrs
+
+from rebalancer.config import read_token
+
+
+@attrs.define(eq=False)
+class Token:
+    """The token in a file, as it was read last.
+
+    Mutable state: the file's path, and the token; None where no file is named.
+    """
+
+    path: str = ""
+    value: str | None = None
+
+    @classmethod
+    def of(cls, path: str) -> "Token":
+        """The token in the file `path`; none if this is empty.  Blocking.
+
+        Raises:
+          ConfigError: the file cannot be read, or holds no token.
+        """
+        made = cls()
+        made.read(path)
+        return made
+
+    def read(self, path: str) -> None:
+        """Read the token in the file `path`.  Blocking.
+
+        Raises:
+          ConfigError: it cannot be read, and what was read before holds on.
+        """
+        self.value = read_token(path)
+        self.path = path
+
+    def read_again(self) -> None:
+        """Read the same file, which may have changed.  Blocking.
+
+        Raises:
+          ConfigError: it cannot be read, and what was read before holds on.
+        """
+        self.read(self.path)
