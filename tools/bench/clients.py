@@ -1,0 +1,173 @@
+"""What many clients cost a job: pairs of jobs, one left alone and one with clients on all routes.
+
+Each job empties a node of a region made for it.  The clients are one process, each asks one route
+after the other, once a second, on a connection that it keeps: of the manager, of the agents, and of
+the metrics of both.  An answer of 5xx, and none, is an error.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import attrs
+import httpx
+import trio
+
+from rebalancer.devregion import layout as layouts
+from rebalancer.devregion.contents import write
+from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT
+from rebalancer.devregion.region import Region, make_region, running
+
+MANAGER = ("/jobs", "/jobs/{id}", "/jobs/{id}/summary", "/jobs/{id}/objects", "/status", "/ping")
+MANAGER_ONCE = ("/openapi.json", "/jobs/{id}/report")
+AGENT = ("/ping", "/status", "/limits", "/assignments", "/assignments/{id}")
+ENDED = ("Complete", "Failed", "Stopped")
+
+
+@attrs.frozen
+class Run:
+    """One job: objects a second, and what its clients met."""
+
+    rate: float
+    asked: int = 0
+    errors: int = 0
+    slowest_s: float = 0.0
+
+
+# --- the clients ---------------------------------------------------------------------------
+
+
+async def ask_for_ever(urls: list[str], clients: int) -> None:
+    """Ask until SIGTERM, then tell how it was."""
+    statuses, slowest = Counter[str](), 0.0
+
+    async def ask(number: int) -> None:
+        nonlocal slowest
+        chosen = random.Random(number).sample(urls, len(urls))
+        # Not all at one moment, as no two people begin at one.
+        await trio.sleep(number / clients)
+        async with httpx.AsyncClient(timeout=30) as client:
+            turn = number
+            while True:
+                begun = trio.current_time()
+                try:
+                    reply = await client.get(chosen[turn % len(chosen)])
+                    statuses["5xx" if reply.status_code >= 500 else "answers"] += 1
+                except httpx.HTTPError as exc:
+                    statuses[type(exc).__name__] += 1
+                slowest = max(slowest, trio.current_time() - begun)
+                turn += 1
+                await trio.sleep_until(begun + 1)
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            for number in range(clients):
+                nursery.start_soon(ask, number)
+            print("asking", flush=True)
+            async for _ in signals:
+                break
+            nursery.cancel_scope.cancel()
+    print(json.dumps({"statuses": statuses, "slowest_s": slowest}), flush=True)
+
+
+def routes(region: Region, job_id: str) -> list[str]:
+    """Every route that can be read; the costliest once, as a person would."""
+    found = [region.url + path for path in MANAGER * 4 + MANAGER_ONCE]
+    found.append(f"http://{region.layout.manager_address}:{METRICS_PORT}/metrics")
+    for node in region.layout.nodes:
+        found += [f"http://{node.address}:{AGENT_PORT}{path}" for path in AGENT]
+        found.append(f"http://{node.address}:{METRICS_PORT}/metrics")
+    return [url.replace("{id}", job_id) for url in found]
+
+
+# --- the jobs ------------------------------------------------------------------------------
+
+
+async def run_job(objects: int, clients: int, seed: int) -> Run:
+    with tempfile.TemporaryDirectory(prefix="clients.") as folder:
+        layout = layouts.plan(Path(folder) / "region", seed=seed, clones=False)
+        layout.save()
+        await trio.to_thread.run_sync(write, layout, objects)
+        region = make_region(layout, manager_options={"final_scans": 0})
+        async with running(region), httpx.AsyncClient(timeout=60) as client:
+            body = {"action": "evacuate", "params": {"from_shark": "1.stor"}}
+            begun = time.monotonic()
+            job_id = (await client.post(f"{region.url}/jobs", json=body)).text.strip()
+            others = start_clients(region, job_id, clients)
+            view: dict[str, Any] = {"state": "Init"}
+            while view["state"] not in ENDED:
+                await trio.sleep(0.2)
+                view = (await client.get(f"{region.url}/jobs/{job_id}")).json()
+            seconds = time.monotonic() - begun
+            told = await trio.to_thread.run_sync(end_clients, others)
+            await region.stop()
+    if view["state"] != "Complete":
+        raise SystemExit(f"the job ended as {view['state']}")
+    asked = sum(told["statuses"].values())
+    errors = asked - told["statuses"].get("answers", 0)
+    return Run(view["results"]["Total"] / seconds, asked, errors, told["slowest_s"])
+
+
+def start_clients(region: Region, job_id: str, clients: int) -> "subprocess.Popen[str] | None":
+    if not clients:
+        return None
+    command = [sys.executable, __file__, "--ask", *routes(region, job_id)]
+    popen = subprocess.Popen(
+        [*command, "--clients", str(clients)], stdout=subprocess.PIPE, text=True
+    )
+    assert popen.stdout is not None
+    popen.stdout.readline()
+    return popen
+
+
+def end_clients(popen: "subprocess.Popen[str] | None") -> dict[str, Any]:
+    if popen is None:
+        return {"statuses": {}, "slowest_s": 0.0}
+    popen.send_signal(signal.SIGTERM)
+    out, _ = popen.communicate(timeout=60)
+    told: dict[str, Any] = json.loads(out)
+    return told
+
+
+async def compare(objects: int, clients: int, pairs: int) -> None:
+    ratios, errors = [], 0
+    for pair in range(pairs):
+        # Whichever is first may find colder caches, so they take turns.
+        order = (0, clients) if pair % 2 == 0 else (clients, 0)
+        runs = {count: await run_job(objects, count, pair + 1) for count in order}
+        alone, disturbed = runs[0], runs[clients]
+        ratios.append(disturbed.rate / alone.rate)
+        errors += disturbed.errors
+        print(
+            f"pair {pair + 1}: {alone.rate:.0f} objects/s alone, {disturbed.rate:.0f} with "
+            f"{clients} clients: {ratios[-1]:.2f}; {disturbed.asked} requests, "
+            f"{disturbed.errors} errors, the slowest answer after {disturbed.slowest_s:.2f} s",
+            flush=True,
+        )
+    print(f"median of {pairs}: {median(ratios):.2f} of the throughput, {errors} errors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=8000, help="in the region")
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--ask", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.ask:
+        trio.run(ask_for_ever, args.ask, args.clients)
+    else:
+        trio.run(compare, args.objects, args.clients, args.pairs)
+
+
+if __name__ == "__main__":
+    main()
