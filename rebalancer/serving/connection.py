@@ -31,7 +31,10 @@ LINGER_S, LINGER_BYTES = 1.0, 1 << 20
 MANY = 32
 
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-_HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]{0,255}")
+#: A name, whose labels have up to 63 characters, or an address; empty too.
+_HOST = re.compile(
+    rb"(?:[\w-]{1,63}(?:\.[\w-]{1,63}){0,126}\.?|\[[0-9A-Fa-f:.]{2,45}\])?(?::[0-9]{0,5})?"
+)
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -312,7 +315,8 @@ def _check(head: h11.Request) -> None:
       Refusal: says why.
     """
     headers = dict(head.headers)
-    if not _HOST.fullmatch(headers.get(b"host", b"")):
+    host = headers.get(b"host", b"")
+    if len(host) > 255 or not _HOST.fullmatch(host):
         raise Refusal(400, "Host: expected a name of at most 255 characters, perhaps with a port")
     if not (head.target.startswith(b"/") or _ABSOLUTE.match(head.target)):
         raise Refusal(400, "the target of a request must begin with a slash")

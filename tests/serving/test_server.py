@@ -148,6 +148,8 @@ HOSTILE = {
     "priorities": PREFACE + PRIORITIES,
     "long_host": b"GET /ping HTTP/1.1\r\nHost: " + b"a" * 60_000 + b"\r\n\r\n",
     "host_label": b"GET /ping HTTP/1.1\r\nHost: " + b"a" * 300 + b"\r\n\r\n",
+    "host_labels": b"GET /ping HTTP/1.1\r\nHost: a..b\r\n\r\n",
+    "host_first_label": b"GET /ping HTTP/1.1\r\nHost: " + b"a" * 64 + b".x\r\n\r\n",
     "host_odd": b"GET /ping HTTP/1.1\r\nHost: \xff[::\r\n\r\n",
     "long_target": get("/" + "a" * 60_000),
     "no_target": b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n",
