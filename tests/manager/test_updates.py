@@ -23,8 +23,14 @@ from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.records import StoredRecord
-from rebalancer.manager.stages.rewrite import CONFLICTS, Member, Rewriter, as_discovered
-from rebalancer.manager.stages.update import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, chunks
+from rebalancer.manager.stages.rewrite import (
+    CONFLICTS,
+    MAX_BATCH_BYTES,
+    Member,
+    Rewriter,
+    as_discovered,
+)
+from rebalancer.manager.stages.update import MAX_BATCH_RECORDS, chunks
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record
@@ -209,6 +215,22 @@ async def test_the_rest_of_a_batch_with_a_conflict_stays_a_batch(
     assert await rig.run() == ["batch a b c d e", "batch a b d e", "get c", "put c"]
     assert rig.outcomes() == "written written written written written"
     assert rig.shard.store.get("manta", "c")["value"]["colour"] == "blue"
+
+
+async def test_records_that_grew_are_not_one_message_again(
+    rigs: Rigs, autojump_clock: object
+) -> None:
+    """What is read anew can be longer than what was discovered, and a batch has its bound."""
+    rig = rigs(5)
+    for key in "abcde":
+        rig.change(key, note="x" * (MAX_BATCH_BYTES // 3))
+    calls = await rig.run()
+    assert [call for call in calls if call.startswith("batch")] == [
+        "batch a b c d e",
+        "batch b c d e",
+        "batch c d",
+    ]
+    assert rig.outcomes() == "written written written written written"
 
 
 async def test_after_a_second_conflict_all_are_read(rigs: Rigs, autojump_clock: object) -> None:

@@ -5,8 +5,9 @@ whose outcome is unknown is settled by reading.  Nothing is given up because a s
 overloaded, but after the patience of `Updaters`.
 """
 
+import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -33,6 +34,12 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 CONFLICTS = 20
 #: Records read at a time.  A server has some fifteen database connections, for all its clients.
 READERS = 4
+#: A batch has no more bytes than this.  So many fit into a socket's buffers whole, so that the
+#: death of this process does not cut the message, which would end the server; only a single record
+#: can be larger.
+MAX_BATCH_BYTES = 64 << 10
+#: What a put has beside its key and record: braces, names, etag, and the new shark's name.
+_PUT_BYTES = 200
 
 log = get_logger()
 
@@ -216,8 +223,10 @@ class Rewriter:
         return Outcome(ObjectEvent.SUPERSEDED, outcome=_SUPERSEDED[verdict])
 
     async def _write(self, writes: list[tuple[Member, Put]]) -> None:
-        if not writes:
-            return
+        for piece in _pieces(writes):
+            await self._write_at_once(piece)
+
+    async def _write_at_once(self, writes: list[tuple[Member, Put]]) -> None:
         if len(writes) == 1:
             put = writes[0][1]
             await self.moray.put_object(put.bucket, put.key, put.value, put.etag)
@@ -226,6 +235,33 @@ class Rewriter:
         for member, _ in writes:
             member.outcome = WRITTEN
         self.updaters.succeeded(self.shard)
+
+
+def put_bytes(key: str, text: str) -> int:
+    """About how many bytes a put of a record adds to a message."""
+    return _bytes_of(key) + _bytes_of(text) + _PUT_BYTES
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _pieces(writes: list[tuple[Member, Put]]) -> Iterator[list[tuple[Member, Put]]]:
+    """The writes, cut where records that were read anew have become too long for one batch."""
+    piece: list[tuple[Member, Put]] = []
+    size = 0
+    for member, put in writes:
+        text = member.record.text
+        if member.was_read:  # what JSON has no form for is refused when it is sent
+            text = json.dumps(member.value, ensure_ascii=False)
+        length = put_bytes(put.key, text)
+        if piece and size + length > MAX_BATCH_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append((member, put))
+        size += length
+    if piece:
+        yield piece
 
 
 def _kind(exc: PeerError, group: list[Member]) -> Kind:

@@ -14,20 +14,17 @@ from rebalancer.manager.job import COPY_PATH, Job, Moved
 from rebalancer.manager.records import Settled, StoredRecord
 from rebalancer.manager.stages.forget import Forgetting, forgetting
 from rebalancer.manager.stages.rewrite import (
+    MAX_BATCH_BYTES,
     Member,
     Outcome,
     Rewriter,
     as_discovered,
+    put_bytes,
 )
 
-#: A batch holds records of one assignment and shard, but not more bytes or records than this.  So
-#: many bytes fit into a socket's buffers whole, so that the death of this process does not cut
-#: the message, which would end the server; only a single record can be larger.  A batch of 200
-#: keeps a real server busy for 0.2 s, in which it serves nobody else.
-MAX_BATCH_BYTES = 64 << 10
+#: A batch holds records of one assignment and shard, but not more of them than this, nor more than
+#: `MAX_BATCH_BYTES`: 200 keep a real server busy for 0.2 s, in which it serves nobody else.
 MAX_BATCH_RECORDS = 100
-#: What a put has beside its key and record: braces, names, etag, and the new shark's name.
-_PUT_BYTES = 200
 
 log = get_logger()
 
@@ -86,7 +83,7 @@ def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
     size = 0
     # Two batches that lock the same keys in other orders deadlock.
     for record in sorted(records, key=lambda record: record.key):
-        length = _bytes_of(record.text) + _bytes_of(record.key) + _PUT_BYTES
+        length = put_bytes(record.key, record.text)
         is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
         if chunk and is_full:
             yield chunk
@@ -95,10 +92,6 @@ def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
         size += length
     if chunk:
         yield chunk
-
-
-def _bytes_of(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 async def _update_chunk(
