@@ -152,7 +152,7 @@ async def test_a_second_agent_on_one_folder_changes_nothing(tmp_path: Path) -> N
         assert (await client.post("/assignments", json=body)).status_code == 200
         temporary = tmp_path / "manta" / "rebalancer"
         with trio.fail_after(20):
-            while not temporary.exists() or not list(temporary.iterdir()):  # noqa: ASYNC110
+            while not list(temporary.glob(f"{OWNER}.*")):  # noqa: ASYNC110
                 await trio.sleep(0.02)
         saving = tmp_path / "state" / "saving" / uuid(70)
         saving.write_bytes(b"half")
