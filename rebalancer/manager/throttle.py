@@ -17,15 +17,16 @@ log = get_logger()
 class Throttle:
     """What each agent that works for a job may take in, in bytes a second.
 
-    Mutable state: the limit (None: what each agent is configured to), and what each agent was
-    told last.  An agent keeps to it until it is told otherwise or starts again, also when the
-    job is over.
+    Mutable state: the limit (None: what each agent is configured to), what each agent was told
+    last, and which could not be told.  An agent keeps to it until it is told otherwise or starts
+    again, also when the job is over.
     """
 
     def __init__(self, agents: Agents, limit: int | None) -> None:
         self._agents = agents
         self._limit = limit
         self._told: dict[str, int | None] = {}
+        self._untold: set[str] = set()
 
     async def tell(self, shark: str) -> None:
         """Before `shark` is given work: see that its agent knows the limit.
@@ -39,8 +40,11 @@ class Throttle:
             if not await self._agents.limit_bandwidth(shark, limit):
                 log.warning("agent cannot limit its bandwidth", shark=shark)
         except PeerError as exc:
-            log.warning("agent not told of the bandwidth", shark=shark, error=str(exc))
+            if shark not in self._untold:  # else at each assignment, while it is away
+                log.warning("agent not told of the bandwidth", shark=shark, error=str(exc))
+            self._untold.add(shark)
             return
+        self._untold.discard(shark)
         self._told[shark] = limit
 
     async def change(self, limit: int | None, working: Sequence[str]) -> None:

@@ -1,12 +1,14 @@
 """What is outside of a job and away: the job waits, says for what, and goes on by itself."""
 
 import errno
+import json
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -18,16 +20,19 @@ from rebalancer.errors import (
     PeerError,
     PeerRefused,
     PeerUnreachable,
+    StoreBusy,
     StoreError,
 )
 from rebalancer.manager import pipeline, runner
 from rebalancer.manager.job import Job
+from rebalancer.manager.listings import Listed, ObjectsFile
 from rebalancer.peers.moray.client import MorayClient
 from rebalancer.retry import patiently, waiting_helps
 from rebalancer.threads import THREADS, Work
 from rebalancer.waits import Waits
 from tests.manager.test_api import Rig, open_rig
 from tests.manager.test_control import SMALL, ask, control
+from tests.manager.world import make_world, record
 
 # --- what waiting helps ----------------------------------------------------------------------
 
@@ -64,6 +69,7 @@ def sqlite_error(code: int) -> Exception:
         (caused(StoreError("f"), sqlite_error(13)), True),
         (caused(StoreError("f"), sqlite_error(26)), False),  # no database
         (StoreError("not ours"), False),
+        (StoreBusy("locked"), True),
         (caused(JobFailed("f"), OSError(errno.EMFILE, "too many")), True),
         (JobFailed("no such shark"), False),
         (RuntimeError("can't start new thread"), True),
@@ -348,3 +354,30 @@ async def test_slow_clones_and_names_do_not_hold_up_a_status(tmp_path: Path) -> 
 def test_a_peer_error_may_pass_unless_it_is_an_answer() -> None:
     """So that a new kind of error is waited for, not final."""
     assert waiting_helps(PeerError("?"))
+
+
+async def test_a_list_that_no_file_is_left_for_is_waited_for(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """Once there is one, the job goes on behind what it had read."""
+    world = make_world(tmp_path / "w", [record(number) for number in range(1, 7)])
+    listed = [json.dumps({"key": f"/account/stor/{number}"}) for number in range(1, 5)]
+    (tmp_path / "list").write_text("\n".join(listed))
+    failing = [True]
+
+    @attrs.frozen
+    class Scarce(ObjectsFile):
+        def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
+            if failing[0]:
+                raise JobFailed("list: too many") from OSError(errno.EMFILE, "too many")
+            return super().page(part, after)
+
+    world.listing = Scarce(tmp_path / "list")
+    async with world.job() as job, trio.open_nursery() as nursery:
+        nursery.start_soon(pipeline.run, job)
+        await trio.sleep(3600)
+        (cause,) = job.waits.causes
+        assert (cause.subject, cause.detail) == ("the list of objects", "list: too many")
+        failing[0] = False
+    assert len(world.agents.copied_whole) == 4
+    world.close()
