@@ -116,7 +116,7 @@ async def test_the_api_speaks_tls(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ({"api": {"token_file": "/nowhere/token"}}, "/nowhere/token: No such file"),
-        ({"api": {"tls_cert": "x"}}, "tls_cert, tls_key: expected both or none at $.api"),
+        ({"api": {"tls_cert": "x"}}, "api: tls_cert, tls_key: expected both or none"),
         ({"max_concurrent_jobs": 0}, "max_concurrent_jobs: expected at least 1"),
         ({"data_dir": "/proc/nowhere"}, "/proc/nowhere"),
     ],
