@@ -64,6 +64,12 @@ class Refused(RequestError):
     status = 500
 
 
+class Damaged(RequestError):
+    """What the answer would be made of cannot be read, and waiting does not mend it."""
+
+    status = 500
+
+
 class Unavailable(RequestError):
     """Not now: ask again after `retry_after_s` seconds."""
 

@@ -101,7 +101,9 @@ def store_error(path: Path, exc: sqlite3.Error) -> StoreError:
 def _opening_error(path: Path, mode: str, exc: sqlite3.Error) -> StoreError:
     """`exc`, met in opening the file: sqlite says only that it cannot be opened, so ask why."""
     if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CANTOPEN:
-        return store_error(path, exc)
+        error = store_error(path, exc)
+        error.__cause__ = exc
+        return error
     try:
         os.close(os.open(path, _OPEN[mode] | os.O_CLOEXEC | os.O_NONBLOCK, 0o644))
     except OSError as cause:
@@ -310,6 +312,11 @@ class Database:
         #: Where tests make the process die: around the commit of a transaction.
         self.before_commit: Callable[[], None] = lambda: None
         self.after_commit: Callable[[], None] = lambda: None
+
+    @property
+    def connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """The writer's and the reader's, to be configured before their first use."""
+        return self._writer, self._reader
 
     async def close(self) -> None:
         """Close the file once nothing is under way in it."""

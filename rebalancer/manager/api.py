@@ -84,7 +84,7 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartTrio:
     @app.get("/jobs/<job_id>/report")
     async def report_job(job_id: str) -> Response:
         count("job_report")
-        row = await jobs.known(job_id)
+        row = await jobs.readable(job_id)
         response = Response(jobs.report(row), content_type="application/x-ndjson")
         response.timeout = None  # as long as it takes to read
         return response

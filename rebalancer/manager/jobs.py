@@ -2,9 +2,10 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -12,7 +13,17 @@ import trio
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
-from rebalancer.errors import BadRequest, Conflict, JobFailed, PeerError, Refused, StoreError
+from rebalancer.errors import (
+    BadRequest,
+    Conflict,
+    Damaged,
+    JobFailed,
+    PeerError,
+    Refused,
+    StoreBusy,
+    StoreError,
+    Unavailable,
+)
 from rebalancer.log import get_logger
 from rebalancer.manager import render, store, views
 from rebalancer.manager.index import JobIndex, JobRow
@@ -44,6 +55,8 @@ REST_S = 20.0
 #: A storage node is looked up within this many seconds, or the job is made unchecked.
 LOOK_UP_S = 5.0
 
+T = TypeVar("T")
+
 log = get_logger()
 
 
@@ -57,6 +70,10 @@ class JobView:
     waits: Sequence[Wait] = ()
 
 
+def _for_requests(index: JobIndex) -> JobIndex:
+    return index.for_requests()
+
+
 @attrs.define(eq=False)
 class Jobs:
     """All jobs of a manager.
@@ -64,7 +81,7 @@ class Jobs:
     Mutable state: the locks of those who make jobs, and plans.
     """
 
-    index: JobIndex
+    index: JobIndex = attrs.field(converter=_for_requests)
     runner: Runner
     _making: trio.Lock = attrs.field(factory=trio.Lock)
     _planning: trio.Lock = attrs.field(factory=trio.Lock)
@@ -136,6 +153,7 @@ class Jobs:
         row = await self.known(job_id)
         if not row.has_ended:
             raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
+        _require(row, f"retried: {row.error}", not row.is_broken)
         known = {other.id: other for other in await self.index.all()}
         params = params_of_retry(row, known.get, await self._taken(row))
         await self.check_params(params)
@@ -145,7 +163,7 @@ class Jobs:
         """How many objects of a job's limit are done with."""
         if row.params.get("max_objects") is None:
             return 0
-        overview = await run_sync(Work.VIEWS, views.read_job, self.runner.file(row.id))
+        overview = await _look(views.read_job, self.runner.file(row.id))
         return overview.status.objects(ObjectStatus.COMPLETE)
 
     async def _add(
@@ -154,7 +172,8 @@ class Jobs:
         job_id = str(uuid.uuid4())
         # The file first: a job on the list always has one.
         origin = Shark("", params["from_shark"])
-        await run_sync(Work.STORE, store.create, self.runner.file(job_id), origin, findings)
+        with _answering():
+            await run_sync(Work.STORE, store.create, self.runner.file(job_id), origin, findings)
         await self.index.add(job_id, action, params)
         log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
         self.runner.look_again()
@@ -201,14 +220,17 @@ class Jobs:
         return await self.index.all()
 
     async def view(self, job_id: str) -> JobView:
-        """One job with its counts.
+        """One job with its counts; without them, and with the reason, if its file is no good.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
+          Unavailable: its file cannot be read now.
         """
-        row = await self.known(job_id)
-        file = self.runner.file(row.id)
-        known = await run_sync(Work.VIEWS, views.read_job, file)
+        row, known = await self.known(job_id), views.NOTHING
+        try:
+            known = await _look(views.read_job, self.runner.file(row.id))
+        except Damaged as exc:
+            row = attrs.evolve(row, error="; ".join(filter(None, (row.error, str(exc)))))
         running = self.runner.running.get(row.id)
         return JobView(row, known, () if running is None else running.waits.causes)
 
@@ -251,7 +273,18 @@ class Jobs:
             query.after,
             query.limit,
         )
-        return await run_sync(Work.VIEWS, look)
+        return await _look(look)
+
+    async def readable(self, job_id: str) -> JobRow:
+        """A job's row, once it is sure that a report can be made of the job.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+          Damaged, Unavailable: its file cannot be read.
+        """
+        row = await self.known(job_id)
+        await _look(views.read_job, self.runner.file(row.id))
+        return row
 
     async def report(self, row: JobRow) -> AsyncIterator[bytes]:
         """All that is known of a job, as lines of JSON: the job, then each row, then their number.
@@ -293,8 +326,9 @@ class Jobs:
         row = await self.index.get(checked_id(job_id))
         if row is None:
             raise BadRequest(f"Could not find job {job_id}")
-        async with self.runner.deciding:
+        async with self._deciding():
             row = await self.known(row.id)
+            _require(row, f"changed: {row.error}", not row.is_broken)
             match wanted:
                 case Setting():
                     await self._set(row, wanted)
@@ -308,6 +342,23 @@ class Jobs:
         # Others may decide meanwhile: this takes as long as agents and threads do.
         if running is not None:
             await _see_through(running, wanted)
+
+    @asynccontextmanager
+    async def _deciding(self) -> AsyncIterator[None]:
+        """Decide on jobs, alone.
+
+        Raises:
+          Unavailable: somebody else decides, and waits for the list of jobs.
+        """
+        lock = self.runner.deciding
+        with trio.move_on_after(REST_S) as waiting:
+            await lock.acquire()
+        if waiting.cancelled_caught:
+            raise Unavailable("others have been deciding on jobs for long: see the log")
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def _set(self, row: JobRow, setting: Setting) -> None:
         running = self.runner.running.get(row.id)
@@ -363,7 +414,7 @@ class Jobs:
           BadRequest: the id is no UUID, or there is no such job.
           Conflict: it has not ended.
         """
-        async with self.runner.deciding:
+        async with self._deciding():
             row = await self.known(job_id)
             _require(row, "removed, because it has not ended", row.has_ended)
             for other in await self.index.unfinished():
@@ -372,6 +423,28 @@ class Jobs:
             # The row first: a file without one is only clutter.
             await self.index.remove(row.id)
             await run_sync(Work.STORE, store.remove, self.runner.file(row.id))
+
+
+async def _look(fn: Callable[..., T], *args: Any) -> T:
+    """Look into a job's file.
+
+    Raises:
+      Unavailable: it cannot be read now.
+      Damaged: it is no good, or gone.
+    """
+    with _answering():
+        return await run_sync(Work.VIEWS, partial(fn, *args))
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what is wrong with a file into an answer."""
+    try:
+        yield
+    except StoreBusy as exc:
+        raise Unavailable(str(exc)) from exc
+    except StoreError as exc:
+        raise Damaged(str(exc)) from exc
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -5,9 +5,10 @@ Every method is one transaction, true on disk when it returns.  What they do is 
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -414,6 +415,64 @@ def _status_and_counts(db: sqlite3.Connection) -> tuple[Status, Counts]:
 
 def _look(_db: sqlite3.Connection) -> None:
     """Change nothing: what is observed at each commit is observed."""
+
+
+#: What `note` keeps of a job: columns of table `job`, and of the list of jobs.
+NOTED = ("id", "action", "state", "params", "created", "started", "finished", "error", "wish")
+#: Seconds that a note waits for a lock on a job's file: the list of jobs has it anyway.
+NOTE_LOCK_S = 1.0
+
+
+def note(path: Path, values: Sequence[object]) -> None:
+    """Keep in a job's file what the list of jobs says of it, unless it does already.  Blocking.
+
+    A missing file stays missing, and one of an earlier layout as it is.
+
+    Raises:
+      StoreError: it cannot be written.
+    """
+    if not path.exists():
+        return
+    with _using(path, "rw") as db:
+        if not JOB_FILE.is_newest(db):
+            return
+        columns = ", ".join(NOTED)
+        known = [tuple(row) for row in db.execute(f"SELECT {columns} FROM job")]
+        if known != [tuple(values)]:
+            transact(db, _write_note, values)
+
+
+def _write_note(db: sqlite3.Connection, values: Sequence[object]) -> None:
+    db.execute("DELETE FROM job")
+    places = ", ".join("?" * len(NOTED))
+    db.execute(f"INSERT INTO job ({', '.join(NOTED)}) VALUES ({places})", tuple(values))
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """What `note` has kept; without a note no more than the evacuated shark, or nothing.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read, or is no job's.
+    """
+    with _using(path, "ro") as db:
+        JOB_FILE.check(db, path, must_exist=True)
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'job'").fetchone() is not None:
+            for row in db.execute(f"SELECT {', '.join(NOTED)} FROM job"):
+                return dict(row)
+        try:
+            origin = facts.read_origin(db)
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise StoreError(f"{path}: the shark that it empties cannot be read") from exc
+        return None if origin is None else {"from_shark": origin.manta_storage_id}
+
+
+@contextmanager
+def _using(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(connect(path, mode=mode, lock_s=NOTE_LOCK_S)) as db:
+            yield db
+    except sqlite3.Error as exc:
+        raise store_error(path, exc) from exc
 
 
 def remove(path: Path) -> None:

@@ -3,6 +3,8 @@
 Read-only, blocking, on a connection of its own: neither a running job nor its writer is held up.
 """
 
+import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -13,6 +15,7 @@ import attrs
 
 from rebalancer.domain.again import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
+from rebalancer.errors import StoreError
 from rebalancer.manager.layouts import JOB_FILE
 from rebalancer.manager.records import NOT_CONFIGURED, Finding, Looked, Round, ScanPosition, Status
 from rebalancer.manager.transactions import again, counters, destinations, facts, scans
@@ -48,6 +51,10 @@ _COLUMNS = {
 REPORT = tuple(_COLUMNS)
 
 
+#: What comes of values of another kind than the program writes.
+_STRANGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
 @attrs.frozen
 class Overview:
     """What to show of a job."""
@@ -70,7 +77,7 @@ def read_job(path: Path) -> Overview:
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
-        return Overview(
+        known = Overview(
             facts.read_origin(db),
             counters.read_status(db),
             scans.read_scans(db),
@@ -78,7 +85,12 @@ def read_job(path: Path) -> Overview:
             facts.read_warnings(db),
             destinations.read_destinations(db),
         )
+        _check(known)
+        return known
 
+
+#: What is shown of a job whose file cannot be read.
+NOTHING = Overview(None, Status({}), (), (), (), ())
 
 #: The objects of a job that another job can take up, their further records, and what came back
 #: after the last round, and listed records whose shard was not configured: all that an operator
@@ -206,7 +218,37 @@ def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mappin
 
 
 def _without_row(row: sqlite3.Row) -> dict[str, Any]:
-    return {name: row[name] for name in row.keys() if name != "row"}  # noqa: SIM118 - no mapping
+    return {name: _shown(row[name]) for name in row.keys() if name != "row"}  # noqa: SIM118 - no mapping
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON can have it: a file that was changed by hand may hold any."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check(known: Overview) -> None:
+    """Refuse what cannot be shown.
+
+    Raises:
+      TypeError, ValueError: something is of another kind than it should be.
+    """
+    for key, value in known.status.counts.items():
+        if not all(isinstance(text, str) for text in key) or not all(
+            isinstance(number, int) for number in value
+        ):
+            raise TypeError("a count is no number")
+    if known.origin is not None and not all(
+        isinstance(v, str) for v in attrs.astuple(known.origin)
+    ):
+        raise TypeError("the evacuated shark has no name")
+    for scan in known.scans:
+        numbers = scan.shard, scan.position, scan.until, scan.round
+        if not all(isinstance(number, int) for number in numbers):
+            raise TypeError("the position of a scan is no number")
+    rest: list[Any] = [*known.scans, *known.rounds, *known.warnings]
+    json.dumps([[attrs.asdict(one) for one in rest], list(known.destinations)], allow_nan=False)
 
 
 @contextmanager
@@ -223,3 +265,12 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as exc:
         raise store_error(path, exc) from exc
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as exc:
+        raise StoreError(f"{path} holds what a job's file does not: {exc}") from exc

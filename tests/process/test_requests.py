@@ -2,7 +2,9 @@
 
 import json
 import socket
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -257,19 +259,22 @@ def test_an_address_in_use_is_one_line(tmp_path: Path, program: str) -> None:
 
 
 @pytest.mark.row("L30")
-def test_state_that_is_no_database_is_one_line(tmp_path: Path) -> None:
-    """The list of jobs is another kind of file: it is named, and left as it is."""
+def test_state_of_a_newer_version_is_one_line(tmp_path: Path) -> None:
+    """The list of jobs is one that this program does not know: it is named, and left as it is."""
     (tmp_path / "db").mkdir()
-    (tmp_path / "db" / "rebalancer.sqlite").write_text("no database " * 100)
+    path = tmp_path / "db" / "rebalancer.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=99")
+    before = path.read_bytes()
     file = tmp_path / "config"
     options = {"listen_port": 0, "data_dir": str(tmp_path / "db")}
     file.write_text(json.dumps({**MANAGER_FILE, **options}))
     done = run("manager", "-c", str(file))
 
     assert done.returncode == 1
-    assert "rebalancer.sqlite: file is not a database" in done.stderr
+    assert "rebalancer.sqlite is a list of jobs of version 99, made by a newer" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert (tmp_path / "db" / "rebalancer.sqlite").read_text() == "no database " * 100
+    assert path.read_bytes() == before
 
 
 @pytest.mark.row("IMP-11")
