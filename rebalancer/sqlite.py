@@ -48,6 +48,8 @@ SHORT_LOCK_S = 0.5
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
+#: What sqlite's functions raise over a file: also where what is wrong quotes broken text of it.
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
 #: Primary result codes that say that the file cannot be used now, not that it is no good.
 _PASSING = {
     sqlite3.SQLITE_BUSY: "another program has locked it (a sqlite3 shell, a backup)",
@@ -85,20 +87,20 @@ async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
     return await run_sync(Work.STORE, fn, *args)
 
 
-def is_passing(exc: sqlite3.Error) -> bool:
+def is_passing(exc: Exception) -> bool:
     """Whether waiting may mend what `exc` tells of."""
     code = getattr(exc, "sqlite_errorcode", 0)
     return code & 0xFF in _PASSING and code not in _FINAL
 
 
-def store_error(path: Path, exc: sqlite3.Error) -> StoreError:
+def store_error(path: Path, exc: Exception) -> StoreError:
     """`exc`, met in using the file `path`, as an error of ours."""
     hint = _PASSING.get(getattr(exc, "sqlite_errorcode", 0) & 0xFF, "")
     text = f"{path}: {exc}{hint and ': '}{hint}"
     return StoreBusy(text) if is_passing(exc) else StoreError(text)
 
 
-def _opening_error(path: Path, mode: str, exc: sqlite3.Error) -> StoreError:
+def _opening_error(path: Path, mode: str, exc: Exception) -> StoreError:
     """`exc`, met in opening the file: sqlite says only that it cannot be opened, so ask why."""
     if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CANTOPEN:
         error = store_error(path, exc)
@@ -132,7 +134,7 @@ def connect(
         db = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=lock_s
         )
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         raise _opening_error(path, mode, exc)  # noqa: B904 - it has the better cause
     try:
         db.row_factory = sqlite3.Row
@@ -145,7 +147,7 @@ def connect(
             db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
         db.execute("PRAGMA synchronous=FULL")
         db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         db.close()
         raise _opening_error(path, mode, exc)  # noqa: B904 - it has the better cause
     except BaseException:
@@ -369,8 +371,10 @@ class Database:
 
     def _told(self, failure: BaseException) -> BaseException:
         """`failure` as callers see it: what is wrong with the file as an error of ours."""
-        is_the_files = type(failure) in (sqlite3.OperationalError, sqlite3.DatabaseError)
-        if is_the_files and isinstance(failure, sqlite3.Error):
+        if isinstance(failure, UnicodeDecodeError):
+            return store_error(self.path, failure)
+        if type(failure) in (sqlite3.OperationalError, sqlite3.DatabaseError):
+            assert isinstance(failure, sqlite3.Error)
             return store_error(self.path, failure)
         return failure
 
@@ -410,7 +414,7 @@ class Database:
         failure: BaseException | None = None
         try:
             return transact(self._writer, body)
-        except sqlite3.Error as exc:
+        except FAILURES as exc:
             failure = self._told(exc)
             raise failure from (None if failure is exc else exc)
         except BaseException as exc:
@@ -473,7 +477,7 @@ class Database:
             try:
                 self._reader.execute("BEGIN")
                 return fn(self._reader)
-            except sqlite3.Error as exc:
+            except FAILURES as exc:
                 raise self._told(exc) from exc
             finally:
                 if self._reader.in_transaction:
@@ -570,5 +574,5 @@ def prepare(
             return
         layout.check(db, path, must_exist=must_exist)
         transact(db, layout.bring_up)
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         raise store_error(path, exc) from exc

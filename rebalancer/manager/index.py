@@ -19,6 +19,7 @@ from rebalancer.log import get_logger
 from rebalancer.manager import store
 from rebalancer.manager.layouts import INDEX
 from rebalancer.sqlite import (
+    FAILURES,
     Database,
     connect,
     is_passing,
@@ -327,12 +328,12 @@ def _broken(path: Path) -> str | None:
             return None if verdict == "ok" else str(verdict)
     except StoreBusy:
         raise
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         if is_passing(exc):
             raise store_error(path, exc) from exc
         return str(exc)
     except StoreError as exc:
-        if isinstance(exc.__cause__, sqlite3.DatabaseError):
+        if isinstance(exc.__cause__, FAILURES):
             return str(exc)
         raise
 
@@ -391,7 +392,7 @@ def _compare(path: Path) -> None:
                     continue
                 log.error("a row of the list of jobs is broken", job=job.id, error=job.error)
                 _mend(db, path, row)
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         raise store_error(path, exc) from exc
 
 

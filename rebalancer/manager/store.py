@@ -47,6 +47,7 @@ from rebalancer.manager.transactions import (
 )
 from rebalancer.manager.transactions.counters import Counts
 from rebalancer.sqlite import (
+    FAILURES,
     Database,
     Kept,
     RunSync,
@@ -398,7 +399,7 @@ def create(path: Path, origin: Shark, findings: Sequence[Finding] = ()) -> None:
         with closing(connect(path)) as db:
             prepare(db, path, JOB_FILE)
             transact(db, _begin, origin, findings)
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         raise store_error(path, exc) from exc
     except OSError as exc:
         raise StoreError(f"{path}: {exc}") from exc
@@ -471,7 +472,7 @@ def _using(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     try:
         with closing(connect(path, mode=mode, lock_s=NOTE_LOCK_S)) as db:
             yield db
-    except sqlite3.Error as exc:
+    except FAILURES as exc:
         raise store_error(path, exc) from exc
 
 
