@@ -14,7 +14,7 @@ import trio
 
 from rebalancer import __version__, log
 from rebalancer.adm.commands import adm
-from rebalancer.adm.output import printable
+from rebalancer.adm.output import printable, printable_lines, take_any_text
 from rebalancer.config import (
     AgentConfig,
     ManagerConfig,
@@ -32,7 +32,11 @@ _STAMP = f"python-{platform.python_version()}"
 def _version(program: str) -> Callable[[F], F]:
     # The predecessors' tools drop the first word of this line.
     return click.version_option(
-        __version__, prog_name=program, message=f"%(prog)s %(version)s ({_STAMP})"
+        __version__,
+        "-V",
+        "--version",
+        prog_name=program,
+        message=f"%(prog)s %(version)s ({_STAMP})",
     )
 
 
@@ -128,25 +132,29 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
         raise click.ClickException(str(exc)) from None
 
 
+_version("rebalancer-adm")(adm)
 cli.add_command(adm)
 cli.add_command(region)
 cli.add_command(demo)
 
 
-def _run(command: click.Command, name: str) -> NoReturn:
+def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
+    """Run a command, then end the process; `usage` is the code for one that makes no sense."""
     log.hold_descriptors()
+    take_any_text()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         if sys.stdout is not None:  # it was closed at the start
             sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.ctx.get_help(), err=True)
-        sys.exit(exc.exit_code)
+        sys.exit(usage)
     except click.ClickException as exc:
         exc.show()
-        sys.exit(exc.exit_code)
+        sys.exit(usage if isinstance(exc, click.UsageError) else exc.exit_code)
     except (RebalancerError, OSError) as exc:
-        click.echo(f"{name}: {exc}", err=True)
+        # Named, because click would choose another encoding than the terminal's.
+        click.echo(printable_lines(f"{name}: {exc}"), file=sys.stderr)
         # What could not be written stays in the buffer, and Python would try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
@@ -171,5 +179,5 @@ def main_agent() -> NoReturn:
 
 
 def main_adm() -> NoReturn:
-    """The command `rebalancer-adm`, as the predecessor named it."""
-    _run(adm, "rebalancer-adm")
+    """The command `rebalancer-adm`, as the predecessor named it, with its one code of failure."""
+    _run(adm, "rebalancer-adm", usage=1)

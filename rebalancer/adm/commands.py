@@ -27,7 +27,7 @@ def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None
     Exit codes:
       0    done
       1    refused, no manager, not complete, does not fit, not whole: stderr says what
-      2    no such command or option, or a value that cannot be
+      2    no such command or option, or a value that cannot be; as rebalancer-adm: 1
       130  interrupted
     """
     context.obj = Access(url, token_file, ca_file)
@@ -43,6 +43,24 @@ def job() -> None:
     """
 
 
+@click.command("help")
+@click.argument("names", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def show_help(context: click.Context, names: tuple[str, ...]) -> None:
+    """Show what there is, or the help of a command."""
+    above = context.parent
+    assert above is not None
+    for name in names:
+        group = above.command
+        found = group.get_command(above, name) if isinstance(group, click.Group) else None
+        if found is None:
+            raise click.UsageError(f"No such command {name!r}.", above)
+        above = click.Context(found, info_name=name, parent=above)
+    click.echo(above.get_help())
+
+
+for _group in (adm, job, making.create):
+    _group.add_command(show_help)
 adm.add_command(looking.status)
 for _command in (
     making.create,

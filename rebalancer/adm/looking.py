@@ -95,7 +95,7 @@ def summary(access: Access, uuid: str, as_json: bool) -> None:
         echo_json(known)
         return
     left = "" if known["eta_s"] is None else f"; {units.duration(known['eta_s'])} left"
-    head = f"job {known['id']}: {known['state']}{left}"
+    head = printable(f"job {known['id']}: {known['state']}{left}")
     make_console().print(head, *summary_tables(known), *notes(known), sep="\n")
 
 

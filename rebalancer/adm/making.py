@@ -6,10 +6,17 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
 from rebalancer.adm.options import evacuation_options, job_argument, json_option
-from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
+from rebalancer.adm.output import (
+    echo_as_predecessor,
+    echo_json,
+    is_terminal,
+    make_console,
+    printable,
+)
 from rebalancer.adm.progress import notes
 from rebalancer.adm.tables import plan_table, what_does_not_fit
 from rebalancer.adm.units import size
@@ -113,9 +120,13 @@ def _echo_new_job(reply: Reply, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"id": reply.text}))
         return
-    echo_as_predecessor(reply, reply.text)
-    if is_terminal():
-        click.echo(f"rebalancer adm job watch {reply.text[:8]} shows its progress", err=True)
+    if not is_terminal():
+        # The predecessor prints the answer's own newline, and one more.
+        echo_as_predecessor(reply, f"{reply.text}\n")
+        return
+    job_id = printable(reply.text)
+    echo_as_predecessor(reply, job_id)
+    click.echo(f"rebalancer adm job watch {job_id[:8]} shows its progress", err=True)
 
 
 def _plan(context: click.Context, body: dict[str, Any], as_json: bool) -> None:
@@ -123,8 +134,10 @@ def _plan(context: click.Context, body: dict[str, Any], as_json: bool) -> None:
         asked = {**body, "dry_run": True}
         return (await manager.ask("POST", "/jobs", asked, within_s=PLAN_S)).json()
 
-    shark = body["params"]["from_shark"]
-    with Console(file=sys.stderr).status(f"looking at every object of {shark}: Ctrl-C ends it"):
+    shark = printable(body["params"]["from_shark"])
+    with Console(file=sys.stderr).status(
+        Text(f"looking at every object of {shark}: Ctrl-C ends it")
+    ):
         made = with_manager(context.obj, ask, silence_s=PLAN_S)
     reasons = what_does_not_fit(made)
     if body["params"].get("strict") and made["warnings"]:
@@ -134,5 +147,5 @@ def _plan(context: click.Context, body: dict[str, Any], as_json: bool) -> None:
     else:
         total = f"{made['objects']:,} objects, {size(made['bytes'])}"
         verdict = f"it does not fit: {'; '.join(reasons)}" if reasons else "it fits"
-        make_console().print(total, plan_table(made), *notes(made), verdict, sep="\n")
+        make_console().print(total, plan_table(made), *notes(made), printable(verdict), sep="\n")
     context.exit(1 if reasons else 0)

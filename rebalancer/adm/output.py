@@ -1,6 +1,8 @@
 """Where the operator's command writes to, and the forms that scripts rely on."""
 
+import io
 import json
+import re
 import sys
 from typing import Any
 
@@ -15,7 +17,7 @@ PAGE_WIDTH = 240
 
 def is_terminal() -> bool:
     """Whether a person reads standard output."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def make_console() -> Console:
@@ -29,19 +31,52 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """As `printable`, but lines stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def take_any_text() -> None:
+    """Let no character that standard output or error cannot encode end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def json_text(value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> str:
+    """`value` as JSON that standard output can encode, and no terminal takes for orders."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    is_ascii = not encoding.startswith("utf")
+    text = json.dumps(value, indent=indent, ensure_ascii=is_ascii, sort_keys=sort_keys)
+    return _UNPRINTABLE.sub(_as_json_escape, text) if is_terminal() else text
+
+
+#: What may stand for an order to a terminal, if it is not printable.
+_UNPRINTABLE = re.compile(r"[^\n\x20-\x7e]")
+
+
+def _as_json_escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return char if char.isprintable() else json.dumps(char)[1:-1].replace("\x7f", "\\u007f")
+
+
 def echo_json(value: Any) -> None:
     """A value as JSON, for `--json`."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value))
 
 
 def echo_as_predecessor(reply: Reply, text: str) -> None:
     """The layout that scripts around the predecessor's command expect."""
-    click.echo(f"\nserver version: {reply.headers.get('server', '')}\n{text}")
+    version = printable(reply.headers.get("server", ""))
+    click.echo(f"\nserver version: {version}\n{text}")
 
 
 def echo_reply(reply: Reply, as_json: bool) -> None:
-    """An answer for a script: JSON, below the predecessor's line unless bare JSON is wanted."""
+    """An answer for a script: JSON, below the predecessor's line unless bare JSON is wanted.
+
+    The predecessor sorts keys.
+    """
     if as_json:
         echo_json(reply.json())
     else:
-        echo_as_predecessor(reply, json.dumps(reply.json(), indent=2, ensure_ascii=False))
+        echo_as_predecessor(reply, json_text(reply.json(), sort_keys=True))

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 
 from rebalancer.adm import units
+from rebalancer.adm.output import printable
 from rebalancer.rates import Rates, eta_s
 
 #: States of a job that something will still happen to by itself.
@@ -38,12 +39,15 @@ def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
 
 
 def notes(view: Mapping[str, Any]) -> list[str]:
-    """What an operator should know of a job besides its counts: warnings, and what remains."""
-    lines = [f"warning: {one['check']}: {one['detail']}" for one in view.get("warnings", ())]
+    """What an operator should know of a job besides its counts: its end, warnings, what remains."""
+    lines = []
+    if error := view.get("error"):
+        lines.append(f"failed: {error}")
+    lines += [f"warning: {one['check']}: {one['detail']}" for one in view.get("warnings", ())]
     lines += waits(view)
     if (rounds := view.get("rounds")) and (remaining := rounds[-1]["remaining"]):
         lines.append(f"{remaining:,} records still name the shark: job report lists them")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def waits(view: Mapping[str, Any]) -> list[str]:

@@ -5,15 +5,29 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from rebalancer.adm import units
+from rebalancer.adm.output import printable
 from rebalancer.adm.progress import state_words
 from rebalancer.domain.reasons import EXCLUDED
 
 
+class _Table(Table):
+    """A table that shows what comes from outside as it is: no order to a terminal, no markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of texts."""
+        super().add_row(*(Text(printable(str(cell))) for cell in cells), **options)
+
+    def add_column(self, header: Any = "", *more: Any, **options: Any) -> None:
+        """Add a column with a text above."""
+        super().add_column(Text(printable(str(header))), *more, **options)
+
+
 def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
     """An empty table; what is in the columns `figures` stands on the right."""
-    table = Table(box=box.SIMPLE)
+    table = _Table(box=box.SIMPLE)
     for name in columns:
         table.add_column(name, justify="right" if name in figures else "left", overflow="fold")
     return table
@@ -21,7 +35,9 @@ def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
 
 def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """The list of all jobs."""
-    table = Table("id", "action", "state")
+    table = _Table()
+    for name in ("id", "action", "state"):
+        table.add_column(name)
     for row in rows:
         table.add_row(row["id"], row["action"], row["state"])
     return table
@@ -30,8 +46,8 @@ def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 def counts_table(view: Mapping[str, Any]) -> Table:
     """A job's counts."""
     shark = view["config"]["from_shark"]["manta_storage_id"]
-    table = Table(shark, state_words(view), box=box.SIMPLE)
-    table.columns[1].justify = "right"
+    words = state_words(view)
+    table = _table(shark, words, figures=(words,))
     for name, count in view["results"].items():
         table.add_row(name, f"{count:,}")
     return table

@@ -1,6 +1,5 @@
 """Watching a job until it ends: redrawn on a terminal, else line by line."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from rebalancer.adm.client import AdmError, Manager
+from rebalancer.adm.output import json_text, printable
 from rebalancer.adm.progress import (
     GOING,
     Glance,
@@ -105,7 +106,7 @@ def as_json(write: Callable[[str], None]) -> Show:
 
     def show(look: Look) -> None:
         line = {**look.view, "summary": look.summary, "progress": attrs.asdict(look.glance)}
-        write(json.dumps(line, ensure_ascii=False))
+        write(json_text(line, indent=None))
 
     return show
 
@@ -115,19 +116,25 @@ def _showing(console: Console) -> Iterator[Show]:
     if not console.is_terminal:
         yield _lines(console)
         return
-    bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None), expand=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), expand=True
+    )
     task = bar.add_task("", total=1)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
 
         def show(look: Look) -> None:
             done, known = look.glance.done, max(look.glance.known, 1)
-            bar.update(task, description=state_words(look.view), completed=done, total=known)
+            bar.update(
+                task, description=printable(state_words(look.view)), completed=done, total=known
+            )
             tables = Table.grid(padding=(0, 4))
             row = [counts_table(look.view)]
             if look.summary is not None and look.summary["destinations"]:
                 row.append(destinations_table(look.summary["destinations"], DESTINATIONS))
             tables.add_row(*row)
-            live.update(Group(bar, look.glance.line, *notes(look.view), tables))
+            live.update(
+                Group(bar, Text(printable(look.glance.line)), *map(Text, notes(look.view)), tables)
+            )
 
         yield show
 
@@ -146,6 +153,8 @@ def _lines(console: Console) -> Show:
         phase, now = look.glance.phase, time.monotonic()
         if phase != begun or now - shown_at >= LINE_S or look.view["state"] not in GOING:
             begun, shown_at = phase, now
-            console.print(look.glance.line, highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                printable(look.glance.line), highlight=False, markup=False, soft_wrap=True
+            )
 
     return show

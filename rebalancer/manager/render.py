@@ -84,6 +84,7 @@ def summary(
     `rates` are those of a job that runs, `standings` its destinations', `waits` what it waits for.
     """
     status = known.status
+    cause = {} if row.error is None else {"error": row.error}
     per_s = (0.0, 0.0) if rates is None else rates.per_s(MINUTE_S)
     return {
         "id": row.id,
@@ -106,6 +107,7 @@ def summary(
         "waiting": waiting(waits),
         "destinations": _destinations(known.destinations, standings),
         "tuning": row.params.get("tuning", {}),
+        **cause,
     }
 
 

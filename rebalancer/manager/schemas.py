@@ -259,7 +259,9 @@ _SUMMARY = _shown(
             "What an operator has changed; null: as configured.",
             perhaps=tuple(tuning),
         ),
-    }
+        "error": text("Why the job failed; missing unless it did."),
+    },
+    perhaps=("error",),
 )
 
 # --- what is shown of objects ---------------------------------------------------------------

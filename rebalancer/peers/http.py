@@ -8,6 +8,7 @@ from copy import copy
 from typing import Any
 
 import attrs
+import httpcore
 import httpx
 import trio
 
@@ -216,6 +217,66 @@ def trusting(ca_file: str) -> ssl.SSLContext:
         raise ConfigError(f"{ca_file}: {exc.strerror or exc}") from exc
 
 
+class _WholeWrites(httpcore.AsyncNetworkStream):
+    """A connection on which a request leaves in one write, its head and body together.
+
+    httpcore sends them one after the other, and the deployed manager, which reads a head and then
+    looks once for a body, waits for ever for one that is not there yet.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._held = bytearray()
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Hold what is to be sent; nothing to send is the end of a request."""
+        self._held += buffer
+        if not buffer:
+            await self._flush(timeout)
+
+    async def _flush(self, timeout: float | None) -> None:
+        if self._held:
+            held, self._held = bytes(self._held), bytearray()
+            await self._stream.write(held, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read, behind all that was written."""
+        await self._flush(timeout)
+        return await self._stream.read(max_bytes, timeout)
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """The same, within TLS."""
+        return _WholeWrites(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        """What is known of it."""
+        return self._stream.get_extra_info(info)
+
+
+class _WholeWriting(httpcore.AsyncNetworkBackend):
+    """Makes connections that are `_WholeWrites`."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        """A connection."""
+        return _WholeWrites(await self._backend.connect_tcp(*args, **options))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._backend.sleep(seconds)
+
+
 @asynccontextmanager
 async def open_http(
     hosts: Mapping[str, str],
@@ -241,6 +302,8 @@ async def open_http(
         )
     except (OSError, ValueError) as exc:
         raise ConfigError(f"no HTTP client can be made here: {exc}") from exc
+    # httpx hands no backend on to its pool.
+    made._pool._network_backend = _WholeWriting(made._pool._network_backend)
     timeout = httpx.Timeout(read_s, connect=CONNECT_S)
     async with made as transport:
         yield HttpClient(transport, hosts, timeout, "http" if tls is None else "https")

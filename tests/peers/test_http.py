@@ -287,3 +287,23 @@ async def test_a_name_that_nobody_can_be_asked_for_is_an_error_of_that_name(name
 def test_what_can_be_the_name_of_a_host(text: str, expected: bool) -> None:
     """With or without a port."""
     assert is_address(text) is expected
+
+
+@pytest.mark.parametrize("size", [0, 40, 3_000_000])
+async def test_a_request_leaves_in_one_write(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Its head and body together: the deployed manager waits for ever for what comes later."""
+    sent, send_all = list[bytes](), trio.SocketStream.send_all
+
+    async def note(stream: trio.SocketStream, data: bytes) -> None:
+        if b"HTTP/1.1 200" not in data:  # which is the answer
+            sent.append(bytes(data))
+        await send_all(stream, data)
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", note)
+    body = "x" * size if size else None
+    async with answering(answer(200, "{}")) as (http, port):
+        await http.request("POST", "2.stor.lab", "/jobs", port=port, body=body)
+    (whole,) = sent
+    head, _, rest = whole.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /jobs HTTP/1.1\r\n")
+    assert len(rest) == (size + 2 if size else 0)
