@@ -228,34 +228,29 @@ class _WholeWrites(httpcore.AsyncNetworkStream):
         self._stream = stream
         self._held = bytearray()
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, *args: Any, **options: Any) -> None:
         """Hold what is to be sent; nothing to send is the end of a request."""
         self._held += buffer
         if not buffer:
-            await self._flush(timeout)
+            await self._flush(*args, **options)
 
-    async def _flush(self, timeout: float | None) -> None:
+    async def _flush(self, *args: Any, **options: Any) -> None:
         if self._held:
             held, self._held = bytes(self._held), bytearray()
-            await self._stream.write(held, timeout)
+            await self._stream.write(held, *args, **options)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, *args: Any, **options: Any) -> bytes:
         """Read, behind all that was written."""
-        await self._flush(timeout)
-        return await self._stream.read(max_bytes, timeout)
+        await self._flush(*args, **options)
+        return await self._stream.read(max_bytes, *args, **options)
 
     async def aclose(self) -> None:
         """Close it."""
         await self._stream.aclose()
 
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         """The same, within TLS."""
-        return _WholeWrites(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return _WholeWrites(await self._stream.start_tls(*args, **options))
 
     def get_extra_info(self, info: str) -> Any:
         """What is known of it."""
