@@ -154,7 +154,7 @@ async def test_what_a_job_did_is_shown_saved_and_removed(tmp_path: Path) -> None
     async with operator(tmp_path, objects=9) as run:
         job_id = await run.rig.create()
         await run.rig.reach(job_id, "Running")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not (await run.rig.get(job_id))["results"]["Assigned"]:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         early = await run.refused("job", "delete", job_id, "--yes")
