@@ -263,6 +263,10 @@ def add_unknown_work(watched: Watched) -> None:
     (state / "unknown").touch()
 
 
+def put_one_off_uncounted(watched: Watched) -> None:
+    watched.sql("UPDATE progress SET put_off = 1 WHERE status = 'unprocessed'")
+
+
 def miscount(watched: Watched) -> None:
     watched.sql("UPDATE counters SET objects = objects + 1 WHERE status = 'unprocessed'")
 
@@ -275,6 +279,7 @@ BREAKAGES: dict[str, tuple[Callable[[Watched], object], str]] = {
     "fewer datacenters": (lose_a_datacenter, "datacenters: "),
     "unrecorded work": (add_unknown_work, "recorded, then sent: 3.stor.demo.lab.test has unknown"),
     "wrong counts": (miscount, "counts equal rows: "),
+    "put off uncounted": (put_one_off_uncounted, "counts equal rows: "),
 }
 
 

@@ -146,6 +146,9 @@ class Monitor:
         (duplicates,) = job.execute("SELECT count(*) FROM duplicates").fetchone()
         if duplicates:
             rows["duplicates", ""] = duplicates
+        (put_off,) = job.execute("SELECT count(*) FROM progress WHERE put_off").fetchone()
+        if put_off:
+            rows["put_off", ""] = put_off
         counters = {
             (row["status"], row["reason"]): row["objects"]
             for row in job.execute("SELECT * FROM counters WHERE objects <> 0")
