@@ -27,7 +27,7 @@ from rebalancer.jsontext import dumps, loads
 from rebalancer.manager import render, requests, views
 from rebalancer.manager import store as job_store
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.listings import ObjectsFile, check
+from rebalancer.manager.listings import EarlierJob, ObjectsFile, check
 from rebalancer.peers.moray import fast
 
 ORIGIN, DESTINATION = Shark("dc1", "1.stor.lab"), Shark("dc2", "2.stor.lab")
@@ -285,7 +285,7 @@ def _show_job_file(image: bytes) -> None:
         views.objects_page(path, None, None, 0, 10)
     for part in views.RETRYABLE:
         with suppress(RebalancerError):
-            views.retryable(path, part, 0, 10)
+            EarlierJob(path).page(part, 0)
 
 
 def _patched(image: bytes, data: bytes) -> bytes:
