@@ -53,7 +53,9 @@ def failures(
     """
     return {
         object_id: Failure(
-            _judge(reason or reasons.ASSIGNMENT_ERROR, source, evacuated), source.manta_storage_id
+            _judge(reason or reasons.ASSIGNMENT_ERROR, source, evacuated),
+            source.manta_storage_id,
+            was_away=reason in _UNREADABLE,
         )
         for object_id, reason, source in reported
     }

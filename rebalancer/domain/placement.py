@@ -92,16 +92,19 @@ def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) ->
 def source(obj: MantaObject, origin: Shark, rules: Rules, rng: random.Random) -> Shark | None:
     """The shark to read from: another copy, else `origin` itself (read-only, not dead).
 
-    A copy that could not be read is read again only when there is no other.
+    A copy that could not be read is read again only when there is no other, and one whose node
+    did not answer before one that is no good.
     """
     others = [s for s in obj.sharks if s.manta_storage_id != origin.manta_storage_id]
-    fresh = [s for s in others if s.manta_storage_id not in obj.tried.sources]
-    if fresh:
-        return rng.choice(fresh)
-    has_failed = origin.manta_storage_id in obj.tried.sources
-    if rules.allow_source_evac_shark and not (others and has_failed):
-        return origin
-    return rng.choice(others) if others else None
+    own = [origin] if rules.allow_source_evac_shark else []
+    bad, away = obj.tried.sources, obj.tried.away
+    for avoided in (bad | away, bad):
+        for known in (others, own):
+            fit = [s for s in known if s.manta_storage_id not in avoided]
+            if fit:
+                return rng.choice(fit)
+    known = others or own
+    return rng.choice(known) if known else None
 
 
 def choose(

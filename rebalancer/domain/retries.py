@@ -73,6 +73,8 @@ class Failure:
 
     reason: Reason
     source: str
+    #: The source did not answer, which says nothing of what it has.
+    was_away: bool = False
 
     @property
     def bad_source(self) -> str | None:
@@ -124,6 +126,8 @@ class Tried:
     destinations: frozenset[str] = frozenset()
     sources: frozenset[str] = frozenset()
     reason: Reason | None = None
+    #: Sources that did not answer, once each: a second time they are among `sources`.
+    away: frozenset[str] = frozenset()
 
     def and_also(
         self, destination: str, source: str | None = None, reason: Reason | None = None
@@ -131,7 +135,21 @@ class Tried:
         """With `destination`, `source` if that one is to blame, and why it failed this time."""
         sources = self.sources if source is None else self.sources | {source}
         told = self.reason if reason is None else most_telling(self.reason, reason)
-        return Tried(self.destinations | {destination}, sources, told)
+        return Tried(self.destinations | {destination}, sources, told, self.away)
+
+    def is_excused(self, failure: Failure) -> bool:
+        """Whether `failure` is no attempt of the object: its source was away, for the first time.
+
+        A node that is started again would else use up the attempts of objects of which each
+        counts: those whose other copy is no good.
+        """
+        return failure.was_away and failure.source not in self.away | self.sources
+
+    def without_answer(self, destination: str, failure: Failure) -> "Tried":
+        """With the source of an excused failure; the way to it may be bad from there only."""
+        told = most_telling(self.reason, failure.reason)
+        away = self.away | {failure.source}
+        return Tried(self.destinations | {destination}, self.sources, told, away)
 
 
 UNTRIED = Tried()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from rebalancer.domain import reasons, states
-from rebalancer.domain.objects import Shark
+from rebalancer.domain.objects import Shark, read_object
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure, Next, Tried, after_failure
 from rebalancer.domain.states import (
@@ -112,6 +112,9 @@ def copied(
     fates, skipped = Counter[Next](), Counter[Reason]()
     for object_id, failure in failed.items():
         row = _object_of(db, assignment_id, object_id)
+        if read_tried(row).is_excused(failure):
+            fates[_excuse(db, tally, row, failure)] += 1
+            continue
         reason = failure.reason
         tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source, reason)
         fate, told = _try_again(db, tally, row, reason, tried, max_attempts)
@@ -154,6 +157,9 @@ def ask_again(
                 )
                 fates[Next.AT_ONCE] += 1
                 continue
+        elif read_tried(row).is_excused(failure):
+            fates[_excuse(db, tally, row, failure)] += 1
+            continue
         reason = reasons.ASSIGNMENT_MISMATCH if failure is None else failure.reason
         source = None if failure is None else failure.bad_source
         tried = read_tried(row).and_also(row["dest_shark"], source, reason)
@@ -225,7 +231,7 @@ def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sq
       IllegalTransition: it is not in it.
     """
     row: sqlite3.Row | None = db.execute(
-        "SELECT id, bytes, attempts, tried, dest_shark"
+        "SELECT id, object, bytes, attempts, tried, dest_shark"
         " FROM progress JOIN records USING (number)"
         f" WHERE id = ? AND {_IN} AND status = 'assigned'",
         (object_id, assignment_id),
@@ -266,6 +272,22 @@ def _try_again(
         (write_tried(tried), fate is Next.PUT_OFF, row["id"]),
     )
     return fate, told
+
+
+def _excuse(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row, failure: Failure) -> Next:
+    """Return an object whose source was away: it waits, if none is left that was not."""
+    tried = read_tried(row).without_answer(row["dest_shark"], failure)
+    sources = {shark.manta_storage_id for shark in read_object(json.loads(row["object"])).sharks}
+    is_last = sources <= tried.away | tried.sources
+    _return(db, tally, row)
+    if is_last:
+        advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+        tally.put_off(1)
+    db.execute(
+        f"UPDATE progress SET tried = ?, earlier_shark = NULL, put_off = ? WHERE {OF_ID}",
+        (write_tried(tried), is_last, row["id"]),
+    )
+    return Next.PUT_OFF if is_last else Next.AT_ONCE
 
 
 def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:

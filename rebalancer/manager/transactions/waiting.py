@@ -240,6 +240,7 @@ def read_tried(row: sqlite3.Row) -> Tried:
         frozenset(known["destinations"]),
         frozenset(known["sources"]),
         None if told is None else Reason(*told),
+        frozenset(known.get("away", ())),
     )
 
 
@@ -251,5 +252,6 @@ def write_tried(tried: Tried) -> str:
             "destinations": sorted(tried.destinations),
             "sources": sorted(tried.sources),
             "reason": told,
+            "away": sorted(tried.away),
         }
     )
