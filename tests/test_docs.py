@@ -117,3 +117,20 @@ def test_the_example_of_the_agent_has_every_key_at_its_default() -> None:
     assert document_keys(tomllib.loads(text), AgentConfig) == keys(AgentConfig)
     shown = attrs.evolve(config, hosts={}, storage=attrs.evolve(config.storage, temp_dir=""))
     assert shown == AgentConfig()
+
+
+def test_every_test_that_holds_a_mended_fault_exists() -> None:
+    """The page of what went wrong once names tests that there are."""
+    page = (ROOT / "docs" / "robustness.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    known = {
+        path: set(
+            re.findall(r"^(?:async )?def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE)
+        )
+        for path in {path for path, _ in named}
+    }
+
+    assert len(named) > 150
+    assert [(path, name) for path, name in named if name and name not in known[path]] == []
+    for row in rows(ROOT / "docs" / "robustness.md"):
+        assert "`tests/" in row[-1] or row[-1] in ("held by", "---"), row
