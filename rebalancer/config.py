@@ -9,6 +9,7 @@ import math
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -393,24 +394,38 @@ def read_token(path: str) -> str | None:
     return token
 
 
+def open_tls(cert: str, key: str) -> ssl.SSLContext | None:
+    """Read the certificate and its key to serve TLS with; None where no certificate is named.
+
+    Raises:
+      ConfigError: they are missing, or no certificate with its key.
+    """
+    if not cert:
+        return None
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        made.load_cert_chain(cert, key)
+    except OSError as exc:  # ssl's own errors among them
+        raise ConfigError(f"{cert}, {key}: {exc.strerror or exc}") from exc
+    return made
+
+
 def unusable_files(config: ManagerConfig | AgentConfig) -> list[str]:
-    """What is wrong with the files that a configuration names: no program would start."""
-    tokens = [config.api.token_file]
+    """Say what is wrong with the files that a configuration names, without which no program starts.
+
+    Each fault is a text of its own; none means that all files can be used.
+    """
+    api = config.api
+    checks: list[Callable[[], object]] = [partial(read_token, api.token_file)]
     if isinstance(config, ManagerConfig):
-        tokens.append(config.agent_token_file)
+        checks.append(partial(read_token, config.agent_token_file))
+    checks.append(partial(open_tls, api.tls_cert, api.tls_key))
     faults = []
-    for path in tokens:
+    for check in checks:
         try:
-            read_token(path)
+            check()
         except ConfigError as exc:
             faults.append(str(exc))
-    if config.api.tls_cert:
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(config.api.tls_cert, config.api.tls_key)
-        except OSError as exc:  # ssl's own errors among them
-            pair = f"{config.api.tls_cert}, {config.api.tls_key}"
-            faults.append(f"{pair}: {exc.strerror or exc}")
     return faults
 
 

@@ -9,7 +9,6 @@ import hmac
 import resource
 import signal
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -21,6 +20,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from rebalancer.bodies import read_body
+from rebalancer.config import open_tls
 from rebalancer.errors import ConfigError, RequestError, Unavailable
 from rebalancer.log import get_logger
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
@@ -156,12 +156,12 @@ async def listen(
     stopping: trio.Event,
     bounds: Bounds | None = None,
 ) -> str:
-    """Serve `app` in `servers` until `stopping`; the address and port, once they answer.
+    """Serve `app` in `servers` until `stopping`; returns address and port, once they answer.
 
     Raises:
       ConfigError: the address cannot be served on.
     """
-    tls = _open_tls(at) if at.cert else None
+    tls = open_tls(at.cert, at.key)
     bounds = bounds or Bounds()
     room = max(bounds.bodies_bytes, 2 * (app.config["MAX_CONTENT_LENGTH"] or 0))
     bounds = attrs.evolve(bounds, bodies_bytes=room)
@@ -171,22 +171,8 @@ async def listen(
     return _spell(host, port)
 
 
-def _open_tls(at: Listen) -> ssl.SSLContext:
-    """The certificate and its key, to serve with.
-
-    Raises:
-      ConfigError: they are missing, or no certificate with its key.
-    """
-    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        made.load_cert_chain(at.cert, at.key)
-    except OSError as exc:  # ssl's own errors among them
-        raise ConfigError(f"{at.cert}, {at.key}: {exc.strerror or exc}") from exc
-    return made
-
-
 async def read_again(token: Token) -> None:
-    """Take up the token that its file has by now; if there is none, the old one holds on."""
+    """Read `token` from its file again; while that has none, the old token stays in force."""
     try:
         await run_sync(Work.OTHER, token.read_again)
     except ConfigError as exc:
@@ -197,7 +183,7 @@ async def read_again(token: Token) -> None:
 
 
 def require_token(app: QuartTrio, token: Token) -> None:
-    """Let `app` answer only requests that bear `token`, but for GET /ping; none: all."""
+    """Let `app` answer only GET /ping and requests that bear `token`; without a token, all."""
     if token.value is None:
         return
 

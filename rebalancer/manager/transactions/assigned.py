@@ -5,6 +5,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 
+import attrs
+
 from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import Shark, read_object
 from rebalancer.domain.reasons import Reason
@@ -57,12 +59,15 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
 
 
 def accept(db: sqlite3.Connection, assignment_id: str) -> None:
-    """The agent has it."""
+    """Note that the agent has an assignment."""
     _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
 
 
 def withdraw(db: sqlite3.Connection, assignment_id: str, path: str | None = None) -> None:
-    """It came to no agent: its objects are as before; with `path` there may be copies of them."""
+    """End an assignment that came to no agent: its objects are as before.
+
+    With `path` that is not quite sure, so the places of possible copies are noted.
+    """
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
     for row in _objects_of(db, assignment_id):
@@ -80,52 +85,29 @@ def give_back(
     path: str,
     detail: str,
 ) -> Uncopied:
-    """It came to nothing: its objects return, or are skipped."""
-    (state,) = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
-    never_sent = reason == reasons.AGENT_ASSIGNMENT_NO_ENT and state == AssignmentState.INIT
+    """End an assignment that came to nothing: its objects return to placement, or are skipped."""
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
-    tally = Tally()
-    fates, skipped = Counter[Next](), Counter[Reason]()
+    failing = _Failing(db, max_attempts)
     for row in _objects_of(db, assignment_id):
-        if never_sent:
-            _return(db, tally, row)
-            fates[Next.AT_ONCE] += 1
-            continue
         note_orphan(db, row, path, f"assignment lost: {reason}")
-        tried = read_tried(row).and_also(row["dest_shark"], reason=reason)
-        fate, told = _try_again(db, tally, row, reason, tried, max_attempts, detail)
-        fates[fate] += 1
-        if fate is Next.SKIPPED:
-            skipped[told] += 1
-    if not never_sent:
-        destinations.count(db, assignment_id, copied=0, failed=fates.total())
-    tally.save(db)
-    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
+        failing.fail(row, reason, detail=detail)
+    return failing.save(assignment_id, copied=0)
 
 
 def copied(
     db: sqlite3.Connection, assignment_id: str, failed: Mapping[str, Failure], max_attempts: int
 ) -> Uncopied:
-    """Its objects are copies, but those in `failed`, which return or are skipped."""
+    """Take all objects of an assignment for copied, but those that `failed`.
+
+    The latter return to placement, or are skipped.
+    """
     _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
-    tally = Tally()
-    fates, skipped = Counter[Next](), Counter[Reason]()
+    failing = _Failing(db, max_attempts)
     for object_id, failure in failed.items():
-        row = _object_of(db, assignment_id, object_id)
-        if read_tried(row).is_excused(failure):
-            fates[_excuse(db, tally, row, failure)] += 1
-            continue
-        reason = failure.reason
-        tried = read_tried(row).and_also(row["dest_shark"], failure.bad_source, reason)
-        fate, told = _try_again(db, tally, row, reason, tried, max_attempts)
-        fates[fate] += 1
-        if fate is Next.SKIPPED:
-            skipped[told] += 1
+        failing.report(_object_of(db, assignment_id, object_id), failure)
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
-    left = move_rows(db, tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
-    destinations.count(db, assignment_id, copied=left, failed=len(failed))
-    tally.save(db)
-    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
+    left = move_rows(db, failing.tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
+    return failing.save(assignment_id, copied=left)
 
 
 def ask_again(
@@ -136,44 +118,30 @@ def ask_again(
     path: str,
     detail: str,
 ) -> Uncopied:
-    """Its report accounts for the objects in `failed` only, which return or are skipped.
+    """End an assignment whose agent accounts for its `failed` objects only.
 
-    The others, which may be copied, are to be asked of the same destination under another
-    assignment: there they are found, if they are.  That costs an object no attempt, once between
-    two attempts, so that an agent which never counts right does not get them for ever.
+    Those return to placement, or are skipped.  The others, which may be copied, are to be asked
+    of the same destination under another assignment: there they are found, if they are.  That
+    costs an object no attempt, once between two attempts, so that an agent which never counts
+    right does not get them for ever.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
-    tally = Tally()
-    fates, skipped = Counter[Next](), Counter[Reason]()
+    failing = _Failing(db, max_attempts)
     for row in _objects_of(db, assignment_id):
         failure = failed.get(row["id"])
-        if failure is None:
-            note_orphan(db, row, path, "its agent did not account for it")
-            if row["earlier_shark"] is None:
-                _return(db, tally, row)
-                db.execute(
-                    f"UPDATE progress SET earlier_shark = ? WHERE {OF_ID}",
-                    (row["dest_shark"], row["id"]),
-                )
-                fates[Next.AT_ONCE] += 1
-                continue
-        elif read_tried(row).is_excused(failure):
-            fates[_excuse(db, tally, row, failure)] += 1
+        if failure is not None:
+            failing.report(row, failure)
             continue
-        reason = reasons.ASSIGNMENT_MISMATCH if failure is None else failure.reason
-        source = None if failure is None else failure.bad_source
-        tried = read_tried(row).and_also(row["dest_shark"], source, reason)
-        fate, told = _try_again(db, tally, row, reason, tried, max_attempts)
-        fates[fate] += 1
-        if fate is Next.SKIPPED:
-            skipped[told] += 1
-    destinations.count(db, assignment_id, copied=0, failed=fates.total())
-    tally.save(db)
-    return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], skipped)
+        note_orphan(db, row, path, "its agent did not account for it")
+        if row["earlier_shark"] is None:
+            failing.ask_same_again(row)
+        else:
+            failing.fail(row, reasons.ASSIGNMENT_MISMATCH)
+    return failing.save(assignment_id, copied=0)
 
 
 def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
-    """Those that are not at their end, oldest first."""
+    """Select the assignments that are not at their end, the oldest first."""
     rows = db.execute(
         "SELECT * FROM assignments WHERE state IN ('init', 'assigned', 'agent_complete')"
         " ORDER BY created, id"
@@ -199,7 +167,7 @@ def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
 
 
 def finish(db: sqlite3.Connection, assignment_id: str) -> None:
-    """Every object of it is settled."""
+    """End an assignment of which every object is settled."""
     _advance(db, assignment_id, AssignmentEvent.SETTLED)
 
 
@@ -216,7 +184,7 @@ def _advance(
 
 
 def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]:
-    """What is in an assignment."""
+    """Select the objects that an assignment still has to copy."""
     return db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark, earlier_shark"
         f" FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
@@ -225,10 +193,10 @@ def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]
 
 
 def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sqlite3.Row:
-    """One of them.
+    """Select one of the objects that an assignment still has to copy.
 
     Raises:
-      IllegalTransition: it is not in it.
+      IllegalTransition: the assignment does not have it.
     """
     row: sqlite3.Row | None = db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark"
@@ -241,57 +209,89 @@ def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sq
     return row
 
 
-def _try_again(
-    db: sqlite3.Connection,
-    tally: Tally,
-    row: sqlite3.Row,
-    reason: Reason,
-    tried: Tried,
-    max_attempts: int,
-    detail: str | None = None,
-) -> tuple[Next, Reason]:
-    """End an assigned object as skipped, or return it to placement.
+@attrs.define
+class _Failing:
+    """Decides what becomes of the objects of one assignment that were not copied, and counts them.
 
-    `reason` is why it failed this time; what is recorded, and returned, is what tells most of all
-    that it failed for, `tried.reason`.
+    Mutable state: the counts, which `save` writes.
     """
-    fate = after_failure(reason, row["attempts"] + 1, max_attempts)
-    told = tried.reason or reason
-    if fate is Next.SKIPPED:
-        if told != reason:
-            detail = f"in the end: {reason}"
-        skip(db, tally, row["id"], ObjectStatus.ASSIGNED, told, detail)
-        return fate, told
-    _return(db, tally, row)
-    if fate is Next.PUT_OFF:
-        advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
-        tally.put_off(1)
-    db.execute(
-        "UPDATE progress SET attempts = attempts + 1, tried = ?, earlier_shark = NULL,"
-        f" put_off = ? WHERE {OF_ID}",
-        (write_tried(tried), fate is Next.PUT_OFF, row["id"]),
-    )
-    return fate, told
 
+    db: sqlite3.Connection
+    max_attempts: int
+    tally: Tally = attrs.field(factory=Tally)
+    _fates: Counter[Next] = attrs.field(factory=Counter)
+    _skipped: Counter[Reason] = attrs.field(factory=Counter)
 
-def _excuse(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row, failure: Failure) -> Next:
-    """Return an object whose source was away: it waits, if none is left that was not."""
-    tried = read_tried(row).without_answer(row["dest_shark"], failure)
-    sources = {shark.manta_storage_id for shark in read_object(json.loads(row["object"])).sharks}
-    is_last = sources <= tried.away | tried.sources
-    _return(db, tally, row)
-    if is_last:
-        advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
-        tally.put_off(1)
-    db.execute(
-        f"UPDATE progress SET tried = ?, earlier_shark = NULL, put_off = ? WHERE {OF_ID}",
-        (write_tried(tried), is_last, row["id"]),
-    )
-    return Next.PUT_OFF if is_last else Next.AT_ONCE
+    def report(self, row: sqlite3.Row, failure: Failure) -> None:
+        """Take an object that its agent reports as failed; some failures cost it no attempt."""
+        if read_tried(row).is_excused(failure):
+            self._excuse(row, failure)
+        else:
+            self.fail(row, failure.reason, failure.bad_source)
+
+    def fail(
+        self,
+        row: sqlite3.Row,
+        reason: Reason,
+        bad_source: str | None = None,
+        *,
+        detail: str | None = None,
+    ) -> None:
+        """End an assigned object as skipped, or return it to placement.
+
+        `reason` is why it failed this time; what is recorded, and counted, is what tells most of
+        all that it failed for.
+        """
+        tried = read_tried(row).and_also(row["dest_shark"], bad_source, reason)
+        fate = after_failure(reason, row["attempts"] + 1, self.max_attempts)
+        self._fates[fate] += 1
+        if fate is Next.SKIPPED:
+            told = tried.reason or reason
+            if told != reason:
+                detail = f"in the end: {reason}"
+            skip(self.db, self.tally, row["id"], ObjectStatus.ASSIGNED, told, detail)
+            self._skipped[told] += 1
+            return
+        self._return(row, 1, tried, put_off=fate is Next.PUT_OFF)
+
+    def _excuse(self, row: sqlite3.Row, failure: Failure) -> None:
+        """Return an object whose source was away: it waits, if none is left that was not."""
+        tried = read_tried(row).without_answer(row["dest_shark"], failure)
+        sharks = read_object(json.loads(row["object"])).sharks
+        is_last = {shark.manta_storage_id for shark in sharks} <= tried.away | tried.sources
+        self._fates[Next.PUT_OFF if is_last else Next.AT_ONCE] += 1
+        self._return(row, 0, tried, put_off=is_last)
+
+    def _return(self, row: sqlite3.Row, attempts: int, tried: Tried, *, put_off: bool) -> None:
+        """Leave an object without a destination again, with what is to be avoided from now on."""
+        _return(self.db, self.tally, row)
+        if put_off:
+            advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+            self.tally.put_off(1)
+        self.db.execute(
+            "UPDATE progress SET attempts = attempts + ?, tried = ?, earlier_shark = NULL,"
+            f" put_off = ? WHERE {OF_ID}",
+            (attempts, write_tried(tried), put_off, row["id"]),
+        )
+
+    def ask_same_again(self, row: sqlite3.Row) -> None:
+        """Return an object to placement whose copy may lie at this destination, at no cost."""
+        _return(self.db, self.tally, row)
+        self.db.execute(
+            f"UPDATE progress SET earlier_shark = ? WHERE {OF_ID}", (row["dest_shark"], row["id"])
+        )
+        self._fates[Next.AT_ONCE] += 1
+
+    def save(self, assignment_id: str, *, copied: int) -> Uncopied:
+        """Write the counts, with `copied` further objects; returns those of the uncopied ones."""
+        destinations.count(self.db, assignment_id, copied=copied, failed=self._fates.total())
+        self.tally.save(self.db)
+        fates = self._fates
+        return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], self._skipped)
 
 
 def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
-    """An assigned object is without a destination again."""
+    """Leave an assigned object without a destination again."""
     new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
     db.execute(
         f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = 'assigned'",
