@@ -200,7 +200,7 @@ def make_api(agent: Agent) -> QuartTrio:
 
 
 async def _checked(body: Any) -> tuple[Assignment, Dialect]:
-    """The posted assignment and its dialect, without keeping others from their turns.
+    """Read the posted assignment and its dialect, in a thread if that takes long.
 
     Raises:
       BadRequest, TooLarge: it cannot be used.
@@ -215,7 +215,7 @@ def _read(body: Any) -> tuple[Assignment, Dialect]:
 
 
 def _key(assignment_id: str) -> str:
-    """The key of the assignment that a path names.
+    """Return the key of the assignment that a path names.
 
     Raises:
       BadRequest: it names none.

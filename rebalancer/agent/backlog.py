@@ -43,11 +43,11 @@ class Backlog:
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return how many assignments wait."""
         return self._count
 
     def resume(self) -> None:
-        """Take up what an earlier run left; if that cannot be read, `take` will.  Blocking."""
+        """Read what an earlier run left; if that fails, `take` reads it later.  Blocking."""
         try:
             names, self._count = self.store.waiting(LISTED, self.running)
         except OSError as exc:
@@ -57,14 +57,14 @@ class Backlog:
             self._next, self._has_more = dict.fromkeys(names), self._count > len(names)
 
     def add(self, name: str) -> None:
-        """One more waits, behind all that came before it; it is stored."""
+        """Let one more assignment wait, which is stored, behind all that came before it."""
         self._count += 1
         if not self._has_more:
             self._next[name] = None
         self._changed.set()
 
     async def take(self) -> str:
-        """Wait for the next; it is running from now on, until `done`, `defer` or `refuse`.
+        """Wait for the next assignment, which then runs until `done`, `defer` or `refuse`.
 
         Raises:
           OSError: the folder cannot be read at the moment; to be asked again.
@@ -82,7 +82,7 @@ class Backlog:
             return name
 
     def _pop(self) -> str | None:
-        """Take the next out of the lists, if any is known.
+        """Take the next assignment out of the lists, if any is known.
 
         Those that are tried again and the others have turns in turn: neither can keep the other
         from theirs.
@@ -99,23 +99,23 @@ class Backlog:
         return name
 
     def defer(self, name: str, until: float) -> None:
-        """One that runs could not be read: it waits again, and is tried at `until`."""
+        """Let a running assignment, which could not be read, wait again, until `until`."""
         self.running.discard(name)
         self._later[name] = until
         self._count += 1
         self._changed.set()
 
     def refuse(self, name: str) -> None:
-        """One that runs cannot be worked on by this agent: it is left where it is."""
+        """Leave a running assignment where it is: this agent cannot work on it."""
         self.running.discard(name)
         self.refused.add(name)
 
     def done(self, name: str) -> None:
-        """It is not running any more."""
+        """Note that an assignment is not running any more."""
         self.running.discard(name)
 
     async def _look(self) -> None:
-        """Find the next on disk."""
+        """Find the next assignments on disk."""
         # What is added from now on is listed by `add`; what is being saved will be.
         self._has_more = False
         passed = self.running | self.refused | self._later.keys()

@@ -1,4 +1,4 @@
-"""Connections to sources: those that are kept, and one bound for all."""
+"""This module keeps connections to sources, within one bound for all of them."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ TIDY_S = 5.0
 
 
 def most_connections() -> int:
-    """How many connections this process may have, by its limit of files."""
+    """Return how many connections this process may have, by its limit of files."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return MOST
@@ -31,7 +31,7 @@ def most_connections() -> int:
 
 
 def is_short_of_files() -> bool:
-    """Whether the process, or the machine, cannot open one more file now."""
+    """Tell whether the process, or the machine, cannot open one more file now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as exc:
@@ -53,15 +53,15 @@ class Connections:
     _by_source: dict[str, list[trio.SocketStream]] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        """Nothing is in use yet."""
+        """Start with no connection in use."""
         self.turns = trio.CapacityLimiter(self.most)
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """Return how many connections are kept."""
         return len(self._kept)
 
     def take(self, source: str) -> trio.SocketStream | None:
-        """A kept connection to `source` that is fit for use; None if there is none."""
+        """Take a kept connection to `source` that is fit for use; None if there is none."""
         while (streams := self._by_source.get(source)) is not None:
             stream = streams[-1]
             self._forget(stream)
@@ -80,12 +80,12 @@ class Connections:
         self.make_room()
 
     def make_room(self) -> None:
-        """Close kept connections until there are no more than allowed with those in use."""
+        """Close kept connections until they and those in use are no more than allowed."""
         while self._kept and len(self._kept) + self.turns.borrowed_tokens > self.most:
             self._close(next(iter(self._kept)))
 
     def tidy(self) -> None:
-        """Close what is too old, and what its source has closed or spoilt."""
+        """Close kept connections that are too old, or that their source has closed or spoilt."""
         before = trio.current_time() - AGE_S
         for stream in [stream for stream, (_, since) in self._kept.items() if since <= before]:
             self._close(stream)
@@ -97,12 +97,12 @@ class Connections:
             self._close(by_number[number])
 
     def close(self) -> None:
-        """Close all that are kept."""
+        """Close all kept connections."""
         for stream in list(self._kept):
             self._close(stream)
 
     async def run(self) -> None:
-        """Look after the kept ones for ever."""
+        """Look after the kept connections for ever."""
         while True:
             await trio.sleep(TIDY_S)
             self.tidy()
@@ -120,7 +120,7 @@ class Connections:
 
 
 def is_quiet(stream: trio.SocketStream) -> bool:
-    """Whether the source has neither closed a connection nor sent anything that waits."""
+    """Tell whether a source has neither closed a connection nor sent anything unasked."""
     waiting = select.poll()
     waiting.register(stream.socket.fileno(), select.POLLIN)
     return not waiting.poll(0)

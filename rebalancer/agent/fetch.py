@@ -67,7 +67,7 @@ class Fetched:
 
 
 def unexpected(exc: Exception) -> FetchFailure:
-    """The failure of a task that met an exception that nobody has thought of: it fails alone."""
+    """Return the failure of a task that met an unforeseen exception."""
     return FetchFailure(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")
 
 
@@ -99,7 +99,7 @@ class _Connection:
 
     @property
     def is_stale(self) -> bool:
-        """Whether it was good before, and ended before the next answer began."""
+        """Tell whether the connection was good before, and ended before the next answer began."""
         return self.has_carried and self.reader.head is None
 
     def owes(self) -> bool:
@@ -116,7 +116,7 @@ class _Connection:
         await self.stream.send_all(b"".join(requests))
 
     async def head(self) -> tuple[Head, bytes]:
-        """Read up to the end of the next head; the bytes of body that came with it.
+        """Read up to the end of the next head; returns it, and the bytes of body that came with it.
 
         Silence is not broken by a part of a head, so a head that never ends is not waited for.
         """
@@ -165,11 +165,11 @@ class _Connection:
         self.silence.counts = True
 
     def stop_clock(self) -> None:
-        """What comes next is not the source's doing: no silence of it is counted."""
+        """Count no silence of the source: it is not the source that is waited for."""
         self.silence.counts = False
 
     async def _leave(self, size: int) -> int:
-        """Wait for leave to receive up to `size` bytes; how many.  Then the clock runs."""
+        """Wait for leave to receive up to `size` bytes; returns how many.  Then the clock runs."""
         if self.allowance.is_limited:
             self.stop_clock()
             size = await self.allowance.take(size)
@@ -177,7 +177,7 @@ class _Connection:
         return size
 
     async def block(self, first: bytes, buffer: bytearray) -> memoryview:
-        """`first` and what of the body comes behind it, about as much as `buffer` holds."""
+        """Read more of the body behind `first`, about as much as `buffer` holds."""
         if not self.reader.plain_bytes:
             pieces, size = [first], len(first)
             while size < len(buffer) and not self.reader.is_done:
@@ -256,7 +256,7 @@ class Fetcher:
                 self.on_lack("")
 
     async def wait_for_files(self, detail: str, pause_s: float) -> None:
-        """Give up what can be spared, and wait until there may be files to open again."""
+        """Close the connections that can be spared, and wait until files may be free again."""
         self.connections.close()
         self.on_lack(detail)
         await trio.sleep(pause_s)

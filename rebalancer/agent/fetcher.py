@@ -66,12 +66,12 @@ class Setup:
     slot: int = 0
 
     def encode(self) -> Begin:
-        """As a message."""
+        """Return this setup as the message that carries it."""
         return Begin(json.dumps(attrs.asdict(self)))
 
     @classmethod
     def decode(cls, message: Begin) -> "Setup":
-        """The reverse."""
+        """Read what `encode` made."""
         return structure(parse_json(message.setup), cls)
 
 
@@ -116,23 +116,23 @@ class _Committer:
     _pauses: Iterator[float] | None = None
 
     def add(self, staged: Staged, outcome: Outcome) -> None:
-        """An object is verified under its temporary name."""
+        """Take an object that is verified under its temporary name."""
         self._staged[staged] = outcome
         self._bytes += outcome.size or 0
         self._changed.set()
 
     def tell(self, outcome: Outcome) -> None:
-        """A task has ended without an object to put into place."""
+        """Take the outcome of a task that has no object to put into place."""
         self._told.append(outcome)
         self._changed.set()
 
     def pulled(self, lot: int) -> None:
-        """Nothing of a lot is left to pull."""
+        """Note that nothing of a lot is left to pull."""
         self._pulled.append(lot)
         self._changed.set()
 
     def lane_ended(self) -> None:
-        """One lane less, perhaps the last that anything could come from."""
+        """Note that a lane has ended, perhaps the last that anything could come from."""
         self.lanes -= 1
         self._changed.set()
 
@@ -167,7 +167,7 @@ class _Committer:
     async def _put_off(
         self, later: dict[Staged, Outcome], refused: dict[Staged, LocalFailure]
     ) -> None:
-        """Wait before objects are published again that this process lacked files or memory for."""
+        """Pause, then put back the objects for which this process lacked files or memory."""
         if not later:
             self._pauses = None
             return
@@ -184,7 +184,7 @@ class _Committer:
         self._changed = trio.Event()
 
     async def _gather(self) -> None:
-        """What comes within a moment, unless that is enough, or no more can come."""
+        """Wait a moment for more to commit, unless there is enough, or no more can come."""
         with trio.move_on_after(MOMENT_S):
             while self.lanes and len(self._staged) < COMMIT_OBJECTS and self._bytes < COMMIT_BYTES:
                 await self._wait()
@@ -195,7 +195,7 @@ class _Committer:
         return self._publish_all(staged)
 
     def _publish_all(self, staged: Sequence[Staged]) -> dict[Staged, LocalFailure]:
-        """Publish objects: one that meets an exception that nobody has thought of fails alone."""
+        """Publish objects; one that meets an unforeseen exception fails alone."""
         try:
             return self.files.publish(staged)
         except Exception as exc:
@@ -234,7 +234,7 @@ class _Work:
     _put_off: int = 0
 
     async def run(self) -> None:
-        """Look what is there already, then set the lanes to work."""
+        """Look which objects are there already, then set the lanes to work."""
         names = [(task.owner, task.object_id) for task in self.lot.tasks]
         files = self.committer.files
         self._present = await run_sync(Work.OBJECTS, files.existing, names)
@@ -243,12 +243,12 @@ class _Work:
         self.give_back(sorted(self.lot.tasks, key=lambda task: task.source.manta_storage_id))
 
     def give_back(self, tasks: Iterable[Task]) -> None:
-        """These have to be pulled, by whichever lane."""
+        """Let any lane pull these tasks."""
         self._left.extend(tasks)
         self.widen(self.width)
 
     def widen(self, width: int) -> None:
-        """Have so many lanes from now on; each that is too many ends after what it has."""
+        """Have `width` lanes from now on; a lane too many ends after the tasks that it has."""
         self.width = width
         for _ in range(min(width - self._lanes, len(self._left))):
             self._lanes += 1
@@ -265,7 +265,7 @@ class _Work:
         self._look_for_end()
 
     async def _pull(self, tasks: deque[Task]) -> None:
-        """Pull tasks; one that meets an exception that nobody has thought of fails alone."""
+        """Pull tasks; one that meets an unforeseen exception fails alone."""
         try:
             if not (tasks[0].object_id in self._present and await self._is_there(tasks[0])):
                 await self.fetcher.fetch(tasks, _Timed(self).settle, self.give_back)
@@ -281,7 +281,7 @@ class _Work:
             self.on_pulled(self.lot.number)
 
     def _take(self) -> deque[Task]:
-        """Tasks of one source: fewer towards the end, so that the lanes end together."""
+        """Take tasks of one source: fewer towards the end, so that the lanes end together."""
         tasks = deque([self._left.popleft()])
         most = min(AHEAD, len(self._left) // self.width)
         while len(tasks) < most and self._go_together(tasks[0], self._left[0]):
@@ -299,7 +299,7 @@ class _Work:
         return there
 
     def ended(self, task: Task, result: Fetched | FetchFailure, seconds: float) -> None:
-        """A task was pulled, or failed; a small object is written here and now."""
+        """Take the result of a task; a small object is written here and now."""
         lot, index = self.lot.number, self._indices[task.object_id]
         if isinstance(result, FetchFailure):
             outcome = Outcome(lot, index, reason=result.reason, detail=str(result))
@@ -324,7 +324,7 @@ class _Work:
             self.committer.add(staged, outcome)
 
     async def _again(self, task: Task, detail: str) -> None:
-        """Pull a task anew after a pause: there were no files or memory to write it."""
+        """Pull a task again, after a pause, whose object could not be written for lack of files."""
         await self.fetcher.wait_for_files(detail, LONGEST_PAUSE_S)
         self._put_off -= 1
         self.give_back([task])
@@ -338,7 +338,7 @@ class _Timed:
     since: float = attrs.field(factory=trio.current_time)
 
     def settle(self, task: Task, result: Fetched | FetchFailure) -> None:
-        """The task has ended, and the next one begins."""
+        """Take the end of a task, which is where the next one begins."""
         now = trio.current_time()
         self.work.ended(task, result, now - self.since)
         self.since = now
@@ -420,7 +420,7 @@ async def serve(
 
 
 def main() -> None:
-    """The process; its argument is the descriptor of the connection to the agent."""
+    """Run the process; its argument is the descriptor of the connection to the agent."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # By default a thread may keep the loop waiting for 5 ms each time that it wants to go on.

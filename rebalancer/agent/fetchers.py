@@ -212,7 +212,7 @@ class FetcherLine:
             await trio.sleep(next(waits))
 
     async def _live(self) -> tuple[bool, str]:
-        """Start it and hear what it tells until it dies; whether it was up, and if not, why."""
+        """Start the process and hear what it tells until it dies; says if it was up, or why not."""
         detail = "it ended before it was up"
         try:
             async with self.open() as line:
@@ -293,7 +293,7 @@ class FetcherLine:
     async def _fetch_lot(
         self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
     ) -> None:
-        """Have tasks fetched, however many fetchers die meanwhile."""
+        """Have a lot fetched, however many fetchers die meanwhile."""
         deaths = 0
         while tasks and deaths < SUSPICION:
             async with self._company.share(alone=False):
@@ -306,7 +306,7 @@ class FetcherLine:
     async def _fetch_suspects(
         self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
     ) -> None:
-        """Have tasks fetched by halves, in nobody's company; one that kills fetchers fails."""
+        """Have tasks fetched by halves, without other lots there; one that kills fetchers fails."""
         deaths = 0
         while tasks and deaths < DEATHS:
             async with self._company.share(alone=True):
@@ -326,7 +326,7 @@ class FetcherLine:
     async def _try(
         self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
     ) -> tuple[Sequence[Task], bool]:
-        """Have tasks fetched by one fetcher; those that are left, and whether it died of them."""
+        """Have tasks fetched by one fetcher; returns those that are left, and whether it died."""
         await self._lives.wait()
         share = errand.share.of(width())
         waiting = _Waiting(errand, dict(enumerate(tasks)), share, is_last)

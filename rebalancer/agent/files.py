@@ -66,7 +66,7 @@ def _no_room(detail: str) -> LocalFailure:
 
 
 def new_run() -> str:
-    """A name that no other run has."""
+    """Make a name that no other run has."""
     return uuid.uuid4().hex[:16]
 
 
@@ -102,7 +102,7 @@ class ObjectFiles:
     _serial: "itertools.count[int]" = attrs.field(init=False, factory=itertools.count)
 
     def _folders(self) -> Tree:
-        """The root and the folder of temporary files, opened if they are not.
+        """Open the root and the folder of temporary files, unless they are open.
 
         Raises:
           OSError: one of them is not there.
@@ -113,7 +113,7 @@ class ObjectFiles:
         return tree
 
     def rest(self) -> None:
-        """Keep no folder open: nothing is under way, and somebody may want to unmount them."""
+        """Close the folders: nothing is under way, and somebody may want to unmount them."""
         self._tree = None
 
     # --- the start ---------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class ObjectFiles:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Have the folder of temporary files for this process alone: another would clear it.
+        """Claim the folder of temporary files for this process: a second agent would clear it.
 
         Raises:
           StoreError: another agent has it, and which.
@@ -142,7 +142,7 @@ class ObjectFiles:
             yield
 
     def _make(self) -> Tree:
-        """The folders, that of temporary files made if it is missing, but never the root.
+        """Open the folders; that of temporary files is made if it is missing, the root never.
 
         Raises:
           ConfigError: they cannot be used.
@@ -213,7 +213,7 @@ class ObjectFiles:
     # --- what is there -----------------------------------------------------------------------
 
     def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
-        """The object ids among (owner, object id) pairs that have a regular file already."""
+        """Return the object ids among (owner, object id) pairs that have a regular file already."""
         accounts: dict[str, list[str]] = {}
         for owner, object_id in names:
             if is_loose_uuid(owner) and is_loose_uuid(object_id):
@@ -258,7 +258,7 @@ class ObjectFiles:
     # --- room --------------------------------------------------------------------------------
 
     def free_bytes(self) -> int:
-        """Bytes that may be used, the reserve not counted.
+        """Return how many bytes may be used, the reserve not counted.
 
         Raises:
           OSError: the folder is not there.
@@ -313,7 +313,7 @@ class ObjectFiles:
             raise
 
     def publish(self, batch: Sequence[Staged]) -> dict[Staged, LocalFailure]:
-        """Give verified objects their final names; why for those that could not have it.
+        """Give verified objects their final names; returns why, for each that could not have it.
 
         For all others, the file, its name and its folder are on stable storage on return: the
         contents first, then the renames, then the folders.  Of one that failed nothing is left,
@@ -364,7 +364,7 @@ class ObjectFiles:
     def _rename_all(
         self, tree: Tree, owner: str, items: Sequence[Staged], *, sync: bool
     ) -> dict[Staged, LocalFailure]:
-        """Put objects of one account into place."""
+        """Rename objects of one account into its folder, which is made if it is missing."""
         failed: dict[Staged, LocalFailure] = {}
         try:
             account = tree.root.make(owner)
@@ -437,14 +437,14 @@ def _remove_probes(tree: Tree, name: str) -> None:
 
 
 def _failed_sync(exc: OSError) -> LocalFailure:
-    """A failure after the rename: whatever it was, the object cannot be published again."""
+    """Return a failure after the rename: the object cannot be published again, whatever it was."""
     log.error("folder not synced", error=str(exc))
     failure = _failure(exc)
     return LocalFailure(failure.reason, str(failure))
 
 
 def _check_names(owner: str, object_id: str) -> None:
-    """Look that names are UUIDs.
+    """Check that both names are UUIDs.
 
     Raises:
       LocalFailure: one is none, so it could be anywhere.
@@ -487,7 +487,7 @@ class Download:
         self.append(data)
 
     def append(self, data: bytes | memoryview) -> None:
-        """Append `data`, which is verified already, and for which there is room.
+        """Append `data`, which is verified already and for which room was promised.
 
         Raises:
           LocalFailure: the disk does not take it.
@@ -507,7 +507,7 @@ class Download:
         self._files.promised.add(-kept)
 
     def finish(self, md5: str) -> Staged:
-        """All bytes are written: the object, verified.
+        """Close the file, all of which is written, and verify the object.
 
         Raises:
           LocalFailure: `MD5Mismatch`, and nothing is left of it; or the disk failed.
@@ -521,7 +521,7 @@ class Download:
         return staged
 
     def close(self) -> Staged:
-        """All bytes are written.
+        """Close the file, all of which is written.
 
         Raises:
           LocalFailure: the disk failed.
@@ -533,7 +533,7 @@ class Download:
         return self._staged
 
     def discard(self) -> None:
-        """Leave nothing behind; once, so that a file that stays counts as one."""
+        """Remove the file; only the first call does, so that a file that stays is counted once."""
         if self._is_discarded:
             return
         self._is_discarded = True

@@ -1,4 +1,4 @@
-"""Folders by descriptor, so that no link leads out of the object root.
+"""Folders are used by descriptor here, so that no link leads out of the object root.
 
 A path is looked up anew by each call, and whoever can write to the root could put a symbolic link
 in its way.  Here the operator's own paths alone are followed; below them every step is taken from
@@ -31,7 +31,7 @@ class Folder:
         self.path = path
 
     def __del__(self) -> None:
-        """Close it."""
+        """Close the folder."""
         with suppress(OSError):
             os.close(self.fd)
 
@@ -109,7 +109,7 @@ class Folder:
         os.unlink(name, dir_fd=self.fd)
 
     def identity(self) -> tuple[int, int]:
-        """What tells this folder from all others."""
+        """Return the device and number that tell this folder from all others."""
         found = os.fstat(self.fd)
         return found.st_dev, found.st_ino
 
@@ -134,7 +134,7 @@ class Tree:
 
     @classmethod
     def open(cls, root: Path, temp: Path) -> "Tree":
-        """Open both, the second from the first if it lies below it.
+        """Open both folders, that of unfinished downloads by way of the root if it lies below it.
 
         Raises:
           OSError: one is not there, or a link lies between them.  A missing folder is not made:
@@ -150,7 +150,7 @@ class Tree:
 
     @classmethod
     def make(cls, root: Path, temp: Path) -> "Tree":
-        """Open both, the second made if it is missing; never the first.
+        """Open both folders; that of unfinished downloads is made if it is missing, the root never.
 
         Raises:
           OSError: one is not there and cannot be made.
@@ -164,7 +164,7 @@ class Tree:
         return cls(opened, inner)
 
     def is_at(self, root: Path) -> bool:
-        """Whether `root` still leads to this tree: it may have been unmounted, or replaced."""
+        """Tell whether `root` still leads to this tree: it may have been unmounted, or replaced."""
         try:
             found = os.stat(root)
         except OSError:

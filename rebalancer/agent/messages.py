@@ -32,7 +32,7 @@ class Lot:
     tasks: tuple[Task, ...]
 
     def encode(self) -> Any:
-        """As marshal takes it."""
+        """Return the values of this message as marshal takes them."""
         tasks = [
             (t.object_id, t.owner, t.md5sum, t.source.datacenter, t.source.manta_storage_id)
             for t in self.tasks
@@ -41,7 +41,7 @@ class Lot:
 
     @classmethod
     def decode(cls, value: Any) -> "Lot":
-        """The reverse."""
+        """Read what `encode` made."""
         number, width, tasks = value
         return cls(
             number,
@@ -66,13 +66,13 @@ class Outcome:
     detail: str = ""
 
     def encode(self) -> Any:
-        """As marshal takes it."""
+        """Return the values of this message as marshal takes them."""
         reason = self.reason and (self.reason.name, self.reason.code)
         return self.lot, self.index, self.size, self.seconds, reason, self.detail
 
     @classmethod
     def decode(cls, value: Any) -> "Outcome":
-        """The reverse."""
+        """Read what `encode` made."""
         lot, index, size, seconds, reason, detail = value
         return cls(lot, index, size, seconds, reason and Reason(*reason), detail)
 
@@ -88,12 +88,12 @@ class Report:
     cleanup_failures: int = 0
 
     def encode(self) -> Any:
-        """As marshal takes it."""
+        """Return the values of this message as marshal takes them."""
         return [one.encode() for one in self.outcomes], self.pulled, self.cleanup_failures
 
     @classmethod
     def decode(cls, value: Any) -> "Report":
-        """The reverse."""
+        """Read what `encode` made."""
         outcomes, pulled, failures = value
         return cls(tuple(map(Outcome.decode, outcomes)), pulled, failures)
 
@@ -105,12 +105,12 @@ class _Plain:
     KIND: ClassVar[str]
 
     def encode(self) -> Any:
-        """As marshal takes it."""
+        """Return the values of this message as marshal takes them."""
         return attrs.astuple(self)
 
     @classmethod
     def decode(cls, value: Any) -> Any:
-        """The reverse."""
+        """Read what `encode` made."""
         return cls(*value)
 
 
@@ -124,14 +124,14 @@ class Begin(_Plain):
 
 @attrs.frozen
 class Ready(_Plain):
-    """From a fetcher, first of all: it is up, and tasks may come."""
+    """A fetcher says, first of all, that it is up and that tasks may come."""
 
     KIND = "ready"
 
 
 @attrs.frozen
 class Lack(_Plain):
-    """From a fetcher: it cannot open files or has no memory, and why; empty: it can again."""
+    """A fetcher says why it lacks files or memory; an empty `detail` says that it lacks none."""
 
     KIND = "lack"
     detail: str

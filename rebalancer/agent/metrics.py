@@ -82,7 +82,7 @@ class AgentMetrics:
         self._legacy.request_count.inc(value=method)
 
     def refused(self, status: int) -> None:
-        """An assignment was posted that is not taken."""
+        """Count an assignment that was posted and refused."""
         if (label := REFUSALS.get(status)) is not None:
             self._legacy.error_count.inc(value=label)
 

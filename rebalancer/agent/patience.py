@@ -34,7 +34,7 @@ class Silence:
     _was_looked_at: bool = False
 
     def __enter__(self) -> "Silence":
-        """Count from now on."""
+        """Begin to count."""
         self._counted.add(self)
         self.scope.__enter__()
         return self
@@ -45,16 +45,16 @@ class Silence:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Count no more; whether the silence is what ended the context."""
+        """Stop counting; tells whether the silence is what ended the context."""
         self._counted.discard(self)
         return self.scope.__exit__(kind, exc, trace)
 
     def is_broken(self) -> None:
-        """Something came: it begins anew."""
+        """Begin to count anew, because something came."""
         self.lasted_s, self._was_looked_at = 0.0, False
 
     def tick(self, seconds: float) -> None:
-        """Count `seconds`, and end what waits once it has been silent for too long."""
+        """Add `seconds`, and cancel the context once the silence has lasted for too long."""
         if not self.counts:
             return
         self.lasted_s += seconds
@@ -67,12 +67,12 @@ class Silence:
 
 @attrs.define(eq=False)
 class Patience:
-    """Counts silences.  Mutable state: those that last."""
+    """Adds up how long silences last.  Mutable state: the silences that last still."""
 
     _silences: set[Silence] = attrs.field(factory=set)
 
     def limit(self, most_s: float, has_news: Callable[[], bool] = lambda: False) -> Silence:
-        """A context that is cancelled once its silence has lasted `most_s` seconds."""
+        """Make a context that is cancelled once its silence has lasted `most_s` seconds."""
         return Silence(most_s, has_news, self._silences)
 
     async def run(self, shortest_s: float) -> None:

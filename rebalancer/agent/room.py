@@ -1,4 +1,4 @@
-"""The space that transfers under way still need, counted over all fetcher processes.
+"""This module counts the space that transfers under way still need, in all processes.
 
 What the disk says is free is promised to each of several objects that begin together, unless what
 was promised before is counted.  Each process has a number of its own in memory that all of them
@@ -24,7 +24,7 @@ TRIES, LONGEST_PAUSE_S = 4, 0.005
 
 
 class Promised:
-    """The bytes promised to the transfers of one process, and of all.
+    """A process's count of the bytes promised to its transfers, and to those of all processes.
 
     Mutable state: its own number, also in memory that is shared.
     """
@@ -37,28 +37,28 @@ class Promised:
 
     @classmethod
     def alone(cls) -> "Promised":
-        """A count that nobody shares."""
+        """Make a count that no other process shares."""
         return cls(mmap.mmap(-1, _ALL.size), 0)
 
     @classmethod
     def shared(cls, file: int, slot: int) -> "Promised":
-        """The count of process `slot` in a file of `new_file`; that number is 0 from now on."""
+        """Make the count of process `slot` in a file of `new_file`; it starts at 0."""
         made = cls(mmap.mmap(file, _ALL.size), slot)
         made.add(0)
         return made
 
     def add(self, size: int) -> None:
-        """Promise so many bytes more (or, below 0, less)."""
+        """Promise `size` bytes more; a negative number takes a promise back."""
         with self._lock:
             self._own += size
             _ONE.pack_into(self._memory, self._slot * _ONE.size, self._own)
 
     def total(self) -> int:
-        """What is promised to all transfers of all processes."""
+        """Return how many bytes are promised to the transfers of all processes."""
         return sum(_ALL.unpack_from(self._memory))
 
     def take(self, size: int, free_bytes: Callable[[], int], tries: int = 1) -> bool:
-        """Promise `size` bytes if all that is promised then is free; whether it is.
+        """Promise `size` bytes if the disk has room for all promises; tells whether it has.
 
         Raises:
           OSError: nobody knows how much is free.
@@ -78,7 +78,7 @@ class Promised:
 
 
 def new_file() -> int:
-    """A file without a name for the counts of several processes; the descriptor is the caller's.
+    """Make a nameless file for the counts of several processes; the caller closes it.
 
     Raises:
       OSError: it cannot be made.

@@ -1,4 +1,4 @@
-"""The content of an assignment's file: a sqlite database as the deployed agent lays it out.
+"""An assignment's file holds a sqlite database as the deployed agent lays it out.
 
 `image` makes the bytes and `parse` reads them, in memory, so neither can meet a lock, a full disk
 or a want of file handles: what `parse` refuses is broken, whatever the state of the machine.
@@ -82,7 +82,7 @@ class StoredAssignment:
     is_legacy: bool = False
 
     def updated(self, statuses: Mapping[str, TaskStatus]) -> "StoredAssignment":
-        """With these statuses of objects."""
+        """Return this assignment with other statuses of some objects."""
         if not statuses:
             return self
         tasks = (
@@ -95,11 +95,11 @@ class StoredAssignment:
 
     @cached_property
     def is_finished(self) -> bool:
-        """Whether every task has ended."""
+        """Tell whether every task has ended."""
         return all(task.status.state is not TaskState.PENDING for task in self.tasks)
 
     def report(self, *, running: bool, finished: bool) -> AssignmentReport:
-        """What to tell of it.  It is complete only if every row on disk says so."""
+        """Return what to tell of this assignment, complete only if every row on disk says so."""
         failed = tuple(t for t in self.tasks if t.status.state is TaskState.FAILED)
         processed = sum(t.status.state is not TaskState.PENDING for t in self.tasks)
         state, failures = "Running" if running else "Scheduled", None
@@ -110,7 +110,7 @@ class StoredAssignment:
 
 
 def posted(assignment: Assignment, dialect: Dialect, received_ns: int) -> StoredAssignment:
-    """An assignment that has just come, as it will be on disk."""
+    """Return an assignment that has just come as it will be on disk."""
     return StoredAssignment(assignment.key, assignment.tasks, dialect, received_ns)
 
 
@@ -169,7 +169,7 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
 def _task(
     object_id: Any, owner: Any, md5sum: Any, datacenter: Any, manta_storage_id: Any, status: Any
 ) -> Task:
-    """A task as posted: what a file says is checked like what a peer says."""
+    """Read a row as a posted task: a file is checked like a peer."""
     if not isinstance(status, str | bytes):
         raise BadRequest(f"the status of object {object_id} is {status!r}")
     source = {"datacenter": datacenter, "manta_storage_id": manta_storage_id}
@@ -178,7 +178,7 @@ def _task(
 
 
 def image(assignment: StoredAssignment) -> bytes:
-    """The content of the file of an assignment.
+    """Make the content of the file of an assignment.
 
     Its rows tell of progress.  Its stats do so only at the end: before that the deployed agent,
     should it be put back, begins to count at what they say, and does all tasks again.

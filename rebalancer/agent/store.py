@@ -323,7 +323,7 @@ def read(path: Path) -> StoredAssignment:
 
 
 def _content(path: Path) -> tuple[bytes, int]:
-    """What is in a file, whatever it is, and when that was last changed."""
+    """Read a file, whatever it is; returns its content and when that was last changed."""
     try:
         # What is no plain file must not be waited for, nor followed out of the folder.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -346,7 +346,7 @@ def _content(path: Path) -> tuple[bytes, int]:
 
 
 def _settled(path: Path) -> bytes:
-    """The content of a file that a program has not finished to change: that before, or after.
+    """Read a file that another program is changing: its content before, or after the change.
 
     The deployed agent, when killed, leaves a journal; a person's sqlite3 has one while it writes.
     """
@@ -371,7 +371,7 @@ def _write_file(path: str, assignment: StoredAssignment) -> None:
 
 
 def _cursors(folder: Path) -> Iterator[Cursor]:
-    """The assignments in a folder, in no order."""
+    """List the assignments in a folder, in no order."""
     with os.scandir(folder) as found:
         for entry in found:
             if not is_loose_uuid(entry.name):
@@ -386,14 +386,14 @@ def _cursors(folder: Path) -> Iterator[Cursor]:
 
 
 def _names(path: Path) -> Iterator[Path]:
-    """`path`, and others beside it."""
+    """Yield `path`, then the same name with 1, 2 and so on behind it."""
     yield path
     for number in count(1):
         yield path.with_name(f"{path.name}.{number}")
 
 
 def _any(path: str | Path) -> bool:
-    """Whether anything has this name, be it a link to nothing.
+    """Tell whether anything has this name, be it a link to nothing.
 
     Raises:
       OSError: that cannot be seen.

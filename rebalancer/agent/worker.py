@@ -181,7 +181,7 @@ class Worker:
                 nursery.start_soon(self._work, nursery)
 
     async def free_bytes(self) -> int | None:
-        """Bytes that may still be used; None if the disk does not say so in time."""
+        """Return the bytes that may still be used; None if the disk does not say so in time."""
         with trio.move_on_after(DISK_ANSWER_S), suppress(OSError):
             free = self.files.free_bytes
             return await run_sync(Work.OBJECTS, free, abandon_on_cancel=True)
@@ -206,7 +206,7 @@ class Worker:
                     await next(iter(self._runs.values())).done.wait()
 
     async def _take(self) -> str | None:
-        """The next assignment; None, after a rest, if the backlog could not be read."""
+        """Take the next assignment; None, after a rest, if the backlog could not be read."""
         try:
             name = await self.backlog.take()
         except OSError as exc:
@@ -217,7 +217,7 @@ class Worker:
         return name
 
     async def _rest(self) -> None:
-        """Something could not be read, and it may be that nothing can: not too soon again."""
+        """Pause after a file that could not be read: it may be that none can."""
         self._unread += 1
         await trio.sleep(min(self._unread * FIRST_PAUSE_S, LONGEST_REST_S))
 
@@ -249,7 +249,7 @@ class Worker:
         )
 
     async def _load(self, name: str) -> StoredAssignment | None:
-        """Read an assignment; None if there is nothing to do about it now."""
+        """Read an assignment; returns None if it cannot be worked on now."""
         subject = f"assignment {name}"
         try:
             assignment, finished = await run_sync(Work.STORE, self.store.load, name)
@@ -273,7 +273,7 @@ class Worker:
         return None if finished else assignment
 
     async def _set_aside(self, name: str, broken: BrokenFile) -> StoreError | None:
-        """Put a broken file out of the way; why not, if that cannot be at the moment."""
+        """Put a broken file out of the way; returns why not, if that cannot be at the moment."""
         try:
             await self.set_aside(name, broken)
         except StoreError as exc:

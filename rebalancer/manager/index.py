@@ -93,7 +93,7 @@ class JobIndex:
         self._patience_s = patience_s
 
     def for_requests(self) -> "JobIndex":
-        """The same list for those who cannot wait for long: they are told to ask again."""
+        """Return the same list for requests, which wait for `REQUEST_S` at the longest."""
         return JobIndex(self._database, REQUEST_S)
 
     async def _write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
@@ -190,7 +190,7 @@ class JobIndex:
         *,
         wish: Wish | Literal["as it is"] | None = "as it is",
     ) -> JobState:
-        """Something happened to a job: record its new state, the time, and the cause if any.
+        """Record what happened to a job: its new state, the time, and the cause if any.
 
         What is wanted of it from now on is recorded in the same transaction.
         """
@@ -213,7 +213,7 @@ class JobIndex:
 
 
 def _read(row: sqlite3.Row) -> JobRow:
-    """The job of a row; of one that makes no sense, as much as can be shown."""
+    """Read a row; of one that makes no sense, as much as can be shown."""
     try:
         return _read_whole(row)
     except (ValueError, TypeError, RecursionError) as exc:
@@ -252,7 +252,7 @@ def _read_whole(row: sqlite3.Row | Mapping[str, Any]) -> JobRow:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Turn the end of a request's patience into its answer."""
+    """Turn a file that stays busy into the answer that the request can be tried again."""
     try:
         yield
     except StoreBusy as exc:
@@ -311,7 +311,7 @@ def _make_usable(path: Path) -> None:
 
 
 def _broken(path: Path) -> str | None:
-    """What is wrong with the list for good.
+    """Find out what is wrong with the list for good; None if nothing is.
 
     Raises:
       StoreError: it cannot be used now, or is of a newer version.
@@ -348,7 +348,7 @@ def _make_anew(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _recovered(file: Path) -> tuple[Any, ...]:
-    """A row for a job by its file alone; without a note in it, that of a job that has failed."""
+    """Make a job's row from its file alone; without a note in it, that of a failed job."""
     shark, why = "", "its file does not say what became of it"
     try:
         noted = store.read_note(file)
@@ -366,7 +366,7 @@ def _recovered(file: Path) -> tuple[Any, ...]:
 
 
 def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a job's file has a note that makes sense."""
+    """Tell whether a job's file has a note that makes sense."""
     if noted is None or noted.get("id") != file.stem:
         return False
     try:
@@ -377,7 +377,7 @@ def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[
 
 
 def _compare(path: Path) -> None:
-    """Bring what the jobs' files say up to date, and mend rows by it that make no sense.  Blocking.
+    """Update the notes in the jobs' files, and mend by them rows that make no sense.  Blocking.
 
     Raises:
       StoreError: the list cannot be used now.

@@ -88,13 +88,13 @@ class Jobs:
 
     @property
     def config(self) -> ManagerConfig:
-        """For the next job."""
+        """Return the configuration of the next job."""
         return self.runner.config
 
     # --- making ----------------------------------------------------------------------------
 
     async def create(self, wanted: NewJob) -> str:
-        """Make a job; its id.
+        """Make a job; returns its id.
 
         Raises:
           Refused, BadRequest: nothing was made.
@@ -110,13 +110,13 @@ class Jobs:
             return await self._add(wanted.action, params, findings)
 
     async def _refuse_second(self, shark: str) -> None:
-        """Two jobs for one node are a slip; a retry only finishes what another one began."""
+        """Refuse a second job for one node, which is a slip; retries are not asked here."""
         for row in await self.index.unfinished():
             if row.params.get("from_shark") == shark:
                 raise Conflict(f"Job {row.id}, which is {_shown(row)}, is for {shark} already")
 
     async def _look_up(self, shark: str) -> list[Finding]:
-        """What to note of a node that cannot be looked up now: the job itself will, and wait.
+        """Look the node up; if that cannot be done now, returns a note, and the job does it later.
 
         Raises:
           BadRequest: there is no such node.
@@ -134,7 +134,7 @@ class Jobs:
         return []
 
     def params(self, wanted: NewJob) -> dict[str, Any]:
-        """What is kept of a request for a job."""
+        """Return what is kept of a request for a job."""
         given = wanted.params
         return {
             "from_shark": _full_name(given.from_shark, self.config.domain_name),
@@ -144,7 +144,7 @@ class Jobs:
         }
 
     async def retry(self, job_id: str) -> str:
-        """Make a job of what an earlier one skipped or could not do; its id.
+        """Make a job of what an earlier one skipped or could not do; returns its id.
 
         Raises:
           Refused, BadRequest: nothing was made.
@@ -160,7 +160,7 @@ class Jobs:
         return await self._add(row.action, params)
 
     async def _taken(self, row: JobRow) -> int:
-        """How many objects of a job's limit are done with."""
+        """Return how many objects of a job's limit are done with."""
         if row.params.get("max_objects") is None:
             return 0
         overview = await _look(views.read_job, self.runner.file(row.id))
@@ -220,7 +220,7 @@ class Jobs:
         return await self.index.all()
 
     async def view(self, job_id: str) -> JobView:
-        """One job with its counts; without them, and with the reason, if its file is no good.
+        """Show a job with its counts; if its file is no good, with the reason instead.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
@@ -235,7 +235,7 @@ class Jobs:
         return JobView(row, known, () if running is None else running.waits.causes)
 
     async def summary(self, job_id: str) -> dict[str, Any]:
-        """How a job is going.
+        """Summarise how a job is going.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
@@ -247,7 +247,7 @@ class Jobs:
         return render.summary(view.row, view.known, rates, standings, view.waits)
 
     async def status(self) -> dict[str, Any]:
-        """How the manager itself is."""
+        """Summarise how the manager itself is."""
         runner = self.runner
         return render.status(
             await self.index.all(),
@@ -276,7 +276,7 @@ class Jobs:
         return await _look(look)
 
     async def readable(self, job_id: str) -> JobRow:
-        """A job's row, once it is sure that a report can be made of the job.
+        """Return a job's row, once it is sure that a report can be made of the job.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
@@ -287,7 +287,7 @@ class Jobs:
         return row
 
     async def report(self, row: JobRow) -> AsyncIterator[bytes]:
-        """All that is known of a job, as lines of JSON: the job, then each row, then their number.
+        """Yield all that is known of a job as lines of JSON: the job, each row, their number.
 
         It is read a page at a time, so that it holds up nobody and takes no memory.
         """
@@ -345,7 +345,7 @@ class Jobs:
 
     @asynccontextmanager
     async def _deciding(self) -> AsyncIterator[None]:
-        """Decide on jobs, alone.
+        """Let nobody else decide on jobs in this context.
 
         Raises:
           Unavailable: somebody else decides, and waits for the list of jobs.
@@ -426,7 +426,7 @@ class Jobs:
 
 
 async def _look(fn: Callable[..., T], *args: Any) -> T:
-    """Look into a job's file.
+    """Read something from a job's file for a request.
 
     Raises:
       Unavailable: it cannot be read now.
@@ -438,7 +438,7 @@ async def _look(fn: Callable[..., T], *args: Any) -> T:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Turn what is wrong with a file into an answer."""
+    """Turn what is wrong with a job's file into the answer to a request."""
     try:
         yield
     except StoreBusy as exc:

@@ -1,4 +1,4 @@
-"""The layouts of the manager's state files, and how files of earlier versions become new ones."""
+"""The manager's state files have these layouts, and files of earlier versions become new ones."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -110,7 +110,7 @@ INSERT INTO destinations
 
 
 def _split_objects(db: sqlite3.Connection) -> None:
-    """Version 1, where `evacuateobjects` is a table, to 2, where it is a view of two."""
+    """Bring version 1, where `evacuateobjects` is a table, to 2, where it is a view of two."""
     objects = _columns(db, "evacuateobjects")
     _add_columns(db, "evacuateobjects", objects, _LATER_COLUMNS)
     for index in ("assignment_id", "waiting", "open_assignments"):
@@ -126,7 +126,7 @@ def _split_objects(db: sqlite3.Connection) -> None:
 
 
 def _keep_counts(db: sqlite3.Connection) -> None:
-    """Version 2 to 3, whose view keeps `counters` when a person changes rows through it.
+    """Bring version 2 to 3, whose view keeps `counters` when a person changes rows through it.
 
     The counts are made anew: such changes have left them wrong.
     """
@@ -151,7 +151,7 @@ def count_anew(db: sqlite3.Connection) -> None:
 
 
 def _add_wish(db: sqlite3.Connection) -> None:
-    """Version 1 of the list of jobs to 2, which knows what operators want of a job."""
+    """Bring version 1 of the list of jobs to 2, which knows what operators want of a job."""
     db.execute("ALTER TABLE jobs ADD COLUMN wish TEXT CHECK (wish IN ('pause', 'cancel'))")
 
 

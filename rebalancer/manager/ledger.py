@@ -194,7 +194,7 @@ class Ledger:
     # --- which destinations are away ------------------------------------------------------
 
     def no_answer(self, shark: str, why: str, *, to_post: bool = False) -> None:
-        """`shark` did not answer; after some times in a row it is away."""
+        """Note that `shark` did not answer; after `SILENT` times in a row it is away."""
         account = self._all.account(shark)
         account.silent += 1
         if to_post and account.untaken_since is None:
@@ -203,7 +203,7 @@ class Ledger:
             self.set_away(shark, why)
 
     def set_away(self, shark: str, why: str) -> None:
-        """`shark` is given nothing before it answers to a probe."""
+        """Give `shark` nothing before it answers to a probe."""
         account = self._all.account(shark)
         account.why_away = why
         if account.away_since is None:
@@ -213,18 +213,18 @@ class Ledger:
             self._all.wake()
 
     def answered(self, shark: str) -> None:
-        """`shark` has answered, though perhaps to nothing that it should do."""
+        """Note that `shark` has answered, be it only to a question."""
         account = self._all.account(shark)
         account.silent, account.heard_at = 0, trio.current_time()
 
     def took(self, shark: str) -> None:
-        """`shark` has decided on an assignment: it is there."""
+        """Note that `shark` has taken or refused an assignment, so it is there."""
         account = self._all.account(shark)
         account.untaken_since, account.probe_pause_s = None, PROBE_S
         self.back(shark)
 
     def back(self, shark: str) -> None:
-        """`shark` is not away any more, as it seems."""
+        """Note that `shark` has answered to a probe, so it seems to be there again."""
         account = self._all.account(shark)
         is_news = trio.current_time() - account.heard_at > HEARD_S
         self.answered(shark)
@@ -242,7 +242,7 @@ class Ledger:
         return shark in self._all.away
 
     def is_there(self, shark: str) -> bool:
-        """Whether `shark` has answered lately; if nobody knows, it is asked."""
+        """Tell whether `shark` has answered lately; if that is not known, it is probed."""
         if self.is_away(shark):
             return False
         if trio.current_time() - self._all.account(shark).heard_at <= HEARD_S:
@@ -253,27 +253,27 @@ class Ledger:
         return False
 
     def away(self) -> list[tuple[str, str]]:
-        """The destinations that are away, and why."""
+        """List the destinations that are away, and why."""
         return [(shark, self._all.account(shark).why_away) for shark in sorted(self._all.away)]
 
     def away_s(self, shark: str) -> float:
-        """Seconds for which `shark` has been away; 0 if it is not."""
+        """Return for how many seconds `shark` has been away; 0 if it is not."""
         since = self._all.account(shark).away_since
         return 0.0 if since is None else trio.current_time() - since
 
     def untaken_s(self, shark: str) -> float:
-        """Seconds for which `shark` has not answered to any assignment that it was posted."""
+        """Return for how many seconds `shark` has answered to no assignment that it was posted."""
         since = self._all.account(shark).untaken_since
         return 0.0 if since is None else trio.current_time() - since
 
     def next_probe_at(self) -> float:
-        """When a destination that is away is to be asked next."""
+        """Return when the next probe of a destination that is away is due."""
         return min(
             (self._all.account(shark).probe_at for shark in self._all.away), default=math.inf
         )
 
     def take_due(self) -> set[str]:
-        """The destinations that are to be asked now; nobody else asks them meanwhile."""
+        """Take the destinations that are to be probed now; nobody else probes them meanwhile."""
         now = trio.current_time()
         due = {shark for shark in self._all.away if self._all.account(shark).probe_at <= now}
         due, self._all.unsure = due | self._all.unsure, set()
@@ -282,7 +282,7 @@ class Ledger:
         return due
 
     def still_away(self, shark: str, why: str | None = None) -> None:
-        """`shark` was asked, and did not answer; or the question was not brought to its end."""
+        """Note that a probe of `shark` had no answer, and `why`; None: it did not come to its end."""
         account = self._all.account(shark)
         if why is not None:
             self.set_away(shark, why)

@@ -1,4 +1,4 @@
-"""Objects listed in files: of earlier jobs, or of an operator.
+"""A listing names objects: in the file of an earlier job, or in one of an operator.
 
 A listing only names records.  What they hold is read anew, because it may have changed since.
 Blocking.
@@ -86,7 +86,7 @@ def _copy_of(one: views.Retryable) -> Copied | None:
 
 @attrs.frozen
 class Joined:
-    """Several listings, one after the other; each part has its listing, and its name there."""
+    """Several listings read one after the other; each part has its listing, and its name there."""
 
     by_part: Mapping[str, tuple[Listing, str]]
 

@@ -126,7 +126,7 @@ async def _recover(
 
 
 async def _unfinished(job: Job) -> list[Part]:
-    """What the job has yet to look at, by its file; nothing more if it takes no further objects."""
+    """Return what the job has yet to look at: nothing more, if it takes no further objects."""
     looked = await job.store.looked()
     shards = looked.shards if job.scans else ()
     listed = () if job.listing is None else job.listing.parts
@@ -136,7 +136,7 @@ async def _unfinished(job: Job) -> list[Part]:
 
 
 async def _check_looked(job: Job, scan_round: int) -> None:
-    """Note whatever of the rounds so far was not looked at, unless its failure is noted."""
+    """Note as failures what the rounds so far did not look at, unless that is noted already."""
     looked = await job.store.looked()
     for shard in looked.dropped:
         job.failures.append(f"listed records of shard {shard} were left out: {PUT_BACK}")
@@ -151,7 +151,7 @@ async def _check_looked(job: Job, scan_round: int) -> None:
 
 
 def _reached(part: Part, looked: Looked) -> str:
-    """How far the scan of an unfinished part came."""
+    """Say how far the scan of an unfinished part came."""
     for scan in looked.scans:
         is_its = (scan.round, scan.shard) == (part.round, part.shard)
         if is_its and scan.position < scan.until:
@@ -160,7 +160,7 @@ def _reached(part: Part, looked: Looked) -> str:
 
 
 async def _check_end(job: Job, scan_round: int) -> None:
-    """Tell whether the rounds so far came to their end.
+    """Fail the job unless the rounds so far came to their end.
 
     Raises:
       JobFailed: they did not, and why.

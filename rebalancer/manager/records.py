@@ -54,7 +54,7 @@ class ScanPosition:
 
 @attrs.frozen
 class Looked:
-    """What a job has to look at, and how far it has."""
+    """The parts that a job has to look at, and how far it has come in each."""
 
     #: Every shard that it has to empty, configured or not.
     shards: frozenset[int]
@@ -104,7 +104,7 @@ class Dropped:
 
 @attrs.frozen
 class Orphan:
-    """A file on a destination that no record names, or may not name."""
+    """A file on a destination that no record names, as far as is known."""
 
     object_id: str
     shark: str

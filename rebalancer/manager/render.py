@@ -24,7 +24,7 @@ def listed(row: JobRow) -> dict[str, Any]:
 
 
 def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> dict[str, Any]:
-    """One job: what the predecessor shows, and more; `waits` is what it waits for."""
+    """Render a job: what the predecessor shows, and more; `waits` is what it waits for."""
     origin, status = known.origin, known.status
     shown = {
         "config": {
@@ -54,7 +54,7 @@ def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> dict[str, A
 
 
 def waiting(waits: Iterable[Wait]) -> list[dict[str, str]]:
-    """What a job waits for, the oldest first."""
+    """Render what a job waits for, the oldest first."""
     return [{"for": one.subject, "since": one.since, "detail": one.detail} for one in waits]
 
 
@@ -79,7 +79,7 @@ def summary(
     standings: Iterable[Standing],
     waits: Iterable[Wait] = (),
 ) -> dict[str, Any]:
-    """How a job is going.
+    """Render how a job is going.
 
     `rates` are those of a job that runs, `standings` its destinations', `waits` what it waits for.
     """

@@ -1,4 +1,4 @@
-"""What a retry takes up of the jobs before it: what they listed and did not do, and what they left.
+"""A retry takes up what the jobs before it listed and did not do, or never looked at.
 
 A job that ended before it had looked at everything leaves scans, and listings, half way; a retry
 goes on behind them.  One that ended as complete leaves only what it skipped.
@@ -22,7 +22,7 @@ from rebalancer.manager.records import ScanPosition
 def params_of_retry(
     row: JobRow, known: Callable[[str], JobRow | None], taken: int
 ) -> dict[str, Any]:
-    """The parameters of a job that retries `row`; `taken` objects of its limit are done with.
+    """Make the parameters of a job that retries `row`, of whose limit `taken` objects are done.
 
     `known` has the rows of all jobs.
 
@@ -79,13 +79,13 @@ def _before(row: JobRow, known: Callable[[str], JobRow | None]) -> _Before:
 
 
 def scans_shards(params: Mapping[str, Any]) -> bool:
-    """Whether a job looks at the shards, or only at what is listed."""
+    """Tell whether a job looks at the shards, or only at what is listed."""
     is_listed = params.get("retry_of") is not None or params.get("objects_file") is not None
     return bool(params.get("scans", not is_listed))
 
 
 def listing_of(params: Mapping[str, Any], file: Callable[[str], Path]) -> Listing | None:
-    """What a job reads anew before it scans, or instead; `file` is where a job's file is."""
+    """Return what a job reads anew before it scans, or instead; `file` locates a job's file."""
     objects_file = params.get("objects_file")
     listing: Listing | None = None if objects_file is None else ObjectsFile(Path(objects_file))
     if (earlier := params.get("retry_of")) is None:
@@ -101,14 +101,14 @@ def listing_of(params: Mapping[str, Any], file: Callable[[str], Path]) -> Listin
 
 
 def _part_of(part: str, job_id: str, earlier: str) -> str:
-    """What a retry of `earlier` calls a part of what job `job_id` lists."""
+    """Name a part of the listing of job `job_id` as a retry of `earlier` calls it."""
     return part if job_id == earlier else f"{part} of {job_id}"
 
 
 def read_left(
     params: Mapping[str, Any], file: Callable[[str], Path]
 ) -> tuple[Sequence[ScanPosition], frozenset[int]]:
-    """How far the earlier jobs of a retry had looked, and the shards that they had to empty.
+    """Read how far the earlier jobs of a retry had looked, and the shards that they had to empty.
 
     Blocking.
 

@@ -97,7 +97,7 @@ class Running:
         return read_tuning(self.row)
 
     def cancel(self) -> None:
-        """Begin nothing more of it."""
+        """Let the job begin nothing more."""
         self.row = attrs.evolve(self.row, wish=Wish.CANCEL)
         self.cancelled.set()
         if self.job is not None:
@@ -145,7 +145,7 @@ class Runner:
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
 
     def listing(self, params: Mapping[str, Any]) -> Listing | None:
-        """The records that a job reads anew, before it scans or instead."""
+        """Return the records that a job reads anew, before it scans or instead."""
         return listing_of(params, self.file)
 
     def reload(self, config: ManagerConfig) -> None:
@@ -280,7 +280,7 @@ class Runner:
                 nursery.cancel_scope.cancel()
 
     async def _prepare(self, job: Job, shards: "Shards", params: Mapping[str, Any]) -> None:
-        """See to what comes before a job looks for objects.
+        """Do what comes before a job looks for objects.
 
         Raises:
           JobFailed: something is amiss, and the job is to be strict.
@@ -312,7 +312,7 @@ class Runner:
         cancelled: trio.Event,
         patience_s: float = math.inf,
     ) -> Job:
-        """A job's parts put together.
+        """Put a job's parts together.
 
         What does not answer is waited for, `patience_s` seconds each.
 
@@ -359,13 +359,13 @@ async def _measure(job: Job, rates: Rates) -> None:
 
 
 async def _note_sound(waits: Waits) -> None:
-    """What had broken a job is over once it has run for a while."""
+    """Note that what had broken a job is over, once the job has run for a while."""
     await trio.sleep(SOUND_S)
     waits.end(MACHINE)
 
 
 async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
-    """The agents' token; a file that is not there may be on its way.
+    """Read the agents' token; a file that is not there may be on its way.
 
     Raises:
       ConfigError: it cannot be read for `patience_s` seconds.
@@ -429,7 +429,7 @@ async def _prepare(job: Job, shards: Shards, *, strict: bool) -> None:
 
 
 async def storage_records(first: MorayClient, name: str) -> list[Record]:
-    """What the first shard knows of a storage node: one record, two if there are more, or none.
+    """Read what the first shard knows of a storage node: no record, one, or two if more.
 
     Raises:
       PeerError: it does not answer.
@@ -438,7 +438,7 @@ async def storage_records(first: MorayClient, name: str) -> list[Record]:
 
 
 async def is_known(config: ManagerConfig, name: str) -> bool:
-    """Whether the first shard knows a storage node called `name`.
+    """Ask whether the first shard knows a storage node called `name`.
 
     Raises:
       PeerError: it does not answer.
@@ -454,7 +454,7 @@ async def is_known(config: ManagerConfig, name: str) -> bool:
 
 
 def _is_whole(origin: Shark | None) -> TypeGuard[Shark]:
-    """Whether all of the evacuated shark is known: its name is, from the request for the job."""
+    """Tell whether more of the evacuated shark is known than its name, from the request."""
     return origin is not None and bool(origin.datacenter)
 
 

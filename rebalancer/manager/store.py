@@ -114,7 +114,7 @@ class JobStore:
         await self.database.write(waiting.take_over)
 
     async def take_changes(self) -> bool:
-        """Whether another program has changed rows since this was asked, so that some wait again.
+        """Tell whether another program has changed rows since the last call, and some wait again.
 
         To be asked when nothing of the job is under way; they are made like new ones, as by `load`.
         """
@@ -158,7 +158,7 @@ class JobStore:
         await self.database.write(orphans.note_unused, path)
 
     async def looked(self) -> Looked:
-        """What the job has to look at, and how far it has."""
+        """Read what the job has to look at, and how far it has come."""
         return await self.database.read(scans.read_looked)
 
     async def scan_position(
@@ -204,7 +204,7 @@ class JobStore:
         return await self.database.read(waiting.unprocessed, after, until)
 
     async def returned(self, assignment_id: str) -> list[MantaObject]:
-        """The objects of an assignment that were returned to placement."""
+        """Read the objects of an assignment that were returned to placement."""
         return await self.database.read(waiting.returned, assignment_id)
 
     async def take_up(self, after: int) -> tuple[int, list[MantaObject]]:
@@ -220,7 +220,7 @@ class JobStore:
         await self.database.write(assigned.assign, assignment)
 
     async def refuse(self, refused: Sequence[tuple[str, Reason]], *, max_attempts: int) -> Uncopied:
-        """There is no destination for these objects.
+        """Record that there is no destination for these objects.
 
         What waiting may help is put off, until it has been refused `max_attempts` times; all
         else is skipped.
@@ -239,11 +239,11 @@ class JobStore:
     # --- assignments ---------------------------------------------------------------------
 
     async def accepted(self, assignment_id: str) -> None:
-        """The agent has confirmed the assignment."""
+        """Record that the agent has confirmed the assignment."""
         await self.database.write(assigned.accept, assignment_id)
 
     async def withdraw(self, assignment_id: str, path: str | None = None) -> None:
-        """The assignment came to no agent: its objects are without a destination, as before.
+        """End an assignment that came to no agent: its objects have no destination, as before.
 
         With `path`, a format string of `account` and `id`, that is not quite sure, so their places
         are noted as possible orphans.
@@ -253,7 +253,7 @@ class JobStore:
     async def give_back(
         self, assignment_id: str, reason: Reason, *, max_attempts: int, path: str, detail: str
     ) -> Uncopied:
-        """The assignment came to nothing: its objects return to placement.
+        """End an assignment that came to nothing: its objects return to placement.
 
         Those that another destination cannot help, or that have failed `max_attempts` times, are
         skipped with `reason`.  An agent that may have had the assignment may have copied some, so
@@ -267,7 +267,7 @@ class JobStore:
     async def copied(
         self, assignment_id: str, failed: Mapping[str, Failure], *, max_attempts: int
     ) -> Uncopied:
-        """The agent is done: all objects but those in `failed` are verified copies.
+        """Record that the agent is done: all objects but those in `failed` are verified copies.
 
         Of the failed ones, those that another destination or source may help return to
         placement, until they have failed `max_attempts` times; the others are skipped.
@@ -283,7 +283,7 @@ class JobStore:
         path: str,
         detail: str,
     ) -> Uncopied:
-        """The agent is done, but accounts only for the objects in `failed`.
+        """End an assignment whose agent is done, but accounts only for the objects in `failed`.
 
         Those end as with `copied`.  The others return to placement as objects whose copy may lie
         at this destination; the first time that happens to one, it counts as no attempt.
@@ -307,7 +307,7 @@ class JobStore:
         await self.database.write(updated.settle, Kept(settled))
 
     async def finish_assignment(self, assignment_id: str) -> None:
-        """Every object of the assignment is settled, and its agent need not keep it."""
+        """Record that every object of an assignment is settled, so its agent need not keep it."""
         await self.database.write(assigned.finish, assignment_id)
 
     async def waiting_links(self, after: tuple[int, str]) -> list[StoredRecord]:
@@ -415,7 +415,7 @@ def _status_and_counts(db: sqlite3.Connection) -> tuple[Status, Counts]:
 
 
 def _look(_db: sqlite3.Connection) -> None:
-    """Change nothing: what is observed at each commit is observed."""
+    """Change nothing, so that what is observed at each commit is observed now."""
 
 
 #: What `note` keeps of a job: columns of table `job`, and of the list of jobs.

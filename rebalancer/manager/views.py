@@ -115,7 +115,7 @@ _COPY = (
 
 
 def read_looked(path: Path) -> Looked:
-    """What a job had to look at, and how far it has.  Blocking.
+    """Read what a job had to look at, and how far it has come.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
@@ -149,7 +149,7 @@ class Retryable:
 
 
 def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[Retryable]]:
-    """Records that another job can take up, and the last row looked at.
+    """Read records that another job can take up; returns also the last row looked at.
 
     Blocking.
 
@@ -222,14 +222,14 @@ def _without_row(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """A value as JSON can have it: a file that was changed by hand may hold any."""
+    """Make a value fit for JSON: a file that was changed by hand may hold any."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check(known: Overview) -> None:
-    """Refuse what cannot be shown.
+    """Refuse a file whose rows cannot be shown.
 
     Raises:
       TypeError, ValueError: something is of another kind than it should be.

@@ -1,4 +1,4 @@
-"""Forgetting: agents drop the assignments that are done with, for tidiness only."""
+"""Agents forget the assignments that are done with, for tidiness only."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ class Forgetting:
         self._send = send
 
     def forget(self, item: Moved) -> None:
-        """Have the agent drop an assignment, if the job wants that and agents keep up with it."""
+        """Have its agent drop an assignment, if the job wants that and agents keep up with it."""
         if not self._job.config.delete_assignments:
             return
         try:
@@ -39,7 +39,7 @@ class Forgetting:
 
 @asynccontextmanager
 async def forgetting(job: Job) -> AsyncIterator[Forgetting]:
-    """Delete assignments in the background; on leaving, the rest has a few seconds."""
+    """Have assignments dropped in the background; on leaving, the rest has a few seconds."""
     send, receive = trio.open_memory_channel[Moved](WAITING)
     async with trio.open_nursery() as nursery:
         async with receive:

@@ -155,20 +155,20 @@ class _Placer:
             self._job.waits.end(DESTINATIONS)
 
     def _note_held(self) -> None:
-        """Tell that nobody can be given anything, once that is sure of all."""
+        """Show that the job waits for destinations, once it is sure that all are away."""
         known = self._selection.candidates.nodes
         if all(self._job.ledger.is_away(node.manta_storage_id) for node in known):
             self._held_at = trio.current_time()
             self._job.waits.begin(DESTINATIONS, f"none of {len(known)} answers")
 
     def _are_all_away(self) -> bool:
-        """Whether nobody can be given anything: then all objects wait, and not each by itself."""
+        """Tell whether every destination is away: then all objects wait, not each by itself."""
         known = [node.manta_storage_id for node in self._selection.candidates.nodes]
         # All of them are looked at, so that those of which nobody knows are asked at once.
         return not any([self._job.ledger.is_there(name) for name in known])
 
     def _is_given_up(self) -> bool:
-        """Whether every destination that is away has been so for longer than it is waited for.
+        """Tell whether every destination that is away has been so for longer than is waited for it.
 
         While all are away that tells nothing of each, so the time counts from the end of that.
         """

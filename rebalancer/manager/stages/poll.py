@@ -19,7 +19,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class _Watched:
-    """An assignment under way: since when, when to ask next, how far it was."""
+    """An assignment under way: since when, when to ask next, how many tasks were processed."""
 
     item: Sent
     since: float
@@ -110,7 +110,7 @@ class _Watcher:
             await self._lose(watched.item, reason, detail)
 
     async def _untaken(self, item: Sent) -> None:
-        """The agent does not have what it never said that it had: as a rule it never came there."""
+        """Give up an assignment that its agent never accepted and does not have: it got lost."""
         ledger = self._job.ledger
         if item.in_doubt and ledger.untaken_s(self._shark) >= self._job.config.agent_timeout:
             detail = "the agent answers, but takes no assignment"
@@ -157,7 +157,7 @@ class _Watcher:
             await self._take(item, failed)
 
     async def _take(self, item: Sent, failed: Mapping[str, Failure]) -> None:
-        """All objects of `item` but the `failed` ones are copied."""
+        """Record that all objects of `item` but the `failed` ones are copied."""
         attempts = self._job.config.max_attempts
         uncopied = await self._job.store.copied(item.id, failed, max_attempts=attempts)
         if assignments.is_useless(len(item.object_ids), failed.values()):
@@ -173,7 +173,7 @@ class _Watcher:
         del self._watched[item.id]
 
     async def _ask_again(self, item: Sent, failed: Mapping[str, Failure], detail: str) -> None:
-        """The agent does not account for all of `item`: the rest is asked for once more."""
+        """Ask once more for those objects of `item` that the agent does not account for."""
         log.warning(
             "assignment does not add up",
             id=item.id,

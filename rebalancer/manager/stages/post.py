@@ -65,7 +65,7 @@ class _Delivery(enum.Enum):
 
 @attrs.frozen
 class _Result:
-    """How a delivery ended; if the assignment was refused why, for the column and for a person."""
+    """How a delivery ended; of a refused one also why, for the column and for a person."""
 
     delivery: _Delivery
     reason: Reason = reasons.DESTINATION_UNREACHABLE
@@ -112,7 +112,7 @@ async def _deliver(job: Job, item: Ready) -> _Result:
 async def withdraw(
     job: Job, assignment_id: str, shark: str, size: int, *, in_doubt: bool = False
 ) -> None:
-    """No agent has the assignment, and none is to blame: its objects are as before.
+    """End an assignment that no agent has, for which none is to blame: its objects are as before.
 
     One that was `in_doubt` may have come to its agent after all, so its copies are listed.
     """
@@ -127,7 +127,7 @@ async def withdraw(
 async def give_back(
     job: Job, assignment_id: str, shark: str, size: int, reason: Reason, detail: str
 ) -> None:
-    """An assignment came to nothing: its objects return to placement, or are skipped."""
+    """End an assignment that came to nothing: its objects return to placement, or are skipped."""
     log.warning("assignment lost", id=assignment_id, destination=shark, reason=detail)
     uncopied = await job.store.give_back(
         assignment_id,

@@ -1,4 +1,4 @@
-"""Probing: asking the destinations that are away whether they are back, in one task for all."""
+"""One task asks all destinations that are away whether they are back."""
 
 from functools import partial
 

@@ -238,7 +238,7 @@ class Rewriter:
 
 
 def put_bytes(key: str, text: str) -> int:
-    """About how many bytes a put of a record adds to a message."""
+    """Estimate how many bytes a put of a record adds to a message."""
     return _bytes_of(key) + _bytes_of(text) + _PUT_BYTES
 
 
@@ -247,7 +247,7 @@ def _bytes_of(text: str) -> int:
 
 
 def _pieces(writes: list[tuple[Member, Put]]) -> Iterator[list[tuple[Member, Put]]]:
-    """The writes, cut where records that were read anew have become too long for one batch."""
+    """Cut the writes where records that were read anew have become too long for one batch."""
     piece: list[tuple[Member, Put]] = []
     size = 0
     for member, put in writes:

@@ -1,4 +1,4 @@
-"""Where objects come from: the scan of every shard, or a listing whose records are read anew."""
+"""Objects come from the scan of every shard, or from a listing whose records are read anew."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ async def send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObje
 
 
 def phase(scan_round: int, shard: int) -> str:
-    """What a person calls the scan of a shard in a round, or the reading of a listing."""
+    """Name the scan of a shard in a round, or the reading of a listing, for a person."""
     if shard == NO_SHARD:
         return "discovery"
     return f"the final scan of shard {shard}" if scan_round else f"discovery on shard {shard}"
@@ -146,7 +146,7 @@ class _Patient:
     async def sql(
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
     ) -> list[dict[str, Any]]:
-        """The rows of a statement, as `scan.Shard` has it."""
+        """Return the rows of a statement; this is the method of `scan.Shard`."""
         return await patiently(
             partial(self.shard.sql, statement, values, within_s=within_s),
             waits=self.job.waits,
@@ -188,7 +188,7 @@ class _Window:
 async def _window_behind(
     done: ScanPosition, job: Job, shard: scan.Shard, columns: tuple[str, ...]
 ) -> _Window | None:
-    """The next window of a scan that has come as far as `done`; None if there is none to ask for.
+    """Ask for the next window of a scan that has come as far as `done`; None behind the last.
 
     Raises:
       PeerError: the shard does not answer.
@@ -206,7 +206,7 @@ async def _window_behind(
 async def _while_asking(
     keep: Callable[[], Awaitable[None]], ask: Callable[[], Awaitable[_Window | None]]
 ) -> _Window | None:
-    """Do both at a time; what `ask` returns or raises, once `keep` is done."""
+    """Do both at a time; once `keep` is done, returns or raises what `ask` did."""
     window: _Window | None = None
     failure: PeerError | None = None
     async with trio.open_nursery() as nursery:
@@ -221,7 +221,7 @@ async def _while_asking(
 
 
 def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
-    """The records of a window that concern the job: parsed as they are taken, in a thread."""
+    """Yield the records of a window that concern the job, parsed as they are taken, in a thread."""
     for row in rows:
         record = job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value)
         if record is not None:
@@ -274,7 +274,7 @@ class _Read:
     orphans: list[Orphan] = attrs.field(factory=list)
 
     def drop(self, shard: int, listed: Listed, why: str, now: str = "") -> None:
-        """Leave a record out; `now` is its text, if there still is one."""
+        """Leave a listed record out; `now` is its text, if there still is one."""
         self.dropped.append(Dropped(shard, listed.key, why))
         copy = listed.copy
         # A record that names the copy was updated, though its job did not come to know.

@@ -30,13 +30,13 @@ class Tally:
         self._bytes[status, reason or ""] += size
 
     def move(self, old: str, new: str, reason: str | None, objects: int, size: int) -> None:
-        """So many have gone from status `old`, without a reason, to `new`."""
+        """Count so many `objects` that went from status `old`, without a reason, to `new`."""
         # What can still move has no reason yet.
         self.add(old, None, -objects, -size)
         self.add(new, reason, objects, size)
 
     def put_off(self, objects: int) -> None:
-        """So many more of the unprocessed objects are put off."""
+        """Count so many `objects` more of the unprocessed ones as put off."""
         self.add(PUT_OFF, None, objects, 0)
 
     def save(self, db: sqlite3.Connection) -> None:
@@ -51,7 +51,7 @@ class Tally:
 def move_rows(
     db: sqlite3.Connection, tally: Tally, old: str, new: str, these: str, *values: object
 ) -> int:
-    """Bring those of the rows `these` of `progress` that have status `old` to `new`; how many.
+    """Bring the rows `these` of `progress` from status `old` to `new`; returns how many.
 
     `these` is a condition with its `values`.
     """
@@ -65,7 +65,7 @@ def move_rows(
 
 
 def count_objects(db: sqlite3.Connection) -> int:
-    """How many objects the job has."""
+    """Return how many objects the job has."""
     (count,) = db.execute(
         "SELECT ifnull(sum(objects), 0) FROM counters WHERE status NOT IN ('duplicates', ?)",
         (PUT_OFF,),
@@ -74,13 +74,13 @@ def count_objects(db: sqlite3.Connection) -> int:
 
 
 def read_status(db: sqlite3.Connection) -> Status:
-    """The counts that the writer keeps."""
+    """Read the counts that the writer keeps."""
     rows = db.execute("SELECT * FROM counters WHERE status <> ?", (PUT_OFF,))
     return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
 
 
 def read_counts(db: sqlite3.Connection) -> Counts:
-    """What the stages of a job wait for."""
+    """Read the counts that tell what the stages of a job wait for."""
     by_status = Counter[str]()
     for row in db.execute("SELECT status, objects FROM counters"):
         by_status[row["status"]] += row["objects"]

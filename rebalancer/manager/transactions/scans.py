@@ -1,4 +1,4 @@
-"""Rows that tell what a job must look at, and how far it has looked."""
+"""These rows tell what a job must look at, and how far it has looked."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -37,20 +37,20 @@ def take_over(
 
 
 def read_known_shards(db: sqlite3.Connection) -> frozenset[int]:
-    """The shards that the job has to empty."""
+    """Read the shards that the job has to empty."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'shards'").fetchone() is None:
         return frozenset(scan.shard for scan in read_scans(db)) - {NO_SHARD}  # an earlier version
     return frozenset(number for (number,) in db.execute("SELECT shard FROM shards"))
 
 
 def read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
-    """How far discovery has come on each shard, in each round."""
+    """Read how far the scan of each shard has come, in each round."""
     rows = db.execute("SELECT shard, id_column, position, until, round FROM scans ORDER BY 5, 1, 2")
     return [ScanPosition(*row) for row in rows]
 
 
 def read_looked(db: sqlite3.Connection) -> Looked:
-    """What decides whether the job has looked at all that it must."""
+    """Read what decides whether the job has looked at all that it must."""
     rounds = [number for (number,) in db.execute("SELECT round FROM rounds ORDER BY 1")]
     dropped = db.execute(
         "SELECT DISTINCT shard FROM dropped WHERE reason = ? ORDER BY 1", (NOT_CONFIGURED,)

@@ -28,7 +28,7 @@ _WAITING = (
 
 
 def take_over(db: sqlite3.Connection) -> int:
-    """Make those given back or put off by an earlier run like new ones; how many wait in all."""
+    """Make objects that an earlier run gave back or put off like new; says how many wait in all."""
     _take_put_off(db, 0, None)
     db.execute(
         "UPDATE progress SET assignment = NULL WHERE status = 'unprocessed'"
@@ -39,12 +39,12 @@ def take_over(db: sqlite3.Connection) -> int:
 
 
 def last_row(db: sqlite3.Connection) -> int:
-    """The number of the newest object."""
+    """Return the number of the newest object."""
     return int(db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()[0])
 
 
 def unprocessed(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[MantaObject]]:
-    """A page of objects never placed in this run, and the last number seen."""
+    """Return the last number seen, and a page of the objects never placed in this run."""
     rows = db.execute(
         f"{_WAITING} assignment IS NULL AND NOT put_off"
         " AND number > ? AND number <= ? ORDER BY number LIMIT ?",
@@ -54,7 +54,7 @@ def unprocessed(db: sqlite3.Connection, after: int, until: int) -> tuple[int, li
 
 
 def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
-    """The objects that an assignment has returned."""
+    """Return the objects that an assignment has given back to placement."""
     rows = db.execute(
         f"{_WAITING} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",
         (assignment_id,),
@@ -63,14 +63,14 @@ def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
 
 
 def take_up(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
-    """A page of those put off, which they are no longer, and the last number seen."""
+    """Take up a page of the objects that were put off; returns the last number seen, and those."""
     return _take_put_off(db, after, PAGE)
 
 
 def _take_put_off(
     db: sqlite3.Connection, after: int, limit: int | None
 ) -> tuple[int, list[MantaObject]]:
-    """Make some, or all, of those put off like new ones; the last number seen, and a page of them.
+    """Make a page, or all, of the objects put off like new; returns the last number, and a page.
 
     What a person has changed is put off too, so this is where it is found if no object can be
     made of a row: that ends as an error.
@@ -102,7 +102,7 @@ def _take_put_off(
 
 
 def _checked_object(row: sqlite3.Row) -> MantaObject:
-    """The object of a row that a person may have changed.
+    """Read the object of a row that a person may have changed.
 
     Raises:
       UnusableRecord: no object can be made of it.
@@ -136,7 +136,7 @@ def _end_unusable(
 def refuse(
     db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], max_attempts: int
 ) -> Uncopied:
-    """Put off or skip what there is no destination for."""
+    """Put off or skip objects for which there is no destination."""
     tally = Tally()
     put_off, skipped = 0, Counter[Reason]()
     for object_id, reason in refused:
@@ -154,7 +154,7 @@ def refuse(
 
 
 def postpone(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
-    """Put off objects without a destination, at no cost."""
+    """Put off objects without a destination, which costs them no attempt."""
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     count = db.execute(
         "UPDATE progress SET put_off = 1 WHERE +status = 'unprocessed' AND NOT put_off"
@@ -167,7 +167,7 @@ def postpone(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
 
 
 def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
-    """Whether the object waits for another try; if not, nothing is changed."""
+    """Put an object off, if it may be tried again; tells whether it was."""
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     done = db.execute(
         "UPDATE progress SET put_off = 1, attempts = attempts + 1"
@@ -178,7 +178,7 @@ def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
 
 
 def skip_page(db: sqlite3.Connection, outcome: str) -> bool:
-    """End a page of them as skipped, for a cause that the predecessor has no word for.
+    """Skip a page of unprocessed objects, for a cause that the predecessor has no word for.
 
     Tells whether there were any.
     """
@@ -221,7 +221,7 @@ def skip(
 
 
 def _tame(text: str) -> str:
-    """`text` from outside as a column takes it: not endless, and without halves of characters."""
+    """Make `text` from outside fit for a column: not endless, and without halves of characters."""
     return text[:200].encode(errors="replace").decode()
 
 
@@ -231,7 +231,7 @@ def _waiting_object(row: sqlite3.Row) -> MantaObject:
 
 
 def read_tried(row: sqlite3.Row) -> Tried:
-    """With what copying the object has failed."""
+    """Read with what copying the object has failed."""
     if row["tried"] is None:
         return Tried()
     known = json.loads(row["tried"])
@@ -245,7 +245,7 @@ def read_tried(row: sqlite3.Row) -> Tried:
 
 
 def write_tried(tried: Tried) -> str:
-    """`tried` as its column holds it."""
+    """Write `tried` as its column holds it."""
     told = None if tried.reason is None else (tried.reason.name[:200], tried.reason.code)
     return json.dumps(
         {
