@@ -1,4 +1,4 @@
-"""What a request may be made of: JSON with bounds, and numbers in a query.  Pure."""
+"""Requests are made of JSON with bounds, and of numbers in a query, read here.  Pure."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ MAX_DIGITS = 19
 
 
 def read_body(body: bytes) -> Any:
-    """The parsed JSON of a request.
+    """Parse the JSON body of a request.
 
     Raises:
       BadRequest: it is no JSON, nested too deeply, or has text that no file and no socket can take.
@@ -39,7 +39,7 @@ def read_body(body: bytes) -> Any:
 
 
 def _fault(text: str) -> str | None:
-    """What keeps `text` from being written to a file."""
+    """Say what keeps `text` from being written to a file; None if nothing does."""
     if "\0" in text:
         return "NUL"
     if not text.isascii():
@@ -51,7 +51,7 @@ def _fault(text: str) -> str | None:
 
 
 def _place(value: Any, text: str, path: str = "$") -> str | None:
-    """Where in `value`, which is not nested deeply above it, `text` is."""
+    """Say where in `value` this very `text` is; nothing above it is nested deeply."""
     if value is text:
         return path
     if isinstance(value, dict):
@@ -66,7 +66,7 @@ def _place(value: Any, text: str, path: str = "$") -> str | None:
 
 
 def whole_number(name: str, text: str, minimum: int, maximum: int) -> int:
-    """The number that the parameter `name` of a query gives as `text`.
+    """Read the number that the parameter `name` of a query gives as `text`.
 
     Raises:
       BadRequest: it is none, or out of bounds.

@@ -139,7 +139,7 @@ cli.add_command(demo)
 
 
 def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
-    """Run a command, then end the process; `usage` is the code for one that makes no sense."""
+    """Run a command, then end the process, with the code `usage` if the command makes no sense."""
     log.hold_descriptors()
     take_any_text()
     try:
@@ -179,5 +179,5 @@ def main_agent() -> NoReturn:
 
 
 def main_adm() -> NoReturn:
-    """The command `rebalancer-adm`, as the predecessor named it, with its one code of failure."""
+    """Run `rebalancer-adm`, which fails with one code, as the predecessor's command did."""
     _run(adm, "rebalancer-adm", usage=1)

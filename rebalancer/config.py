@@ -332,7 +332,7 @@ _SILENT: Mapping[Any, frozenset[str]] = {
 
 
 def load_agent(path: Path | None) -> AgentConfig:
-    """The agent's configuration; the environment overrides the file.
+    """Read the agent's configuration; the environment overrides the file.
 
     Without `path` the default place is read if there is a file, else defaults hold.
 
@@ -345,7 +345,7 @@ def load_agent(path: Path | None) -> AgentConfig:
 
 
 def load_manager(path: Path | None) -> ManagerConfig:
-    """The manager's configuration; the environment overrides the file.
+    """Read the manager's configuration; the environment overrides the file.
 
     Raises:
       ConfigError: the file is missing, is not JSON, or a key or value does not fit.
@@ -381,7 +381,7 @@ def read_manager(text: str, name: str, variables: Mapping[str, str] | None = Non
 
 
 def read_token(path: str) -> str | None:
-    """The token in a file; None where no file is named.
+    """Read the token in a file; None where no file is named.
 
     Raises:
       ConfigError: the file cannot be read, or holds no token.
@@ -437,7 +437,7 @@ def _read_text(path: Path) -> str:
 
 
 def _structure(document: Mapping[str, Any], kind: type[T], name: str, wrong: Sequence[str]) -> T:
-    """`document` as `kind`; `wrong` is what is amiss with it already.
+    """Make a `kind` of `document`; `wrong` is what is known to be amiss with it.
 
     Raises:
       ConfigError: all that is wrong, at once.
@@ -452,7 +452,7 @@ def _structure(document: Mapping[str, Any], kind: type[T], name: str, wrong: Seq
 
 
 def _faults(value: Any, kind: Any, prefix: str = "") -> list[str]:
-    """All that is wrong with `value` as an object of `kind`: each with its key."""
+    """List all that is wrong with `value` as an object of `kind`, each fault with its key."""
     if not isinstance(value, dict):
         return [f"{prefix.rstrip('.') or 'the document'}: expected an object"]
     fields = attrs.fields_dict(kind)
@@ -487,7 +487,7 @@ def _faults_of_field(value: Any, field: "attrs.Attribute[Any]", prefix: str) -> 
 
 
 def _placed(text: str, where: str) -> str:
-    """What is wrong with one value, behind the place of what is wrong."""
+    """Put the place of what is wrong before what is wrong with one value."""
     what, _, inner = text.rpartition(" at $")
     if " at $" in what:  # several members of a list
         return f"{where}: {text.replace(' at $', f' at {where}')}"

@@ -50,7 +50,7 @@ class Listen:
     key: str = ""
 
     def bind(self) -> socket.socket:
-        """A listening socket.
+        """Make a listening socket.
 
         Raises:
           ConfigError: the address cannot be served on.

@@ -29,13 +29,13 @@ class BadRequest(RequestError):
 
 
 class Forbidden(RequestError):
-    """Understood, but not allowed in the present state."""
+    """The request is understood, but not allowed in the present state."""
 
     status = 403
 
 
 class NotFound(RequestError):
-    """No such thing."""
+    """There is no such thing."""
 
     status = 404
 
@@ -47,13 +47,13 @@ class Conflict(RequestError):
 
 
 class TooLarge(BadRequest):
-    """More at once than is taken."""
+    """The request has more in it than is taken at once."""
 
     status = 413
 
 
 class Unprocessable(RequestError):
-    """Well-formed, but not something we can do."""
+    """The request is well-formed, but asks for something that cannot be done."""
 
     status = 422
 
@@ -71,7 +71,7 @@ class Damaged(RequestError):
 
 
 class Unavailable(RequestError):
-    """Not now: ask again after `retry_after_s` seconds."""
+    """The request cannot be answered now: it may be tried after `retry_after_s` seconds."""
 
     status = 503
     retry_after_s = 10
@@ -84,7 +84,7 @@ class PeerError(RebalancerError):
 
 
 class PeerUnreachable(PeerError):
-    """No connection, or it broke, or no answer came in time: the outcome is unknown.
+    """There was no connection, or it broke, or no answer came in time: the outcome is unknown.
 
     `was_sent` is false if there was no connection, so that what was asked cannot have happened.
     """

@@ -1,4 +1,4 @@
-"""Names that nobody knows, in what comes from outside, each with the nearest one that is known.
+"""Unknown names in what comes from outside are told here, with the nearest known one.
 
 A key that is ignored is worse than one that is refused: whoever misspells a limit gets none.
 """
@@ -11,7 +11,7 @@ MOST_LISTED = 12
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The one of `known` that `name` is most likely a misspelling of; None if none is near."""
+    """Find the one of `known` that `name` most likely misspells; None if none is near."""
     wanted = _folded(name)
     whole = {_folded(other): other for other in known}
     # `prt` is near no whole name, but near a word of `listen_port`.
@@ -27,7 +27,7 @@ def _folded(name: str) -> str:
 
 
 def unknown(keys: Iterable[object], known: Collection[str], where: str = "") -> list[str]:
-    """What to say of each of `keys` that is not in `known`; `where` is put before its name."""
+    """Say of each of `keys` that it is not in `known`; `where` is put before its name."""
     told = []
     for key in keys:
         if key in known:

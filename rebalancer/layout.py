@@ -16,14 +16,14 @@ Step = Callable[[sqlite3.Connection], None]
 
 
 def _no_tables(db: sqlite3.Connection) -> int:
-    """Version 0 if a file has no tables, else 1: for kinds whose files always had a version."""
+    """Take a file without tables for version 0, else 1: for files that always had a version."""
     (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return int(count > 0)
 
 
 @attrs.frozen
 class Layout:
-    """What files of one kind look like.
+    """The look of files of one kind.
 
     `kind` is what to call one; `script` makes a new one, and is idempotent; `steps` lead from
     version 1 to 2 and so on; `unversioned` tells the version of a file from before versions were
@@ -37,15 +37,15 @@ class Layout:
 
     @property
     def newest(self) -> int:
-        """The version that this program writes."""
+        """Return the version that this program writes."""
         return len(self.steps) + 1
 
     def is_newest(self, db: sqlite3.Connection) -> bool:
-        """Whether there is nothing to do, and nothing wrong, with the file."""
+        """Tell whether the file has the newest version, so that nothing is to be done."""
         return _user_version(db) == self.newest
 
     def version(self, db: sqlite3.Connection) -> int:
-        """The version of the file, 0 if it is empty."""
+        """Return the version of the file, 0 if it is empty."""
         return _user_version(db) or self.unversioned(db)
 
     def check(self, db: sqlite3.Connection, path: Path, *, must_exist: bool) -> None:

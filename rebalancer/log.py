@@ -1,4 +1,4 @@
-"""Logs in bunyan's format: one JSON line a record on stdout, written whole or not at all.
+"""Logs have bunyan's format: a JSON line a record, on stdout, written whole or not at all.
 
 A log that cannot be written ends and delays nothing.  Lines go through a bounded queue to a thread
 of their own, so that a pipe whose reader sleeps keeps only that thread waiting; what does not fit
@@ -59,7 +59,7 @@ def level_name(text: str) -> str:
 
 
 class Sink:
-    """Lines on their way to a file descriptor, written by a thread.
+    """A queue of lines on their way to a file descriptor, which a thread writes.
 
     Mutable state, under a lock: the lines that wait, and their size; how many were dropped, in
     all and since the last line that told of it; whether the thread is writing.
@@ -126,7 +126,7 @@ class Sink:
                         self._untold -= untold
 
     def _take(self) -> list[bytes]:
-        """The next lines: as many as one write has room for, and one at least."""
+        """Take the next lines: as many as one write has room for, and one at least."""
         lines = [self._lines.popleft()]
         size = len(lines[0])
         while self._lines and size + len(self._lines[0]) <= PIECE:
@@ -136,7 +136,7 @@ class Sink:
         return lines
 
     def _write(self, data: bytes) -> int:
-        """How many bytes of `data` were written; a line that was cut before is ended first."""
+        """Write `data`; returns how many bytes went.  A line that was cut before is ended first."""
         done = 0
         try:
             if self._is_cut:
@@ -157,7 +157,7 @@ _stdout: Sink | None = None
 
 
 def stdout() -> Sink:
-    """The one sink of this process's stdout."""
+    """Return the one sink of this process's stdout."""
     global _stdout
     if _stdout is None:
         _stdout = Sink(1)
@@ -166,7 +166,7 @@ def stdout() -> Sink:
 
 
 def dropped() -> int:
-    """How many lines of this process could not be written so far."""
+    """Return how many lines of this process could not be written so far."""
     return 0 if _stdout is None else _stdout.dropped
 
 
@@ -191,7 +191,7 @@ def hold_descriptors() -> None:
 
 
 class _ToSink:
-    """What structlog hands its lines to."""
+    """The end to which structlog hands its lines."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -267,7 +267,7 @@ class _Forward(logging.Handler):
 
 
 def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:
-    """A logger that adds `fields` to every line."""
+    """Make a logger that adds `fields` to every line."""
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger(**fields)
     return log
 
@@ -284,7 +284,7 @@ class Seldom:
     _times: int = 0
 
     def say(self, method: Callable[..., Any], message: str, **fields: Any) -> None:
-        """Log it by `method`, unless that was done within the last minute."""
+        """Log `message` by `method`, unless that was done within the last minute."""
         now = self.clock()
         if self._last is not None and now - self._last < SELDOM_S:
             self._times += 1

@@ -41,7 +41,7 @@ _PASSING_SQLITE = frozenset({5, 6, 7, 10, 13, 14})
 
 
 def waiting_helps(exc: BaseException) -> bool:
-    """Whether what failed with `exc` may succeed later: by itself, or when a person has helped."""
+    """Tell whether what failed with `exc` may succeed later, alone or with a person's help."""
     if isinstance(exc, BaseExceptionGroup):
         return all(map(waiting_helps, exc.exceptions))
     if isinstance(exc, PeerError):
@@ -60,7 +60,7 @@ def waiting_helps(exc: BaseException) -> bool:
 
 
 def pauses(first_s: float, longest_s: float, rng: random.Random | None = None) -> Iterator[float]:
-    """Endless pauses in seconds: doubling from `first_s` to `longest_s`, each cut by up to half."""
+    """Yield pauses for ever: doubling from `first_s` to `longest_s`, each cut by up to half."""
     draw = (rng or random).uniform
     pause = first_s
     while True:

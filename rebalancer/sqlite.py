@@ -88,20 +88,20 @@ async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
 
 
 def is_passing(exc: Exception) -> bool:
-    """Whether waiting may mend what `exc` tells of."""
+    """Tell whether waiting may mend what `exc` tells of."""
     code = getattr(exc, "sqlite_errorcode", 0)
     return code & 0xFF in _PASSING and code not in _FINAL
 
 
 def store_error(path: Path, exc: Exception) -> StoreError:
-    """`exc`, met in using the file `path`, as an error of ours."""
+    """Turn `exc`, met in using the file `path`, into an error of ours."""
     hint = _PASSING.get(getattr(exc, "sqlite_errorcode", 0) & 0xFF, "")
     text = f"{path}: {exc}{hint and ': '}{hint}"
     return StoreBusy(text) if is_passing(exc) else StoreError(text)
 
 
 def _opening_error(path: Path, mode: str, exc: Exception) -> StoreError:
-    """`exc`, met in opening the file: sqlite says only that it cannot be opened, so ask why."""
+    """Turn `exc`, met in opening the file, into an error of ours that says what sqlite does not."""
     if getattr(exc, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CANTOPEN:
         error = store_error(path, exc)
         error.__cause__ = exc
@@ -193,7 +193,7 @@ def insert_rows(
 
 
 class Kept(Generic[T]):
-    """What an iterable yields, kept as it comes, for a transaction that may have to run again."""
+    """A copy of what an iterable yields, for a transaction that may have to run again."""
 
     def __init__(self, source: Iterable[T]) -> None:
         self._source = iter(source)
@@ -259,7 +259,7 @@ class _Pauses:
     _failures: int = 0
 
     def after(self, exc: StoreBusy) -> float:
-        """Seconds to wait after a try that has met `exc`."""
+        """Return how many seconds to wait after a try that has met `exc`."""
         pause_s: float = min(FIRST_PAUSE_S * 2**self._failures, LONGEST_PAUSE_S)
         self._failures = min(self._failures + 1, 16)
         self.trouble = str(exc)
@@ -267,7 +267,7 @@ class _Pauses:
         return pause_s
 
     def over(self) -> None:
-        """Nobody waits any more."""
+        """Note that nobody waits any more."""
         if self._failures:
             self.waits.end(self.subject)
             self._failures = 0
@@ -317,7 +317,7 @@ class Database:
 
     @property
     def connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        """The writer's and the reader's, to be configured before their first use."""
+        """Return the writer's and the reader's connection, to be configured before first use."""
         return self._writer, self._reader
 
     async def close(self) -> None:
@@ -340,7 +340,7 @@ class Database:
         return await self.write_within(math.inf, partial(_call, fn, args, kwargs))
 
     async def write_within(self, patience_s: float, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """`write`, which gives up after `patience_s` seconds.
+        """Do what `write` does, but give up after `patience_s` seconds.
 
         Raises:
           StoreBusy: it has given up, and nothing is changed.
@@ -370,7 +370,7 @@ class Database:
         return result
 
     def _told(self, failure: BaseException) -> BaseException:
-        """`failure` as callers see it: what is wrong with the file as an error of ours."""
+        """Return `failure` as callers see it: what is wrong with the file as an error of ours."""
         if isinstance(failure, UnicodeDecodeError):
             return store_error(self.path, failure)
         if type(failure) in (sqlite3.OperationalError, sqlite3.DatabaseError):
@@ -395,7 +395,7 @@ class Database:
         await trio.sleep(pause_s)
 
     def _commit(self) -> Any:
-        """Commit what waits, in its order; what was observed.
+        """Commit what waits, in its order; returns what was observed.
 
         Raises:
           StoreBusy: nothing was committed, and all of it waits again.
@@ -424,7 +424,7 @@ class Database:
             self._give_back(taken, failure)
 
     def _give_back(self, taken: Sequence[_Write], failure: BaseException | None) -> None:
-        """Tell those that a thread has taken how it went, or have them wait again."""
+        """Tell the transactions that a thread has taken how it went, or have them wait again."""
         is_over = not isinstance(failure, StoreBusy)
         with self._deciding:
             if not is_over:
@@ -458,7 +458,7 @@ class Database:
         return await self.read_within(math.inf, partial(_call, fn, args, kwargs))
 
     async def read_within(self, patience_s: float, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """`read`, which gives up after `patience_s` seconds.
+        """Do what `read` does, but give up after `patience_s` seconds.
 
         Raises:
           StoreBusy: it has given up.

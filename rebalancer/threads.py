@@ -1,4 +1,4 @@
-"""Threads for blocking work: each kind of work has a limit of its own.
+"""Blocking work runs in threads, and each kind of work has a limit of its own.
 
 With one limit for all, sixty slow readers of a database kept commits, status requests and look-ups
 of names waiting for a thread.  Here a kind that is slow makes only its own kind wait.
@@ -45,7 +45,7 @@ _limiters = trio.lowlevel.RunVar[dict[Work, trio.CapacityLimiter]]("work limiter
 
 
 def limiter(work: Work) -> trio.CapacityLimiter:
-    """The limiter of `work` in this run of trio."""
+    """Return the limiter of `work` in this run of trio."""
     try:
         made = _limiters.get()
     except LookupError:

@@ -1,4 +1,4 @@
-"""Tokens that requests bear, read from files, and again when the operator says so."""
+"""Tokens that requests bear are read from files, and again when the operator says so."""
 
 import attrs
 
@@ -17,7 +17,7 @@ class Token:
 
     @classmethod
     def of(cls, path: str) -> "Token":
-        """The token in the file `path`; none if this is empty.  Blocking.
+        """Read the token in the file `path`; none if `path` is empty.  Blocking.
 
         Raises:
           ConfigError: the file cannot be read, or holds no token.

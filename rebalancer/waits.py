@@ -1,4 +1,4 @@
-"""What a program waits for that only time or a person can mend: each cause, and since when.
+"""A program says here what it waits for that only time or a person can mend.
 
 A cause is shown to the operator for as long as it lasts.  The log has one warning when it begins,
 one a minute while it lasts, and one line when it is over, however often it is met meanwhile.
@@ -39,7 +39,7 @@ class _Entry:
 
 
 class Waits:
-    """The causes that something waits for at the moment, by subject.
+    """The causes of waiting at the moment, by subject.
 
     `fields` are added to every line of the log.  Mutable state: the causes.  Methods have no
     await and are called from the event loop only.
@@ -74,5 +74,5 @@ class Waits:
 
     @property
     def causes(self) -> list[Wait]:
-        """Every cause at the moment, the oldest first."""
+        """Return every cause at the moment, the oldest first."""
         return [entry.wait for entry in self._entries.values()]

@@ -100,7 +100,7 @@ class Assignment:
 
     @property
     def key(self) -> str:
-        """The id in the one form under which the assignment is kept and asked for."""
+        """Return the id in the one form under which the assignment is kept and asked for."""
         return canonical_uuid(self.id) or self.id.lower()
 
 
@@ -213,7 +213,7 @@ def assignment_to_wire(assignment: Assignment, form: PostForm) -> Any:
 
 
 def posted_tasks(body: Any) -> list[Any]:
-    """What stands for the tasks in the body of POST /assignments; nothing if it has no list."""
+    """Return what stands for the tasks in the body of POST /assignments, if it is a list."""
     match body:
         case {"tasks": list(tasks)} | [_, list(tasks)]:
             return tasks
@@ -221,7 +221,7 @@ def posted_tasks(body: Any) -> list[Any]:
 
 
 def detect_dialect(body: Any) -> Dialect:
-    """The dialect of a posted assignment: tagged if any status in it is, else legacy."""
+    """Detect the dialect of a posted assignment: tagged if any status in it is, else legacy."""
     for task in posted_tasks(body):
         match task:
             case {"status": dict(status)} | [_, _, _, _, dict(status)]:
@@ -318,7 +318,7 @@ def _structure_strictly(kind: type[T]) -> Callable[[Any, Any], T]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can name halves of characters, disks and sockets cannot."""
+    """Tell whether UTF-8 can hold `value`: JSON can name halves of characters, disks cannot."""
     if value.isascii():
         return True
     try:
@@ -374,7 +374,7 @@ def _structure_object(made: cattrs.Converter, kind: type[T], **fields: Any) -> A
 
 
 def _structure_positional(made: cattrs.Converter, kind: type[T], **fields: Any) -> Any:
-    """As `_structure_object`, or from a JSON array of the fields' values in order.
+    """Structure a JSON object, or an array of the fields' values in their order.
 
     Serde reads structs so, and old documentation of the deployed agent posts assignments so.
     """

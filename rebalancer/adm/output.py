@@ -32,7 +32,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, but lines stay lines."""
+    """Make text `printable`, but keep its lines apart."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -44,7 +44,7 @@ def take_any_text() -> None:
 
 
 def json_text(value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> str:
-    """`value` as JSON that standard output can encode, and no terminal takes for orders."""
+    """Write `value` as JSON that standard output can encode, and no terminal takes for orders."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     is_ascii = not encoding.startswith("utf")
     text = json.dumps(value, indent=indent, ensure_ascii=is_ascii, sort_keys=sort_keys)

@@ -39,7 +39,7 @@ def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
 
 
 def notes(view: Mapping[str, Any]) -> list[str]:
-    """What an operator should know of a job besides its counts: its end, warnings, what remains."""
+    """List what to know of a job besides its counts: its end, warnings, what remains."""
     lines = []
     if error := view.get("error"):
         lines.append(f"failed: {error}")
@@ -51,7 +51,7 @@ def notes(view: Mapping[str, Any]) -> list[str]:
 
 
 def waits(view: Mapping[str, Any]) -> list[str]:
-    """What a job waits for, a line each, with times as the manager tells them (UTC)."""
+    """List what a job waits for, a line each, with times as the manager tells them (UTC)."""
     return [
         f"waits for {one['for']} since {one['since']}: {one['detail']}"
         for one in view.get("waiting", ())

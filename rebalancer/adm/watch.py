@@ -140,7 +140,7 @@ def _showing(console: Console) -> Iterator[Show]:
 
 
 def _lines(console: Console) -> Show:
-    """A line at each news of the phase or of a wait, and every few seconds meanwhile."""
+    """Print a line at each change of the phase or of a wait, and every few seconds meanwhile."""
     begun, shown_at, told = "", 0.0, set[tuple[str, str]]()
 
     def show(look: Look) -> None:

@@ -92,7 +92,7 @@ NOWHERE = frozenset(
 
 
 def accepts(outcome: Outcome | None, found: Outcome | None, *, disturbed: bool) -> bool:
-    """Whether an object that should end as `outcome` may be `found` so.
+    """Tell whether an object that should end as `outcome` may be `found` so.
 
     `disturbed`: sources did not always answer.
     """

@@ -105,7 +105,7 @@ def make_region(
 
 
 def server_parts(layout: Layout) -> dict[str, Process]:
-    """The servers as a process each, by the names of `servers.parts`; nothing is started."""
+    """Make a process for each server, by the names of `servers.parts`; nothing is started."""
     folder = str(layout.folder)
     return {
         part: _process(layout, part, "region", "serve", folder, "--part", part)

@@ -1,4 +1,4 @@
-"""The servers of a region: Moray shards, storinfo, the nodes' HTTP servers.
+"""A region's servers are its Moray shards, storinfo, and the nodes' HTTP servers.
 
 All are one process, or each part is one of its own, so that it can be killed alone.
 """
@@ -30,7 +30,7 @@ log = get_logger()
 
 
 def parts(layout: Layout) -> tuple[str, ...]:
-    """The names of the parts that `serve` can serve alone: each shard, storinfo, all nodes."""
+    """Name the parts that `serve` can serve alone: each shard, storinfo, all nodes."""
     return (*(f"moray-{number}" for number in layout.shards), "storinfo", "nodes")
 
 

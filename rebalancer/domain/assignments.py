@@ -15,7 +15,7 @@ _UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
 
 @attrs.frozen
 class Account:
-    """What a report of completion says of the tasks that were posted; each is in one set."""
+    """The posted tasks by what a report of completion says of them; each is in one set."""
 
     #: Named as failed.
     failed: frozenset[str]

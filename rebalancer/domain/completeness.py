@@ -1,4 +1,4 @@
-"""Whether a job has looked at all that it must, as derived from how far its stored scans came.
+"""A job has looked at all that it must if its stored scans say so; that is decided here.
 
 What a process remembers of its scans says nothing of those that an earlier process began.
 """
@@ -15,27 +15,27 @@ NO_SHARD = 0
 
 
 class Scan(Protocol):
-    """How far one scan has come: all ids of `column` up to `position`, of `until`."""
+    """A scan as far as it has come: all ids of `column` up to `position`, of `until`."""
 
     @property
     def round(self) -> int:
-        """0 is discovery, the others are final scans."""
+        """The round is 0 for discovery, and counts final scans from 1."""
 
     @property
     def shard(self) -> int:
-        """The shard, or `NO_SHARD`."""
+        """The shard is `NO_SHARD` for a listing."""
 
     @property
     def column(self) -> str:
-        """The column, or the part of a listing."""
+        """The column of ids that is scanned, or the part of a listing that is read."""
 
     @property
     def position(self) -> int:
-        """The last id that was looked at."""
+        """The position is the last id that was looked at."""
 
     @property
     def until(self) -> int:
-        """The last id that there is to look at."""
+        """The end is the last id that there is to look at."""
 
 
 @attrs.frozen(order=True)
@@ -53,13 +53,13 @@ class Part:
 def needed(
     shards: Collection[int], rounds: Iterable[int], listed: Iterable[str] = ()
 ) -> list[Part]:
-    """What a job must look at: every shard in every round that began, and its whole listing."""
+    """Return what a job must look at: each shard in each begun round, and its whole listing."""
     scans = [Part(number, shard) for number in rounds for shard in shards]
     return [*scans, *(Part(0, NO_SHARD, name) for name in listed)]
 
 
 def unfinished(parts: Iterable[Part], scans: Iterable[Scan]) -> list[Part]:
-    """Those of `parts` that were not looked at to their end, in the order of the rounds.
+    """Return the `parts` that were not looked at to their end, in the order of the rounds.
 
     A part without any stored scan has not been begun.
     """

@@ -95,7 +95,7 @@ def is_loose_uuid(text: object) -> bool:
 
 
 def canonical_uuid(text: object) -> str | None:
-    """The lower-case, hyphenated form of a UUID; None if `text` is none.
+    """Return the lower-case, hyphenated form of a UUID; None if `text` is none.
 
     It may be 32 digits without hyphens, in braces, or behind `urn:uuid:`.
     """

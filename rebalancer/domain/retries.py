@@ -36,7 +36,7 @@ _REMEDIES: Mapping[str, Remedy] = {
 
 
 def remedy(reason: Reason) -> Remedy:
-    """What may help an object that was not copied for `reason`.
+    """Return what may help an object that was not copied for `reason`.
 
     What is said of a destination or its agent, in words we know or not, need not be true of
     another one.
@@ -57,7 +57,7 @@ class Next(enum.Enum):
 
 
 def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
-    """What becomes of an object that has failed `failures` times now, this time for `reason`.
+    """Decide what becomes of an object that has failed `failures` times, now for `reason`.
 
     The last of its tries waits, where the destination may only have been away.
     """
@@ -110,7 +110,7 @@ def _rank(reason: Reason) -> int:
 
 
 def most_telling(earlier: Reason | None, latest: Reason) -> Reason:
-    """Which of the reasons of two failures tells a person most; of two alike the latest."""
+    """Return which reason of two failures tells a person most; of two alike the latest."""
     if earlier is None or _rank(latest) <= _rank(earlier):
         return latest
     return earlier
@@ -132,7 +132,7 @@ class Tried:
     def and_also(
         self, destination: str, source: str | None = None, reason: Reason | None = None
     ) -> "Tried":
-        """With `destination`, `source` if that one is to blame, and why it failed this time."""
+        """Add `destination`, the `source` if it is to blame, and why copying failed this time."""
         sources = self.sources if source is None else self.sources | {source}
         told = self.reason if reason is None else most_telling(self.reason, reason)
         return Tried(self.destinations | {destination}, sources, told, self.away)
@@ -146,7 +146,7 @@ class Tried:
         return failure.was_away and failure.source not in self.away | self.sources
 
     def without_answer(self, destination: str, failure: Failure) -> "Tried":
-        """With the source of an excused failure; the way to it may be bad from there only."""
+        """Add the source of an excused failure; the way to it may be bad from there only."""
         told = most_telling(self.reason, failure.reason)
         away = self.away | {failure.source}
         return Tried(self.destinations | {destination}, self.sources, told, away)

@@ -282,7 +282,7 @@ class Ledger:
         return due
 
     def still_away(self, shark: str, why: str | None = None) -> None:
-        """Note that a probe of `shark` had no answer, and `why`; None: it did not come to its end."""
+        """Note that a probe of `shark` had no answer, and `why`; None: it was not finished."""
         account = self._all.account(shark)
         if why is not None:
             self.set_away(shark, why)

@@ -95,7 +95,7 @@ class HttpClient:
         self._scheme = scheme
 
     def over(self, scheme: str) -> "HttpClient":
-        """The same connections, for the peers that speak `scheme`, `http` or `https`."""
+        """Return a client of the same connections for peers that speak `http` or `https`."""
         other = copy(self)
         other._scheme = scheme
         return other
@@ -206,7 +206,7 @@ async def _read(response: httpx.Response, host: str) -> bytes:
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:
-    """What accepts certificates of the authorities in `ca_file`; if this is empty, the system's.
+    """Accept certificates of the authorities in `ca_file`, or, if that is empty, the system's.
 
     Raises:
       ConfigError: it cannot be read, or has none.
@@ -245,15 +245,15 @@ class _WholeWrites(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, *args, **options)
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the connection."""
         await self._stream.aclose()
 
     async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        """The same, within TLS."""
+        """Begin TLS; returns a connection that writes requests whole, too."""
         return _WholeWrites(await self._stream.start_tls(*args, **options))
 
     def get_extra_info(self, info: str) -> Any:
-        """What is known of it."""
+        """Return what is known of the connection."""
         return self._stream.get_extra_info(info)
 
 
@@ -264,11 +264,11 @@ class _WholeWriting(httpcore.AsyncNetworkBackend):
         self._backend = backend
 
     async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        """A connection."""
+        """Open a connection."""
         return _WholeWrites(await self._backend.connect_tcp(*args, **options))
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Sleep as the backend does."""
         await self._backend.sleep(seconds)
 
 
@@ -280,7 +280,7 @@ async def open_http(
     connections: int = 100,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpClient]:
-    """A client without proxies from the environment, redirects or unbounded waits.
+    """Open a client without proxies from the environment, redirects or unbounded waits.
 
     With `tls` every peer must speak TLS, and show a certificate that it accepts.
 

@@ -55,7 +55,7 @@ def locate(name: str, hosts: Mapping[str, str], default_port: int) -> Endpoint:
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` may be the name or address of a host, with or without a port."""
+    """Tell whether `text` may be the name or address of a host, with or without a port."""
     try:
         host = split_port(text, 1).host
     except ValueError:
@@ -64,14 +64,14 @@ def is_address(text: str) -> bool:
 
 
 def is_host(host: str) -> bool:
-    """Whether a resolver can be asked for `host`: it is an address or has the form of a name."""
+    """Tell whether a resolver can be asked for `host`: an address, or what may be a name."""
     if ":" in host:
         return is_numeric(host)
     return len(host) <= MAX_NAME and all(map(_LABEL.fullmatch, host.split(".")))
 
 
 def is_numeric(host: str) -> bool:
-    """Whether `host` is an address, for which nobody need be asked."""
+    """Tell whether `host` is an address, for which nobody need be asked."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -49,7 +49,7 @@ def best(
     shunned: Collection[Endpoint],
     rng: random.Random,
 ) -> Target:
-    """The target of the next connection.
+    """Choose the target of the next connection.
 
     Of the best priority, the one with the fewest connections for its weight; one that is
     shunned only if all are.  `rng` decides between equals, or all clients would choose alike.
@@ -67,7 +67,7 @@ def best(
 def crowded(
     targets: Collection[Target], used: Mapping[Endpoint, int], shunned: Collection[Endpoint]
 ) -> tuple[Target, Endpoint] | None:
-    """The target of a connection that would be better there, and the server that it should leave.
+    """Find a target where a connection would be better, and the server that it should leave.
 
     None if the connections are spread as well as can be.
     """
@@ -95,7 +95,7 @@ def crowded(
 def _rank(
     target: Target, connections: int, shunned: Collection[Endpoint]
 ) -> tuple[bool, int, float]:
-    """How good a target is with so many connections; the least is the best."""
+    """Rate a target that has so many connections; the least is the best."""
     # A weight of 0 means hardly ever, if others have more.
     load = connections / max(target.weight, 0.01)
     return target.endpoint in shunned, target.priority, load
@@ -111,12 +111,12 @@ class Cache(Generic[T]):
         self._kept: dict[tuple[str, str], tuple[T, float]] = {}
 
     def fresh(self, question: tuple[str, str], now: float) -> T | None:
-        """The answer, if it still holds."""
+        """Return the answer, if it still holds."""
         answer, until = self._kept.get(question, (None, now))
         return answer if now < until else None
 
     def last(self, question: tuple[str, str]) -> T | None:
-        """The last answer, however old."""
+        """Return the last answer, however old."""
         return self._kept.get(question, (None, 0.0))[0]
 
     def keep(self, question: tuple[str, str], answer: T, ttl_s: float, now: float) -> None:
@@ -142,7 +142,7 @@ class Resolver:
     _version: tuple[int, int, int] | None = None
 
     async def targets(self, name: str) -> list[Target]:
-        """The servers of the shard called `name`; a port in the name or in `hosts` is the only one.
+        """Look up the servers of shard `name`; a port in the name or in `hosts` is the only one.
 
         Raises:
           PeerUnreachable: a look-up failed: says which.
@@ -224,7 +224,7 @@ class Resolver:
         return records
 
     async def _server(self) -> dns.asyncresolver.Resolver:
-        """The name servers to ask, read again when the system's file of them has changed.
+        """Return the name servers to ask, read again when the system's file of them has changed.
 
         Raises:
           OSError, dns.exception.DNSException: the file cannot be read or names none.
@@ -245,7 +245,7 @@ class Resolver:
 
 
 def _version(file: str) -> tuple[int, int, int]:
-    """What differs when a file was written or replaced."""
+    """Return what differs once a file was written or replaced."""
     found = os.stat(file)
     return found.st_mtime_ns, found.st_size, found.st_ino
 

@@ -137,7 +137,7 @@ async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
 
 
 def _pieces(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The keys, cut so that the message with those of a piece goes out whole."""
+    """Cut the keys into pieces, so that the message with those of a piece goes out whole."""
     piece: list[str] = []
     size = 0
     for key in keys:

@@ -26,7 +26,7 @@ log = get_logger()
 
 
 class LeftOut:
-    """The entries that cannot be used.
+    """A record of the entries of storinfo's list that cannot be used.
 
     Mutable state: what is wrong with those of the last list, and what was logged already.
     """
@@ -36,7 +36,7 @@ class LeftOut:
         self._logged: set[str] = set()
 
     def note(self, problems: list[str]) -> None:
-        """Take up what is wrong with a list, and log what is new of it."""
+        """Keep what is wrong with a list, and log what is new of it."""
         for problem in problems:
             if problem not in self._logged and len(self._logged) < REMEMBERED:
                 self._logged.add(problem)
@@ -47,7 +47,7 @@ class LeftOut:
 async def storage_nodes(
     http: HttpClient, host: str, left_out: LeftOut | None = None
 ) -> list[StorageNode]:
-    """Every node on the list that can be used; the others are noted in `left_out`.
+    """Read every node on the list that can be used; the others are noted in `left_out`.
 
     A node that drops off the list between two pages makes a real storinfo answer 404 or begin
     anew, so either means to start over; and a cursor on an empty list kills it, so the first
@@ -93,7 +93,7 @@ async def _walk(http: HttpClient, host: str, problems: list[str]) -> list[Storag
 
 
 def read_nodes(entries: list[Any], problems: list[str]) -> list[StorageNode]:
-    """The nodes of a list, and what is wrong with the entries that are none.
+    """Read the nodes of a list; what is wrong with other entries is added to `problems`.
 
     One bad entry must not take the others from us, as it did from the predecessor.
     """
@@ -107,7 +107,7 @@ def read_nodes(entries: list[Any], problems: list[str]) -> list[StorageNode]:
 
 
 def _read_node(entry: Any) -> StorageNode:
-    """A node.
+    """Read an entry as a node.
 
     Raises:
       ValueError: the entry is none: says which and why.
@@ -143,12 +143,12 @@ def _number(name: str, entry: dict[str, Any], key: str) -> int | float:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it has no halves of characters, which no file or message can hold."""
+    """Tell whether `value` has no halves of characters, which no file or message can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _shown(value: Any) -> str:
-    """A value for the log: short, and of one that has members only what it is."""
+    """Make a value short enough for the log; of a list or an object only its kind is shown."""
     if isinstance(value, list | dict):
         return type(value).__name__
     if isinstance(value, int) and abs(value) > MOST:

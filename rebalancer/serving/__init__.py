@@ -1,1 +1,1 @@
-"""HTTP/1.1 for the daemons' applications: nothing that a client sends ends or freezes a process."""
+"""The daemons serve HTTP/1.1 by this: nothing that a client sends ends or freezes a process."""

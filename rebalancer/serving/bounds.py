@@ -1,4 +1,4 @@
-"""How much a server allows its clients: connections, time and size.  Pure."""
+"""A server bounds what it allows its clients in connections, time and size.  Pure."""
 
 import attrs
 
@@ -10,7 +10,7 @@ METRICS_SHARE, METRICS_LEAST, METRICS_MOST = 16, 4, 64
 
 @attrs.frozen
 class Bounds:
-    """What one port allows; times in seconds, sizes in bytes."""
+    """The bounds of one port; times in seconds, sizes in bytes."""
 
     #: Connections at a time.
     connections: int = API_MOST
@@ -34,10 +34,10 @@ class Bounds:
 
 
 def api_connections(files: int) -> int:
-    """How many connections the API may have in a process that may have so many files."""
+    """Return how many connections the API may have in a process that may have so many files."""
     return max(API_LEAST, min(API_MOST, files // API_SHARE))
 
 
 def metrics_connections(files: int) -> int:
-    """How many connections the metrics' port may have in a process that may have so many files."""
+    """Return how many connections the metrics' port may have with so many `files`."""
     return max(METRICS_LEAST, min(METRICS_MOST, files // METRICS_SHARE))

@@ -1,4 +1,4 @@
-"""One connection of a client: requests in, answers of the application out, in HTTP/1.1.
+"""A client's connection brings requests in and answers of the application out, in HTTP/1.1.
 
 h11 reads and writes the protocol.  A request is read whole, within bounds, before the application
 sees it; a request that cannot be one is answered with 4xx here.  Nothing is shielded, so that
@@ -40,7 +40,7 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Refusal(Exception):
-    """A request that no application gets to see: a status of 4xx or 503, and why."""
+    """The request gets to no application: it is answered by a status of 4xx or 503, and why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class Connection:
 
     @property
     def may_go(self) -> float:
-        """When another client may have this one's place; infinite while an answer is made."""
+        """Return when another client may have this place; infinite while an answer is made."""
         since = math.inf if self.waits_since is None else self.waits_since
         return since + self.bounds.patience_s
 
@@ -136,7 +136,7 @@ class Connection:
                 raise Gone
 
     async def _answer_one(self) -> bool:
-        """Read a request and answer it; whether there can be another one."""
+        """Read a request and answer it; tells whether there can be another one."""
         head: h11.Request | None = None
         try:
             if (head := await self._head()) is None:
@@ -167,7 +167,7 @@ class Connection:
         return is_open and not self._is_at_end
 
     async def _head(self) -> h11.Request | None:
-        """The head of the next request; None if none comes."""
+        """Read the head of the next request; None if none comes."""
         deadline = trio.current_time() + self.bounds.idle_s
         while True:
             event = self._protocol.next_event()
@@ -189,7 +189,7 @@ class Connection:
                 raise Refusal(408, f"no whole head within {self.bounds.head_s:g} s")
 
     async def _body(self, head: h11.Request) -> bytearray:
-        """The body of a request, unless it is refused whatever is in it: then nothing is read."""
+        """Read the body of a request, unless it is refused whatever is in it."""
         admits: Callable[[str, str], bool] = self.app.config.get("ADMITS", lambda *_: True)
         headers = dict(head.headers)
         path = head.target.partition(b"?")[0].decode()
@@ -223,7 +223,7 @@ class Connection:
                 raise Gone
 
     def _reserve(self, size: int, most: int) -> None:
-        """Have memory for a body of `size` bytes and more, up to `most`.
+        """Reserve memory for a body of `size` bytes and more, up to `most`.
 
         Raises:
           Refusal: other bodies have it.
@@ -281,7 +281,7 @@ class Connection:
                 raise Gone
 
     async def _refuse(self, refusal: Refusal, head: h11.Request | None) -> None:
-        """Answer in the application's stead; nothing more is read of this client."""
+        """Answer in place of the application; nothing more is read of this client."""
         self.is_last = True
         accept = dict(head.headers).get(b"accept", b"") if head is not None else b""
         is_json = self.app.config.get("JSON_ERRORS") or accept.startswith(b"application/json")
@@ -309,7 +309,7 @@ class Connection:
 
 
 def _check(head: h11.Request) -> None:
-    """Refuse what is HTTP and yet nothing for an application.
+    """Refuse a request that is HTTP and yet nothing for an application.
 
     Raises:
       Refusal: says why.

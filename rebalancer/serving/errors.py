@@ -1,11 +1,11 @@
-"""What a client that gets an error is told with it."""
+"""An error's answer has a body for people or programs, which is made here."""
 
 import json
 import uuid
 
 
 def error_body(message: str, *, is_json: bool) -> tuple[bytes, dict[str, str]]:
-    """The body of an error and its headers.
+    """Make the body of an error and its headers.
 
     Clients of the rewrite refuse a JSON error that has no `request_id`.
     """

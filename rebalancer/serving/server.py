@@ -1,4 +1,4 @@
-"""A port that is served: connections are accepted, bounded in number, and fail one by one."""
+"""A server accepts connections on a port, bounds their number, and lets each fail alone."""
 
 import errno
 import math
@@ -100,7 +100,7 @@ class Server:
                 await ended.wait()
 
     def _part_with_one(self, now: float) -> bool:
-        """End the connection that waits longest for its client; False if none does long enough."""
+        """End the connection that has waited longest for its client; tells whether one has."""
         waiting = [c for c in self.connections if c.may_go <= now and c.waits_since is not None]
         if not waiting:
             return False

@@ -1,1 +1,1 @@
-"""Evacuations under faults: schedules of kills, cuts and full disks, each decided by its seed."""
+"""Nodes are evacuated under faults here: kills, cuts and full disks, decided by a seed."""

@@ -1,4 +1,4 @@
-"""Many runs, one after another or a few at a time, and what they came to in one table."""
+"""A campaign is many runs, a few at a time, and a table of what they came to."""
 
 import tempfile
 import time
@@ -19,7 +19,7 @@ from rebalancer.devregion.chaos.schedule import Schedule, make_schedule
 
 @attrs.frozen
 class Wishes:
-    """How much to run: from which seed on, for how long or how often, how many at a time."""
+    """How much a campaign runs: from which seed on, how long or how often, how many at a time."""
 
     seed: int
     minutes: float
@@ -41,7 +41,7 @@ class Campaign:
         return bool(self.results) and all(result.ok for result in self.results)
 
     def table(self) -> Table:
-        """What they came to."""
+        """Show what the runs came to."""
         results = self.results
         faults = sum((result.faults for result in results), Counter[str]())
         table = Table("", "", title="chaos", show_header=False)
@@ -64,7 +64,7 @@ class Campaign:
 
 
 async def campaign(console: Console, wishes: Wishes) -> bool:
-    """Run until the time is over; whether nothing was wrong."""
+    """Run until the time is over; tells whether nothing was wrong."""
     done = Campaign()
     until = time.monotonic() + wishes.minutes * 60
     seeds = count(wishes.seed) if wishes.runs is None else _range(wishes.seed, wishes.runs)

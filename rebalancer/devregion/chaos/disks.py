@@ -1,4 +1,4 @@
-"""Small disks that can be filled: file systems in memory, where mounting is allowed."""
+"""Small disks that can be filled are file systems in memory, where mounting is allowed."""
 
 import subprocess
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Links between the parts of a region: TCP proxies whose connections can be cut, held or late."""
+"""Links are TCP proxies between the parts of a region: they can cut, hold or delay."""
 
 import socket
 import struct
@@ -25,11 +25,11 @@ class Whole:
 
     @property
     def is_between(self) -> bool:
-        """Whether nothing is held back."""
+        """Tell whether the stream is between two messages, so that nothing is held back."""
         return not self._held
 
     def feed(self, data: bytes) -> bytes:
-        """The messages that are whole with `data`."""
+        """Take `data`; returns the messages that are whole with it."""
         self._held += data
         end = 0
         while len(self._held) >= end + _HEADER:

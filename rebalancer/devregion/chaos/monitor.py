@@ -1,4 +1,4 @@
-"""The invariants, looked at again and again while a job runs.
+"""The monitor looks at the invariants again and again while a job runs.
 
 The audit afterwards sees what is left at the end; what was wrong for a second only, this sees:
 a record that names a copy before the copy is there, or counts that are not those of the rows.
@@ -23,14 +23,14 @@ _SHOWN = 10
 
 @attrs.define
 class Findings:
-    """What was looked at, and what was wrong.  Mutable state: both."""
+    """Counts of what was looked at, and texts of what was wrong.  Mutable state: both."""
 
     checked: Counter[str] = attrs.field(factory=Counter)
     violations: list[str] = attrs.field(factory=list)
     _told: set[str] = attrs.field(factory=set)
 
     def that(self, check: str, holds: bool, text: str) -> None:
-        """One more was looked at for `check`."""
+        """Count one more look for `check`, and keep `text` unless it `holds`."""
         self.checked[check] += 1
         if not holds and text not in self._told:
             self._told.add(text)
@@ -127,7 +127,7 @@ class Monitor:
             self._whole[object_id, shark] = path
 
     def _known_to_agents(self) -> dict[str, str]:
-        """The assignments that agents have, each with its agent."""
+        """List the assignments that agents have, each with its agent."""
         known = {}
         for node in self._layout.nodes:
             state = self._layout.agent_state(node.manta_storage_id)

@@ -1,4 +1,4 @@
-"""The processes of a region under faults: who must run, and what is done to them."""
+"""The parts of a region under faults are processes that run, are hit and start again."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ _FILES_LEFT = 1
 
 @attrs.define(eq=False)
 class Part:
-    """One process.
+    """One process of a region under faults.
 
     Mutable state: whether it is meant to run, and a lock that keeps faults apart: one is over
     before another one hits the same process.
@@ -31,22 +31,22 @@ class Part:
     lock: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start the process, and return when it answers."""
         await self.process.start()
         self.is_meant_to_run = True
 
     def kill(self) -> None:
-        """SIGKILL, which its fetchers notice by themselves."""
+        """Send SIGKILL; fetchers notice the end of their agent by themselves."""
         self.is_meant_to_run = False
         self.process.kill()
 
     async def stop(self) -> None:
-        """SIGTERM, and wait for the end."""
+        """Send SIGTERM, and wait for the end."""
         self.is_meant_to_run = False
         await self.process.stop()
 
     def limit_files(self) -> tuple[int, int]:
-        """Let it open no more files; the limits that it had."""
+        """Let the process open no more files; returns the limits that it had."""
         pid = self.process.pid
         known = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         in_use = max(map(int, os.listdir(f"/proc/{pid}/fd")), default=0)
@@ -54,12 +54,12 @@ class Part:
         return known
 
     def restore_files(self, known: tuple[int, int]) -> None:
-        """Give it the limits again that it had."""
+        """Give the process the limits again that it had."""
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, known)
 
     @property
     def children(self) -> list[int]:
-        """The processes that it has started."""
+        """List the processes that it has started."""
         pid = self.process.pid
         with suppress(OSError):
             text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
@@ -68,7 +68,7 @@ class Part:
 
 
 def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
-    """Send a signal to those that are still there."""
+    """Send a signal to those of the processes that are still there."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -84,7 +84,7 @@ async def holding(parts: Iterable[Part]) -> AsyncIterator[None]:
 
 
 async def watch(parts: Mapping[str, Part]) -> str:
-    """Return when one that is meant to run has ended; says which, with the end of its log."""
+    """Return when a part that is meant to run has ended; says which, with the end of its log."""
     while True:
         for part in parts.values():
             if part.is_meant_to_run and not part.process.is_running:

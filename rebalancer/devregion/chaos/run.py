@@ -1,4 +1,4 @@
-"""One run: a region, a job, the faults of a schedule, and everything looked at."""
+"""One run makes a region and a job, brings about faults, and looks at everything."""
 
 import shutil
 import signal
@@ -61,7 +61,7 @@ Prepare = Callable[[Layout], Awaitable[None]]
 
 @attrs.define
 class Result:
-    """What a run came to.  Mutable state: all of it, while it runs."""
+    """The outcome of a run.  Mutable state: all of it, while it runs."""
 
     seed: int
     #: Those that began while the job ran.
@@ -128,7 +128,7 @@ def _beyond(address: str, kind: str) -> str:
 
 
 def make_links(layout: Layout, late_s: float) -> dict[str, Link]:
-    """A link before every server of a region, by the names that faults use."""
+    """Make a link before every server of a region, by the names that faults use."""
     links = []
     for number, node in enumerate(layout.nodes, 1):
         for kind, port in (("agent", AGENT_PORT), ("source", SOURCE_PORT)):
@@ -148,7 +148,7 @@ def make_links(layout: Layout, late_s: float) -> dict[str, Link]:
 
 
 def _hosts(layout: Layout) -> dict[str, str]:
-    """The `hosts` table that leads everybody through the links."""
+    """Make the `hosts` table that leads everybody through the links."""
     table = {node.manta_storage_id: _beyond(node.address, "agent") for node in layout.nodes}
     for number in layout.shards:
         host = _beyond(layout.moray_address(number), "moray")
@@ -197,7 +197,7 @@ class _Chaos:
         self.links = make_links(self.layout, self.schedule.late_s)
 
     async def run(self, meddle: Prepare | None) -> None:
-        """All of it; what is wrong is in the result."""
+        """Run the job and its faults from start to audit; what is wrong is in the result."""
         async with linked(list(self.links.values())):
             await self._start(name for name in self.parts if name != "manager")
             await self.parts["manager"].start()
@@ -240,7 +240,7 @@ class _Chaos:
                 nursery.start_soon(self.parts[name].start)
 
     async def _stop(self) -> None:
-        """Everything ends on SIGTERM, those first that need others."""
+        """End every process by SIGTERM, first those that need others."""
         servers = [part for name, part in self.parts.items() if name not in self._ours]
         ours = [self.parts[name] for name in self._ours]
         for together in (ours, servers):
@@ -273,7 +273,7 @@ class _Chaos:
         return reply.json() if method == "GET" else reply.text
 
     async def _state(self, http: HttpClient) -> str:
-        """The job's state, and why it failed; empty while the manager cannot tell."""
+        """Ask for the job's state, and why it failed; empty while the manager cannot tell."""
         try:
             view = await self._ask(http, "GET", f"/jobs/{self.job_id}")
         except (PeerError, ProcessError):
@@ -312,7 +312,7 @@ class _Chaos:
         self.result.violations += monitor.findings.violations
 
     async def _wait(self, http: HttpClient) -> str:
-        """How the job ended."""
+        """Wait for the job's end; returns how it ended."""
         while True:
             state = await self._state(http)
             if state.startswith(ENDED):

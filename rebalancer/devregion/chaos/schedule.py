@@ -1,4 +1,4 @@
-"""What happens to a region in one run, decided by the run's seed alone.
+"""A schedule is what happens to a region in one run, decided by the run's seed alone.
 
 Pure: the same seed gives the same region, the same settings and the same faults at the same
 seconds.  What the faults meet depends on the machine's timing as well, so a seed that fails once
@@ -56,7 +56,7 @@ class Fault:
 
 @attrs.frozen
 class Schedule:
-    """One run: the region, the settings of its programs, and the faults in their order."""
+    """The plan of one run: its region, the settings of its programs, and faults in their order."""
 
     seed: int
     objects: int
@@ -98,7 +98,7 @@ _ON_LINKS = (FaultKind.CUT, FaultKind.REFUSE, FaultKind.SILENCE, FaultKind.DELAY
 
 
 def make_schedule(seed: int, *, disks: bool = True) -> Schedule:
-    """The run of `seed`; without `disks` those faults that need a small one are left out."""
+    """Make the schedule of `seed`; without `disks`, faults that need a small one are left out."""
     rng = random.Random(seed)
     users = rng.randrange(USERS_IN) == 0
     objects = rng.randrange(60, 200)
@@ -139,7 +139,7 @@ def _fault(rng: random.Random, at: float, *, users: bool) -> Fault:
 
 
 def _parts(rng: random.Random, *, users: bool) -> tuple[str, ...]:
-    """One part, several, all agents, all shards, or everything."""
+    """Draw one part, several, all agents, all shards, or everything."""
     # Users keep a journal of what they did, so their own requests must not be lost.
     parts = [part for part in PARTS if not (users and part in MORAYS)]
     groups: Sequence[Sequence[str]] = (AGENTS, SERVERS, MORAYS, PARTS)

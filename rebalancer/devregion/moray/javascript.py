@@ -31,7 +31,7 @@ def stringify(value: Any) -> str:
 
 
 def well_formed(value: Any) -> Any:
-    """A value of JSON whose texts have U+FFFD for lone surrogates, as when Node writes them out."""
+    """Replace lone surrogates in a value of JSON by U+FFFD, as Node does when it writes."""
     try:
         _ENCODER.encode(value).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What PostgreSQL makes of text for its types beside text, numbers and booleans, or of a bigint."""
+"""PostgreSQL reads text for each of its types; the ones beside text and numbers are here."""
 
 import ipaddress
 import re
@@ -20,12 +20,12 @@ _RANGE = re.compile(r'\s*([\[(])\s*"?([^",]*)"?\s*,\s*"?([^",]*)"?\s*([\])])\s*'
 
 
 def bad_input(kind: str, text: str) -> MorayError:
-    """PostgreSQL cannot read a value."""
+    """Make the error of a value that PostgreSQL cannot read."""
     return MorayError("error", f'invalid input syntax for type {kind}: "{text}"')
 
 
 def checked_text(text: str) -> str:
-    """`text`, which PostgreSQL takes for a text.
+    """Return `text` if PostgreSQL takes it for a text.
 
     Raises:
       MorayError: it has a NUL.
@@ -36,7 +36,7 @@ def checked_text(text: str) -> str:
 
 
 def to_bigint(value: Any) -> int | None:
-    """What a bigint column holds of a value of JSON, which the driver sends as text.
+    """Read a value of JSON, which the driver sends as text, into what a bigint column holds.
 
     Raises:
       MorayError: it is no whole number, or too large.
@@ -69,7 +69,7 @@ def _array(items: list[Any]) -> str:
 
 
 def normalise(kind: str, text: str) -> str:
-    """The text that the column of an index of type `kind` gives back.
+    """Return the text that the column of an index of type `kind` gives back.
 
     Raises:
       MorayError: PostgreSQL does not take it.
@@ -137,7 +137,7 @@ def _show_moment(found: datetime) -> str:
 
 
 def _range(read: Callable[[str], Any], show: Callable[[Any], str]) -> Callable[[str], str]:
-    """The reader of ranges of one type of bounds."""
+    """Make the reader of ranges of one type of bounds."""
 
     def normalised(text: str) -> str:
         if text.strip().lower() == "empty":

@@ -111,14 +111,14 @@ class ShardServer:
         await trio.serve_listeners(self._connection, [listener])
 
     def be_busy(self) -> None:
-        """Read no more than at most a piece of each connection, until `be_free`.
+        """Stop reading, but for at most a piece of each connection, until `be_free`.
 
         A real server is one thread, which reads nothing while it works on a large message.
         """
         self._busy = trio.Event()
 
     def be_free(self) -> None:
-        """Go on reading."""
+        """Read again, after `be_busy`."""
         if self._busy is not None:
             self._busy.set()
 

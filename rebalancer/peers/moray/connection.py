@@ -97,7 +97,7 @@ class Connection:
 
     @property
     def in_flight(self) -> int:
-        """Requests without an END yet, those given up on not counted."""
+        """Return how many requests have no END yet, those given up on not counted."""
         return len(self._calls)
 
     async def call(self, method: str, args: list[Any] | JsonText) -> list[Any]:
@@ -177,7 +177,7 @@ class Connection:
                 self._abandon()
 
     async def _next_message(self) -> bytes | None:
-        """The next message as soon as the kernel has room; None when the connection ends."""
+        """Take the next message as soon as the kernel has room; None when the connection ends."""
         while not self._is_ending:
             with trio.CancelScope() as self._between_messages:
                 await self._has_unsent.wait()
@@ -222,7 +222,7 @@ class Connection:
                 since = trio.current_time()
 
     def _unacknowledged(self) -> int:
-        """How many bytes the peer's kernel does not have; 0 also if the connection is broken."""
+        """Return how many bytes the peer's kernel lacks; 0 also if the connection is broken."""
         descriptor, poll = self._stream.socket.fileno(), select.poll()
         poll.register(descriptor, 0)  # errors and the end of both directions are always told
         try:
@@ -253,7 +253,7 @@ class Connection:
         self._end(reason)
 
     def _read(self, decoder: fast.Decoder, data: bytes) -> bool:
-        """Whether it is Fast; if not, the connection ends."""
+        """Take answers from `data`; if it is no Fast, returns False and ends the connection."""
         try:
             for message in decoder.feed(data):
                 self._accept(message)

@@ -1,4 +1,4 @@
-"""The connections to one shard: few, spread over its servers, and none that is known to be dead."""
+"""A pool has few connections to a shard, spread over its servers, none known to be dead."""
 
 import math
 import random
@@ -53,7 +53,7 @@ class Pool:
         self._changed = trio.Event()
 
     async def connection(self) -> Connection:
-        """The least busy connection; a new one while all are busy and the limit allows.
+        """Return the least busy connection; a new one while all are busy and the limit allows.
 
         Raises:
           PeerUnreachable: there is none, and no server can be connected to.
@@ -98,7 +98,7 @@ class Pool:
         self._changed = trio.Event()
 
     async def _open_one(self) -> Connection:
-        """A connection to the first of the shard's servers that takes one.
+        """Connect to the first of the shard's servers that takes a connection.
 
         Raises:
           PeerUnreachable: none does.
@@ -116,7 +116,7 @@ class Pool:
         raise PeerUnreachable(f"{self.name}: {'; '.join(failures)}")
 
     async def _connect(self, where: Endpoint) -> Connection:
-        """A connection to one server; if there is none, it is shunned.
+        """Connect to one server, which is shunned if it takes no connection.
 
         Raises:
           PeerUnreachable: there is none.
