@@ -98,6 +98,13 @@ class PeerRefused(PeerError):
     retryable = False
 
 
+class PeerWantsToken(PeerRefused):
+    """The service wants another token than ours, so it has done nothing: tokens are renewed."""
+
+    retryable = True
+    was_sent = False
+
+
 class PeerMalformed(PeerError):
     """The service answered something its protocol does not allow."""
 

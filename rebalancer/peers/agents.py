@@ -2,10 +2,11 @@
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
-from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused
+from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused, PeerWantsToken
 from rebalancer.peers.http import HttpClient, Reply
 from rebalancer.tokens import Token
 from rebalancer.wire import (
@@ -57,30 +58,26 @@ class Agents:
         return {} if token is None else {"authorization": f"Bearer {token}"}
 
     async def ping(self, shark: str) -> None:
-        """Return if something answers there; a deployed agent does not know the route.
+        """Return if something answers there, and would do what we ask.
+
+        The route costs an agent nothing, and, unlike /ping, wants the token; a deployed agent does
+        not know it.
 
         Raises:
-          PeerUnreachable.
+          PeerUnreachable, PeerWantsToken.
         """
-        await self.http.request("GET", shark, "/ping", port=self.port, within_s=PING_S)
+        await self._request("GET", shark, "/limits", within_s=PING_S)
 
     async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
         """Hand `assignment` to the agent of `shark`.  May be repeated: 409 means it has it.
 
         Raises:
           PeerUnreachable: it may have the assignment or not.
+          PeerWantsToken: it does not have it.
         """
         form = PostForm(self.forms.get(shark, PostForm.LEGACY))
         body = assignment_to_wire(assignment, form)
-        reply = await self.http.request(
-            "POST",
-            shark,
-            "/assignments",
-            port=self.port,
-            body=body,
-            headers=self._headers,
-            within_s=POST_S,
-        )
+        reply = await self._request("POST", shark, "/assignments", body=body, within_s=POST_S)
         detail = f"{reply.status} {reply.text[:200]}"
         match reply.status:
             case 200 | 409:
@@ -123,15 +120,8 @@ class Agents:
         Raises:
           PeerError: whether it keeps to it is unknown.
         """
-        reply = await self.http.request(
-            "PUT",
-            shark,
-            "/limits",
-            port=self.port,
-            body={"bandwidth_bytes_per_s": bytes_per_s},
-            headers=self._headers,
-            within_s=LIMIT_S,
-        )
+        body = {"bandwidth_bytes_per_s": bytes_per_s}
+        reply = await self._request("PUT", shark, "/limits", body=body, within_s=LIMIT_S)
         if reply.status in (404, 405):
             return False
         if reply.status != 200:
@@ -139,11 +129,28 @@ class Agents:
         return True
 
     async def _ask(self, method: str, shark: str, assignment_id: str, within_s: float) -> Reply:
-        return await self.http.request(
+        return await self._request(
+            method, shark, f"/assignments/{assignment_id}", within_s=within_s
+        )
+
+    async def _request(
+        self, method: str, shark: str, path: str, *, within_s: float, body: Any = None
+    ) -> Reply:
+        """An agent's answer.
+
+        Raises:
+          PeerUnreachable: none came; PeerWantsToken: it is that our token is not the right one.
+        """
+        reply = await self.http.request(
             method,
             shark,
-            f"/assignments/{assignment_id}",
+            path,
             port=self.port,
+            body=body,
             headers=self._headers,
             within_s=within_s,
         )
+        # A deployed agent has no tokens; its 403 is of an assignment that it is not done with.
+        if reply.status == 401 or (reply.status == 403 and method != "DELETE"):
+            raise PeerWantsToken(f"agent of {shark}: it wants another token: {reply.status}")
+        return reply

@@ -20,6 +20,7 @@ from rebalancer.manager.stages.forget import LAST_S
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.http import HttpClient, Reply
 from rebalancer.peers.moray.client import Put
+from rebalancer.tokens import Token
 from rebalancer.wire import (
     Assignment,
     Dialect,
@@ -739,3 +740,78 @@ async def test_what_was_recorded_and_never_posted_is_no_fault_of_its_agent(
             assert attempts(job) == 0
     assert [line for line in lines if line["log_level"] == "warning"] == []
     assert all(one.failures == 0 for one in world.ledgers.snapshot())
+
+
+# --- tokens that differ for a while ----------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class Guarded(Wire):
+    """HTTP to agents that want a token, each its own.  Mutable state: their tokens."""
+
+    tokens: dict[str, str] = attrs.field(factory=dict)
+    status: int = 401
+
+    async def request(self, method: str, host: str, path: str, **rest: Any) -> Reply:
+        """As the rewrite's agents answer: whoever bears another token learns nothing but /ping."""
+        given = (rest.get("headers") or {}).get("authorization")
+        if path != "/ping" and given != f"Bearer {self.tokens[host]}":
+            return Reply(self.status, {}, b'{"message": "a token is wanted"}')
+        return await super().request(method, host, path, **rest)
+
+
+def guarded(world: World, tokens: dict[str, str], status: int = 401) -> Agents:
+    wire = Guarded(world, lambda told: told, tokens=tokens, status=status)
+    return Agents(cast(HttpClient, wire), 7878, Token(value="todays"))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_agents_that_want_another_token_are_waited_for(
+    world: World, autojump_clock: object, status: int
+) -> None:
+    """However long until the manager has it: visibly, and at no cost to any object."""
+    tokens = dict.fromkeys(ALL, "tomorrows")
+    async with world.job(agents=guarded(world, tokens, status)) as job, trio.open_nursery() as n:
+        n.start_soon(pipeline.run, job)
+        await trio.sleep(7200)
+        known = {cause.subject: cause.detail for cause in job.waits.causes}
+        assert known.pop("any destination")
+        assert all("token" in detail and str(status) in detail for detail in known.values())
+        assert attempts(job) == 0
+        tokens.update(dict.fromkeys(ALL, "todays"))
+    async with world.job() as job:
+        assert await counts(job.store) == {("complete", ""): 20}
+        assert attempts(job) == 0
+
+
+async def test_an_agent_that_wants_another_token_is_not_given_objects_meanwhile(
+    world: World, autojump_clock: object
+) -> None:
+    """The others are used, and no object has failed."""
+    one = NODES[1].manta_storage_id
+    tokens = {name: "tomorrows" if name == one else "todays" for name in ALL}
+    async with world.job(agents=guarded(world, tokens)) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 20}
+        assert attempts(job) == 0
+    assert one not in {place for _, place in world.agents.copies}
+
+
+async def test_a_token_that_changes_while_agents_work_costs_nothing(
+    world: World, autojump_clock: object
+) -> None:
+    """What they had accepted is asked for once more when the tokens are the same again."""
+    tokens = dict.fromkeys(ALL, "todays")
+    async with world.job(agents=guarded(world, tokens)) as job, trio.open_nursery() as nursery:
+        nursery.start_soon(pipeline.run, job)
+        await trio.sleep(0.15)
+        assert world.agents.assignments
+        assert not world.agents.done
+        tokens.update(dict.fromkeys(ALL, "tomorrows"))
+        await trio.sleep(TIMEOUT_S / 2)
+        known = {cause.subject for cause in job.waits.causes}
+        assert known & {f"the agent of {name}" for name in ALL}
+        tokens.update(dict.fromkeys(ALL, "todays"))
+    async with world.job() as job:
+        assert await counts(job.store) == {("complete", ""): 20}
+        assert attempts(job) == 0

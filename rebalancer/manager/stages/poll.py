@@ -8,7 +8,7 @@ import trio
 from rebalancer.domain import assignments, reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
-from rebalancer.errors import PeerError, PeerUnreachable
+from rebalancer.errors import PeerError, PeerUnreachable, PeerWantsToken
 from rebalancer.log import get_logger
 from rebalancer.manager.job import COPY_PATH, Job, Moved, Sent
 from rebalancer.manager.stages.post import give_back, note_uncopied, withdraw
@@ -81,7 +81,7 @@ class _Watcher:
         try:
             report = await self._job.agents.get(self._shark, item.id)
         except PeerError as exc:
-            if isinstance(exc, PeerUnreachable):
+            if isinstance(exc, PeerUnreachable | PeerWantsToken):
                 self._job.ledger.no_answer(self._shark, str(exc))
             await self._await_progress(watched, reasons.DESTINATION_UNREACHABLE, str(exc))
             return
