@@ -207,45 +207,57 @@ def _to_sink(sink: Sink, *_: Any) -> _ToSink:
     return _ToSink(sink)
 
 
-def configure(name: str, level: str, stream: TextIO | None = None) -> None:
-    """Send every log of this process, of libraries too, to `stream`, or else to stdout."""
-    hostname, pid = socket.gethostname(), os.getpid()
+@attrs.frozen
+class _Bunyan:
+    """Makes records in bunyan's format, of the program `name` in this process."""
 
-    def record_of(level: int, message: Any) -> dict[str, Any]:
+    name: str
+    hostname: str = attrs.field(factory=socket.gethostname)
+    pid: int = attrs.field(factory=os.getpid)
+
+    def record(self, level: int, message: Any) -> dict[str, Any]:
+        """Make a record of now."""
         now = datetime.datetime.now(datetime.UTC)
         return {
             "v": 0,
-            "name": name,
-            "hostname": hostname,
-            "pid": pid,
+            "name": self.name,
+            "hostname": self.hostname,
+            "pid": self.pid,
             "level": level,
             "time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "msg": message,
         }
 
-    def to_bunyan(
-        _logger: Any, method: str, event: MutableMapping[str, Any]
+    def of_event(
+        self, _logger: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        record = record_of(LEVELS.get(ALIASES.get(method, method), 30), event.pop("event", ""))
+        """Make a record of what structlog was given; it is one of structlog's processors."""
+        level = LEVELS.get(ALIASES.get(method, method), 30)
+        record = self.record(level, event.pop("event", ""))
         if failure := event.pop("exception", None):
             record["err"] = {"message": str(failure).strip().splitlines()[-1], "stack": failure}
         record.update(event)
         return record
 
-    def tell(count: int) -> bytes:
-        record = {**record_of(LEVELS["warning"], "log lines were dropped"), "count": count}
+    def of_dropped(self, count: int) -> bytes:
+        """Make the line that tells of `count` lines that were dropped."""
+        record = {**self.record(LEVELS["warning"], "log lines were dropped"), "count": count}
         return json.dumps(record).encode() + b"\n"
 
+
+def configure(name: str, level: str, stream: TextIO | None = None) -> None:
+    """Send every log of this process, of libraries too, to `stream`, or else to stdout."""
+    bunyan = _Bunyan(name)
     if stream is None:
         sink = stdout()
-        sink.tell_by(tell)
+        sink.tell_by(bunyan.of_dropped)
         factory: Any = partial(_to_sink, sink)
     else:
         factory = structlog.PrintLoggerFactory(stream)
     structlog.configure(
         processors=[
             structlog.processors.format_exc_info,
-            to_bunyan,
+            bunyan.of_event,
             structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_STDLIB[LEVELS[level_name(level)]]),

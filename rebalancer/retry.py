@@ -18,14 +18,11 @@ from rebalancer.waits import Waits
 log = get_logger()
 T = TypeVar("T")
 
-#: What a machine runs out of, and gets more of: files, memory, disk, processes; and troubles of its
-#: disks and mounts that a person mends.
-_PASSING_ERRNO = frozenset(
+#: What a process or its machine runs out of, and will have again: files and memory.
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+#: Shortages of disk and processes besides, and troubles of disks and mounts that a person mends.
+_PASSING_ERRNO = SHORTAGES | frozenset(
     {
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.ENOBUFS,
         errno.EAGAIN,
         errno.EBUSY,
         errno.ENOSPC,

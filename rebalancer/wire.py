@@ -310,14 +310,14 @@ def _structure_strictly(kind: type[T]) -> Callable[[Any, Any], T]:
     def hook(value: Any, _type: Any) -> T:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise FieldError(f"expected {_NAMES.get(kind, kind.__name__)}, got {_brief(value)}")
-        if isinstance(value, str) and not _is_text(value):
+        if isinstance(value, str) and not is_text(value):
             raise FieldError(f"expected text, got half of a character in {_brief(value)}")
         return value
 
     return hook
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Tell whether UTF-8 can hold `value`: JSON can name halves of characters, disks cannot."""
     if value.isascii():
         return True

@@ -11,7 +11,7 @@ import trio
 from rebalancer import __version__
 from rebalancer.agent.bandwidth import Allowance
 from rebalancer.agent.connections import Connections, is_quiet, is_short_of_files
-from rebalancer.agent.files import SHORTAGES, Download, LocalFailure, ObjectFiles, Staged
+from rebalancer.agent.files import Download, LocalFailure, ObjectFiles, Staged
 from rebalancer.agent.http1 import Head, ProtocolError, ResponseReader
 from rebalancer.agent.patience import Patience, Silence
 from rebalancer.config import AgentSource
@@ -19,7 +19,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.log import get_logger
 from rebalancer.peers.names import locate
-from rebalancer.retry import pauses
+from rebalancer.retry import SHORTAGES, pauses
 from rebalancer.threads import Work, run_sync
 from rebalancer.wire import Task
 

@@ -26,6 +26,7 @@ from rebalancer.agent.messages import (
     Limit,
     Line,
     Lot,
+    Message,
     Outcome,
     Ready,
     Report,
@@ -347,71 +348,104 @@ class _Timed:
 # --- the process ---------------------------------------------------------------------------
 
 
+@attrs.define(eq=False)
+class _Needs:
+    """Tells the agent what this fetcher needs: leave to receive, and files or memory that lack.
+
+    Mutable state: the allowance; what lacks, empty if nothing does; an event for each.
+    """
+
+    line: Line
+    allowance: Allowance = attrs.field(init=False)
+    _wanted: trio.Event = attrs.field(factory=trio.Event)
+    _lack: str = ""
+    _lacking: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.allowance = Allowance(self._want)
+
+    def lack(self, detail: str) -> None:
+        """Note what lacks, or by an empty text that nothing does; only a change is told."""
+        if bool(detail) != bool(self._lack):
+            self._lack = detail
+            self._lacking.set()
+
+    async def run(self) -> None:
+        """Tell the agent for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_lack)
+            nursery.start_soon(self._ask)
+
+    def _want(self) -> None:
+        self._wanted.set()
+
+    async def _tell_lack(self) -> None:
+        while True:
+            await self._lacking.wait()
+            self._lacking = trio.Event()
+            await self.line.send(Lack(self._lack))
+
+    async def _ask(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            await self.line.send(Want(self.allowance.at_once))
+
+
+@attrs.define(eq=False)
+class _Lots:
+    """The lots that this fetcher works on.  Mutable state: what is left of them, by number."""
+
+    fetcher: Fetcher
+    committer: _Committer
+    allowance: Allowance
+    nursery: trio.Nursery
+    _works: dict[int, _Work] = attrs.field(factory=dict)
+
+    def heard(self, message: Message) -> None:
+        """Do what the agent says."""
+        match message:
+            case Lot(number=number, width=width):
+                work = _Work(
+                    message, self.fetcher, self.committer, self.nursery, self._pulled, width
+                )
+                self._works[number] = work
+                self.nursery.start_soon(work.run)
+            case Width() if message.lot in self._works:
+                self._works[message.lot].widen(message.width)
+            case Limit():
+                self.allowance.limit(message.is_limited, message.at_once)
+            case Grant():
+                self.allowance.granted(message.size)
+
+    def _pulled(self, lot: int) -> None:
+        del self._works[lot]
+        self.committer.pulled(lot)
+
+
 async def serve(
     line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Work off lots until the other side is gone."""
-    wanted, lacking, lack = trio.Event(), trio.Event(), ""
 
     def count_cleanup_failure() -> None:
         committer.cleanup_failures += 1
 
-    def want() -> None:
-        nonlocal wanted
-        wanted.set()
-
-    def on_lack(detail: str) -> None:
-        nonlocal lack
-        if bool(detail) != bool(lack):
-            lack = detail
-            lacking.set()
-
-    async def tell_lack() -> None:
-        nonlocal lacking
-        while True:
-            await lacking.wait()
-            lacking = trio.Event()
-            await line.send(Lack(lack))
-
-    async def ask() -> None:
-        nonlocal wanted
-        while True:
-            await wanted.wait()
-            wanted = trio.Event()
-            await line.send(Want(allowance.at_once))
-
     promised = Promised.shared(setup.promises, setup.slot) if setup.promises is not None else None
     files = open_files(setup.storage, count_cleanup_failure, setup.run, promised)
-    allowance = Allowance(want)
-    committer = _Committer(files, line)
-    fetcher = Fetcher(files, setup.source, setup.hosts, allowance, on_lack=on_lack)
-    works: dict[int, _Work] = {}
-
-    def pulled(lot: int) -> None:
-        del works[lot]
-        committer.pulled(lot)
-
+    needs, committer = _Needs(line), _Committer(files, line)
+    allowance = needs.allowance
+    fetcher = Fetcher(files, setup.source, setup.hosts, allowance, on_lack=needs.lack)
     try:
         async with trio.open_nursery() as nursery:
+            lots = _Lots(fetcher, committer, allowance, nursery)
             nursery.start_soon(committer.run)
             nursery.start_soon(fetcher.run)
-            nursery.start_soon(ask)
-            nursery.start_soon(tell_lack)
+            nursery.start_soon(needs.run)
             task_status.started()
             await line.send(Ready())
             while (message := await line.receive()) is not None:
-                match message:
-                    case Lot():
-                        width = message.width
-                        work = _Work(message, fetcher, committer, nursery, pulled, width)
-                        works[message.number] = work
-                        nursery.start_soon(work.run)
-                    case Width() if message.lot in works:
-                        works[message.lot].widen(message.width)
-                    case Limit():
-                        allowance.limit(message.is_limited, message.at_once)
-                    case Grant():
-                        allowance.granted(message.size)
+                lots.heard(message)
             nursery.cancel_scope.cancel()
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the agent is gone, so nobody wants to know

@@ -26,6 +26,7 @@ from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
+from rebalancer.retry import SHORTAGES
 
 _READ_BYTES = 1 << 20
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
@@ -35,8 +36,6 @@ _TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.(?:([0-9a-f]{{32}})|[0-9]{{1,20}}|T
 _PROBE = ".rebalancer-probe"
 #: Accounts whose folders are known to be on stable storage.
 _KNOWN = 10_000
-#: What a process, or the machine, will have again.
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 log = get_logger()

@@ -136,8 +136,7 @@ def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "
 
 def _is_path(text: str) -> bool:
     """Whether a file can be called `text`, from the root: it may be missing all the same."""
-    is_encodable = all(not "\ud800" <= char <= "\udfff" for char in text)
-    return Path(text).is_absolute() and "\0" not in text and is_encodable
+    return Path(text).is_absolute() and "\0" not in text and wire.is_text(text)
 
 
 def read_change(body: Any) -> Control | Setting:

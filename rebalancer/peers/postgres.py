@@ -90,7 +90,7 @@ class PostgresShard:
         except psycopg.Error as exc:
             self.close()
             text = f"{self.name} at {self._where}: {_line(exc)}"
-            if waiting_helps(exc):
+            if is_passing(exc):
                 raise PeerUnreachable(text) from exc
             raise PeerRefused(text) from exc
 
@@ -129,8 +129,8 @@ class PostgresShard:
             connection.close()
 
 
-def waiting_helps(exc: psycopg.Error) -> bool:
-    """Whether a statement that failed with `exc` may succeed later, as it is."""
+def is_passing(exc: psycopg.Error) -> bool:
+    """Tell whether a statement that failed with `exc` may succeed later, as it is."""
     if exc.sqlstate is not None:
         return exc.sqlstate[:2] in _PASSING and exc.sqlstate not in _LASTING
     if isinstance(exc, psycopg.OperationalError):

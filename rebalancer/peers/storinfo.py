@@ -9,6 +9,7 @@ from rebalancer.errors import PeerMalformed, PeerRefused
 from rebalancer.log import get_logger
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.names import is_address
+from rebalancer.wire import is_text
 
 #: The most a real storinfo gives at once.
 PAGE = 500
@@ -117,7 +118,7 @@ def _read_node(entry: Any) -> StorageNode:
     name, datacenter = _name(entry), entry.get("datacenter")
     if name is None or not is_address(name):
         raise ValueError(f"manta_storage_id: expected a host's name, not {_shown(name)}")
-    if not isinstance(datacenter, str) or not _is_text(datacenter):
+    if not isinstance(datacenter, str) or not is_text(datacenter):
         raise ValueError(f"{name}: datacenter: expected a text, not {_shown(datacenter)}")
     return StorageNode(
         name,
@@ -140,11 +141,6 @@ def _number(name: str, entry: dict[str, Any], key: str) -> int | float:
         found: int | float = value
         return found
     raise ValueError(f"{name}: {key}: expected a number from 0 to 2^53, not {_shown(value)}")
-
-
-def _is_text(value: str) -> bool:
-    """Tell whether `value` has no halves of characters, which no file or message can hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _shown(value: Any) -> str:

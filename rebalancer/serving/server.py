@@ -1,6 +1,5 @@
 """A server accepts connections on a port, bounds their number, and lets each fail alone."""
 
-import errno
 import math
 import socket
 import ssl
@@ -10,6 +9,7 @@ import trio
 from quart_trio import QuartTrio
 
 from rebalancer.log import Seldom, get_logger
+from rebalancer.retry import SHORTAGES
 from rebalancer.serving.bounds import Bounds
 from rebalancer.serving.connection import Budget, Connection, Stream
 
@@ -78,8 +78,8 @@ class Server:
             nursery.start_soon(self._serve, connection)
 
     async def _not_accepted(self, exc: OSError) -> None:
-        if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-            # Ours may be what is missing.
+        if exc.errno in SHORTAGES:
+            # One of our own may be what is missing.
             self._part_with_one(now=math.inf)
         self._refused.say(log.warning, "connections cannot be accepted", error=str(exc))
         await trio.sleep(PAUSE_S)

@@ -13,7 +13,7 @@ from rebalancer.devregion.postgres import Cluster
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import postgres as clones
 from rebalancer.peers import scan
-from rebalancer.peers.postgres import PostgresShard, open_postgres, waiting_helps
+from rebalancer.peers.postgres import PostgresShard, is_passing, open_postgres
 from tests.conftest import require
 
 NAME = "1.rebalancer-postgres.lab"
@@ -229,7 +229,7 @@ def test_what_waiting_helps_is_told_by_the_state(state: str, helps: bool) -> Non
     """Whatever the language of the message, and whichever class psycopg makes of it."""
     exc = psycopg.errors.lookup(state)("ein Fehler")
     assert exc.sqlstate == state
-    assert waiting_helps(exc) is helps
+    assert is_passing(exc) is helps
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_what_waiting_helps_is_told_by_the_state(state: str, helps: bool) -> Non
 )
 def test_a_server_that_lets_nobody_in_is_told_by_its_text(text: str, helps: bool) -> None:
     """For then there is no state."""
-    assert waiting_helps(psycopg.OperationalError(text)) is helps
+    assert is_passing(psycopg.OperationalError(text)) is helps
 
 
 async def test_a_database_that_is_not_there_is_refused_by_name(
