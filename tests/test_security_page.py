@@ -45,6 +45,7 @@ def test_the_bounds_on_the_page_are_those_in_force() -> None:
         ("lists and objects within one another", str(bodies.MAX_DEPTH)),
         ("a connection without a request", f"{had.idle_s:g} s"),
         ("a client that takes nothing of its answer", f"{had.send_s:g} s"),
+        ("an answer for a client that has ended what it sends", f"{had.half_closed_s:g} s"),
         ("TLS handshake", f"{had.handshake_s:g} s"),
         ("requests under way at a stop", f"{daemon.GRACE_S:g} s"),
     ]

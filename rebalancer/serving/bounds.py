@@ -24,6 +24,8 @@ class Bounds:
     body_s: float = 60.0
     #: A client that takes nothing of its answer for so long is gone.
     send_s: float = 30.0
+    #: A client that ended what it sends, and may have gone, is made an answer for so long.
+    half_closed_s: float = 5.0
     #: Where there is no room for a new client, one that has kept the server waiting this long goes.
     patience_s: float = 1.0
     #: The largest request line and headers.

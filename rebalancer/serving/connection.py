@@ -28,7 +28,7 @@ PIECE = 64 << 10
 #: a connection closed over unread bytes is reset, and the answer is lost with it.
 LINGER_S, LINGER_BYTES = 1.0, 1 << 20
 #: Other tasks have their turn after so many pieces of a body, which may be of one byte each.
-MANY = 32
+MANY = 4
 
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 #: A name, whose labels have up to 63 characters, or an address; empty too.
@@ -249,7 +249,11 @@ class Connection:
         self._protocol.receive_data(bytes(data))
 
     async def disconnected(self) -> None:
-        """Return when the client has gone; a piece of what it sends ahead is kept."""
+        """Return when the client has gone; a piece of what it sends ahead is kept.
+
+        One that has ended what it sends may still wait for its answer, as `nc -N` does, so it is
+        taken for gone only a while later.
+        """
         try:
             while not self._is_at_end and len(self._protocol.trailing_data[0]) < PIECE:
                 data = await self.stream.receive_some(PIECE)
@@ -259,8 +263,8 @@ class Connection:
                     self._is_at_end = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._is_at_end = True
-        if not self._is_at_end:
-            await trio.sleep_forever()
+            return
+        await trio.sleep(self.bounds.half_closed_s if self._is_at_end else math.inf)
 
     # --- answers ---------------------------------------------------------------------------
 
@@ -321,6 +325,12 @@ def _check(head: h11.Request) -> None:
     if not (head.target.startswith(b"/") or _ABSOLUTE.match(head.target)):
         raise Refusal(400, "the target of a request must begin with a slash")
     length = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers and (
+        b"content-length" in headers or head.http_version == b"1.0"
+    ):
+        # Whoever passed it on may have gone by the other one, and taken for a part of the body
+        # what is a request to us.
+        raise Refusal(400, "Transfer-Encoding: not with Content-Length, and not in HTTP/1.0")
     if len(length) > 18:
         raise Refusal(413, "Content-Length: too long")
     if head.http_version not in (b"1.0", b"1.1"):

@@ -8,6 +8,7 @@ import attrs
 import trio
 from quart_trio import QuartTrio
 
+from rebalancer.errors import RebalancerError, leaves
 from rebalancer.log import Seldom, get_logger
 from rebalancer.retry import SHORTAGES
 from rebalancer.serving.bounds import Bounds
@@ -17,6 +18,8 @@ from rebalancer.serving.connection import Budget, Connection, Stream
 BACKLOG = 1024
 #: Seconds before the next try where the system gives no file or memory for a connection.
 PAUSE_S = 0.2
+#: Seconds between looks for a connection that may go where there is no room for a new one.
+LOOK_S = 0.1
 
 log = get_logger()
 
@@ -37,6 +40,7 @@ class Server:
     _budget: Budget = attrs.field(init=False)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _broke: Seldom = attrs.field(factory=Seldom)
+    _cut: Seldom = attrs.field(factory=Seldom)
     _refused: Seldom = attrs.field(factory=Seldom)
 
     def __attrs_post_init__(self) -> None:
@@ -94,7 +98,9 @@ class Server:
             ended = self._ended
             if not self._part_with_one(now=trio.current_time()):
                 soonest = min(connection.may_go for connection in self.connections)
-                with trio.move_on_at(max(soonest, trio.current_time() + 0.01)):
+                now = trio.current_time()
+                # Those that are answered now may be idle, and not end, a moment later.
+                with trio.move_on_at(min(max(soonest, now + 0.01), now + LOOK_S)):
                     await ended.wait()
             else:
                 await ended.wait()
@@ -110,8 +116,12 @@ class Server:
     async def _serve(self, connection: Connection) -> None:
         try:
             await connection.run()
+        except* RebalancerError as group:  # the head was sent, so the client sees half an answer
+            told = "; ".join(map(str, leaves(group)))
+            self._cut.say(log.warning, "an answer was cut short", error=told)
         except* Exception as group:
-            self._broke.say(log.error, "a connection ended by an error", exc_info=group)
+            told = "; ".join(map(repr, leaves(group)))
+            self._broke.say(log.error, "a connection ended by an error", error=told, exc_info=group)
         finally:
             del self.connections[connection]
             self._ended.set()

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from rebalancer import daemon
 from rebalancer.daemon import Listen, body_json, listen, make_app, require_token
+from rebalancer.errors import StoreError
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.tokens import Token
 
@@ -61,6 +62,20 @@ def some_app() -> QuartTrio:
             raise RecursionError
 
         return Response(pieces())
+
+    @app.get("/removed")
+    async def removed() -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"x"
+            raise StoreError("no such file")
+
+        return Response(pieces())
+
+    @app.get("/soon")
+    async def soon() -> Response:
+        app.config["CAME"].append(request.path)
+        await trio.sleep(0.5)
+        return Response("now")
 
     @app.get("/long")
     async def long() -> Response:
@@ -211,6 +226,17 @@ async def test_an_error_ends_its_connection_only(logs: list[Any]) -> None:
     assert len(broke) == 1
 
 
+async def test_an_answer_that_state_ends_is_no_error_of_the_server(logs: list[Any]) -> None:
+    """A job that is removed while its report is read, say: the client sees that it is cut."""
+    async with served() as port:
+        answer = await port.send(get("/removed"))
+        assert await port.is_well()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert [(line["log_level"], line["error"]) for line in logs] == [("warning", "no such file")]
+
+
 async def test_requests_follow_one_another_on_a_connection() -> None:
     """Also those that are sent before the first is answered, of every kind of body."""
     chunked = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -275,6 +301,43 @@ async def test_a_request_under_way_keeps_its_connection() -> None:
         assert (await read_answer(third)).endswith(b"pong")
 
 
+async def test_room_is_found_when_all_were_busy_and_are_idle_now() -> None:
+    """Nobody waits for a connection to be closed that is kept for requests to come."""
+    async with served(connections=1, patience_s=0.0) as port, await port.connect() as first:
+        await first.send_all(get("/soon"))
+        while not port.app.config["CAME"]:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        async with await port.connect() as second:
+            await second.send_all(PING)
+            assert (await read_answer(first)).endswith(b"now")
+            with trio.fail_after(30):
+                assert (await read_answer(second)).endswith(b"pong")
+
+
+async def test_a_client_that_has_ended_what_it_sends_gets_its_answer() -> None:
+    """It may have closed its own direction only."""
+    async with served() as port, await port.connect() as stream:
+        await stream.send_all(get("/soon"))
+        await stream.send_eof()
+        answer = await read_all(stream)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"now")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_no_request_hides_in_the_body_of_another(version: bytes) -> None:
+    """Two ways of telling a body's length could be read in two ways by two servers."""
+    head = b"POST /echo HTTP/" + version + b"\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    length = b"Content-Length: 4\r\n" if version == b"1.1" else b""
+    async with served() as port:
+        answer = await port.send(head + length + b"\r\n1\r\n1\r\n0\r\n\r\n" + PING)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Transfer-Encoding: not with Content-Length" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -316,7 +379,7 @@ async def test_a_stop_waits_for_no_client(path: str) -> None:
 
 async def test_a_request_ends_with_its_client() -> None:
     """Nobody works for somebody who has gone."""
-    async with served() as port:
+    async with served(half_closed_s=0.1) as port:
         async with await port.connect() as stream:
             await stream.send_all(get("/long"))
             await trio.sleep(0.1)
