@@ -14,10 +14,11 @@ import attrs
 from rebalancer.domain import states
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import JobEvent, JobState, Wish, advance
-from rebalancer.errors import StoreBusy, StoreError, Unavailable
+from rebalancer.errors import IllegalTransition, StoreBusy, StoreError, Unavailable
 from rebalancer.log import get_logger
 from rebalancer.manager import store
 from rebalancer.manager.layouts import INDEX
+from rebalancer.retry import waiting_helps
 from rebalancer.sqlite import (
     FAILURES,
     Database,
@@ -105,6 +106,15 @@ class JobIndex:
             return await self._database.read_within(self._patience_s, fn)
 
     async def _note(self, job_id: str) -> None:
+        """Repeat in a job's file what is recorded of it, which holds whether or not this can be."""
+        try:
+            await self._try_to_note(job_id)
+        except Exception as exc:
+            if not (isinstance(exc, Unavailable) or waiting_helps(exc)):
+                raise
+            _not_noted(job_id, exc)
+
+    async def _try_to_note(self, job_id: str) -> None:
         def read(db: sqlite3.Connection) -> tuple[Any, ...] | None:
             row = db.execute(f"{_NOTED} WHERE id = ?", (job_id,)).fetchone()
             return None if row is None else tuple(row)
@@ -196,8 +206,10 @@ class JobIndex:
         """
 
         def run(db: sqlite3.Connection) -> JobState:
-            (old,) = db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            new = advance(states.JOB, JobState(old), event)
+            row = db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            if row is None:
+                raise IllegalTransition(f"there is no job {job_id}")
+            new = advance(states.JOB, JobState(row["state"]), event)
             db.execute(
                 f"UPDATE jobs SET state = ?, error = ?{_TIMES.get(new, '')} WHERE id = ?",
                 (new, error, job_id),
@@ -263,8 +275,13 @@ def _note(index: Path, values: Sequence[object]) -> None:
     try:
         store.note(index.with_name(f"{values[0]}.sqlite"), values)
     except StoreError as exc:
-        # It is written at the next change, or the next start.
-        log.warning("what is known of a job is not in its file", job=values[0], error=str(exc))
+        _not_noted(values[0], exc)
+
+
+def _not_noted(job_id: object, exc: Exception) -> None:
+    # It is written at the next change, or the next start.
+    error = str(exc) or repr(exc)
+    log.warning("what is known of a job is not in its file", job=job_id, error=error)
 
 
 @asynccontextmanager

@@ -150,14 +150,26 @@ class Jobs:
           Refused, BadRequest: nothing was made.
           Conflict: the earlier job has not ended.
         """
+        _, params = await self._retry_of(job_id)
+        await self.check_params(params)
+        async with self._deciding():
+            # An earlier job may have been removed meanwhile, and from now on it cannot be.
+            row, params = await self._retry_of(job_id)
+            return await self._add(row.action, params)
+
+    async def _retry_of(self, job_id: str) -> tuple[JobRow, dict[str, Any]]:
+        """A job, and the parameters of its retry.
+
+        Raises:
+          BadRequest: there is no such job, or it cannot be retried.
+          Conflict: it has not ended.
+        """
         row = await self.known(job_id)
         if not row.has_ended:
             raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
         _require(row, f"retried: {row.error}", not row.is_broken)
         known = {other.id: other for other in await self.index.all()}
-        params = params_of_retry(row, known.get, await self._taken(row))
-        await self.check_params(params)
-        return await self._add(row.action, params)
+        return row, params_of_retry(row, known.get, await self._taken(row))
 
     async def _taken(self, row: JobRow) -> int:
         """Return how many objects of a job's limit are done with."""
@@ -172,11 +184,12 @@ class Jobs:
         job_id = str(uuid.uuid4())
         # The file first: a job on the list always has one.
         origin = Shark("", params["from_shark"])
-        with _answering():
-            await run_sync(Work.STORE, store.create, self.runner.file(job_id), origin, findings)
-        await self.index.add(job_id, action, params)
-        log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
-        self.runner.look_again()
+        with _carried_out():
+            with _answering():
+                await run_sync(Work.STORE, store.create, self.runner.file(job_id), origin, findings)
+            await self.index.add(job_id, action, params)
+            log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
+            self.runner.look_again()
         return job_id
 
     async def plan(self, wanted: NewJob) -> Plan:
@@ -329,19 +342,23 @@ class Jobs:
         async with self._deciding():
             row = await self.known(row.id)
             _require(row, f"changed: {row.error}", not row.is_broken)
-            match wanted:
-                case Setting():
-                    await self._set(row, wanted)
-                case Control.PAUSE:
-                    await self._pause(row)
-                case Control.RESUME:
-                    await self._resume(row)
-                case Control.CANCEL:
-                    await self._cancel(row)
+            with _carried_out():
+                await self._decide(row, wanted)
             running = self.runner.running.get(row.id)
         # Others may decide meanwhile: this takes as long as agents and threads do.
         if running is not None:
             await _see_through(running, wanted)
+
+    async def _decide(self, row: JobRow, wanted: Control | Setting) -> None:
+        match wanted:
+            case Setting():
+                await self._set(row, wanted)
+            case Control.PAUSE:
+                await self._pause(row)
+            case Control.RESUME:
+                await self._resume(row)
+            case Control.CANCEL:
+                await self._cancel(row)
 
     @asynccontextmanager
     async def _deciding(self) -> AsyncIterator[None]:
@@ -420,9 +437,17 @@ class Jobs:
             for other in await self.index.unfinished():
                 needed = row.id in (other.params.get("retry_of"), *other.params.get("chain", ()))
                 _require(row, f"removed, because job {other.id} retries it", not needed)
-            # The row first: a file without one is only clutter.
-            await self.index.remove(row.id)
-            await run_sync(Work.STORE, store.remove, self.runner.file(row.id))
+            with _carried_out():
+                # The row first: a file without one is only clutter.
+                await self.index.remove(row.id)
+                await run_sync(Work.STORE, store.remove, self.runner.file(row.id))
+
+
+@contextmanager
+def _carried_out() -> Iterator[None]:
+    """Do what is recorded, too, though the client may go between the two: both take seconds."""
+    with trio.CancelScope(shield=True):  # bounded by the patience of requests
+        yield
 
 
 async def _look(fn: Callable[..., T], *args: Any) -> T:

@@ -5,11 +5,11 @@ Cancelling lets it drain: nothing more begins, and what agents still finish is r
 """
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import attrs
 import trio
@@ -20,6 +20,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
 from rebalancer.errors import (
     ConfigError,
+    IllegalTransition,
     JobFailed,
     PeerError,
     PeerUnreachable,
@@ -61,6 +62,8 @@ MACHINE = "this machine, or its peers"
 TOKEN = "the agents' token"
 #: Seconds between two measurements of how far a job is; they are kept for an hour.
 SAMPLE_S = 5.0
+
+T = TypeVar("T")
 
 log = get_logger()
 
@@ -162,7 +165,7 @@ class Runner:
             while True:
                 self._changed = trio.Event()
                 async with self.deciding:
-                    rows = await self.index.unfinished()
+                    rows = await _surely(self.index.unfinished)
                     self._evacuating = frozenset(row.params["from_shark"] for row in rows)
                     for row in rows:
                         if self._may_start(row):
@@ -195,29 +198,34 @@ class Runner:
 
     async def _begin(self, row: JobRow) -> None:
         if row.state != JobState.RUNNING:
-            await self.index.advance(row.id, JobEvent.STARTED)
+            await self._record(row.id, JobEvent.STARTED)
         else:
             log.info("job", job=row.id, state=JobState.RUNNING, resumed=True)
 
     async def _attempt(self, running: Running) -> None:
-        job_id = running.row.id
+        """Do the job's work, and record how that ended."""
+        event, error = JobEvent.FINISHED, None
         try:
             with running.scope:
                 await self._work_through(running)
-        except* (JobFailed, PeerError, StoreError) as group:
-            causes = sorted({str(exc) for exc in leaves(group)})
-            await self.index.advance(job_id, JobEvent.BROKE, "; ".join(causes))
         except* Exception as group:
-            log.error("job broke", job=job_id, exc_info=group)
-            causes = sorted({repr(exc) for exc in leaves(group)})
-            await self.index.advance(job_id, JobEvent.BROKE, "; ".join(causes))
+            # One that is paused meets again whatever passes, when it is resumed.
+            is_paused = running.scope.cancel_called and waiting_helps(group)
+            event = JobEvent.PAUSED if is_paused else JobEvent.BROKE
+            error = None if is_paused else _causes(running.row.id, group)
         else:
-            event = JobEvent.FINISHED
             if running.scope.cancelled_caught:
                 event = JobEvent.PAUSED
             elif running.row.wish is Wish.CANCEL:
                 event = JobEvent.CANCELLED
-            await self.index.advance(job_id, event)
+        try:
+            await self._record(running.row.id, event, error)
+        except IllegalTransition as exc:  # a person has changed the list of jobs
+            log.error("state of a job not recorded", job=running.row.id, error=str(exc))
+
+    async def _record(self, job_id: str, event: JobEvent, error: str | None = None) -> None:
+        """Record what has happened to a job, as soon as this machine can."""
+        await _surely(partial(self.index.advance, job_id, event, error))
 
     async def _work_through(self, running: Running) -> None:
         """Do the job's work; if it breaks for what passes, begin again after a pause.
@@ -349,6 +357,21 @@ class Runner:
             max_objects=row.params.get("max_objects"),
             evacuating=lambda: self._evacuating,
         )
+
+
+async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
+    """Use the list of jobs, without which the manager can do nothing, however long that takes."""
+    return await patiently(ask, waits=Waits(), subject="the list of jobs", first_s=FIRST_PAUSE_S)
+
+
+def _causes(job_id: str, group: BaseExceptionGroup[Exception]) -> str:
+    """Why a job broke, for people; what is a mistake of ours is logged."""
+    told, ours = group.split((JobFailed, PeerError, StoreError))
+    causes = set() if told is None else {str(exc) for exc in leaves(told)}
+    if ours is not None:
+        log.error("job broke", job=job_id, exc_info=ours)
+        causes |= {repr(exc) for exc in leaves(ours)}
+    return "; ".join(sorted(causes))
 
 
 async def _measure(job: Job, rates: Rates) -> None:
