@@ -25,6 +25,8 @@ is a 400 here, not a 404; a 404 means that the path is none of this API's.  A me
 does not have is a 405 whose `Allow` names those it has.  `HEAD` and `OPTIONS` work wherever they
 make sense.
 
+**Whole numbers** are written without a fraction in requests: 22, not 22.0.
+
 **Clients should ignore fields that they do not know.**  This document tells what this version
 shows; later ones may show more.
 """

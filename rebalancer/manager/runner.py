@@ -190,7 +190,10 @@ class Runner:
         if running.row.wish is Wish.PAUSE:
             running.scope.cancel()  # it was asked for when there was no time to
         try:
-            await self._attempt(running)
+            event, error = await self._attempt(running)
+            # An operator may have decided something of the job meanwhile, as of one that runs.
+            async with self.deciding:
+                await self._end(running, event, error)
         finally:
             del self.running[running.row.id]
             running.ended.set()
@@ -202,8 +205,8 @@ class Runner:
         else:
             log.info("job", job=row.id, state=JobState.RUNNING, resumed=True)
 
-    async def _attempt(self, running: Running) -> None:
-        """Do the job's work, and record how that ended."""
+    async def _attempt(self, running: Running) -> tuple[JobEvent, str | None]:
+        """Do the job's work for as long as it is to run; what became of it, and why."""
         event, error = JobEvent.FINISHED, None
         try:
             with running.scope:
@@ -216,7 +219,14 @@ class Runner:
         else:
             if running.scope.cancelled_caught:
                 event = JobEvent.PAUSED
-            elif running.row.wish is Wish.CANCEL:
+        return event, error
+
+    async def _end(self, running: Running, event: JobEvent, error: str | None) -> None:
+        """Record what became of a job, by what is wanted of it now."""
+        if running.row.wish is Wish.CANCEL:
+            if event is JobEvent.PAUSED:
+                return  # it was paused when it was cancelled: it runs once more, and drains
+            if event is JobEvent.FINISHED:
                 event = JobEvent.CANCELLED
         try:
             await self._record(running.row.id, event, error)

@@ -11,7 +11,7 @@ def error_body(message: str, *, is_json: bool) -> tuple[bytes, dict[str, str]]:
     """
     if is_json:
         name = str(uuid.uuid4())
-        body = json.dumps({"request_id": name, "message": message}).encode()
+        body = json.dumps({"message": message, "request_id": name}).encode()
         return body, {"Content-Type": "application/json", "X-Request-Id": name}
     # A message may quote half a character out of a request.
     body = message.encode(errors="backslashreplace")

@@ -99,10 +99,7 @@ async def test_a_job_is_steered(tmp_path: Path) -> None:
         rig = run.rig
         text = await run.done("job", "create", "evacuate", "--shark", "1.stor", "--json")
         job_id = json.loads(text)["id"]
-        await rig.reach(job_id, "Running")
-        with trio.fail_after(10):
-            while running(rig, job_id).job is None:  # noqa: ASYNC110 - it is being made
-                await trio.sleep(0.01)
+        await rig.at_work(job_id)
         told = [
             await run.done("job", "set-threads", job_id, "30"),
             await run.done("job", "set-max-sharks", job_id, "2"),

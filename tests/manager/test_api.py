@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from quart_trio import QuartTrio
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.daemon import Listen, listen
@@ -22,6 +23,7 @@ from rebalancer.manager import jobs
 from rebalancer.manager.api import make_api
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.index import open_index
+from rebalancer.manager.job import Job
 from rebalancer.manager.jobs import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.runner import Runner
@@ -52,10 +54,17 @@ class Rig:
         return await (await self.client.get(f"/jobs/{job_id}")).get_json()
 
     async def reach(self, job_id: str, *states: str) -> Any:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (view := await self.get(job_id))["state"] not in states:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         return view
+
+    async def at_work(self, job_id: str) -> Job:
+        """The running job, once its peers are known: some time after it is shown as running."""
+        with trio.fail_after(60):
+            while (running := self.runner.running.get(job_id)) is None or running.job is None:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        return running.job
 
     async def put(self, job_id: str, body: Any) -> tuple[int, str]:
         reply = await self.client.put(f"/jobs/{job_id}", json=body)
@@ -82,11 +91,33 @@ def storage_records() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name} in {datacenter}", heartbeat(name, datacenter)
 
 
+def refusing_agents(begin: trio.Event | None = None) -> QuartTrio:
+    """The agents of all nodes, which answer, and refuse every assignment; not before `begin`."""
+    app = QuartTrio(__name__)
+
+    @app.get("/ping")
+    async def ping() -> str:
+        return ""
+
+    @app.post("/assignments")
+    async def refuse() -> tuple[str, int]:
+        if begin is not None:
+            await begin.wait()
+        return "no such thing is taken here", 400
+
+    return app
+
+
 @asynccontextmanager
 async def open_rig(
-    folder: Path, *, objects: int = 0, also: tuple[str, ...] = (), **changes: Any
+    folder: Path,
+    *,
+    objects: int = 0,
+    also: tuple[str, ...] = (),
+    agents: QuartTrio | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Rig]:
-    """A manager with one shard of `objects` objects, whose agents are not there.
+    """A manager with one shard of `objects` objects, whose agents are not there but for `agents`.
 
     So many lie on 1.stor, and on each of the nodes `also`.
     """
@@ -103,7 +134,10 @@ async def open_rig(
         host, port = await nursery.start(serve_shard, store, "127.0.0.1", 0)
         app = make_storinfo_app(lambda: listed)
         storinfo = await listen(nursery, app, Listen("127.0.0.1", 0), trio.Event())
-        hosts = {node.manta_storage_id: "127.0.0.1:1" for node in NODES}
+        agent = "127.0.0.1:1"
+        if agents is not None:
+            agent = await listen(nursery, agents, Listen("127.0.0.1", 0), trio.Event())
+        hosts = {node.manta_storage_id: agent for node in NODES}
         config = ManagerConfig(
             domain_name="lab",
             shards=(Shard("1.moray.lab"),),
@@ -320,11 +354,8 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
         done = await rig.create(from_shark="9.stor")
         await rig.reach(done, "Failed")
         job_id = await rig.create()
-        await rig.reach(job_id, "Running")
-        await trio.sleep(0.2)
+        running = await rig.at_work(job_id)
         waiting = await rig.create(from_shark="20.stor")
-        running = rig.runner.running[job_id].job
-        assert running is not None
         updaters = running.updaters
         before = updaters.in_force
         answers = {
@@ -359,8 +390,7 @@ async def test_static_updaters_stay(tmp_path: Path) -> None:
     options = Options(use_static_md_update_threads=True)
     async with open_rig(tmp_path, objects=3, options=options) as rig:
         job_id = await rig.create()
-        await rig.reach(job_id, "Running")
-        await trio.sleep(0.2)
+        await rig.at_work(job_id)
         answer = await rig.put(job_id, {"action": "set_metadata_threads", "params": 3})
 
     text = f"Job ({job_id}) does not support dynamic configuration updates"
@@ -381,16 +411,15 @@ async def test_jobs_wait_for_their_turn(tmp_path: Path) -> None:
 
 @pytest.mark.row("MIN-4")
 async def test_objects_that_no_agent_takes_are_skipped(tmp_path: Path) -> None:
-    """With agents gone for good the job still ends, and tells why of each object."""
-    options = Options(max_tasks_per_assignment=2)
-    async with open_rig(tmp_path, objects=3, options=options, max_attempts=1) as rig:
+    """Where all agents refuse, the job still ends, and tells why of each object."""
+    rules: dict[str, Any] = {"options": Options(max_tasks_per_assignment=2), "max_attempts": 1}
+    async with open_rig(tmp_path, objects=3, agents=refusing_agents(), **rules) as rig:
         job_id = await rig.create()
-        with trio.fail_after(30):
-            view = await rig.reach(job_id, "Complete")
+        view = await rig.reach(job_id, "Complete")
 
     assert view["results"]["Skipped"] == view["results"]["Total"] == 3
     reasons = "SELECT DISTINCT skipped_reason FROM evacuateobjects"
-    assert rows(tmp_path / "db" / f"{job_id}.sqlite", reasons) == [("destination_unreachable",)]
+    assert rows(tmp_path / "db" / f"{job_id}.sqlite", reasons) == [("assignment_rejected",)]
 
 
 @pytest.mark.row("IMP-9")

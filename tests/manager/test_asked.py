@@ -117,12 +117,7 @@ async def test_the_updaters_of_a_retry_change_too(tmp_path: Path) -> None:
                 )
         reply = await rig.client.post(f"/jobs/{first}/retry")
         again = (await reply.get_data(as_text=True)).strip()
-        await rig.reach(again, "Running")
-        with trio.fail_after(10):
-            while again not in rig.runner.running:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            while (job := rig.runner.running[again].job) is None:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        job = await rig.at_work(again)
         seen = []
         for count in (1, 250, 17):
             assert await rig.put(again, {**PUT, "params": count}) == (200, "")

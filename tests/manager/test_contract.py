@@ -184,6 +184,10 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
         case.path_parameters["job_id"] = at.job(name_of(case))
     params = case.body.get("params") if isinstance(case.body, dict) else None
     if isinstance(params, dict):
+        # For a schema 22.0 is an integer, for this API it is none, as its description says.
+        limit = params.get("max_objects")
+        if isinstance(limit, float) and limit.is_integer():
+            params["max_objects"] = int(limit)
         shark, file = params.get("from_shark"), params.get("objects_file")
         if is_storage_id(shark) and ":" not in str(shark):
             at.named += 1

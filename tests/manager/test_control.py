@@ -12,7 +12,7 @@ from rebalancer.config import Options
 from rebalancer.domain.states import Wish
 from rebalancer.manager import plan
 from rebalancer.manager.index import JobIndex
-from tests.manager.test_api import UUID, Rig, open_rig, rows
+from tests.manager.test_api import UUID, Rig, open_rig, refusing_agents, rows
 from tests.manager.world import NODES
 
 SMALL = Options(max_tasks_per_assignment=2, md_read_chunk_size=3)
@@ -94,6 +94,28 @@ async def test_a_cancelled_job_skips_what_it_has_not_begun(tmp_path: Path) -> No
     assert rows(file, counted) == rows(file, told)
 
 
+async def test_a_job_that_is_cancelled_while_it_is_being_paused_is_drained(tmp_path: Path) -> None:
+    """What is asked of a job is decided on before its end is, so nothing of it is left behind."""
+    async with open_rig(tmp_path, objects=9, options=SMALL, agent_timeout=1) as rig:
+        job_id = await rig.create()
+        with trio.fail_after(60):
+            while not (await rig.get(job_id))["results"]["Assigned"]:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        deciding = rig.runner.deciding
+        async with trio.open_nursery() as nursery, deciding:
+            for waiting, action in enumerate(("pause", "cancel"), 1):
+                nursery.start_soon(control, rig, job_id, action)
+                with trio.fail_after(60):
+                    while deciding.statistics().tasks_waiting < waiting:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+        with trio.fail_after(60):
+            while rig.runner.running:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        view = await rig.reach(job_id, "Stopped")
+
+    assert (view["wish"], view["results"]["Skipped"]) == ("cancel", view["results"]["Total"])
+
+
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_job_that_never_ran_is_cancelled_at_once(tmp_path: Path, paused: bool) -> None:
     """There is nothing of it anywhere."""
@@ -143,9 +165,10 @@ async def test_several_jobs_run_when_allowed_but_not_on_one_shark(tmp_path: Path
         await rig.reach(first, "Running")
         await rig.reach(other, "Failed")  # its shark is there twice, as it finds out in its turn
         states = [(await rig.get(job_id))["state"] for job_id in (first, same)]
-        running = rig.runner.running[first].job
-        assert running is not None
-        assert running.evacuating() == {"1.stor.lab"}
+        running = await rig.at_work(first)
+        with trio.fail_after(60):
+            while running.evacuating() != {"1.stor.lab"}:  # noqa: ASYNC110 - found out at a look
+                await trio.sleep(0.01)
 
     assert states == ["Running", "Setup"]
 
@@ -191,12 +214,9 @@ async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
     settings = {"set_metadata_threads": 30, "set_max_sharks": 2, "set_max_tasks_per_assignment": 7}
     async with open_rig(tmp_path, objects=9, options=SMALL, max_attempts=100) as rig:
         job_id = await rig.create()
-        await rig.reach(job_id, "Running")
-        await trio.sleep(0.2)
+        running = await rig.at_work(job_id)
         for action, value in settings.items():
             assert await rig.put(job_id, {"action": action, "params": value}) == (200, "")
-        running = rig.runner.running[job_id].job
-        assert running is not None
         seen = (running.updaters.limit, running.rules.max_sharks, running.batch_limits.max_tasks)
         # The file changes too: what an operator asked for outweighs it.
         config = attrs.evolve(rig.runner.config, blacklist_datacenters=("dc2",), options=Options())
@@ -205,10 +225,7 @@ async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
         assert running.rules.blacklist_datacenters == {"dc2"}
     (tmp_path / "shard.sqlite").unlink()
     async with open_rig(tmp_path, options=SMALL) as rig:
-        with trio.fail_after(20):
-            while (again := rig.runner.running.get(job_id)) is None or again.job is None:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        job = again.job
+        job = await rig.at_work(job_id)
         restarted = (job.updaters.limit, job.rules.max_sharks, job.batch_limits.max_tasks)
 
     assert seen == after == restarted == (30, 2, 7)
@@ -216,10 +233,10 @@ async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
 
 async def test_the_objects_of_a_job_are_listed_in_pages(tmp_path: Path) -> None:
     """Each once, whatever the page's size; filtered by status and by reason."""
-    async with open_rig(tmp_path, objects=9, options=SMALL, max_attempts=1) as rig:
+    refusing: dict[str, Any] = {"agents": refusing_agents(), "max_attempts": 1}
+    async with open_rig(tmp_path, objects=9, options=SMALL, **refusing) as rig:
         job_id = await rig.create()
-        with trio.fail_after(30):
-            await rig.reach(job_id, "Complete")
+        await rig.reach(job_id, "Complete")
         found, after = [], 0
         for _ in range(9):
             status, page = await ask(rig, "GET", f"/jobs/{job_id}/objects?limit=2&after={after}")
@@ -229,7 +246,7 @@ async def test_the_objects_of_a_job_are_listed_in_pages(tmp_path: Path) -> None:
                 break
             after = page["after"]
         path = f"/jobs/{job_id}/objects"
-        skipped = (await ask(rig, "GET", f"{path}?reason=destination_unreachable"))[1]["objects"]
+        skipped = (await ask(rig, "GET", f"{path}?reason=assignment_rejected"))[1]["objects"]
         complete = (await ask(rig, "GET", f"{path}?status=complete"))[1]
         assert (await ask(rig, "GET", f"{path}?limit=0"))[0] == 400
 
@@ -241,10 +258,10 @@ async def test_the_objects_of_a_job_are_listed_in_pages(tmp_path: Path) -> None:
 
 async def test_a_report_tells_everything_and_its_end(tmp_path: Path) -> None:
     """The job first, a line for each row, and their number last."""
-    async with open_rig(tmp_path, objects=5, options=SMALL, max_attempts=1) as rig:
+    refusing: dict[str, Any] = {"agents": refusing_agents(), "max_attempts": 1}
+    async with open_rig(tmp_path, objects=5, options=SMALL, **refusing) as rig:
         job_id = await rig.create()
-        with trio.fail_after(30):
-            await rig.reach(job_id, "Complete")
+        await rig.reach(job_id, "Complete")
         reply = await rig.client.get(f"/jobs/{job_id}/report")
         text = await reply.get_data(as_text=True)
         assert (await rig.client.get(f"/jobs/{UUID}/report")).status_code == 400
@@ -262,13 +279,14 @@ async def test_a_report_tells_everything_and_its_end(tmp_path: Path) -> None:
 
 async def test_the_summary_has_rates_destinations_and_scans(tmp_path: Path) -> None:
     """What an operator watches; counts equal those of the job."""
-    async with open_rig(tmp_path, objects=5, options=SMALL, max_attempts=1) as rig:
+    begin = trio.Event()
+    refusing: dict[str, Any] = {"agents": refusing_agents(begin), "max_attempts": 1}
+    async with open_rig(tmp_path, objects=5, options=SMALL, **refusing) as rig:
         job_id = await rig.create()
-        await rig.reach(job_id, "Running")
-        await trio.sleep(0.2)
+        await rig.at_work(job_id)
         running = (await ask(rig, "GET", f"/jobs/{job_id}/summary"))[1]
-        with trio.fail_after(30):
-            await rig.reach(job_id, "Complete")
+        begin.set()
+        await rig.reach(job_id, "Complete")
         ended = (await ask(rig, "GET", f"/jobs/{job_id}/summary"))[1]
         status = (await ask(rig, "GET", "/status"))[1]
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rebalancer.devregion import postgres
 from rebalancer.devregion.postgres import Cluster
 from rebalancer.domain.objects import RecordError
-from rebalancer.errors import JobFailed, PeerUnreachable
+from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.job import Found, Job
 from rebalancer.manager.listings import EarlierJob, Listed, Listing, ObjectsFile, check
@@ -32,6 +32,9 @@ SHARK = ORIGIN.manta_storage_id
 CLONE = "1.rebalancer-postgres.lab"
 OTHER = attrs.asdict(NODES[0].shark)
 HERE = [attrs.asdict(ORIGIN), OTHER]
+LOST = PeerUnreachable("connection lost")
+#: An answer that waiting does not change.
+NO_TABLE = PeerRefused("relation manta does not exist")
 
 
 @pytest.fixture(scope="module")
@@ -310,10 +313,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @attrs.define
 class Unsteady:
-    """A shard whose connection is lost at some statements.  Mutable state: how many there were."""
+    """A shard that some statements fail on: by default its connection is lost.
+
+    Mutable state: how many statements there were.
+    """
 
     shard: scan.Shard
     lost: frozenset[int]
+    error: PeerError = LOST
     asked: int = 0
 
     async def sql(
@@ -321,7 +328,7 @@ class Unsteady:
     ) -> list[dict[str, Any]]:
         self.asked += 1
         if self.asked in self.lost:
-            raise PeerUnreachable("connection lost")
+            raise self.error
         return await self.shard.sql(statement, values, within_s=within_s)
 
 
@@ -386,14 +393,35 @@ async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: obj
 
 
 @pytest.mark.row("CRIT-1", "CRIT-7")
-async def test_a_shard_that_stays_away_fails_the_job_at_its_end(
+async def test_a_shard_that_refuses_its_scan_fails_the_job_at_its_end(
     tmp_path: Path, autojump_clock: object
 ) -> None:
     """The other shards are scanned to their ends, and the cause is kept."""
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 21)])
     async with world.job() as job:
-        gone = Unsteady(job.scanned[2], frozenset(range(3, 1000)))
-        await discovered(attrs.evolve(job, scanned={**job.scanned, 2: gone}))
-        assert job.failures == ["discovery on shard 2 did not finish: connection lost"]
+        refusing = Unsteady(job.scanned[2], frozenset(range(3, 1000)), NO_TABLE)
+        await discovered(attrs.evolve(job, scanned={**job.scanned, 2: refusing}))
+        assert job.failures == [f"discovery on shard 2 did not finish: {NO_TABLE}"]
     assert len(kept(world.job_file)["objects"]) >= 10
+    world.close()
+
+
+async def test_a_shard_that_stays_away_is_waited_for_while_the_others_are_scanned(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """For hours if need be, visibly; when it is back its scan goes on behind what is stored."""
+    world = make_world(tmp_path / "world", [record(n) for n in range(1, 21)])
+    async with world.job() as job, trio.open_nursery() as nursery:
+        gone = Unsteady(job.scanned[2], frozenset(range(4, 100_000)))
+        nursery.start_soon(discovered, attrs.evolve(job, scanned={**job.scanned, 2: gone}))
+        await trio.sleep(7200)
+        (wait,) = job.waits.causes
+        assert (wait.subject, wait.detail) == ("the clone of shard 2", "connection lost")
+        assert 10 <= job.store.objects < 20
+        gone.lost = frozenset()
+        with trio.fail_after(60):
+            while nursery.child_tasks:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.1)
+        assert (job.failures, job.waits.causes) == ([], [])
+    assert len(kept(world.job_file)["objects"]) == 20
     world.close()

@@ -18,7 +18,7 @@ from rebalancer.manager.stages.sources import find
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import open_postgres
 from tests.conftest import require
-from tests.manager.test_discovery import CLONE, Unsteady, Watched, discovered, kept, seed
+from tests.manager.test_discovery import CLONE, NO_TABLE, Unsteady, Watched, discovered, kept, seed
 from tests.manager.test_discovery import text_of as text
 from tests.manager.world import World, make_world, record
 
@@ -61,12 +61,12 @@ async def test_one_window_is_read_ahead_and_no_more(world: World, autojump_clock
 async def test_what_was_read_is_stored_whatever_becomes_of_the_next_window(
     world: World, windows: int, autojump_clock: object
 ) -> None:
-    """The objects of all windows before the shard was lost are stored, and the position."""
+    """The objects of all windows before the shard refused are stored, and the position."""
     async with world.job() as job:
         # Two statements ask for columns and the last id.
-        lost = Unsteady(job.scanned[1], frozenset(range(3 + windows, 1000)))
-        await discovered(attrs.evolve(job, scanned={1: lost}))
-        assert job.failures == ["discovery on shard 1 did not finish: connection lost"]
+        refusing = Unsteady(job.scanned[1], frozenset(range(3 + windows, 1000)), NO_TABLE)
+        await discovered(attrs.evolve(job, scanned={1: refusing}))
+        assert job.failures == [f"discovery on shard 1 did not finish: {NO_TABLE}"]
         assert await stored(job) == (windows * WINDOW, windows * WINDOW)
 
 

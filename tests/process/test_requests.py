@@ -208,7 +208,7 @@ MANAGER_FILE = {
         ("manager", None, "No such file or directory"),
         ("manager", "{", "Expecting property name"),
         ("manager", "[]", "expected an object"),
-        ("manager", "{}", "required field domain_name is missing"),
+        ("manager", "{}", "domain_name: required, and missing"),
         ("manager", json.dumps({**MANAGER_FILE, "listen_port": "x"}), "expected a whole number"),
         ("manager", json.dumps({**MANAGER_FILE, "listen_port": 70000}), "at most 65535"),
         ("manager", json.dumps({**MANAGER_FILE, "shards": []}), "expected at least one"),
