@@ -1,6 +1,7 @@
 """JSON that comes and goes in masses: records, and the messages that bring them."""
 
 import json
+import math
 from typing import Any, NoReturn
 
 import msgspec
@@ -37,6 +38,25 @@ def loads(text: str | bytes) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return json.loads(text, parse_constant=_refuse)
+
+
+def loads_exactly(text: str | bytes) -> Any:
+    """What `loads` returns, if `dumps` can write it again.
+
+    Raises:
+      ValueError: as of `loads`, and for a number that no double can hold, such as 1e999.
+      RecursionError: it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    if math.isinf(made := float(number)):
+        raise ValueError(f"no double holds {number[:40]}")
+    return made
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -8,7 +8,7 @@ import trio
 
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerUnreachable
-from rebalancer.retry import patiently
+from rebalancer.retry import patiently, waiting_helps
 from rebalancer.waits import Waits
 
 #: Seconds between two questions.
@@ -47,8 +47,11 @@ class Fleet:
         """Ask once; whether the answer was any good."""
         try:
             nodes = await self._ask()
-        except PeerError as exc:
-            return self._note(str(exc))
+        except Exception as exc:
+            # This machine may be out of threads or memory for a while, which must not end it.
+            if not isinstance(exc, PeerError) and not waiting_helps(exc):
+                raise
+            return self._note(str(exc) or type(exc).__name__)
         if not nodes:
             return self._note("it lists no storage nodes")
         self.waits.end(STORINFO)

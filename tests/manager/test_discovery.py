@@ -107,11 +107,15 @@ KINDS = (
 
 @pytest.mark.parametrize(
     "text",
-    [f'["{SHARK}", ' + "[" * 100_000, f'{{"sharks": ["{SHARK}"], "n": NaN}}'],
-    ids=["nested without end", "no number"],
+    [
+        f'["{SHARK}", ' + "[" * 100_000,
+        f'{{"sharks": ["{SHARK}"], "n": NaN}}',
+        f'{{"sharks": ["{SHARK}"], "n": 1.1e9990}}',
+    ],
+    ids=["nested without end", "no number", "too large a number"],
 )
 def test_what_no_javascript_would_read_is_an_error_like_others(text: str) -> None:
-    """The first would have stopped the scan of its shard; the second would end its server."""
+    """The first would have stopped the scan of its shard; the others would be copied in vain."""
     read = Evacuate(ORIGIN).read(shard=1, key="/k", etag="e", text=text)
     assert read is not None
     assert read.error is RecordError.BAD_MORAY_OBJECT

@@ -49,7 +49,7 @@ class Evacuate:
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
         """The record as the store keeps it, or None if it names `origin` elsewhere only."""
         try:
-            record = jsontext.loads(text)
+            record = jsontext.loads_exactly(text)
         except (ValueError, RecursionError) as exc:
             return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, str(exc))
         if not isinstance(record, dict):
