@@ -73,6 +73,27 @@ class Moved:
     destination: Shark
 
 
+@attrs.define
+class Absence:
+    """The objects that are put off because every destination which could have them is away.
+
+    Mutable state: how many there are, and how many destinations had come back before the first.
+    """
+
+    objects: int = 0
+    returns: int = 0
+
+    def note(self, returns: int) -> None:
+        """One more is put off; `returns` is the ledger's count."""
+        if not self.objects:
+            self.returns = returns
+        self.objects += 1
+
+    def forget(self) -> None:
+        """None of them is put off any more."""
+        self.objects = 0
+
+
 def rules_of(config: ManagerConfig) -> Rules:
     """The operator's limits on destinations."""
     return Rules(
@@ -102,8 +123,8 @@ class Job:
     """What the stages of one job share.
 
     Mutable state: `updaters`, whose number changes while the job runs; `given_back`, the
-    assignments with objects that `discover` must feed again; `failures`, what makes the job end
-    as failed; `cancelled`, set when nothing more is to be begun.
+    assignments with objects that `discover` must feed again; `absence`, the objects that wait for
+    destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when nothing more is to be begun.
     """
 
     id: str
@@ -134,6 +155,7 @@ class Job:
     rng: random.Random = attrs.field(factory=random.Random)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     given_back: deque[str] = attrs.field(factory=deque)
+    absence: Absence = attrs.field(factory=Absence)
     failures: list[str] = attrs.field(factory=list)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
     #: Names of the sharks that any job evacuates, hence no destinations.

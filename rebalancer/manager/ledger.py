@@ -76,6 +76,8 @@ class Ledgers:
         self._changed = trio.Event()
         #: Counts the times that a destination may have become a better one.
         self.changes = 0
+        #: Counts the times that a destination which was away came back.
+        self.returns = 0
         #: Names of the destinations that are away.
         self.away: set[str] = set()
         #: Names of those of which somebody wants to know whether they are.
@@ -235,6 +237,7 @@ class Ledger:
             # What takes assignments again after a moment is not trusted at once each time.
             account.probe_pause_s = min(2 * account.probe_pause_s, PROBE_MAX_S)
             self._all.away.discard(shark)
+            self._all.returns += 1
             self._all.wake()
 
     def is_away(self, shark: str) -> bool:
@@ -296,6 +299,11 @@ class Ledger:
     def changes(self) -> int:
         """Counts the times that a destination may have become a better one."""
         return self._all.changes
+
+    @property
+    def returns(self) -> int:
+        """Counts the times that a destination which was away came back."""
+        return self._all.returns
 
     @property
     def at_work(self) -> list[str]:

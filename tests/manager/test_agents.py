@@ -15,7 +15,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager import pipeline
-from rebalancer.manager.stages.discover import ROOM_S
+from rebalancer.manager.stages.discover import PLACES, ROOM_S
 from rebalancer.manager.stages.forget import LAST_S
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.http import HttpClient, Reply
@@ -647,6 +647,27 @@ async def test_objects_that_only_a_destination_which_is_away_can_have_wait_for_i
     async with world.job() as job:
         assert await counts(job.store) == {("complete", ""): 20}
         assert attempts(job) == 0
+    world.close()
+
+
+async def test_what_waits_for_a_destination_only_is_tried_as_soon_as_that_is_back(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """It is said what the job waits for, and nobody waits for room, which there is."""
+    world, blackout = half_stranded(tmp_path)
+    async with world.job() as job, trio.open_nursery() as nursery:
+        nursery.start_soon(pipeline.run, job)
+        with trio.fail_after(60):
+            while PLACES not in {cause.subject for cause in job.waits.causes}:
+                await job.store.wait_change()
+                await trio.sleep(0.1)
+        blackout.away.clear()
+        came_back = trio.current_time()
+        with trio.fail_after(600):
+            while job.store.unsettled:
+                await job.store.wait_change()
+        assert trio.current_time() - came_back < ROOM_S / 2
+        assert job.waits.causes == []
     world.close()
 
 

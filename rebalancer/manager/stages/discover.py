@@ -1,15 +1,20 @@
 """Discovery: all that needs a destination, whether new, left by an earlier run or given back."""
 
+from functools import partial
+
 import trio
 
 from rebalancer.manager import fleet, ledger
-from rebalancer.manager.job import Found, Job
+from rebalancer.manager.job import Found, Job, unless
 from rebalancer.manager.stages.final import look_again
 from rebalancer.manager.stages.sources import find, send
 
 #: Seconds before objects for which there was no room are tried again: storinfo has told by then
 #: of all that was copied.
 ROOM_S = ledger.SETTLING_S + fleet.PERIOD_S
+
+#: What is waited for, in words, while there is no destination for what is left.
+PLACES = "a destination for what is left"
 
 
 async def discover(
@@ -19,8 +24,8 @@ async def discover(
 
     That is: what an earlier run stored (rows up to `last_row`), what the scans of this round
     find, and the objects that were not copied, for as long as any are under way.  When nothing
-    else is, those that there was no room for are fed again.  Of a cancelled job nothing is fed
-    any more.
+    else is, those that there was no destination for are fed again.  Of a cancelled job nothing is
+    fed any more.
     """
     scanned = trio.Event()
     async with found, trio.open_nursery() as nursery:
@@ -54,19 +59,41 @@ async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Fo
 async def _feed_given_back(
     job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Found]
 ) -> None:
-    while not job.cancelled.is_set():
-        while job.given_back:
-            objects = await job.store.returned(job.given_back.popleft())
-            await found.send(Found(tuple(objects), flush=True))
-        if scanned.is_set() and job.store.unsettled == job.store.put_off:
-            if not job.store.put_off:
-                return
-            with trio.move_on_after(ROOM_S):
-                await job.cancelled.wait()
-                return
-            await _feed_put_off(job, found)
-            continue
-        await job.store.wait_change()
+    try:
+        while not job.cancelled.is_set():
+            while job.given_back:
+                objects = await job.store.returned(job.given_back.popleft())
+                await found.send(Found(tuple(objects), flush=True))
+            if scanned.is_set() and job.store.unsettled == job.store.put_off:
+                if not job.store.put_off:
+                    return
+                await _await_places(job)
+                if not job.cancelled.is_set():
+                    job.absence.forget()
+                    await _feed_put_off(job, found)
+                continue
+            if job.ledger.at_work:
+                job.waits.end(PLACES)
+            await job.store.wait_change()
+    finally:
+        job.waits.end(PLACES)
+
+
+async def _await_places(job: Job) -> None:
+    """Wait until there may be a destination for what is put off, or the job is cancelled."""
+    detail = f"{job.store.put_off:,} objects have none yet; the next try is within {ROOM_S:.0f} s"
+    job.waits.begin(PLACES, detail)
+    with trio.move_on_after(ROOM_S):
+        await unless(job.cancelled, partial(_await_return, job))
+
+
+async def _await_return(job: Job) -> None:
+    """Return when a destination is back that all of the objects which are put off may wait for.
+
+    One that lacked room is not tried sooner for that: each try is one of its attempts.
+    """
+    while job.absence.objects < job.store.put_off or job.ledger.returns == job.absence.returns:
+        await job.ledger.wait_change()
 
 
 async def _feed_put_off(job: Job, found: trio.MemorySendChannel[Found]) -> None:

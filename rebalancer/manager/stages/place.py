@@ -108,6 +108,7 @@ class _Placer:
             if isinstance(plan, Placement):
                 await self._add(obj, plan)
             elif plan == reasons.DESTINATION_UNREACHABLE and not self._is_given_up():
+                self._job.absence.note(self._job.ledger.returns)
                 postponed.append(obj.object_id)
             elif plan is not None:
                 refused.append((obj.object_id, plan))
