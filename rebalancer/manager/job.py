@@ -124,7 +124,8 @@ class Job:
 
     Mutable state: `updaters`, whose number changes while the job runs; `given_back`, the
     assignments with objects that `discover` must feed again; `absence`, the objects that wait for
-    destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when nothing more is to be begun.
+    destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when
+    nothing more is to be begun.
     """
 
     id: str

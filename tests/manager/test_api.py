@@ -247,10 +247,13 @@ async def test_a_job_is_made_though_no_shard_can_tell_of_its_shark(
         silent = partial(trio.serve_tcp, _say_nothing, 0, host="127.0.0.1")
         (listener,) = await nursery.start(silent)
         port = listener.socket.getsockname()[1]
-        for place, why in ((port, "no answer"), (1, "1.moray.lab")):
+        for name, place, why in (
+            ("20.stor", port, "no answer"),
+            ("21.stor", 1, "1.moray.lab"),
+        ):
             hosts = {**rig.runner.config.hosts, "1.moray.lab": f"127.0.0.1:{place}"}
             rig.runner.reload(attrs.evolve(rig.runner.config, hosts=hosts))
-            job_id = await rig.create(from_shark=f"{place % 7 + 20}.stor")
+            job_id = await rig.create(from_shark=name)
             (warning,) = (await rig.get(job_id))["warnings"]
             assert warning["check"] == "storage_record"
             assert why in warning["detail"]

@@ -220,7 +220,7 @@ async def manage(
     options = Options(max_tasks_per_assignment=tasks)
     config = ManagerConfig("lab", (Shard(MORAY),), options=options)
     metrics = ManagerMetrics(config)
-    run = {} if split is None else {"run": split.in_thread}
+    run = None if split is None else split.in_thread
 
     async def ask() -> tuple[StorageNode, ...]:
         await trio.lowlevel.checkpoint()
@@ -231,7 +231,7 @@ async def manage(
         enter = stack.enter_async_context
         moray = await enter(open_moray({1: MORAY}, hosts, connections=threads))
         http = await enter(open_http(hosts))
-        store = await enter(open_store(file, **run))
+        store = await enter(open_store(file, run=run))
         await store.set_origin(ORIGIN)
         agents = Agents(http, config.agent_port)
         job = Job(
