@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import read_object
@@ -17,6 +18,7 @@ from rebalancer.manager import pipeline
 from rebalancer.manager.job import Found, Job, Moved, Ready, Sent
 from rebalancer.manager.pipeline import QUEUE
 from rebalancer.manager.records import FoundRecord, ScanPosition
+from rebalancer.manager.stages.discover import discover
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
@@ -133,6 +135,29 @@ async def test_a_job_that_waits_for_busy_destinations_hears_of_it(
     # Two assignments of three objects at each of two nodes in the allowed datacenter.
     assert len(done) == 4
     assert found == {("post_processing", ""): 12, ("unprocessed", ""): OBJECTS - 12}
+
+
+async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
+    world: World, autojump_clock: object
+) -> None:
+    """Placement takes those objects after the cancellation, and nothing else happens any more."""
+    send, receive = trio.open_memory_channel[Found](0)
+    async with world.job() as job:
+        text = json.dumps(record(1))
+        obj = read_object(json.loads(text))
+        made = FoundRecord(obj.object_id, "k", 1, "e", text, obj.size, obj)
+        await job.store.found([made], ScanPosition(1, "_id", 1, 2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discover, job, 0, 0, send)
+            assert await receive.receive() == Found((), flush=True)  # all shards are scanned
+            await trio.testing.wait_all_tasks_blocked()
+            job.given_back.append("an assignment")
+            job.store.wake()
+            await trio.testing.wait_all_tasks_blocked()
+            job.cancel()
+            assert await receive.receive() == Found((), flush=True)
+            with trio.fail_after(60), pytest.raises(trio.EndOfChannel):
+                await receive.receive()
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,10 @@ async def _feed_given_back(
 ) -> None:
     try:
         while not job.cancelled.is_set():
-            while job.given_back:
+            if job.given_back:
                 objects = await job.store.returned(job.given_back.popleft())
                 await found.send(Found(tuple(objects), flush=True))
+                continue  # the job may have been cancelled meanwhile, and nothing else tells of it
             if scanned.is_set() and job.store.unsettled == job.store.put_off:
                 if not job.store.put_off:
                     return
