@@ -108,6 +108,14 @@ def test_a_configuration_that_names_missing_files_is_refused(tmp_path: Path) -> 
         1,
         ["/no/token: No such file or directory", "/no/c, /no/k: No such file or directory"],
     )
+    manager = tmp_path / "manager.json"
+    manager.write_text(
+        '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}],'
+        ' "agent_tls": true, "agent_tls_ca": "/no/ca"}'
+    )
+    done = run("check-config", "manager", str(manager))
+    expected = "agent_tls_ca: /no/ca: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (1, expected)
     missing = run("check-config", "manager", str(tmp_path / "missing"))
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "No such file" in missing.stderr
