@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
@@ -34,10 +35,7 @@ def loads(text: str | bytes) -> Any:
       ValueError: it is no JSON, as NaN and Infinity are none, or no text.
       RecursionError: it is nested too deeply.
     """
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return json.loads(text, parse_constant=_refuse)
+    return _loads(text, float)
 
 
 def loads_exactly(text: str | bytes) -> Any:
@@ -47,10 +45,14 @@ def loads_exactly(text: str | bytes) -> Any:
       ValueError: as of `loads`, and for a number that no double can hold, such as 1e999.
       RecursionError: it is nested too deeply.
     """
+    return _loads(text, _finite)
+
+
+def _loads(text: str | bytes, read_float: Callable[[str], float]) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse, parse_float=read_float)
 
 
 def _finite(number: str) -> float:
