@@ -11,7 +11,6 @@ import cProfile
 import json
 import os
 import platform
-import re
 import resource
 import sqlite3
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 
 import attrs
 import trio
+from agents import serve_agents
 from metadata import DESTINATION, ORIGIN, record, running_server
 from rich.console import Console
 from rich.table import Table
@@ -74,46 +74,6 @@ class Setting:
 
 
 # --- the agents ----------------------------------------------------------------------------
-
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-
-
-async def serve_agents() -> None:
-    """Every agent there is, on one port, which is told: an assignment is done when it comes."""
-    tasks: dict[bytes, int] = {}
-
-    def answer(method: bytes, path: bytes, body: bytes) -> bytes:
-        name = path.rpartition(b"/")[2]
-        if method == b"POST":
-            posted = json.loads(body)
-            tasks[posted["id"].encode()] = len(posted["tasks"])
-            return json.dumps(posted["id"]).encode()
-        if method == b"DELETE":
-            del tasks[name]
-            return b""
-        stats = {"state": {"Complete": None}, "failed": 0, "complete": tasks[name]}
-        report = {"uuid": name.decode(), "stats": {**stats, "total": tasks[name]}}
-        return json.dumps(report).encode()
-
-    async def serve(stream: trio.SocketStream) -> None:
-        buffer = b""
-        async for data in stream:
-            buffer += data
-            while (end := buffer.find(b"\r\n\r\n") + 4) > 3:
-                head = buffer[:end]
-                found = _LENGTH.search(head)
-                whole = end + (int(found[1]) if found else 0)
-                if len(buffer) < whole:
-                    break
-                method, path, _ = head.split(b" ", 2)
-                body = answer(method, path, buffer[end:whole])
-                buffer = buffer[whole:]
-                length = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-                await stream.send_all(length + body)
-
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    print(listener.socket.getsockname()[1], flush=True)
-    await trio.serve_listeners(serve, [listener])
 
 
 @contextmanager
