@@ -5,12 +5,17 @@ A real server leaves Nagle's algorithm on, so END waits for the client's acknowl
 which a kernel delays by 40 ms unless told by TCP_QUICKACK not to.  The region's server has no such
 delay; in the rows without QUICKACK it waits as long before END, and the client does not set the
 option.
+
+Beside them is what node-moray's users do, a get and a put for each record: `get and put` is a
+plain script over blocking sockets, a thread for each connection, that keeps nothing of what it
+has done.  It has the product's codec, so that all that it costs besides are its two calls.
 """
 
 import argparse
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -18,6 +23,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +36,7 @@ from rich.table import Table
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
-from rebalancer.domain import objects
+from rebalancer.domain import objects, sharks
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
@@ -43,7 +49,7 @@ from rebalancer.manager.store import JobStore, open_store
 from rebalancer.manager.throttle import Throttle
 from rebalancer.manager.updaters import Updaters
 from rebalancer.peers.agents import Agents
-from rebalancer.peers.moray import connection
+from rebalancer.peers.moray import connection, fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
 
 ORIGIN = objects.Shark("dc1", "1.stor.lab")
@@ -54,22 +60,35 @@ OWNER = "0a1b2c3d-0000-4000-8000-000000000001"
 UPDATERS = (1, 4, 10, 30, 100)
 
 
+GET_AND_PUT, PLAIN, BATCHED = "get and put", "plain", f"batches of {TASKS}"
+
+
 @attrs.frozen
 class Setting:
-    """A row: so many updaters, with or without batches and QUICKACK."""
+    """A row: how records are written, with or without QUICKACK, and by how many updaters."""
 
-    batched: bool
+    writes: str
     quickack: bool
     updaters: int
 
     def __str__(self) -> str:
-        writes = f"batches of {TASKS}" if self.batched else "plain"
-        return f"{writes}, {'' if self.quickack else 'no '}QUICKACK, {self.updaters}"
+        return f"{self.writes}, {'' if self.quickack else 'no '}QUICKACK, {self.updaters}"
+
+    @property
+    def batched(self) -> bool:
+        return self.writes == BATCHED
+
+    @property
+    def peer(self) -> "Setting":
+        """What this one is compared with."""
+        return attrs.evolve(self, writes=GET_AND_PUT)
 
     @property
     def assignments(self) -> int:
         """Enough for some seconds, and some for each updater."""
-        return max(2 * self.updaters, 40) if self.batched else max(self.updaters, 2)
+        if self.batched:
+            return max(2 * self.updaters, 40)
+        return max(self.updaters, 10 if self.quickack else 2)
 
 
 @attrs.frozen
@@ -133,6 +152,62 @@ async def serve(file: Path, delay_s: float) -> None:
         print(port, flush=True)
 
 
+# --- the peer ------------------------------------------------------------------------------
+
+
+@attrs.define
+class Plain:
+    """One connection with one request at a time.  Mutable state: the ids used, and the times."""
+
+    connection: socket.socket
+    quickack: bool
+    seconds: list[float] = attrs.field(factory=list)
+
+    def call(self, method: str, args: list[Any]) -> Any:
+        """The one object that the server answers."""
+        begun = time.perf_counter()
+        number = len(self.seconds) + 1
+        message = fast.Message(number, fast.Status.DATA, method, args, uts=time.time_ns() // 1000)
+        self.connection.sendall(fast.encode(message))
+        rows, decoder, is_over = list[Any](), fast.Decoder(), False
+        while not is_over:
+            data = self.connection.recv(64 << 10)
+            if self.quickack:
+                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            for answer in decoder.feed(data):
+                assert answer.status is not fast.Status.ERROR, answer.data
+                rows += answer.data
+                is_over = answer.status is fast.Status.END
+        self.seconds.append(time.perf_counter() - begun)
+        (row,) = rows
+        return row
+
+    def update(self, keys: Sequence[str]) -> None:
+        """Read each record, and write it with its new shark if nobody was quicker."""
+        for key in keys:
+            read = self.call("getObject", ["manta", key, {"noCache": True}])
+            value = sharks.rewrite(read["value"], ORIGIN.manta_storage_id, DESTINATION)
+            options = {"etag": read["_etag"], "headers": {}}
+            self.call("putObject", ["manta", key, value, options])
+
+
+def get_and_put(setting: Setting, port: int, keys: Sequence[str]) -> Run:
+    """From the first record until the last is written, each connection having as many."""
+    connections = [
+        Plain(socket.create_connection(("127.0.0.1", port)), setting.quickack)
+        for _ in range(setting.updaters)
+    ]
+    begun, cpu = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(setting.updaters) as threads:
+        parts = [keys[start :: setting.updaters] for start in range(setting.updaters)]
+        for _ in threads.map(Plain.update, connections, parts):
+            pass
+    wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    for plain in connections:
+        plain.connection.close()
+    return Run(wall, cpu, tuple(second for plain in connections for second in plain.seconds))
+
+
 # --- the manager ---------------------------------------------------------------------------
 
 
@@ -162,10 +237,16 @@ class Timed:
         return await self.client.get_object(bucket, key)
 
 
-async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Moved]:
-    """Records in the shard, and in the job's file their objects, copied."""
+def seeded(shard: ShardStore, assignments: int) -> list[dict[str, Any]]:
+    """The records of so many assignments, which the shard has now."""
     values = [record(number) for number in range(assignments * TASKS)]
     shard.seed("manta", [(value["key"], value) for value in values])
+    return values
+
+
+async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Moved]:
+    """In the job's file the objects of the shard's records, copied."""
+    values = seeded(shard, assignments)
     action = Evacuate(ORIGIN)
     found = []
     for value in values:
@@ -183,6 +264,22 @@ async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Mov
         await store.copied(made.id, {}, max_attempts=1)
         moved.append(Moved(made.id, DESTINATION))
     return moved
+
+
+def measure_peer(setting: Setting, folder: Path) -> Run:
+    """What the plain script does, and that it did so."""
+    shard_file = folder / "shard.sqlite"
+    shard = ShardStore(shard_file)
+    keys = [value["key"] for value in seeded(shard, setting.assignments)]
+    shard.close()
+    with running_server(shard_file, 0.0 if setting.quickack else DELAYED_ACK_S) as port:
+        done = get_and_put(setting, port, keys)
+    shard = ShardStore(shard_file)
+    for key in keys:
+        named = [shark["manta_storage_id"] for shark in shard.get("manta", key)["value"]["sharks"]]
+        assert named[0] == DESTINATION.manta_storage_id, named
+    shard.close()
+    return done
 
 
 async def measure(setting: Setting, folder: Path) -> Run:
@@ -243,19 +340,31 @@ def run(setting: Setting) -> Run:
         connection._QUICKACK = None
     try:
         with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
+            if setting.writes == GET_AND_PUT:
+                return measure_peer(setting, Path(folder))
             return trio.run(measure, setting, Path(folder))
     finally:
         connection._QUICKACK = before
 
 
-def add_row(table: Table, setting: Setting, runs: list[Run]) -> None:
+def rate(setting: Setting, one: Run) -> float:
+    """Updates a second."""
+    return setting.assignments * TASKS / one.wall_s
+
+
+def add_row(table: Table, setting: Setting, runs: list[Run], peers: list[Run]) -> None:
+    """A setting's row, with how often it is as fast as its peer, in each of the rounds."""
     count = setting.assignments * TASKS
-    rates = sorted(count / one.wall_s for one in runs)
+    rates = sorted(rate(setting, one) for one in runs)
+    ratios = sorted(
+        rate(setting, one) / rate(setting.peer, peer)
+        for one, peer in zip(runs, peers, strict=bool(peers))
+    )
     calls = sorted(second for one in runs for second in one.calls_s)
     p50, p99 = (calls[min(int(len(calls) * part), len(calls) - 1)] for part in (0.5, 0.99))
     cpu = statistics.median(one.cpu_s / count for one in runs)
     table.add_row(
-        f"batches of {TASKS}" if setting.batched else "plain",
+        setting.writes,
         "yes" if setting.quickack else "no",
         str(setting.updaters),
         f"{statistics.median(rates):,.0f}",
@@ -263,6 +372,9 @@ def add_row(table: Table, setting: Setting, runs: list[Run]) -> None:
         f"{p50 * 1000:.1f}",
         f"{p99 * 1000:.1f}",
         f"{cpu * 1e6:.0f}",
+        " ".join(f"{ratio:.1f}" for ratio in (ratios[0], statistics.median(ratios), ratios[-1]))
+        if ratios
+        else "",
     )
 
 
@@ -277,19 +389,26 @@ def main() -> None:
     if options.serve:
         trio.run(serve, options.serve, options.delay)
         return
+    settings = [
+        setting
+        for writes in (GET_AND_PUT, PLAIN, BATCHED)
+        for quickack in (False, True)
+        for updaters in UPDATERS
+        if options.only in str(setting := Setting(writes, quickack, updaters))
+    ]
+    peers = [setting.peer for setting in settings]
+    runs: dict[Setting, list[Run]] = {setting: [] for setting in dict.fromkeys(peers + settings)}
+    for _ in range(options.rounds):  # in turns, so that all have the same noise
+        for setting, of in runs.items():
+            of.append(run(setting))
     table = Table(
         *("writes", "QUICKACK", "updaters", "updates/s", "min - max"),
-        *("call p50 ms", "p99 ms", "our CPU us/update"),
+        *("call p50 ms", "p99 ms", "CPU us/update", "x get and put"),
         title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds",
     )
-    for batched in (False, True):
-        for quickack in (False, True):
-            for updaters in UPDATERS:
-                setting = Setting(batched, quickack, updaters)
-                if options.only in str(setting):
-                    add_row(table, setting, [run(setting) for _ in range(options.rounds)])
-            table.add_section()
-    Console(width=110).print(table)
+    for setting, of in runs.items():
+        add_row(table, setting, of, runs[setting.peer])
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":
