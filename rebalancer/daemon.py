@@ -256,6 +256,11 @@ def prefers_json() -> bool:
     return bool(first == "application/json")
 
 
+async def body_bytes() -> bytes:
+    """Return the request's body."""
+    return cast(bytes, await request.get_data(as_text=False))
+
+
 async def body_json() -> Any:
     """The request's parsed body.
 
@@ -263,7 +268,7 @@ async def body_json() -> Any:
       BadRequest: it is not JSON that can be used.
       TooLarge: it has too many values.
     """
-    body = cast(bytes, await request.get_data(as_text=False))
+    body = await body_bytes()
     if len(body) <= AT_ONCE_BYTES:
         return read_body(body)
     return await run_sync(Work.VIEWS, read_body, body)

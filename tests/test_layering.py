@@ -25,7 +25,7 @@ ONLY_IN = {
     "cattrs": {"wire.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"wire.py"},
-    "msgspec": {"jsontext.py"},
+    "msgspec": {"jsontext.py", "agent/posted.py"},
     "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",

@@ -12,12 +12,13 @@ from quart_trio import QuartTrio
 
 from rebalancer import __version__, wire
 from rebalancer.agent.metrics import AgentMetrics
+from rebalancer.agent.posted import read_posted
 from rebalancer.agent.statefile import BrokenFile
 from rebalancer.agent.store import AssignmentStore, Cursor
 from rebalancer.agent.worker import Worker
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
-from rebalancer.daemon import body_json, error_response, make_app
+from rebalancer.daemon import AT_ONCE_BYTES, body_bytes, body_json, error_response, make_app
 from rebalancer.domain.objects import canonical_uuid
 from rebalancer.errors import (
     BadRequest,
@@ -29,14 +30,12 @@ from rebalancer.errors import (
 )
 from rebalancer.log import get_logger
 from rebalancer.threads import Work, run_sync
-from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Dialect
+from rebalancer.wire import AssignmentReport, AssignmentStats, Dialect
 
 log = get_logger()
 
 #: Assignments in one answer to GET /assignments.
 PAGE, MAX_PAGE = 100, 1000
-#: An assignment of more tasks is checked in a thread, where others get their turns.
-AT_ONCE = 200
 #: Causes of waiting that /status names.
 MAX_CAUSES = 100
 
@@ -55,28 +54,31 @@ class Agent:
     is_draining: bool = False
     started: float = attrs.field(factory=time.monotonic)
 
-    async def accept(self, body: Any) -> str:
+    async def accept(self, body: bytes) -> str:
         """Store a posted assignment and queue it; its id.
 
         Raises:
-          BadRequest, Conflict, Unavailable: and nothing has changed.
+          BadRequest, TooLarge, Conflict, Unavailable: and nothing has changed.
         """
         if self.is_draining:
             raise Unavailable("the agent is stopping")
-        assignment, dialect = await _checked(body)
-        name, saving = assignment.key, self.worker.backlog.saving
+        if len(body) <= AT_ONCE_BYTES:
+            posted = read_posted(body)
+        else:
+            posted = await run_sync(Work.VIEWS, read_posted, body)
+        name, saving = posted.key, self.worker.backlog.saving
         if name in saving:
-            raise Conflict(f"assignment {assignment.id} is being saved")
+            raise Conflict(f"assignment {posted.id} is being saved")
         saving.add(name)
         try:
-            stored = await run_sync(Work.STORE, self.store.save, assignment, dialect)
+            stored = await run_sync(Work.STORE, self.store.save, posted)
         except StoreError as exc:
             raise Unavailable(str(exc)) from exc
         else:
             self.worker.add(stored)
         finally:
             saving.discard(name)
-        return assignment.id
+        return posted.id
 
     async def report(self, name: str) -> dict[str, Any]:
         """How an assignment stands, in the dialect of whoever posted it.
@@ -132,7 +134,7 @@ def make_api(agent: Agent) -> QuartTrio:
     @app.post("/assignments")
     async def post_assignment() -> Response:
         try:
-            return _json(await agent.accept(await body_json()))
+            return _json(await agent.accept(await body_bytes()))
         except RequestError as exc:
             agent.metrics.refused(exc.status)
             raise
@@ -197,21 +199,6 @@ def make_api(agent: Agent) -> QuartTrio:
         )
 
     return app
-
-
-async def _checked(body: Any) -> tuple[Assignment, Dialect]:
-    """Read the posted assignment and its dialect, in a thread if that takes long.
-
-    Raises:
-      BadRequest, TooLarge: it cannot be used.
-    """
-    if len(wire.posted_tasks(body)) <= AT_ONCE:
-        return _read(body)
-    return await run_sync(Work.VIEWS, _read, body)
-
-
-def _read(body: Any) -> tuple[Assignment, Dialect]:
-    return wire.read_assignment(body), wire.detect_dialect(body)
 
 
 def _key(assignment_id: str) -> str:

@@ -32,13 +32,13 @@ from rebalancer.agent.messages import (
     Want,
     Width,
 )
+from rebalancer.agent.posted import Row
 from rebalancer.agent.room import Promised, new_file
 from rebalancer.domain import reasons
 from rebalancer.log import get_logger
 from rebalancer.retry import pauses
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
-from rebalancer.wire import Task
 
 #: Tasks in one message.
 LOT = 512
@@ -55,7 +55,7 @@ END_S = 2.0
 NO_LIMIT = Limit(False, AT_ONCE_BYTES)
 
 #: Told of tasks that have ended, and how.
-Settle = Callable[[Sequence[tuple[Task, Outcome]]], None]
+Settle = Callable[[Sequence[tuple[Row, Outcome]]], None]
 
 log = get_logger()
 
@@ -80,7 +80,7 @@ class Errand:
     may be durable yet.
     """
 
-    tasks: Sequence[Task]
+    tasks: Sequence[Row]
     settle: Settle
     on_pulled: Callable[[], None] = lambda: None
     share: Share = Share()
@@ -95,13 +95,13 @@ class _Waiting:
     """
 
     errand: Errand
-    left: dict[int, Task]
+    left: dict[int, Row]
     width: int
     #: Whether no other lot of the errand comes after it.
     is_last: bool
     over: trio.Event = attrs.field(factory=trio.Event)
 
-    def take(self, index: int) -> Task:
+    def take(self, index: int) -> Row:
         task = self.left.pop(index)
         if not self.left:
             self.over.set()
@@ -242,7 +242,7 @@ class FetcherLine:
     def _heard(self, message: Message) -> None:
         match message:
             case Report():
-                ended = defaultdict[int, list[tuple[Task, Outcome]]](list)
+                ended = defaultdict[int, list[tuple[Row, Outcome]]](list)
                 for one in message.outcomes:
                     ended[one.lot].append((self._lots[one.lot].take(one.index), one))
                 for number, outcomes in ended.items():
@@ -291,7 +291,7 @@ class FetcherLine:
         errand.on_pulled()
 
     async def _fetch_lot(
-        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
+        self, errand: Errand, tasks: Sequence[Row], width: Callable[[], int], *, is_last: bool
     ) -> None:
         """Have a lot fetched, however many fetchers die meanwhile."""
         deaths = 0
@@ -304,7 +304,7 @@ class FetcherLine:
             await self._fetch_suspects(errand, tasks, width, is_last=is_last)
 
     async def _fetch_suspects(
-        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
+        self, errand: Errand, tasks: Sequence[Row], width: Callable[[], int], *, is_last: bool
     ) -> None:
         """Have tasks fetched by halves, without other lots there; one that kills fetchers fails."""
         deaths = 0
@@ -319,13 +319,13 @@ class FetcherLine:
             tasks, deaths = left, deaths + has_died
         for task in tasks:
             detail = f"{DEATHS} fetchers, one after the other, died of it"
-            log.error("task kills its fetcher", task=task.object_id, deaths=DEATHS)
+            log.error("task kills its fetcher", task=task[0], deaths=DEATHS)
             outcome = Outcome(0, 0, reason=reasons.AGENT_FS_ERROR, detail=detail)
             errand.settle([(task, outcome)])
 
     async def _try(
-        self, errand: Errand, tasks: Sequence[Task], width: Callable[[], int], *, is_last: bool
-    ) -> tuple[Sequence[Task], bool]:
+        self, errand: Errand, tasks: Sequence[Row], width: Callable[[], int], *, is_last: bool
+    ) -> tuple[Sequence[Row], bool]:
         """Have tasks fetched by one fetcher; returns those that are left, and whether it died."""
         await self._lives.wait()
         share = errand.share.of(width())

@@ -11,16 +11,19 @@ Versions, in `PRAGMA user_version`, which the deployed agent neither reads nor c
 
 import json
 import sqlite3
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import attrs
 
+from rebalancer.agent.posted import Row, are_sound, row_of, task_of
 from rebalancer.errors import BadRequest, StoreError
 from rebalancer.wire import (
-    Assignment,
+    COMPLETE,
+    PENDING,
     AssignmentReport,
     AssignmentStats,
     Dialect,
@@ -75,43 +78,40 @@ class StoredAssignment:
     """An assignment as it is on disk."""
 
     id: str
-    tasks: tuple[Task, ...]
+    rows: tuple[Row, ...]
     dialect: Dialect
     received_ns: int
+    #: Of the tasks that have ended, by their objects.
+    statuses: Mapping[str, TaskStatus] = attrs.field(factory=dict)
     #: Whether the deployed agent made it: it gets no table that this one does not know.
     is_legacy: bool = False
 
-    def updated(self, statuses: Mapping[str, TaskStatus]) -> "StoredAssignment":
-        """Return this assignment with other statuses of some objects."""
-        if not statuses:
-            return self
-        tasks = (
-            attrs.evolve(task, status=statuses[task.object_id])
-            if task.object_id in statuses
-            else task
-            for task in self.tasks
-        )
-        return attrs.evolve(self, tasks=tuple(tasks))
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Return its tasks with their statuses."""
+        return tuple(map(self._task, self.rows))
 
-    @cached_property
+    def _task(self, row: Row) -> Task:
+        return task_of(row, self.statuses.get(row[0], PENDING))
+
+    def updated(self, statuses: Mapping[str, TaskStatus]) -> "StoredAssignment":
+        """Return this assignment with tasks of some objects ended."""
+        return attrs.evolve(self, statuses={**self.statuses, **statuses}) if statuses else self
+
+    @property
     def is_finished(self) -> bool:
         """Tell whether every task has ended."""
-        return all(task.status.state is not TaskState.PENDING for task in self.tasks)
+        return len(self.statuses) == len(self.rows)
 
     def report(self, *, running: bool, finished: bool) -> AssignmentReport:
         """Return what to tell of this assignment, complete only if every row on disk says so."""
-        failed = tuple(t for t in self.tasks if t.status.state is TaskState.FAILED)
-        processed = sum(t.status.state is not TaskState.PENDING for t in self.tasks)
+        failed = {name for name, status in self.statuses.items() if status.reason is not None}
         state, failures = "Running" if running else "Scheduled", None
-        if finished and processed == len(self.tasks):
-            state, failures = "Complete", failed
-        stats = AssignmentStats(state, len(failed), processed, len(self.tasks), failures)
-        return AssignmentReport(self.id, stats)
-
-
-def posted(assignment: Assignment, dialect: Dialect, received_ns: int) -> StoredAssignment:
-    """Return an assignment that has just come as it will be on disk."""
-    return StoredAssignment(assignment.key, assignment.tasks, dialect, received_ns)
+        if finished and self.is_finished:
+            state = "Complete"
+            failures = tuple(self._task(row) for row in self.rows if row[0] in failed)
+        counts = len(failed), len(self.statuses), len(self.rows)
+        return AssignmentReport(self.id, AssignmentStats(state, *counts, failures))
 
 
 def parse(name: str, content: bytes, received_ns: int) -> StoredAssignment:
@@ -148,12 +148,12 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
     for table in ("tasks", "stats"):
         if kinds.get(table) != "table":  # a view could go on for ever
             raise BadRequest(f"no table {table}")
-    tasks: dict[str, Task] = {}
+    found: dict[Any, tuple[Any, ...]] = {}
     for row in db.execute(_TASKS):
-        task = _task(*row)
         # Its primary key forbids this, but a damaged file may have it, even without an end.
-        if tasks.setdefault(task.object_id, task) is not task:
-            raise BadRequest(f"two tasks of object {task.object_id}")
+        if found.setdefault(row[0], row) is not row:
+            raise BadRequest(f"two tasks of object {row[0]!r}")
+    rows, statuses = _tasks(list(found.values()))
     if db.execute("SELECT 1 FROM stats LIMIT 1").fetchone() is None:
         raise BadRequest("it has no stats")
     dialect, ours = Dialect.LEGACY, None
@@ -163,7 +163,19 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
         dialect, received_ns = Dialect(ours[0]), ours[1]
         if type(received_ns) is not int or received_ns < 0:
             raise BadRequest(f"received_ns is {received_ns!r}")
-    return StoredAssignment(name, tuple(tasks.values()), dialect, received_ns, ours is None)
+    return StoredAssignment(name, rows, dialect, received_ns, statuses, ours is None)
+
+
+def _tasks(
+    found: Sequence[tuple[Any, ...]],
+) -> tuple[tuple[Row, ...], dict[str, TaskStatus]]:
+    """Read the rows of tasks; returns what the tasks are, and how those stand that have ended."""
+    if all(row[5] in _USUAL for row in found) and are_sound(found):
+        statuses = {row[0]: COMPLETE for row in found if _USUAL[row[5]] is COMPLETE}
+        return tuple([row[:5] for row in found]), statuses
+    tasks = [_task(*row) for row in found]
+    ended = {t.object_id: t.status for t in tasks if t.status.state is not TaskState.PENDING}
+    return tuple(map(row_of, tasks)), ended
 
 
 def _task(
@@ -187,30 +199,46 @@ def image(assignment: StoredAssignment) -> bytes:
         stats = assignment.report(running=False, finished=True).stats
     else:
         stats = AssignmentStats("Scheduled", failed=0, complete=0, total=len(assignment.tasks))
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.executescript(_SCHEMA)
-        if not assignment.is_legacy:
-            db.executescript(_OUR_SCHEMA)
-        db.execute("BEGIN")
-        db.executemany(
-            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    task.object_id,
-                    task.owner,
-                    task.md5sum,
-                    task.source.datacenter,
-                    task.source.manta_storage_id,
-                    _status_blob(task.status),
-                )
-                for task in assignment.tasks
-            ],
-        )
+    db = _scratch.database()
+    db.deserialize(_empty(assignment.is_legacy))
+    db.execute("BEGIN")
+    with db:
+        db.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)", _values(assignment))
         db.execute("INSERT INTO stats VALUES (?)", (_blob(stats_to_wire(stats, Dialect.LEGACY)),))
         if not assignment.is_legacy:
             ours = (assignment.dialect, assignment.received_ns)
             db.execute("INSERT INTO rebalancer VALUES (?, ?)", ours)
-        db.execute("COMMIT")
+    return db.serialize()
+
+
+def _values(assignment: StoredAssignment) -> list[tuple[object, ...]]:
+    if not assignment.statuses:
+        return [(*row, _PENDING) for row in assignment.rows]
+    statuses = assignment.statuses
+    return [(*row, _status_blob(statuses.get(row[0], PENDING))) for row in assignment.rows]
+
+
+class _Scratch(threading.local):
+    """A database in memory for each thread: to open one takes as long as to fill it."""
+
+    _database: sqlite3.Connection | None = None
+
+    def database(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._database = sqlite3.connect(":memory:", isolation_level=None)
+        return self._database
+
+
+_scratch = _Scratch()
+
+
+@lru_cache
+def _empty(is_legacy: bool) -> bytes:
+    """Make the content of a file of no tasks, which those of all others begin with."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        if not is_legacy:
+            db.executescript(_OUR_SCHEMA)
         return db.serialize()
 
 
@@ -221,3 +249,8 @@ def _status_blob(status: TaskStatus) -> bytes:
 
 def _blob(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+_PENDING = _status_blob(PENDING)
+#: How this agent writes what nearly all tasks are.
+_USUAL = {_PENDING: PENDING, _status_blob(COMPLETE): COMPLETE}

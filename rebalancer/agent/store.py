@@ -25,14 +25,8 @@ from typing import NamedTuple
 
 import attrs
 
-from rebalancer.agent.statefile import (
-    MAX_BYTES,
-    BrokenFile,
-    NewerFile,
-    StoredAssignment,
-    parse,
-    posted,
-)
+from rebalancer.agent.posted import Posted
+from rebalancer.agent.statefile import MAX_BYTES, BrokenFile, NewerFile, StoredAssignment, parse
 from rebalancer.agent.statefile import image as file_image
 from rebalancer.agent.sync import sync_path, sync_paths
 from rebalancer.bodies import whole_number
@@ -40,7 +34,6 @@ from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
 from rebalancer.log import get_logger
 from rebalancer.sqlite import connect
-from rebalancer.wire import Assignment, Dialect
 
 #: More assignments than this hardly move between folders while these are listed.
 MOVING = 100
@@ -115,16 +108,16 @@ class AssignmentStore:
             except OSError as exc:  # in nobody's way: what is written next replaces it
                 log.warning("not removed", path=str(left), error=str(exc))
 
-    def save(self, assignment: Assignment, dialect: Dialect) -> StoredAssignment:
+    def save(self, posted: Posted) -> StoredAssignment:
         """Store a new assignment: on return it survives a power failure.
 
         Raises:
           Conflict: an assignment of this id is known.
           StoreError: the disk does not take it, and nothing is left of it.
         """
-        stored = posted(assignment, dialect, time.time_ns())
+        stored = StoredAssignment(posted.key, posted.rows, posted.dialect, time.time_ns())
         if self.find(stored.id) is not None:
-            raise Conflict(f"assignment {assignment.id} is known already")
+            raise Conflict(f"assignment {posted.id} is known already")
         is_saved = False
         try:
             (error,) = self._replace([stored], self.scheduled)
@@ -134,7 +127,7 @@ class AssignmentStore:
                 with suppress(OSError):
                     (self.scheduled / stored.id).unlink(missing_ok=True)
         if error is not None:
-            raise StoreError(f"assignment {assignment.id} cannot be saved: {error}") from error
+            raise StoreError(f"assignment {posted.id} cannot be saved: {error}") from error
         return stored
 
     def write(self, assignments: Sequence[StoredAssignment]) -> list[StoreError | None]:

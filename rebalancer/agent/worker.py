@@ -20,6 +20,7 @@ from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.limits import Limits
 from rebalancer.agent.messages import Outcome
 from rebalancer.agent.metrics import AgentMetrics
+from rebalancer.agent.posted import Row
 from rebalancer.agent.statefile import BrokenFile, NewerFile, StoredAssignment
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.config import AgentServer
@@ -32,8 +33,6 @@ from rebalancer.wire import (
     COMPLETE,
     AssignmentStats,
     Dialect,
-    Task,
-    TaskState,
     TaskStatus,
     failed,
 )
@@ -41,8 +40,9 @@ from rebalancer.wire import (
 #: Rows of a running assignment are at most this many seconds behind.
 PROGRESS_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
-#: Waiting assignments that are kept in memory, so that they need not be read again.
-FRESH = 32
+#: Tasks of waiting assignments that are kept in memory, so that they need not be read again: some
+#: 300 bytes each.
+FRESH_TASKS = 20_000
 #: Assignments that are pulled but not on disk yet, before the next one has to wait.
 BEHIND = 16
 #: Ended assignments whose counts are remembered, if no more tasks than this failed.
@@ -123,6 +123,7 @@ class Worker:
     state_retries: int = 0
     _flow: deque[tuple[float, int]] = attrs.field(factory=deque)
     _fresh: dict[str, StoredAssignment] = attrs.field(factory=dict)
+    _fresh_tasks: int = 0
     _recent: OrderedDict[str, tuple[Dialect, AssignmentStats]] = attrs.field(factory=OrderedDict)
     _runs: dict[str, _Run] = attrs.field(factory=dict)
     _ended: trio.Event = attrs.field(factory=trio.Event)
@@ -137,8 +138,9 @@ class Worker:
     def add(self, assignment: StoredAssignment) -> None:
         """Work on an assignment that has just been stored, after all that came before it."""
         self.backlog.add(assignment.id)
-        if len(self._fresh) < FRESH:
+        if self._fresh_tasks < FRESH_TASKS:
             self._fresh[assignment.id] = assignment
+            self._fresh_tasks += len(assignment.rows)
         self._count()
 
     def progress(self, name: str) -> tuple[Dialect, AssignmentStats] | None:
@@ -226,12 +228,14 @@ class Worker:
 
     async def _begin(self, name: str) -> _Run | None:
         """Read an assignment; None if there is nothing to do about it."""
-        if (assignment := self._fresh.pop(name, None) or await self._load(name)) is None:
+        if (assignment := self._fresh.pop(name, None)) is not None:
+            self._fresh_tasks -= len(assignment.rows)
+        elif (assignment := await self._load(name)) is None:
             self.backlog.done(name)
             self._count()
             return None
         self._unread = 0
-        left = {t.object_id for t in assignment.tasks if t.status.state is TaskState.PENDING}
+        left = {row[0] for row in assignment.rows} - assignment.statuses.keys()
         run = self._runs[name] = _Run(assignment, left, trio.current_time() + PROGRESS_S)
         return run
 
@@ -244,9 +248,7 @@ class Worker:
             self._count()
         seconds = trio.current_time() - begun
         self.metrics.completed(seconds)
-        log.info(
-            "assignment", id=name, state="complete", tasks=len(run.assignment.tasks), s=seconds
-        )
+        log.info("assignment", id=name, state="complete", tasks=len(run.assignment.rows), s=seconds)
 
     async def _load(self, name: str) -> StoredAssignment | None:
         """Read an assignment; returns None if it cannot be worked on now."""
@@ -293,7 +295,7 @@ class Worker:
 
     async def _run_tasks(self, run: _Run) -> None:
         self._wake_committer()
-        todo = [task for task in run.assignment.tasks if task.object_id in run.left]
+        todo = [row for row in run.assignment.rows if row[0] in run.left]
         # One fetcher each while there are enough assignments for all: fewer messages.
         alone = max(1, len(self.fetchers) // len(self.backlog.running))
         parts = min(alone, self.limits.width(), len(todo))
@@ -320,17 +322,16 @@ class Worker:
     def _idlest(self) -> list[FetcherLine]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
 
-    def _settle(self, run: _Run, ended: Sequence[tuple[Task, Outcome]]) -> None:
+    def _settle(self, run: _Run, ended: Sequence[tuple[Row, Outcome]]) -> None:
         """Tasks have ended."""
         was_written, size = not run.unwritten, 0
-        for task, outcome in ended:
-            run.left.remove(task.object_id)
-            reason = outcome.reason
-            run.unwritten[task.object_id] = COMPLETE if reason is None else failed(reason)
+        for row, outcome in ended:
+            object_id, reason = row[0], outcome.reason
+            run.left.remove(object_id)
+            run.unwritten[object_id] = COMPLETE if reason is None else failed(reason)
             size += outcome.size or 0
             if reason is not None:
-                source = task.source.manta_storage_id
-                self._note(f"{reason}: {task.object_id} from {source}: {outcome.detail}")
+                self._note(f"{reason}: {object_id} from {row[4]}: {outcome.detail}")
         self.received += size
         self._flow.append((trio.current_time(), size))
         self._forget_flow()

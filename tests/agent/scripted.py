@@ -10,8 +10,24 @@ import trio
 
 from rebalancer.agent.api import Agent, make_api
 from rebalancer.agent.main import open_agent
+from rebalancer.agent.posted import row_of
+from rebalancer.agent.statefile import StoredAssignment
 from rebalancer.config import AgentConfig, read_agent
+from rebalancer.wire import PENDING, Dialect, Task
 from tests.sources import ASSIGNMENT, OWNER, Answer, Source, open_source, uuid
+
+
+def stored_of(
+    name: str,
+    tasks: Sequence[Task],
+    dialect: Dialect,
+    received_ns: int,
+    is_legacy: bool = False,
+) -> StoredAssignment:
+    """An assignment as it is on disk, of tasks that stand as they say."""
+    statuses = {t.object_id: t.status for t in tasks if t.status != PENDING}
+    rows = tuple(map(row_of, tasks))
+    return StoredAssignment(name, rows, dialect, received_ns, statuses, is_legacy)
 
 
 @attrs.frozen

@@ -12,9 +12,9 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from rebalancer import wire
-from rebalancer.agent import worker
+from rebalancer.agent import api, worker
 from rebalancer.agent.files import ObjectFiles
+from rebalancer.agent.posted import Posted, read_posted
 from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
 from rebalancer.threads import THREADS, Work
@@ -448,16 +448,16 @@ async def test_a_large_assignment_is_checked_where_others_get_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a thread; a small one at once."""
-    threads, whole = list[bool](), wire.read_assignment
+    threads = list[bool]()
 
-    def look(body: Any) -> Any:
+    def look(body: bytes) -> Posted:
         threads.append(threading.current_thread() is threading.main_thread())
-        return whole(body)
+        return read_posted(body)
 
-    monkeypatch.setattr(wire, "read_assignment", look)
+    monkeypatch.setattr(api, "read_posted", look)
     async with open_rig(tmp_path, busy) as rig:
         await rig.post([task(number, A) for number in range(201)])
-        await rig.post([task(number, A) for number in range(200)], uuid(70))
+        await rig.post([task(number, A) for number in range(100)], uuid(70))
         refused = await rig.post([{}] * 10_001, uuid(71))
 
     assert threads == [False, True, False]

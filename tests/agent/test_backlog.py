@@ -9,6 +9,7 @@ import trio.testing
 
 from rebalancer.agent import backlog
 from rebalancer.agent.backlog import Backlog
+from rebalancer.agent.posted import Posted
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task
@@ -26,7 +27,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AssignmentStore:
 
 
 def save(store: AssignmentStore, number: int) -> str:
-    return store.save(Assignment(uuid(number), (TASK,)), Dialect.LEGACY).id
+    return store.save(Posted.of(Assignment(uuid(number), (TASK,)), Dialect.LEGACY)).id
 
 
 @pytest.mark.row("N24", "DEF-15")

@@ -21,6 +21,7 @@ import trio
 
 from rebalancer.agent import store, sync
 from rebalancer.agent.messages import Line
+from rebalancer.agent.posted import Posted
 from rebalancer.agent.worker import Worker
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task
@@ -223,7 +224,7 @@ async def run_until_the_end(scenario: Scenario, disk: Disk) -> Told:
     told, settle = Told(), Worker._settle
 
     def listen(self: Worker, run: Any, ended: Any) -> None:
-        told.complete |= {one.object_id for one, outcome in ended if outcome.reason is None}
+        told.complete |= {row[0] for row, outcome in ended if outcome.reason is None}
         settle(self, run, ended)
 
     with pytest.MonkeyPatch.context() as patch, watched(disk):
@@ -231,9 +232,8 @@ async def run_until_the_end(scenario: Scenario, disk: Disk) -> Told:
         try:
             async with open_rig(disk.folder, scenario.answer) as rig:
                 # As a request does, but for the HTTP server, which would not let the end through.
-                stored = await trio.to_thread.run_sync(
-                    rig.agent.store.save, scenario.assignment(), Dialect.LEGACY
-                )
+                posted = Posted.of(scenario.assignment(), Dialect.LEGACY)
+                stored = await trio.to_thread.run_sync(rig.agent.store.save, posted)
                 told.is_taken = True
                 rig.agent.worker.add(stored)
                 await ended(disk.folder / "state")

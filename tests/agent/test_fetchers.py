@@ -25,14 +25,13 @@ from rebalancer.agent.messages import (
     Want,
     Width,
 )
+from rebalancer.agent.posted import Row
 from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
-from rebalancer.wire import Task
 from tests.sources import OWNER, md5, uuid
 
-TASKS = [Task(uuid(n), OWNER, md5(b"x"), Shark("dc1", "2.stor.lab")) for n in range(1200)]
+TASKS = [(uuid(n), OWNER, md5(b"x"), "dc1", "2.stor.lab") for n in range(1200)]
 
 
 async def send_both(line: Line, *messages: Message) -> None:
@@ -100,8 +99,8 @@ class Scripted:
         async with trio.open_nursery() as nursery:
             while isinstance(lot := await line.receive(), Lot):
                 self.lots.append(lot)
-                nursery.start_soon(self._answer, line, lot, min(answers, len(lot.tasks)))
-                answers -= len(lot.tasks)
+                nursery.start_soon(self._answer, line, lot, min(answers, len(lot.rows)))
+                answers -= len(lot.rows)
                 if answers < 0:
                     break
         await line.stream.aclose()
@@ -110,21 +109,21 @@ class Scripted:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             for index in range(answers):
                 await trio.lowlevel.checkpoint()  # lots of a fetcher are worked on side by side
-                if lot.tasks[index].object_id in self._deadly:
+                if lot.rows[index][0] in self._deadly:
                     await line.stream.aclose()
                     return
                 await line.send(Report((Outcome(lot.number, index, 1),)))
 
 
-async def fetch(scripted: Scripted, *errands: list[Task]) -> dict[str, Outcome]:
+async def fetch(scripted: Scripted, *errands: list[Row]) -> dict[str, Outcome]:
     """How each object was settled, in order."""
     settled: dict[str, Outcome] = {}
     fetcher = FetcherLine(scripted.open)
 
-    def settle(ended: Sequence[tuple[Task, Outcome]]) -> None:
+    def settle(ended: Sequence[tuple[Row, Outcome]]) -> None:
         for one, outcome in ended:
-            assert one.object_id not in settled
-            settled[one.object_id] = outcome
+            assert one[0] not in settled
+            settled[one[0]] = outcome
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetcher.run)
@@ -148,8 +147,8 @@ async def test_large_assignments_go_in_lots() -> None:
     scripted = Scripted(1 << 30)
     settled = await fetch(scripted, TASKS)
 
-    assert list(settled) == [task.object_id for task in TASKS]
-    assert [len(lot.tasks) for lot in scripted.lots] == [LOT, LOT, 1200 - 2 * LOT]
+    assert list(settled) == [task[0] for task in TASKS]
+    assert [len(lot.rows) for lot in scripted.lots] == [LOT, LOT, 1200 - 2 * LOT]
     assert {lot.width for lot in scripted.lots} == {4}
 
 
@@ -158,8 +157,8 @@ async def test_what_a_dead_fetcher_had_told_is_not_asked_for_again() -> None:
     scripted = Scripted(3, 2, 1 << 30)
     settled = await fetch(scripted, TASKS[:10])
 
-    assert list(settled) == [task.object_id for task in TASKS[:10]]
-    assert [len(lot.tasks) for lot in scripted.lots] == [10, 7, 5]
+    assert list(settled) == [task[0] for task in TASKS[:10]]
+    assert [len(lot.rows) for lot in scripted.lots] == [10, 7, 5]
 
 
 @pytest.mark.row("A3")
@@ -167,11 +166,11 @@ async def test_what_a_dead_fetcher_had_told_is_not_asked_for_again() -> None:
 @pytest.mark.parametrize("size", [1, 10, 100])
 async def test_a_task_that_kills_fetchers_fails_alone(size: int) -> None:
     """It is found out among those of its own assignment, and of another at the same fetcher."""
-    deadly = TASKS[size // 2].object_id
+    deadly = TASKS[size // 2][0]
     scripted = Scripted(deadly=[deadly])
     settled = await fetch(scripted, TASKS[:size], TASKS[1000:1040])
 
-    assert set(settled) == {task.object_id for task in [*TASKS[:size], *TASKS[1000:1040]]}
+    assert set(settled) == {task[0] for task in [*TASKS[:size], *TASKS[1000:1040]]}
     assert [name for name, outcome in settled.items() if outcome.reason] == [deadly]
     assert settled[deadly].reason == reasons.AGENT_FS_ERROR
     assert f"{DEATHS} fetchers" in settled[deadly].detail
@@ -180,7 +179,7 @@ async def test_a_task_that_kills_fetchers_fails_alone(size: int) -> None:
 @pytest.mark.usefixtures("quickly")
 async def test_several_tasks_that_kill_fetchers_fail_alone() -> None:
     """Each by itself, and nothing else with them."""
-    deadly = {TASKS[number].object_id for number in (0, 7, 8, 39)}
+    deadly = {TASKS[number][0] for number in (0, 7, 8, 39)}
     settled = await fetch(Scripted(deadly=deadly), TASKS[:40], TASKS[40:60])
 
     assert {name for name, outcome in settled.items() if outcome.reason} == deadly

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer import wire
-from rebalancer.agent.statefile import StoredAssignment, image, parse
+from rebalancer.agent.statefile import image, parse
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.wire import COMPLETE, PENDING, Dialect, Task, TaskStatus
-from tests.agent.scripted import open_rig
+from tests.agent.scripted import open_rig, stored_of
 from tests.domain.test_reasons import SPELLINGS
 from tests.sources import Answer, ok, uuid
 
@@ -182,7 +182,7 @@ def test_the_deployed_agent_counts_right_on_our_files(
         Task(uuid(number), OWNER, "1B2M2Y8AsgTpgAmY7PhCfg==", Shark("dc1", "2.stor.lab"), status)
         for number, status in enumerate([*statuses, PENDING])
     )
-    stored = StoredAssignment(ID, tasks, Dialect.TAGGED, 5, is_legacy)
+    stored = stored_of(ID, tasks, Dialect.TAGGED, 5, is_legacy)
     count = len(tasks)
     assert deployed_ends_with(image(stored)) == {"total": count, "complete": count}
 
@@ -192,6 +192,6 @@ def test_a_reason_of_another_program_does_not_come_from_a_post(tmp_path: Path) -
     body = json.loads(POSTS["ours"][0])
     body["tasks"][0]["status"] = {"Failed": "Foo"}
     posted = wire.read_assignment(body)
-    content = image(StoredAssignment(ID, posted.tasks, Dialect.LEGACY, 5))
+    content = image(stored_of(ID, posted.tasks, Dialect.LEGACY, 5))
     assert deployed_ends_with(content) == {"total": 1, "complete": 1}
     assert attrs.evolve(parse(ID, content, 5)).tasks[0].status == PENDING

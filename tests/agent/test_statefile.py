@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 
 from rebalancer import wire
 from rebalancer.agent import statefile
-from rebalancer.agent.statefile import BrokenFile, NewerFile, StoredAssignment, image, parse
+from rebalancer.agent.statefile import BrokenFile, NewerFile, image, parse
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Dialect, Task
+from tests.agent.scripted import stored_of
 from tests.sources import ASSIGNMENT, OWNER, md5, uuid
 
 KEPT = Path(__file__).parent / "kept"
 SOURCE = Shark("dc1", "2.stor.lab")
 STATUSES = (wire.COMPLETE, wire.failed(reasons.http_status_code(404)), wire.PENDING)
-STORED = StoredAssignment(
+STORED = stored_of(
     ASSIGNMENT,
     tuple(Task(uuid(n), OWNER, md5(b"x"), SOURCE, status) for n, status in enumerate(STATUSES)),
     Dialect.TAGGED,
@@ -239,6 +240,6 @@ def test_want_of_memory_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(statefile, "_task", fail)
+    monkeypatch.setattr(statefile, "_tasks", fail)
     with pytest.raises(MemoryError):
         parse(ASSIGNMENT, image(STORED), 99)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rebalancer import wire
+from rebalancer.agent.posted import Posted
 from rebalancer.agent.statefile import BrokenFile, StoredAssignment
 from rebalancer.agent.store import AssignmentStore, Cursor, read
 from rebalancer.domain import reasons
@@ -77,7 +78,7 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 def test_a_saved_assignment_has_the_deployed_layout(store: AssignmentStore) -> None:
     """File by the id, tasks in the order posted, JSON of the legacy dialect as BLOBs."""
-    store.save(assignment(), Dialect.TAGGED)
+    store.save(Posted.of(assignment(), Dialect.TAGGED))
     path = store.folder / "scheduled" / ID
 
     columns = [(name, kind) for _, name, kind, *_ in rows(path, "pragma table_info(tasks)")]
@@ -101,7 +102,7 @@ def test_a_saved_assignment_has_the_deployed_layout(store: AssignmentStore) -> N
 @pytest.mark.row("A10", "TEST-TYPES-1")
 def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore) -> None:
     """Statuses as they come; at the end the stats with the failed tasks, in `completed`."""
-    store.save(assignment(), Dialect.LEGACY)
+    store.save(Posted.of(assignment(), Dialect.LEGACY))
     stored, _ = store.load(ID)
     failure = wire.failed(reasons.MD5_MISMATCH)
     stored = written(store, stored, {uuid(3): wire.COMPLETE, uuid(1): failure})
@@ -179,7 +180,7 @@ def test_an_id_is_saved_once(store: AssignmentStore, folder: str) -> None:
     before = (store.folder / folder / ID).read_bytes()
 
     with pytest.raises(Conflict, match="known already"):
-        store.save(assignment(ID.upper()), Dialect.LEGACY)
+        store.save(Posted.of(assignment(ID.upper()), Dialect.LEGACY))
     assert (store.folder / folder / ID).read_bytes() == before
 
 
@@ -377,9 +378,9 @@ def test_a_save_that_fails_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(f"rebalancer.agent.store.{step}", fail)
         with pytest.raises((StoreError, type(error))):
-            store.save(assignment(), Dialect.LEGACY)
+            store.save(Posted.of(assignment(), Dialect.LEGACY))
     assert list(store.saving.iterdir()) == list(store.scheduled.iterdir()) == []
-    assert store.save(assignment(), Dialect.LEGACY).id == ID
+    assert store.save(Posted.of(assignment(), Dialect.LEGACY)).id == ID
 
 
 def test_a_file_that_cannot_be_looked_at_does_not_hide_the_others(
@@ -433,7 +434,7 @@ def test_newest_first_page_by_page(store: AssignmentStore) -> None:
         legacy_file(store.folder / folder / uuid(number), ["Complete"])
         os.utime(store.folder / folder / uuid(number), (1000 + at, 1000 + at))
     first = store.newest(2)
-    store.save(assignment(), Dialect.LEGACY)
+    store.save(Posted.of(assignment(), Dialect.LEGACY))
     second = store.newest(2, first[-1])
 
     assert [cursor.id for cursor in first] == [uuid(3), uuid(2)]
@@ -458,5 +459,5 @@ def test_a_disk_that_does_not_take_it_is_an_error(store: AssignmentStore) -> Non
     (store.folder / "saving").write_text("in the way")
 
     with pytest.raises(StoreError, match=ID):
-        store.save(assignment(), Dialect.LEGACY)
+        store.save(Posted.of(assignment(), Dialect.LEGACY))
     assert store.find(ID) is None

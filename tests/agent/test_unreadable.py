@@ -12,12 +12,12 @@ import pytest
 import trio
 
 from rebalancer.agent import worker
-from rebalancer.agent.statefile import VERSION, StoredAssignment, image
+from rebalancer.agent.statefile import VERSION, image
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.domain.objects import Shark
 from rebalancer.metrics import metrics_app
 from rebalancer.wire import PENDING, Dialect, Task
-from tests.agent.scripted import Rig, open_rig
+from tests.agent.scripted import Rig, open_rig, stored_of
 from tests.sources import OWNER, Answer, md5, ok, task, uuid
 
 A = b"an object"
@@ -42,7 +42,7 @@ def left_over(folder: Path) -> AssignmentStore:
     for number, name in enumerate(NAMES):
         tasks = (Task(uuid(number), OWNER, md5(A), Shark("dc1", "2.stor.lab"), PENDING),)
         path = store.scheduled / name
-        path.write_bytes(image(StoredAssignment(name, tasks, Dialect.LEGACY, 1000 + number)))
+        path.write_bytes(image(stored_of(name, tasks, Dialect.LEGACY, 1000 + number)))
         os.utime(path, ns=(1000 + number, 1000 + number))
     return store
 

@@ -20,6 +20,8 @@ from rebalancer import wire
 from rebalancer.agent import store as agent_store
 from rebalancer.agent.http1 import ProtocolError, ResponseReader
 from rebalancer.agent.limits import LimitValues
+from rebalancer.agent.posted import Posted, read_posted
+from rebalancer.bodies import read_body
 from rebalancer.config import read_agent, read_manager
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import RebalancerError, RequestError
@@ -89,6 +91,10 @@ def request_bodies(data: bytes) -> None:
         requests.read_new_job,
         requests.read_change,
     )
+    with suppress(RequestError):
+        quickly = read_posted(data)
+        value = read_body(data)
+        assert quickly == Posted.of(wire.read_assignment(value), wire.detect_dialect(value))
     try:
         body = wire.parse_json(data)
     except RequestError as exc:
@@ -236,7 +242,7 @@ def _agent_file() -> bytes:
     source = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
     task = {"object_id": OBJECT, "owner": ACCOUNT, "md5sum": MD5, "source": source}
     assignment = wire.read_assignment({"id": OBJECT, "tasks": [task]})
-    store.save(assignment, wire.Dialect.LEGACY)
+    store.save(Posted.of(assignment, wire.Dialect.LEGACY))
     found = store.find(OBJECT)
     assert found is not None
     return found.read_bytes()

@@ -17,6 +17,7 @@ import pytest
 import trio
 import trustme
 
+from rebalancer.agent.posted import Posted
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task
@@ -336,7 +337,7 @@ def backlog(folder: Path) -> None:
     one = Task(uuid(1), OWNER, md5(CONTENT), Shark("dc1", "2.stor.lab"))
     for start in range(0, BACKLOG, LINKS):
         first = store.scheduled / uuid(start)
-        store.save(Assignment(first.name, (one,)), Dialect.LEGACY)
+        store.save(Posted.of(Assignment(first.name, (one,)), Dialect.LEGACY))
         for number in range(start + 1, start + LINKS):
             os.link(first, store.scheduled / uuid(number))
 
