@@ -11,9 +11,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Folder or file -> prefixes of modules it must not import.
 FORBIDDEN = {
     "manager": ["rebalancer.agent", "rebalancer.devregion"],
-    "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray", "httpx"],
+    "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray"],
     "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
-    "manager/stages": ["sqlite3", "httpx", "quart", "rebalancer.peers.moray.fast"],
+    "manager/stages": ["sqlite3", "h11", "quart", "rebalancer.peers.moray.fast"],
     "peers/moray/fast.py": ["trio", "socket"],
     "agent/http1.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
@@ -21,7 +21,7 @@ FORBIDDEN = {
 }
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
-    "httpx": {"peers/http.py"},
+    "h11": {"peers/connections.py", "serving", "devregion/storagenode.py"},
     "cattrs": {"wire.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"wire.py"},

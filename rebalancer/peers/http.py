@@ -1,23 +1,25 @@
-"""HTTP to other services of the control plane.  The only module that knows httpx."""
+"""HTTP to other services of the control plane."""
 
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
-from copy import copy
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import httpcore
-import httpx
 import trio
 
 from rebalancer import jsontext
 from rebalancer.errors import ConfigError, PeerMalformed, PeerUnreachable
-from rebalancer.peers.names import locate
+from rebalancer.peers.connections import (
+    AnswerFailed,
+    Connection,
+    ConnectionFailed,
+    Connections,
+    Place,
+)
+from rebalancer.peers.names import locate, split_port
 
-#: A connection must be made within this many seconds.
-CONNECT_S = 5.0
 #: No answer of the control plane is larger: 500 storage nodes are about 400 KB.
 MAX_BODY_BYTES = 64 << 20
 
@@ -59,12 +61,13 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    _response: httpx.Response
+    _connection: Connection
     _host: str
 
-    def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncIterator[bytes]:
         """The body, piece by piece, as it arrives; once only."""
-        return self._response.aiter_bytes()
+        while piece := await self._connection.piece():
+            yield piece
 
     async def whole(self) -> Reply:
         """All of it.
@@ -72,33 +75,25 @@ class Answer:
         Raises:
           PeerMalformed: it is longer than `MAX_BODY_BYTES`.
         """
-        return Reply(self.status, self.headers, await _read(self._response, self._host))
+        body = bytearray()
+        while piece := await self._connection.piece():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise PeerMalformed(f"{self._host}: answer is longer than {MAX_BODY_BYTES} bytes")
+        return Reply(self.status, self.headers, bytes(body))
 
 
+@attrs.frozen
 class HttpClient:
-    """Requests to named hosts.  Made by `open_http`.
+    """Requests to named hosts.  Made by `open_http`."""
 
-    httpx's transport does all that is needed: its client, which looks after cookies, redirects
-    and credentials that are not there, would take a quarter of the time of a request.
-    """
-
-    def __init__(
-        self,
-        transport: httpx.AsyncHTTPTransport,
-        hosts: Mapping[str, str],
-        timeout: httpx.Timeout,
-        scheme: str,
-    ) -> None:
-        self._transport = transport
-        self._hosts = hosts
-        self._timeout = timeout.as_dict()
-        self._scheme = scheme
+    _connections: Connections
+    _hosts: Mapping[str, str]
+    _scheme: str
 
     def over(self, scheme: str) -> "HttpClient":
         """Return a client of the same connections for peers that speak `http` or `https`."""
-        other = copy(self)
-        other._scheme = scheme
-        return other
+        return attrs.evolve(self, scheme=scheme)
 
     async def request(
         self,
@@ -113,14 +108,12 @@ class HttpClient:
     ) -> Reply:
         """One request and its whole answer, within `within_s` seconds in all.
 
-        httpx bounds single reads only, so a trickling peer needs this outer bound.
-
         Raises:
           PeerUnreachable: no answer came; whether the request had its effect is unknown.
-          PeerMalformed: the answer is no HTTP or too long.
+          PeerMalformed: the answer is too long.
         """
         try:
-            with trio.fail_after(within_s):
+            with trio.fail_after(within_s):  # a trickling peer is never silent
                 async with self.stream(
                     method, host, path, port=port, body=body, headers=headers
                 ) as answer:
@@ -144,46 +137,30 @@ class HttpClient:
         Raises:
           PeerUnreachable: no answer came, or it broke off, also while it is read.
         """
+        content = b"" if body is None else json.dumps(body).encode()
+        # What is unpacked has no bound, so nothing may be packed.
+        lines = [("host", host), ("accept-encoding", "identity")]
+        if content:
+            lines.append(("content-type", "application/json"))
+        lines += (headers or {}).items()
+        if content or method in ("POST", "PUT"):
+            lines.append(("Content-Length", str(len(content))))
         try:
-            response = await self._begin(method, host, path, port, body, headers)
-            async with aclosing(response):
-                yield Answer(response.status_code, response.headers, response, host)
-        except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as exc:
-            raise PeerUnreachable(f"{method} {host}{path}: {exc}") from exc
-        except httpx.TransportError as exc:
+            async with self._connections.connected(self._place(host, port)) as connection:
+                head = await connection.ask(method, path, lines, content)
+                yield Answer(head.status, head.headers, connection, host)
+        except (ConnectionFailed, AnswerFailed) as exc:
             failure = PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}")
-            failure.was_sent = not isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
+            failure.was_sent = isinstance(exc, AnswerFailed)
             raise failure from exc
 
-    async def _begin(
-        self,
-        method: str,
-        host: str,
-        path: str,
-        port: int,
-        body: Any,
-        headers: Mapping[str, str] | None,
-    ) -> httpx.Response:
+    def _place(self, host: str, port: int) -> Place:
         try:
-            where = locate(host, self._hosts, port)
-            return await self._transport.handle_async_request(
-                httpx.Request(
-                    method,
-                    f"{self._scheme}://{where}{path}",
-                    content=None if body is None else json.dumps(body).encode(),
-                    headers={
-                        "host": host,
-                        # What is unpacked has no bound.
-                        "accept-encoding": "identity",
-                        **({} if body is None else {"content-type": "application/json"}),
-                        **(headers or {}),
-                    },
-                    # A certificate is for the name, also where `hosts` says which address that is.
-                    extensions={"sni_hostname": host, "timeout": self._timeout},
-                )
-            )
-        except ValueError as exc:  # a name, or its port, for which nobody can be asked
-            raise PeerUnreachable(f"{method} {host}{path}: cannot be looked up: {exc}") from exc
+            # A certificate is for the name, also where `hosts` says which address that is.
+            name = split_port(host, port).host if self._scheme == "https" else None
+            return Place(locate(host, self._hosts, port), name)
+        except ValueError as exc:
+            raise ConnectionFailed(str(exc)) from exc
 
 
 def _detail(exc: BaseException) -> str:
@@ -194,15 +171,6 @@ def _detail(exc: BaseException) -> str:
             return text
         cause = cause.__cause__ or cause.__context__
     return type(exc).__name__
-
-
-async def _read(response: httpx.Response, host: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise PeerMalformed(f"{host}: answer is longer than {MAX_BODY_BYTES} bytes")
-    return bytes(body)
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:
@@ -217,61 +185,6 @@ def trusting(ca_file: str) -> ssl.SSLContext:
         raise ConfigError(f"{ca_file}: {exc.strerror or exc}") from exc
 
 
-class _WholeWrites(httpcore.AsyncNetworkStream):
-    """A connection on which a request leaves in one write, its head and body together.
-
-    httpcore sends them one after the other, and the deployed manager, which reads a head and then
-    looks once for a body, waits for ever for one that is not there yet.
-    """
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-        self._held = bytearray()
-
-    async def write(self, buffer: bytes, *args: Any, **options: Any) -> None:
-        """Hold what is to be sent; nothing to send is the end of a request."""
-        self._held += buffer
-        if not buffer:
-            await self._flush(*args, **options)
-
-    async def _flush(self, *args: Any, **options: Any) -> None:
-        if self._held:
-            held, self._held = bytes(self._held), bytearray()
-            await self._stream.write(held, *args, **options)
-
-    async def read(self, max_bytes: int, *args: Any, **options: Any) -> bytes:
-        """Read, behind all that was written."""
-        await self._flush(*args, **options)
-        return await self._stream.read(max_bytes, *args, **options)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
-
-    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        """Begin TLS; returns a connection that writes requests whole, too."""
-        return _WholeWrites(await self._stream.start_tls(*args, **options))
-
-    def get_extra_info(self, info: str) -> Any:
-        """Return what is known of the connection."""
-        return self._stream.get_extra_info(info)
-
-
-class _WholeWriting(httpcore.AsyncNetworkBackend):
-    """Makes connections that are `_WholeWrites`."""
-
-    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
-        self._backend = backend
-
-    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        """Open a connection."""
-        return _WholeWrites(await self._backend.connect_tcp(*args, **options))
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep as the backend does."""
-        await self._backend.sleep(seconds)
-
-
 @asynccontextmanager
 async def open_http(
     hosts: Mapping[str, str],
@@ -283,22 +196,9 @@ async def open_http(
     """Open a client without proxies from the environment, redirects or unbounded waits.
 
     With `tls` every peer must speak TLS, and show a certificate that it accepts.
-
-    Raises:
-      ConfigError: it cannot be made on this machine; there is none without its deadlines instead.
     """
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    kept = Connections(connections, read_s, tls)
     try:
-        made = httpx.AsyncHTTPTransport(
-            # httpx would read all authorities of the world here: 0.3 s, for plain HTTP.
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if tls is None else tls,
-            trust_env=False,
-            limits=limits,
-        )
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"no HTTP client can be made here: {exc}") from exc
-    # httpx hands no backend on to its pool.
-    made._pool._network_backend = _WholeWriting(made._pool._network_backend)
-    timeout = httpx.Timeout(read_s, connect=CONNECT_S)
-    async with made as transport:
-        yield HttpClient(transport, hosts, timeout, "http" if tls is None else "https")
+        yield HttpClient(kept, hosts, "http" if tls is None else "https")
+    finally:
+        kept.close()

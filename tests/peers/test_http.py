@@ -79,8 +79,6 @@ async def test_silence_is_bounded() -> None:
             await http.request("GET", "2.stor.lab", "/x", port=port, within_s=0.2)
 
 
-# httpx does not close its own generators when one is left early.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory has a limit."""
     monkeypatch.setattr(module, "MAX_BODY_BYTES", 10)

@@ -1,0 +1,254 @@
+"""HTTP/1.1 connections to other services, within one bound for all: kept for the next request."""
+
+import select
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import h11
+import trio
+
+from rebalancer.peers.names import Endpoint
+
+#: A connection must be made within this many seconds, TLS included.
+CONNECT_S = 5.0
+#: One that nobody used for so many seconds is closed.
+KEPT_S = 5.0
+#: The head of an answer may have so many bytes.
+MAX_HEAD_BYTES = 100 << 10
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+class ConnectionFailed(Exception):
+    """There is no connection, so nothing was asked; the text or the cause says why."""
+
+
+class AnswerFailed(Exception):
+    """No whole answer came, and it is not known what became of the request."""
+
+
+@attrs.frozen
+class Place:
+    """Where to connect to; `tls_name` is what a certificate must be for, None for plain TCP."""
+
+    where: Endpoint
+    tls_name: str | None = None
+
+
+@attrs.frozen
+class Head:
+    """What an answer begins with; the names of its headers are in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A connection, over which one request goes at a time.
+
+    Mutable state: what h11 knows of the exchange, and since when the connection is not used.
+    """
+
+    stream: Stream
+    silence_s: float
+    kept_at: float = 0.0
+    _protocol: h11.Connection = attrs.field(
+        factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    )
+
+    async def ask(
+        self, method: str, target: str, headers: list[tuple[str, str]], body: bytes
+    ) -> Head:
+        """Send a request and return the head of its answer.
+
+        Raises:
+          ConnectionFailed: there can be no such request.
+          AnswerFailed: none came.
+        """
+        try:
+            parts = [self._send(h11.Request(method=method, target=target, headers=headers))]
+        except (ValueError, h11.LocalProtocolError) as exc:
+            raise ConnectionFailed(f"it cannot be asked: {exc}") from exc
+        parts += [self._send(h11.Data(body)), self._send(h11.EndOfMessage())]
+        try:
+            with trio.fail_after(self.silence_s):
+                # In one write: the deployed manager, which reads a head and then looks once for a
+                # body, waits for ever for one that is not there yet.
+                await self.stream.send_all(b"".join(parts))
+        except trio.TooSlowError as exc:
+            raise AnswerFailed(f"it took nothing for {self.silence_s:g} s") from exc
+        except trio.BrokenResourceError:
+            pass  # it may have answered before it had all
+        while not isinstance(event := await self._receive(), h11.Response):
+            pass  # an interim answer
+        fields = {name.decode(): value.decode("latin-1") for name, value in event.headers}
+        return Head(event.status_code, fields)
+
+    async def piece(self) -> bytes:
+        """Return the next piece of the answer's body, none at its end.
+
+        Raises:
+          AnswerFailed: it breaks off.
+        """
+        event = await self._receive()
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
+
+    def be_ready(self) -> bool:
+        """Tell whether the answer was taken whole and another request may follow it."""
+        protocol = self._protocol
+        # What has come beyond the answer must not be taken for the next one's.
+        if protocol.trailing_data[0] or protocol.our_state is not h11.DONE:
+            return False
+        if protocol.their_state is not h11.DONE:
+            return False
+        protocol.start_next_cycle()
+        return True
+
+    def is_quiet(self) -> bool:
+        """Tell whether the peer has neither closed an unused connection nor sent anything."""
+        waiting = select.poll()
+        waiting.register(self._socket.fileno(), select.POLLIN)
+        return not waiting.poll(0)
+
+    def close(self) -> None:
+        """Close the connection, without a word to the peer."""
+        self._socket.close()
+
+    @property
+    def _socket(self) -> trio.socket.SocketType:
+        stream = self.stream
+        return (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
+
+    def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> bytes:
+        return self._protocol.send(event) or b""
+
+    async def _receive(self) -> Any:
+        try:
+            while (event := self._protocol.next_event()) is h11.NEED_DATA:
+                with trio.fail_after(self.silence_s):
+                    data = await self.stream.receive_some()
+                if not data and self._protocol.their_state is h11.SEND_RESPONSE:
+                    raise AnswerFailed("the connection was closed before an answer")
+                self._protocol.receive_data(bytes(data))
+        except trio.TooSlowError as exc:
+            raise AnswerFailed(f"silence for {self.silence_s:g} s") from exc
+        except (trio.BrokenResourceError, h11.RemoteProtocolError) as exc:
+            raise AnswerFailed(str(exc)) from exc
+        return event
+
+
+@attrs.define(eq=False)
+class Connections:
+    """The connections of a client.
+
+    Mutable state: the ones that are kept, the one kept for longest first, and those of each place;
+    how many may be in use besides.
+    """
+
+    most: int
+    silence_s: float
+    tls: ssl.SSLContext | None
+    _kept: OrderedDict[Connection, Place] = attrs.field(factory=OrderedDict)
+    _by_place: dict[Place, list[Connection]] = attrs.field(factory=dict)
+    _turns: trio.Semaphore = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Start with no connection in use."""
+        self._turns = trio.Semaphore(self.most)
+
+    @asynccontextmanager
+    async def connected(self, place: Place) -> AsyncIterator[Connection]:
+        """Lend a connection; it is kept afterwards if another request may follow.
+
+        Raises:
+          ConnectionFailed: there is none.
+        """
+        with trio.move_on_after(self.silence_s) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise ConnectionFailed(f"all {self.most} connections are in use")
+        try:
+            connection = self._take(place) or await self._connect(place)
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            if connection.be_ready():
+                self._keep(connection, place)
+            else:
+                connection.close()
+        finally:
+            self._turns.release()
+
+    def close(self) -> None:
+        """Close all that are kept."""
+        for connection in list(self._kept):
+            self._close(connection)
+
+    async def _connect(self, place: Place) -> Connection:
+        self._make_room()
+        try:
+            with trio.fail_after(CONNECT_S):
+                where = place.where
+                plain = await trio.open_tcp_stream(where.host, where.port)
+                if place.tls_name is None:
+                    return Connection(plain, self.silence_s)
+                return Connection(await self._secure(plain, place.tls_name), self.silence_s)
+        except trio.TooSlowError as exc:
+            raise ConnectionFailed(f"no connection in {CONNECT_S:g} s") from exc
+        except (OSError, trio.BrokenResourceError) as exc:
+            raise ConnectionFailed(str(exc)) from exc
+        except ValueError as exc:  # a name for which nobody can be asked
+            raise ConnectionFailed(f"cannot be looked up: {exc}") from exc
+
+    async def _secure(self, stream: trio.SocketStream, name: str) -> Stream:
+        assert self.tls is not None
+        secure = trio.SSLStream(stream, self.tls, server_hostname=name, https_compatible=True)
+        try:
+            await secure.do_handshake()
+        except BaseException:
+            stream.socket.close()
+            raise
+        return secure
+
+    def _take(self, place: Place) -> Connection | None:
+        self._close_old()
+        while kept := self._by_place.get(place):
+            connection = kept[-1]
+            self._forget(connection)
+            if connection.is_quiet():
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, connection: Connection, place: Place) -> None:
+        connection.kept_at = trio.current_time()
+        self._kept[connection] = place
+        self._by_place.setdefault(place, []).append(connection)
+
+    def _make_room(self) -> None:
+        in_use = self.most - self._turns.value
+        while self._kept and len(self._kept) + in_use > self.most:
+            self._close(next(iter(self._kept)))
+
+    def _close_old(self) -> None:
+        before = trio.current_time() - KEPT_S
+        while self._kept and (oldest := next(iter(self._kept))).kept_at < before:
+            self._close(oldest)
+
+    def _forget(self, connection: Connection) -> None:
+        place = self._kept.pop(connection)
+        kept = self._by_place[place]
+        kept.remove(connection)
+        if not kept:
+            del self._by_place[place]
+
+    def _close(self, connection: Connection) -> None:
+        self._forget(connection)
+        connection.close()
