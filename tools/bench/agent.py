@@ -1,330 +1,52 @@
-"""The agent against curl, rclone and aria2c: the same objects from one nginx, in turns.
+"""The agent against curl, libcurl, rclone and aria2c: the same objects from one nginx, in turns.
 
 Every contender pulls a whole set into an empty folder, sixteen objects at a time, and what it
-pulled is checked.  The agent is the real process and is given assignments over its API.
+pulled is checked.  An agent is a real process and is given assignments over its API; its time is
+from the first POST until the last assignment is known to be complete.  What it costs to delete the
+assignments afterwards is a figure of its own.
 """
 
 import argparse
-import base64
-import hashlib
-import http.client
-import json
-import os
-import platform
 import shutil
-import signal
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import attrs
-from rich.console import Console
-from rich.table import Table
+from agentclient import TASKS, Client, assignments, delete_all, work_off
+from agentprocess import RunningAgent, running_agent, running_rust_agent
+from harness import Contender, Session, parser, session
+from instructions import Counter, Uncountable, find_counter
+from objects import OWNER, Set, check, make_set
+from peers import PEERS, Peer, is_installed
+from processes import Cost, Cpu, watched
+from products import add_option, products
+from results import Figure, Round
 
 from rebalancer.devregion.nginx import serving
 from rebalancer.devregion.processes import find_program
 
-TRANSFERS = 16
-TASKS = 50  # of an assignment
-OWNER = "0a1b2c3d-0000-4000-8000-000000000001"
 SETS = {"4k": (10_000, 4 << 10), "256k": (2_000, 256 << 10), "256m": (6, 256 << 20)}
-
-
-@attrs.frozen
-class Object:
-    name: str
-    size: int
-    md5: bytes
-
-
-@attrs.frozen
-class Set:
-    """Objects below `root`/OWNER."""
-
-    name: str
-    root: Path
-    objects: tuple[Object, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(one.size for one in self.objects)
-
-
-@attrs.frozen
-class Run:
-    """One contender, one set, once: seconds of the clock and of the CPUs, peak RSS in bytes."""
-
-    wall_s: float
-    cpu_s: float
-    rss: int
-
-
-Contender = Callable[[Set, Path, int, bool], Run]
-
-
-def make_set(name: str, folder: Path, count: int, size: int) -> Set:
-    root = folder / name
-    (root / OWNER).mkdir(parents=True)
-    block = os.urandom(min(size, 16 << 20))
-    objects = []
-    for number in range(count):
-        made = Object(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {number}")), size, b"")
-        digest = hashlib.md5(usedforsecurity=False)
-        head = made.name.encode()
-        with (root / OWNER / made.name).open("wb") as file:
-            left = size
-            while left:
-                piece = (head + block)[: min(left, len(block))]
-                file.write(piece)
-                digest.update(piece)
-                left -= len(piece)
-        objects.append(attrs.evolve(made, md5=digest.digest()))
-    return Set(name, root, tuple(objects))
-
-
-def check(dataset: Set, folder: Path) -> None:
-    """Every object is there and whole, by size; the contenders have checked the digests."""
-    for one in dataset.objects:
-        assert (folder / one.name).stat().st_size == one.size, f"{folder / one.name} is not whole"
-    assert len(list(folder.iterdir())) == len(dataset.objects)
-
-
-# --- the peers -----------------------------------------------------------------------------
-
-
-def run_programs(*commands: list[str], cwd: Path) -> Run:
-    """Programs one after the other, as one run."""
-    begun, cpu, rss = time.monotonic(), 0.0, 0
-    for command in commands:
-        popen = subprocess.Popen(
-            command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        assert popen.stderr is not None
-        errors = popen.stderr.read()
-        _, status, usage = os.wait4(popen.pid, 0)
-        popen.returncode = os.waitstatus_to_exitcode(status)
-        assert popen.returncode == 0, f"{command[0]}: {errors.decode()[-500:]}"
-        cpu += usage.ru_utime + usage.ru_stime
-        rss = max(rss, usage.ru_maxrss << 10)
-    return Run(time.monotonic() - begun, cpu, rss)
-
-
-def curl(dataset: Set, folder: Path, port: int, _durable: bool) -> Run:
-    urls, sums = folder.with_name("curl.urls"), folder.with_name("curl.md5")
-    url = f"http://127.0.0.1:{port}/{OWNER}"
-    urls.write_text(
-        "".join(f'url = "{url}/{o.name}"\noutput = "{o.name}"\n' for o in dataset.objects)
-    )
-    sums.write_text("".join(f"{o.md5.hex()}  {o.name}\n" for o in dataset.objects))
-    fetch = ["curl", "--parallel", "--parallel-max", str(TRANSFERS), "--fail", "--silent"]
-    verify = ["md5sum", "--check", "--quiet", str(sums)]
-    return run_programs([*fetch, "--config", str(urls)], verify, cwd=folder)
-
-
-def rclone(dataset: Set, folder: Path, port: int, _durable: bool) -> Run:
-    names = folder.with_name("rclone.names")
-    names.write_text("".join(f"{o.name}\n" for o in dataset.objects))
-    command = ["rclone", "copy", ":http:", str(folder), "--config", "/dev/null", "--no-traverse"]
-    command += ["--http-url", f"http://127.0.0.1:{port}/{OWNER}", "--files-from-raw", str(names)]
-    command += ["--transfers", str(TRANSFERS), "--checkers", str(TRANSFERS)]
-    return run_programs(command, cwd=folder)
-
-
-def aria2c(dataset: Set, folder: Path, port: int, _durable: bool) -> Run:
-    urls = folder.with_name("aria2c.urls")
-    urls.write_text(
-        "".join(
-            f"http://127.0.0.1:{port}/{OWNER}/{o.name}\n  checksum=md5={o.md5.hex()}\n"
-            for o in dataset.objects
-        )
-    )
-    command = ["aria2c", "--no-conf", "--quiet", "--check-integrity=true", "--file-allocation=none"]
-    command += [
-        "--split=1",
-        "--max-connection-per-server=16",
-        f"--max-concurrent-downloads={TRANSFERS}",
-    ]
-    return run_programs([*command, f"--input-file={urls}"], cwd=folder)
-
-
-# --- the agent -----------------------------------------------------------------------------
-
-
-@contextmanager
-def running_agent(
-    place: Path, port: int, *, durable: bool
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """An agent on a new folder, which pulls from `port`: its address and its process."""
-    (place / "manta").mkdir(parents=True)
-    config = place / "agent.toml"
-    config.write_text(
-        f"""
-        [server]
-        host = "127.0.0.1"
-        port = 0
-        workers = 4
-        workers_per_assignment = {TRANSFERS // 4}
-        [metrics]
-        host = "127.0.0.1"
-        port = 0
-        [storage]
-        manta_root = "{place}/manta"
-        state_dir = "{place}/state"
-        reserve_mb = 0
-        durable = {str(durable).lower()}
-        [source]
-        port = {port}
-        [hosts]
-        "1.stor.lab" = "127.0.0.1"
-        """
-    )
-    command = [sys.executable, "-m", "rebalancer", "agent", "-c", str(config)]
-    with (place / "log").open("wb") as log:
-        popen = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        address = listening(place / "log", popen)
-        time.sleep(1)  # until its fetchers are up: an agent runs for months
-        yield address, popen
-    finally:
-        popen.send_signal(signal.SIGTERM)
-        popen.wait(10)
-
-
-def agent(dataset: Set, folder: Path, port: int, durable: bool) -> Run:
-    """From the first POST until the last assignment is complete."""
-    place = folder.parent / "agent"
-    with running_agent(place, port, durable=durable) as (address, popen):
-        peak = Peak(popen.pid)
-        peak.start()
-        cpu = cpu_seconds(popen.pid)
-        begun = time.monotonic()
-        work_off(address, assignments(dataset))
-        wall = time.monotonic() - begun
-        cpu = cpu_seconds(popen.pid) - cpu
-        peak.stop()
-    folder.rmdir()
-    (place / "manta" / OWNER).rename(folder)
-    shutil.rmtree(place)
-    return Run(wall, cpu, peak.rss)
-
-
-def listening(log: Path, popen: "subprocess.Popen[bytes]") -> str:
-    while popen.poll() is None:
-        for line in log.read_text().splitlines():
-            if line.startswith("{") and (told := json.loads(line))["msg"] == "listening":
-                return str(told["api"])
-        time.sleep(0.02)
-    sys.exit(f"the agent did not start: {log.read_text()}")
-
-
-def assignments(dataset: Set) -> list[tuple[str, bytes]]:
-    """Ids and bodies of all assignments."""
-    source = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
-    made = []
-    for start in range(0, len(dataset.objects), TASKS):
-        name = str(uuid.uuid4())
-        tasks = [
-            {
-                "object_id": one.name,
-                "owner": OWNER,
-                "md5sum": base64.b64encode(one.md5).decode(),
-                "source": source,
-                "status": "Pending",
-            }
-            for one in dataset.objects[start : start + TASKS]
-        ]
-        made.append((name, json.dumps({"id": name, "tasks": tasks}).encode()))
-    return made
-
-
-def client(address: str) -> Callable[..., bytes]:
-    """Calls of an agent's API over one connection."""
-    connection = http.client.HTTPConnection(address)
-
-    def ask(method: str, path: str, body: bytes | None = None) -> bytes:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        content = reply.read()
-        assert reply.status == 200, content
-        return content
-
-    return ask
-
-
-def work_off(address: str, bodies: list[tuple[str, bytes]]) -> None:
-    """Post all, then ask for each in turn until it is complete."""
-    ask = client(address)
-    for _, body in bodies:
-        ask("POST", "/assignments", body)
-    for name, _ in bodies:
-        while True:
-            state = json.loads(ask("GET", f"/assignments/{name}"))["stats"]["state"]
-            if isinstance(state, dict):
-                assert state == {"Complete": None}, state
-                break
-            time.sleep(0.05)
-
-
-def family(pid: int) -> list[int]:
-    """A process and its children."""
-    found = [pid]
-    try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += family(int(child))
-    except OSError:
-        pass
-    return found
-
-
-def cpu_seconds(pid: int) -> float:
-    total = 0
-    for one in family(pid):
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-class Peak(threading.Thread):
-    """The greatest sum of resident bytes of a process and its children (shared ones once each)."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._pid, self._end, self.rss = pid, threading.Event(), 0
-
-    def run(self) -> None:
-        while not self._end.wait(0.1):
-            total = 0
-            for one in family(self._pid):
-                try:
-                    pages = int(Path(f"/proc/{one}/statm").read_text().split()[1])
-                except OSError:
-                    continue
-                total += pages * os.sysconf("SC_PAGE_SIZE")
-            self.rss = max(self.rss, total)
-
-    def stop(self) -> None:
-        self._end.set()
-        self.join()
-
-
-# --- rounds and the table ------------------------------------------------------------------
-
-CONTENDERS: dict[str, Contender] = {
-    "agent": agent,
-    "curl+md5sum": curl,
-    "rclone": rclone,
-    "aria2c": aria2c,
+#: Objects of a set whose instructions are counted, in whole assignments.
+COUNTED = 20 * TASKS
+FIGURES = {
+    "objects": Figure("/s", "more"),
+    "throughput": Figure("MB/s", "more"),
+    "wall": Figure("s", "less"),
+    "CPU": Figure("us/object", "less"),
+    "main": Figure("CPU us/object", "less"),
+    "fetchers": Figure("CPU us/object", "less"),
+    "DELETE": Figure("CPU us/object", "less"),
+    "start": Figure("CPU s", "less"),
+    "RSS": Figure("MiB", "less"),
+    "PSS": Figure("MiB", "less"),
+    "instructions": Figure("1000/object", "less"),
+    "start instructions": Figure("million", "less"),
 }
-#: rclone has no digest to check over plain HTTP.
-UNVERIFIED = {"rclone"}
 
 
 @attrs.frozen
@@ -338,6 +60,11 @@ class Setting:
     def __str__(self) -> str:
         return f"{self.dataset} {self.place}{'' if self.keepalive_s else ' close'}"
 
+    @property
+    def durable(self) -> bool:
+        """Whether what is pulled has to be on a disk at the end."""
+        return self.place == "disk"
+
 
 SETTINGS = [
     Setting("4k", "tmpfs"),
@@ -350,82 +77,180 @@ SETTINGS = [
 ]
 
 
-def measure(
-    setting: Setting, dataset: Set, folder: Path, rounds: int, names: list[str]
-) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {name: [] for name in names}
-    if (program := find_program("nginx")) is None:
+@attrs.frozen
+class Bench:
+    """A setting that is ready: its objects, the port of their source, a folder to work in."""
+
+    setting: Setting
+    dataset: Set
+    folder: Path
+    port: int
+
+    def contender(self, name: str, programs: dict[str, str], rust: str | None) -> Contender:
+        """Return what runs a contender by its name."""
+        if name in programs:
+            return partial(self.agent, programs[name])
+        if name == "Rust agent":
+            assert rust is not None
+            return partial(self.rust_agent, rust)
+        return partial(self.peer, PEERS[name])
+
+    def peer(self, run: Peer) -> Round:
+        """Let a peer pull the set."""
+        target = self.folder / "target"
+        target.mkdir()
+        cost = run(self.dataset, target, self.port)
+        check(self.dataset, target)
+        shutil.rmtree(target)
+        return figures(self.dataset, cost)
+
+    def agent(self, program: str) -> Round:
+        """Let an agent of this project pull the set."""
+        place = self.folder / "agent"
+        durable = self.setting.durable
+        return self._pull(place, running_agent(place, self.port, durable=durable, program=program))
+
+    def rust_agent(self, program: str) -> Round:
+        """Let the deployed agent pull the set."""
+        place = self.folder / "agent"
+        return self._pull(place, running_rust_agent(place, self.port, program=program))
+
+    def _pull(self, place: Path, running: AbstractContextManager[RunningAgent]) -> Round:
+        with running as agent:
+            client = Client(agent.address)
+            wanted = assignments(self.dataset.objects, agent.address, agent.source)
+            with watched(agent.pid) as memory:
+                before, begun = Cpu.of(agent.pid), time.monotonic()
+                work_off(client, wanted)
+                wall, pulled = time.monotonic() - begun, Cpu.of(agent.pid)
+            delete_all(client, wanted)
+            deleted = Cpu.of(agent.pid) - pulled
+            client.close()
+        check(self.dataset, agent.root / OWNER)
+        shutil.rmtree(place)
+        cpu, each = pulled - before, 1e6 / len(self.dataset.objects)
+        return figures(self.dataset, Cost(wall, cpu.total, memory.rss, memory.pss)) | {
+            "main": cpu.main * each,
+            "fetchers": cpu.children * each,
+            "DELETE": deleted.total * each,
+            "start": agent.start.total,
+        }
+
+    def instructions(self, program: str, counter: Counter) -> Round:
+        """Count what an object costs, as the difference between many and one assignment."""
+        few, many = (self._counted(program, counter, count) for count in (TASKS, COUNTED))
+        return {
+            "instructions": (many - few) / (COUNTED - TASKS) / 1e3,
+            "start instructions": few / 1e6,
+        }
+
+    def _counted(self, program: str, counter: Counter, count: int) -> int:
+        """Return the instructions of an agent from its start to its end."""
+        place = self.folder / "agent"
+        out = place / "instructions"
+
+        def wrap(command: Sequence[str]) -> list[str]:
+            return counter.wrap(command, out)
+
+        with running_agent(place, self.port, durable=False, program=program, wrap=wrap) as agent:
+            client = Client(agent.address)
+            wanted = assignments(self.dataset.objects[:count], agent.address, agent.source)
+            work_off(client, wanted)
+            delete_all(client, wanted)
+            client.close()
+        total = counter.total(out)
+        shutil.rmtree(place)
+        return total
+
+
+def figures(dataset: Set, cost: Cost) -> Round:
+    """Return the figures that every contender has."""
+    count = len(dataset.objects)
+    return {
+        "objects": count / cost.wall_s,
+        "throughput": dataset.size / cost.wall_s / 1e6,
+        "wall": cost.wall_s,
+        "CPU": cost.cpu_s / count * 1e6,
+        "RSS": cost.rss / (1 << 20),
+        "PSS": cost.pss / (1 << 20),
+    }
+
+
+# --- what is run ---------------------------------------------------------------------------
+
+
+def names_of(options: argparse.Namespace, programs: dict[str, str]) -> Iterator[str]:
+    """Yield the contenders that were asked for and are there."""
+    yield from programs
+    if options.rust_agent:
+        yield "Rust agent"
+    for name in options.peers.split(","):
+        if name and is_installed(name):
+            yield name
+        elif name:
+            print(f"left out: {name} is not installed")
+
+
+def contenders(
+    bench: Bench, options: argparse.Namespace, counter: Counter | None
+) -> dict[str, Contender]:
+    """Return what takes part in a setting."""
+    programs = {n: p.rebalancer for n, p in products(options.product, "agent").items()}
+    if counter is not None:
+        return {n: partial(bench.instructions, p, counter) for n, p in programs.items()}
+    found = {}
+    for name in names_of(options, programs):
+        if bench.setting.durable or "durable" not in name:
+            found[name] = bench.contender(name, programs, options.rust_agent)
+    return found
+
+
+def run(made: Session, options: argparse.Namespace, memory: Path, disk: Path) -> None:
+    """Measure all settings that were asked for."""
+    if (nginx := find_program("nginx")) is None:
         sys.exit("nginx is not installed: there is nothing to pull from")
-    with serving(program, folder, dataset.root, setting.keepalive_s) as port:
-        for _ in range(rounds):
-            for name in names:
-                target = folder / "target"
-                target.mkdir()
-                os.sync()
-                durable = setting.place == "disk"
-                runs[name].append(CONTENDERS[name](dataset, target, port, durable))
-                check(dataset, target)
-                shutil.rmtree(target)
-    return runs
-
-
-def add_rows(table: Table, setting: Setting, dataset: Set, runs: dict[str, list[Run]]) -> None:
-    walls = {name: statistics.median(run.wall_s for run in of) for name, of in runs.items()}
-    for name, of in runs.items():
-        ratio = walls[name] / walls["agent"] if "agent" in walls else 0.0
-        table.add_row(
-            str(setting),
-            name + (" (unverified)" if name in UNVERIFIED else ""),
-            f"{len(dataset.objects) / walls[name]:,.0f}",
-            f"{dataset.size / walls[name] / 1e6:,.0f}",
-            f"{min(r.wall_s for r in of):.2f} {walls[name]:.2f} {max(r.wall_s for r in of):.2f}",
-            f"{statistics.median(run.cpu_s for run in of):.2f}",
-            f"{max(run.rss for run in of) / (1 << 20):.0f}",
-            "" if name == "agent" else f"{ratio:.2f}",
-        )
-    table.add_section()
+    counter = None
+    if options.instructions:
+        try:
+            counter = find_counter(memory)
+        except Uncountable as exc:
+            sys.exit(str(exc))
+        made.tell(f"instructions are counted by {counter.name}")
+    sets: dict[str, Set] = {}
+    for setting in SETTINGS:
+        if options.only not in str(setting) or (counter and str(setting) != "4k tmpfs"):
+            continue
+        if setting.dataset not in sets:
+            for old in sets.values():
+                shutil.rmtree(old.root)
+            count, size = SETS[setting.dataset]
+            count = COUNTED if counter else max(1, int(count * options.scale))
+            sets = {setting.dataset: make_set(setting.dataset, memory, count, size)}
+        dataset = sets[setting.dataset]
+        folder = disk if setting.durable else memory
+        with serving(nginx, folder, dataset.root, setting.keepalive_s) as port:
+            bench = Bench(setting, dataset, folder, port)
+            made.measure(str(setting), contenders(bench, options, counter))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="settings that contain this text")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
-    parser.add_argument("--scale", type=float, default=1.0, help="share of each set's objects")
-    options = parser.parse_args()
-    names = []
-    for name in options.contenders.split(","):
-        if name == "agent" or shutil.which(name.partition("+")[0]):
-            names.append(name)
-        else:
-            print(f"left out: {name} is not installed")
-    table = Table(
-        *("set", "contender", "objects/s", "MB/s", "wall s: min med max", "CPU s", "RSS MiB"),
-        "agent / it",
-        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds",
+    options_of = parser(__doc__, rounds=5)
+    options_of.add_argument("--only", default="", help="settings that contain this text")
+    options_of.add_argument("--peers", default=",".join(PEERS), help="'' for none")
+    options_of.add_argument("--scale", type=float, default=1.0, help="share of each set's objects")
+    add_option(options_of)
+    options_of.add_argument("--rust-agent", metavar="PROGRAM", help="the deployed agent")
+    options_of.add_argument(
+        "--instructions", action="store_true", help="count them instead, of agents at 4k tmpfs"
     )
+    options = options_of.parse_args()
     shm = Path("/dev/shm")
     with (
         tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as memory,
         tempfile.TemporaryDirectory(dir=Path.cwd()) as disk,
+        session("agent", FIGURES, options, {"memory": Path(memory), "disk": Path(disk)}) as made,
     ):
-        sets: dict[str, Set] = {}
-        for setting in SETTINGS:
-            if options.only not in str(setting):
-                continue
-            if setting.dataset not in sets:
-                for old in sets.values():
-                    shutil.rmtree(old.root)
-                count, size = SETS[setting.dataset]
-                count = max(1, int(count * options.scale))
-                made = make_set(setting.dataset, Path(memory), count, size)
-                sets = {setting.dataset: made}
-            dataset = sets[setting.dataset]
-            folder = Path(memory if setting.place == "tmpfs" else disk)
-            add_rows(
-                table, setting, dataset, measure(setting, dataset, folder, options.rounds, names)
-            )
-    Console(width=130).print(table)
+        run(made, options, Path(memory), Path(disk))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
+from itertools import count
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import attrs
 import httpx
 import trio
+from harness import parser, session
+from results import Figure, Round, ratios, spread
 
 from rebalancer.devregion import layout as layouts
 from rebalancer.devregion.contents import write
@@ -34,14 +36,12 @@ AGENT = ("/ping", "/status", "/limits", "/assignments", "/assignments/{id}")
 ENDED = ("Complete", "Failed", "Stopped")
 
 
-@attrs.frozen
-class Run:
-    """One job: objects a second, and what its clients met."""
-
-    rate: float
-    asked: int = 0
-    errors: int = 0
-    slowest_s: float = 0.0
+FIGURES = {
+    "objects": Figure("/s", "more"),
+    "asked": Figure("requests", "more"),
+    "errors": Figure("answers", "less"),
+    "slowest": Figure("s", "less"),
+}
 
 
 # --- the clients ---------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def routes(region: Region, job_id: str) -> list[str]:
 # --- the jobs ------------------------------------------------------------------------------
 
 
-async def run_job(objects: int, clients: int, seed: int) -> Run:
+async def run_job(objects: int, clients: int, seed: int) -> Round:
     with tempfile.TemporaryDirectory(prefix="clients.") as folder:
         layout = layouts.plan(Path(folder) / "region", seed=seed, clones=False)
         layout.save()
@@ -119,7 +119,12 @@ async def run_job(objects: int, clients: int, seed: int) -> Run:
         raise SystemExit(f"the job ended as {view['state']}")
     asked = sum(told["statuses"].values())
     errors = asked - told["statuses"].get("answers", 0)
-    return Run(view["results"]["Total"] / seconds, asked, errors, told["slowest_s"])
+    return {
+        "objects": view["results"]["Total"] / seconds,
+        "asked": asked,
+        "errors": errors,
+        "slowest": told["slowest_s"],
+    }
 
 
 def start_clients(region: Region, job_id: str, clients: int) -> "subprocess.Popen[str] | None":
@@ -143,35 +148,26 @@ def end_clients(popen: "subprocess.Popen[str] | None") -> dict[str, Any]:
     return told
 
 
-async def compare(objects: int, clients: int, pairs: int) -> None:
-    ratios, errors = [], 0
-    for pair in range(pairs):
-        # Whichever is first may find colder caches, so they take turns.
-        order = (0, clients) if pair % 2 == 0 else (clients, 0)
-        runs = {count: await run_job(objects, count, pair + 1) for count in order}
-        alone, disturbed = runs[0], runs[clients]
-        ratios.append(disturbed.rate / alone.rate)
-        errors += disturbed.errors
-        print(
-            f"pair {pair + 1}: {alone.rate:.0f} objects/s alone, {disturbed.rate:.0f} with "
-            f"{clients} clients: {ratios[-1]:.2f}; {disturbed.asked} requests, "
-            f"{disturbed.errors} errors, the slowest answer after {disturbed.slowest_s:.2f} s",
-            flush=True,
-        )
-    print(f"median of {pairs}: {median(ratios):.2f} of the throughput, {errors} errors")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, default=8000, help="in the region")
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--ask", nargs="+", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.ask:
-        trio.run(ask_for_ever, args.ask, args.clients)
-    else:
-        trio.run(compare, args.objects, args.clients, args.pairs)
+    options_of = parser(__doc__, rounds=3)
+    options_of.add_argument("--objects", type=int, default=8000, help="in the region")
+    options_of.add_argument("--clients", type=int, default=200)
+    options_of.add_argument("--ask", nargs="+", help=argparse.SUPPRESS)
+    options = options_of.parse_args()
+    if options.ask:
+        trio.run(ask_for_ever, options.ask, options.clients)
+        return
+    disturbed = f"{options.clients} clients"
+    seeds = count(2)  # each two jobs have the same region
+
+    def run(clients: int) -> Round:
+        return trio.run(run_job, options.objects, clients, next(seeds) // 2)
+
+    contenders = {"alone": partial(run, 0), disturbed: partial(run, options.clients)}
+    with session("clients", FIGURES, options, {"memory": Path(tempfile.gettempdir())}) as made:
+        rows = made.measure(f"{options.objects:,} objects", contenders)
+        alone, with_clients = (row.values("objects") for row in rows)
+        made.tell(f"of the throughput, with clients: {spread(ratios(with_clients, alone))}")
 
 
 if __name__ == "__main__":

@@ -13,24 +13,21 @@ turns, and is measured there from its first connection to its last commit:
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import attrs
 import psycopg
 import trio
+from harness import parser, session
 from metadata import ORIGIN, record, running_server
-from rich.console import Console
-from rich.table import Table
+from results import Figure, Round, Row, ratios, spread
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion import postgres
@@ -67,14 +64,12 @@ ACTION = Evacuate(ORIGIN)
 CHUNK = 10_000  # ids of a window, the product's default
 
 
-@attrs.frozen
-class Run:
-    """One contender once: seconds of the clock and of its CPU, peak RSS in bytes, objects kept."""
-
-    wall_s: float
-    cpu_s: float
-    rss: int
-    objects: int
+FIGURES = {
+    "wall": Figure("s", "less"),
+    "CPU": Figure("s", "less"),
+    "RSS": Figure("MiB", "less"),
+    "found": Figure("objects", "more"),
+}
 
 
 # --- the rows ------------------------------------------------------------------------------
@@ -250,107 +245,75 @@ def run_here(name: str, port: int, file: Path) -> None:
     print(json.dumps({"wall_s": wall, "cpu_s": cpu, "rss": peak, "objects": objects}))
 
 
-# --- rounds and the table --------------------------------------------------------------------
+# --- rounds --------------------------------------------------------------------------------
 
 
-def run_contender(name: str, ports: dict[str, int], folder: Path) -> Run:
+def run_contender(name: str, port: int, folder: Path) -> Round:
+    """Run a contender in a process of its own, with a new file."""
     file = folder / "job.sqlite"
     for old in folder.glob("job.sqlite*"):
         old.unlink()
-    port = ports["moray" if name == "ours, moray" else "postgres"]
     command = [sys.executable, __file__, "--run", name, "--port", str(port), "--file", str(file)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Run(**json.loads(done.stdout.splitlines()[-1]))
+    told = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "wall": told["wall_s"],
+        "CPU": told["cpu_s"],
+        "RSS": told["rss"] / (1 << 20),
+        "found": told["objects"],
+    }
 
 
-def run_floor(ports: dict[str, int], psql: str) -> Run:
-    command = [psql, "-h", "127.0.0.1", "-p", str(ports["postgres"]), "-U", USER, "-d", DATABASE]
+def run_floor(port: int, psql: str) -> Round:
+    """Let psql copy the matching rows."""
+    command = [psql, "-h", "127.0.0.1", "-p", str(port), "-U", USER, "-d", DATABASE]
     copy = f"\\copy ({MATCHING}) TO '/dev/null'"
     begun = time.perf_counter()
     told = subprocess.run([*command, "-c", copy], stdout=subprocess.PIPE, text=True, check=True)
-    wall = time.perf_counter() - begun
-    return Run(wall, 0.0, 0, int(told.stdout.split()[1]))
+    return {"wall": time.perf_counter() - begun, "found": int(told.stdout.split()[1])}
 
 
-def measure(
-    names: Sequence[str], ports: dict[str, int], folder: Path, psql: str, rounds: int
-) -> dict[str, list[Run]]:
-    """All contenders in turns, after a turn that warms the caches and is not counted."""
-    runs: dict[str, list[Run]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        for name in names:
-            run = run_floor(ports, psql) if name == "floor" else run_contender(name, ports, folder)
-            if number:
-                runs[name].append(run)
-    kept = {run.objects for of in runs.values() for run in of}
-    assert len(kept) == 1, f"they did not find the same: {kept}"
-    return runs
-
-
-def add_rows(table: Table, count: int, runs: dict[str, list[Run]]) -> None:
-    walls = {name: statistics.median(run.wall_s for run in of) for name, of in runs.items()}
-    for name, of in runs.items():
-        seconds = [run.wall_s for run in of]
-        table.add_row(
-            f"{count:,}",
-            name,
-            f"{of[0].objects:,}",
-            f"{min(seconds):.2f} {walls[name]:.2f} {max(seconds):.2f}",
-            f"{statistics.median(run.cpu_s for run in of):.2f}" if of[0].rss else "",
-            f"{max(run.rss for run in of) / (1 << 20):.0f}" if of[0].rss else "",
-            f"{walls[name] / walls['ours']:.2f}" if "ours" in walls else "",
-        )
-    table.add_section()
-
-
-def goals(count: int, runs: dict[str, list[Run]]) -> Iterator[str]:
-    """Ratios of the medians, and of each round: neighbours in time have the same noise."""
-    if {"ours", "floor", "storing"} <= runs.keys():
-        each = [
-            (a.wall_s - c.wall_s) / b.wall_s
-            for a, b, c in zip(runs["ours"], runs["floor"], runs["storing"], strict=True)
-        ]
-        yield f"{count:,}: (ours - storing) / floor: {_spread(each)}   (goal: at most 1.5)"
-    if {"ours", "predecessor"} <= runs.keys():
-        pairs = zip(runs["predecessor"], runs["ours"], strict=True)
-        yield (
-            f"{count:,}: predecessor / ours: {_spread([a.wall_s / b.wall_s for a, b in pairs])}"
-            "   (goal: at least 3)"
-        )
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} {statistics.median(values):.2f} {max(values):.2f}"
+def goals(rows: Sequence[Row]) -> Iterator[str]:
+    """Ratios of each round: neighbours in time have the same noise."""
+    walls = {row.contender: row.values("wall") for row in rows}
+    if {"ours", "floor", "storing"} <= walls.keys():
+        beyond = [a - c for a, c in zip(walls["ours"], walls["storing"], strict=True)]
+        yield f"(ours - storing) / floor: {spread(ratios(beyond, walls['floor']))}"
+    if {"ours", "predecessor"} <= walls.keys():
+        yield f"predecessor / ours: {spread(ratios(walls['predecessor'], walls['ours']))}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[300_000], help="of the table")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contenders", default=";".join(["floor", *CONTENDERS]))
-    parser.add_argument("--run", help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options_of = parser(__doc__, rounds=5)
+    options_of.add_argument("--rows", type=int, nargs="+", default=[300_000], help="of the table")
+    options_of.add_argument("--contenders", default=";".join(["floor", *CONTENDERS]))
+    options_of.add_argument("--run", help=argparse.SUPPRESS)
+    options_of.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options_of.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options = options_of.parse_args()
     if options.run:
         run_here(options.run, options.port, options.file)
         return
     if (psql := find_program("psql")) is None or find_program("initdb") is None:
         sys.exit("PostgreSQL is not installed: there is nothing to scan")
     names = options.contenders.split(";")
-    table = Table(
-        *("rows", "contender", "objects", "wall s: min med max", "CPU s", "RSS MiB", "it / ours"),
-        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds",
-    )
-    told = list[str]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        made = stack.enter_context(session("discovery", FIGURES, options, {"disk": folder}))
         cluster = stack.enter_context(postgres.running())
         cluster.create()
         ports, filled = {"postgres": cluster.port}, 0
         shard_file = folder / "moray.sqlite"
         if "ours, moray" in names:
             ports["moray"] = stack.enter_context(running_server(shard_file, 0.0))
+        contenders = {
+            name: partial(run_floor, ports["postgres"], psql)
+            if name == "floor"
+            else partial(
+                run_contender, name, ports["moray" if "moray" in name else "postgres"], folder
+            )
+            for name in names
+        }
         for count in sorted(options.rows):
             fill(cluster, filled + 1, count)
             if "moray" in ports:
@@ -358,13 +321,12 @@ def main() -> None:
                     new = range(filled + 1, count + 1)
                     store.seed("manta", ((v["key"], v) for v in map(value_of, new)))
             filled = count
-            runs = measure(names, ports, folder, psql, options.rounds)
-            add_rows(table, count, runs)
-            told += goals(count, runs)
-    console = Console(width=130)
-    console.print(table)
-    for line in told:
-        console.print(line, highlight=False)
+            # A turn that warms the caches is not counted.
+            rows = made.measure(f"{count:,} rows", contenders, warm_up=1)
+            found = {number for row in rows for number in row.values("found")}
+            assert len(found) == 1, f"they did not find the same: {found}"
+            for line in goals(rows):
+                made.tell(f"{count:,} rows: {line}")
 
 
 if __name__ == "__main__":

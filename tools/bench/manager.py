@@ -2,16 +2,15 @@
 
 The job runs in a process of its own, with the real pipeline, store and clients.  Its shard is the
 region's Moray in a second process, its agents are a third that says of every assignment that it
-is done; so the CPU of the first is all the manager's.  In the same run a plain script only reads
+is done; so the CPU of the first is all the manager's.  In the same round a plain script only reads
 the same records, inserts the same rows and encodes the same updates: that is the floor.
 """
 
 import argparse
 import cProfile
 import json
-import os
-import platform
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,15 +20,18 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 from agents import serve_agents
+from harness import Session, parser, session
+from instructions import Counter, Uncountable, find_counter
 from metadata import DESTINATION, ORIGIN, record, running_server
-from rich.console import Console
-from rich.table import Table
+from products import Product, add_option, products
+from results import Figure, Round, Row
 
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
@@ -62,6 +64,7 @@ NODES = tuple(
 )
 MORAY = "1.moray.lab"
 VIEWS = 200  # of a job, for the cost of one
+COUNTED = 1_000  # objects whose instructions are counted
 
 
 @attrs.frozen
@@ -71,6 +74,10 @@ class Setting:
     objects: int
     tasks: int
     folder: str
+
+    def __str__(self) -> str:
+        place = "" if self.folder == "/dev/shm" else f", in {self.folder}"
+        return f"{self.objects:,} objects, {self.tasks} tasks an assignment{place}"
 
 
 # --- the agents ----------------------------------------------------------------------------
@@ -280,29 +287,23 @@ def _floor(db: sqlite3.Connection, chunk: list[tuple[str, str, str]]) -> float:
     return time.process_time() - begun
 
 
-# --- one row -------------------------------------------------------------------------------
+# --- one round -----------------------------------------------------------------------------
 
-
-@attrs.frozen
-class Result:
-    """What one setting cost; bytes, and seconds of the CPU but for `wall_s`."""
-
-    setting: Setting
-    wall_s: float
-    cpu_s: float
-    floor_s: float
-    rss: int
-    file_bytes: int
-    record_bytes: int
-    view_s: float
-    split: dict[str, float]
-    names: dict[str, float]
+FIGURES = {
+    "objects": Figure("/s", "more"),
+    "CPU": Figure("us/object", "less"),
+    "floor": Figure("us/object", "less"),
+    "x floor": Figure("", "less"),
+    "RSS": Figure("MiB", "less"),
+    "file": Figure("of records", "less"),
+    "view": Figure("us", "less"),
+    "instructions": Figure("1000/object", "less"),
+}
 
 
 def seed(shard_file: Path, objects: int) -> int:
     """Make the shard; bytes of its records."""
-    shard = ShardStore(shard_file)
-    with closing(shard):
+    with closing(ShardStore(shard_file)) as shard:
         values = (record(number) for number in range(objects))
         shard.seed("manta", ((value["key"], value) for value in values))
     with closing(connect(shard_file)) as db:
@@ -325,116 +326,146 @@ def cost_of_a_view(file: Path) -> float:
     return (time.perf_counter() - begun) / VIEWS
 
 
-def measure(setting: Setting, shared: str, *flags: str) -> Result:
-    with (
-        tempfile.TemporaryDirectory(dir=shared) as shards,
-        tempfile.TemporaryDirectory(dir=setting.folder) as folder,
-    ):
-        shard_file, job_file = Path(shards) / "shard.sqlite", Path(folder) / "job.sqlite"
-        record_bytes = seed(shard_file, setting.objects)
-        floor_s = floor(shard_file, Path(folder) / "floor.sqlite", setting.tasks)
-        (Path(folder) / "floor.sqlite").unlink()
-        with running_server(shard_file, 0.0) as moray_port, running_agents() as agents_port:
-            arguments = [str(job_file), str(setting.tasks), str(moray_port), str(agents_port)]
-            command = [sys.executable, __file__, *flags, "--manage", *arguments]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        told = json.loads(done.stdout)
-        assert told.pop("complete") == setting.objects
-        return Result(
-            setting,
-            floor_s=floor_s,
-            record_bytes=record_bytes,
-            file_bytes=size_of(job_file),
-            view_s=cost_of_a_view(job_file),
-            **told,
-        )
+@attrs.frozen
+class Bench:
+    """A setting that is ready: a seeded shard, of which each job gets a copy."""
+
+    setting: Setting
+    shard: Path
+    record_bytes: int
+
+    def job(self, product: Product, *flags: str, counter: Counter | None = None) -> dict[str, Any]:
+        """Run a job in a process of `product`; what it told, and what is left of it."""
+        with (
+            tempfile.TemporaryDirectory(dir=self.shard.parent) as shards,
+            tempfile.TemporaryDirectory(dir=self.setting.folder) as folder,
+        ):
+            shard, file, out = Path(shards) / "shard", Path(folder) / "job", Path(shards) / "count"
+            shutil.copy(self.shard, shard)
+            with running_server(shard, 0.0) as moray_port, running_agents() as agents_port:
+                arguments = [file, self.setting.tasks, moray_port, agents_port]
+                command = [*product.script("manager.py"), *flags, "--manage", *map(str, arguments)]
+                if counter is not None:
+                    command = counter.wrap(command, out)
+                done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=folder)
+            told: dict[str, Any] = json.loads(done.stdout)
+            assert told["complete"] == self.setting.objects
+            told |= {"file": size_of(file), "view_s": 0.0 if counter else cost_of_a_view(file)}
+            return told | ({} if counter is None else {"instructions": counter.total(out)})
+
+    def run(self, product: Product, *flags: str) -> Round:
+        """Run the floor, then a job, as neighbours in time have the same noise."""
+        each = 1e6 / self.setting.objects
+        with tempfile.TemporaryDirectory(dir=self.setting.folder) as folder:
+            floor_s = floor(self.shard, Path(folder) / "floor", self.setting.tasks)
+        told = self.job(product, *flags)
+        return {
+            "objects": self.setting.objects / told["wall_s"],
+            "CPU": told["cpu_s"] * each,
+            "floor": floor_s * each,
+            "x floor": told["cpu_s"] / floor_s,
+            "RSS": told["rss"] / (1 << 20),
+            "file": told["file"] / self.record_bytes,
+            "view": told["view_s"] * 1e6,
+        }
 
 
-def best(runs: list[Result]) -> Result:
-    """The run with the least CPU, beside the lowest of the floors: a neighbour only adds."""
-    least = min(runs, key=lambda run: run.cpu_s)
-    return attrs.evolve(least, floor_s=min(run.floor_s for run in runs))
+@contextmanager
+def bench(setting: Setting, shared: str) -> Iterator[Bench]:
+    """Seed a shard for a setting."""
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        shard = Path(folder) / "seeded"
+        yield Bench(setting, shard, seed(shard, setting.objects))
 
 
-def show(console: Console, results: list[Result], splits: list[Result]) -> None:
-    table = Table(
-        *("objects", "tasks", "file in", "objects/s", "CPU s/M", "floor s/M", "x floor"),
-        *("RSS MiB", "file/records", "view us"),
-        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}",
-    )
-    for one in results:
-        count = one.setting.objects
-        table.add_row(
-            f"{count:,}",
-            str(one.setting.tasks),
-            one.setting.folder,
-            f"{count / one.wall_s:,.0f}",
-            f"{one.cpu_s / count * 1e6:.0f}",
-            f"{one.floor_s / count * 1e6:.0f}",
-            f"{one.cpu_s / one.floor_s:.2f}",
-            f"{one.rss / 2**20:.0f}",
-            f"{one.file_bytes / one.record_bytes:.2f}",
-            f"{one.view_s * 1e6:.0f}",
-        )
-    console.print(table)
-    if not splits:
-        return
-    table = Table(
-        "CPU s/M",
-        *(f"{one.setting.objects:,} by {one.setting.tasks}" for one in splits),
-        title="By stage, while watched",
-    )
-    for name in splits[0].split:
-        table.add_row(
-            name, *(f"{one.split[name] / one.setting.objects * 1e6:.1f}" for one in splits)
-        )
-    console.print(table)
+def stages(ready: Bench, *, with_names: bool) -> list[Row]:
+    """Run one job that is watched; what each stage costs, and if asked each task."""
+    told = ready.job(products(None, "")[""], "--stages")
+    each = 1e6 / ready.setting.objects
+    rows = [
+        Row(f"{ready.setting}, by stage", n, [{"CPU": s * each}]) for n, s in told["split"].items()
+    ]
+    if with_names:
+        names = sorted(told["names"].items(), key=lambda item: -item[1])
+        rows += [Row(f"{ready.setting}, by task", n, [{"CPU": s * each}]) for n, s in names]
+    return rows
+
+
+def count_instructions(made: Session, tasks: int, folder: str, options: argparse.Namespace) -> None:
+    """Count what an object costs, as the difference between jobs of many and of few."""
+    chosen = products(options.product, "manager")
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            counter = find_counter(Path(place))
+        except Uncountable as exc:
+            sys.exit(str(exc))
+    made.tell(f"instructions are counted by {counter.name}")
+    few, many = (Setting(count, tasks, folder) for count in (tasks, tasks + COUNTED))
+
+    def count(product: Product) -> Round:
+        totals = [one.job(product, counter=counter)["instructions"] for one in (low, high)]
+        return {"instructions": (totals[1] - totals[0]) / COUNTED / 1e3}
+
+    with bench(few, folder) as low, bench(many, folder) as high:
+        made.measure(str(many), {name: partial(count, one) for name, one in chosen.items()})
+
+
+def run(made: Session, options: argparse.Namespace) -> None:
+    """Measure all settings that were asked for."""
+    profile = () if options.profile is None else ("--profile", str(options.profile.resolve()))
+    for folder in options.folder:
+        if options.instructions:
+            for tasks in options.tasks:
+                count_instructions(made, tasks, folder, options)
+            continue
+        for objects in options.objects:
+            for tasks in options.tasks:
+                with bench(Setting(objects, tasks, folder), options.folder[0]) as ready:
+                    chosen = products(options.product, "manager").items()
+                    contenders = {n: partial(ready.run, one, *profile) for n, one in chosen}
+                    made.measure(str(ready.setting), contenders)
+                    if options.stages or options.names:
+                        made.add(stages(ready, with_names=options.names))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
-    parser.add_argument("--tasks", type=int, nargs="+", default=[50, 200])
-    parser.add_argument("--rounds", type=int, default=1, help="of which the best counts")
-    parser.add_argument("--folder", nargs="+", default=["/dev/shm"], help="of the job's file")
-    parser.add_argument(
+    options_of = parser(__doc__, rounds=5)
+    options_of.add_argument("--objects", type=int, nargs="+", default=[20_000])
+    options_of.add_argument("--tasks", type=int, nargs="+", default=[50, 200])
+    options_of.add_argument("--folder", nargs="+", default=["/dev/shm"], help="of the job's file")
+    options_of.add_argument(
         "--stages", action="store_true", help="once more, watching every task, which costs a tenth"
     )
-    parser.add_argument("--names", action="store_true", help="of --stages, each task too")
-    parser.add_argument("--profile", metavar="FILE", help="what its event loop does, for pstats")
-    parser.add_argument("--manage", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--agents", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options_of.add_argument("--names", action="store_true", help="of --stages, each task too")
+    options_of.add_argument(
+        "--profile", type=Path, metavar="FILE", help="what its event loop does, for pstats"
+    )
+    add_option(options_of)
+    options_of.add_argument("--instructions", action="store_true", help="count them instead")
+    options_of.add_argument("--manage", nargs=4, help=argparse.SUPPRESS)
+    options_of.add_argument("--agents", action="store_true", help=argparse.SUPPRESS)
+    options = options_of.parse_args()
     configure("bench", "error")
     if options.agents:
         trio.run(serve_agents)
-        return
-    if options.manage:
-        file, tasks, moray, agents = options.manage
-        profiler = cProfile.Profile(time.thread_time)
-        with profiler if options.profile else nullcontext():
-            split = Split() if options.stages else None
-            told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents), split)
-        if options.profile:
-            profiler.dump_stats(options.profile)
-        print(json.dumps(told))
-        return
-    console = Console(width=110)
-    results, splits = list[Result](), list[Result]()
-    profile = () if options.profile is None else ("--profile", options.profile)
-    for folder in options.folder:
-        for objects in options.objects:
-            for tasks in options.tasks:
-                setting = Setting(objects, tasks, folder)
-                shared = options.folder[0]
-                runs = [measure(setting, shared, *profile) for _ in range(options.rounds)]
-                results.append(best(runs))
-                if options.stages or options.names:
-                    splits.append(measure(setting, shared, "--stages"))
-                if options.names:
-                    for name, cpu in sorted(splits[-1].names.items(), key=lambda item: -item[1]):
-                        console.print(f"{cpu / objects * 1e6:8.1f} {name}")
-    show(console, results, splits)
+    elif options.manage:
+        manage_here(options)
+    else:
+        folders = {folder: Path(folder) for folder in options.folder}
+        with session("manager", FIGURES, options, folders) as made:
+            run(made, options)
+
+
+def manage_here(options: argparse.Namespace) -> None:
+    """Run a job in this process and tell what it cost."""
+    file, tasks, moray, agents = options.manage
+    profiler = cProfile.Profile(time.thread_time)
+    with profiler if options.profile else nullcontext():
+        split = Split() if options.stages else None
+        told = trio.run(manage, Path(file), int(tasks), int(moray), int(agents), split)
+    if options.profile:
+        profiler.dump_stats(options.profile)
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ has done.  It has the product's codec, so that all that it costs besides are its
 
 import argparse
 import json
-import os
-import platform
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,13 +22,16 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
 import trio
-from rich.console import Console
-from rich.table import Table
+from harness import parser, session
+from results import Figure, Round, ratios, spread
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion.moray.server import ShardServer
@@ -77,11 +77,6 @@ class Setting:
     @property
     def batched(self) -> bool:
         return self.writes == BATCHED
-
-    @property
-    def peer(self) -> "Setting":
-        """What this one is compared with."""
-        return attrs.evolve(self, writes=GET_AND_PUT)
 
     @property
     def assignments(self) -> int:
@@ -347,68 +342,57 @@ def run(setting: Setting) -> Run:
         connection._QUICKACK = before
 
 
-def rate(setting: Setting, one: Run) -> float:
-    """Updates a second."""
-    return setting.assignments * TASKS / one.wall_s
-
-
-def add_row(table: Table, setting: Setting, runs: list[Run], peers: list[Run]) -> None:
-    """A setting's row, with how often it is as fast as its peer, in each of the rounds."""
-    count = setting.assignments * TASKS
-    rates = sorted(rate(setting, one) for one in runs)
-    ratios = sorted(
-        rate(setting, one) / rate(setting.peer, peer)
-        for one, peer in zip(runs, peers, strict=bool(peers))
-    )
-    calls = sorted(second for one in runs for second in one.calls_s)
+def figures(setting: Setting) -> Round:
+    """Run a setting once."""
+    one, count = run(setting), setting.assignments * TASKS
+    calls = sorted(one.calls_s)
     p50, p99 = (calls[min(int(len(calls) * part), len(calls) - 1)] for part in (0.5, 0.99))
-    cpu = statistics.median(one.cpu_s / count for one in runs)
-    table.add_row(
-        setting.writes,
-        "yes" if setting.quickack else "no",
-        str(setting.updaters),
-        f"{statistics.median(rates):,.0f}",
-        f"{rates[0]:,.0f} - {rates[-1]:,.0f}",
-        f"{p50 * 1000:.1f}",
-        f"{p99 * 1000:.1f}",
-        f"{cpu * 1e6:.0f}",
-        " ".join(f"{ratio:.1f}" for ratio in (ratios[0], statistics.median(ratios), ratios[-1]))
-        if ratios
-        else "",
-    )
+    return {
+        "updates": count / one.wall_s,
+        "CPU": one.cpu_s / count * 1e6,
+        "call, median": p50 * 1000,
+        "call, 99 of 100": p99 * 1000,
+    }
+
+
+FIGURES = {
+    "updates": Figure("/s", "more"),
+    "CPU": Figure("us/update", "less"),
+    "call, median": Figure("ms", "less"),
+    "call, 99 of 100": Figure("ms", "less"),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="settings that contain this text")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options_of = parser(__doc__, rounds=3)
+    options_of.add_argument("--only", default="", help="settings that contain this text")
+    options_of.add_argument("--updaters", type=int, nargs="+", default=UPDATERS)
+    options_of.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options_of.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
+    options = options_of.parse_args()
     configure("bench", "error")
     if options.serve:
         trio.run(serve, options.serve, options.delay)
         return
     settings = [
-        setting
-        for writes in (GET_AND_PUT, PLAIN, BATCHED)
+        (quickack, updaters, writes)
         for quickack in (False, True)
-        for updaters in UPDATERS
-        if options.only in str(setting := Setting(writes, quickack, updaters))
+        for updaters in options.updaters
+        for writes in (GET_AND_PUT, PLAIN, BATCHED)
+        if options.only in str(Setting(writes, quickack, updaters))
     ]
-    peers = [setting.peer for setting in settings]
-    runs: dict[Setting, list[Run]] = {setting: [] for setting in dict.fromkeys(peers + settings)}
-    for _ in range(options.rounds):  # in turns, so that all have the same noise
-        for setting, of in runs.items():
-            of.append(run(setting))
-    table = Table(
-        *("writes", "QUICKACK", "updaters", "updates/s", "min - max"),
-        *("call p50 ms", "p99 ms", "CPU us/update", "x get and put"),
-        title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds",
-    )
-    for setting, of in runs.items():
-        add_row(table, setting, of, runs[setting.peer])
-    Console(width=130).print(table)
+    shm = Path("/dev/shm")
+    with session("metadata", FIGURES, options, {"memory": shm} if shm.is_dir() else {}) as made:
+        for (quickack, updaters), chosen in groupby(settings, key=itemgetter(0, 1)):
+            ways = {GET_AND_PUT: None} | {writes: None for _, _, writes in chosen}
+            contenders = {
+                writes: partial(figures, Setting(writes, quickack, updaters)) for writes in ways
+            }
+            title = f"{'' if quickack else 'no '}QUICKACK, {updaters} updaters"
+            peer, *rows = made.measure(title, contenders)
+            for row in rows:
+                faster = ratios(row.values("updates"), peer.values("updates"))
+                made.tell(f"{title}: {row.contender} / {GET_AND_PUT}: {spread(faster)}")
 
 
 if __name__ == "__main__":
