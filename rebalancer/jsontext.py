@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+_DECODER = msgspec.json.Decoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -50,7 +51,7 @@ def loads_exactly(text: str | bytes) -> Any:
 
 def _loads(text: str | bytes, read_float: Callable[[str], float]) -> Any:
     try:
-        return msgspec.json.decode(text)
+        return _DECODER.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return json.loads(text, parse_constant=_refuse, parse_float=read_float)
 

@@ -1,12 +1,11 @@
 """What an object is to the rebalancer: the few fields of its record that decisions need."""
 
-import base64
 import binascii
 import enum
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 
@@ -89,7 +88,7 @@ class MantaObject:
     tried: Tried = UNTRIED
 
 
-def is_loose_uuid(text: object) -> bool:
+def is_loose_uuid(text: object) -> TypeGuard[str]:
     """Whether `text` is 8-4-4-4-12 hexadecimal digits of any case and any version."""
     return isinstance(text, str) and _LOOSE_UUID.fullmatch(text) is not None
 
@@ -110,13 +109,13 @@ def is_storage_id(text: object) -> bool:
     return isinstance(text, str) and _STORAGE_ID.fullmatch(text) is not None
 
 
-def is_md5(text: object) -> bool:
+def is_md5(text: object) -> TypeGuard[str]:
     """Whether `text` is the base64 form of a 16-byte digest."""
     if not isinstance(text, str):
         return False
     try:
-        return len(base64.b64decode(text, validate=True)) == 16
-    except (binascii.Error, ValueError):
+        return len(binascii.a2b_base64(text, strict_mode=True)) == 16
+    except ValueError:
         return False
 
 
@@ -169,29 +168,25 @@ def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = No
     sharks = read_sharks(record) if sharks is None else sharks
     if not isinstance(record.get("key"), str):
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "key is missing or no string")
-    for field in ("objectId", "owner"):
-        if not is_loose_uuid(record.get(field)):
-            raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, f"{field} is missing or no UUID")
-    account = record.get("creator") or record["owner"]
-    if account != record["owner"] and not is_loose_uuid(account):
+    object_id, owner, md5 = record.get("objectId"), record.get("owner"), record.get("contentMD5")
+    if not is_loose_uuid(object_id):
+        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "objectId is missing or no UUID")
+    if not is_loose_uuid(owner):
+        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "owner is missing or no UUID")
+    account = record.get("creator") or owner
+    if account != owner and not is_loose_uuid(account):
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "creator is no UUID")
-    if not is_md5(record.get("contentMD5")):
+    if not is_md5(md5):
         raise UnusableRecord(
             RecordError.BAD_MANTA_OBJECT, "contentMD5 is missing or no base64 of 16 bytes"
         )
-    return MantaObject(
-        object_id=record["objectId"],
-        account=account,
-        md5=record["contentMD5"],
-        size=_read_size(record.get("contentLength")),
-        sharks=sharks,
-    )
+    return MantaObject(object_id, account, md5, _read_size(record.get("contentLength")), sharks)
 
 
 def _read_size(value: object) -> int:
     # JSON from JavaScript has one kind of number; bool is an int to Python only.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if type(value) is not int or value < 0:
         raise UnusableRecord(RecordError.BAD_CONTENT_LENGTH, "contentLength is missing or no size")
     return value

@@ -16,7 +16,8 @@ from rebalancer.domain.states import (
 NOT_CONFIGURED = "its shard is not configured"
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each record.
+@attrs.define
 class FoundRecord:
     """One record that discovery met, ready to be stored."""
 

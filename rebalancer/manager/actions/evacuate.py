@@ -55,8 +55,6 @@ class Evacuate:
         if not isinstance(record, dict):
             detail = "the record is no object"
             return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, detail)
-        known = record.get("objectId")
-        object_id = str(known) if is_loose_uuid(known) else f"{shard}:{key}"
         try:
             copies = read_sharks(record)
             names = [entry.manta_storage_id for entry in copies]
@@ -70,10 +68,11 @@ class Evacuate:
         except UnusableRecord as exc:
             # Without a list of sharks there is no telling whether the object lies here; the
             # record mentions this one, so a person should look.
+            known = record.get("objectId")
+            object_id = known if is_loose_uuid(known) else None
             return _unusable(shard, key, etag, text, exc.error, str(exc), object_id)
-        excluded = any(key.startswith(prefix) for prefix in self.exclude_key_prefixes)
-        outcome = EXCLUDED if excluded else None
-        return FoundRecord(object_id, key, shard, etag, text, obj.size, obj, outcome=outcome)
+        outcome = EXCLUDED if key.startswith(self.exclude_key_prefixes) else None
+        return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, None, outcome)
 
     def plan(
         self,
