@@ -29,6 +29,7 @@ from harness import parser, session
 from metadata import ORIGIN, record, running_server
 from results import Figure, Round, Row, ratios, spread
 
+from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion import postgres
 from rebalancer.devregion.moray.store import ShardStore
@@ -234,6 +235,7 @@ def start_clock() -> None:
 def run_here(name: str, port: int, file: Path) -> None:
     """Run one contender and tell how it went."""
     configure("bench", "error")
+    daemon.collect_rarely()
     start_clock()
     objects = trio.run(CONTENDERS[name], port, file)
     wall, cpu = time.perf_counter() - _clock[0], time.process_time() - _clock[1]

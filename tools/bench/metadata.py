@@ -33,6 +33,7 @@ import trio
 from harness import parser, session
 from results import Figure, Round, ratios, spread
 
+from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
@@ -371,6 +372,7 @@ def main() -> None:
     options_of.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
     options = options_of.parse_args()
     configure("bench", "error")
+    daemon.collect_rarely()
     if options.serve:
         trio.run(serve, options.serve, options.delay)
         return
