@@ -499,6 +499,7 @@ def main() -> None:
     parser.add_argument("--slow-share", type=float, default=0.0, help="of nodes that are slow")
     parser.add_argument("--slow-s", type=float, default=5.0, help="that they take to answer")
     parser.add_argument("--against", type=int, nargs="*", default=[], help="smaller jobs before it")
+    parser.add_argument("--no-bases", action="store_true", help="no runs to compare it with")
     parser.add_argument("--rounds", type=int, default=1, help="of everything, one after the other")
     parser.add_argument("--parts", type=int, default=20, help="to cut a run into")
     parser.add_argument("--folder", default=None, help="of the jobs' files")
@@ -530,7 +531,8 @@ def main() -> None:
     wrong = False
     for _ in range(options.rounds):
         bases = []
-        for wanted in (*bases_of(shape, options.against), shape):
+        before = [] if options.no_bases else bases_of(shape, options.against)
+        for wanted in (*before, shape):
             made = run(wanted, options.tasks, folder, options.parts, keep=options.log)
             show(console, made)
             told.append(as_json(made))
