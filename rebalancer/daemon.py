@@ -11,20 +11,17 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import trio
-from quart import Response, current_app, request
-from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
 
 from rebalancer.bodies import read_body
 from rebalancer.config import open_tls
-from rebalancer.errors import ConfigError, RequestError, Unavailable
+from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
+from rebalancer.serving.app import App, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
-from rebalancer.serving.errors import error_body
 from rebalancer.serving.server import BACKLOG, Server
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
@@ -83,9 +80,9 @@ def collect_rarely() -> None:
 async def serve(
     service: Callable[[], Awaitable[None]],
     *,
-    api: QuartTrio,
+    api: App,
     api_at: Listen,
-    metrics: QuartTrio,
+    metrics: App,
     metrics_at: Listen,
     on_reload: Callable[[], Awaitable[None]] | None = None,
     on_stop: Callable[[], None] = lambda: None,
@@ -151,7 +148,7 @@ async def _reload(
 
 async def listen(
     servers: trio.Nursery,
-    app: QuartTrio,
+    app: App,
     at: Listen,
     stopping: trio.Event,
     bounds: Bounds | None = None,
@@ -163,7 +160,7 @@ async def listen(
     """
     tls = open_tls(at.cert, at.key)
     bounds = bounds or Bounds()
-    room = max(bounds.bodies_bytes, 2 * (app.config["MAX_CONTENT_LENGTH"] or 0))
+    room = max(bounds.bodies_bytes, 2 * app.max_body_bytes)
     bounds = attrs.evolve(bounds, bodies_bytes=room)
     listening = at.bind()
     host, port, *_ = listening.getsockname()
@@ -182,7 +179,7 @@ async def read_again(token: Token) -> None:
             log.info("token read again", path=token.path)
 
 
-def require_token(app: QuartTrio, token: Token) -> None:
+def require_token(app: App, token: Token) -> None:
     """Let `app` answer only GET /ping and requests that bear `token`; without a token, all."""
     if token.value is None:
         return
@@ -191,84 +188,18 @@ def require_token(app: QuartTrio, token: Token) -> None:
         expected = f"Bearer {token.value}".encode()
         return path == "/ping" or hmac.compare_digest(given.encode(), expected)
 
-    # The body of a request without it is not even read.
-    app.config["ADMITS"] = admits
-
-    @app.before_request
-    async def check() -> Response | None:
-        if admits(request.path, request.headers.get("authorization", "")):
-            return None
-        challenge = {"WWW-Authenticate": "Bearer"}
-        return error_response(401, "a valid token is required: Authorization: Bearer", challenge)
+    app.admits = admits
 
 
-def make_app(name: str, server: str, max_body_bytes: int) -> QuartTrio:
-    """An application whose errors are messages and whose answers carry `Server: <server>`.
-
-    Errors are text, as the predecessors' were, unless the client asks for JSON first.
-    """
-    app = QuartTrio(name, static_folder=None)
-    # `//` in a path is no slip that a redirection, in HTML, should mend: there is no such path.
-    app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
-    app.config["PROGRAM"] = server
-    # Ours are whole before the application sees them.
-    app.config["BODY_TIMEOUT"] = None
-
-    @app.after_request
-    async def name_server(response: Response) -> Response:
-        response.headers["Server"] = server
-        return response
-
-    @app.errorhandler(RequestError)
-    async def refused(exc: RequestError) -> Response:
-        headers = {}
-        if isinstance(exc, Unavailable):
-            headers["Retry-After"] = str(exc.retry_after_s)
-        return error_response(exc.status, str(exc), headers)
-
-    @app.errorhandler(HTTPException)
-    async def routing(exc: HTTPException) -> Response:
-        # All but its content type, which is HTML's: Allow above all.
-        headers = {name: value for name, value in exc.get_headers() if name != "Content-Type"}
-        return error_response(exc.code or 500, exc.description or exc.name, headers)
-
-    @app.errorhandler(Exception)
-    async def unexpected(exc: Exception) -> Response:
-        log.error("request failed", path=request.path, exc_info=exc)
-        return error_response(500, "internal error: see the log")
-
-    return app
-
-
-def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as the client wants it: JSON if its Accept names JSON first, else text."""
-    wants_json = current_app.config.get("JSON_ERRORS") or prefers_json()
-    body, told = error_body(message, is_json=bool(wants_json))
-    response = Response(body, status, told)
-    response.headers.update(headers or {})
-    return response
-
-
-def prefers_json() -> bool:
-    """Whether the request's Accept names application/json explicitly and first."""
-    first = request.headers.get("accept", "").split(",")[0].split(";")[0].strip()
-    return bool(first == "application/json")
-
-
-async def body_bytes() -> bytes:
-    """Return the request's body."""
-    return cast(bytes, await request.get_data(as_text=False))
-
-
-async def body_json() -> Any:
+async def body_json(request: Request) -> Any:
     """The request's parsed body.
 
     Raises:
       BadRequest: it is not JSON that can be used.
       TooLarge: it has too many values.
+      BodyTooLarge: it was too long to be read.
     """
-    body = await body_bytes()
+    body = request.body
     if len(body) <= AT_ONCE_BYTES:
         return read_body(body)
     return await run_sync(Work.VIEWS, read_body, body)

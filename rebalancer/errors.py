@@ -52,6 +52,12 @@ class TooLarge(BadRequest):
     status = 413
 
 
+class BodyTooLarge(RequestError):
+    """The request's body is larger than any that is taken, so it was not read."""
+
+    status = 413
+
+
 class Unprocessable(RequestError):
     """The request is well-formed, but asks for something that cannot be done."""
 

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 import prometheus_client as prometheus
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
-from quart import Response
-from quart_trio import QuartTrio
 
 from rebalancer import __version__, log
-from rebalancer.daemon import make_app
+from rebalancer.serving.app import Answer, App, Request
 
 #: The predecessors add a label value that counts all the others.
 TOTAL = "total"
@@ -82,16 +80,15 @@ class LogMetrics(Collector):
         yield CounterMetricFamily("log_lines_dropped", text, log.dropped())
 
 
-def metrics_app(registry: prometheus.CollectorRegistry) -> QuartTrio:
+def metrics_app(registry: prometheus.CollectorRegistry) -> App:
     """An application that answers `/metrics`, and `/` as the predecessor did."""
     registry.register(LogMetrics())
-    app = make_app(__name__, f"rebalancer {__version__}", 1 << 10)
+    app = App(f"rebalancer {__version__}", 1 << 10)
 
     @app.get("/")
     @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(
-            prometheus.generate_latest(registry), content_type=prometheus.CONTENT_TYPE_LATEST
-        )
+    async def metrics(_request: Request) -> Answer:
+        content_type = prometheus.CONTENT_TYPE_LATEST
+        return Answer(prometheus.generate_latest(registry), content_type=content_type)
 
     return app

@@ -13,7 +13,7 @@ FORBIDDEN = {
     "manager": ["rebalancer.agent", "rebalancer.devregion"],
     "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray"],
     "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
-    "manager/stages": ["sqlite3", "h11", "quart", "rebalancer.peers.moray.fast"],
+    "manager/stages": ["sqlite3", "h11", "rebalancer.serving", "rebalancer.peers.moray.fast"],
     "peers/moray/fast.py": ["trio", "socket"],
     "agent/http1.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],

@@ -87,13 +87,13 @@ def test_an_exception_is_a_field(stream: io.StringIO) -> None:
 
 
 def test_other_libraries_log_through_ours(stream: io.StringIO) -> None:
-    """Warnings of hypercorn and its like are lines of the same kind."""
+    """Warnings of theirs are lines of the same kind."""
     log.configure("x", "info", stream)
-    logging.getLogger("hypercorn").warning("port %d", 80)
-    logging.getLogger("hypercorn").info("chatter")
+    logging.getLogger("library").warning("port %d", 80)
+    logging.getLogger("library").info("chatter")
     (line,) = lines(stream)
 
-    assert (line["msg"], line["level"], line["logger"]) == ("port 80", 40, "hypercorn")
+    assert (line["msg"], line["level"], line["logger"]) == ("port 80", 40, "library")
 
 
 # --- a log that cannot be written ----------------------------------------------------------

@@ -7,8 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-from quart import Response, request
-from quart_trio import QuartTrio
 
 from rebalancer import __version__, wire
 from rebalancer.agent.metrics import AgentMetrics
@@ -18,7 +16,7 @@ from rebalancer.agent.store import AssignmentStore, Cursor
 from rebalancer.agent.worker import Worker
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
-from rebalancer.daemon import AT_ONCE_BYTES, body_bytes, body_json, error_response, make_app
+from rebalancer.daemon import AT_ONCE_BYTES, body_json
 from rebalancer.domain.objects import canonical_uuid
 from rebalancer.errors import (
     BadRequest,
@@ -29,6 +27,7 @@ from rebalancer.errors import (
     Unavailable,
 )
 from rebalancer.log import get_logger
+from rebalancer.serving.app import Answer, App, Request
 from rebalancer.threads import Work, run_sync
 from rebalancer.wire import AssignmentReport, AssignmentStats, Dialect
 
@@ -115,68 +114,59 @@ class Agent:
         return stored.dialect, stored.report(running=False, finished=finished).stats
 
 
-def make_api(agent: Agent) -> QuartTrio:
+def make_api(agent: Agent) -> App:
     """The application."""
-    app = make_app(__name__, f"rebalancer-agent {__version__}", agent.config.max_body_bytes)
-    app.config["JSON_ERRORS"] = True
-    app.url_map.strict_slashes = False  # the deployed agent takes `/assignments/` too
+    app = App(f"rebalancer-agent {__version__}", agent.config.max_body_bytes)
+    app.errors_are_json = True
+    app.takes_slash = True  # as the deployed agent does, `/assignments/` too
+    app.on_request = lambda request: agent.metrics.request(request.method)
+    app.meaning = _meaning
 
-    @app.errorhandler(StoreError)
-    async def not_now(exc: StoreError) -> Response:
-        log.warning("state not available", path=request.path, error=str(exc))
-        retry = {"Retry-After": str(Unavailable.retry_after_s)}
-        return error_response(Unavailable.status, str(exc), retry)
-
-    @app.before_request
-    async def count() -> None:
-        agent.metrics.request(request.method)
-
-    @app.post("/assignments")
-    async def post_assignment() -> Response:
+    @app.post("/assignments", brief=True)
+    async def post_assignment(request: Request) -> Answer:
         try:
-            return _json(await agent.accept(await body_bytes()))
+            return _json(await agent.accept(request.body))
         except RequestError as exc:
             agent.metrics.refused(exc.status)
             raise
 
-    @app.get("/assignments/<assignment_id>")
-    async def get_assignment(assignment_id: str) -> Response:
+    @app.get("/assignments/<assignment_id>", brief=True)
+    async def get_assignment(_request: Request, assignment_id: str) -> Answer:
         return _json(await agent.report(_key(assignment_id)))
 
-    @app.delete("/assignments/<assignment_id>")
-    async def delete_assignment(assignment_id: str) -> Response:
+    @app.delete("/assignments/<assignment_id>", brief=True)
+    async def delete_assignment(_request: Request, assignment_id: str) -> Answer:
         name = _key(assignment_id)
         await run_sync(Work.STORE, agent.store.delete, name)
         agent.worker.forget(name)
-        return Response("", content_type="application/json")
+        return Answer()
 
     @app.get("/assignments")
-    async def list_assignments() -> Response:
-        limit, before = _page(request.args)
+    async def list_assignments(request: Request) -> Answer:
+        limit, before = _page(request.parameters)
         page = await run_sync(Work.VIEWS, agent.store.newest, limit, before)
-        response = _json(await run_sync(Work.VIEWS, _summaries, agent, page))
+        found, link = await run_sync(Work.VIEWS, _summaries, agent, page), {}
         if len(page) == limit:
-            after = f"/assignments?limit={limit}&before={page[-1]}"
-            response.headers["Link"] = f'<{after}>; rel="next"'
-        return response
+            link["Link"] = f'</assignments?limit={limit}&before={page[-1]}>; rel="next"'
+        return _json(found, link)
 
     @app.get("/limits")
-    async def get_limits() -> Response:
+    async def get_limits(_request: Request) -> Answer:
         return _json(attrs.asdict(agent.worker.limits.values))
 
     @app.put("/limits")
-    async def put_limits() -> Response:
+    async def put_limits(request: Request) -> Answer:
         limits = agent.worker.limits
-        await limits.change(limits.values.changed(await body_json()))
+        await limits.change(limits.values.changed(await body_json(request)))
         log.info("limits", **attrs.asdict(limits.values))
         return _json(attrs.asdict(limits.values))
 
     @app.get("/ping")
-    async def ping() -> Response:
+    async def ping(_request: Request) -> Answer:
         return _json({"ping": "pong", "version": __version__})
 
     @app.get("/status")
-    async def status() -> Response:
+    async def status(_request: Request) -> Answer:
         free = await agent.worker.free_bytes()
         return _json(
             {
@@ -199,6 +189,14 @@ def make_api(agent: Agent) -> QuartTrio:
         )
 
     return app
+
+
+def _meaning(exc: Exception, request: Request) -> RequestError | None:
+    """Tell a client what an exception means: state that cannot be used may be so later."""
+    if not isinstance(exc, StoreError):
+        return None
+    log.warning("state not available", path=request.path, error=str(exc))
+    return Unavailable(str(exc))
 
 
 def _key(assignment_id: str) -> str:
@@ -241,5 +239,5 @@ def _summaries(agent: Agent, page: Sequence[Cursor]) -> list[dict[str, Any]]:
     return found
 
 
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value), content_type="application/json")
+def _json(value: Any, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(json.dumps(value).encode(), headers=headers or {})

@@ -61,7 +61,7 @@ class Posted:
         return cls(assignment.id, assignment.key, tuple(map(row_of, assignment.tasks)), dialect)
 
 
-def read_posted(body: bytes | bytearray) -> Posted:
+def read_posted(body: bytes) -> Posted:
     """Read the body of POST /assignments.
 
     Raises:
@@ -69,7 +69,7 @@ def read_posted(body: bytes | bytearray) -> Posted:
     """
     if (posted := _usual(body)) is not None:
         return posted
-    value = read_body(bytes(body))
+    value = read_body(body)
     return Posted.of(read_assignment(value), detect_dialect(value))
 
 
@@ -100,7 +100,7 @@ _DECODER = msgspec.json.Decoder(_Assignment)
 _MOST_BRACES = 1 + 3 * MAX_TASKS
 
 
-def _usual(body: bytes | bytearray) -> Posted | None:
+def _usual(body: bytes) -> Posted | None:
     """Read a body that is as managers send it; None if there is anything odd about it."""
     if body.count(b"{") > _MOST_BRACES or b"\\u0000" in body:
         return None

@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from quart import Response, request
-from quart_trio import QuartTrio
-
 from rebalancer.devregion.layout import Layout
+from rebalancer.serving.app import Answer, App, Request
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 500
 
@@ -50,34 +48,31 @@ def listing(layout: Layout) -> list[dict[str, Any]]:
     return [heartbeat(layout, name) for name in names if name != layout.evacuated]
 
 
-def make_storinfo_app(nodes: Listing) -> QuartTrio:
+def make_storinfo_app(nodes: Listing) -> App:
     """The application; `nodes` is asked for each request."""
-    app = QuartTrio(__name__)
-
-    @app.after_request
-    async def name_server(response: Response) -> Response:
-        response.headers["Server"] = "STORINFO/1.0.1"
-        return response
+    app = App("STORINFO/1.0.1", 1 << 10)
 
     @app.get("/storagenodes")
-    async def list_nodes() -> Response:
-        return _page(sorted(nodes(), key=lambda n: number(n["manta_storage_id"])), request.args)
+    async def list_nodes(request: Request) -> Answer:
+        return _page(
+            sorted(nodes(), key=lambda n: number(n["manta_storage_id"])), request.parameters
+        )
 
     @app.get("/storagenodes/<name>")
-    async def get_node(name: str) -> Response:
+    async def get_node(_request: Request, name: str) -> Answer:
         for node in nodes():
             if node["manta_storage_id"] == name:
                 return _json(node)
         return _error(404, "NotFound", "")
 
     @app.post("/flush")
-    async def flush() -> Response:
-        return Response("", status=200)
+    async def flush(_request: Request) -> Answer:
+        return Answer(content_type="text/html; charset=utf-8")
 
     return app
 
 
-def _page(nodes: list[dict[str, Any]], args: Mapping[str, str]) -> Response:
+def _page(nodes: list[dict[str, Any]], args: Mapping[str, str]) -> Answer:
     for name in args:
         if name not in ("limit", "after_id"):
             return _error(400, "BadRequest", f"Invalid parameter: {name}")
@@ -91,18 +86,16 @@ def _page(nodes: list[dict[str, Any]], args: Mapping[str, str]) -> Response:
             return _error(404, "NotFound", "")
         start = names.index(after) + 1
     page = nodes[start : start + limit]
-    response = _json(page)
+    link = {}
     if start + limit < len(nodes):
         last = page[-1]["manta_storage_id"]
-        response.headers["Link"] = f'</storagenodes?after_id={last}&limit={limit}>; rel="next"'
-    return response
+        link["Link"] = f'</storagenodes?after_id={last}&limit={limit}>; rel="next"'
+    return Answer(json.dumps(page).encode(), headers=link)
 
 
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value), content_type="application/json")
+def _json(value: Any) -> Answer:
+    return Answer(json.dumps(value).encode())
 
 
-def _error(status: int, code: str, message: str) -> Response:
-    response = _json({"code": code, "message": message})
-    response.status_code = status
-    return response
+def _error(status: int, code: str, message: str) -> Answer:
+    return Answer(json.dumps({"code": code, "message": message}).encode(), status)

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -299,7 +299,7 @@ class Jobs:
         await _look(views.read_job, self.runner.file(row.id))
         return row
 
-    async def report(self, row: JobRow) -> AsyncIterator[bytes]:
+    async def report(self, row: JobRow) -> AsyncGenerator[bytes, None]:
         """Yield all that is known of a job as lines of JSON: the job, each row, their number.
 
         It is read a page at a time, so that it holds up nobody and takes no memory.

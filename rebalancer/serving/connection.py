@@ -7,20 +7,18 @@ whoever cancels a connection's scope is rid of it at once, whatever its client d
 
 import math
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing, suppress
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
 from urllib.parse import unquote
 
 import attrs
 import h11
 import trio
-from hypercorn.typing import ASGIReceiveEvent, HTTPScope
-from quart_trio import QuartTrio
 
+from rebalancer.serving.app import Answer, App, Request
 from rebalancer.serving.bounds import Bounds
-from rebalancer.serving.errors import error_body
 
 #: Bytes of one read, and of one write that must be taken within `Bounds.send_s`.
 PIECE = 64 << 10
@@ -81,7 +79,7 @@ class Connection:
     whether it is within a request, and whether this one shall be its last; memory taken.
     """
 
-    app: QuartTrio
+    app: App
     stream: Stream
     bounds: Bounds
     budget: Budget
@@ -150,7 +148,7 @@ class Connection:
             await self._refuse(Refusal(status, f"no HTTP/1.1: {exc}"), head)
         else:
             self.waits_since = None
-            await _Exchange(self, head, body).run()
+            await self._answer(head, body)
             self._give_back()
         if self.is_last or not self.can_go_on:
             await self._linger()
@@ -188,20 +186,20 @@ class Connection:
                     return None
                 raise Refusal(408, f"no whole head within {self.bounds.head_s:g} s")
 
-    async def _body(self, head: h11.Request) -> bytearray:
-        """Read the body of a request, unless it is refused whatever is in it."""
-        admits: Callable[[str, str], bool] = self.app.config.get("ADMITS", lambda *_: True)
+    async def _body(self, head: h11.Request) -> bytearray | None:
+        """Read the body of a request, unless it is refused whatever is in it; None if too long."""
         headers = dict(head.headers)
         path = head.target.partition(b"?")[0].decode()
-        most = self.app.config["MAX_CONTENT_LENGTH"] or self.bounds.small_body_bytes
-        is_too_long = int(headers.get(b"content-length", b"0")) > most
-        if is_too_long or not admits(path, headers.get(b"authorization", b"").decode("latin1")):
+        most = self.app.max_body_bytes
+        if int(headers.get(b"content-length", b"0")) > most:
+            return None
+        if not self.app.admits(path, headers.get(b"authorization", b"").decode("latin1")):
             return bytearray()  # the application says so
         with trio.move_on_after(self.bounds.body_s):
             return await self._receive_body(most)
         raise Refusal(408, f"no whole body within {self.bounds.body_s:g} s")
 
-    async def _receive_body(self, most: int) -> bytearray:
+    async def _receive_body(self, most: int) -> bytearray | None:
         body, pieces = bytearray(), 0
         while True:
             event = self._protocol.next_event()
@@ -209,7 +207,7 @@ class Connection:
                 body += event.data
                 self._reserve(len(body), most)
                 if len(body) > most:
-                    return body  # the application says so
+                    return None
                 pieces += 1
                 if pieces % MANY == 0:
                     await trio.lowlevel.checkpoint()
@@ -248,7 +246,7 @@ class Connection:
         self._is_at_end = not data
         self._protocol.receive_data(bytes(data))
 
-    async def disconnected(self) -> None:
+    async def _disconnected(self) -> None:
         """Return when the client has gone; a piece of what it sends ahead is kept.
 
         One that has ended what it sends may still wait for its answer, as `nc -N` does, so it is
@@ -267,6 +265,58 @@ class Connection:
         await trio.sleep(self.bounds.half_closed_s if self._is_at_end else math.inf)
 
     # --- answers ---------------------------------------------------------------------------
+
+    async def _answer(self, head: h11.Request, body: bytearray | None) -> None:
+        """Have the application answer.
+
+        Raises:
+          Gone: no answer or half of one was sent, so the connection must end.
+        """
+        is_brief, coming = self.app.begin(_request(head, body))
+        await self._send(head, await (coming if is_brief else self._while_there(coming)))
+
+    async def _send(self, head: h11.Request | None, answer: Answer) -> None:
+        headers = [("content-type", answer.content_type)]
+        headers += [(name.lower(), value) for name, value in answer.headers.items()]
+        if isinstance(answer.body, bytes):
+            headers.append(("content-length", str(len(answer.body))))
+        headers.append(("server", self.app.program))
+        if self.is_last or not self.can_go_on:
+            self.is_last = True
+            headers.append(("connection", "close"))
+        reason = HTTPStatus(answer.status).phrase
+        start = h11.Response(status_code=answer.status, headers=headers, reason=reason)
+        if head is not None and head.method == b"HEAD":
+            await self.send(start, h11.EndOfMessage())
+        elif isinstance(answer.body, bytes):
+            await self.send(start, h11.Data(data=answer.body), h11.EndOfMessage())
+        else:
+            await self._send_pieces(start, answer.body)
+
+    async def _while_there(self, coming: Awaitable[Answer]) -> Answer:
+        """Wait for an answer while the client does; nobody works for one who has gone.
+
+        Raises:
+          Gone: the client has gone first.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            answer = await coming
+            nursery.cancel_scope.cancel()
+            return answer
+        raise Gone
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        await self._disconnected()
+        scope.cancel()
+
+    async def _send_pieces(self, start: h11.Response, pieces: AsyncGenerator[bytes, None]) -> None:
+        events: list[h11.Event] = [start]
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await self.send(*events, h11.Data(data=piece))
+                events = []
+        await self.send(*events, h11.EndOfMessage())
 
     async def send(self, *events: h11.Event) -> None:
         """Send what these events are as bytes.
@@ -287,19 +337,11 @@ class Connection:
     async def _refuse(self, refusal: Refusal, head: h11.Request | None) -> None:
         """Answer in place of the application; nothing more is read of this client."""
         self.is_last = True
-        accept = dict(head.headers).get(b"accept", b"") if head is not None else b""
-        is_json = self.app.config.get("JSON_ERRORS") or accept.startswith(b"application/json")
-        body, told = error_body(refusal.message, is_json=bool(is_json))
-        headers = [*told.items(), ("content-length", str(len(body))), ("connection", "close")]
-        if program := self.app.config.get("PROGRAM"):
-            headers.append(("server", program))
-        if refusal.status == 503:
-            headers.append(("retry-after", "10"))
-        reason = HTTPStatus(refusal.status).phrase
-        answer = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+        later = {"Retry-After": "10"} if refusal.status == 503 else {}
+        request = None if head is None else _request(head, None)
+        answer = self.app.refuse(request, refusal.status, refusal.message, later)
         with trio.move_on_after(self.bounds.send_s):
-            shown = [] if head is not None and head.method == b"HEAD" else [h11.Data(data=body)]
-            await self.send(answer, *shown, h11.EndOfMessage())
+            await self._send(head, answer)
 
     async def _linger(self) -> None:
         """Let the client have the answer before the connection is closed."""
@@ -310,6 +352,17 @@ class Connection:
             await self.stream.send_eof()
             while left > 0 and (data := await self.stream.receive_some(PIECE)):
                 left -= len(data)
+
+
+def _request(head: h11.Request, body: bytearray | None) -> Request:
+    path, _, query = _ABSOLUTE.sub(b"", head.target, count=1).partition(b"?")
+    return Request(
+        head.method.decode().upper(),
+        unquote(path.decode()) if path.startswith(b"/") else "/" + unquote(path.decode()),
+        query.decode("latin1"),
+        {name.decode("latin1"): value.decode("latin1") for name, value in head.headers},
+        None if body is None else bytes(body),
+    )
 
 
 def _check(head: h11.Request) -> None:
@@ -337,90 +390,3 @@ def _check(head: h11.Request) -> None:
         raise Refusal(400, "HTTP/1.1 is spoken here, and nothing else")
     if b"upgrade" in headers and b"websocket" in headers[b"upgrade"].lower():
         raise Refusal(426, "WebSocket is not spoken here: ask without Upgrade")
-
-
-@attrs.define(eq=False)
-class _Exchange:
-    """One request in the application, as ASGI has it.
-
-    Mutable state: the body until it is handed over; the answer's head until it is sent; whether
-    the answer is whole.
-    """
-
-    connection: Connection
-    request: h11.Request
-    _body: bytearray | None
-    _head: h11.Response | None = None
-    _is_whole: bool = False
-
-    async def run(self) -> None:
-        """Have the application answer.
-
-        Raises:
-          Gone: no answer or half of one was sent, so the connection must end.
-        """
-        try:
-            await self.connection.app(self._scope(), self._receive, self._send)
-        except* (Gone, trio.BrokenResourceError, trio.ClosedResourceError):
-            raise Gone from None
-        if not self._is_whole:
-            raise Gone
-
-    def _scope(self) -> HTTPScope:
-        head = self.request
-        target = _ABSOLUTE.sub(b"", head.target, count=1)
-        path, _, query = target.partition(b"?")
-        if not path.startswith(b"/"):
-            path = b"/" + path
-        stream = self.connection.stream
-        is_tls = isinstance(stream, trio.SSLStream)
-        return {
-            "type": "http",
-            "asgi": {"spec_version": "2.1", "version": "3.0"},
-            "http_version": head.http_version.decode(),
-            "method": head.method.decode().upper(),
-            "scheme": "https" if is_tls else "http",
-            "path": unquote(path.decode()),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": list(head.headers),
-            "client": None,
-            "server": None,
-            "state": cast(Any, {}),
-            "extensions": {},
-        }
-
-    async def _receive(self) -> ASGIReceiveEvent:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": cast(bytes, body), "more_body": False}
-        await self.connection.disconnected()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self._head = self._answer(message)
-        elif message["type"] == "http.response.body" and not self._is_whole:
-            await self._send_body(message.get("body", b""), message.get("more_body", False))
-
-    async def _send_body(self, data: bytes, has_more: bool) -> None:
-        events = list[h11.Event]()
-        if self._head is not None:
-            events.append(self._head)
-            self._head = None
-        if data and self.request.method != b"HEAD":
-            events.append(h11.Data(data=bytes(data)))
-        if not has_more:
-            events.append(h11.EndOfMessage())
-        await self.connection.send(*events)
-        self._is_whole = not has_more
-
-    def _answer(self, message: Any) -> h11.Response:
-        headers = [(bytes(name).lower(), bytes(value)) for name, value in message["headers"]]
-        if self.connection.is_last or not self.connection.can_go_on:
-            self.connection.is_last = True
-            headers.append((b"connection", b"close"))
-        status = int(message["status"])
-        reason = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
-        return h11.Response(status_code=status, headers=headers, reason=reason)

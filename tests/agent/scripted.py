@@ -15,6 +15,7 @@ from rebalancer.agent.statefile import StoredAssignment
 from rebalancer.config import AgentConfig, read_agent
 from rebalancer.wire import PENDING, Dialect, Task
 from tests.sources import ASSIGNMENT, OWNER, Answer, Source, open_source, uuid
+from tests.web import Client
 
 
 def stored_of(
@@ -105,5 +106,5 @@ async def open_rig(
         agent.worker.resume()
         async with trio.open_nursery() as work:
             work.start_soon(agent.worker.run)
-            yield Rig(agent, make_api(agent).test_client(), folder, source)
+            yield Rig(agent, Client(make_api(agent)), folder, source)
             work.cancel_scope.cancel()

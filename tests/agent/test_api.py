@@ -20,6 +20,7 @@ from rebalancer.metrics import metrics_app
 from rebalancer.threads import THREADS, Work
 from tests.agent.scripted import Rig, open_rig
 from tests.sources import ASSIGNMENT, Answer, ok, task, uuid
+from tests.web import Client
 
 A = b"first object"
 REFUSED = Answer(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
@@ -190,7 +191,7 @@ async def test_a_bad_state_file_does_not_stop_the_agent(tmp_path: Path) -> None:
     async with open_rig(tmp_path, answer) as rig:
         assert await rig.outcome(task(1, A)) == {}
         status = await (await rig.client.get("/status")).get_json()
-        metrics = await (await metrics_app(rig.agent.metrics.registry).test_client().get("/")).data
+        metrics = (await Client(metrics_app(rig.agent.metrics.registry)).get("/")).content
 
     assert (tmp_path / "state" / "quarantine" / uuid(70)).exists()
     assert uuid(70) in status["last_errors"][0]
@@ -209,7 +210,7 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
         status = await reply.get_json()
         pong = await (await rig.client.get("/ping")).get_json()
 
-    assert reply.headers["Server"] == f"rebalancer-agent {status['version']}"
+    assert rig.client.app.program == f"rebalancer-agent {status['version']}"
     assert pong == {"ping": "pong", "version": status["version"]}
     assert (status["waiting"], status["running"]) == (0, [])
     assert status["bytes_received"] == len(A)
@@ -229,7 +230,7 @@ async def test_both_families_of_metrics_count(tmp_path: Path) -> None:
         await rig.client.delete(f"/assignments/{ASSIGNMENT}")
         await rig.post([task(1, A)], uuid(70))
         await rig.finish(uuid(70))
-        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        reply = await Client(metrics_app(rig.agent.metrics.registry)).get("/metrics")
         text = await reply.get_data(as_text=True)
 
     found = {
@@ -274,7 +275,7 @@ async def test_the_older_metrics_can_be_left_out(tmp_path: Path) -> None:
 
     async with open_rig(tmp_path, answer, change=change) as rig:
         await rig.outcome(task(1, A), task(9, A))
-        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        reply = await Client(metrics_app(rig.agent.metrics.registry)).get("/metrics")
         names = {
             family.name for family in text_string_to_metric_families(await reply.get_data(True))
         }
@@ -417,7 +418,7 @@ async def test_what_is_refused_is_counted(tmp_path: Path) -> None:
             await rig.post([task(1, A)])
         for body in (b"{", b"[]", b'{"id": 5}'):
             await rig.client.post("/assignments", data=body)
-        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        reply = await Client(metrics_app(rig.agent.metrics.registry)).get("/metrics")
         text = await reply.get_data(as_text=True)
 
     counts = {
@@ -432,7 +433,7 @@ async def test_what_is_refused_is_counted(tmp_path: Path) -> None:
 async def test_histograms_have_the_rewrites_buckets(tmp_path: Path) -> None:
     """A second to an hour for an assignment, 10 ms to a minute for an object."""
     async with open_rig(tmp_path, answer) as rig:
-        reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+        reply = await Client(metrics_app(rig.agent.metrics.registry)).get("/metrics")
         text = await reply.get_data(as_text=True)
     buckets: dict[str, list[str]] = {}
     for family in text_string_to_metric_families(text):
@@ -501,7 +502,7 @@ async def test_a_disk_that_hangs_holds_up_no_answer(
                 told = [await rig.client.get(f"/assignments/{ASSIGNMENT}")]
                 told += [await rig.client.get(path) for path in ("/assignments", "/ping")]
                 told.append(await rig.client.delete(f"/assignments/{ASSIGNMENT}"))
-                reply = await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
+                reply = await Client(metrics_app(rig.agent.metrics.registry)).get("/metrics")
                 text = await reply.get_data(as_text=True)
         finally:
             released.set()

@@ -19,6 +19,7 @@ from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
 from tests.agent.scripted import Rig, open_rig
 from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
+from tests.web import Client
 
 SMALL, LARGE = b"a small object", os.urandom(3 << 20)
 NO_SPACE = {"Failed": "DestinationInsufficientSpace"}
@@ -252,9 +253,9 @@ async def test_a_disk_that_is_read_only(tmp_path: Path, disk: Any, content: byte
 
 
 async def metric(rig: Rig, name: str) -> float:
-    text = await (
-        await metrics_app(rig.agent.metrics.registry).test_client().get("/metrics")
-    ).get_data(as_text=True)
+    text = await (await Client(metrics_app(rig.agent.metrics.registry)).get("/metrics")).get_data(
+        as_text=True
+    )
     samples = (s for family in text_string_to_metric_families(text) for s in family.samples)
     return next(sample.value for sample in samples if sample.name == name)
 

@@ -19,6 +19,7 @@ from rebalancer.metrics import metrics_app
 from rebalancer.wire import PENDING, Dialect, Task
 from tests.agent.scripted import Rig, open_rig, stored_of
 from tests.sources import OWNER, Answer, md5, ok, task, uuid
+from tests.web import Client
 
 A = b"an object"
 NAMES = [uuid(70 + number) for number in range(4)]
@@ -205,7 +206,7 @@ async def test_a_broken_file_that_is_asked_for_is_unknown(tmp_path: Path, folder
         (store.folder / folder / uuid(1)).write_bytes(b"no database" * 500)
         replies = [await rig.client.get(f"/assignments/{uuid(1)}") for _ in "12"]
         listed = await (await rig.client.get("/assignments")).get_json()
-        registry = metrics_app(rig.agent.metrics.registry).test_client()
+        registry = Client(metrics_app(rig.agent.metrics.registry))
         metrics = await (await registry.get("/")).get_data(as_text=True)
 
     assert [reply.status_code for reply in replies] == [404, 404]

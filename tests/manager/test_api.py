@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from quart_trio import QuartTrio
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.daemon import Listen, listen
@@ -29,7 +28,9 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.runner import Runner
 from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import storage_nodes
+from rebalancer.serving.app import Answer, App, Request
 from tests.manager.world import NODES, record
+from tests.web import Client
 
 UUID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 
@@ -91,19 +92,19 @@ def storage_records() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name} in {datacenter}", heartbeat(name, datacenter)
 
 
-def refusing_agents(begin: trio.Event | None = None) -> QuartTrio:
+def refusing_agents(begin: trio.Event | None = None) -> App:
     """The agents of all nodes, which answer, and refuse every assignment; not before `begin`."""
-    app = QuartTrio(__name__)
+    app = App("agents", 1 << 20)
 
     @app.get("/ping")
-    async def ping() -> str:
-        return ""
+    async def ping(_request: Request) -> Answer:
+        return Answer()
 
     @app.post("/assignments")
-    async def refuse() -> tuple[str, int]:
+    async def refuse(_request: Request) -> Answer:
         if begin is not None:
             await begin.wait()
-        return "no such thing is taken here", 400
+        return Answer(b"no such thing is taken here", 400)
 
     return app
 
@@ -114,7 +115,7 @@ async def open_rig(
     *,
     objects: int = 0,
     also: tuple[str, ...] = (),
-    agents: QuartTrio | None = None,
+    agents: App | None = None,
     **changes: Any,
 ) -> AsyncIterator[Rig]:
     """A manager with one shard of `objects` objects, whose agents are not there but for `agents`.
@@ -159,7 +160,7 @@ async def open_rig(
             api = make_api(Jobs(index, runner), metrics)
             async with trio.open_nursery() as work:
                 work.start_soon(runner.run)
-                yield Rig(api.test_client(), runner, folder, api)
+                yield Rig(Client(api), runner, folder, api)
                 work.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     store.close()

@@ -1,5 +1,6 @@
 """Walking storinfo's list, as the real one pages it and breaks it."""
 
+import json
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,8 +10,6 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from quart import Response, request
-from quart_trio import QuartTrio
 from structlog.testing import capture_logs
 
 from rebalancer.daemon import Listen, listen
@@ -19,6 +18,8 @@ from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers.http import HttpClient, open_http
 from rebalancer.peers.storinfo import MOST, LeftOut, read_nodes, storage_nodes
+from rebalancer.serving.app import Answer, App, Request
+from tests.web import Client
 
 
 def node(number: int, **changes: Any) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def node(number: int, **changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(app: QuartTrio) -> AsyncIterator[tuple[HttpClient, str]]:
+async def serving(app: App) -> AsyncIterator[tuple[HttpClient, str]]:
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
         where = await listen(nursery, app, Listen("127.0.0.1", 0), stopping)
@@ -49,10 +50,7 @@ async def test_every_page_is_read(count: int) -> None:
     """Whatever the number of nodes; the first page is asked for without a cursor."""
     asked: list[dict[str, str]] = []
     app = make_storinfo_app(lambda: [node(number) for number in range(1, count + 1)])
-
-    @app.before_request
-    async def note() -> None:
-        asked.append(dict(request.args))
+    app.on_request = lambda request: asked.append(request.parameters)
 
     async with serving(app) as (http, where):
         found = await storage_nodes(http, where)
@@ -62,15 +60,15 @@ async def test_every_page_is_read(count: int) -> None:
     assert found[:1] == [StorageNode("1.stor.lab", "dc1", 1, 12, 1700000000000)][:count]
 
 
-def scripted(pages: list[Any]) -> QuartTrio:
+def scripted(pages: list[Any]) -> App:
     """An app that answers each request with the next of `pages`: a list, or a status."""
-    app = QuartTrio(__name__)
+    app = App("storinfo", 0)
     left = list(pages)
 
     @app.get("/storagenodes")
-    async def nodes() -> Any:
+    async def nodes(_request: Request) -> Answer:
         page = left.pop(0) if left else 500
-        return Response("", status=page) if isinstance(page, int) else page
+        return Answer(b"", page) if isinstance(page, int) else Answer(json.dumps(page).encode())
 
     return app
 
@@ -135,7 +133,7 @@ async def test_one_bad_entry_does_not_hide_the_others() -> None:
 )
 async def test_the_regions_storinfo_answers_as_the_real_one(query: str, status: int) -> None:
     """Its limits, its errors, and the Link to the next page."""
-    client = make_storinfo_app(lambda: [node(n) for n in range(1, 151)]).test_client()
+    client = Client(make_storinfo_app(lambda: [node(n) for n in range(1, 151)]))
     reply = await client.get(f"/storagenodes?{query}")
     body = await reply.get_json()
 
@@ -149,7 +147,7 @@ async def test_the_regions_storinfo_answers_as_the_real_one(query: str, status: 
 
 async def test_single_nodes_and_flush() -> None:
     """The other routes of storinfo."""
-    client = make_storinfo_app(lambda: [node(1)]).test_client()
+    client = Client(make_storinfo_app(lambda: [node(1)]))
 
     assert await (await client.get("/storagenodes/1.stor.lab")).get_json() == node(1)
     assert (await client.get("/storagenodes/2.stor.lab")).status_code == 404
@@ -247,10 +245,7 @@ async def test_bad_entries_do_not_end_a_walk() -> None:
     full = [*FIRST[:-1], node(500, timestamp="x", manta_storage_id="5 ö/.stor")]
     asked: list[dict[str, str]] = []
     app = scripted([full, SECOND])
-
-    @app.before_request
-    async def note() -> None:
-        asked.append(dict(request.args))
+    app.on_request = lambda request: asked.append(request.parameters)
 
     async with serving(app) as (http, where):
         found = await storage_nodes(http, where)

@@ -3,7 +3,7 @@
 import errno
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -12,13 +12,12 @@ import pytest
 import structlog
 import trio
 import trustme
-from quart import Response, request
-from quart_trio import QuartTrio
 from structlog.testing import capture_logs
 
 from rebalancer import daemon
-from rebalancer.daemon import Listen, body_json, listen, make_app, require_token
+from rebalancer.daemon import Listen, body_json, listen, require_token
 from rebalancer.errors import StoreError
+from rebalancer.serving.app import Answer, App, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.tokens import Token
 
@@ -32,58 +31,62 @@ PRIORITIES = b"".join(
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
 
-def some_app() -> QuartTrio:
-    app = make_app(__name__, "program 1.2", 1 << 20)
-    app.config["CAME"], left = list[str](), trio.Event()
-    app.config["LEFT"] = left
+@attrs.define(eq=False)
+class SomeApp(App):
+    """What came to it, and whether one left."""
+
+    came: list[str] = attrs.field(factory=list)
+    left: trio.Event = attrs.field(factory=trio.Event)
+
+
+def some_app() -> SomeApp:
+    app = SomeApp("program 1.2", 1 << 20)
 
     @app.get("/ping")
-    async def ping() -> Response:
-        return Response("pong")
+    async def ping(_request: Request) -> Answer:
+        return Answer(b"pong")
 
     @app.post("/echo")
-    async def echo() -> Response:
-        return Response(str(await body_json()))
+    async def echo(request: Request) -> Answer:
+        return Answer(str(await body_json(request)).encode())
 
     @app.get("/much")
-    async def much() -> Response:
-        async def pieces() -> AsyncIterator[bytes]:
+    async def much(_request: Request) -> Answer:
+        async def pieces() -> AsyncGenerator[bytes, None]:
             while True:
                 yield b"x" * 65536
 
-        response = Response(pieces())
-        response.timeout = None
-        return response
+        return Answer(pieces())
 
     @app.get("/deep")
-    async def deep() -> Response:
-        async def pieces() -> AsyncIterator[bytes]:
+    async def deep(_request: Request) -> Answer:
+        async def pieces() -> AsyncGenerator[bytes, None]:
             yield b"x"
             raise RecursionError
 
-        return Response(pieces())
+        return Answer(pieces())
 
     @app.get("/removed")
-    async def removed() -> Response:
-        async def pieces() -> AsyncIterator[bytes]:
+    async def removed(_request: Request) -> Answer:
+        async def pieces() -> AsyncGenerator[bytes, None]:
             yield b"x"
             raise StoreError("no such file")
 
-        return Response(pieces())
+        return Answer(pieces())
 
     @app.get("/soon")
-    async def soon() -> Response:
-        app.config["CAME"].append(request.path)
+    async def soon(request: Request) -> Answer:
+        app.came.append(request.path)
         await trio.sleep(0.5)
-        return Response("now")
+        return Answer(b"now")
 
     @app.get("/long")
-    async def long() -> Response:
-        app.config["CAME"].append(request.path)
+    async def long(request: Request) -> Answer:
+        app.came.append(request.path)
         try:
             await trio.sleep_forever()
         finally:
-            left.set()
+            app.left.set()
 
     return app
 
@@ -95,7 +98,7 @@ class Port:
     host: str
     port: int
     stopping: trio.Event
-    app: QuartTrio
+    app: SomeApp
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream(self.host, self.port)
@@ -136,7 +139,7 @@ async def read_answer(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 @asynccontextmanager
-async def served(app: QuartTrio | None = None, **bounds: Any) -> AsyncIterator[Port]:
+async def served(app: SomeApp | None = None, **bounds: Any) -> AsyncIterator[Port]:
     app, stopping = app or some_app(), trio.Event()
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -255,6 +258,7 @@ async def test_requests_follow_one_another_on_a_connection() -> None:
 
     found = re.findall(rb"HTTP/1.1 (\d+)", answer)
     assert found == [b"200", b"200", b"200", b"200", b"404", b"200", b"200"]
+    assert answer.count(b"\r\nserver: program 1.2\r\n") == len(found)
     assert b"[1, 2]" in answer
     assert b"[3]" in answer
 
@@ -290,7 +294,7 @@ async def test_a_request_under_way_keeps_its_connection() -> None:
         first, second = [await stack.enter_async_context(await port.connect()) for _ in range(2)]
         for stream in (first, second):
             await stream.send_all(get("/long"))
-        while len(port.app.config["CAME"]) < 2:  # noqa: ASYNC110
+        while len(port.app.came) < 2:  # noqa: ASYNC110
             await trio.sleep(0.01)
         third = await stack.enter_async_context(await port.connect())
         await third.send_all(PING)
@@ -305,7 +309,7 @@ async def test_room_is_found_when_all_were_busy_and_are_idle_now() -> None:
     """Nobody waits for a connection to be closed that is kept for requests to come."""
     async with served(connections=1, patience_s=0.0) as port, await port.connect() as first:
         await first.send_all(get("/soon"))
-        while not port.app.config["CAME"]:  # noqa: ASYNC110
+        while not port.app.came:  # noqa: ASYNC110
             await trio.sleep(0.01)
         async with await port.connect() as second:
             await second.send_all(PING)
@@ -383,7 +387,7 @@ async def test_a_request_ends_with_its_client() -> None:
         async with await port.connect() as stream:
             await stream.send_all(get("/long"))
             await trio.sleep(0.1)
-        await port.app.config["LEFT"].wait()
+        await port.app.left.wait()
 
 
 async def test_a_body_that_will_be_refused_is_not_read() -> None:
@@ -407,7 +411,7 @@ async def test_large_bodies_have_so_much_memory_together() -> None:
     """Who comes when it is taken is told to come again; it is free again afterwards."""
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 499000\r\n\r\n"
     app = some_app()
-    app.config["MAX_CONTENT_LENGTH"] = 500_000
+    app.max_body_bytes = 500_000
     async with served(app, small_body_bytes=1000, bodies_bytes=1_000_000, patience_s=60.0) as port:
         async with AsyncExitStack() as stack:
             first, second, third = [

@@ -1,0 +1,231 @@
+"""An application answers requests: by the handler of a route, or by what its exceptions mean.
+
+Routes are few and plain, so this is all that there is of a framework.  No I/O.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import attrs
+
+from rebalancer.errors import BodyTooLarge, RebalancerError, RequestError, Unavailable, leaves
+from rebalancer.log import get_logger
+from rebalancer.serving.errors import error_body
+
+NOT_FOUND = (
+    "The requested URL was not found on the server. "
+    "If you entered the URL manually please check your spelling and try again."
+)
+NOT_ALLOWED = "The method is not allowed for the requested URL."
+TOO_LARGE = "The data value transmitted exceeds the capacity limit."
+
+log = get_logger()
+
+
+@attrs.define(eq=False)
+class Request:
+    """A request that was read whole."""
+
+    method: str
+    #: Decoded; `query` is not.
+    path: str
+    query: str = ""
+    #: By names in lower case.
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    #: None if it is larger than the application takes.
+    content: bytes | None = b""
+
+    @property
+    def body(self) -> bytes:
+        """Return the body.
+
+        Raises:
+          BodyTooLarge: it is larger than is taken.
+        """
+        if self.content is None:
+            raise BodyTooLarge(TOO_LARGE)
+        return self.content
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the parameters of the query, in order."""
+        return parse_qsl(self.query, keep_blank_values=True, errors="replace")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters of the query, the first of each name."""
+        return dict(reversed(self.pairs))
+
+    @property
+    def prefers_json(self) -> bool:
+        """Tell whether Accept names application/json explicitly and first."""
+        first = self.headers.get("accept", "").split(",")[0].split(";")[0].strip()
+        return first == "application/json"
+
+
+@attrs.define(eq=False)
+class Answer:
+    """An answer: whole, or in pieces as they come."""
+
+    body: bytes | AsyncGenerator[bytes, None] = b""
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def error(
+        cls, status: int, message: str, headers: Mapping[str, str], *, is_json: bool
+    ) -> "Answer":
+        """Return the answer that tells of an error."""
+        body, told = error_body(message, is_json=is_json)
+        content_type = told.pop("Content-Type")
+        return cls(body, status, content_type, {**told, **headers})
+
+
+Handler = Callable[..., Awaitable[Answer]]
+_H = TypeVar("_H", bound=Handler)
+#: Turns an exception that is no `RequestError` into one, if it is known what it means.
+Meaning = Callable[[Exception, Request], RequestError | None]
+
+
+@attrs.frozen
+class Route:
+    """A method and a path, of which parts like `<name>` may be anything; and who answers.
+
+    A `brief` one is answered at once, or by what goes on even if the client goes.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    is_brief: bool
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """Return the parts of the path."""
+        return tuple(self.path.split("/"))
+
+    @property
+    def name(self) -> str:
+        """Return the name of the handler."""
+        return getattr(self.handler, "__name__", "")
+
+    def matches(self, parts: list[str]) -> bool:
+        """Tell whether the path of these parts is of this route."""
+        return len(parts) == len(self.parts) and all(
+            mine == part or (mine[:1] == "<" and part != "")
+            for mine, part in zip(self.parts, parts, strict=True)
+        )
+
+    def named(self, parts: list[str]) -> list[str]:
+        """Return what stands in the places of names."""
+        return [part for mine, part in zip(self.parts, parts, strict=True) if mine[:1] == "<"]
+
+
+@attrs.define(eq=False)
+class App:
+    """An application: routes, and what is alike for all of them.
+
+    Errors are told as text, as the predecessors' were, unless the client or `errors_are_json`
+    wants JSON.  Mutable state: the routes, until it is served.
+    """
+
+    #: For the header `Server`.
+    program: str
+    max_body_bytes: int
+    errors_are_json: bool = False
+    #: Whether a slash may follow a path.
+    takes_slash: bool = False
+    #: Called with each request.
+    on_request: Callable[[Request], None] = lambda _request: None
+    #: Tells whether a request of this path and this `Authorization` is answered at all.
+    admits: Callable[[str, str], bool] = lambda _path, _given: True
+    meaning: Meaning = lambda _exc, _request: None
+    routes: list[Route] = attrs.field(factory=list)
+
+    def _add(self, method: str, path: str, is_brief: bool) -> Callable[[_H], _H]:
+        def add(handler: _H) -> _H:
+            self.routes.append(Route(method, path, handler, is_brief))
+            return handler
+
+        return add
+
+    def get(self, path: str, *, brief: bool = False) -> Callable[[_H], _H]:
+        """Have a handler answer GET, and HEAD, of this path."""
+        return self._add("GET", path, brief)
+
+    def post(self, path: str, *, brief: bool = False) -> Callable[[_H], _H]:
+        """Have a handler answer POST of this path."""
+        return self._add("POST", path, brief)
+
+    def put(self, path: str, *, brief: bool = False) -> Callable[[_H], _H]:
+        """Have a handler answer PUT of this path."""
+        return self._add("PUT", path, brief)
+
+    def delete(self, path: str, *, brief: bool = False) -> Callable[[_H], _H]:
+        """Have a handler answer DELETE of this path."""
+        return self._add("DELETE", path, brief)
+
+    def begin(self, request: Request) -> tuple[bool, Awaitable[Answer]]:
+        """Return the answer to come, and whether it comes whether or not the client stays."""
+        parts = request.path.split("/")
+        if self.takes_slash and len(parts) > 2 and not parts[-1]:
+            del parts[-1]
+        method = "GET" if request.method == "HEAD" else request.method
+        of_path = [route for route in self.routes if route.matches(parts)]
+        for route in of_path:
+            if route.method == method:
+                return route.is_brief, self._answer(request, route.handler, route.named(parts))
+        return True, self._answer(request, partial(self._unrouted, of_path), [])
+
+    async def _answer(self, request: Request, handler: Handler, named: Iterable[str]) -> Answer:
+        try:
+            self.on_request(request)
+            if not self.admits(request.path, request.headers.get("authorization", "")):
+                challenge = {"WWW-Authenticate": "Bearer"}
+                text = "a valid token is required: Authorization: Bearer"
+                return self.refuse(request, 401, text, challenge)
+            return await handler(request, *named)
+        except Exception as exc:
+            return self._failed(request, exc)
+
+    async def _unrouted(self, of_path: list[Route], request: Request) -> Answer:
+        """Answer a request that no route is for, where those `of_path` want other methods."""
+        if not of_path:
+            return self.refuse(request, 404, NOT_FOUND)
+        methods = {"OPTIONS"}
+        for route in of_path:
+            methods |= {"GET", "HEAD"} if route.method == "GET" else {route.method}
+        allow = {"Allow": ", ".join(sorted(methods))}
+        if request.method == "OPTIONS":
+            return Answer(content_type="text/plain; charset=utf-8", headers=allow)
+        return self.refuse(request, 405, NOT_ALLOWED, allow)
+
+    def _failed(self, request: Request, exc: Exception) -> Answer:
+        """Return the answer to a request that met an exception."""
+        told = exc
+        if isinstance(exc, ExceptionGroup):
+            found = list(leaves(exc))
+            if all(isinstance(one, RebalancerError) for one in found):
+                told = found[0]
+        error = told if isinstance(told, RequestError) else self.meaning(told, request)
+        if error is None:
+            log.error("request failed", path=request.path, exc_info=exc)
+            return self.refuse(request, 500, "internal error: see the log")
+        later = {}
+        if isinstance(error, Unavailable):
+            later["Retry-After"] = str(error.retry_after_s)
+        return self.refuse(request, error.status, str(error), later)
+
+    def refuse(
+        self,
+        request: Request | None,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Return the answer that tells of an error, in the form that the client wants."""
+        is_json = self.errors_are_json or (request is not None and request.prefers_json)
+        return Answer.error(status, message, headers or {}, is_json=is_json)
