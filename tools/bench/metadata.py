@@ -247,7 +247,8 @@ async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Mov
     found = []
     for value in values:
         key, row = value["key"], shard.get("manta", value["key"])
-        one = action.read(shard=1, key=key, etag=row["_etag"], text=json.dumps(row["value"]))
+        text = json.dumps(row["value"], separators=(",", ":"))  # as a shard has it
+        one = action.read(shard=1, key=key, etag=row["_etag"], text=text)
         assert one is not None
         found.append(one)
     await store.found(found, ScanPosition(1, "_id", len(found), len(found)))
