@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import attrs
-
 from rebalancer.domain.objects import (
     RecordError,
     Shark,
@@ -18,10 +16,12 @@ from rebalancer.domain.objects import (
 )
 from rebalancer.jsontext import dumps
 
-_KEY = '"sharks":'
-#: As every component of Manta writes it; control characters would be no JSON.
-_ENTRY = re.compile(r'\{"datacenter":"([^"\x00-\x1f]*)","manta_storage_id":"([^"\x00-\x1f]*)"\}')
-_ENTRIES = re.compile(rf"\[{_ENTRY.pattern}(?:,{_ENTRY.pattern})*\]")
+#: As every component of Manta writes them: the name of the list, the name and what is before its
+#: first entry, what is between two entries, and what is within the braces of one.
+_NAME, _LIST, _BETWEEN = '"sharks"', '"sharks":[{', "},{"
+_ENTRY = re.compile(r'"datacenter":"[^"\\\x00-\x1f]*","manta_storage_id":"([^"\\\x00-\x1f]*)"')
+#: What begins a letter that is spelled by its number.
+_SPELLED = "\\u"
 
 
 class Verdict(enum.Enum):
@@ -85,22 +85,31 @@ def splice(text: str, old: str, new: Shark) -> str | None:
     `text` is JSON that has a list `sharks` at its top, as discovery found it.  None: it takes a
     parser to tell where that list is, or whether it may be rewritten.
     """
-    # Without a backslash every quote begins or ends a string; so what follows is the only key of
-    # that name, at any depth.
-    begin = text.rfind(_KEY)
-    if begin < 0 or "\\" in text or text.find('"sharks"') != begin:
+    # Unless a letter of it is spelled by its number, the name of the list is in the text, and if
+    # nothing else looks like it, this is where.
+    begin = text.find(_NAME)
+    if not text.startswith(_LIST, begin):
         return None
-    whole = _ENTRIES.match(text, begin + len(_KEY))
-    if whole is None:
+    begin += len(_LIST)
+    end = text.find("}]", begin)
+    if end < 0 or _NAME in text[begin:] or _SPELLED in text:
         return None
-    entries = list(_ENTRY.finditer(text, *whole.span()))
-    names = [entry[2] for entry in entries]
-    if names.count(old) != 1 or new.manta_storage_id in names or not all(map(is_storage_id, names)):
+    entries = text[begin:end].split(_BETWEEN)
+    names = [_name_in(entry) for entry in entries]
+    if None in names or names.count(old) != 1 or new.manta_storage_id in names:
         return None
-    entry = entries[names.index(old)]
-    return text[: entry.start()] + _entry_of(new) + text[entry.end() :]
+    entries[names.index(old)] = _entry_of(new.datacenter, new.manta_storage_id)
+    return f"{text[:begin]}{_BETWEEN.join(entries)}{text[end:]}"
+
+
+# A region has a thousand storage nodes, and each record two.
+@lru_cache(4096)
+def _name_in(entry: str) -> str | None:
+    """The name in an entry's text without its braces, if it is as usual and can be a node's."""
+    found = _ENTRY.fullmatch(entry)
+    return found[1] if found is not None and is_storage_id(found[1]) else None
 
 
 @lru_cache(4096)
-def _entry_of(shark: Shark) -> str:
-    return dumps(attrs.asdict(shark))
+def _entry_of(datacenter: str, name: str) -> str:
+    return dumps({"datacenter": datacenter, "manta_storage_id": name})[1:-1]
