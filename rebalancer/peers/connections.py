@@ -3,8 +3,8 @@
 import select
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -31,7 +31,7 @@ class AnswerFailed(Exception):
     """No whole answer came, and it is not known what became of the request."""
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Place:
     """Where to connect to; `tls_name` is what a certificate must be for, None for plain TCP."""
 
@@ -54,6 +54,7 @@ class Connection:
     Mutable state: what h11 knows of the exchange, and since when the connection is not used.
     """
 
+    place: Place
     stream: Stream
     silence_s: float
     kept_at: float = 0.0
@@ -75,15 +76,13 @@ class Connection:
         except (ValueError, h11.LocalProtocolError) as exc:
             raise ConnectionFailed(f"it cannot be asked: {exc}") from exc
         parts += [self._send(h11.Data(body)), self._send(h11.EndOfMessage())]
-        try:
-            with trio.fail_after(self.silence_s):
-                # In one write: the deployed manager, which reads a head and then looks once for a
-                # body, waits for ever for one that is not there yet.
-                await self.stream.send_all(b"".join(parts))
-        except trio.TooSlowError as exc:
-            raise AnswerFailed(f"it took nothing for {self.silence_s:g} s") from exc
-        except trio.BrokenResourceError:
-            pass  # it may have answered before it had all
+        with trio.move_on_after(self.silence_s) as waiting, suppress(trio.BrokenResourceError):
+            # In one write: the deployed manager, which reads a head and then looks once for a
+            # body, waits for ever for one that is not there yet.  A peer that goes away may have
+            # answered before it had all.
+            await self.stream.send_all(b"".join(parts))
+        if waiting.cancelled_caught:
+            raise AnswerFailed(f"it took nothing for {self.silence_s:g} s")
         while not isinstance(event := await self._receive(), h11.Response):
             pass  # an interim answer
         fields = {name.decode(): value.decode("latin-1") for name, value in event.headers}
@@ -130,13 +129,13 @@ class Connection:
     async def _receive(self) -> Any:
         try:
             while (event := self._protocol.next_event()) is h11.NEED_DATA:
-                with trio.fail_after(self.silence_s):
+                with trio.move_on_after(self.silence_s) as waiting:
                     data = await self.stream.receive_some()
+                if waiting.cancelled_caught:
+                    raise AnswerFailed(f"silence for {self.silence_s:g} s")
                 if not data and self._protocol.their_state is h11.SEND_RESPONSE:
                     raise AnswerFailed("the connection was closed before an answer")
                 self._protocol.receive_data(bytes(data))
-        except trio.TooSlowError as exc:
-            raise AnswerFailed(f"silence for {self.silence_s:g} s") from exc
         except (trio.BrokenResourceError, h11.RemoteProtocolError) as exc:
             raise AnswerFailed(str(exc)) from exc
         return event
@@ -153,7 +152,7 @@ class Connections:
     most: int
     silence_s: float
     tls: ssl.SSLContext | None
-    _kept: OrderedDict[Connection, Place] = attrs.field(factory=OrderedDict)
+    _kept: OrderedDict[Connection, None] = attrs.field(factory=OrderedDict)
     _by_place: dict[Place, list[Connection]] = attrs.field(factory=dict)
     _turns: trio.Semaphore = attrs.field(init=False)
 
@@ -161,30 +160,34 @@ class Connections:
         """Start with no connection in use."""
         self._turns = trio.Semaphore(self.most)
 
-    @asynccontextmanager
-    async def connected(self, place: Place) -> AsyncIterator[Connection]:
-        """Lend a connection; it is kept afterwards if another request may follow.
+    async def take(self, place: Place) -> Connection:
+        """Lend a connection; `give_back` must follow.
 
         Raises:
           ConnectionFailed: there is none.
         """
-        with trio.move_on_after(self.silence_s) as waiting:
-            await self._turns.acquire()
-        if waiting.cancelled_caught:
-            raise ConnectionFailed(f"all {self.most} connections are in use")
         try:
-            connection = self._take(place) or await self._connect(place)
-            try:
-                yield connection
-            except BaseException:
-                connection.close()
-                raise
-            if connection.be_ready():
-                self._keep(connection, place)
-            else:
-                connection.close()
-        finally:
+            self._turns.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_after(self.silence_s) as waiting:
+                await self._turns.acquire()
+            if waiting.cancelled_caught:
+                raise ConnectionFailed(f"all {self.most} connections are in use") from None
+        try:
+            return self._take_kept(place) or await self._connect(place)
+        except BaseException:
             self._turns.release()
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next request, or close it if it is of no more use."""
+        if connection.be_ready():
+            connection.kept_at = trio.current_time()
+            self._kept[connection] = None
+            self._by_place.setdefault(connection.place, []).append(connection)
+        else:
+            connection.close()
+        self._turns.release()
 
     def close(self) -> None:
         """Close all that are kept."""
@@ -197,9 +200,8 @@ class Connections:
             with trio.fail_after(CONNECT_S):
                 where = place.where
                 plain = await trio.open_tcp_stream(where.host, where.port)
-                if place.tls_name is None:
-                    return Connection(plain, self.silence_s)
-                return Connection(await self._secure(plain, place.tls_name), self.silence_s)
+                stream = await self._secure(plain, place.tls_name) if place.tls_name else plain
+                return Connection(place, stream, self.silence_s)
         except trio.TooSlowError as exc:
             raise ConnectionFailed(f"no connection in {CONNECT_S:g} s") from exc
         except (OSError, trio.BrokenResourceError) as exc:
@@ -207,7 +209,9 @@ class Connections:
         except ValueError as exc:  # a name for which nobody can be asked
             raise ConnectionFailed(f"cannot be looked up: {exc}") from exc
 
-    async def _secure(self, stream: trio.SocketStream, name: str) -> Stream:
+    async def _secure(
+        self, stream: trio.SocketStream, name: str
+    ) -> trio.SSLStream[trio.SocketStream]:
         assert self.tls is not None
         secure = trio.SSLStream(stream, self.tls, server_hostname=name, https_compatible=True)
         try:
@@ -217,7 +221,7 @@ class Connections:
             raise
         return secure
 
-    def _take(self, place: Place) -> Connection | None:
+    def _take_kept(self, place: Place) -> Connection | None:
         self._close_old()
         while kept := self._by_place.get(place):
             connection = kept[-1]
@@ -226,11 +230,6 @@ class Connections:
                 return connection
             connection.close()
         return None
-
-    def _keep(self, connection: Connection, place: Place) -> None:
-        connection.kept_at = trio.current_time()
-        self._kept[connection] = place
-        self._by_place.setdefault(place, []).append(connection)
 
     def _make_room(self) -> None:
         in_use = self.most - self._turns.value
@@ -243,11 +242,11 @@ class Connections:
             self._close(oldest)
 
     def _forget(self, connection: Connection) -> None:
-        place = self._kept.pop(connection)
-        kept = self._by_place[place]
+        del self._kept[connection]
+        kept = self._by_place[connection.place]
         kept.remove(connection)
         if not kept:
-            del self._by_place[place]
+            del self._by_place[connection.place]
 
     def _close(self, connection: Connection) -> None:
         self._forget(connection)

@@ -112,14 +112,12 @@ class HttpClient:
           PeerUnreachable: no answer came; whether the request had its effect is unknown.
           PeerMalformed: the answer is too long.
         """
-        try:
-            with trio.fail_after(within_s):  # a trickling peer is never silent
-                async with self.stream(
-                    method, host, path, port=port, body=body, headers=headers
-                ) as answer:
-                    return await answer.whole()
-        except trio.TooSlowError as exc:
-            raise PeerUnreachable(f"{method} {host}{path}: no answer in {within_s} s") from exc
+        with trio.move_on_after(within_s):  # a trickling peer is never silent
+            async with self.stream(
+                method, host, path, port=port, body=body, headers=headers
+            ) as answer:
+                return await answer.whole()
+        raise PeerUnreachable(f"{method} {host}{path}: no answer in {within_s} s")
 
     @asynccontextmanager
     async def stream(
@@ -142,13 +140,17 @@ class HttpClient:
         lines = [("host", host), ("accept-encoding", "identity")]
         if content:
             lines.append(("content-type", "application/json"))
-        lines += (headers or {}).items()
+        if headers is not None:
+            lines += headers.items()
         if content or method in ("POST", "PUT"):
             lines.append(("Content-Length", str(len(content))))
         try:
-            async with self._connections.connected(self._place(host, port)) as connection:
+            connection = await self._connections.take(self._place(host, port))
+            try:
                 head = await connection.ask(method, path, lines, content)
                 yield Answer(head.status, head.headers, connection, host)
+            finally:
+                self._connections.give_back(connection)
         except (ConnectionFailed, AnswerFailed) as exc:
             failure = PeerUnreachable(f"{method} {host}{path}: {_detail(exc)}")
             failure.was_sent = isinstance(exc, AnswerFailed)

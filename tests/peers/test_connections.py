@@ -102,14 +102,15 @@ async def test_connections_have_a_bound() -> None:
     first, second = Peer(), Peer()
     async with listening(first.serve) as one, listening(second.serve) as other:
         connections = Connections(1, 0.05, None)
-        async with connections.connected(one) as connection:
-            await connection.ask("GET", "/x", [("host", "a")], b"")
-            assert [await connection.piece(), await connection.piece()] == [b"ok", b""]
-        async with connections.connected(other):
-            await first.ended.wait()
-            with pytest.raises(ConnectionFailed, match="all 1 connections are in use"):
-                async with connections.connected(one):
-                    pass
+        connection = await connections.take(one)
+        await connection.ask("GET", "/x", [("host", "a")], b"")
+        assert [await connection.piece(), await connection.piece()] == [b"ok", b""]
+        connections.give_back(connection)
+        connection = await connections.take(other)
+        await first.ended.wait()
+        with pytest.raises(ConnectionFailed, match="all 1 connections are in use"):
+            await connections.take(one)
+        connections.give_back(connection)
     assert (first.connections, second.connections) == (1, 1)
 
 

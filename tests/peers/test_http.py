@@ -43,7 +43,8 @@ async def answering(
 
 
 def answer(status: int, body: str = "", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", body]
+    fields = [f"Content-Length: {len(body)}", "Connection: close", *headers]
+    lines = [f"HTTP/1.1 {status} X", *fields, "", body]
     return "\r\n".join(lines).encode()
 
 
