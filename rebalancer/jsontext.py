@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
 import msgspec
@@ -23,6 +24,8 @@ def dumps(value: Any) -> str:
     Raises:
       ValueError: a number is infinite or none, for which JSON has no form.
     """
+    if type(value) is str:
+        return encode_basestring(value)
     return value if isinstance(value, JsonText) else _ENCODER.encode(value)
 
 

@@ -32,9 +32,14 @@ class Batch:
         self.items.append((obj, source))
         self.size += obj.size
 
+    @property
+    def left(self) -> int:
+        """Bytes of the claim that are not taken; fewer than none if the last object was larger."""
+        return self.claim_limit - self.size
+
     def fits(self, size: int) -> bool:
         """Whether `size` more bytes stay within the claim."""
-        return self.size + size <= self.claim_limit
+        return size <= self.left
 
     def is_full(self, limits: BatchLimits) -> bool:
         """Whether it has all the tasks or bytes it may have."""

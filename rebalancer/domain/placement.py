@@ -98,13 +98,16 @@ def source(obj: MantaObject, origin: Shark, rules: Rules, rng: random.Random) ->
     others = [s for s in obj.sharks if s.manta_storage_id != origin.manta_storage_id]
     own = [origin] if rules.allow_source_evac_shark else []
     bad, away = obj.tried.sources, obj.tried.away
-    for avoided in (bad | away, bad):
-        for known in (others, own):
-            fit = [s for s in known if s.manta_storage_id not in avoided]
-            if fit:
-                return rng.choice(fit)
+    if bad or away:
+        for avoided in (bad | away, bad):
+            for known in (others, own):
+                fit = [s for s in known if s.manta_storage_id not in avoided]
+                if fit:
+                    return rng.choice(fit)
     known = others or own
-    return rng.choice(known) if known else None
+    if len(known) > 1:
+        return rng.choice(known)
+    return known[0] if known else None
 
 
 def choose(
@@ -133,12 +136,14 @@ def choose(
         # Where a region is full, this is every object: one node that lacks room says it all.
         wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
         view = tuple(islice(wanted, 1))
-    # 0: sound, 1: avoided; 2 and 3: the same of those tried before.
-    tiers: list[tuple[int, StorageNode, Outlook]] = []
-    sound = 0
+    tried, most = obj.tried.destinations, rules.max_sharks
+    sound: list[tuple[StorageNode, Outlook]] = []
+    # 1: sound but busy, or avoided; 2 and 3: the same of those tried before.
+    others: list[tuple[int, StorageNode, Outlook]] = []
     for node in view:
         # As `refusal` would say, but for closed datacenters, which are out of view.
-        if node.manta_storage_id in holders:
+        name = node.manta_storage_id
+        if name in holders:
             continue
         outlook = look(node)
         if obj.size > outlook.room:
@@ -147,16 +152,18 @@ def choose(
         if outlook.is_away:
             some_away = True
             continue
-        was_tried = node.manta_storage_id in obj.tried.destinations
-        tier = 2 * was_tried + outlook.is_avoided
-        tiers.append((tier, node, outlook))
-        if tier == 0 and not outlook.is_busy:
-            sound += 1
-            if sound == rules.max_sharks:
-                break
-    if tiers:
-        best = min(tier for tier, _, _ in tiers)
-        fit = [(n, o) for tier, n, o in tiers if tier == best and not o.is_busy]
+        tier = 2 * (name in tried) + outlook.is_avoided
+        if tier or outlook.is_busy:
+            others.append((tier, node, outlook))
+            continue
+        sound.append((node, outlook))
+        if len(sound) == most:
+            break
+    if sound:
+        return Placement(_draw(sound, rng), read_from)
+    if others:
+        best = min(tier for tier, _, _ in others)
+        fit = [(n, o) for tier, n, o in others if tier == best and not o.is_busy]
         return Placement(_draw(fit, rng), read_from) if fit else None
     if some_away:
         return reasons.DESTINATION_UNREACHABLE
@@ -168,5 +175,9 @@ def choose(
 
 def _draw(fit: Sequence[tuple[StorageNode, Outlook]], rng: random.Random) -> StorageNode:
     # An empty object may go where nothing is left.
-    (drawn,) = rng.choices([node for node, _ in fit], [outlook.room + 1 for _, outlook in fit])
-    return drawn
+    left = rng.random() * sum([outlook.room + 1 for _, outlook in fit])
+    for node, outlook in fit:
+        left -= outlook.room + 1
+        if left < 0:
+            return node
+    return fit[-1][0]  # by rounding

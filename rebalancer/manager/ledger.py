@@ -138,10 +138,12 @@ class Ledger:
 
     # --- what the job does ---------------------------------------------------------------
 
-    def claim(self, shark: str, size: int) -> None:
-        """Promise `size` bytes at `shark` to an object."""
+    def claim(self, shark: str, size: int) -> int:
+        """Promise `size` bytes at `shark` to an object; returns what is promised there now."""
         self._claims[shark] += size
-        self._all.account(shark).claimed += size
+        account = self._all.account(shark)
+        account.claimed += size
+        return account.claimed
 
     def posted(self, shark: str) -> None:
         """One more assignment is under way to `shark`."""

@@ -64,11 +64,12 @@ class _Selection:
     excluded: frozenset[str]
     made_at: float
     changes: int
-
-    @property
-    def most(self) -> int:
-        """Objects for which it holds, if nothing else happens."""
-        return self.rules.max_sharks * self.limits.max_tasks
+    #: Objects for which it holds, if nothing else happens.
+    most: int = attrs.field(
+        default=attrs.Factory(
+            lambda made: made.rules.max_sharks * made.limits.max_tasks, takes_self=True
+        )
+    )
 
     def is_of(
         self, nodes: tuple[StorageNode, ...], config: ManagerConfig, excluded: Collection[str]
@@ -102,11 +103,15 @@ class _Placer:
         refused, postponed = list[tuple[str, Reason]](), list[str]()
         self._look_anew()
         for obj in objects:
-            plan = await self._plan(obj)
+            plan = self._choose(obj)
+            if plan is None or plan == reasons.DESTINATION_UNREACHABLE:
+                plan = await self._wait_for_plan(obj, plan)
             if self._job.cancelled.is_set():
                 break
             if isinstance(plan, Placement):
-                await self._add(obj, plan)
+                for batch in self._add(obj, plan):
+                    await self._send(batch)
+                    self._look_anew()
             elif plan == reasons.DESTINATION_UNREACHABLE and not self._is_given_up():
                 self._job.absence.note(self._job.ledger.returns)
                 postponed.append(obj.object_id)
@@ -132,14 +137,15 @@ class _Placer:
 
     # --- choosing ------------------------------------------------------------------------
 
-    async def _plan(self, obj: MantaObject) -> Placement | Reason | None:
+    async def _wait_for_plan(
+        self, obj: MantaObject, plan: Placement | Reason | None
+    ) -> Placement | Reason | None:
         """A destination that is not busy; if all that fit are, one becomes free in time.
 
-        None: the job was cancelled meanwhile.
+        `plan` is what there is at first.  None: the job was cancelled meanwhile.
         """
         try:
             while not self._job.cancelled.is_set():
-                plan = self._choose(obj)
                 is_held = plan == reasons.DESTINATION_UNREACHABLE and self._are_all_away()
                 if plan is not None and not is_held:
                     return plan
@@ -151,6 +157,7 @@ class _Placer:
                     await self._job.ledger.wait_change()
                 await self.flush(everything=False)
                 self._selection = self._select()
+                plan = self._choose(obj)
             return None
         finally:
             self._job.waits.end(DESTINATIONS)
@@ -250,7 +257,7 @@ class _Placer:
         if outlook is None:
             claimed, is_busy, is_avoided = self._job.ledger.look(name)
             batch = self._batches.get(name)
-            left = 0 if batch is None else batch.claim_limit - batch.size
+            left = 0 if batch is None else batch.left
             room = max(left, self._claim_limit(name, claimed))
             is_away = self._job.ledger.is_away(name)
             outlook = Outlook(room, is_busy, is_avoided, is_away)
@@ -263,8 +270,8 @@ class _Placer:
 
     # --- batches -------------------------------------------------------------------------
 
-    async def _add(self, obj: MantaObject, plan: Placement) -> None:
-        """Claim the object's place before anything else can, then send what is full."""
+    def _add(self, obj: MantaObject, plan: Placement) -> list[Batch]:
+        """Claim the object's place before anything else can; returns what is full."""
         name = plan.destination.manta_storage_id
         full = []
         if name in self._batches and not self._batches[name].fits(obj.size):
@@ -272,15 +279,16 @@ class _Placer:
         if name not in self._batches:
             limit = self._claim_limit(name, self._job.ledger.claimed(name))
             self._batches[name] = Batch(plan.destination, trio.current_time(), limit)
-        self._job.ledger.claim(name, obj.size)
+        claimed = self._job.ledger.claim(name, obj.size)
         batch = self._batches[name]
         batch.add(obj, plan.source)
-        del self._outlooks[name]
         if batch.is_full(self._selection.limits):
             full.append(self._batches.pop(name))
-        for batch in full:
-            await self._send(batch)
-            self._look_anew()
+        if not full:  # or how they stand is looked at anew
+            old = self._outlooks[name]
+            room = max(batch.left, self._claim_limit(name, claimed))
+            self._outlooks[name] = Outlook(room, old.is_busy, old.is_avoided, old.is_away)
+        return full
 
     async def _send(self, batch: Batch) -> None:
         destination = batch.destination.shark

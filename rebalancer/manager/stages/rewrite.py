@@ -248,6 +248,10 @@ def _bytes_of(text: str) -> int:
 
 def _pieces(writes: list[tuple[Member, Put]]) -> Iterator[list[tuple[Member, Put]]]:
     """Cut the writes where records that were read anew have become too long for one batch."""
+    if not any(member.was_read for member, _ in writes):
+        if writes:
+            yield writes
+        return
     piece: list[tuple[Member, Put]] = []
     size = 0
     for member, put in writes:

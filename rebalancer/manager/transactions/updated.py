@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import Shark
@@ -42,6 +43,8 @@ def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> N
     """End objects whose records name their copies: nearly all, so in one statement."""
     old = ObjectStatus.POST_PROCESSING
     new = advance(states.OBJECT, old, ObjectEvent.METADATA_WRITTEN)
+    if not numbers:
+        return
     listed = json.dumps(numbers)
     these = "number IN (SELECT value FROM json_each(?))"
     if move_rows(db, tally, old, new, these, listed) != len(numbers):
@@ -96,4 +99,8 @@ def settle_link(
 
 def _stored_record(row: sqlite3.Row) -> StoredRecord:
     number, object_id, key, shard, etag, text, datacenter, name = row
-    return StoredRecord(number, object_id, key, shard, etag, text, Shark(datacenter, name))
+    return StoredRecord(number, object_id, key, shard, etag, text, _shark(datacenter, name))
+
+
+#: Many records have the same destination.
+_shark = lru_cache(4096)(Shark)
