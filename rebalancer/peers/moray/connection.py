@@ -85,6 +85,8 @@ class Connection:
         self._stream = stream
         self._peer = peer
         _prepare(stream)
+        self._room = select.poll()
+        self._room.register(stream.socket.fileno(), select.POLLOUT)
         self.heard_at = trio.current_time()
         self._ids = itertools.count(1)  # never used twice: reuse races with the server
         self._calls: dict[int, _Call] = {}
@@ -181,7 +183,8 @@ class Connection:
         while not self._is_ending:
             with trio.CancelScope() as self._between_messages:
                 await self._has_unsent.wait()
-                await trio.lowlevel.wait_writable(self._stream.socket)
+                if not self._room.poll(0):  # a turn of the event loop less for each message
+                    await trio.lowlevel.wait_writable(self._stream.socket)
             # Without an await from here on, so that what is taken is sent.
             call = self._unsent.popleft() if self._unsent and not self._is_ending else None
             if not self._unsent:

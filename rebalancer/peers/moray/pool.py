@@ -71,9 +71,9 @@ class Pool:
 
     def _tidy(self) -> None:
         self._open = {c: where for c, where in self._open.items() if c.is_usable}
-        surplus = max(len(self._open) - self.limit, 0)
-        for connection in [c for c in self._open if c.in_flight == 0][:surplus]:
-            self._retire(connection)
+        if (surplus := len(self._open) - self.limit) > 0:
+            for connection in [c for c in self._open if c.in_flight == 0][:surplus]:
+                self._retire(connection)
 
     def give_up(self, connection: Connection) -> None:
         """Do without a connection whose server does not answer, and without that server a while."""
