@@ -37,6 +37,8 @@ _STDLIB = {10: 10, 20: 10, 30: 20, 40: 30, 50: 40, 60: 50}
 QUEUE_BYTES = 4 << 20
 #: Bytes of one write: a full disk takes a part of them at most.
 PIECE = 64 << 10
+#: Seconds between two looks for lines, and looks in vain after which one must be woken for them.
+LOOK_S, LOOKS = 0.05, 20
 #: Lines that wait when a process ends are given this many seconds.
 FLUSH_S = 1.0
 #: A message that could be repeated for every request is written once in so many seconds.
@@ -62,7 +64,7 @@ class Sink:
     """A queue of lines on their way to a file descriptor, which a thread writes.
 
     Mutable state, under a lock: the lines that wait, and their size; how many were dropped, in
-    all and since the last line that told of it; whether the thread is writing.
+    all and since the last line that told of it; whether the thread is writing, or must be woken.
     """
 
     def __init__(self, fd: int, most: int = QUEUE_BYTES) -> None:
@@ -73,7 +75,7 @@ class Sink:
         self._untold = 0
         self._lines = deque[bytes]()
         self._size = 0
-        self._is_writing = False
+        self._is_writing = self._is_asleep = False
         self._tell: Callable[[int], bytes] = lambda count: b"%d log lines dropped\n" % count
         #: Whether a part of a line is the last that was written.
         self._is_cut = False
@@ -91,7 +93,8 @@ class Sink:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
-            self._change.notify_all()
+            elif self._is_asleep or self._size > PIECE:
+                self._change.notify_all()
 
     def tell_by(self, tell: Callable[[int], bytes]) -> None:
         """Have `tell` make the line that says how many were dropped."""
@@ -100,6 +103,7 @@ class Sink:
     def flush(self, within_s: float = FLUSH_S) -> None:
         """Wait until all is written, but no longer than `within_s`."""
         with self._change:
+            self._change.notify_all()
             self._change.wait_for(lambda: not (self._lines or self._is_writing), within_s)
 
     def _drop(self, count: int) -> None:
@@ -111,7 +115,7 @@ class Sink:
             with self._change:
                 self._is_writing = False
                 self._change.notify_all()
-                self._change.wait_for(lambda: bool(self._lines))
+                self._gather()
                 lines = self._take()
                 self._is_writing = True
             data = b"".join(lines)
@@ -124,6 +128,19 @@ class Sink:
                 if self._write(told) == len(told):
                     with self._change:
                         self._untold -= untold
+
+    def _gather(self) -> None:
+        """Wait until there are lines.
+
+        While some come now and then, nobody wakes this thread for them: that would cost more than
+        all else about a line.
+        """
+        times = 0
+        while not self._lines:
+            self._is_asleep = times >= LOOKS
+            self._change.wait(None if self._is_asleep else LOOK_S)
+            times += 1
+        self._is_asleep = False
 
     def _take(self) -> list[bytes]:
         """Take the next lines: as many as one write has room for, and one at least."""

@@ -101,11 +101,13 @@ class _Waiting:
     is_last: bool
     over: trio.Event = attrs.field(factory=trio.Event)
 
-    def take(self, index: int) -> Row:
-        task = self.left.pop(index)
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        """Tell of tasks that have ended."""
+        take = self.left.pop
+        ended = [(take(one.index), one) for one in outcomes]
         if not self.left:
             self.over.set()
-        return task
+        self.errand.settle(ended)
 
 
 @attrs.define(eq=False)
@@ -242,11 +244,11 @@ class FetcherLine:
     def _heard(self, message: Message) -> None:
         match message:
             case Report():
-                ended = defaultdict[int, list[tuple[Row, Outcome]]](list)
+                ended = defaultdict[int, list[Outcome]](list)
                 for one in message.outcomes:
-                    ended[one.lot].append((self._lots[one.lot].take(one.index), one))
+                    ended[one.lot].append(one)
                 for number, outcomes in ended.items():
-                    self._lots[number].errand.settle(outcomes)
+                    self._lots[number].end(outcomes)
                 for number in message.pulled:
                     # It may be over already; and the last tasks of several lots are yet to come.
                     if (lot := self._lots.get(number)) is not None and lot.is_last:

@@ -90,7 +90,8 @@ class Report:
     def decode(cls, value: Any) -> "Report":
         """Read what `encode` made."""
         outcomes, pulled, failures = value
-        return cls(tuple(map(Outcome.decode, outcomes)), pulled, failures)
+        made = [Outcome.decode(one) if one[4] else Outcome(*one) for one in outcomes]
+        return cls(tuple(made), pulled, failures)
 
 
 @attrs.frozen

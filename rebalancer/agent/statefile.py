@@ -198,7 +198,7 @@ def image(assignment: StoredAssignment) -> bytes:
     if assignment.is_finished:
         stats = assignment.report(running=False, finished=True).stats
     else:
-        stats = AssignmentStats("Scheduled", failed=0, complete=0, total=len(assignment.tasks))
+        stats = AssignmentStats("Scheduled", failed=0, complete=0, total=len(assignment.rows))
     db = _scratch.database()
     db.deserialize(_empty(assignment.is_legacy))
     db.execute("BEGIN")

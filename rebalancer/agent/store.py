@@ -120,7 +120,9 @@ class AssignmentStore:
             raise Conflict(f"assignment {posted.id} is known already")
         is_saved = False
         try:
-            (error,) = self._replace([stored], self.scheduled)
+            errors = self._replace([stored])
+            self._sync(self.scheduled, errors, [] if errors[0] else [0])
+            (error,) = errors
             is_saved = error is None
         finally:
             if not is_saved:
@@ -136,7 +138,7 @@ class AssignmentStore:
         Those that are finished now are moved to the completed ones.  What the disk does not take
         has its error in the answer; of that, nothing has changed.
         """
-        errors = self._replace(assignments, self.scheduled)
+        errors = self._replace(assignments)
         moved = []
         for index, assignment in enumerate(assignments):
             if errors[index] is None and assignment.is_finished:
@@ -147,11 +149,9 @@ class AssignmentStore:
                     moved.append(index)
                 except OSError as exc:
                     errors[index] = exc
-        if moved:
-            failed = sync_paths([str(self.completed), str(self.scheduled)], self.folder)
-            for failure in failed.values():
-                for index in moved:
-                    errors[index] = failure
+        # A name must be in its new folder before it goes from the old one.
+        self._sync(self.completed, errors, moved)
+        self._sync(self.scheduled, errors, [i for i, error in enumerate(errors) if error is None])
         return [
             None
             if error is None
@@ -159,10 +159,20 @@ class AssignmentStore:
             for assignment, error in zip(assignments, errors, strict=True)
         ]
 
-    def _replace(
-        self, assignments: Sequence[StoredAssignment], folder: Path
-    ) -> list[Exception | None]:
-        """Write files whole and move them to `folder`: all durable, or why not, one by one."""
+    def _sync(self, folder: Path, errors: list[Exception | None], concerned: Sequence[int]) -> None:
+        """Make names in a folder durable, or note why not for those `concerned`."""
+        if concerned:
+            try:
+                sync_path(folder)
+            except OSError as exc:
+                for index in concerned:
+                    errors[index] = exc
+
+    def _replace(self, assignments: Sequence[StoredAssignment]) -> list[Exception | None]:
+        """Write files whole and put them among the scheduled ones; says why not, one by one.
+
+        Their content is durable, their names are not yet.
+        """
         errors: dict[str, Exception] = {}
         written: dict[str, str] = {}
         try:
@@ -177,12 +187,9 @@ class AssignmentStore:
                 errors[written.pop(path)] = failure
             for path, name in list(written.items()):
                 try:
-                    os.rename(path, f"{folder}/{name}")
+                    os.rename(path, f"{self.scheduled}/{name}")
                 except OSError as exc:
                     errors[written.pop(path)] = exc
-            if written:
-                for failure in sync_paths([str(folder)], self.folder).values():
-                    errors.update(dict.fromkeys(written.values(), failure))
         finally:
             # Whatever ended this: what is in its place is not there any more.
             for assignment in assignments:
@@ -197,10 +204,10 @@ class AssignmentStore:
           StoreError: that cannot be seen at the moment.
         """
         # In the direction in which files move, or one could slip by between the two looks.
+        name = assignment_id.lower()
         for folder in (self.scheduled, self.completed):
-            path = folder / assignment_id.lower()
-            if _is_there(path):
-                return path
+            if _is_there(f"{folder}/{name}"):
+                return folder / name
         return None
 
     def load(self, assignment_id: str) -> tuple[StoredAssignment, bool]:
@@ -357,10 +364,14 @@ def _settled(path: Path) -> bytes:
 
 
 def _write_file(path: str, assignment: StoredAssignment) -> None:
-    content = file_image(assignment)
-    with open(path, "wb") as file:
-        file.write(content)
-    os.utime(path, ns=(assignment.received_ns, assignment.received_ns))
+    left = memoryview(file_image(assignment))
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+        os.utime(file, ns=(assignment.received_ns, assignment.received_ns))
+    finally:
+        os.close(file)
 
 
 def _cursors(folder: Path) -> Iterator[Cursor]:
@@ -398,7 +409,7 @@ def _any(path: str | Path) -> bool:
     return True
 
 
-def _is_there(path: Path) -> bool:
+def _is_there(path: str | Path) -> bool:
     try:
         return _any(path)
     except OSError as exc:

@@ -39,6 +39,8 @@ from rebalancer.wire import (
 
 #: Rows of a running assignment are at most this many seconds behind.
 PROGRESS_S = 1.0
+#: Seconds for which an assignment that has ended waits for others to be written with it.
+MOMENT_S = 0.01
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 #: Tasks of waiting assignments that are kept in memory, so that they need not be read again: some
 #: 300 bytes each.
@@ -352,14 +354,22 @@ class Worker:
             ):
                 await self._ended.wait()
             self._ended = trio.Event()
-            now = trio.current_time()
-            if due := [run for run in self._runs.values() if run.due_at() <= now]:
+            if due := self._due():
+                if len(due) < len(self._runs):
+                    # More of them are about to end, and several take hardly longer than one.
+                    await trio.sleep(MOMENT_S)
+                    due = self._due()
+                now = trio.current_time()
                 updated = [run.assignment.updated(run.unwritten) for run in due]
                 written = [set(run.unwritten) for run in due]
                 errors = await run_sync(Work.STORE, self.store.write, updated)
                 took = trio.current_time() - now
                 for run, new, names, error in zip(due, updated, written, errors, strict=True):
                     self._written(run, new, names, error, took)
+
+    def _due(self) -> list[_Run]:
+        now = trio.current_time()
+        return [run for run in self._runs.values() if run.due_at() <= now]
 
     def _written(
         self,
