@@ -302,13 +302,13 @@ class JobStore:
         """The records of an assignment whose objects are copied, as discovered."""
         return await self.database.read(updated.to_update, assignment_id)
 
-    async def settle(self, settled: Iterable[Settled]) -> None:
-        """Record how the metadata updates of objects ended."""
-        await self.database.write(updated.settle, Kept(settled))
+    async def settle(self, settled: Sequence[Settled], finished: str | None = None) -> None:
+        """Record how the metadata updates of objects ended.
 
-    async def finish_assignment(self, assignment_id: str) -> None:
-        """Record that every object of an assignment is settled, so its agent need not keep it."""
-        await self.database.write(assigned.finish, assignment_id)
+        With them every object of the assignment `finished` is settled, so that its agent need not
+        keep it.
+        """
+        await self.database.write(updated.settle, settled, finished)
 
     async def waiting_links(self, after: tuple[int, str]) -> list[StoredRecord]:
         """A page of further records of objects whose copy is at its destination."""

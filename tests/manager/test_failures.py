@@ -559,9 +559,9 @@ async def test_what_has_no_place_in_the_end_is_told_by_its_failures(
         lambda store: store.refuse([(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1),
         lambda store: store.settle([Settled(9, ObjectEvent.METADATA_WRITTEN)]),
         lambda store: store.accepted("a"),
-        lambda store: store.finish_assignment("a"),
+        lambda store: store.settle((), "a"),
     ],
-    ids=["assign", "refuse", "settle", "accepted", "finish_assignment"],
+    ids=["assign", "refuse", "settle", "accepted", "finished"],
 )
 async def test_an_update_that_touches_no_row_is_an_error(tmp_path: Path, change: Any) -> None:
     """What is not there was never promised to be: a mistake of ours, which must not pass."""

@@ -445,6 +445,22 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
         assert assignments(store, "'init'") == ["a"]
 
 
+async def test_an_assignment_ends_with_its_last_objects_or_they_do_not(tmp_path: Path) -> None:
+    """Both are one transaction, which a restart finds done or not begun."""
+    last = [Settled(1, ObjectEvent.METADATA_WRITTEN)]
+    async with opened(tmp_path / "job.sqlite") as store:
+        await keep(store, found(1))
+        await store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001))
+        await store.accepted("a")
+        await store.copied("a", {}, max_attempts=3)
+        with pytest.raises(IllegalTransition):
+            await store.settle(last, "nobody's")
+        assert (await store.status()).objects("post_processing") == 1
+        await store.settle(last, "a")
+        assert (await store.status()).objects("complete") == 1
+        assert assignments(store, "'post_processed'") == ["a"]
+
+
 async def test_what_is_put_off_is_taken_up_before_anything_else(tmp_path: Path) -> None:
     """Neither assigned nor refused meanwhile, or it would be placed twice."""
     async with opened(tmp_path / "job.sqlite") as store:

@@ -68,12 +68,14 @@ async def _update_assignment(job: Job, item: Moved) -> None:
     by_shard: defaultdict[int, list[StoredRecord]] = defaultdict(list)
     for record in records:
         by_shard[record.shard].append(record)
-    for shard, members in by_shard.items():
-        for chunk in chunks(members):
-            done = await _update_chunk(job, shard, chunk)
-            await job.store.settle(_settled(member, outcome) for member, outcome in done)
-            _count(job, [outcome for _, outcome in done])
-    await job.store.finish_assignment(item.id)
+    parts = [(shard, chunk) for shard, members in by_shard.items() for chunk in chunks(members)]
+    for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
+        done = await _update_chunk(job, shard, chunk)
+        settled = [_settled(member, outcome) for member, outcome in done]
+        await job.store.settle(settled, None if left else item.id)
+        _count(job, [outcome for _, outcome in done])
+    if not parts:
+        await job.store.settle((), item.id)
     log.debug("assignment", id=item.id, state="post_processed")
 
 

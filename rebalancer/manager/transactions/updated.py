@@ -10,6 +10,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.records import Settled, StoredRecord
+from rebalancer.manager.transactions.assigned import finish
 from rebalancer.manager.transactions.counters import Tally, move_rows
 from rebalancer.manager.transactions.orphans import forget_orphans
 from rebalancer.manager.transactions.waiting import PAGE
@@ -26,8 +27,8 @@ def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
     return [_stored_record(row) for row in rows]
 
 
-def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> None:
-    """End objects as their updates ended."""
+def settle(db: sqlite3.Connection, settled: Iterable[Settled], finished: str | None = None) -> None:
+    """End objects as their updates ended, and the assignment `finished`, whose last they are."""
     tally = Tally()
     written = list[int]()
     for item in settled:
@@ -37,6 +38,8 @@ def settle(db: sqlite3.Connection, settled: Iterable[Settled]) -> None:
             _settle(db, tally, item)
     _complete(db, tally, written)
     tally.save(db)
+    if finished is not None:
+        finish(db, finished)
 
 
 def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> None:
