@@ -9,7 +9,6 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
@@ -30,6 +29,7 @@ from rebalancer.wire import (
     read_assignment,
     report_to_wire,
 )
+from tests.logs import capture_logs
 from tests.manager.test_store import check_counters
 from tests.manager.world import (
     NODES,
