@@ -20,10 +20,17 @@ KEPT_S = 5.0
 #: Requests to one place at a time.  Each that is slow to answer has a connection for itself, and
 #: must leave the others to the rest.
 AT_ONE_PLACE = 4
+#: What a client's connections may use of the process's files, as a divisor, and the bounds of that.
+SHARE, LEAST, MOST = 4, 100, 1000
 #: The head of an answer may have so many bytes.
 MAX_HEAD_BYTES = 100 << 10
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+def affordable(files: int) -> int:
+    """Return how many connections a client may have in a process that may open so many files."""
+    return max(LEAST, min(MOST, files // SHARE))
 
 
 class ConnectionFailed(Exception):

@@ -10,7 +10,13 @@ import trio
 import trio.testing
 
 from rebalancer.errors import PeerUnreachable
-from rebalancer.peers.connections import AT_ONE_PLACE, ConnectionFailed, Connections, Place
+from rebalancer.peers.connections import (
+    AT_ONE_PLACE,
+    ConnectionFailed,
+    Connections,
+    Place,
+    affordable,
+)
 from rebalancer.peers.http import HttpClient, open_http
 from rebalancer.peers.names import Endpoint
 
@@ -153,3 +159,8 @@ async def test_a_peer_that_is_slow_leaves_connections_to_the_others() -> None:
         for connection in taken:
             connections.give_back(connection)
         connections.close()
+
+
+def test_a_client_leaves_most_files_to_the_rest_of_its_process() -> None:
+    """Shards and servers need some too."""
+    assert [affordable(files) for files in (64, 1024, 4000, 65_536)] == [100, 256, 1000, 1000]
