@@ -20,7 +20,7 @@ from rebalancer.bodies import read_body
 from rebalancer.config import open_tls
 from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
-from rebalancer.serving.app import App, Request
+from rebalancer.serving.app import Application
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.serving.server import BACKLOG, Server
 from rebalancer.threads import Work, run_sync
@@ -30,8 +30,6 @@ from rebalancer.tokens import Token
 GRACE_S = 2.0
 #: Containers made, more than were freed, before the collector looks for cycles among them.
 YOUNG = 10_000
-#: Open files that are enough for the largest region.
-FILES = 65_536
 #: Larger bodies are read in a thread, where others get their turns.
 AT_ONCE_BYTES = 32 << 10
 
@@ -69,21 +67,6 @@ def _spell(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def open_many_files() -> int:
-    """Let this process open as many files as it may have, and return how many those are.
-
-    A system's first limit is often a quarter of a thousand, or one thousand, and what it allows
-    whoever asks for more is enough for the connections to a thousand storage nodes.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with suppress(OSError, ValueError):  # some systems have another limit besides
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            return most
-    return FILES if soft == resource.RLIM_INFINITY else soft
-
-
 def collect_rarely() -> None:
     """Have the collector of cycles look seldom, and never at what is there by now.
 
@@ -97,9 +80,9 @@ def collect_rarely() -> None:
 async def serve(
     service: Callable[[], Awaitable[None]],
     *,
-    api: App,
+    api: Application,
     api_at: Listen,
-    metrics: App,
+    metrics: Application,
     metrics_at: Listen,
     on_reload: Callable[[], Awaitable[None]] | None = None,
     on_stop: Callable[[], None] = lambda: None,
@@ -165,7 +148,7 @@ async def _reload(
 
 async def listen(
     servers: trio.Nursery,
-    app: App,
+    app: Application,
     at: Listen,
     stopping: trio.Event,
     bounds: Bounds | None = None,
@@ -196,7 +179,7 @@ async def read_again(token: Token) -> None:
             log.info("token read again", path=token.path)
 
 
-def require_token(app: App, token: Token) -> None:
+def require_token(app: Application, token: Token) -> None:
     """Let `app` answer only GET /ping and requests that bear `token`; without a token, all."""
     if token.value is None:
         return
@@ -208,15 +191,13 @@ def require_token(app: App, token: Token) -> None:
     app.admits = admits
 
 
-async def body_json(request: Request) -> Any:
-    """The request's parsed body.
+async def body_json(body: bytes) -> Any:
+    """The parsed body of a request.
 
     Raises:
       BadRequest: it is not JSON that can be used.
       TooLarge: it has too many values.
-      BodyTooLarge: it was too long to be read.
     """
-    body = request.body
     if len(body) <= AT_ONCE_BYTES:
         return read_body(body)
     return await run_sync(Work.VIEWS, read_body, body)

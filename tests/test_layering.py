@@ -1,6 +1,8 @@
 """Who may know what: imports go downward only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,13 @@ FORBIDDEN = {
     "manager": ["rebalancer.agent", "rebalancer.devregion"],
     "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray"],
     "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
-    "manager/stages": ["sqlite3", "h11", "rebalancer.serving", "rebalancer.peers.moray.fast"],
+    "manager/stages": [
+        "sqlite3",
+        "h11",
+        "quart",
+        "rebalancer.serving",
+        "rebalancer.peers.moray.fast",
+    ],
     "peers/moray/fast.py": ["trio", "socket"],
     "agent/http1.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
@@ -22,6 +30,9 @@ FORBIDDEN = {
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
     "h11": {"peers/connections.py", "serving", "devregion/storagenode.py"},
+    "quart": {"serving/quartapp.py", "manager/api.py"},
+    "quart_trio": {"serving/quartapp.py"},
+    "werkzeug": {"serving/quartapp.py"},
     "cattrs": {"wire.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"wire.py"},
@@ -79,3 +90,17 @@ def test_the_domain_is_pure(path: Path) -> None:
             assert module.startswith(
                 ("rebalancer.domain", "rebalancer.errors", "rebalancer.jsontext")
             ), module
+
+
+@pytest.mark.parametrize(
+    ("program", "has_framework"),
+    [("agent.main", False), ("adm.commands", False), ("manager.main", True)],
+)
+def test_only_a_manager_has_the_web_framework_in_memory(program: str, has_framework: bool) -> None:
+    """An agent, which runs on every storage node, would be larger by a fifth."""
+    code = f"import sys, rebalancer.__main__, rebalancer.{program}; print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+    assert f"rebalancer.{program}" in loaded
+    for name in ("quart", "quart_trio", "werkzeug", "hypercorn"):
+        assert (name in loaded) == has_framework, name

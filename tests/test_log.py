@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from rebalancer import log
 
@@ -21,11 +22,10 @@ from rebalancer import log
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    before = log.output
     yield io.StringIO()
     root.handlers[:] = handlers
     root.setLevel(level)
-    log.replace(before)
+    structlog.reset_defaults()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import attrs
 
-from rebalancer.serving.app import Answer, App, Request
+from rebalancer.serving.app import Answer, Application, Request
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class Reply:
 class Client:
     """Asks `app`."""
 
-    app: App
+    app: Application
 
     async def open(
         self,

@@ -157,7 +157,7 @@ def make_api(agent: Agent) -> App:
     @app.put("/limits")
     async def put_limits(request: Request) -> Answer:
         limits = agent.worker.limits
-        await limits.change(limits.values.changed(await body_json(request)))
+        await limits.change(limits.values.changed(await body_json(request.body)))
         log.info("limits", **attrs.asdict(limits.values))
         return _json(attrs.asdict(limits.values))
 

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from quart import Response, request
+
 from rebalancer import __version__
 from rebalancer.daemon import body_json
 from rebalancer.errors import BadRequest, Unprocessable
@@ -16,102 +18,103 @@ from rebalancer.manager.requests import (
     read_new_job,
     read_objects_query,
 )
-from rebalancer.serving.app import Answer, App, Request
+from rebalancer.serving.app import prefers_json
+from rebalancer.serving.quartapp import QuartApp
 
 #: A request is a few hundred bytes.
 MAX_BODY_BYTES = 1 << 20
 
 
-def make_api(jobs: Jobs, metrics: ManagerMetrics) -> App:
+def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
     """The application."""
-    app = App(f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
-    count = metrics.request
+    app = QuartApp(f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
+    quart, count = app.quart, metrics.request
 
-    @app.post("/jobs")
-    async def create_job(request: Request) -> Answer:
+    @quart.post("/jobs")
+    async def create_job() -> Response:
         count("evacuate")
-        check_no_query(request.parameters)
-        wanted = read_new_job(await _body(request))
+        check_no_query(request.args)
+        wanted = read_new_job(await _body())
         if wanted.dry_run:
             return _json(render.plan(await jobs.plan(wanted)))
-        return _new_id(request, await jobs.create(wanted))
+        return _new_id(await jobs.create(wanted))
 
-    @app.post("/jobs/<job_id>/retry")
-    async def retry_job(request: Request, job_id: str) -> Answer:
+    @quart.post("/jobs/<job_id>/retry")
+    async def retry_job(job_id: str) -> Response:
         count("retry_job")
-        check_no_query(request.parameters)
-        return _new_id(request, await jobs.retry(job_id))
+        check_no_query(request.args)
+        return _new_id(await jobs.retry(job_id))
 
-    @app.get("/jobs")
-    async def list_jobs(_request: Request) -> Answer:
+    @quart.get("/jobs")
+    async def list_jobs() -> Response:
         count("list_jobs")
         return _json([render.listed(row) for row in await jobs.list()])
 
-    @app.get("/jobs/<job_id>")
-    async def get_job(_request: Request, job_id: str) -> Answer:
+    @quart.get("/jobs/<job_id>")
+    async def get_job(job_id: str) -> Response:
         count("get_job")
         view = await jobs.view(job_id)
         return _json(render.job(view.row, view.known, view.waits))
 
-    @app.put("/jobs/<job_id>")
-    async def change_job(request: Request, job_id: str) -> Answer:
+    @quart.put("/jobs/<job_id>")
+    async def change_job(job_id: str) -> Response:
         count("update_job")
-        check_no_query(request.parameters)
-        await jobs.change(job_id, read_change(await _body(request)))
-        return Answer()
+        check_no_query(request.args)
+        await jobs.change(job_id, read_change(await _body()))
+        return Response("", content_type="application/json")
 
-    @app.delete("/jobs/<job_id>")
-    async def delete_job(request: Request, job_id: str) -> Answer:
+    @quart.delete("/jobs/<job_id>")
+    async def delete_job(job_id: str) -> Response:
         count("delete_job")
-        check_no_query(request.parameters)
+        check_no_query(request.args)
         await jobs.delete(job_id)
         return _json({"deleted": job_id.lower()})
 
-    @app.get("/jobs/<job_id>/objects")
-    async def list_objects(request: Request, job_id: str) -> Answer:
+    @quart.get("/jobs/<job_id>/objects")
+    async def list_objects(job_id: str) -> Response:
         count("list_objects")
-        query = read_objects_query(request.pairs)
+        query = read_objects_query(request.args.items(multi=True))
         page = await jobs.objects(job_id, query)
         return _json({"objects": page.objects, "after": page.after})
 
-    @app.get("/jobs/<job_id>/summary")
-    async def summarize_job(_request: Request, job_id: str) -> Answer:
+    @quart.get("/jobs/<job_id>/summary")
+    async def summarize_job(job_id: str) -> Response:
         count("job_summary")
         return _json(await jobs.summary(job_id))
 
-    @app.get("/jobs/<job_id>/report")
-    async def report_job(_request: Request, job_id: str) -> Answer:
+    @quart.get("/jobs/<job_id>/report")
+    async def report_job(job_id: str) -> Response:
         count("job_report")
         row = await jobs.readable(job_id)
-        return Answer(jobs.report(row), content_type="application/x-ndjson")
+        return Response(jobs.report(row), content_type="application/x-ndjson")
 
-    @app.get("/ping")
-    async def ping(_request: Request) -> Answer:
+    @quart.get("/ping")
+    async def ping() -> Response:
         return _json({"ping": "pong", "version": __version__})
 
-    @app.get("/status")
-    async def status(_request: Request) -> Answer:
+    @quart.get("/status")
+    async def status() -> Response:
         return _json(await jobs.status())
 
-    @app.get("/openapi.json")
-    async def describe(_request: Request) -> Answer:
+    @quart.get("/openapi.json")
+    async def describe() -> Response:
         return _json(DOCUMENT)
 
     return app
 
 
-async def _body(request: Request) -> Any:
+async def _body() -> Any:
     try:
-        return await body_json(request)
+        return await body_json(await request.body)
     except BadRequest as exc:
         raise Unprocessable(str(exc)) from exc
 
 
-def _new_id(request: Request, job_id: str) -> Answer:
+def _new_id(job_id: str) -> Response:
     # The rewrite's generated client wants a JSON string, the deployed one bare text.
-    text = json.dumps(job_id) if request.prefers_json else f"{job_id}\n"
-    return Answer(text.encode())
+    text = json.dumps(job_id) if prefers_json(request.headers.get("accept", "")) else f"{job_id}\n"
+    return Response(text, content_type="application/json")
 
 
-def _json(value: Any) -> Answer:
-    return Answer(json.dumps(value).encode())
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value), content_type="application/json")

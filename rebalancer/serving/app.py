@@ -1,8 +1,10 @@
 """An application answers requests: by the handler of a route, or by what its exceptions mean.
 
-Routes are few and plain, so this is all that there is of a framework.  No I/O.
+`App` has routes of its own, few and plain, and is all that there is of a framework where a request
+has to cost little; other kinds of `Application` answer in their own way.  No I/O.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import TypeVar
@@ -60,9 +62,13 @@ class Request:
 
     @property
     def prefers_json(self) -> bool:
-        """Tell whether Accept names application/json explicitly and first."""
-        first = self.headers.get("accept", "").split(",")[0].split(";")[0].strip()
-        return first == "application/json"
+        """Tell whether the client wants JSON rather than text."""
+        return prefers_json(self.headers.get("accept", ""))
+
+
+def prefers_json(accept: str) -> bool:
+    """Tell whether Accept names application/json explicitly and first."""
+    return accept.split(",")[0].split(";")[0].strip() == "application/json"
 
 
 @attrs.define(eq=False)
@@ -90,6 +96,67 @@ _H = TypeVar("_H", bound=Handler)
 Meaning = Callable[[Exception, Request], RequestError | None]
 
 
+@attrs.define(eq=False)
+class Application(ABC):
+    """What is alike for all applications: whom they answer, and how they tell of errors.
+
+    Errors are told as text, as the predecessors' were, unless the client or `errors_are_json`
+    wants JSON.
+    """
+
+    #: For the header `Server`.
+    program: str
+    max_body_bytes: int
+    errors_are_json: bool = False
+    #: Called with each request.
+    on_request: Callable[[Request], None] = lambda _request: None
+    #: Tells whether a request of this path and this `Authorization` is answered at all.
+    admits: Callable[[str, str], bool] = lambda _path, _given: True
+    meaning: Meaning = lambda _exc, _request: None
+
+    @abstractmethod
+    def begin(self, request: Request) -> tuple[bool, Awaitable[Answer]]:
+        """Return whether the answer comes even if the client goes; and the answer to come."""
+
+    async def _answer(self, request: Request, handler: Handler, named: Iterable[str]) -> Answer:
+        try:
+            self.on_request(request)
+            if not self.admits(request.path, request.headers.get("authorization", "")):
+                challenge = {"WWW-Authenticate": "Bearer"}
+                text = "a valid token is required: Authorization: Bearer"
+                return self.refuse(request, 401, text, challenge)
+            return await handler(request, *named)
+        except Exception as exc:
+            return self._failed(request, exc)
+
+    def _failed(self, request: Request, exc: Exception) -> Answer:
+        """Return the answer to a request that met an exception."""
+        told = exc
+        if isinstance(exc, ExceptionGroup):
+            found = list(leaves(exc))
+            if all(isinstance(one, RebalancerError) for one in found):
+                told = found[0]
+        error = told if isinstance(told, RequestError) else self.meaning(told, request)
+        if error is None:
+            log.error("request failed", path=request.path, exc_info=exc)
+            return self.refuse(request, 500, "internal error: see the log")
+        later = {}
+        if isinstance(error, Unavailable):
+            later["Retry-After"] = str(error.retry_after_s)
+        return self.refuse(request, error.status, str(error), later)
+
+    def refuse(
+        self,
+        request: Request | None,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Return the answer that tells of an error, in the form that the client wants."""
+        is_json = self.errors_are_json or (request is not None and request.prefers_json)
+        return Answer.error(status, message, headers or {}, is_json=is_json)
+
+
 @attrs.frozen
 class Route:
     """A method and a path, of which parts like `<name>` may be anything; and who answers.
@@ -107,11 +174,6 @@ class Route:
         """Return the parts of the path."""
         return tuple(self.path.split("/"))
 
-    @property
-    def name(self) -> str:
-        """Return the name of the handler."""
-        return getattr(self.handler, "__name__", "")
-
     def matches(self, parts: list[str]) -> bool:
         """Tell whether the path of these parts is of this route."""
         return len(parts) == len(self.parts) and all(
@@ -125,24 +187,14 @@ class Route:
 
 
 @attrs.define(eq=False)
-class App:
-    """An application: routes, and what is alike for all of them.
+class App(Application):
+    """An application that has routes of its own.
 
-    Errors are told as text, as the predecessors' were, unless the client or `errors_are_json`
-    wants JSON.  Mutable state: the routes, until it is served.
+    Mutable state: the routes, until it is served.
     """
 
-    #: For the header `Server`.
-    program: str
-    max_body_bytes: int
-    errors_are_json: bool = False
     #: Whether a slash may follow a path.
     takes_slash: bool = False
-    #: Called with each request.
-    on_request: Callable[[Request], None] = lambda _request: None
-    #: Tells whether a request of this path and this `Authorization` is answered at all.
-    admits: Callable[[str, str], bool] = lambda _path, _given: True
-    meaning: Meaning = lambda _exc, _request: None
     routes: list[Route] = attrs.field(factory=list)
 
     def _add(self, method: str, path: str, is_brief: bool) -> Callable[[_H], _H]:
@@ -180,17 +232,6 @@ class App:
                 return route.is_brief, self._answer(request, route.handler, route.named(parts))
         return True, self._answer(request, partial(self._unrouted, of_path), [])
 
-    async def _answer(self, request: Request, handler: Handler, named: Iterable[str]) -> Answer:
-        try:
-            self.on_request(request)
-            if not self.admits(request.path, request.headers.get("authorization", "")):
-                challenge = {"WWW-Authenticate": "Bearer"}
-                text = "a valid token is required: Authorization: Bearer"
-                return self.refuse(request, 401, text, challenge)
-            return await handler(request, *named)
-        except Exception as exc:
-            return self._failed(request, exc)
-
     async def _unrouted(self, of_path: list[Route], request: Request) -> Answer:
         """Answer a request that no route is for, where those `of_path` want other methods."""
         if not of_path:
@@ -202,30 +243,3 @@ class App:
         if request.method == "OPTIONS":
             return Answer(content_type="text/plain; charset=utf-8", headers=allow)
         return self.refuse(request, 405, NOT_ALLOWED, allow)
-
-    def _failed(self, request: Request, exc: Exception) -> Answer:
-        """Return the answer to a request that met an exception."""
-        told = exc
-        if isinstance(exc, ExceptionGroup):
-            found = list(leaves(exc))
-            if all(isinstance(one, RebalancerError) for one in found):
-                told = found[0]
-        error = told if isinstance(told, RequestError) else self.meaning(told, request)
-        if error is None:
-            log.error("request failed", path=request.path, exc_info=exc)
-            return self.refuse(request, 500, "internal error: see the log")
-        later = {}
-        if isinstance(error, Unavailable):
-            later["Retry-After"] = str(error.retry_after_s)
-        return self.refuse(request, error.status, str(error), later)
-
-    def refuse(
-        self,
-        request: Request | None,
-        status: int,
-        message: str,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Return the answer that tells of an error, in the form that the client wants."""
-        is_json = self.errors_are_json or (request is not None and request.prefers_json)
-        return Answer.error(status, message, headers or {}, is_json=is_json)

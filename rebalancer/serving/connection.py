@@ -17,7 +17,7 @@ import attrs
 import h11
 import trio
 
-from rebalancer.serving.app import Answer, App, Request
+from rebalancer.serving.app import Answer, Application, Request
 from rebalancer.serving.bounds import Bounds
 
 #: Bytes of one read, and of one write that must be taken within `Bounds.send_s`.
@@ -79,7 +79,7 @@ class Connection:
     whether it is within a request, and whether this one shall be its last; memory taken.
     """
 
-    app: App
+    app: Application
     stream: Stream
     bounds: Bounds
     budget: Budget

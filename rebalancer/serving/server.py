@@ -10,7 +10,7 @@ import trio
 from rebalancer.errors import RebalancerError, leaves
 from rebalancer.log import Seldom, get_logger
 from rebalancer.retry import SHORTAGES
-from rebalancer.serving.app import App
+from rebalancer.serving.app import Application
 from rebalancer.serving.bounds import Bounds
 from rebalancer.serving.connection import Budget, Connection, Stream
 
@@ -31,7 +31,7 @@ class Server:
     Mutable state: the connections that there are, and an event for each one that ends.
     """
 
-    app: App
+    app: Application
     bounds: Bounds
     #: Requests under way get this long when the end comes.
     grace_s: float

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rebalancer.adm.printing import printable
+from rebalancer.adm.output import printable
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,12 @@ def test_the_document_is_openapi() -> None:
 async def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
     """By path, method and name; what is served is the document."""
     async with open_rig(tmp_path) as rig:
-        found = rig.client.app.routes
+        rules = list(rig.app.quart.url_map.iter_rules())
         served = (await ask(rig, "GET", "/openapi.json"))[1]
     routes = {
-        (route.method, route.path.replace("<", "{").replace(">", "}")): route.name
-        for route in found
+        (method, rule.rule.replace("<", "{").replace(">", "}")): rule.endpoint
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 
     assert routes == {key: one["operationId"] for key, one in operations().items()}

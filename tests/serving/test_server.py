@@ -9,16 +9,17 @@ from typing import Any
 
 import attrs
 import pytest
+import structlog
 import trio
 import trustme
+from structlog.testing import capture_logs
 
 from rebalancer import daemon
 from rebalancer.daemon import Listen, body_json, listen, require_token
 from rebalancer.errors import StoreError
-from rebalancer.serving.app import Answer, App, Request
+from rebalancer.serving.app import Answer, App, Application, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.tokens import Token
-from tests.logs import capture_logs
 
 ANY = Listen("127.0.0.1", 0)
 PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -47,7 +48,7 @@ def some_app() -> SomeApp:
 
     @app.post("/echo")
     async def echo(request: Request) -> Answer:
-        return Answer(str(await body_json(request)).encode())
+        return Answer(str(await body_json(request.body)).encode())
 
     @app.get("/much")
     async def much(_request: Request) -> Answer:
@@ -97,7 +98,7 @@ class Port:
     host: str
     port: int
     stopping: trio.Event
-    app: SomeApp
+    app: Any
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream(self.host, self.port)
@@ -138,7 +139,7 @@ async def read_answer(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 @asynccontextmanager
-async def served(app: SomeApp | None = None, **bounds: Any) -> AsyncIterator[Port]:
+async def served(app: Application | None = None, **bounds: Any) -> AsyncIterator[Port]:
     app, stopping = app or some_app(), trio.Event()
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -152,6 +153,7 @@ async def served(app: SomeApp | None = None, **bounds: Any) -> AsyncIterator[Por
 def logs() -> Iterator[list[Any]]:
     with capture_logs() as found:
         yield found
+    structlog.reset_defaults()
 
 
 def get(path: str = "/ping", *headers: bytes, version: bytes = b"1.1") -> bytes:
