@@ -218,7 +218,8 @@ def run(made: Session, options: argparse.Namespace, memory: Path, disk: Path) ->
         made.tell(f"instructions are counted by {counter.name}")
     sets: dict[str, Set] = {}
     for setting in SETTINGS:
-        if options.only not in str(setting) or (counter and str(setting) != "4k tmpfs"):
+        wanted = any(text in str(setting) for text in options.only)
+        if not wanted or (counter and str(setting) != "4k tmpfs"):
             continue
         if setting.dataset not in sets:
             for old in sets.values():
@@ -235,7 +236,9 @@ def run(made: Session, options: argparse.Namespace, memory: Path, disk: Path) ->
 
 def main() -> None:
     options_of = parser(__doc__, rounds=5)
-    options_of.add_argument("--only", default="", help="settings that contain this text")
+    options_of.add_argument(
+        "--only", nargs="+", default=[""], help="settings that contain one of these texts"
+    )
     options_of.add_argument("--peers", default=",".join(PEERS), help="'' for none")
     options_of.add_argument("--scale", type=float, default=1.0, help="share of each set's objects")
     add_option(options_of)
