@@ -1,6 +1,5 @@
 """The simulated region tells what a manager does wrong, and a small job in it comes to its end."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from results import Results
 from simulated.objects import MD5, OWNER, Objects, Shape, number_of, object_id
 
 SCALE = Path(__file__).parents[2] / "tools" / "bench" / "scale.py"
@@ -78,7 +78,10 @@ def test_small_jobs_of_a_real_manager_move_every_object_once(tmp_path: Path) -> 
     command = [sys.executable, str(SCALE), *options, *slow, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = json.loads(told.read_text())["runs"]
-    assert run["wrong"] == {}
-    assert [state for _, state in run["ends"]] == ["complete", "complete"]
-    assert run["parts"][-1]["moved"] == 600
+    whole, *parts = Results.load(told).rows
+    assert (whole.setting, whole.contender) == (
+        "12 nodes, 1 of them slow, 3 shards, 2 jobs",
+        "600 objects",
+    )
+    assert whole.values("wrong") == [0]
+    assert parts[-1].contender == "100 % moved"

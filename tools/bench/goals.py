@@ -201,14 +201,14 @@ GOALS = (
         1.8,
         True,
         against_rust("objects", invert=False),
-        _agent("4k tmpfs", "") + " [--rust-agent PROGRAM]",
+        _agent("4k tmpfs", ""),
     ),
     Goal(
         "agent, 4 KiB: CPU of the deployed Rust agent against ours",
         1.4,
         True,
         against_rust("CPU", invert=True),
-        _agent("4k tmpfs", "") + " [--rust-agent PROGRAM]",
+        _agent("4k tmpfs", ""),
     ),
     Goal(
         "agent, 4 KiB, the source closes: objects a second against curl+md5sum",
@@ -251,7 +251,13 @@ GOALS = (
         "manager: RSS with 5,000,000 objects against that with 100,000",
         1.1,
         False,
-        ratio("scale", "1 job", "RSS", "5,000,000 objects", "100,000 objects"),
+        ratio(
+            "scale",
+            "1,000 nodes, 100 shards, 1 job",
+            "RSS",
+            "5,000,000 objects",
+            "100,000 objects",
+        ),
         "tools/bench/scale --objects 5000000 --against 100000",
     ),
     Goal(

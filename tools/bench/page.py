@@ -26,6 +26,8 @@ from ranks import Verdict
 from results import Figure, Results, Row, Summary, shown, spread
 
 FOLDER, PAGE = ROOT / "docs" / "performance", ROOT / "docs" / "performance.md"
+#: More than this share of the CPUs' time used by others spoils times.
+LOUD = 0.15
 NOTE = "<!-- made by tools/bench/page; the text is in performance/text.md -->\n\n"
 _DIRECTIVE = re.compile(r"^<!-- (\w+) ?(.*?) -->$", re.MULTILINE)
 
@@ -58,17 +60,20 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def goals(runs: Runs) -> str:
     """Return the table of goals, and how to measure each."""
     found = outcomes(runs)
-    table = grid(
-        ("what", "goal", "measured", ""),
+    rows = [
         (
-            (one.goal.what, str(one.goal), spread(one.values) if one.values else "", one.verdict)
-            for one in found
-        ),
-    )
+            f"{number}. {one.goal.what}",
+            str(one.goal),
+            spread(one.values) if one.values else "",
+            one.verdict,
+        )
+        for number, one in enumerate(found, 1)
+    ]
+    table = grid(("what", "goal", "measured", ""), rows)
     commands: dict[str, list[str]] = {}
     for number, one in enumerate(found, 1):
         commands.setdefault(one.goal.command, []).append(str(number))
-    lines = [f"    {command}    # row {', '.join(rows)}" for command, rows in commands.items()]
+    lines = [f"    {command}    # {', '.join(numbers)}" for command, numbers in commands.items()]
     return table + "\n\nTo measure a row again:\n\n" + "\n".join(lines)
 
 
@@ -82,8 +87,11 @@ def recorded(_runs: Runs) -> str:
 def heading(results: Results) -> str:
     """Return what a benchmark was measured on."""
     noise = results.heading.noise
+    loud = (
+        "**This machine was not quiet.**\n" if max(noise.busy_at_start, noise.others) > LOUD else ""
+    )
     first, *others = describe(results.bench, results.heading)[:3]
-    return "\n".join(
+    return loud + "\n".join(
         [
             f"{first};",
             *(f"{line};" for line in others),

@@ -13,10 +13,8 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,10 +27,12 @@ from typing import Any
 
 import attrs
 import trio
+from harness import Session, parser, session
+from results import Figure
 from rich.console import Console
 from rich.table import Table
 from simulated import region
-from simulated.objects import FIRST_ORIGIN, Shape
+from simulated.objects import DOMAIN, FIRST_ORIGIN, Shape
 
 from rebalancer.config import load_manager
 from rebalancer.domain.states import ObjectStatus
@@ -95,7 +95,7 @@ def free_port() -> int:
 
 def write_config(folder: Path, shape: Shape, ports: dict[str, int], tasks: int, port: int) -> Path:
     config = {
-        "domain_name": region.DOMAIN,
+        "domain_name": DOMAIN,
         "shards": [{"host": region.moray_name(n)} for n in range(1, shape.shards + 1)],
         "listen_host": "127.0.0.1",
         "listen_port": port,
@@ -254,7 +254,7 @@ def run(shape: Shape, tasks: int, folder: str, parts: int, *, keep: Path | None)
             log, times = here / "manager.log", here / "commits"
             with running("--manage", str(file), str(times), log=log) as manager:
                 wait_for(port)
-                names = [f"{FIRST_ORIGIN + n}.stor.{region.DOMAIN}" for n in range(shape.jobs)]
+                names = [f"{FIRST_ORIGIN + n}.stor.{DOMAIN}" for n in range(shape.jobs)]
                 wanted = [{"action": "evacuate", "params": {"from_shark": name}} for name in names]
                 jobs = tuple(ask(port, "/jobs", one) for one in wanted)
                 watched = Watched(manager.pid, port, ports["nodes"], here / "manager", jobs)
@@ -410,19 +410,53 @@ def summary_of(made: Run) -> Summary:
     )
 
 
-def as_json(made: Run) -> dict[str, Any]:
-    return {
-        "shape": attrs.asdict(made.shape),
-        "tasks": made.tasks,
-        "folder": made.folder,
-        "load": made.load,
-        "summary": attrs.asdict(summary_of(made)),
-        "parts": [attrs.asdict(part) for part in parts_of(made)],
-        "ends": made.ends,
-        "region_cpu_us": made.region_cpu_s / made.shape.objects * 1e6,
-        "left_assignments": made.left_assignments,
-        "wrong": made.wrong,
+FIGURES = {
+    "objects": Figure("/s", "more"),
+    "CPU": Figure("us/object", "less"),
+    "RSS": Figure("MiB", "less"),
+    "file": Figure("bytes/object", "less"),
+    "final scan": Figure("s", "less"),
+    "wrong": Figure("objects", "less"),
+    "WAL": Figure("MiB", "less"),
+    "view": Figure("CPU us", "less"),
+    "GET": Figure("ms", "less"),
+    "commit": Figure("ms", "less"),
+    "commit, 99 of 100": Figure("ms", "less"),
+}
+
+
+def setting_of(shape: Shape) -> str:
+    slow = f", {shape.slow} of them slow" if shape.slow else ""
+    jobs = "1 job" if shape.jobs == 1 else f"{shape.jobs} jobs"
+    return f"{shape.nodes:,} nodes{slow}, {shape.shards} shards, {jobs}"
+
+
+def keep(session: Session, made: Run) -> None:
+    """Keep the figures of a run, and of each of its parts."""
+    setting, whole = setting_of(made.shape), summary_of(made)
+    figures = {
+        "objects": whole.objects_per_s,
+        "CPU": whole.cpu_us,
+        "RSS": whole.peak_rss / 2**20,
+        "file": whole.bytes_per_object,
+        "final scan": whole.final_scan_s,
+        "wrong": sum(made.wrong.values()),
     }
+    session.record(setting, f"{whole.objects:,} objects", figures)
+    for part in parts_of(made):
+        share = round(part.moved / whole.objects * 100)
+        figures = {
+            "objects": part.objects_per_s,
+            "CPU": part.cpu_us,
+            "RSS": part.rss / 2**20,
+            "file": part.file_bytes / part.moved,
+            "WAL": part.wal_bytes / 2**20,
+            "view": part.view_us,
+            "GET": part.get_ms,
+            "commit": part.commit_p50_ms,
+            "commit, 99 of 100": part.commit_p99_ms,
+        }
+        session.record(f"{setting}: of {whole.objects:,} objects", f"{share} % moved", figures)
 
 
 def show(console: Console, made: Run) -> None:
@@ -460,7 +494,7 @@ def show(console: Console, made: Run) -> None:
     console.print("audit: " + (json.dumps(made.wrong) if made.wrong else "every check holds"))
 
 
-def compare(console: Console, base: Run, made: Run) -> dict[str, float]:
+def compare(console: Console, base: Run, made: Run) -> None:
     """Show what the wanted run costs beside one that came before it."""
     one, two = summary_of(base), summary_of(made)
     told = {
@@ -475,7 +509,6 @@ def compare(console: Console, base: Run, made: Run) -> dict[str, float]:
     name = f"{base.shape.objects:,} objects, {base.shape.nodes:,} nodes, {base.shape.jobs} jobs"
     told_text = ", ".join(f"{what} {ratio:.2f}" for what, ratio in told.items())
     console.print(f"beside {name}: {told_text}")
-    return told
 
 
 def bases_of(shape: Shape, against: Sequence[int]) -> list[Shape]:
@@ -489,25 +522,25 @@ def bases_of(shape: Shape, against: Sequence[int]) -> list[Shape]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, default=100_000, help="of all jobs together")
-    parser.add_argument("--nodes", type=int, default=1000)
-    parser.add_argument("--shards", type=int, default=100)
-    parser.add_argument("--jobs", type=int, default=1, help="at once, each from another node")
-    parser.add_argument("--tasks", type=int, default=50, help="of an assignment")
-    parser.add_argument("--stride", type=int, default=50, help="ids of a shard for each object")
-    parser.add_argument("--slow-share", type=float, default=0.0, help="of nodes that are slow")
-    parser.add_argument("--slow-s", type=float, default=5.0, help="that they take to answer")
-    parser.add_argument("--against", type=int, nargs="*", default=[], help="smaller jobs before it")
-    parser.add_argument("--no-bases", action="store_true", help="no runs to compare it with")
-    parser.add_argument("--rounds", type=int, default=1, help="of everything, one after the other")
-    parser.add_argument("--parts", type=int, default=20, help="to cut a run into")
-    parser.add_argument("--folder", default=None, help="of the jobs' files")
-    parser.add_argument("--json", type=Path, help="file for all numbers")
-    parser.add_argument("--log", type=Path, help="file for the manager's log of the last run")
-    parser.add_argument("--region", help=argparse.SUPPRESS)
-    parser.add_argument("--manage", type=Path, nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options_of = parser(__doc__, rounds=1)
+    options_of.add_argument("--objects", type=int, default=100_000, help="of all jobs together")
+    options_of.add_argument("--nodes", type=int, default=1000)
+    options_of.add_argument("--shards", type=int, default=100)
+    options_of.add_argument("--jobs", type=int, default=1, help="at once, each from another node")
+    options_of.add_argument("--tasks", type=int, default=50, help="of an assignment")
+    options_of.add_argument("--stride", type=int, default=50, help="ids of a shard for each object")
+    options_of.add_argument("--slow-share", type=float, default=0.0, help="of nodes that are slow")
+    options_of.add_argument("--slow-s", type=float, default=5.0, help="that they take to answer")
+    options_of.add_argument(
+        "--against", type=int, nargs="*", default=[], help="smaller jobs before it"
+    )
+    options_of.add_argument("--no-bases", action="store_true", help="no runs to compare it with")
+    options_of.add_argument("--parts", type=int, default=20, help="to cut a run into")
+    options_of.add_argument("--folder", default=None, help="of the jobs' files")
+    options_of.add_argument("--log", type=Path, help="file for the manager's log of the last run")
+    options_of.add_argument("--region", help=argparse.SUPPRESS)
+    options_of.add_argument("--manage", type=Path, nargs=2, help=argparse.SUPPRESS)
+    options = options_of.parse_args()
     if options.manage:
         manage(*options.manage)
         return
@@ -525,28 +558,28 @@ def main() -> None:
         options.slow_s if slow else 0.0,
         options.stride,
     )
-    console = Console(width=130)
     folder = options.folder or tempfile.gettempdir()
-    told: list[dict[str, Any]] = []
-    wrong = False
+    with session("scale", FIGURES, options, {"of the jobs' files": Path(folder)}) as kept:
+        is_right = measure(kept, shape, folder, options)
+    sys.exit(not is_right)
+
+
+def measure(kept: Session, shape: Shape, folder: str, options: argparse.Namespace) -> bool:
+    """Run what was asked for, and return whether all of it came to a right end."""
+    console, is_right = Console(width=130), True
     for _ in range(options.rounds):
         bases = []
         before = [] if options.no_bases else bases_of(shape, options.against)
         for wanted in (*before, shape):
             made = run(wanted, options.tasks, folder, options.parts, keep=options.log)
             show(console, made)
-            told.append(as_json(made))
-            wrong = wrong or bool(made.wrong) or any(state != "complete" for _, state in made.ends)
+            keep(kept, made)
+            is_right &= not made.wrong and all(state == "complete" for _, state in made.ends)
             if wanted is not shape:
                 bases.append(made)
-        told[-1]["beside"] = [compare(console, base, made) for base in bases]
-        if options.json:
-            head = {"python": platform.python_version(), "cpus": os.cpu_count()}
-            options.json.write_text(json.dumps({**head, "runs": told}, indent=1))
-    if len(told) > 1:
-        costs = [one["summary"]["cpu_us"] for one in told]
-        console.print(f"CPU us an object, all runs: median {statistics.median(costs):.1f}")
-    sys.exit(wrong)
+        for base in bases:
+            compare(console, base, made)
+    return is_right
 
 
 if __name__ == "__main__":
