@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -13,8 +14,7 @@ import click
 import trio
 
 from rebalancer import __version__, log
-from rebalancer.adm.commands import adm
-from rebalancer.adm.output import printable, printable_lines, take_any_text
+from rebalancer.adm.printing import printable, printable_lines, take_any_text
 from rebalancer.config import (
     AgentConfig,
     ManagerConfig,
@@ -22,7 +22,6 @@ from rebalancer.config import (
     load_manager,
     unusable_files,
 )
-from rebalancer.devregion.commands import demo, region
 from rebalancer.errors import ConfigError, RebalancerError, leaves
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +39,43 @@ def _version(program: str) -> Callable[[F], F]:
     )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@cache
+def _adm() -> click.Command:
+    from rebalancer.adm.commands import adm
+
+    return _version("rebalancer-adm")(adm)
+
+
+def _region() -> click.Command:
+    from rebalancer.devregion.commands import region
+
+    return region
+
+
+def _demo() -> click.Command:
+    from rebalancer.devregion.commands import demo
+
+    return demo
+
+
+#: What a service has no use for, in its memory above all, is imported when it is asked for.
+_LATER: dict[str, Callable[[], click.Command]] = {"adm": _adm, "demo": _demo, "region": _region}
+
+
+class _Commands(click.Group):
+    """The commands here, and those that are imported later."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names of all."""
+        return sorted([*super().list_commands(ctx), *_LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a name."""
+        later = _LATER.get(cmd_name)
+        return later() if later else super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @_version("rebalancer")
 def cli() -> None:
     """Empty storage nodes of a Manta object store without losing an object."""
@@ -139,12 +174,6 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
         raise click.ClickException(str(exc)) from None
 
 
-_version("rebalancer-adm")(adm)
-cli.add_command(adm)
-cli.add_command(region)
-cli.add_command(demo)
-
-
 def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
     """Run a command, then end the process, with the code `usage` if the command makes no sense."""
     log.hold_descriptors()
@@ -187,4 +216,4 @@ def main_agent() -> NoReturn:
 
 def main_adm() -> NoReturn:
     """Run `rebalancer-adm`, which fails with one code, as the predecessor's command did."""
-    _run(adm, "rebalancer-adm", usage=1)
+    _run(_adm(), "rebalancer-adm", usage=1)

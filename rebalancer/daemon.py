@@ -30,6 +30,8 @@ from rebalancer.tokens import Token
 GRACE_S = 2.0
 #: Containers made, more than were freed, before the collector looks for cycles among them.
 YOUNG = 10_000
+#: Open files that are enough for the largest region.
+FILES = 65_536
 #: Larger bodies are read in a thread, where others get their turns.
 AT_ONCE_BYTES = 32 << 10
 
@@ -65,6 +67,21 @@ class Listen:
 
 def _spell(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def open_many_files() -> int:
+    """Let this process open as many files as it may have, and return how many those are.
+
+    A system's first limit is often a quarter of a thousand, or one thousand, and what it allows
+    whoever asks for more is enough for the connections to a thousand storage nodes.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # some systems have another limit besides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return most
+    return FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def collect_rarely() -> None:

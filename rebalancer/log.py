@@ -13,25 +13,23 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import partialmethod
 from typing import Any, TextIO
 
 import attrs
-import structlog
 
 #: Bunyan's numbers.
 LEVELS = {"trace": 10, "debug": 20, "info": 30, "warning": 40, "error": 50, "critical": 60}
 
 #: The names and short names that configurations use, in any case.
 ALIASES = {"crit": "critical", "err": "error", "warn": "warning"}
-
-# Nothing is logged below debug, so trace lets through the same.
-_STDLIB = {10: 10, 20: 10, 30: 20, 40: 30, 50: 40, 60: 50}
 
 #: The most bytes that wait to be written.
 QUEUE_BYTES = 4 << 20
@@ -207,23 +205,6 @@ def hold_descriptors() -> None:
 # --- lines ---------------------------------------------------------------------------------
 
 
-class _ToSink:
-    """The end to which structlog hands its lines."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def msg(self, message: str) -> None:
-        self._sink.put(message.encode(errors="backslashreplace") + b"\n")
-
-    log = debug = info = warn = warning = msg
-    fatal = failure = err = error = critical = exception = msg
-
-
-def _to_sink(sink: Sink, *_: Any) -> _ToSink:
-    return _ToSink(sink)
-
-
 @attrs.frozen
 class _Bunyan:
     """Makes records in bunyan's format, of the program `name` in this process."""
@@ -245,60 +226,101 @@ class _Bunyan:
             "msg": message,
         }
 
-    def of_event(
-        self, _logger: Any, method: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        """Make a record of what structlog was given; it is one of structlog's processors."""
-        level = LEVELS.get(ALIASES.get(method, method), 30)
-        record = self.record(level, event.pop("event", ""))
-        if failure := event.pop("exception", None):
-            record["err"] = {"message": str(failure).strip().splitlines()[-1], "stack": failure}
-        record.update(event)
-        return record
+    def line(self, level: int, message: Any, fields: dict[str, Any]) -> bytes:
+        """Make the line of a record of now, with these fields; `exc_info` is an exception."""
+        record = self.record(level, message)
+        if failure := _traceback(fields.pop("exc_info", None)):
+            record["err"] = {"message": failure.splitlines()[-1], "stack": failure}
+        record.update(fields)
+        return json.dumps(record, default=str).encode(errors="backslashreplace") + b"\n"
 
     def of_dropped(self, count: int) -> bytes:
         """Make the line that tells of `count` lines that were dropped."""
-        record = {**self.record(LEVELS["warning"], "log lines were dropped"), "count": count}
-        return json.dumps(record).encode() + b"\n"
+        return self.line(LEVELS["warning"], "log lines were dropped", {"count": count})
+
+
+def _traceback(given: Any) -> str:
+    """Format an exception, or the one that is being handled if `given` is true."""
+    if isinstance(given, tuple):
+        given = given[1]
+    failure = given if isinstance(given, BaseException) else sys.exception() if given else None
+    return "" if failure is None else "".join(traceback.format_exception(failure)).strip()
+
+
+@attrs.define(eq=False)
+class Output:
+    """Takes records of level `least` and above."""
+
+    least: int
+    #: Called with the level's name, the message and the fields of each.
+    take: Callable[[str, str, dict[str, Any]], object]
+
+
+def _output(bunyan: _Bunyan, least: int, put: Callable[[bytes], object]) -> Output:
+    return Output(least, lambda level, text, more: put(bunyan.line(LEVELS[level], text, more)))
+
+
+#: Where records go; a program that has not been configured writes all on stdout, as it comes.
+output = _output(_Bunyan("rebalancer"), 0, lambda line: print(line.decode(), end=""))
+
+
+def replace(new: Output) -> Output:
+    """Have records go elsewhere from now on; returns where they went before."""
+    global output
+    old, output = output, new
+    return old
 
 
 def configure(name: str, level: str, stream: TextIO | None = None) -> None:
     """Send every log of this process, of libraries too, to `stream`, or else to stdout."""
-    bunyan = _Bunyan(name)
+    bunyan, least = _Bunyan(name), LEVELS[level_name(level)]
     if stream is None:
         sink = stdout()
         sink.tell_by(bunyan.of_dropped)
-        factory: Any = partial(_to_sink, sink)
+        replace(_output(bunyan, least, sink.put))
     else:
-        factory = structlog.PrintLoggerFactory(stream)
-    structlog.configure(
-        processors=[
-            structlog.processors.format_exc_info,
-            bunyan.of_event,
-            structlog.processors.JSONRenderer(default=str),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_STDLIB[LEVELS[level_name(level)]]),
-        logger_factory=factory,
-        cache_logger_on_first_use=False,
-    )
+        replace(_output(bunyan, least, lambda line: stream.write(line.decode())))
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(logging.WARNING)
+
+
+@attrs.frozen
+class Logger:
+    """Writes records, with `fields` in each of them."""
+
+    fields: Mapping[str, Any]
+
+    def bind(self, **fields: Any) -> "Logger":
+        """Make a logger that adds more fields."""
+        return Logger({**self.fields, **fields})
+
+    def log(self, level: str, message: str, /, **fields: Any) -> None:
+        """Write a record of the level of this name."""
+        if LEVELS[level] >= output.least:
+            output.take(level, message, {**self.fields, **fields})
+
+    debug = partialmethod(log, "debug")
+    info = partialmethod(log, "info")
+    warning = partialmethod(log, "warning")
+    error = partialmethod(log, "error")
+    critical = partialmethod(log, "critical")
+    #: For use where an exception is handled, which becomes a field.
+    exception = partialmethod(log, "error", exc_info=True)
 
 
 class _Forward(logging.Handler):
     """Hands records of the standard library's loggers to ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger().bind(logger=record.name)
-        method = getattr(log, record.levelname.lower(), log.info)
-        method(record.getMessage(), exc_info=record.exc_info or None)
+        level = record.levelname.lower()
+        fields = {"logger": record.name, "exc_info": record.exc_info}
+        get_logger().log(level if level in LEVELS else "info", record.getMessage(), **fields)
 
 
-def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:
+def get_logger(**fields: Any) -> Logger:
     """Make a logger that adds `fields` to every line."""
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger(**fields)
-    return log
+    return Logger(fields)
 
 
 @attrs.define(eq=False)

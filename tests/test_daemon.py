@@ -1,6 +1,7 @@
 """What both services do alike: serving, errors, the end."""
 
 import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -186,3 +187,28 @@ async def test_metrics_are_served_on_both_paths() -> None:
         stopping.set()
 
     assert ["things_total 3.0" in reply.text for reply in replies] == [True, True]
+
+
+@pytest.mark.parametrize(("soft", "hard", "allowed"), [(256, 4096, 4096), (4096, 4096, 4096)])
+def test_a_program_opens_as_many_files_as_it_may(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int
+) -> None:
+    """The limit that it begins with is too small for the connections of a large region."""
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, made: limits.append(made))
+    assert daemon.open_many_files() == allowed
+    assert limits[-1] == (allowed, hard)
+
+
+def test_a_program_that_may_not_open_more_files_says_how_many_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes on with them."""
+
+    def refuse(_kind: int, _limits: object) -> None:
+        raise ValueError("not allowed")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert daemon.open_many_files() == 256

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from rebalancer import log
 
@@ -22,10 +21,11 @@ from rebalancer import log
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    before = log.output
     yield io.StringIO()
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    log.replace(before)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:

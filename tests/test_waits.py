@@ -1,9 +1,9 @@
 """Causes of waiting are shown while they last, and told of seldom."""
 
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from rebalancer.waits import REMIND_S, Waits
+from tests.logs import capture_logs
 
 
 async def test_a_cause_is_shown_from_its_beginning_to_its_end(autojump_clock: MockClock) -> None:

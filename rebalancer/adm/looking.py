@@ -10,7 +10,8 @@ import click
 from rebalancer.adm import units
 from rebalancer.adm.client import Access, AdmError, Manager, with_manager
 from rebalancer.adm.options import job_argument, json_option
-from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console, printable
+from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console
+from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import how_it_ended, notes
 from rebalancer.adm.report import new_file, save_report
 from rebalancer.adm.tables import counts_table, jobs_table, status_tables, summary_tables

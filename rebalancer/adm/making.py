@@ -10,13 +10,8 @@ from rich.text import Text
 
 from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
 from rebalancer.adm.options import evacuation_options, job_argument, json_option
-from rebalancer.adm.output import (
-    echo_as_predecessor,
-    echo_json,
-    is_terminal,
-    make_console,
-    printable,
-)
+from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
+from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import notes
 from rebalancer.adm.tables import plan_table, what_does_not_fit
 from rebalancer.adm.units import size

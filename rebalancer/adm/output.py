@@ -1,6 +1,5 @@
 """Where the operator's command writes to, and the forms that scripts rely on."""
 
-import io
 import json
 import re
 import sys
@@ -9,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from rebalancer.adm.printing import printable
 from rebalancer.peers.http import Reply
 
 #: A table is as wide as what is in it; without a terminal, up to so many characters.
@@ -24,23 +24,6 @@ def make_console() -> Console:
     """Standard output.  Without a terminal there are no colours and no lines cut to its width."""
     width = None if is_terminal() else PAGE_WIDTH
     return Console(highlight=False, markup=False, width=width)
-
-
-def printable(text: str) -> str:
-    """A text on one line, without what a terminal would take for orders: users choose names."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def printable_lines(text: str) -> str:
-    """Make text `printable`, but keep its lines apart."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def take_any_text() -> None:
-    """Let no character that standard output or error cannot encode end a command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def json_text(value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from rebalancer.adm import units
-from rebalancer.adm.output import printable
+from rebalancer.adm.printing import printable
 from rebalancer.rates import Rates, eta_s
 
 #: States of a job that something will still happen to by itself.

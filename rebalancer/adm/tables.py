@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rebalancer.adm import units
-from rebalancer.adm.output import printable
+from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words
 from rebalancer.domain.reasons import EXCLUDED
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rebalancer.adm.client import AdmError, Manager
-from rebalancer.adm.output import json_text, printable
+from rebalancer.adm.output import json_text
+from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import (
     GOING,
     Glance,

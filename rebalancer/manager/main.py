@@ -20,6 +20,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.runner import Runner
 from rebalancer.manager.tuning import adopted
 from rebalancer.metrics import metrics_app
+from rebalancer.peers.connections import affordable
 from rebalancer.peers.http import open_http, trusting
 from rebalancer.peers.storinfo import LeftOut, storage_nodes
 from rebalancer.threads import Work, run_sync
@@ -49,6 +50,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
             open_http(
                 config.hosts,
                 read_s=config.http_timeout_s,
+                connections=affordable(daemon.open_many_files()),
                 tls=trusting(config.agent_tls_ca) if config.agent_tls else None,
             )
         )

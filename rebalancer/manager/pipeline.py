@@ -31,8 +31,6 @@ from rebalancer.manager.stages.update import update, update_links
 PUT_BACK = "the shard is not configured; put it back, then retry the job"
 #: Messages that wait between two stages; each holds up to an assignment of objects.
 QUEUE = 2
-#: Assignments posted at a time: enough for several destinations to hang with all of theirs.
-POSTERS = 32
 
 
 async def run(job: Job) -> None:
@@ -92,8 +90,7 @@ async def _drain(job: Job, scan_round: int) -> None:
                 start(_recover, left_over, sent_send.clone(), moved_send.clone())
                 start(discover, job, scan_round, last_row, found_send.clone())
                 start(place, job, found.clone(), ready_send.clone())
-                for _ in range(POSTERS):
-                    start(post, job, ready.clone(), sent_send.clone())
+                start(post, job, ready.clone(), sent_send.clone())
                 start(poll, job, sent.clone(), moved_send.clone())
                 start(update, job, moved.clone())
 

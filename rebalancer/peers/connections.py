@@ -2,7 +2,7 @@
 
 import select
 import ssl
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,10 +17,20 @@ from rebalancer.peers.names import Endpoint
 CONNECT_S = 5.0
 #: One that nobody used for so many seconds is closed.
 KEPT_S = 5.0
+#: Requests to one place at a time.  Each that is slow to answer has a connection for itself, and
+#: must leave the others to the rest.
+AT_ONE_PLACE = 4
+#: What a client's connections may use of the process's files, as a divisor, and the bounds of that.
+SHARE, LEAST, MOST = 4, 100, 1000
 #: The head of an answer may have so many bytes.
 MAX_HEAD_BYTES = 100 << 10
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+def affordable(files: int) -> int:
+    """Return how many connections a client may have in a process that may open so many files."""
+    return max(LEAST, min(MOST, files // SHARE))
 
 
 class ConnectionFailed(Exception):
@@ -33,10 +43,14 @@ class AnswerFailed(Exception):
 
 @attrs.frozen(cache_hash=True)
 class Place:
-    """Where to connect to; `tls_name` is what a certificate must be for, None for plain TCP."""
+    """Where to connect to; `tls_name` is what a certificate must be for, None for plain TCP.
+
+    Peers at one address have places of their own, going by `name`.
+    """
 
     where: Endpoint
     tls_name: str | None = None
+    name: str = ""
 
 
 @attrs.frozen
@@ -146,7 +160,7 @@ class Connections:
     """The connections of a client.
 
     Mutable state: the ones that are kept, the one kept for longest first, and those of each place;
-    how many may be in use besides.
+    how many may be in use besides, in all and of each place.
     """
 
     most: int
@@ -155,6 +169,10 @@ class Connections:
     _kept: OrderedDict[Connection, None] = attrs.field(factory=OrderedDict)
     _by_place: dict[Place, list[Connection]] = attrs.field(factory=dict)
     _turns: trio.Semaphore = attrs.field(init=False)
+    # Of the storage nodes of a region, and a few besides.
+    _turns_at: defaultdict[Place, trio.Semaphore] = attrs.field(
+        factory=lambda: defaultdict(lambda: trio.Semaphore(AT_ONE_PLACE))
+    )
 
     def __attrs_post_init__(self) -> None:
         """Start with no connection in use."""
@@ -166,18 +184,33 @@ class Connections:
         Raises:
           ConnectionFailed: there is none.
         """
+        turns = self._turns_at[place]
+        # The one of the place first: who waits for a slow peer takes no connection from others.
+        await self._take_turn(turns, f"all {AT_ONE_PLACE} connections to it are in use")
         try:
-            self._turns.acquire_nowait()
+            await self._take_turn(self._turns, f"all {self.most} connections are in use")
+            try:
+                return self._take_kept(place) or await self._connect(place)
+            except BaseException:
+                self._turns.release()
+                raise
+        except BaseException:
+            turns.release()
+            raise
+
+    async def _take_turn(self, turns: trio.Semaphore, otherwise: str) -> None:
+        """Wait for one of `turns`.
+
+        Raises:
+          ConnectionFailed: there was none for as long as a peer may be silent.
+        """
+        try:
+            turns.acquire_nowait()
         except trio.WouldBlock:
             with trio.move_on_after(self.silence_s) as waiting:
-                await self._turns.acquire()
+                await turns.acquire()
             if waiting.cancelled_caught:
-                raise ConnectionFailed(f"all {self.most} connections are in use") from None
-        try:
-            return self._take_kept(place) or await self._connect(place)
-        except BaseException:
-            self._turns.release()
-            raise
+                raise ConnectionFailed(otherwise) from None
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next request, or close it if it is of no more use."""
@@ -188,6 +221,7 @@ class Connections:
         else:
             connection.close()
         self._turns.release()
+        self._turns_at[connection.place].release()
 
     def close(self) -> None:
         """Close all that are kept."""

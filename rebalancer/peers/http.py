@@ -160,7 +160,7 @@ class HttpClient:
         try:
             # A certificate is for the name, also where `hosts` says which address that is.
             name = split_port(host, port).host if self._scheme == "https" else None
-            return Place(locate(host, self._hosts, port), name)
+            return Place(locate(host, self._hosts, port), name, host)
         except ValueError as exc:
             raise ConnectionFailed(str(exc)) from exc
 

@@ -11,12 +11,12 @@ import click
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from structlog.testing import capture_logs
 
 from rebalancer import __version__
 from rebalancer.adm.commands import adm, job
 from rebalancer.daemon import Listen, listen
 from rebalancer.manager.runner import Running
+from tests.logs import capture_logs
 from tests.manager.test_api import Rig, open_rig
 from tests.manager.test_control import SMALL
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rebalancer.adm.output import printable
+from rebalancer.adm.printing import printable
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from rebalancer.agent.fetch import Fetcher
 from rebalancer.agent.files import ObjectFiles
 from rebalancer.config import AgentConfig
 from tests.agent.scripted import open_rig
+from tests.logs import capture_logs
 from tests.sources import OWNER, Answer, ok, task, uuid
 
 A, B = b"first object", b"second object" * 1000

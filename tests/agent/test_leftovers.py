@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from tests.agent.scripted import open_rig
 from tests.agent.test_store import legacy_file
+from tests.logs import capture_logs
 from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
 
 SMALL = b"an object"

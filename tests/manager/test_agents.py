@@ -9,9 +9,9 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from rebalancer.domain import reasons
+from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager import pipeline
@@ -23,6 +23,7 @@ from rebalancer.peers.moray.client import Put
 from rebalancer.tokens import Token
 from rebalancer.wire import (
     Assignment,
+    AssignmentReport,
     Dialect,
     PostForm,
     Task,
@@ -30,6 +31,7 @@ from rebalancer.wire import (
     read_assignment,
     report_to_wire,
 )
+from tests.logs import capture_logs
 from tests.manager.test_store import check_counters
 from tests.manager.world import (
     NODES,
@@ -524,6 +526,42 @@ async def test_hung_agents_do_not_hold_up_the_others(world: World, autojump_cloc
     assert posts
     assert len([at for at in done if at - began < 30]) >= 8
     assert trio.current_time() - began < 5 * 70
+
+
+async def test_slow_agents_cost_the_others_nothing(tmp_path: Path, autojump_clock: object) -> None:
+    """While every request to half of them waits for its answer, the rest of the objects move."""
+    world = make_world(tmp_path / "w", [record(n) for n in range(200)])
+    world.nodes = tuple(StorageNode(f"{n}.stor.lab", "dc1", 100_000, 10) for n in range(10, 30))
+    slow = {node.manta_storage_id for node in world.nodes[::2]}
+    deleted = set[str]()
+    done: list[float] = []
+
+    class Slow:
+        ping = world.agents.ping
+
+        async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
+            await trio.sleep(5 if shark in slow else 0)
+            return await world.agents.post(shark, assignment)
+
+        async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
+            await trio.sleep(5 if shark in slow else 0)
+            return await world.agents.get(shark, assignment_id)
+
+        async def delete(self, shark: str, assignment_id: str) -> None:
+            await trio.sleep(5 if shark in slow else 0)
+            deleted.add(assignment_id)
+
+    world.before_write = lambda _name: done.append(trio.current_time())
+    world.options = attrs.evolve(world.options, max_tasks_per_assignment=1, max_sharks=20)
+    began = trio.current_time()
+    async with world.job(agents=cast(Agents, Slow())) as job:
+        await pipeline.run(job)
+        assert await counts(job.store) == {("complete", ""): 200}
+    assert len([at for at in done if at - began < 5]) >= 150
+    # Nor do their own deletes keep those of others from being sent.
+    healthy = {name for name, (shark, _) in world.agents.assignments.items() if shark not in slow}
+    assert healthy <= deleted
+    world.close()
 
 
 async def test_a_disk_that_is_gone_does_not_draw_all_objects(

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import attrs
 import pytest
@@ -22,7 +23,8 @@ from rebalancer.manager.stages.discover import discover
 from rebalancer.manager.stages.place import place
 from rebalancer.manager.stages.poll import poll
 from rebalancer.manager.stages.post import post
-from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.manager.throttle import Throttle
+from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.wire import Assignment
 from tests.manager.test_store import check_counters
 from tests.manager.world import World, counts, make_world, record
@@ -180,8 +182,15 @@ async def test_a_cancelled_job_can_go_on_from_its_file(
     world: World, autojump_clock: object
 ) -> None:
     """What was withdrawn is found by the next start, without anything against it."""
-    world.agents.post_s = lambda: 1.0
-    async with world.job() as job:
+
+    class Slow:
+        """Agents that have not been told how much they may take in when the job is cancelled."""
+
+        async def limit_bandwidth(self, _shark: str, _bytes_per_s: int | None) -> bool:
+            await trio.sleep(1.0)
+            return True
+
+    async with world.job(throttle=Throttle(cast(Agents, Slow()), 1_000_000)) as job:
         await run(job, cancel_after_s=0.5)
         left = job.store.unsettled
         assert rows(job, "SELECT count(*) FROM assignments WHERE state = 'rejected'") > [(0,)]

@@ -9,7 +9,6 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from rebalancer.devregion.moray import faults
 from rebalancer.devregion.moray.errors import query_timeout
@@ -33,6 +32,7 @@ from rebalancer.manager.records import FoundRecord, NewAssignment, ScanPosition,
 from rebalancer.manager.stages.place import place
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.errors import read_error
+from tests.logs import capture_logs
 from tests.manager.test_pipeline import change_while_copying
 from tests.manager.test_store import check_counters, found, keep, opened
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record

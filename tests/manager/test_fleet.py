@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerUnreachable
 from rebalancer.manager.fleet import PERIOD_S, Fleet
 from rebalancer.waits import Waits
+from tests.logs import capture_logs
 from tests.manager.world import NODES
 
 

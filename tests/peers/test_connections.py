@@ -4,12 +4,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from rebalancer.errors import PeerUnreachable
-from rebalancer.peers.connections import ConnectionFailed, Connections, Place
+from rebalancer.peers.connections import (
+    AT_ONE_PLACE,
+    ConnectionFailed,
+    Connections,
+    Place,
+    affordable,
+)
 from rebalancer.peers.http import HttpClient, open_http
 from rebalancer.peers.names import Endpoint
 
@@ -128,3 +135,32 @@ async def test_an_answer_that_comes_before_all_was_sent_is_taken() -> None:
         except PeerUnreachable:
             return  # a reset may overtake the answer
     assert reply.status == 413
+
+
+async def test_a_peer_that_is_slow_leaves_connections_to_the_others() -> None:
+    """Whoever waits for one that is in use at a place holds none of the rest."""
+    peer = Peer()
+    async with listening(peer.serve) as place:
+        slow, other = attrs.evolve(place, name="slow"), attrs.evolve(place, name="other")
+        connections = Connections(AT_ONE_PLACE + 1, 0.05, None)
+        taken = [await connections.take(slow) for _ in range(AT_ONE_PLACE)]
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_slow() -> None:
+                with pytest.raises(ConnectionFailed, match="to it are in use"):
+                    await connections.take(slow)
+
+            for _ in range(3):
+                nursery.start_soon(wait_for_slow)
+            await trio.testing.wait_all_tasks_blocked()
+            connections.give_back(await connections.take(other))
+        connections.give_back(taken.pop())
+        taken.append(await connections.take(slow))
+        for connection in taken:
+            connections.give_back(connection)
+        connections.close()
+
+
+def test_a_client_leaves_most_files_to_the_rest_of_its_process() -> None:
+    """Shards and servers need some too."""
+    assert [affordable(files) for files in (64, 1024, 4000, 65_536)] == [100, 256, 1000, 1000]

@@ -10,7 +10,6 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from rebalancer.daemon import Listen, listen
 from rebalancer.devregion.storinfo import make_storinfo_app
@@ -19,6 +18,7 @@ from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreach
 from rebalancer.peers.http import HttpClient, open_http
 from rebalancer.peers.storinfo import MOST, LeftOut, read_nodes, storage_nodes
 from rebalancer.serving.app import Answer, App, Request
+from tests.logs import capture_logs
 from tests.web import Client
 
 

@@ -12,13 +12,13 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from rebalancer.daemon import Listen, listen
 from rebalancer.metrics import metrics_app
 from rebalancer.serving.app import Application
 from rebalancer.serving.bounds import Bounds
 from tests.agent.scripted import open_rig as open_agent
+from tests.logs import capture_logs
 from tests.manager.test_api import open_rig as open_manager
 from tests.sources import ASSIGNMENT, Answer, ok, task
 

@@ -6,15 +6,14 @@ from typing import Any
 
 import attrs
 import pytest
-import structlog
 import trio
 from quart import Response, request
-from structlog.testing import capture_logs
 
 from rebalancer.daemon import GRACE_S, require_token
 from rebalancer.errors import StoreError
 from rebalancer.serving.quartapp import QuartApp
 from rebalancer.tokens import Token
+from tests.logs import capture_logs
 from tests.serving.test_server import get, read_all, read_answer, served
 
 
@@ -72,7 +71,6 @@ def some_app() -> SomeApp:
 def logs() -> Iterator[list[Any]]:
     with capture_logs() as found:
         yield found
-    structlog.reset_defaults()
 
 
 async def test_requests_follow_one_another_on_a_connection() -> None:

@@ -9,10 +9,8 @@ from typing import Any
 
 import attrs
 import pytest
-import structlog
 import trio
 import trustme
-from structlog.testing import capture_logs
 
 from rebalancer import daemon
 from rebalancer.daemon import Listen, body_json, listen, require_token
@@ -20,6 +18,7 @@ from rebalancer.errors import StoreError
 from rebalancer.serving.app import Answer, App, Application, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.tokens import Token
+from tests.logs import capture_logs
 
 ANY = Listen("127.0.0.1", 0)
 PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -153,7 +152,6 @@ async def served(app: Application | None = None, **bounds: Any) -> AsyncIterator
 def logs() -> Iterator[list[Any]]:
     with capture_logs() as found:
         yield found
-    structlog.reset_defaults()
 
 
 def get(path: str = "/ping", *headers: bytes, version: bytes = b"1.1") -> bytes:

@@ -1,5 +1,6 @@
 """Agents forget the assignments that are done with, for tidiness only."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,8 +11,8 @@ from rebalancer.log import get_logger
 from rebalancer.manager.job import Job, Moved
 from rebalancer.retry import pauses
 
-#: Deletes at a time, and those that may wait; further ones are left out.
-AT_A_TIME, WAITING = 8, 64
+#: Deletes that one destination may have under way; further ones are left out.
+AT_ONE = 8
 TRIES = 3
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 #: Seconds that the end of all other work waits for deletes.
@@ -21,39 +22,40 @@ log = get_logger()
 
 
 class Forgetting:
-    """Deletes of assignments, which nothing ever waits for: one that stays is only clutter."""
+    """Deletes of assignments, which nothing ever waits for: one that stays is only clutter.
 
-    def __init__(self, job: Job, send: trio.MemorySendChannel[Moved]) -> None:
+    Mutable state: how many are under way, by destination.
+    """
+
+    def __init__(self, job: Job, nursery: trio.Nursery) -> None:
         self._job = job
-        self._send = send
+        self._nursery = nursery
+        self._under_way: Counter[str] = Counter()
 
     def forget(self, item: Moved) -> None:
-        """Have its agent drop an assignment, if the job wants that and agents keep up with it."""
+        """Have its agent drop an assignment, if the job wants that and the agent keeps up."""
         if not self._job.config.delete_assignments:
             return
+        shark = item.destination.manta_storage_id
+        if self._under_way[shark] < AT_ONE:
+            self._under_way[shark] += 1
+            self._nursery.start_soon(self._delete, shark, item)
+        else:
+            log.info("assignment left at its agent, which deletes slowly", id=item.id, shark=shark)
+
+    async def _delete(self, shark: str, item: Moved) -> None:
         try:
-            self._send.send_nowait(item)
-        except trio.WouldBlock:
-            log.info("assignment left at its agent, others are deleted slowly", id=item.id)
+            await _delete(self._job, item)
+        finally:
+            self._under_way[shark] -= 1
 
 
 @asynccontextmanager
 async def forgetting(job: Job) -> AsyncIterator[Forgetting]:
     """Have assignments dropped in the background; on leaving, the rest has a few seconds."""
-    send, receive = trio.open_memory_channel[Moved](WAITING)
     async with trio.open_nursery() as nursery:
-        async with receive:
-            for _ in range(AT_A_TIME):
-                nursery.start_soon(_delete_each, job, receive.clone())
-        async with send:
-            yield Forgetting(job, send)
+        yield Forgetting(job, nursery)
         nursery.cancel_scope.deadline = trio.current_time() + LAST_S
-
-
-async def _delete_each(job: Job, receive: trio.MemoryReceiveChannel[Moved]) -> None:
-    async with receive:
-        async for item in receive:
-            await _delete(job, item)
 
 
 async def _delete(job: Job, item: Moved) -> None:

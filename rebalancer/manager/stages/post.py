@@ -27,33 +27,42 @@ async def post(
     ready: trio.MemoryReceiveChannel[Ready],
     sent: trio.MemorySendChannel[Sent],
 ) -> None:
-    """Post assignments; give back the objects of those no agent took.
+    """Post each assignment as soon as it comes; give back the objects of those no agent took.
+
+    None waits for another one, so that a slow agent holds up its own only.  There are no more of
+    them at a time than all destinations may have, which the ledger bounds.
+    """
+    async with ready, sent, trio.open_nursery() as nursery:
+        async for item in ready:
+            nursery.start_soon(_post, job, item, sent)
+
+
+async def _post(job: Job, item: Ready, sent: trio.MemorySendChannel[Sent]) -> None:
+    """Post an assignment.
 
     Once the job is cancelled, what has not been posted is withdrawn.  So is what cannot have come
     to its agent, which is away: that is no failure of the objects.  An agent that may have the
     assignment is asked for it by polling.
     """
-    async with ready, sent:
-        async for item in ready:
-            shark = item.destination.manta_storage_id
-            if job.cancelled.is_set() or job.ledger.is_away(shark):
-                await withdraw(job, item.id, shark, item.size)
-                continue
-            await job.throttle.tell(shark)
-            with job.metrics.timed("post"):
-                result = await _deliver(job, item)
-            ids = frozenset(obj.object_id for obj, _ in item.tasks)
-            match result.delivery:
-                case _Delivery.TAKEN:
-                    await job.store.accepted(item.id)
-                    await sent.send(Sent(item.id, item.destination, ids, item.size))
-                case _Delivery.IN_DOUBT:
-                    doubt = Sent(item.id, item.destination, ids, item.size, False, True)
-                    await sent.send(doubt)
-                case _Delivery.NEVER_SENT:
-                    await withdraw(job, item.id, shark, item.size)
-                case _Delivery.REFUSED:
-                    await give_back(job, item.id, shark, item.size, result.reason, result.detail)
+    shark = item.destination.manta_storage_id
+    if not (job.cancelled.is_set() or job.ledger.is_away(shark)):
+        await job.throttle.tell(shark)
+    if job.cancelled.is_set() or job.ledger.is_away(shark):
+        await withdraw(job, item.id, shark, item.size)
+        return
+    with job.metrics.timed("post"):
+        result = await _deliver(job, item)
+    ids = frozenset(obj.object_id for obj, _ in item.tasks)
+    match result.delivery:
+        case _Delivery.TAKEN:
+            await job.store.accepted(item.id)
+            await sent.send(Sent(item.id, item.destination, ids, item.size))
+        case _Delivery.IN_DOUBT:
+            await sent.send(Sent(item.id, item.destination, ids, item.size, False, True))
+        case _Delivery.NEVER_SENT:
+            await withdraw(job, item.id, shark, item.size)
+        case _Delivery.REFUSED:
+            await give_back(job, item.id, shark, item.size, result.reason, result.detail)
 
 
 class _Delivery(enum.Enum):
