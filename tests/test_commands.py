@@ -124,13 +124,12 @@ def test_a_configuration_that_names_missing_files_is_refused(tmp_path: Path) -> 
 @pytest.mark.process
 @pytest.mark.row("CRIT-4")
 def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
-    """One line that says why: there is no other client to fall back on, without deadlines."""
+    """One line that says why: there is no other client to fall back on, without TLS."""
     file = tmp_path / "config.json"
     file.write_text(
         '{"domain_name": "lab", "shards": [{"host": "1.moray.lab"}],'
-        f' "listen_port": 0, "metrics_port": 0, "data_dir": "{tmp_path}/db"}}'
+        f' "listen_port": 0, "metrics_port": 0, "data_dir": "{tmp_path}/db", "agent_tls": true}}'
     )
-    # Plain HTTP needs no authorities, but a context for TLS is made all the same.
     without_tls = (
         "import ssl\n"
         "class Refused(ssl.SSLContext):\n"
@@ -146,5 +145,5 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: no HTTP client can be made here: ")
+    assert done.stderr.startswith("Error: the system's authorities: ")
     assert done.stderr.count("\n") == 1

@@ -184,7 +184,8 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as exc:  # ssl's own errors among them
-        raise ConfigError(f"{ca_file}: {exc.strerror or exc}") from exc
+        named = ca_file or "the system's authorities"
+        raise ConfigError(f"{named}: {exc.strerror or exc}") from exc
 
 
 @asynccontextmanager
