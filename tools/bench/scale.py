@@ -32,13 +32,14 @@ from results import Figure
 from rich.console import Console
 from rich.table import Table
 from simulated import region
-from simulated.objects import DOMAIN, FIRST_ORIGIN, Shape
+from simulated.jobfile import fill
+from simulated.objects import DOMAIN, FIRST_ORIGIN, Objects, Shape
 
 from rebalancer.config import load_manager
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager import main as manager_main
-from rebalancer.manager.views import read_job
+from rebalancer.manager.views import Overview, read_job
 from rebalancer.sqlite import Database
 
 #: Seconds between two looks at how far all is.
@@ -160,12 +161,14 @@ class Watched:
     region_port: int
     folder: Path
     jobs: tuple[str, ...]
+    #: Objects that each job had behind it when it began.
+    done: int = 0
 
     def look(self, *, closely: bool) -> Look:
         """See how far all is; `closely` measures a view of the first job too."""
         told = ask(self.region_port, "/", host=region.CONTROL)
         files = [self.folder / f"{job}.sqlite" for job in self.jobs]
-        known = [read_job(file).status for file in files] if len(files) > 1 else []
+        known = [read_job(file) for file in files] if len(files) > 1 else []
         view_s, get_s = self._view(files[0]) if closely else (0.0, 0.0)
         return Look(
             time.time(),
@@ -175,7 +178,7 @@ class Watched:
             rss_of(self.pid),
             sum(map(_size, files)),
             sum(_size(file.with_name(f"{file.name}-wal")) for file in files),
-            tuple(status.objects(ObjectStatus.COMPLETE) for status in known) or (told["moved"],),
+            tuple(_moved(one) - self.done for one in known) or (told["moved"],),
             view_s,
             get_s,
         )
@@ -194,6 +197,10 @@ class Watched:
 
     def states(self) -> list[str]:
         return [ask(self.port, f"/jobs/{job}")["state"].lower() for job in self.jobs]
+
+
+def _moved(known: Overview) -> int:
+    return known.status.objects(ObjectStatus.COMPLETE)
 
 
 def _size(path: Path) -> int:
@@ -239,10 +246,14 @@ class Run:
     region_cpu_s: float
     left_assignments: int
     wrong: dict[str, int]
+    #: Objects that the jobs had behind them when they began.
+    done: int = 0
 
 
-def run(shape: Shape, tasks: int, folder: str, parts: int, *, keep: Path | None) -> Run:
-    """Run jobs to their end."""
+def run(
+    shape: Shape, tasks: int, folder: str, parts: int, *, done: int = 0, keep: Path | None
+) -> Run:
+    """Run jobs to their end, each of which has `done` objects behind it already."""
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as made:
         here = Path(made)
         told = json.dumps(attrs.asdict(shape))
@@ -252,12 +263,17 @@ def run(shape: Shape, tasks: int, folder: str, parts: int, *, keep: Path | None)
             port = free_port()
             file = write_config(here, shape, ports, tasks, port)
             log, times = here / "manager.log", here / "commits"
+            jobs: tuple[str, ...] = ()
+            if done:
+                with running("--manage", str(file), str(times), log=log):
+                    wait_for(port)
+                    jobs = create(port, shape)
+                for job in jobs:
+                    fill(here / "manager" / f"{job}.sqlite", Objects(shape), done)
             with running("--manage", str(file), str(times), log=log) as manager:
                 wait_for(port)
-                names = [f"{FIRST_ORIGIN + n}.stor.{DOMAIN}" for n in range(shape.jobs)]
-                wanted = [{"action": "evacuate", "params": {"from_shark": name}} for name in names]
-                jobs = tuple(ask(port, "/jobs", one) for one in wanted)
-                watched = Watched(manager.pid, port, ports["nodes"], here / "manager", jobs)
+                jobs = jobs or create(port, shape)
+                watched = Watched(manager.pid, port, ports["nodes"], here / "manager", jobs, done)
                 looks, ends = watch(watched, shape.objects, parts)
                 cpu_s = cpu_of(manager.pid)
                 state = ask(ports["nodes"], "/", host=region.CONTROL)
@@ -280,7 +296,15 @@ def run(shape: Shape, tasks: int, folder: str, parts: int, *, keep: Path | None)
             state["cpu_s"],
             state["assignments"],
             wrong,
+            done * shape.jobs,
         )
+
+
+def create(port: int, shape: Shape) -> tuple[str, ...]:
+    """Create a job for each evacuated node; their ids."""
+    names = [f"{FIRST_ORIGIN + job}.stor.{DOMAIN}" for job in range(shape.jobs)]
+    wanted = [{"action": "evacuate", "params": {"from_shark": name}} for name in names]
+    return tuple(ask(port, "/jobs", one) for one in wanted)
 
 
 def wait_for(port: int) -> None:
@@ -399,9 +423,10 @@ def summary_of(made: Run) -> Summary:
     return Summary(
         objects,
         objects / (done.at - first.at),
-        done.cpu_s / objects * 1e6,
+        # Without its start, which a small job would pay for more.
+        (done.cpu_s - first.cpu_s) / objects * 1e6,
         max(look.rss for look in made.looks),
-        made.file_bytes / objects,
+        made.file_bytes / (objects + made.done),
         last.at - done.at,
         (last.cpu_s - done.cpu_s) / objects * 1e6,
         tuple(count / (until.at - first.at) for count in until.settled),
@@ -442,21 +467,26 @@ def keep(session: Session, made: Run) -> None:
         "final scan": whole.final_scan_s,
         "wrong": sum(made.wrong.values()),
     }
-    session.record(setting, f"{whole.objects:,} objects", figures)
+    contender = f"{whole.objects:,} objects{_behind(made)}"
+    session.record(setting, contender, figures)
     for part in parts_of(made):
         share = round(part.moved / whole.objects * 100)
         figures = {
             "objects": part.objects_per_s,
             "CPU": part.cpu_us,
             "RSS": part.rss / 2**20,
-            "file": part.file_bytes / part.moved,
+            "file": part.file_bytes / (part.moved + made.done),
             "WAL": part.wal_bytes / 2**20,
             "view": part.view_us,
             "GET": part.get_ms,
             "commit": part.commit_p50_ms,
             "commit, 99 of 100": part.commit_p99_ms,
         }
-        session.record(f"{setting}: of {whole.objects:,} objects", f"{share} % moved", figures)
+        session.record(f"{setting}: of {contender}", f"{share} % moved", figures)
+
+
+def _behind(made: Run) -> str:
+    return f" behind {made.done:,}" if made.done else ""
 
 
 def show(console: Console, made: Run) -> None:
@@ -466,7 +496,7 @@ def show(console: Console, made: Run) -> None:
         *("moved", "objects/s", "CPU us", "RSS MiB", "view us", "GET ms", "file MiB", "WAL MiB"),
         *("commits/s", "p50 ms", "p99 ms", "max ms"),
         title=f"{shape.objects:,} objects, {shape.nodes:,} nodes{slow}, {shape.shards} shards,"
-        f" {shape.jobs} jobs, {made.tasks} tasks; load {made.load[0]:.1f}",
+        f" {shape.jobs} jobs, {made.tasks} tasks{_behind(made)}; load {made.load[0]:.1f}",
     )
     for part in parts_of(made):
         table.add_row(
@@ -534,6 +564,9 @@ def main() -> None:
     options_of.add_argument(
         "--against", type=int, nargs="*", default=[], help="smaller jobs before it"
     )
+    options_of.add_argument(
+        "--done", type=int, nargs="*", default=[], help="the same, with so many behind each job"
+    )
     options_of.add_argument("--no-bases", action="store_true", help="no runs to compare it with")
     options_of.add_argument("--parts", type=int, default=20, help="to cut a run into")
     options_of.add_argument("--folder", default=None, help="of the jobs' files")
@@ -570,15 +603,16 @@ def measure(kept: Session, shape: Shape, folder: str, options: argparse.Namespac
     for _ in range(options.rounds):
         bases = []
         before = [] if options.no_bases else bases_of(shape, options.against)
-        for wanted in (*before, shape):
-            made = run(wanted, options.tasks, folder, options.parts, keep=options.log)
+        wanted_runs = [*((one, 0) for one in before), *((shape, n) for n in (0, *options.done))]
+        for wanted, done in wanted_runs:
+            made = run(wanted, options.tasks, folder, options.parts, done=done, keep=options.log)
             show(console, made)
             keep(kept, made)
             is_right &= not made.wrong and all(state == "complete" for _, state in made.ends)
-            if wanted is not shape:
+            for base in bases:
+                compare(console, base, made)
+            if not done:
                 bases.append(made)
-        for base in bases:
-            compare(console, base, made)
     return is_right
 
 
