@@ -175,6 +175,7 @@ class AssignmentStore:
         """
         errors: dict[str, Exception] = {}
         written: dict[str, str] = {}
+        in_place: set[str] = set()
         try:
             for assignment in assignments:
                 path = f"{self.saving}/{assignment.id}"
@@ -188,13 +189,13 @@ class AssignmentStore:
             for path, name in list(written.items()):
                 try:
                     os.rename(path, f"{self.scheduled}/{name}")
+                    in_place.add(name)
                 except OSError as exc:
                     errors[written.pop(path)] = exc
         finally:
-            # Whatever ended this: what is in its place is not there any more.
-            for assignment in assignments:
+            for name in {assignment.id for assignment in assignments} - in_place:
                 with suppress(OSError):
-                    os.unlink(f"{self.saving}/{assignment.id}")
+                    os.unlink(f"{self.saving}/{name}")
         return [errors.get(assignment.id) for assignment in assignments]
 
     def find(self, assignment_id: str) -> Path | None:

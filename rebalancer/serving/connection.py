@@ -139,7 +139,9 @@ class Connection:
         try:
             if (head := await self._head()) is None:
                 return False
-            body = await self._body(head)
+            headers = dict(head.headers)
+            _check(head, headers)
+            body = await self._body(head, headers)
         except Refusal as refusal:
             await self._refuse(refusal, head)
         except h11.RemoteProtocolError as exc:
@@ -171,7 +173,6 @@ class Connection:
             event = self._protocol.next_event()
             if isinstance(event, h11.Request):
                 self.is_idle = False
-                _check(event)
                 return event
             if event is not h11.NEED_DATA:
                 return None
@@ -186,15 +187,16 @@ class Connection:
                     return None
                 raise Refusal(408, f"no whole head within {self.bounds.head_s:g} s")
 
-    async def _body(self, head: h11.Request) -> bytearray | None:
+    async def _body(self, head: h11.Request, headers: dict[bytes, bytes]) -> bytearray | None:
         """Read the body of a request, unless it is refused whatever is in it; None if too long."""
-        headers = dict(head.headers)
         path = head.target.partition(b"?")[0].decode()
         most = self.app.max_body_bytes
         if int(headers.get(b"content-length", b"0")) > most:
             return None
         if not self.app.admits(path, headers.get(b"authorization", b"").decode("latin1")):
             return bytearray()  # the application says so
+        if b"content-length" not in headers and b"transfer-encoding" not in headers:
+            return await self._receive_body(most)  # there is none, so it takes no time
         with trio.move_on_after(self.bounds.body_s):
             return await self._receive_body(most)
         raise Refusal(408, f"no whole body within {self.bounds.body_s:g} s")
@@ -365,13 +367,12 @@ def _request(head: h11.Request, body: bytearray | None) -> Request:
     )
 
 
-def _check(head: h11.Request) -> None:
+def _check(head: h11.Request, headers: dict[bytes, bytes]) -> None:
     """Refuse a request that is HTTP and yet nothing for an application.
 
     Raises:
       Refusal: says why.
     """
-    headers = dict(head.headers)
     host = headers.get(b"host", b"")
     if len(host) > 255 or not _HOST.fullmatch(host):
         raise Refusal(400, "Host: expected a name of at most 255 characters, perhaps with a port")
