@@ -17,7 +17,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC
 from functools import partial
 from itertools import chain
@@ -349,7 +349,7 @@ class Database:
         mine = _Write(fn)
         self._waiting.append(mine)
         try:
-            with trio.move_on_after(patience_s):
+            with _within(patience_s):
                 async with self._writing:
                     while not mine.is_over:
                         await self._try_to_commit()
@@ -465,7 +465,7 @@ class Database:
           StoreError: the file is no good.
         """
         try:
-            with trio.move_on_after(patience_s):
+            with _within(patience_s):
                 async with self._reading:
                     return await self._read(fn)
         finally:
@@ -490,6 +490,11 @@ class Database:
                 await trio.sleep(self._read_pauses.after(exc))
             else:
                 return result
+
+
+def _within(patience_s: float) -> AbstractContextManager[object]:
+    """Give up after so many seconds; nothing is looked after where that is never."""
+    return nullcontext() if patience_s == math.inf else trio.move_on_after(patience_s)
 
 
 def _call(fn: Callable[..., T], args: Any, kwargs: Any, db: sqlite3.Connection) -> T:
