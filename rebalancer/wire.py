@@ -9,6 +9,8 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
@@ -80,7 +82,8 @@ def failed(reason: Reason) -> TaskStatus:
     return TaskStatus(TaskState.FAILED, reason)
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
 class Task:
     """One object to copy: who owns it, what its digest is (base64), where to read it."""
 
@@ -196,20 +199,33 @@ def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def assignment_to_wire(assignment: Assignment, form: PostForm) -> Any:
+def assignment_body(assignment: Assignment, form: PostForm) -> bytes:
     """The body of POST /assignments.
 
     A task that is posted is pending, which deployed agents and the rewrite's spell differently
     and both take for granted; so unless the operator says which of them is there, it is left out.
     """
-    dialect = Dialect.LEGACY if form is PostForm.LEGACY else Dialect.TAGGED
-    tasks = [task_to_wire(task, dialect) for task in assignment.tasks]
-    if form is PostForm.LEGACY:
-        for task in tasks:
-            del task["status"]
+    status = "" if form is PostForm.LEGACY else _TAGGED_PENDING
+    # As `json.dumps` has it, in a third of the time: there is one for each object.
+    tasks = ", ".join(
+        [
+            f'{{"object_id": {_quoted(task.object_id)}, "owner": {_quoted(task.owner)},'
+            f' "md5sum": {_quoted(task.md5sum)}, "source": {_source_text(task.source)}{status}}}'
+            for task in assignment.tasks
+        ]
+    )
+    name = _quoted(assignment.id)
     if form is PostForm.TAGGED_ARRAY:
-        return [assignment.id, tasks]
-    return {"id": assignment.id, "tasks": tasks}
+        return f"[{name}, [{tasks}]]".encode()
+    return f'{{"id": {name}, "tasks": [{tasks}]}}'.encode()
+
+
+_TAGGED_PENDING = f', "status": {json.dumps(status_to_wire(PENDING, Dialect.TAGGED))}'
+
+
+@lru_cache(4096)
+def _source_text(shark: Shark) -> str:
+    return json.dumps({"datacenter": shark.datacenter, "manta_storage_id": shark.manta_storage_id})
 
 
 def posted_tasks(body: Any) -> list[Any]:

@@ -303,7 +303,32 @@ def test_text_that_is_no_json_is_told(text: str) -> None:
 def test_a_posted_task_has_no_status_unless_the_dialect_is_known() -> None:
     """Each predecessor refuses the other's spelling of a pending task, and both take none."""
     assignment = wire.read_assignment({"id": ID, "tasks": [TASK]})
-    (plain,) = wire.assignment_to_wire(assignment, wire.PostForm.LEGACY)["tasks"]
-    (tagged,) = wire.assignment_to_wire(assignment, wire.PostForm.TAGGED)["tasks"]
-    assert plain == TASK
-    assert tagged == {**TASK, "status": {"state": "Pending"}}
+    tagged = {**TASK, "status": {"state": "Pending"}}
+    bodies: dict[wire.PostForm, Any] = {
+        wire.PostForm.LEGACY: {"id": ID, "tasks": [TASK]},
+        wire.PostForm.TAGGED: {"id": ID, "tasks": [tagged]},
+        wire.PostForm.TAGGED_ARRAY: [ID, [tagged]],
+    }
+    for form, body in bodies.items():
+        assert wire.assignment_body(assignment, form) == json.dumps(body).encode()
+
+
+@given(
+    name=st.text(),
+    datacenter=st.text(),
+    ids=st.lists(st.text(), max_size=3),
+    form=st.sampled_from(wire.PostForm),
+)
+def test_whatever_an_assignment_says_its_body_is_json(
+    name: str, datacenter: str, ids: list[str], form: wire.PostForm
+) -> None:
+    """Its text is put together, not encoded."""
+    source = {"datacenter": datacenter, "manta_storage_id": name}
+    tasks = [wire.Task(one, name, one, Shark(datacenter, name)) for one in ids]
+    body = json.loads(wire.assignment_body(wire.Assignment(name, tuple(tasks)), form))
+    told = body if isinstance(body, dict) else dict(zip(("id", "tasks"), body, strict=True))
+    status = {} if form is wire.PostForm.LEGACY else {"status": {"state": "Pending"}}
+    listed = [
+        {"object_id": one, "owner": name, "md5sum": one, "source": source, **status} for one in ids
+    ]
+    assert told == {"id": name, "tasks": listed}

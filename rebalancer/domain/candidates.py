@@ -11,7 +11,8 @@ import attrs
 from rebalancer.domain.objects import StorageNode
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
 class Outlook:
     """What a node can do for the next object: `room` in bytes, and how it stands."""
 

@@ -72,7 +72,8 @@ class StorageNode:
         return Shark(self.datacenter, self.manta_storage_id)
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
 class MantaObject:
     """The part of an object's record that placement and transfer need."""
 

@@ -25,7 +25,8 @@ class Rules:
     allow_source_evac_shark: bool = True
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
 class Placement:
     """An object has a destination and a shark to be read from."""
 

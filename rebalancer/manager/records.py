@@ -145,7 +145,8 @@ class Uncopied:
     skipped: Mapping[Reason, int]
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define(eq=False)
 class StoredRecord:
     """A record to be rewritten: as discovered, with the destination of its object's copy."""
 
@@ -159,7 +160,8 @@ class StoredRecord:
     destination: Shark
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
 class Settled:
     """How the metadata update of an object ended, by the number of its row."""
 

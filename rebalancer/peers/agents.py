@@ -13,7 +13,7 @@ from rebalancer.wire import (
     Assignment,
     AssignmentReport,
     PostForm,
-    assignment_to_wire,
+    assignment_body,
     read_report,
 )
 
@@ -76,7 +76,7 @@ class Agents:
           PeerWantsToken: it does not have it.
         """
         form = PostForm(self.forms.get(shark, PostForm.LEGACY))
-        body = assignment_to_wire(assignment, form)
+        body = assignment_body(assignment, form)
         reply = await self._request("POST", shark, "/assignments", body=body, within_s=POST_S)
         detail = f"{reply.status} {reply.text[:200]}"
         match reply.status:

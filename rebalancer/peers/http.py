@@ -108,6 +108,8 @@ class HttpClient:
     ) -> Reply:
         """One request and its whole answer, within `within_s` seconds in all.
 
+        `body` is sent as JSON, unless it is bytes, which are JSON already.
+
         Raises:
           PeerUnreachable: no answer came; whether the request had its effect is unknown.
           PeerMalformed: the answer is too long.
@@ -135,7 +137,7 @@ class HttpClient:
         Raises:
           PeerUnreachable: no answer came, or it broke off, also while it is read.
         """
-        content = b"" if body is None else json.dumps(body).encode()
+        content = body if isinstance(body, bytes) else _json_of(body)
         # What is unpacked has no bound, so nothing may be packed.
         lines = [("host", host), ("accept-encoding", "identity")]
         if content:
@@ -163,6 +165,10 @@ class HttpClient:
             return Place(locate(host, self._hosts, port), name, host)
         except ValueError as exc:
             raise ConnectionFailed(str(exc)) from exc
+
+
+def _json_of(body: Any) -> bytes:
+    return b"" if body is None else json.dumps(body).encode()
 
 
 def _detail(exc: BaseException) -> str:

@@ -121,7 +121,7 @@ def test_what_managers_send_is_read_quickly(
 ) -> None:
     """Ours in both dialects, the deployed one, and the rewrite's."""
     assignment = wire.read_assignment(GOOD)
-    ours = json.dumps(wire.assignment_to_wire(assignment, form)).encode()
+    ours = wire.assignment_body(assignment, form)
     bodies = [ours, *(POSTS[name][0].encode() for name in list(POSTS)[:3])]
     expected = [carefully(body) for body in bodies]
     monkeypatch.delattr(module, "read_body")
@@ -135,9 +135,7 @@ def test_a_body_of_too_many_tasks_is_refused_before_they_are_made(
     """As every text of as many values is."""
     rows = tuple((uuid(n), OWNER, md5(b"x"), "dc1", "2.stor.lab") for n in range(wire.MAX_TASKS))
     tasks = tuple(map(module.task_of, rows))
-    most = json.dumps(
-        wire.assignment_to_wire(Assignment(ASSIGNMENT, tasks), PostForm.LEGACY)
-    ).encode()
+    most = wire.assignment_body(Assignment(ASSIGNMENT, tasks), PostForm.LEGACY)
     assert read_posted(most) == Posted(ASSIGNMENT, ASSIGNMENT, rows, Dialect.LEGACY)
     monkeypatch.delattr(module, "_DECODER")
     many = b'{"id":"x","tasks":[' + b"{}," * 30_001 + b"{}]}"

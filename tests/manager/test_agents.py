@@ -27,7 +27,7 @@ from rebalancer.wire import (
     Dialect,
     PostForm,
     Task,
-    assignment_to_wire,
+    assignment_body,
     read_assignment,
     report_to_wire,
 )
@@ -76,7 +76,7 @@ class Wire:
         if path == "/ping":
             return Reply(404, {}, b"")
         if method == "POST":
-            answer = await agents.post(host, read_assignment(body))
+            answer = await agents.post(host, read_assignment(json.loads(body)))
             return Reply(200 if answer.outcome is Posted.ACCEPTED else 503, {}, b"")
         if method == "DELETE":
             await agents.delete(host, name)
@@ -294,7 +294,7 @@ async def test_a_failed_task_that_has_no_failure_is_not_copied(
 
     def spoil(told: dict[str, Any]) -> dict[str, Any]:
         tasks = world.agents.assignments[told["uuid"]][1]
-        body: Any = assignment_to_wire(tasks, PostForm.LEGACY)
+        body = json.loads(assignment_body(tasks, PostForm.LEGACY))
         listed = [{**task, "status": "Complete"} for task in body["tasks"]]
         return cast(dict[str, Any], failing(*listed)(told))
 

@@ -19,11 +19,11 @@ async def probe(job: Job) -> None:
     told: set[str] = set()
     try:
         while True:
-            due = job.ledger.take_due()
-            async with trio.open_nursery() as nursery:
-                places = trio.CapacityLimiter(AT_ONCE)
-                for shark in due:
-                    nursery.start_soon(_ask, job, shark, places)
+            if due := job.ledger.take_due():
+                async with trio.open_nursery() as nursery:
+                    places = trio.CapacityLimiter(AT_ONCE)
+                    for shark in due:
+                        nursery.start_soon(_ask, job, shark, places)
             away = dict(job.ledger.away())
             for shark, why in away.items():
                 job.waits.begin(_subject(shark), why)

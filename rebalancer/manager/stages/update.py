@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
+from operator import attrgetter
 
 import trio
 
@@ -84,7 +85,7 @@ def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
     chunk: list[StoredRecord] = []
     size = 0
     # Two batches that lock the same keys in other orders deadlock.
-    for record in sorted(records, key=lambda record: record.key):
+    for record in sorted(records, key=attrgetter("key")):
         length = put_bytes(record.key, record.text)
         is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
         if chunk and is_full:

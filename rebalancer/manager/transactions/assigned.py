@@ -44,17 +44,21 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
         ),
     ).lastrowid
     destinations.give(db, assignment)
-    sizes = db.execute(
+    count = db.execute(
         "UPDATE progress SET status = 'assigned', assignment = ?, dest_shark = ?"
         " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
         # The sign keeps sqlite from walking the index of all that waits.
-        " AND +status = 'unprocessed' AND NOT put_off RETURNING bytes",
+        " AND +status = 'unprocessed' AND NOT put_off",
         (number, assignment.destination.manta_storage_id, json.dumps(assignment.object_ids)),
-    ).fetchall()
-    if len(sizes) != len(assignment.object_ids):
+    ).rowcount
+    if count != len(assignment.object_ids):
         raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
+    # A row each, as RETURNING has them, would be a turn of the interpreter's lock each.
+    (size,) = db.execute(
+        "SELECT ifnull(sum(bytes), 0) FROM progress WHERE assignment = ?", (number,)
+    ).fetchone()
     tally = Tally()
-    tally.move("unprocessed", "assigned", None, len(sizes), sum(size for (size,) in sizes))
+    tally.move("unprocessed", "assigned", None, count, size)
     tally.save(db)
 
 

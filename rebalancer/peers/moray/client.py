@@ -30,7 +30,8 @@ class Record:
     etag: str
 
 
-@attrs.frozen
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
 class Put:
     """One conditional write of a batch.  The value may be JSON text already."""
 
