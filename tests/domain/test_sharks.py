@@ -154,12 +154,13 @@ ODD = st.sampled_from(
         "null",
     ]
 )
-NAMED = [OLD, "2.stor", NEW.manta_storage_id]
-PLAIN_ENTRIES = st.sampled_from(NAMED).map(
-    lambda name: f'{{"datacenter":"dc1","manta_storage_id":"{name}"}}'
-)
+PLAIN_ENTRIES = [
+    f'{{"datacenter":"dc1","manta_storage_id":"{name}"}}'
+    for name in (OLD, "2.stor", NEW.manta_storage_id)
+]
 LISTS = (
-    st.lists(PLAIN_ENTRIES, max_size=3, unique=True) | st.lists(PLAIN_ENTRIES | ODD, max_size=3)
+    st.sampled_from([PLAIN_ENTRIES[:2], PLAIN_ENTRIES[1::-1], PLAIN_ENTRIES[:1]])
+    | st.lists(st.sampled_from(PLAIN_ENTRIES) | ODD, max_size=3)
 ).map(lambda entries: f"[{','.join(entries)}]")
 SCALARS = KEYS | st.sampled_from(["1.0", "-0", "1e21", "12345678901234567890", "null"])
 
