@@ -33,8 +33,8 @@ from rebalancer.devregion.processes import find_program
 SETS = {"4k": (10_000, 4 << 10), "256k": (2_000, 256 << 10), "256m": (6, 256 << 20)}
 #: Objects of a set whose instructions are counted, in whole assignments.
 COUNTED = 20 * TASKS
-#: Who takes minutes for a set that takes the others seconds.
-TOO_SLOW = {("4k disk", "aria2c")}
+#: Who takes minutes on disk for sets that take the others seconds.
+SLOW_ON_DISK = {"aria2c"}
 FIGURES = {
     "objects": Figure("/s", "more"),
     "throughput": Figure("MB/s", "more"),
@@ -202,9 +202,9 @@ def contenders(
         return {n: partial(bench.instructions, p, counter) for n, p in programs.items()}
     found = {}
     for name in names_of(options, programs):
-        is_too_slow = (str(bench.setting), name) in TOO_SLOW
-        if not is_too_slow and (bench.setting.durable or "durable" not in name):
-            found[name] = bench.contender(name, programs, options.rust_agent)
+        if name in SLOW_ON_DISK if bench.setting.durable else "durable" in name:
+            continue
+        found[name] = bench.contender(name, programs, options.rust_agent)
     return found
 
 
