@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 from agentclient import TASKS, Client, assignments, delete_all, work_off
 from agentprocess import RunningAgent, running_agent, running_rust_agent
-from harness import Contender, Session, parser, session
+from harness import Contender, Session, in_memory, on_disk, parser, session
 from instructions import Counter, Uncountable, find_counter
 from objects import OWNER, Set, check, make_set
 from peers import PEERS, Peer, is_installed
@@ -250,10 +250,9 @@ def main() -> None:
         "--instructions", action="store_true", help="count them instead, of agents at 4k tmpfs"
     )
     options = options_of.parse_args()
-    shm = Path("/dev/shm")
     with (
-        tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as memory,
-        tempfile.TemporaryDirectory(dir=Path.cwd()) as disk,
+        tempfile.TemporaryDirectory(dir=in_memory()) as memory,
+        tempfile.TemporaryDirectory(dir=on_disk()) as disk,
         session("agent", FIGURES, options, {"memory": Path(memory), "disk": Path(disk)}) as made,
     ):
         run(made, options, Path(memory), Path(disk))

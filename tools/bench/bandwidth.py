@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentclient import Client, assignments, work_off
 from agentprocess import running_agent
-from harness import parser, session
+from harness import in_memory, parser, session
 from objects import OWNER, make_set
 from results import Figure, Row
 
@@ -51,8 +51,7 @@ def main() -> None:
     if (program := find_program("nginx")) is None:
         sys.exit("nginx is not installed: there is nothing to pull from")
     total = sum(options.mb) * 1e6 * (options.seconds + 1.5) * options.rounds
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as name:
         folder = Path(name)
         dataset = make_set("bandwidth", folder, int(total / SIZE) + 200, SIZE)
         with (

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import psycopg
 import trio
-from harness import parser, session
+from harness import on_disk, parser, session
 from metadata import ORIGIN, record, running_server
 from results import Figure, Round, Row, ratios, spread
 
@@ -300,7 +300,7 @@ def main() -> None:
         sys.exit("PostgreSQL is not installed: there is nothing to scan")
     names = options.contenders.split(";")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=on_disk())))
         made = stack.enter_context(session("discovery", FIGURES, options, {"disk": folder}))
         cluster = stack.enter_context(postgres.running())
         cluster.create()

@@ -17,6 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+#: What git ignores here: results, and folders to work in.
+KEPT = ROOT / "bench-results"
 #: Runs a contender once.
 Contender = Callable[[], Round]
 
@@ -27,6 +29,18 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=rounds, help="of each contender, in turns")
     made.add_argument("--json", type=Path, metavar="FILE", help="where all rounds are kept")
     return made
+
+
+def on_disk() -> Path:
+    """Return the folder below which a benchmark may make folders that are to be on a disk."""
+    KEPT.mkdir(exist_ok=True)
+    return KEPT
+
+
+def in_memory() -> Path | None:
+    """Return the folder below which a benchmark may make folders in memory, if there is one."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() else None
 
 
 @attrs.define
@@ -92,7 +106,7 @@ def session(
     console = Console(width=None if sys.stdout.isatty() else 180)
     heading = make_heading(folders)
     name = f"{bench}-{heading.measured.replace(':', '')[:17]}.json"
-    path = options.json or ROOT / "bench-results" / name
+    path = options.json or KEPT / name
     made = Session(Results(bench, heading, dict(figures)), path, options.rounds, console)
     for line in describe(bench, heading):
         made.tell(line)

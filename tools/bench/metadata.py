@@ -30,7 +30,7 @@ from typing import Any, cast
 
 import attrs
 import trio
-from harness import parser, session
+from harness import in_memory, parser, session
 from results import Figure, Round, ratios, spread
 
 from rebalancer import daemon
@@ -330,13 +330,12 @@ async def measure(setting: Setting, folder: Path) -> Run:
 
 def run(setting: Setting) -> Run:
     """One setting in a folder of its own, in memory if there is such a place."""
-    shm = Path("/dev/shm")
     # The module knows whether the system has the option; the rows without it are as if not.
     before = connection._QUICKACK
     if not setting.quickack:
         connection._QUICKACK = None
     try:
-        with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
+        with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
             if setting.writes == GET_AND_PUT:
                 return measure_peer(setting, Path(folder))
             return trio.run(measure, setting, Path(folder))
@@ -384,8 +383,9 @@ def main() -> None:
         for writes in (GET_AND_PUT, PLAIN, BATCHED)
         if options.only in str(Setting(writes, quickack, updaters))
     ]
-    shm = Path("/dev/shm")
-    with session("metadata", FIGURES, options, {"memory": shm} if shm.is_dir() else {}) as made:
+    memory = in_memory()
+    folders = {} if memory is None else {"memory": memory}
+    with session("metadata", FIGURES, options, folders) as made:
         for (quickack, updaters), chosen in groupby(settings, key=itemgetter(0, 1)):
             ways = {GET_AND_PUT: None} | {writes: None for _, _, writes in chosen}
             contenders = {

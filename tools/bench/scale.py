@@ -601,7 +601,7 @@ def measure(kept: Session, shape: Shape, folder: str, options: argparse.Namespac
     """Run what was asked for, and return whether all of it came to a right end."""
     console, is_right = Console(width=130), True
     for _ in range(options.rounds):
-        bases = []
+        bases = list[Run]()
         before = [] if options.no_bases else bases_of(shape, options.against)
         wanted_runs = [*((one, 0) for one in before), *((shape, n) for n in (0, *options.done))]
         for wanted, done in wanted_runs:
