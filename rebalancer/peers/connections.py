@@ -90,15 +90,18 @@ class Connection:
         except (ValueError, h11.LocalProtocolError) as exc:
             raise ConnectionFailed(f"it cannot be asked: {exc}") from exc
         parts += [self._send(h11.Data(body)), self._send(h11.EndOfMessage())]
-        with trio.move_on_after(self.silence_s) as waiting, suppress(trio.BrokenResourceError):
+        with trio.move_on_after(self.silence_s) as waiting:
             # In one write: the deployed manager, which reads a head and then looks once for a
             # body, waits for ever for one that is not there yet.  A peer that goes away may have
             # answered before it had all.
-            await self.stream.send_all(b"".join(parts))
+            with suppress(trio.BrokenResourceError):
+                await self.stream.send_all(b"".join(parts))
+            waiting.deadline = trio.current_time() + self.silence_s
+            while not isinstance(event := self._next(), h11.Response):
+                if event is h11.NEED_DATA:  # or it is an interim answer
+                    await self._receive()
         if waiting.cancelled_caught:
-            raise AnswerFailed(f"it took nothing for {self.silence_s:g} s")
-        while not isinstance(event := await self._receive(), h11.Response):
-            pass  # an interim answer
+            raise AnswerFailed(f"no answer for {self.silence_s:g} s")
         fields = {name.decode(): value.decode("latin-1") for name, value in event.headers}
         return Head(event.status_code, fields)
 
@@ -108,7 +111,11 @@ class Connection:
         Raises:
           AnswerFailed: it breaks off.
         """
-        event = await self._receive()
+        while (event := self._next()) is h11.NEED_DATA:
+            with trio.move_on_after(self.silence_s) as waiting:
+                await self._receive()
+            if waiting.cancelled_caught:
+                raise AnswerFailed(f"silence for {self.silence_s:g} s")
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     def be_ready(self) -> bool:
@@ -140,19 +147,21 @@ class Connection:
     def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> bytes:
         return self._protocol.send(event) or b""
 
-    async def _receive(self) -> Any:
+    def _next(self) -> Any:
+        """Return what comes next of the answer, NEED_DATA if more must be received first."""
         try:
-            while (event := self._protocol.next_event()) is h11.NEED_DATA:
-                with trio.move_on_after(self.silence_s) as waiting:
-                    data = await self.stream.receive_some()
-                if waiting.cancelled_caught:
-                    raise AnswerFailed(f"silence for {self.silence_s:g} s")
-                if not data and self._protocol.their_state is h11.SEND_RESPONSE:
-                    raise AnswerFailed("the connection was closed before an answer")
-                self._protocol.receive_data(bytes(data))
+            return self._protocol.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise AnswerFailed(str(exc)) from exc
+
+    async def _receive(self) -> None:
+        try:
+            data = await self.stream.receive_some()
+            if not data and self._protocol.their_state is h11.SEND_RESPONSE:
+                raise AnswerFailed("the connection was closed before an answer")
+            self._protocol.receive_data(bytes(data))
         except (trio.BrokenResourceError, h11.RemoteProtocolError) as exc:
             raise AnswerFailed(str(exc)) from exc
-        return event
 
 
 @attrs.define(eq=False)
