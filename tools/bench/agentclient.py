@@ -16,6 +16,8 @@ from objects import OWNER, Object
 TASKS = 50  # of an assignment
 #: Between two looks at an assignment that is not complete.
 POLL_S = 0.02
+#: Bytes that are read at a time, at most.
+READ = 1 << 16
 
 
 class Client:
@@ -51,7 +53,7 @@ class Client:
         return body
 
     def _more(self) -> None:
-        data = self._socket.recv(1 << 16)
+        data = self._socket.recv(READ)
         assert data, "the agent closed the connection"
         self._received += data
 

@@ -136,7 +136,7 @@ def run_programs(*commands: Sequence[str], cwd: Path) -> Cost:
             command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         assert popen.stderr is not None
-        with watched(popen.pid) as memory:
+        with watched(popen.pid) as memory, popen.stderr:
             errors = popen.stderr.read()
             _, status, usage = os.wait4(popen.pid, 0)
         popen.returncode = os.waitstatus_to_exitcode(status)
