@@ -1,6 +1,7 @@
 """No statement of a job that runs walks through all of its rows, of which there may be millions."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rebalancer.domain import reasons
 from rebalancer.manager import pipeline, views
 from rebalancer.manager.job import Job
 from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.sqlite import connect
 from tests.manager.world import World, make_world, record
 
 #: Tables that grow with the job.
@@ -110,16 +112,15 @@ async def test_a_view_of_a_job_walks_through_no_rows(
 ) -> None:
     """It costs the same at any size."""
     seen = set[str]()
-    connect = views.connect
 
-    def watched(*args: object, **kwargs: object) -> object:
-        made = connect(*args, **kwargs)  # type: ignore[arg-type]
+    def watched(path: Path, *, mode: str) -> sqlite3.Connection:
+        made = connect(path, mode=mode)
         made.set_trace_callback(seen.add)
         return made
 
     async with world.job() as job:
         await pipeline.run(job)
-        monkeypatch.setattr(views, "connect", watched)
+        monkeypatch.setattr("rebalancer.manager.views.connect", watched)
         views.read_job(world.job_file)
         views.objects_page(world.job_file, None, None, 10, 5)
         assert len(seen) > 5

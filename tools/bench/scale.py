@@ -145,6 +145,8 @@ class Look:
     #: Of all jobs together.
     file_bytes: int
     wal_bytes: int
+    #: What the manager has had its file system write.
+    written: int
     #: Objects that are at their end, by job.
     settled: tuple[int, ...]
     #: CPU of reading what GET shows of a job, and how long its answer took, where it was asked.
@@ -178,6 +180,7 @@ class Watched:
             rss_of(self.pid),
             sum(map(_size, files)),
             sum(_size(file.with_name(f"{file.name}-wal")) for file in files),
+            written_by(self.pid),
             tuple(_moved(one) - self.done for one in known) or (told["moved"],),
             view_s,
             get_s,
@@ -221,6 +224,14 @@ def rss_of(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
+    return 0
+
+
+def written_by(pid: int) -> int:
+    """Return the bytes that a process has had written to disks."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1])
     return 0
 
 
@@ -401,6 +412,7 @@ class Summary:
     cpu_us: float
     peak_rss: int
     bytes_per_object: float
+    written_per_object: float
     final_scan_s: float
     final_scan_cpu_us: float
     #: Objects a second of each job until the first was at its end, and of healthy nodes while
@@ -427,6 +439,7 @@ def summary_of(made: Run) -> Summary:
         (done.cpu_s - first.cpu_s) / objects * 1e6,
         max(look.rss for look in made.looks),
         made.file_bytes / (objects + made.done),
+        (done.written - first.written) / objects,
         last.at - done.at,
         (last.cpu_s - done.cpu_s) / objects * 1e6,
         tuple(count / (until.at - first.at) for count in until.settled),
@@ -440,6 +453,7 @@ FIGURES = {
     "CPU": Figure("us/object", "less"),
     "RSS": Figure("MiB", "less"),
     "file": Figure("bytes/object", "less"),
+    "written": Figure("bytes/object", "less"),
     "final scan": Figure("s", "less"),
     "wrong": Figure("objects", "less"),
     "WAL": Figure("MiB", "less"),
@@ -464,6 +478,7 @@ def keep(session: Session, made: Run) -> None:
         "CPU": whole.cpu_us,
         "RSS": whole.peak_rss / 2**20,
         "file": whole.bytes_per_object,
+        "written": whole.written_per_object,
         "final scan": whole.final_scan_s,
         "wrong": sum(made.wrong.values()),
     }
@@ -517,7 +532,8 @@ def show(console: Console, made: Run) -> None:
     console.print(
         f"whole: {whole.objects_per_s:,.0f} objects/s, {whole.cpu_us:.1f} us of CPU an object,"
         f" peak RSS {whole.peak_rss / 2**20:.0f} MiB, {whole.bytes_per_object:,.0f} bytes of file"
-        f" an object; final scan {whole.final_scan_s:.1f} s, {whole.final_scan_cpu_us:.1f} us;"
+        f" an object, {whole.written_per_object:,.0f} bytes written an object;"
+        f" final scan {whole.final_scan_s:.1f} s, {whole.final_scan_cpu_us:.1f} us;"
         f" region {made.region_cpu_s / shape.objects * 1e6:.0f} us an object;"
         f" {made.left_assignments} assignments left at agents"
     )
