@@ -279,6 +279,7 @@ def run(
                 with running("--manage", str(file), str(times), log=log):
                     wait_for(port)
                     jobs = create(port, shape)
+                    wait_for_scans(port, jobs)
                 for job in jobs:
                     fill(here / "manager" / f"{job}.sqlite", Objects(shape), done)
             with running("--manage", str(file), str(times), log=log) as manager:
@@ -316,6 +317,12 @@ def create(port: int, shape: Shape) -> tuple[str, ...]:
     names = [f"{FIRST_ORIGIN + job}.stor.{DOMAIN}" for job in range(shape.jobs)]
     wanted = [{"action": "evacuate", "params": {"from_shark": name}} for name in names]
     return tuple(ask(port, "/jobs", one) for one in wanted)
+
+
+def wait_for_scans(port: int, jobs: Sequence[str]) -> None:
+    """Wait until each job has begun, for what it does once takes longer with more rows."""
+    while not all(ask(port, f"/jobs/{job}")["scans"] for job in jobs):
+        time.sleep(0.05)
 
 
 def wait_for(port: int) -> None:

@@ -1,6 +1,6 @@
 """The objects of a simulated region, each made of its number, and what has become of them.
 
-Nothing of an object is kept but what was done with it: seven bytes.
+Nothing of an object is kept but what was done with it: six bytes.
 """
 
 from array import array
