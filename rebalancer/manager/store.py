@@ -300,7 +300,8 @@ class JobStore:
 
     async def to_update(self, assignment_id: str) -> list[StoredRecord]:
         """The records of an assignment whose objects are copied, as discovered."""
-        return await self.database.read(updated.to_update, assignment_id)
+        # By the writer, which has them in its cache: the reader's is void after every commit.
+        return await self.database.write(updated.to_update, assignment_id)
 
     async def settle(self, settled: Sequence[Settled], finished: str | None = None) -> None:
         """Record how the metadata updates of objects ended.
