@@ -30,9 +30,6 @@ from rebalancer.tokens import Token
 GRACE_S = 2.0
 #: Containers made, more than were freed, before the collector looks for cycles among them.
 YOUNG = 10_000
-#: Looks at what is young before the collector looks at what has outlived one, and so on.  With the
-#: usual ten, cycles that were in use at a look took some MiB before they were found.
-OLDER = 2
 #: Open files that are enough for the largest region.
 FILES = 65_536
 #: Larger bodies are read in a thread, where others get their turns.
@@ -94,7 +91,7 @@ def collect_rarely() -> None:
     find next to nothing.
     """
     gc.freeze()
-    gc.set_threshold(YOUNG, OLDER, OLDER)
+    gc.set_threshold(YOUNG)
 
 
 async def serve(

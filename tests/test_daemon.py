@@ -1,10 +1,8 @@
 """What both services do alike: serving, errors, the end."""
 
-import gc
 import os
 import resource
 import signal
-import weakref
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -214,27 +212,3 @@ def test_a_program_that_may_not_open_more_files_says_how_many_it_has(
     monkeypatch.setattr(resource, "getrlimit", lambda _kind: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     assert daemon.open_many_files() == 256
-
-
-class Ring:
-    """Something that refers to itself."""
-
-    def __init__(self) -> None:
-        self.ring = self
-
-
-def test_cycles_that_outlive_a_look_are_soon_looked_for_again() -> None:
-    """What was in use at one look of the collector is not kept until there were many others."""
-    before = gc.get_threshold()
-    try:
-        daemon.collect_rarely()
-        ring: Ring | None = Ring()
-        seen = weakref.ref(ring)
-        gc.collect(0)  # while it is in use
-        ring = None
-        kept: list[list[int]] = [[] for _ in range(4 * daemon.YOUNG)]
-        assert seen() is None
-        assert len(kept) == 4 * daemon.YOUNG
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
