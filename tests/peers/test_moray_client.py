@@ -19,7 +19,7 @@ from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import scan
-from rebalancer.peers.moray import fast
+from rebalancer.peers.moray import fast, pool
 from rebalancer.peers.moray.client import CALL_S, MorayClient, open_moray
 from rebalancer.peers.moray.connection import Connection
 from rebalancer.peers.moray.errors import Kind, read_error
@@ -140,6 +140,26 @@ async def test_fewer_connections_at_once() -> None:
         client.resize(4)
         await many(30, client.ping)
         assert server.connections == 4
+
+    assert server.ends == ["whole"] * len(server.ends)
+
+
+async def test_connections_that_nobody_needs_any_more_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What many calls at once have opened does not stay for ever; one does, for the next call."""
+    monkeypatch.setattr(pool, "UNUSED_S", 0.05)
+    server = Server()
+    async with connected(server, connections=6) as (client, _):
+        await many(30, client.ping)
+        assert server.connections == 6
+        with trio.fail_after(5):
+            while server.connections > 1:
+                await client.ping()
+                await trio.sleep(0.01)
+        await trio.sleep(0.1)
+        await client.ping()
+        assert (server.connections, server.accepted) == (1, 6)
 
     assert server.ends == ["whole"] * len(server.ends)
 

@@ -15,6 +15,9 @@ CONNECT_S = 5.0
 #: Pauses between two looks at whether the connections are spread as well as can be.  At each of
 #: them one connection is moved at most.
 SPREAD_S = 5.0
+#: Connections over which nothing has come for so many seconds are closed, but for one of a shard.
+#: Else each moment at which many were needed would leave its own for as long as a job runs.
+UNUSED_S = 60.0
 #: A server that could not be connected to comes last for so many seconds: a dead one stays in
 #: the name service for minutes.
 SHUN_S = 30.0
@@ -71,9 +74,14 @@ class Pool:
 
     def _tidy(self) -> None:
         self._open = {c: where for c, where in self._open.items() if c.is_usable}
-        if (surplus := len(self._open) - self.limit) > 0:
-            for connection in [c for c in self._open if c.in_flight == 0][:surplus]:
-                self._retire(connection)
+        if len(self._open) < 2:
+            return
+        idle = [connection for connection in self._open if connection.in_flight == 0]
+        surplus = max(len(self._open) - self.limit, 0)
+        before = trio.current_time() - UNUSED_S
+        unused = [connection for connection in idle if connection.heard_at < before]
+        for connection in {*idle[:surplus], *unused[: len(self._open) - 1]}:
+            self._retire(connection)
 
     def give_up(self, connection: Connection) -> None:
         """Do without a connection whose server does not answer, and without that server a while."""
