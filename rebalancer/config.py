@@ -96,7 +96,7 @@ class AgentServer:
     workers: int = attrs.field(default=1, validator=_whole(1, 64))
     workers_per_assignment: int = attrs.field(default=1, validator=_whole(1, 256))
     #: Processes that pull objects; 0: the agent itself does.
-    fetchers: int = attrs.field(default=2, validator=_whole(0, 64))
+    fetchers: int = attrs.field(default=1, validator=_whole(0, 64))
 
 
 @attrs.frozen
@@ -150,6 +150,8 @@ class AgentSource:
     bandwidth_bytes_per_s: int = attrs.field(default=0, validator=_whole(0))
     #: Empty: any host name; else its suffixes.
     allowed_domains: tuple[str, ...] = ()
+    #: What asks for objects; auto: libcurl where it is installed, else the plain one.
+    engine: str = attrs.field(default="auto", validator=_one_of("auto", "libcurl", "plain"))
 
 
 @attrs.frozen

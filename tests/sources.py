@@ -55,8 +55,7 @@ def ok(content: bytes, *headers: str) -> bytes:
 
 @attrs.define(eq=False)
 class Source:
-    """Mutable state: the requests so far, their connections, in all and at a
-    time, and how many of them came together."""
+    """Mutable state: the requests so far, and their connections, in all and at a time."""
 
     answer: Callable[[int, str], Answer]
     port: int = 0
@@ -65,7 +64,6 @@ class Source:
     connections: int = 0
     at_work: int = 0
     most_at_once: int = 0
-    most_ahead: int = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
@@ -87,7 +85,6 @@ class Source:
                 if not data:
                     return
                 received += data
-            self.most_ahead = max(self.most_ahead, received.count(b"\r\n\r\n"))
             head, _, received = received.partition(b"\r\n\r\n")
             self.requests.append(head)
             self.paths.append(head.split(b" ")[1].decode())

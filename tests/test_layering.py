@@ -23,13 +23,19 @@ FORBIDDEN = {
         "rebalancer.peers.moray.fast",
     ],
     "peers/moray/fast.py": ["trio", "socket"],
-    "agent/http1.py": ["trio", "socket"],
+    "agent/sources/engine.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
     "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
-    "h11": {"peers/connections.py", "serving", "devregion/storagenode.py"},
+    "pycurl": {"agent/sources/curl.py", "agent/sources/sockets.py"},
+    "h11": {
+        "peers/connections.py",
+        "serving",
+        "devregion/storagenode.py",
+        "agent/sources/plain.py",
+    },
     "quart": {"serving/quartapp.py", "manager/api.py"},
     "quart_trio": {"serving/quartapp.py"},
     "werkzeug": {"serving/quartapp.py"},

@@ -74,26 +74,30 @@ class Allowance:
     at_once: int = AT_ONCE_BYTES
     _left: int = 0
     _is_asked: bool = False
-    _turn: trio.Lock = attrs.field(factory=trio.Lock)
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
-    async def take(self, most: int) -> int:
-        """Wait for leave to receive, in turn; how many bytes, at most `most`."""
-        async with self._turn:
-            while self.is_limited and self._left <= 0:
-                if not self._is_asked:
-                    self._is_asked = True
-                    self.on_want()
-                await self._changed.wait()
-            size = min(most, self._left) if self.is_limited else most
-            self._left -= size
-            return size
+    @property
+    def is_open(self) -> bool:
+        """Whether there is leave to receive."""
+        return not self.is_limited or self._left > 0
 
-    def give_back(self, size: int) -> None:
-        """So many of the bytes taken were not received."""
-        if size and self.is_limited:
-            self._left += size
-            self._wake()
+    async def wait(self) -> None:
+        """Wait for leave to receive about `at_once` bytes; what comes is then told by `spend`."""
+        while not self.is_open:
+            if not self._is_asked:
+                self._is_asked = True
+                self.on_want()
+            await self._changed.wait()
+
+    def spend(self, size: int) -> None:
+        """Count `size` bytes as received, a negative number of those that did not come after all.
+
+        Too many are made up for by the next ones.
+        """
+        if self.is_limited:
+            self._left -= size
+            if size < 0:
+                self._wake()
 
     def granted(self, size: int) -> None:
         """The agent grants `size` bytes."""

@@ -1,24 +1,25 @@
 """A fetcher: pulls the objects of lots and puts them into place, in a process of its own.
 
 It ends when the agent closes its connection, be it by dying; signals are for the agent alone.
-Small files are written on the event loop: nothing but transfers waits for it here, and a thread
-would hold this loop up for longer than the writing does.  Syncs, and large objects, have threads.
 """
 
+import gc
 import json
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import attrs
 import trio
 
 from rebalancer.agent.bandwidth import Allowance
-from rebalancer.agent.fetch import AHEAD, Fetched, Fetcher, FetchFailure, unexpected
-from rebalancer.agent.files import LocalFailure, ObjectFiles, Staged, new_run
+from rebalancer.agent.committer import Committer
+from rebalancer.agent.fetch import AT_A_TIME, Fetched, Fetcher, unexpected
+from rebalancer.agent.files import ObjectFiles, Whole, new_run
 from rebalancer.agent.messages import (
     Begin,
     Grant,
@@ -29,25 +30,15 @@ from rebalancer.agent.messages import (
     Message,
     Outcome,
     Ready,
-    Report,
     Want,
     Width,
 )
 from rebalancer.agent.room import Promised
+from rebalancer.agent.sources.engine import FetchFailure
 from rebalancer.config import AgentSource, AgentStorage
-from rebalancer.domain import reasons
 from rebalancer.log import configure, get_logger
-from rebalancer.retry import pauses
 from rebalancer.threads import Work, run_sync
 from rebalancer.wire import Task, parse_json, structure
-
-#: The most objects that one commit covers, the bytes of them that are enough for one, and how
-#: long it waits for more, in seconds.
-COMMIT_OBJECTS = 256
-COMMIT_BYTES = 1 << 20
-MOMENT_S = 0.01
-#: Pauses in seconds before what lacked files or memory is tried again.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 log = get_logger()
 
@@ -94,122 +85,6 @@ def open_files(
     )
 
 
-# --- putting into place --------------------------------------------------------------------
-
-
-@attrs.define(eq=False)
-class _Committer:
-    """Makes pulled objects durable under their names, and tells of it.
-
-    Mutable state: objects that wait for that, and how many bytes they are; what is to be told;
-    how many lanes pull; files left behind; an event for each change.
-    """
-
-    files: ObjectFiles
-    line: Line
-    lanes: int = 0
-    cleanup_failures: int = 0
-    _staged: dict[Staged, Outcome] = attrs.field(factory=dict)
-    _bytes: int = 0
-    _told: list[Outcome] = attrs.field(factory=list)
-    _pulled: list[int] = attrs.field(factory=list)
-    _changed: trio.Event = attrs.field(factory=trio.Event)
-    _pauses: Iterator[float] | None = None
-
-    def add(self, staged: Staged, outcome: Outcome) -> None:
-        """Take an object that is verified under its temporary name."""
-        self._staged[staged] = outcome
-        self._bytes += outcome.size or 0
-        self._changed.set()
-
-    def tell(self, outcome: Outcome) -> None:
-        """Take the outcome of a task that has no object to put into place."""
-        self._told.append(outcome)
-        self._changed.set()
-
-    def pulled(self, lot: int) -> None:
-        """Note that nothing of a lot is left to pull."""
-        self._pulled.append(lot)
-        self._changed.set()
-
-    def lane_ended(self) -> None:
-        """Note that a lane has ended, perhaps the last that anything could come from."""
-        self.lanes -= 1
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Commit for ever, as many at a time as there are."""
-        while True:
-            await self._wait()
-            await self._gather()
-            staged, self._staged, self._bytes = self._staged, {}, 0
-            told, self._told = self._told, []
-            pulled, self._pulled = self._pulled, []
-            failed, self.cleanup_failures = self.cleanup_failures, 0
-            if pulled and staged and self.files.durable:
-                # The agent need not wait for the disk with what comes next.
-                await self.line.send(Report(pulled=tuple(pulled)))
-                pulled = []
-            refused = await self._publish(list(staged))
-            later: dict[Staged, Outcome] = {}
-            for item, outcome in staged.items():
-                if (failure := refused.get(item)) is not None:
-                    if failure.may_pass:
-                        later[item] = outcome
-                        continue
-                    outcome = attrs.evolve(outcome, reason=failure.reason, detail=str(failure))
-                told.append(outcome)
-            if told or pulled or failed:
-                await self.line.send(Report(tuple(told), tuple(pulled), failed))
-            await self._put_off(later, refused)
-            if not self.lanes and not self._staged:
-                self.files.rest()
-
-    async def _put_off(
-        self, later: dict[Staged, Outcome], refused: dict[Staged, LocalFailure]
-    ) -> None:
-        """Pause, then put back the objects for which this process lacked files or memory."""
-        if not later:
-            self._pauses = None
-            return
-        self._pauses = self._pauses or pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        log.warning(
-            "objects not yet in place", objects=len(later), error=str(refused[next(iter(later))])
-        )
-        await trio.sleep(next(self._pauses))
-        for item, outcome in later.items():
-            self.add(item, outcome)
-
-    async def _wait(self) -> None:
-        await self._changed.wait()
-        self._changed = trio.Event()
-
-    async def _gather(self) -> None:
-        """Wait a moment for more to commit, unless there is enough, or no more can come."""
-        with trio.move_on_after(MOMENT_S):
-            while self.lanes and len(self._staged) < COMMIT_OBJECTS and self._bytes < COMMIT_BYTES:
-                await self._wait()
-
-    async def _publish(self, staged: Sequence[Staged]) -> dict[Staged, LocalFailure]:
-        if self.files.durable and staged:
-            return await run_sync(Work.OBJECTS, self._publish_all, staged)
-        return self._publish_all(staged)
-
-    def _publish_all(self, staged: Sequence[Staged]) -> dict[Staged, LocalFailure]:
-        """Publish objects; one that meets an unforeseen exception fails alone."""
-        try:
-            return self.files.publish(staged)
-        except Exception as exc:
-            if len(staged) > 1:
-                log.exception("objects are put into place one by one")
-                # What is in place already is missing under its temporary name: told as failed,
-                # and found there when it is asked for again.
-                return {k: v for one in staged for k, v in self._publish_all([one]).items()}
-            log.exception("object not put into place", task=staged[0].object_id)
-            self.files.discard(staged[0].tree.temp, staged[0].temporary)
-            return {staged[0]: LocalFailure(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")}
-
-
 # --- pulling -------------------------------------------------------------------------------
 
 
@@ -218,12 +93,12 @@ class _Work:
     """A lot being worked on, by lanes that pull side by side.
 
     Mutable state: its tasks that no lane has taken, those whose file exists, the number of
-    lanes wanted and of those there are, and of tasks that are put off.
+    lanes wanted and of those there are.
     """
 
     lot: Lot
     fetcher: Fetcher
-    committer: _Committer
+    committer: Committer
     nursery: trio.Nursery
     #: Called once nothing is left to pull.
     on_pulled: Callable[[int], None]
@@ -232,7 +107,6 @@ class _Work:
     _present: set[str] = attrs.field(factory=set)
     _indices: dict[str, int] = attrs.field(factory=dict)
     _lanes: int = 0
-    _put_off: int = 0
 
     async def run(self) -> None:
         """Look which objects are there already, then set the lanes to work."""
@@ -259,7 +133,9 @@ class _Work:
     async def _lane(self) -> None:
         try:
             while self._left and self._lanes <= self.width:
-                await self._pull(self._take())
+                await self.committer.room()
+                if self._left:
+                    await self._pull(self._take())
         finally:
             self._lanes -= 1
             self.committer.lane_ended()
@@ -278,13 +154,13 @@ class _Work:
             self.give_back(tasks)
 
     def _look_for_end(self) -> None:
-        if not (self._lanes or self._left or self._put_off):
+        if not (self._lanes or self._left):
             self.on_pulled(self.lot.number)
 
     def _take(self) -> deque[Task]:
         """Take tasks of one source: fewer towards the end, so that the lanes end together."""
         tasks = deque([self._left.popleft()])
-        most = min(AHEAD, len(self._left) // self.width)
+        most = min(AT_A_TIME, len(self._left) // self.width)
         while len(tasks) < most and self._go_together(tasks[0], self._left[0]):
             tasks.append(self._left.popleft())
         return tasks
@@ -300,35 +176,13 @@ class _Work:
         return there
 
     def ended(self, task: Task, result: Fetched | FetchFailure, seconds: float) -> None:
-        """Take the result of a task; a small object is written here and now."""
+        """Take the result of a task."""
         lot, index = self.lot.number, self._indices[task.object_id]
         if isinstance(result, FetchFailure):
-            outcome = Outcome(lot, index, reason=result.reason, detail=str(result))
-            self.committer.tell(outcome)
+            self.committer.tell(Outcome(lot, index, reason=result.reason, detail=str(result)))
             return
-        outcome = Outcome(lot, index, result.size, seconds)
-        try:
-            staged = result.staged or self.committer.files.stage(
-                task.owner, task.object_id, result.body, task.md5sum
-            )
-        except LocalFailure as exc:
-            if exc.may_pass:
-                self._put_off += 1
-                self.nursery.start_soon(self._again, task, str(exc))
-                return
-            self.committer.tell(attrs.evolve(outcome, reason=exc.reason, detail=str(exc)))
-        except Exception as exc:
-            log.exception("object not written", task=task.object_id)
-            failure = unexpected(exc)
-            self.committer.tell(attrs.evolve(outcome, reason=failure.reason, detail=str(failure)))
-        else:
-            self.committer.add(staged, outcome)
-
-    async def _again(self, task: Task, detail: str) -> None:
-        """Pull a task again, after a pause, whose object could not be written for lack of files."""
-        await self.fetcher.wait_for_files(detail, LONGEST_PAUSE_S)
-        self._put_off -= 1
-        self.give_back([task])
+        item = result.staged or Whole(task.owner, task.object_id, task.md5sum, result.body)
+        self.committer.add(item, Outcome(lot, index, result.size, seconds))
 
 
 @attrs.define
@@ -352,23 +206,32 @@ class _Timed:
 class _Needs:
     """Tells the agent what this fetcher needs: leave to receive, and files or memory that lack.
 
-    Mutable state: the allowance; what lacks, empty if nothing does; an event for each.
+    Mutable state: the allowance; what lacks, by what it is needed for; whether something lacked
+    at the last look; an event for each.
     """
 
     line: Line
     allowance: Allowance = attrs.field(init=False)
     _wanted: trio.Event = attrs.field(factory=trio.Event)
-    _lack: str = ""
-    _lacking: trio.Event = attrs.field(factory=trio.Event)
+    _lacks: dict[str, str] = attrs.field(factory=dict)
+    _has_lacked: bool = False
+    _changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         self.allowance = Allowance(self._want)
 
-    def lack(self, detail: str) -> None:
-        """Note what lacks, or by an empty text that nothing does; only a change is told."""
-        if bool(detail) != bool(self._lack):
-            self._lack = detail
-            self._lacking.set()
+    def lack(self, purpose: str, detail: str) -> None:
+        """Note what lacks for a purpose, or by an empty text that nothing does.
+
+        Only a change is told.
+        """
+        if detail:
+            self._lacks[purpose] = detail
+        else:
+            self._lacks.pop(purpose, None)
+        if bool(self._lacks) != self._has_lacked:
+            self._has_lacked = bool(self._lacks)
+            self._changed.set()
 
     async def run(self) -> None:
         """Tell the agent for ever."""
@@ -381,9 +244,9 @@ class _Needs:
 
     async def _tell_lack(self) -> None:
         while True:
-            await self._lacking.wait()
-            self._lacking = trio.Event()
-            await self.line.send(Lack(self._lack))
+            await self._changed.wait()
+            self._changed = trio.Event()
+            await self.line.send(Lack(next(iter(self._lacks.values()), "")))
 
     async def _ask(self) -> None:
         while True:
@@ -397,7 +260,7 @@ class _Lots:
     """The lots that this fetcher works on.  Mutable state: what is left of them, by number."""
 
     fetcher: Fetcher
-    committer: _Committer
+    committer: Committer
     allowance: Allowance
     nursery: trio.Nursery
     _works: dict[int, _Work] = attrs.field(factory=dict)
@@ -433,9 +296,10 @@ async def serve(
 
     promised = Promised.shared(setup.promises, setup.slot) if setup.promises is not None else None
     files = open_files(setup.storage, count_cleanup_failure, setup.run, promised)
-    needs, committer = _Needs(line), _Committer(files, line)
-    allowance = needs.allowance
-    fetcher = Fetcher(files, setup.source, setup.hosts, allowance, on_lack=needs.lack)
+    needs = _Needs(line)
+    committer = Committer(files, line, partial(needs.lack, "putting objects into place"))
+    allowance, on_lack = needs.allowance, partial(needs.lack, "pulling objects")
+    fetcher = Fetcher(files, setup.source, setup.hosts, allowance, on_lack)
     try:
         async with trio.open_nursery() as nursery:
             lots = _Lots(fetcher, committer, allowance, nursery)
@@ -449,14 +313,15 @@ async def serve(
             nursery.cancel_scope.cancel()
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the agent is gone, so nobody wants to know
-    finally:
-        fetcher.close()
 
 
 def main() -> None:
     """Run the process; its argument is the descriptor of the connection to the agent."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    # What there is now stays, and most of what is made for an object is gone without a search.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     # By default a thread may keep the loop waiting for 5 ms each time that it wants to go on.
     sys.setswitchinterval(0.0002)
     connection = socket.socket(fileno=int(sys.argv[1]))

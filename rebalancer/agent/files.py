@@ -69,7 +69,18 @@ def new_run() -> str:
     return uuid.uuid4().hex[:16]
 
 
-@attrs.frozen(eq=False)
+# These two are not frozen, which would take four times as long: there is one for each object.
+@attrs.define(eq=False)
+class Whole:
+    """A whole object in memory, not verified, with the MD5 (base64) that it is to have."""
+
+    owner: str
+    object_id: str
+    md5: str
+    body: bytes
+
+
+@attrs.define(eq=False)
 class Staged:
     """A verified object under its temporary name in `tree`, and where it belongs."""
 
@@ -277,47 +288,101 @@ class ObjectFiles:
         Raises:
           LocalFailure: no room for it, or the file cannot be made.
         """
-        return self._open(owner, object_id, length or 0, tries=TRIES)
-
-    def _open(self, owner: str, object_id: str, length: int, tries: int) -> "Download":
         _check_names(owner, object_id)
-        # A new one for each try: two assignments with one object must not share a file.
-        temporary = f"{owner}.{object_id}.{self.run}{next(self._serial):016x}"
+        temporary, size = self._temporary(owner, object_id), length or 0
         try:
             tree = self._folders()
-            if not self.promised.take(length, self.free_bytes, tries):
-                raise _no_room(f"{length} bytes do not fit")
+            if not self.promised.take(size, self.free_bytes, TRIES):
+                raise _no_room(f"{size} bytes do not fit")
             try:
                 file = tree.temp.create(temporary)
             except BaseException:
-                self.promised.add(-length)
+                self.promised.add(-size)
                 raise
         except OSError as exc:
             raise _failure(exc) from exc
-        return Download(self, Staged(tree, temporary, owner, object_id), file, length)
+        return Download(self, Staged(tree, temporary, owner, object_id), file, size)
 
-    def stage(self, owner: str, object_id: str, body: bytes | memoryview, md5: str) -> Staged:
-        """Verify a whole object and write it under a temporary name.
+    def _temporary(self, owner: str, object_id: str) -> str:
+        """Make a temporary name, for each try a new one: two assignments must not share a file."""
+        return f"{owner}.{object_id}.{self.run}{next(self._serial):016x}"
+
+    def put(self, batch: Sequence[Whole | Staged]) -> dict[Whole | Staged, LocalFailure]:
+        """Give objects their final names; returns why, for each that could not have it.
+
+        Those in memory are verified and written first.  For all others than the failed ones, the
+        file, its name and its folder are on stable storage on return: the contents first, then
+        the renames, then the folders.  Of one that failed nothing is left, unless it was staged
+        and its failure may pass: that one can be put into place again.
+        """
+        whole = [item for item in batch if isinstance(item, Whole)]
+        staged = [item for item in batch if isinstance(item, Staged)]
+        written: dict[Staged, Whole] = {}
+        try:
+            failed = self._write_all(whole, written)
+            unpublished = self._publish_all([*staged, *written])
+        except BaseException:
+            for item in written:
+                self.discard(item.tree.temp, item.temporary)
+            raise
+        for item, failure in unpublished.items():
+            source = written.get(item, item)
+            failed[source] = failure
+            if source is not item or not failure.may_pass:
+                self.discard(item.tree.temp, item.temporary)
+        return failed
+
+    def _write_all(
+        self, batch: Sequence[Whole], written: dict[Staged, Whole]
+    ) -> dict[Whole | Staged, LocalFailure]:
+        """Verify objects and write them under temporary names, into `written`; returns failures."""
+        failed: dict[Whole | Staged, LocalFailure] = {}
+        size = sum(len(one.body) for one in batch)
+        try:
+            tree = self._folders()
+            is_promised = self.promised.take(size, self.free_bytes, TRIES)
+        except OSError as exc:
+            return dict.fromkeys(batch, _failure(exc))
+        try:
+            for one in batch:
+                try:
+                    if not is_promised and len(one.body) > self.free_bytes():
+                        raise _no_room(f"{len(one.body)} bytes do not fit")
+                    written[self._write(tree, one)] = one
+                except OSError as exc:
+                    failed[one] = _failure(exc)
+                except LocalFailure as exc:
+                    failed[one] = exc
+        finally:
+            if is_promised:
+                self.promised.add(-size)
+        return failed
+
+    def _write(self, tree: Tree, one: Whole) -> Staged:
+        """Verify an object and write it under a temporary name; nothing is left if that fails.
 
         Raises:
-          LocalFailure: `MD5Mismatch`, no room, or the disk failed; nothing is left of it.
+          LocalFailure: `MD5Mismatch`, or the names are no UUIDs.
+          OSError: the disk did not take it.
         """
-        check_digest(hashlib.md5(body, usedforsecurity=False).digest(), md5)
-        download = self._open(owner, object_id, len(body), tries=1)
+        _check_names(one.owner, one.object_id)
+        check_digest(hashlib.md5(one.body, usedforsecurity=False).digest(), one.md5)
+        temporary = self._temporary(one.owner, one.object_id)
+        file = tree.temp.create(temporary)
         try:
-            download.append(body)
-            return download.close()
+            try:
+                view = memoryview(one.body)
+                while view:
+                    view = view[os.write(file, view) :]
+            finally:
+                os.close(file)
         except BaseException:
-            download.discard()
+            self.discard(tree.temp, temporary)
             raise
+        return Staged(tree, temporary, one.owner, one.object_id)
 
-    def publish(self, batch: Sequence[Staged]) -> dict[Staged, LocalFailure]:
-        """Give verified objects their final names; returns why, for each that could not have it.
-
-        For all others, the file, its name and its folder are on stable storage on return: the
-        contents first, then the renames, then the folders.  Of one that failed nothing is left,
-        unless its failure may pass: that one can be published again.
-        """
+    def _publish_all(self, batch: Iterable[Staged]) -> dict[Staged, LocalFailure]:
+        """Rename and sync what lies under temporary names; returns why, for each that failed."""
         failed: dict[Staged, LocalFailure] = {}
         trees: dict[Tree, list[Staged]] = {}
         for item in batch:
@@ -329,9 +394,6 @@ class ObjectFiles:
             self.rest()
             gone = LocalFailure(reasons.AGENT_FS_ERROR, f"{self.root} is not what it was")
             failed |= dict.fromkeys(items, gone)
-        for item, failure in failed.items():
-            if not failure.may_pass:
-                self.discard(item.tree.temp, item.temporary)
         return failed
 
     def _publish(self, tree: Tree, items: Sequence[Staged]) -> dict[Staged, LocalFailure]:
@@ -468,7 +530,7 @@ class Download:
         self._promised = promised
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Append `data` and take it into the digest, if there is still room beyond the reserve.
 
         Raises:
@@ -483,14 +545,6 @@ class Download:
         except OSError as exc:
             raise _failure(exc) from exc
         self._promised += more
-        self.append(data)
-
-    def append(self, data: bytes | memoryview) -> None:
-        """Append `data`, which is verified already and for which room was promised.
-
-        Raises:
-          LocalFailure: the disk does not take it.
-        """
         self.size += len(data)
         view = memoryview(data)
         try:

@@ -12,6 +12,7 @@ from rebalancer.agent.fetchers import make_fetchers
 from rebalancer.agent.files import new_run
 from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
+from rebalancer.agent.sources.choice import check_engine
 from rebalancer.agent.store import AssignmentStore
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentConfig
@@ -26,7 +27,9 @@ def open_agent(config: AgentConfig) -> Agent:
 
     Raises:
       StoreError: the state folder cannot be used.
+      ConfigError: the configured engine is not installed.
     """
+    check_engine(config.source)
     store = AssignmentStore(Path(config.storage.state_dir))
     store.prepare()
     metrics = AgentMetrics(config.metrics)

@@ -31,6 +31,10 @@ def stored_of(
     return StoredAssignment(name, rows, dialect, received_ns, statuses, is_legacy)
 
 
+#: The engine by which the agents of a test pull objects.
+ENGINE = "auto"
+
+
 @attrs.frozen
 class Rig:
     """An agent at work, its API, its folders and its source."""
@@ -88,6 +92,7 @@ def settings(folder: Path, port: int, **source: Any) -> AgentConfig:
     """
     (folder / "manta").mkdir(exist_ok=True)
     config = read_agent(text, "test")
+    source = {"engine": ENGINE, **source}
     return attrs.evolve(config, source=attrs.evolve(config.source, **source))
 
 

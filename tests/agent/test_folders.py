@@ -205,6 +205,6 @@ def test_two_agents_do_not_share_temporary_files(tmp_path: Path) -> None:
         told = r"/rebalancer is in use by rebalancer-agent, process"
         with pytest.raises(StoreError, match=told), second.claimed():
             pass
-        assert first.publish([download.finish(md5(SMALL))]) == {}
+        assert first.put([download.finish(md5(SMALL))]) == {}
     with second.claimed():
         assert second.prepare() == 0

@@ -134,7 +134,8 @@ async def test_fetchers_that_are_killed_are_replaced(tmp_path: Path) -> None:
         return Answer(data) if killed else Answer(data[: len(data) // 2], hang=True)
 
     async with open_source(answer) as source, httpx.AsyncClient() as client:
-        alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}")
+        server = {"host": "127.0.0.1", "port": 0, "workers_per_assignment": 2, "fetchers": 2}
+        alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}", server=server)
         await alone.process.start()
         try:
             body = {"id": ASSIGNMENT, "tasks": tasks}

@@ -1,0 +1,1 @@
+"""This package asks other storage nodes for objects, by one of two engines with one behaviour."""

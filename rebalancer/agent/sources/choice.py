@@ -1,0 +1,42 @@
+"""This module chooses the engine at the start of a process that pulls objects."""
+
+import importlib.util
+
+from rebalancer.agent.bandwidth import Allowance
+from rebalancer.agent.sources.engine import Engine
+from rebalancer.agent.sources.plain import PlainEngine
+from rebalancer.config import AgentSource
+from rebalancer.errors import ConfigError
+from rebalancer.log import get_logger
+
+log = get_logger()
+
+
+def check_engine(limits: AgentSource) -> None:
+    """Check, without loading it, that the engine that a configuration names is installed.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    if limits.engine == "libcurl" and importlib.util.find_spec("pycurl") is None:
+        expected = "the Python package pycurl is not installed; expected it, or 'auto' or 'plain'"
+        raise ConfigError(f"source.engine 'libcurl': {expected}")
+
+
+def open_engine(limits: AgentSource, allowance: Allowance, most: int) -> Engine:
+    """Return the engine that `limits.engine` names: by default libcurl, or the plain one instead.
+
+    Raises:
+      ImportError: it must be libcurl, which cannot be loaded.
+    """
+    if limits.engine != "plain":
+        try:
+            from rebalancer.agent.sources.curl import VERSION, CurlEngine
+        except ImportError as exc:
+            if limits.engine == "libcurl":
+                raise
+            log.warning("objects are pulled by the plain engine, which is slower", error=str(exc))
+        else:
+            log.info("objects are pulled by libcurl", version=VERSION)
+            return CurlEngine(limits, allowance, most)
+    return PlainEngine(limits, allowance, most)
