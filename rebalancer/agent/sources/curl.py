@@ -77,6 +77,7 @@ class _Transfer:
         self._chunks: list[bytes] = []
         self._waiter: trio.lowlevel.Task | None = None
         self._is_again = False
+        self._buffer_bytes = 0
         self._begin()
         for option, value in (
             (pycurl.NOSIGNAL, 1),
@@ -112,12 +113,14 @@ class _Transfer:
         """Prepare a request; the handle is then to be added to those under way."""
         self._begin()
         setopt = self.curl.setopt
-        setopt(pycurl.URL, f"http://{source.at}{path}")
+        setopt(pycurl.URL, source.url + path)
         if source is not self._source:
             fields = [f"Host: {source.name}", "Accept:", "Accept-Encoding: identity"]
             setopt(pycurl.HTTPHEADER, fields)
             self._source = source
-        setopt(pycurl.BUFFERSIZE, buffer_bytes)
+        if buffer_bytes != self._buffer_bytes:
+            setopt(pycurl.BUFFERSIZE, buffer_bytes)
+            self._buffer_bytes = buffer_bytes
         if self._is_again:
             self._is_again = False
             setopt(pycurl.FRESH_CONNECT, 0)

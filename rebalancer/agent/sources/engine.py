@@ -65,6 +65,12 @@ class Source:
 
     name: str
     at: Endpoint
+    #: What comes before the path of an object.
+    url: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Put the start of all URLs together once."""
+        object.__setattr__(self, "url", f"http://{self.at}")
 
 
 class Answer(Protocol):
