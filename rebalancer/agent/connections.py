@@ -1,11 +1,8 @@
-"""This module tells how many connections to sources a process may have."""
+"""This module tells how many connections a process may have, and whether it lacks files for one."""
 
 import errno
 import os
 import resource
-import select
-
-import trio
 
 #: Connections at a time, in use and kept, if the process may have many files.
 MOST = 512
@@ -29,10 +26,3 @@ def is_short_of_files() -> bool:
     except OSError as exc:
         return exc.errno in (errno.EMFILE, errno.ENFILE)
     return False
-
-
-def is_quiet(stream: trio.SocketStream) -> bool:
-    """Tell whether a source has neither closed a connection nor sent anything unasked."""
-    waiting = select.poll()
-    waiting.register(stream.socket.fileno(), select.POLLIN)
-    return not waiting.poll(0)

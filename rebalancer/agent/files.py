@@ -565,24 +565,15 @@ class Download:
         Raises:
           LocalFailure: `MD5Mismatch`, and nothing is left of it; or the disk failed.
         """
-        staged = self.close()
+        try:
+            self._close()
+        except OSError as exc:
+            raise _failure(exc) from exc
         try:
             check_digest(self._digest.digest(), md5)
         except LocalFailure:
             self.discard()
             raise
-        return staged
-
-    def close(self) -> Staged:
-        """Close the file, all of which is written.
-
-        Raises:
-          LocalFailure: the disk failed.
-        """
-        try:
-            self._close()
-        except OSError as exc:
-            raise _failure(exc) from exc
         return self._staged
 
     def discard(self) -> None:

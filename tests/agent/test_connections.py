@@ -9,7 +9,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from rebalancer.agent.connections import FILES_EACH, MOST, OWN_FILES, most_connections
-from rebalancer.agent.patience import Patience
+from rebalancer.agent.sources.patience import Patience
 
 
 @pytest.mark.parametrize(

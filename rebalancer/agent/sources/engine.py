@@ -4,14 +4,12 @@ Two engines pass the same tests: `curl`, on libcurl, and `plain`, on h11, for wh
 to be had.  What either believes of an answer is decided here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
 
 from rebalancer import __version__
-from rebalancer.agent.bandwidth import Allowance
-from rebalancer.config import AgentSource
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.peers.names import Endpoint
@@ -120,10 +118,6 @@ class Engine(Protocol):
 
     def rest(self) -> None:
         """Close the connections that nobody uses."""
-
-
-#: What an engine is made from.
-EngineMaker = Callable[[AgentSource, Allowance, int], Engine]
 
 
 def read_status(head: Sequence[bytes]) -> int:

@@ -3,6 +3,7 @@
 A connection of its own for each object is slower, and leaves nothing to go wrong between two.
 """
 
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,7 @@ import h11
 import trio
 
 from rebalancer.agent.bandwidth import Allowance
-from rebalancer.agent.connections import is_quiet, is_short_of_files
-from rebalancer.agent.patience import Patience
+from rebalancer.agent.connections import is_short_of_files
 from rebalancer.agent.sources.engine import (
     AHEAD_BYTES,
     MAX_HEAD_BYTES,
@@ -23,6 +23,7 @@ from rebalancer.agent.sources.engine import (
     read_head,
     unreachable,
 )
+from rebalancer.agent.sources.patience import Patience
 from rebalancer.config import AgentSource
 from rebalancer.retry import SHORTAGES
 
@@ -127,7 +128,7 @@ class _Answer:
     async def _in_time(self, step: Callable[[Any], Any], argument: Any) -> Any:
         """Do a step, for which the source has the rest of the time that it may keep silent."""
         idle_s = self.limits.idle_timeout
-        with self.patience.limit(idle_s, lambda: not is_quiet(self.stream)) as silence:
+        with self.patience.limit(idle_s, lambda: _has_news(self.stream)) as silence:
             silence.lasted_s = self._silent_s
             try:
                 return await step(argument)
@@ -175,3 +176,10 @@ class PlainEngine:
             is_short = exc.errno in SHORTAGES or is_short_of_files()
             raise unreachable(f"{where}: {exc}", is_short=is_short) from exc
         raise unreachable(f"{where}: no connection in time")
+
+
+def _has_news(stream: trio.SocketStream) -> bool:
+    """Tell whether a source has sent something that was not read, or has closed the connection."""
+    waiting = select.poll()
+    waiting.register(stream.socket.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))

@@ -5,7 +5,6 @@ Nothing of an object is kept but what was done with it: six bytes.
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
 
 import attrs
 
@@ -209,10 +208,6 @@ class Objects:
         return sum(
             count for node, count in zip(self.nodes, self.moved_to, strict=True) if node.answer_s
         )
-
-    def has_left(self, numbers: Sequence[int]) -> bool:
-        """Tell whether any of these objects has not been moved."""
-        return not all(self.named[number] for number in numbers)
 
     def audit(self) -> dict[str, int]:
         """Count what is not as it must be once all jobs are done: nothing."""

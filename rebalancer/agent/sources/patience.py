@@ -1,4 +1,4 @@
-"""How long a source may keep silent, counted in time in which this process could listen.
+"""This module counts how long sources are silent, while this process could listen.
 
 A process that was stopped, or a machine that slept, finds each of its deadlines passed when it
 goes on, though what it waits for lies in its sockets.  So silence is counted in ticks, which do
@@ -17,19 +17,18 @@ TICKS, LONGEST_TICK_S = 10, 1.0
 
 @attrs.define(eq=False)
 class Silence:
-    """A silence that may last `most_s` seconds; its context is cancelled when it lasts longer.
+    """This context is cancelled once the silence within it has lasted `most_s` seconds.
 
-    Mutable state: whether it is counted now, how long it has lasted, and whether the last look
-    found something to read.
+    Mutable state: how long the silence has lasted, and whether the last look found something to
+    read.
     """
 
     most_s: float
     #: Whether something waits to be read.
     has_news: Callable[[], bool]
-    #: All that are counted.
+    #: All silences that are counted; this one is among them within its context.
     _counted: set["Silence"]
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    counts: bool = True
     lasted_s: float = 0.0
     _was_looked_at: bool = False
 
@@ -49,14 +48,8 @@ class Silence:
         self._counted.discard(self)
         return self.scope.__exit__(kind, exc, trace)
 
-    def is_broken(self) -> None:
-        """Begin to count anew, because something came."""
-        self.lasted_s, self._was_looked_at = 0.0, False
-
     def tick(self, seconds: float) -> None:
         """Add `seconds`, and cancel the context once the silence has lasted for too long."""
-        if not self.counts:
-            return
         self.lasted_s += seconds
         if self.lasted_s >= self.most_s:
             if not self._was_looked_at and self.has_news():
@@ -67,7 +60,7 @@ class Silence:
 
 @attrs.define(eq=False)
 class Patience:
-    """Adds up how long silences last.  Mutable state: the silences that last still."""
+    """This object counts how long silences last.  Mutable state: those that last still."""
 
     _silences: set[Silence] = attrs.field(factory=set)
 
