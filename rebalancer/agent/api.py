@@ -1,4 +1,4 @@
-"""The agent's routes: parse, call store and worker, render."""
+"""This module has the agent's routes: they parse, call store and worker, and render."""
 
 import json
 import time
@@ -41,7 +41,7 @@ MAX_CAUSES = 100
 
 @attrs.define(eq=False)
 class Agent:
-    """What the routes work on.
+    """An agent is what the routes work on.
 
     Mutable state: whether the agent is ending, and when it began.
     """
@@ -54,7 +54,7 @@ class Agent:
     started: float = attrs.field(factory=time.monotonic)
 
     async def accept(self, body: bytes) -> str:
-        """Store a posted assignment and queue it; its id.
+        """Store a posted assignment and queue it; returns its id.
 
         Raises:
           BadRequest, TooLarge, Conflict, Unavailable: and nothing has changed.
@@ -80,7 +80,7 @@ class Agent:
         return posted.id
 
     async def report(self, name: str) -> dict[str, Any]:
-        """How an assignment stands, in the dialect of whoever posted it.
+        """Return how an assignment stands, in the dialect of whoever posted it.
 
         Raises:
           NotFound: it is unknown, or its file turns out to be none and is set aside.
@@ -102,7 +102,7 @@ class Agent:
         raise NotFound(f"the file of assignment {name} was broken")
 
     def stands(self, name: str) -> tuple[Dialect, AssignmentStats]:
-        """How an assignment stands, from memory or from disk.  Blocking.
+        """Return how an assignment stands, from memory or from disk.  Blocking.
 
         Raises:
           NotFound: it is unknown.
@@ -115,7 +115,7 @@ class Agent:
 
 
 def make_api(agent: Agent) -> App:
-    """The application."""
+    """Return the application that has these routes."""
     app = App(f"rebalancer-agent {__version__}", agent.config.max_body_bytes)
     app.errors_are_json = True
     app.takes_slash = True  # as the deployed agent does, `/assignments/` too
@@ -211,7 +211,7 @@ def _key(assignment_id: str) -> str:
 
 
 def _page(arguments: Mapping[str, str]) -> tuple[int, Cursor | None]:
-    """What of all assignments a request wants.
+    """Return what of all assignments a request wants.
 
     Raises:
       BadRequest: says which argument cannot be used.
@@ -222,7 +222,7 @@ def _page(arguments: Mapping[str, str]) -> tuple[int, Cursor | None]:
 
 
 def _summaries(agent: Agent, page: Sequence[Cursor]) -> list[dict[str, Any]]:
-    """The counts of assignments; those that have gone meanwhile are left out.  Blocking."""
+    """Return the counts of assignments but for those that have gone meanwhile.  Blocking."""
     found = []
     for _, name in page:
         with suppress(NotFound, StoreError):

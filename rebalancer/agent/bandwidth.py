@@ -1,4 +1,4 @@
-"""Sharing one limit of bytes per second between fetcher processes.
+"""This module shares one limit of bytes per second between fetcher processes.
 
 The agent holds one bucket that fills at the limit.  A fetcher asks before it receives, and what
 it did not need goes to its next transfer; so the sum is exact whoever needs how much, and without
@@ -18,7 +18,7 @@ AT_ONCE_BYTES, LEAST_BYTES = 1 << 20, 4 << 10
 
 
 def receive_at_once(rate: int | None) -> int:
-    """Bytes to ask for and to receive at once: half of what the bucket holds."""
+    """Return how many bytes to ask for and to receive at once: half of what the bucket holds."""
     if rate is None:
         return AT_ONCE_BYTES
     return max(LEAST_BYTES, min(AT_ONCE_BYTES, int(rate * BURST_S / 2)))
@@ -26,7 +26,10 @@ def receive_at_once(rate: int | None) -> int:
 
 @attrs.define
 class Bucket:
-    """What may flow now.  Mutable state: the limit, bytes at hand, and when that was reckoned."""
+    """A bucket is what may flow now.
+
+    Mutable state: the limit, bytes at hand, and when that was reckoned.
+    """
 
     rate: int | None
     _level: float = 0.0
@@ -45,7 +48,7 @@ class Bucket:
         return True
 
     def wait_s(self, wanted: int, now: float) -> float:
-        """Seconds until `wanted` bytes will be there."""
+        """Return how many seconds it takes until `wanted` bytes are there."""
         if self.rate is None:
             return 0.0
         self._fill(now)
@@ -62,7 +65,7 @@ class Bucket:
 
 @attrs.define(eq=False)
 class Allowance:
-    """A fetcher's side.
+    """An allowance is a fetcher's leave to receive, which it asks the agent for.
 
     Mutable state: whether there is a limit, bytes to receive at once, bytes that may be received
     now, whether some were asked for, and an event for each change.
@@ -78,7 +81,7 @@ class Allowance:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is leave to receive."""
+        """Tell whether there is leave to receive."""
         return not self.is_limited or self._left > 0
 
     async def wait(self) -> None:
@@ -100,13 +103,13 @@ class Allowance:
                 self._wake()
 
     def granted(self, size: int) -> None:
-        """The agent grants `size` bytes."""
+        """Add `size` bytes that the agent has granted."""
         self._is_asked = False
         self._left += size
         self._wake()
 
     def limit(self, is_limited: bool, at_once: int) -> None:
-        """From now on there is another limit, or none: nothing was granted or asked for yet."""
+        """Change the limit, or end it: under the new one nothing was granted or asked for yet."""
         self.is_limited, self.at_once = is_limited, at_once
         self._left, self._is_asked = 0, False
         self._wake()

@@ -27,7 +27,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Committer:
-    """Makes pulled objects durable under their names, and tells of it.
+    """A committer makes pulled objects durable under their names, and tells the agent of it.
 
     Mutable state: objects that wait for that, and how many bytes of memory and disk they are;
     what is to be told; how many lanes pull; files left behind; an event for each change, and one

@@ -31,7 +31,7 @@ log = get_logger()
 
 @attrs.frozen
 class Fetched:
-    """An object of `size` bytes: in memory and not verified, or staged and verified."""
+    """An object of `size` bytes was pulled: into memory, not verified; or staged, and verified."""
 
     size: int
     body: bytes = b""
@@ -51,7 +51,7 @@ GiveBack = Callable[[Iterable[Task]], None]
 
 @attrs.define(eq=False)
 class Fetcher:
-    """Pulls objects.
+    """A fetcher pulls objects from their sources through the engine.
 
     Mutable state: the engine's transfers; leave to have so many connections at a time; sources
     and their addresses, by name.
@@ -193,7 +193,7 @@ class Fetcher:
         chunks: list[bytes],
         is_last: bool,
     ) -> tuple[Download, Staged | None]:
-        """In a thread: hash and write `chunks`."""
+        """Hash and write `chunks`; blocking, so it runs in a thread."""
         begun = download or self.files.open(task.owner, task.object_id, length)
         try:
             begun.write(b"".join(chunks))

@@ -1,4 +1,4 @@
-"""A fetcher: pulls the objects of lots and puts them into place, in a process of its own.
+"""This module is a fetcher process, which pulls the objects of lots and puts them into place.
 
 It ends when the agent closes its connection, be it by dying; signals are for the agent alone.
 """
@@ -45,7 +45,7 @@ log = get_logger()
 
 @attrs.frozen
 class Setup:
-    """What a fetcher is told first."""
+    """A setup is what a fetcher is told first: all of its configuration."""
 
     storage: AgentStorage
     source: AgentSource
@@ -73,7 +73,7 @@ def open_files(
     run: str,
     promised: Promised | None = None,
 ) -> ObjectFiles:
-    """The object root that a configuration names."""
+    """Return the files of the object root that a configuration names."""
     return ObjectFiles(
         root=storage.root,
         temp=storage.temp,
@@ -90,7 +90,7 @@ def open_files(
 
 @attrs.define(eq=False)
 class _Work:
-    """A lot being worked on, by lanes that pull side by side.
+    """A lot is being worked on, by lanes that pull side by side.
 
     Mutable state: its tasks that no lane has taken, those whose file exists, the number of
     lanes wanted and of those there are.
@@ -187,7 +187,7 @@ class _Work:
 
 @attrs.define
 class _Timed:
-    """Measures how long each of several tasks took.  Mutable state: since when."""
+    """This object measures how long each of several tasks took.  Mutable state: since when."""
 
     work: _Work
     since: float = attrs.field(factory=trio.current_time)
@@ -204,7 +204,7 @@ class _Timed:
 
 @attrs.define(eq=False)
 class _Needs:
-    """Tells the agent what this fetcher needs: leave to receive, and files or memory that lack.
+    """This object tells the agent what its fetcher needs: leave to receive, files, memory.
 
     Mutable state: the allowance; what lacks, by what it is needed for; whether something lacked
     at the last look; an event for each.
@@ -257,7 +257,10 @@ class _Needs:
 
 @attrs.define(eq=False)
 class _Lots:
-    """The lots that this fetcher works on.  Mutable state: what is left of them, by number."""
+    """This object has the lots that its fetcher works on.
+
+    Mutable state: what is left of them, by number.
+    """
 
     fetcher: Fetcher
     committer: Committer

@@ -1,4 +1,4 @@
-"""The fetcher processes of an agent: started, given tasks, and started again when they die.
+"""This module starts an agent's fetcher processes, again when they die, and gives them tasks.
 
 When one dies, what it had not told of is begun anew.  Tasks that are under way at one death after
 the other are suspects: they are tried without the company of others, then by halves, until the
@@ -62,19 +62,19 @@ log = get_logger()
 
 @attrs.frozen
 class Share:
-    """One of several parts of an assignment, each at another fetcher."""
+    """A share is one of several parts of an assignment, each of which has another fetcher."""
 
     part: int = 0
     parts: int = 1
 
     def of(self, width: int) -> int:
-        """How many of the `width` tasks at a time are this part's: one at the least."""
+        """Return how many of the `width` tasks at a time are this part's: one at the least."""
         return max(1, width // self.parts + (self.part < width % self.parts))
 
 
 @attrs.frozen(eq=False)
 class Errand:
-    """Tasks to be fetched.
+    """An errand is tasks of one assignment to be fetched by one fetcher.
 
     `settle` is called with outcomes; `on_pulled` when nothing is left to pull, though not all
     may be durable yet.
@@ -88,7 +88,7 @@ class Errand:
 
 @attrs.define(eq=False)
 class _Waiting:
-    """A lot under way.
+    """A lot of an errand is under way at a fetcher.
 
     Mutable state: the tasks without an outcome, by their index; how many are worked on at a
     time; whether to wait on.
@@ -112,7 +112,7 @@ class _Waiting:
 
 @attrs.define(eq=False)
 class _Company:
-    """Lets lots be at a fetcher together, or one of them alone.
+    """This object lets lots be at a fetcher together, or one of them alone.
 
     Mutable state: how many are there together, whether one is alone, how many wish to be; an
     event for each change.
@@ -160,7 +160,7 @@ Opener = Callable[[], AbstractAsyncContextManager[Line]]
 
 @attrs.define(eq=False)
 class FetcherLine:
-    """One fetcher, whatever process it lives in at the moment.
+    """This object is a fetcher to the agent, whatever process that lives in at the moment.
 
     Mutable state: its connection while it lives; the lots that it has, and their numbers; the
     limit that it was told; bytes that it waits to be granted.
@@ -193,16 +193,16 @@ class FetcherLine:
 
     @property
     def tasks(self) -> int:
-        """How many it has to do."""
+        """Return how many tasks this fetcher has to do."""
         return sum(len(lot.left) for lot in self._lots.values())
 
     @property
     def at_work(self) -> int:
-        """How many it works on now."""
+        """Return how many tasks this fetcher works on now."""
         return sum(min(lot.width, len(lot.left)) for lot in self._lots.values())
 
     async def run(self) -> None:
-        """Keep it alive for ever."""
+        """Keep the process of this fetcher alive for ever."""
         waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
         while True:
             was_up, detail = await self._live()
@@ -263,18 +263,18 @@ class FetcherLine:
                 self.on_want()
 
     async def send(self, message: Message) -> None:
-        """Tell it, if it lives: of a new life it will be told anew."""
+        """Send a message to the process, if it lives; a new one will be told everything anew."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if self._line is not None:
                 await self._line.send(message)
 
     async def grant(self, size: int) -> None:
-        """Let it receive the `size` bytes that it wants."""
+        """Let the process receive the `size` bytes that it wants."""
         self.wanted = 0
         await self.send(Grant(size))
 
     async def change_limit(self, limit: Limit) -> None:
-        """Tell it of another limit; what it wanted under the last one is void."""
+        """Tell the process of another limit; what it wanted under the last one is void."""
         self.limit, self.wanted = limit, 0
         await self.send(limit)
 
@@ -353,7 +353,7 @@ def make_fetchers(
     files: ObjectFiles,
     on_cleanup_failure: Callable[[int], None],
 ) -> list[FetcherLine]:
-    """So many fetchers, each in a process of its own; 0: one within this process."""
+    """Make so many fetchers, each in a process of its own; 0: one within this process."""
     if not processes:
         return [FetcherLine(partial(_within, setup), on_cleanup_failure)]
     promises = new_file()

@@ -1,4 +1,4 @@
-"""Objects on this node's disk: unfinished ones, finished ones, and the durable step between.
+"""This module puts objects onto the node's disk: unfinished ones, and durably finished ones.
 
 Blocking; called in threads, in batches.
 """
@@ -42,7 +42,7 @@ log = get_logger()
 
 
 class LocalFailure(Exception):
-    """This node's disk did not do what was asked.
+    """The node's disk did not do what was asked.
 
     `may_pass` tells that this process was short of files or memory, which says nothing of the
     object: it is tried again.
@@ -72,7 +72,7 @@ def new_run() -> str:
 # These two are not frozen, which would take four times as long: there is one for each object.
 @attrs.define(eq=False)
 class Whole:
-    """A whole object in memory, not verified, with the MD5 (base64) that it is to have."""
+    """An object lies whole in memory, not verified, with the MD5 (base64) that it is to have."""
 
     owner: str
     object_id: str
@@ -82,7 +82,7 @@ class Whole:
 
 @attrs.define(eq=False)
 class Staged:
-    """A verified object under its temporary name in `tree`, and where it belongs."""
+    """A verified object lies in `tree` under its temporary name, until it gets its own."""
 
     tree: Tree
     temporary: str
@@ -92,7 +92,7 @@ class Staged:
 
 @attrs.define(eq=False)
 class ObjectFiles:
-    """The object root of this node.
+    """This object does all that touches the folders of a node's objects.
 
     Mutable state: its folders while they are open; accounts whose folders are on stable storage;
     the number of the next temporary name.
@@ -129,7 +129,7 @@ class ObjectFiles:
     # --- the start ---------------------------------------------------------------------------
 
     def prepare(self) -> int:
-        """Prove that objects can be put into place, and remove unfinished ones; how many files.
+        """Prove that objects can be put into place, and remove unfinished ones; returns how many.
 
         Only names that this agent or the deployed one gives are removed, never anything else.
 
@@ -205,7 +205,7 @@ class ObjectFiles:
             _remove_probes(tree, name)
 
     def clear(self, run: str) -> int:
-        """Remove the temporary files of a run that is over (empty: of all); how many.
+        """Remove the temporary files of a run that is over (empty: of all); returns how many.
 
         Raises:
           OSError: the folder is not there.
@@ -236,7 +236,7 @@ class ObjectFiles:
         return found
 
     def is_there(self, owner: str, object_id: str, md5: str) -> bool:
-        """Whether a file with this MD5 (base64) lies under an object's name, on stable storage.
+        """Tell whether a file with this MD5 (base64) is under an object's name, on stable storage.
 
         A run that was killed may have given it its name without coming to the sync of its folder.
 
@@ -471,7 +471,10 @@ class ObjectFiles:
         self._known |= unknown
 
     def discard(self, folder: Folder, temporary: str) -> bool:
-        """Remove a temporary file; whether that worked.  One that stays goes at the next start."""
+        """Remove a temporary file; tells whether that worked.
+
+        A file that stays is removed at the next start.
+        """
         try:
             folder.remove(temporary)
         except FileNotFoundError:
@@ -515,7 +518,7 @@ def _check_names(owner: str, object_id: str) -> None:
 
 
 class Download:
-    """An object on its way to the disk, hashed as it flows.
+    """A download is an object on its way to the disk, hashed as it flows.
 
     Mutable state: the open file, the digest so far, the bytes so far, those promised beyond
     them, whether it was given up.
@@ -614,7 +617,7 @@ def _is_regular(folder: Folder, name: str) -> bool:
 
 
 def _has_digest(file: int, md5: str) -> bool:
-    """Whether an open file is a regular one with this MD5 (base64).
+    """Tell whether an open file is a regular one with this MD5 (base64).
 
     Raises:
       OSError: it cannot be read.

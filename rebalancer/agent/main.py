@@ -1,4 +1,4 @@
-"""The agent as a process: everything opened in one place, then served."""
+"""This module is the agent as a process: it opens everything in one place, and serves."""
 
 import sys
 from contextlib import suppress
@@ -23,7 +23,7 @@ from rebalancer.tokens import Token
 
 
 def open_agent(config: AgentConfig) -> Agent:
-    """An agent on the folders of `config`; `agent.worker.run` is its service.
+    """Open an agent on the folders of `config`; `agent.worker.run` is its service.
 
     Raises:
       StoreError: the state folder cannot be used.

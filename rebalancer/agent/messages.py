@@ -1,4 +1,4 @@
-"""What the agent and its fetcher processes say to each other: marshalled, its length before it.
+"""This module has the messages between the agent and its fetcher processes, by marshal.
 
 Both ends are the same program under the same interpreter, which is all that marshal needs; it
 takes a tenth of the time of JSON, and every object pulled is told of here.
@@ -25,7 +25,7 @@ _LENGTH = struct.Struct("!I")
 
 @attrs.frozen
 class Lot:
-    """Tasks for a fetcher, which works on `width` of them at a time; `number` names the lot."""
+    """The agent gives a fetcher tasks, `width` of them at a time; `number` names the lot."""
 
     KIND: ClassVar[str] = "lot"
     number: int
@@ -50,7 +50,7 @@ class Lot:
 # Not frozen, which would take four times as long: there is one for each object.
 @attrs.define
 class Outcome:
-    """How task `index` of lot `lot` ended: durable under its name, or failed for `reason`."""
+    """Task `index` of lot `lot` has ended: durable under its name, or failed for `reason`."""
 
     lot: int
     index: int
@@ -74,7 +74,7 @@ class Outcome:
 
 @attrs.frozen
 class Report:
-    """From a fetcher: tasks that ended, lots of which nothing is left to pull, and files left."""
+    """A fetcher tells how tasks ended, and of which lots nothing is left to pull."""
 
     KIND: ClassVar[str] = "report"
     outcomes: tuple[Outcome, ...] = ()
@@ -96,7 +96,7 @@ class Report:
 
 @attrs.frozen
 class _Plain:
-    """A message of plain values."""
+    """A message of plain values is marshalled as they are."""
 
     KIND: ClassVar[str]
 
@@ -112,7 +112,7 @@ class _Plain:
 
 @attrs.frozen
 class Begin(_Plain):
-    """To a fetcher, first of all: its setup, as JSON."""
+    """The agent tells a fetcher, first of all, its setup, as JSON."""
 
     KIND = "begin"
     setup: str
@@ -135,7 +135,7 @@ class Lack(_Plain):
 
 @attrs.frozen
 class Width(_Plain):
-    """To a fetcher: work on so many tasks of a lot at a time from now on."""
+    """The agent has a fetcher work on so many tasks of a lot at a time from now on."""
 
     KIND = "width"
     lot: int
@@ -144,7 +144,7 @@ class Width(_Plain):
 
 @attrs.frozen
 class Limit(_Plain):
-    """To a fetcher: whether to ask before receiving, and how many bytes to receive at once."""
+    """The agent says whether to ask before receiving, and how many bytes to receive at once."""
 
     KIND = "limit"
     is_limited: bool
@@ -153,7 +153,7 @@ class Limit(_Plain):
 
 @attrs.frozen
 class Want(_Plain):
-    """From a fetcher: it waits for leave to receive so many bytes."""
+    """A fetcher says that it waits for leave to receive so many bytes."""
 
     KIND = "want"
     size: int
@@ -161,7 +161,7 @@ class Want(_Plain):
 
 @attrs.frozen
 class Grant(_Plain):
-    """To a fetcher: the leave to receive so many bytes."""
+    """The agent gives a fetcher leave to receive so many bytes."""
 
     KIND = "grant"
     size: int
@@ -175,7 +175,7 @@ _KINDS: dict[str, Any] = {
 
 @attrs.define(eq=False)
 class Line:
-    """A connection that carries messages.
+    """A line is a connection that carries messages, each behind its length.
 
     Mutable state: what was received but not taken yet.
     """
@@ -186,7 +186,7 @@ class Line:
 
     @classmethod
     def over(cls, connection: socket.socket) -> "Line":
-        """A line over one end of a socket pair, which stays the caller's to close."""
+        """Make a line over one end of a socket pair, which stays the caller's to close."""
         return cls(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
 
     async def send(self, message: Message) -> None:
@@ -205,7 +205,7 @@ class Line:
                 raise trio.BrokenResourceError(f"nothing was taken for {SEND_S} s")
 
     async def receive(self) -> Message | None:
-        """The next message; None when the other side is gone."""
+        """Return the next message; None when the other side is gone."""
         while (data := self._take()) is None:
             try:
                 more = await self.stream.receive_some(_RECEIVE_BYTES)

@@ -1,4 +1,4 @@
-"""A posted assignment is read here, from the bytes of a request to the rows of its file.
+"""This module reads a posted assignment, from the bytes of a request to the rows of its file.
 
 What managers send is decoded straight into its fields and checked as a whole.  Whatever is odd in
 any way is read by `wire`, which takes every form that may be taken and says what is wrong with the

@@ -66,16 +66,16 @@ _FORMATS, _NO_WAL = slice(18, 20), b"\x01\x01"
 
 
 class BrokenFile(StoreError):
-    """A file whose content is no assignment, today or ever."""
+    """The content of a file is no assignment, today or ever."""
 
 
 class NewerFile(StoreError):
-    """A file that a newer agent has written, in a layout that this one does not know."""
+    """A newer agent has written a file, in a layout that this one does not know."""
 
 
 @attrs.frozen
 class StoredAssignment:
-    """An assignment as it is on disk."""
+    """This is an assignment as it is on disk: its tasks, and how those stand that have ended."""
 
     id: str
     rows: tuple[Row, ...]
@@ -219,7 +219,7 @@ def _values(assignment: StoredAssignment) -> list[tuple[object, ...]]:
 
 
 class _Scratch(threading.local):
-    """A database in memory for each thread: to open one takes as long as to fill it."""
+    """Each thread has a database in memory: to open one takes as long as to fill it."""
 
     _database: sqlite3.Connection | None = None
 

@@ -1,4 +1,4 @@
-"""Assignments on disk: one sqlite file each, laid out as the deployed agent left them.
+"""This module keeps assignments on disk, a sqlite file each, as the deployed agent left them.
 
     <state>/scheduled/<uuid>     not finished; replaced as tasks finish
     <state>/completed/<uuid>     finished
@@ -48,7 +48,7 @@ log = get_logger()
 
 
 class Cursor(NamedTuple):
-    """Where an assignment is among all: when it was received, in ns, and its id."""
+    """A cursor tells where an assignment is among all: when it was received, in ns, and its id."""
 
     received_ns: int
     id: str
@@ -66,13 +66,13 @@ class Cursor(NamedTuple):
         return cls(whole_number("before", received, 0, (1 << 63) - 1), name)
 
     def __str__(self) -> str:
-        """For the address of the next page."""
+        """Return this cursor as the address of the next page has it."""
         return f"{self.received_ns}.{self.id}"
 
 
 @attrs.frozen
 class AssignmentStore:
-    """The state folder of an agent."""
+    """This object reads and writes the state folder of an agent."""
 
     folder: Path
     #: Assignments to work on; those that are done; those being written; files that are none.
@@ -199,7 +199,7 @@ class AssignmentStore:
         return [errors.get(assignment.id) for assignment in assignments]
 
     def find(self, assignment_id: str) -> Path | None:
-        """The file of an assignment, or None if it is unknown.
+        """Return the file of an assignment, or None if it is unknown.
 
         Raises:
           StoreError: that cannot be seen at the moment.
@@ -212,7 +212,7 @@ class AssignmentStore:
         return None
 
     def load(self, assignment_id: str) -> tuple[StoredAssignment, bool]:
-        """An assignment, and whether it is among the completed.
+        """Return an assignment, and whether it is among the completed.
 
         Raises:
           NotFound: there is none of this id.
@@ -232,7 +232,7 @@ class AssignmentStore:
         raise NotFound(f"there is no assignment {assignment_id}")
 
     def waiting(self, limit: int, running: Collection[str] = ()) -> tuple[list[str], int]:
-        """The first unfinished assignments but for `running`, and how many there are in all.
+        """Return the first unfinished assignments but for `running`, and how many there are.
 
         They are in the order they were received: that of the files' modification time, which
         `write` keeps, so that no file need be opened for it.
@@ -253,7 +253,7 @@ class AssignmentStore:
         return [cursor.id for cursor in first], in_all
 
     def newest(self, limit: int, before: Cursor | None = None) -> list[Cursor]:
-        """The assignments received last, or last before `before`; newest first.
+        """Return the assignments received last, or last before `before`; newest first.
 
         Raises:
           StoreError: a folder cannot be read at the moment.

@@ -1,8 +1,8 @@
-"""Working on assignments: in the order they came, so many at a time, tasks side by side.
+"""This module works on assignments: in the order they came, so many at a time.
 
-fetchers -> outcomes -> one committer: fetchers tell of an object when its file, the file's name
-and its folder are on stable storage; then its task's row may say so, and not before.  While disks
-bring the end of one assignment to rest, the next is being pulled.
+fetchers -> outcomes -> one writer of rows: fetchers tell of an object when its file, the file's
+name and its folder are on stable storage; then its task's row may say so, and not before.  While
+disks bring the end of one assignment to rest, the next is being pulled.
 """
 
 import math
@@ -68,7 +68,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class _Run:
-    """An assignment being worked on.
+    """An assignment is being worked on.
 
     Mutable state: what its file tells; the objects whose tasks have not ended, and how those did
     that the file does not tell of yet; when it may be written next, the pauses after failures to;
@@ -86,13 +86,13 @@ class _Run:
     done: trio.Event = attrs.field(factory=trio.Event)
 
     def part_pulled(self, part: int) -> None:
-        """Nothing of a part is left to pull; may be told twice."""
+        """Note that nothing of a part is left to pull; may be told twice."""
         self.parts.discard(part)
         if not self.parts:
             self.pulled.set()
 
     def due_at(self) -> float:
-        """When its rows must be written."""
+        """Return when the rows of this assignment must be written."""
         if self.is_failing:
             return self.write_at
         if not self.left:
@@ -102,10 +102,10 @@ class _Run:
 
 @attrs.define(eq=False)
 class Worker:
-    """The assignments of an agent.
+    """The worker has the assignments of an agent pulled, and writes how they stand.
 
     Mutable state: the backlog; what is known of those that run; some that wait, as they were
-    stored; what ended last; an event that wakes the committer; bytes received, in all and
+    stored; what ended last; an event that wakes the writer of rows; bytes received, in all and
     lately; counts of failures, and how many of reading came in a row; recent errors; what is
     waited for.
     """
@@ -146,7 +146,7 @@ class Worker:
         self._count()
 
     def progress(self, name: str) -> tuple[Dialect, AssignmentStats] | None:
-        """How an assignment stands, going by its rows, and its dialect.
+        """Return how an assignment stands, going by its rows, and its dialect.
 
         From memory, because managers ask often; None if it is not being worked on and has not
         just ended.
@@ -159,7 +159,7 @@ class Worker:
         return self._recent.get(name)
 
     def forget(self, name: str) -> None:
-        """An ended assignment is gone from disk."""
+        """Forget an ended assignment, which is gone from disk."""
         self._recent.pop(name, None)
 
     def resume(self) -> None:
@@ -178,7 +178,7 @@ class Worker:
         async with trio.open_nursery() as nursery:
             for fetcher in self.fetchers:
                 nursery.start_soon(fetcher.run)
-            nursery.start_soon(self._commit)
+            nursery.start_soon(self._write_rows)
             nursery.start_soon(self.limits.run)
             nursery.start_soon(self._watch_disk)
             for _ in range(self.server.workers):
@@ -296,7 +296,7 @@ class Worker:
             self.resume_failures += 1
 
     async def _run_tasks(self, run: _Run) -> None:
-        self._wake_committer()
+        self._wake_writer()
         todo = [row for row in run.assignment.rows if row[0] in run.left]
         # One fetcher each while there are enough assignments for all: fewer messages.
         alone = max(1, len(self.fetchers) // len(self.backlog.running))
@@ -313,7 +313,7 @@ class Worker:
         await run.done.wait()
 
     def bytes_per_s(self) -> int:
-        """What came in lately, of whole objects."""
+        """Return how many bytes a second came in lately, of whole objects."""
         self._forget_flow()
         return round(sum(size for _, size in self._flow) / FLOW_S)
 
@@ -325,7 +325,7 @@ class Worker:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
 
     def _settle(self, run: _Run, ended: Sequence[tuple[Row, Outcome]]) -> None:
-        """Tasks have ended."""
+        """Note how tasks have ended."""
         was_written, size = not run.unwritten, 0
         for row, outcome in ended:
             object_id, reason = row[0], outcome.reason
@@ -339,14 +339,14 @@ class Worker:
         self._forget_flow()
         self.metrics.ended([outcome for _, outcome in ended])
         if not run.left or was_written:
-            self._wake_committer()  # there is something due, at once or later
+            self._wake_writer()  # there is something due, at once or later
 
-    # --- the committer -------------------------------------------------------------------
+    # --- the writer of rows --------------------------------------------------------------
 
-    def _wake_committer(self) -> None:
+    def _wake_writer(self) -> None:
         self._ended.set()
 
-    async def _commit(self) -> None:
+    async def _write_rows(self) -> None:
         """Write the rows of assignments that are due, several in one step."""
         while True:
             with trio.move_on_at(
@@ -379,7 +379,7 @@ class Worker:
         error: StoreError | None,
         took: float,
     ) -> None:
-        """What is not saved is not reported, and is written again later."""
+        """Note how a write went: what is not saved is not reported, and is written again later."""
         now = trio.current_time()
         run.is_failing = error is not None
         if error is not None:

@@ -62,7 +62,9 @@ VERSION: str = pycurl.version
 
 
 class _Transfer:
-    """A request and its answer, on a handle of libcurl's that carries one after the other.
+    """A transfer is a request with its answer, on a handle of libcurl's.
+
+    The handle is used again, so this object carries one request after the other.
 
     Mutable state: the request; what has come of the answer and was not taken; how it ended, if it
     did; the task that waits for one of these; how long the source has been silent, and whether
@@ -167,12 +169,12 @@ class _Transfer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing more is to come."""
+        """Tell whether nothing more is to come."""
         return not (self.is_under_way or self._chunks)
 
     @property
     def where(self) -> str:
-        """The source by its name and its address."""
+        """Return the source's name and its address, for messages."""
         return f"{self._source.name} at {self._source.at}" if self._source else ""
 
     # --- silence -------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ class _Transfer:
 
 
 class CurlEngine:
-    """Many transfers at a time, driven by one task.
+    """This engine has libcurl do many transfers at a time, and drives them by one task.
 
     Mutable state: libcurl's own; the transfers under way, by handle, and those at rest; when
     libcurl wants to be asked whatever happens; for how long nothing has been under way, and
@@ -313,7 +315,7 @@ class CurlEngine:
         return transfer
 
     def _buffer_bytes(self) -> int:
-        """How many bytes libcurl is to receive at once: it does so some ten times in a turn."""
+        """Return how many bytes libcurl receives at once, some ten times in a turn."""
         if not self._allowance.is_limited:
             return BUFFER_BYTES
         return max(LEAST_BUFFER_BYTES, min(BUFFER_BYTES, self._allowance.at_once // 8))

@@ -32,7 +32,7 @@ _BLANK = (b"\r\n", b"\n")
 
 
 class FetchFailure(Exception):
-    """The object could not be pulled; `may_pass` tells whether another try may help.
+    """An object could not be pulled; `may_pass` tells whether another try may help.
 
     `is_short` tells that this process lacks files or memory: it is tried until it has them.
     """
@@ -59,7 +59,7 @@ def broken(detail: str) -> FetchFailure:
 
 @attrs.frozen
 class Source:
-    """A storage node by its name, which is sent as `Host`, and where to connect to."""
+    """A source is a storage node: its name, which is sent as `Host`, and where to connect to."""
 
     name: str
     at: Endpoint
@@ -72,23 +72,23 @@ class Source:
 
 
 class Answer(Protocol):
-    """The answer of a source, whole if it is small."""
+    """An answer is what a source sends for a request; a small one is whole from the beginning."""
 
     @property
     def status(self) -> int:
-        """The status of the answer, as 200."""
+        """Return the status of the answer, as 200."""
 
     @property
     def length(self) -> int | None:
-        """What the source tells of the length of the body; None if it does not."""
+        """Return the length of the body as the source tells it; None if it does not."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing more is to come."""
+        """Tell whether nothing more is to come."""
 
     @property
     def is_small(self) -> bool:
-        """Whether the answer was whole before more than `WHOLE_BYTES` had come."""
+        """Tell whether the answer was whole before more than `WHOLE_BYTES` had come."""
 
     async def take(self) -> list[bytes]:
         """Wait for about `AHEAD_BYTES` of body; all that is left if `is_whole` is then true.
@@ -102,7 +102,7 @@ class Answer(Protocol):
 
 
 class Engine(Protocol):
-    """Asks sources for objects, over connections that are kept for the next one."""
+    """An engine asks sources for objects, many at a time."""
 
     async def run(self) -> None:
         """Drive the transfers for ever."""

@@ -33,7 +33,7 @@ RECEIVE_BYTES = 256 << 10
 
 @attrs.define(eq=False)
 class _Answer:
-    """An answer that is read as far as somebody wants it.
+    """This answer is read as far as somebody wants it, from a connection of its own.
 
     Mutable state: the connection; the status, the length and the chunks of body that were not
     taken; the lines of heads so far; how long the source has been silent.
@@ -138,7 +138,10 @@ class _Answer:
 
 
 class PlainEngine:
-    """One connection for each object.  Mutable state: the silences that are counted."""
+    """This engine makes a connection for each object, by h11.
+
+    Mutable state: the silences that are counted.
+    """
 
     def __init__(self, limits: AgentSource, allowance: Allowance, _most: int) -> None:
         self._limits = limits

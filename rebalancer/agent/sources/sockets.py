@@ -8,7 +8,10 @@ import pycurl
 
 
 class SelectedSockets:
-    """The sockets that libcurl waits for, in an object that can itself be waited for."""
+    """This object watches the sockets that libcurl waits for, by what the standard library has.
+
+    What libcurl does not wait for is not watched, so a spoilt connection is never known of.
+    """
 
     def __init__(self) -> None:
         self.has_spoilt = False
@@ -19,7 +22,7 @@ class SelectedSockets:
         return self._selector.fileno()
 
     def watch(self, what: int, number: int) -> None:
-        """Wait for what libcurl wants of a socket, or not any more."""
+        """Watch a socket for what libcurl waits for, or no longer if that is nothing."""
         with suppress(KeyError):
             self._selector.unregister(number)
         if what != pycurl.POLL_REMOVE:
@@ -33,7 +36,7 @@ class SelectedSockets:
         return [(key.fd, _selected(events)) for key, events in found]
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         self._selector.close()
 
 
@@ -50,7 +53,9 @@ _EPOLL = {
 
 
 class EpollSockets:
-    """The same straight on epoll, at a fifth of the cost: two changes come with each object.
+    """This object watches the same sockets straight on epoll, at a fifth of the cost.
+
+    The cost counts, because two changes come with each object.
 
     A socket that libcurl does not wait for stays registered until it is ready, for mostly its
     connection carries the next request at once.  One that was closed is not, whatever else has
@@ -70,7 +75,7 @@ class EpollSockets:
         return self._epoll.fileno()
 
     def watch(self, what: int, number: int) -> None:
-        """Wait for what libcurl wants of a socket, or not any more."""
+        """Watch a socket for what libcurl waits for, or no longer if that is nothing."""
         if what == pycurl.POLL_REMOVE:
             self._wanted.discard(number)
             return
@@ -94,7 +99,7 @@ class EpollSockets:
         return found
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         self._epoll.close()
 
 
