@@ -1,4 +1,4 @@
-"""Command lines: arguments to configurations to running programs, errors to one line."""
+"""This module makes running programs of command lines, and one line of each error."""
 
 import json
 import os
@@ -63,7 +63,7 @@ _LATER: dict[str, Callable[[], click.Command]] = {"adm": _adm, "demo": _demo, "r
 
 
 class _Commands(click.Group):
-    """The commands here, and those that are imported later."""
+    """This group has the commands here, and those that are imported only when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the names of all."""
@@ -200,17 +200,17 @@ def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """The command `rebalancer`."""
+    """Run the command `rebalancer`."""
     _run(cli, "rebalancer")
 
 
 def main_manager() -> NoReturn:
-    """The command `rebalancer-manager`, as the predecessor named it."""
+    """Run the command `rebalancer-manager`, as the predecessor named it."""
     _run(manager_command, "rebalancer-manager")
 
 
 def main_agent() -> NoReturn:
-    """The command `rebalancer-agent`, as the predecessor named it."""
+    """Run the command `rebalancer-agent`, as the predecessor named it."""
     _run(agent_command, "rebalancer-agent")
 
 

@@ -1,4 +1,4 @@
-"""What both daemons do alike: signals, HTTP servers, one nursery, and an end within seconds.
+"""This module is what both daemons do alike: signals, HTTP servers, an end within seconds.
 
 Stopping is cancelling: nothing in memory is worth saving, because every step was recorded
 before it was taken, and starting is recovery.
@@ -40,7 +40,7 @@ log = get_logger()
 
 @attrs.frozen
 class Listen:
-    """An address to serve on; port 0 means any free one."""
+    """This is an address to serve on; port 0 means any free one."""
 
     host: str
     port: int
@@ -209,7 +209,7 @@ def require_token(app: Application, token: Token) -> None:
 
 
 async def body_json(body: bytes) -> Any:
-    """The parsed body of a request.
+    """Return the parsed body of a request.
 
     Raises:
       BadRequest: it is not JSON that can be used.

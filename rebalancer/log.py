@@ -1,4 +1,4 @@
-"""Logs have bunyan's format: a JSON line a record, on stdout, written whole or not at all.
+"""This module writes the log in bunyan's format: a JSON line a record, whole or not at all.
 
 A log that cannot be written ends and delays nothing.  Lines go through a bounded queue to a thread
 of their own, so that a pipe whose reader sleeps keeps only that thread waiting; what does not fit
@@ -44,7 +44,7 @@ SELDOM_S = 60.0
 
 
 def level_name(text: str) -> str:
-    """The canonical name of a configured level.
+    """Return the canonical name of a configured level.
 
     Raises:
       ValueError: there is no such level.
@@ -59,7 +59,7 @@ def level_name(text: str) -> str:
 
 
 class Sink:
-    """A queue of lines on their way to a file descriptor, which a thread writes.
+    """A sink is a queue of lines that a thread writes to a file descriptor.
 
     Mutable state, under a lock: the lines that wait, and their size; how many were dropped, in
     all and since the last line that told of it; whether the thread is writing, or must be woken.
@@ -207,7 +207,7 @@ def hold_descriptors() -> None:
 
 @attrs.frozen
 class _Bunyan:
-    """Makes records in bunyan's format, of the program `name` in this process."""
+    """This object makes records in bunyan's format, of the program `name` in this process."""
 
     name: str
     hostname: str = attrs.field(factory=socket.gethostname)
@@ -249,7 +249,7 @@ def _traceback(given: Any) -> str:
 
 @attrs.define(eq=False)
 class Output:
-    """Takes records of level `least` and above."""
+    """An output takes records of level `least` and above."""
 
     least: int
     #: Called with the level's name, the message and the fields of each.
@@ -287,7 +287,7 @@ def configure(name: str, level: str, stream: TextIO | None = None) -> None:
 
 @attrs.frozen
 class Logger:
-    """Writes records, with `fields` in each of them."""
+    """A logger writes records, with `fields` in each of them."""
 
     fields: Mapping[str, Any]
 
@@ -310,7 +310,7 @@ class Logger:
 
 
 class _Forward(logging.Handler):
-    """Hands records of the standard library's loggers to ours."""
+    """This handler hands records of the standard library's loggers to ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname.lower()
@@ -325,7 +325,7 @@ def get_logger(**fields: Any) -> Logger:
 
 @attrs.define(eq=False)
 class Seldom:
-    """A message that others can bring about as often as they like, written once a minute.
+    """A message that others can bring about as often as they like is written once a minute.
 
     Mutable state: when it was written last, and how often it was not since.
     """

@@ -1,4 +1,4 @@
-"""Prometheus metrics that both daemons have, under the predecessors' names."""
+"""This module has the metrics of both daemons, under the predecessors' names."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ TOTAL = "total"
 
 
 class LegacyMetrics:
-    """The families of the deployed programs, with their constant labels."""
+    """This object has the families of the deployed programs, with their constant labels."""
 
     def __init__(
         self, registry: prometheus.CollectorRegistry | None, labels: Mapping[str, str]
@@ -38,12 +38,12 @@ class LegacyMetrics:
         return made
 
     def skip_count(self) -> "BareCounter":
-        """The family that only the manager has."""
+        """Return the family that only the manager has."""
         return self._counter("skip_count", "Objects skipped.", "reason")
 
 
 class BareCounter(Collector):
-    """A counter under its very name: prometheus_client's own would be `<name>_total`.
+    """This counter has its very name: prometheus_client's own would be `<name>_total`.
 
     It is exported as untyped, because that library knows no counter of such a name.  With a
     label, every step counts for the label's value and for `total`.
@@ -63,7 +63,7 @@ class BareCounter(Collector):
             self._counts[name] = self._counts.get(name, 0) + amount
 
     def collect(self) -> Iterator[Metric]:
-        """The counts so far, for the registry."""
+        """Yield the counts so far, for the registry."""
         metric = Metric(self._name, self._text, "unknown")
         for value, count in self._counts.items():
             labels = {} if self._label is None else {self._label: value}
@@ -72,16 +72,16 @@ class BareCounter(Collector):
 
 
 class LogMetrics(Collector):
-    """How many lines of the log could not be written, as the log itself counts them."""
+    """This tells how many lines of the log could not be written, as the log itself counts them."""
 
     def collect(self) -> Iterator[Metric]:
-        """The count so far, for the registry."""
+        """Yield the count so far, for the registry."""
         text = "Lines of the log that could not be written."
         yield CounterMetricFamily("log_lines_dropped", text, log.dropped())
 
 
 def metrics_app(registry: prometheus.CollectorRegistry) -> App:
-    """An application that answers `/metrics`, and `/` as the predecessor did."""
+    """Return an application that answers `/metrics`, and `/` as the predecessor did."""
     registry.register(LogMetrics())
     app = App(f"rebalancer {__version__}", 1 << 10)
 

@@ -1,4 +1,4 @@
-"""What the running jobs have under way at each destination: all that flows against the stream.
+"""This module counts what the running jobs have under way at each destination.
 
 Jobs share destinations, so each has a ledger of its own and sees the claims of all.  Methods have
 no await, hence are atomic.  Nothing in it is worth saving: a restart rebuilds it from the open

@@ -1,4 +1,4 @@
-"""A job from its first object to its last: the stages, the channels between them, the end.
+"""This module runs a job from its first object to its last, through stages and channels.
 
 Rules.  (1) Each stage owns its channel ends and closes them, so the end travels by itself.
 (2) Record in the store, then send: what is in a channel is on disk, so losing it costs nothing.

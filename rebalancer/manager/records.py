@@ -1,4 +1,4 @@
-"""What passes between the stages of a job and its store: values, nothing else."""
+"""This module has the values that pass between the stages of a job and its store."""
 
 from collections.abc import Mapping, Sequence
 

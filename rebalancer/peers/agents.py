@@ -1,4 +1,4 @@
-"""Agents: posting an assignment, asking how it stands, deleting it."""
+"""This module posts assignments to agents, asks how they stand, and deletes them."""
 
 import enum
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ DELETE_S = 10.0
 
 
 class Posted(enum.Enum):
-    """What an agent made of an assignment."""
+    """This tells what an agent made of a posted assignment."""
 
     ACCEPTED = enum.auto()  # or it had it already
     BUSY = enum.auto()
@@ -34,7 +34,7 @@ class Posted(enum.Enum):
 
 @attrs.frozen
 class PostAnswer:
-    """The outcome of a POST; `detail` is for the log, `retry_after_s` for BUSY."""
+    """This is the outcome of a POST; `detail` is for the log, `retry_after_s` for BUSY."""
 
     outcome: Posted
     detail: str = ""
@@ -43,7 +43,7 @@ class PostAnswer:
 
 @attrs.frozen
 class Agents:
-    """The agents of a region, each on its storage node."""
+    """This object asks the agents of a region, each on its storage node."""
 
     http: HttpClient
     port: int
@@ -87,7 +87,7 @@ class Agents:
         return PostAnswer(Posted.REJECTED, detail)
 
     async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
-        """How `assignment_id` stands, or None if the agent does not know it.
+        """Return how `assignment_id` stands, or None if the agent does not know it.
 
         Raises:
           PeerError: no answer, or not one we can use.
@@ -136,7 +136,7 @@ class Agents:
     async def _request(
         self, method: str, shark: str, path: str, *, within_s: float, body: Any = None
     ) -> Reply:
-        """An agent's answer.
+        """Send a request to an agent and return its answer.
 
         Raises:
           PeerUnreachable: none came; PeerWantsToken: it is that our token is not the right one.

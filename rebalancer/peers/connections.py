@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections to other services, within one bound for all: kept for the next request."""
+"""This module makes HTTP/1.1 connections to other services, and keeps them for the next request."""
 
 import select
 import ssl
@@ -43,9 +43,10 @@ class AnswerFailed(Exception):
 
 @attrs.frozen(cache_hash=True)
 class Place:
-    """Where to connect to; `tls_name` is what a certificate must be for, None for plain TCP.
+    """A place is where to connect to.
 
-    Peers at one address have places of their own, going by `name`.
+    `tls_name` is what a certificate must be for, None for plain TCP.  Peers at one address have
+    places of their own, going by `name`.
     """
 
     where: Endpoint
@@ -55,7 +56,7 @@ class Place:
 
 @attrs.frozen
 class Head:
-    """What an answer begins with; the names of its headers are in small letters."""
+    """A head is what an answer begins with; the names of its headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,7 +64,7 @@ class Head:
 
 @attrs.define(eq=False)
 class Connection:
-    """A connection, over which one request goes at a time.
+    """A connection carries one request at a time, and its answer.
 
     Mutable state: what h11 knows of the exchange, and since when the connection is not used.
     """
@@ -166,7 +167,7 @@ class Connection:
 
 @attrs.define(eq=False)
 class Connections:
-    """The connections of a client.
+    """This object lends the connections of a client, and bounds how many there are.
 
     Mutable state: the ones that are kept, the one kept for longest first, and those of each place;
     how many may be in use besides, in all and of each place.
@@ -233,7 +234,7 @@ class Connections:
         self._turns_at[connection.place].release()
 
     def close(self) -> None:
-        """Close all that are kept."""
+        """Close all connections that are kept."""
         for connection in list(self._kept):
             self._close(connection)
 

@@ -1,4 +1,4 @@
-"""HTTP to other services of the control plane."""
+"""This module asks other services of the control plane by HTTP."""
 
 import json
 import ssl
@@ -26,7 +26,7 @@ MAX_BODY_BYTES = 64 << 20
 
 @attrs.frozen
 class Reply:
-    """An answer, whole."""
+    """A reply is an answer whose body is whole."""
 
     status: int
     headers: Mapping[str, str]
@@ -34,11 +34,11 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The body as text, for messages."""
+        """Return the body as text, for messages."""
         return self.body.decode(errors="replace").strip()
 
     def json(self) -> Any:
-        """The parsed body.
+        """Return the parsed body.
 
         Raises:
           PeerMalformed: it is not JSON.
@@ -49,7 +49,7 @@ class Reply:
             raise PeerMalformed(f"answer is not JSON: {exc}") from exc
 
     def retry_after_s(self, default: float) -> float:
-        """The peer's Retry-After in seconds, at most a minute."""
+        """Return the peer's Retry-After in seconds, at most a minute."""
         text = self.headers.get("retry-after", "")
         # Other scripts have digits too, and a date is as good as nothing.
         return min(float(text), 60.0) if text.isascii() and text.isdigit() else default
@@ -57,7 +57,7 @@ class Reply:
 
 @attrs.frozen
 class Answer:
-    """An answer whose body is still on its way."""
+    """The body of this answer is still on its way."""
 
     status: int
     headers: Mapping[str, str]
@@ -65,12 +65,12 @@ class Answer:
     _host: str
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body, piece by piece, as it arrives; once only."""
+        """Yield the body, piece by piece, as it arrives; once only."""
         while piece := await self._connection.piece():
             yield piece
 
     async def whole(self) -> Reply:
-        """All of it.
+        """Return the whole answer.
 
         Raises:
           PeerMalformed: it is longer than `MAX_BODY_BYTES`.
@@ -85,7 +85,7 @@ class Answer:
 
 @attrs.frozen
 class HttpClient:
-    """Requests to named hosts.  Made by `open_http`."""
+    """A client sends requests to named hosts; `open_http` makes one."""
 
     _connections: Connections
     _hosts: Mapping[str, str]
@@ -106,7 +106,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         within_s: float = 30.0,
     ) -> Reply:
-        """One request and its whole answer, within `within_s` seconds in all.
+        """Send a request and return its whole answer, within `within_s` seconds in all.
 
         `body` is sent as JSON, unless it is bytes, which are JSON already.
 
@@ -132,7 +132,7 @@ class HttpClient:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Answer]:
-        """One request and its answer as it arrives; only the wait for each piece is bounded.
+        """Send a request and give its answer as it comes; only the wait for each piece is bounded.
 
         Raises:
           PeerUnreachable: no answer came, or it broke off, also while it is read.
@@ -172,7 +172,7 @@ def _json_of(body: Any) -> bytes:
 
 
 def _detail(exc: BaseException) -> str:
-    """What an error says, or else what caused it: TLS tells of certificates only there."""
+    """Return what an error says, or what its cause does: TLS tells of certificates only there."""
     cause: BaseException | None = exc
     while cause is not None:
         if text := str(cause):

@@ -1,4 +1,4 @@
-"""An application answers requests: by the handler of a route, or by what its exceptions mean.
+"""This module says how an application answers: by a route's handler, or by an exception's meaning.
 
 `App` has routes of its own, few and plain, and is all that there is of a framework where a request
 has to cost little; other kinds of `Application` answer in their own way.  No I/O.
@@ -28,15 +28,15 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Request:
-    """A request that was read whole."""
+    """A request has been read whole."""
 
     method: str
-    #: Decoded; `query` is not.
+    #: The path is decoded; `query` is not.
     path: str
     query: str = ""
-    #: By names in lower case.
+    #: The headers, by their names in lower case.
     headers: Mapping[str, str] = attrs.field(factory=dict)
-    #: None if it is larger than the application takes.
+    #: The body; None if it is larger than the application takes.
     content: bytes | None = b""
 
     @property
@@ -73,7 +73,7 @@ def prefers_json(accept: str) -> bool:
 
 @attrs.define(eq=False)
 class Answer:
-    """An answer: whole, or in pieces as they come."""
+    """An answer has a body that is whole, or comes in pieces."""
 
     body: bytes | AsyncGenerator[bytes, None] = b""
     status: int = 200
@@ -98,13 +98,13 @@ Meaning = Callable[[Exception, Request], RequestError | None]
 
 @attrs.define(eq=False)
 class Application(ABC):
-    """What is alike for all applications: whom they answer, and how they tell of errors.
+    """An application decides which requests it answers, and how it tells of errors.
 
     Errors are told as text, as the predecessors' were, unless the client or `errors_are_json`
     wants JSON.
     """
 
-    #: For the header `Server`.
+    #: What the header `Server` says.
     program: str
     max_body_bytes: int
     errors_are_json: bool = False
@@ -159,9 +159,10 @@ class Application(ABC):
 
 @attrs.frozen
 class Route:
-    """A method and a path, of which parts like `<name>` may be anything; and who answers.
+    """A route is a method and a path, and the handler that answers.
 
-    A `brief` one is answered at once, or by what goes on even if the client goes.
+    Parts of the path like `<name>` may be anything.  A `brief` route answers at once, or by what
+    goes on even if the client goes.
     """
 
     method: str
@@ -188,7 +189,7 @@ class Route:
 
 @attrs.define(eq=False)
 class App(Application):
-    """An application that has routes of its own.
+    """This application has a plain table of routes of its own.
 
     Mutable state: the routes, until it is served.
     """
@@ -221,7 +222,7 @@ class App(Application):
         return self._add("DELETE", path, brief)
 
     def begin(self, request: Request) -> tuple[bool, Awaitable[Answer]]:
-        """Return the answer to come, and whether it comes whether or not the client stays."""
+        """Return whether the answer comes even if the client goes; and the answer to come."""
         parts = request.path.split("/")
         if self.takes_slash and len(parts) > 2 and not parts[-1]:
             del parts[-1]

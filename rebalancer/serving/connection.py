@@ -1,4 +1,4 @@
-"""A client's connection brings requests in and answers of the application out, in HTTP/1.1.
+"""This module reads requests from a client's connection and writes the answers, in HTTP/1.1.
 
 h11 reads and writes the protocol.  A request is read whole, within bounds, before the application
 sees it; a request that cannot be one is answered with 4xx here.  Nothing is shielded, so that
@@ -38,7 +38,7 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Refusal(Exception):
-    """The request gets to no application: it is answered by a status of 4xx or 503, and why."""
+    """A request gets to no application: it is answered by a status of 4xx or 503, and why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class Gone(Exception):
 
 @attrs.define
 class Budget:
-    """Memory for large bodies, shared by the connections of a port.
+    """A budget is memory for large bodies, which the connections of a port share.
 
     Mutable state: what is left of it.
     """
@@ -73,7 +73,7 @@ class Budget:
 
 @attrs.define(eq=False)
 class Connection:
-    """A client's connection.
+    """This object reads a client's requests and has the application answer them.
 
     Mutable state: the state of the protocol; since when the client keeps us waiting, if it does;
     whether it is within a request, and whether this one shall be its last; memory taken.
@@ -161,7 +161,7 @@ class Connection:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether the request has been read to its end, and another one may follow."""
+        """Tell whether the request has been read to its end, and another one may follow."""
         ends = (h11.DONE, h11.SEND_RESPONSE, h11.SEND_BODY)
         is_open = self._protocol.our_state in ends and self._protocol.their_state is h11.DONE
         return is_open and not self._is_at_end
@@ -321,7 +321,7 @@ class Connection:
         await self.send(*events, h11.EndOfMessage())
 
     async def send(self, *events: h11.Event) -> None:
-        """Send what these events are as bytes.
+        """Send the bytes that these events are.
 
         Raises:
           Gone: the client does not take them.

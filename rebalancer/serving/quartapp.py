@@ -1,4 +1,4 @@
-"""An application whose routes are a quart-trio application's, served as those of our own are.
+"""This module has a quart-trio application answer requests, served as our own routes are.
 
 quart is handed requests that were read whole, and hands its responses back, without the messages
 of ASGI between: there an application pushes what it sends from a task that outlives the handler,
@@ -29,7 +29,7 @@ def _make_quart() -> QuartTrio:
 
 @attrs.define(eq=False)
 class QuartApp(Application):
-    """An application that `quart` has the routes of.
+    """The routes of this application are those of `quart`.
 
     Its handlers are cancelled when the client goes.
     """
@@ -41,7 +41,7 @@ class QuartApp(Application):
         return False, self._answer(request, self._ask, [])
 
     async def _ask(self, request: Request) -> Answer:
-        """Have quart answer.
+        """Have quart answer a request.
 
         Raises:
           Exception: any that a handler does, but for quart's own.

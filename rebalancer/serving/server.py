@@ -1,4 +1,4 @@
-"""A server accepts connections on a port, bounds their number, and lets each fail alone."""
+"""This module accepts connections on a port, bounds their number, and lets each fail alone."""
 
 import math
 import socket
@@ -26,7 +26,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Server:
-    """One application on one socket.
+    """A server is one application on one socket.
 
     Mutable state: the connections that there are, and an event for each one that ends.
     """

@@ -1,1 +1,1 @@
-"""The stages of a job's pipeline, in the order objects pass them."""
+"""This package has the stages of a job's pipeline, one module each."""

@@ -1,4 +1,4 @@
-"""Discovery: all that needs a destination, whether new, left by an earlier run or given back."""
+"""This stage finds all that needs a destination: new, left by an earlier run, or given back."""
 
 from functools import partial
 
@@ -98,7 +98,7 @@ async def _await_return(job: Job) -> None:
 
 
 async def _feed_put_off(job: Job, found: trio.MemorySendChannel[Found]) -> None:
-    """Feed each of those objects once: what placement puts off again lies behind."""
+    """Feed each object that was put off once: what placement puts off again lies behind."""
     row, objects = await job.store.take_up(0)
     while objects:
         await send(found, objects)

@@ -1,4 +1,4 @@
-"""The final scan: what still, or again, names the evacuated shark when the job seems done.
+"""This stage looks for what still, or again, names the evacuated shark when a job seems done.
 
 Other writers put whole records back as they read them, and uploads that began long ago end on
 the shark.  Only the live metadata can tell, so it is asked through Moray, wherever discovery
@@ -70,7 +70,7 @@ def _why_none(job: Job) -> str | None:
 def _read_rows(
     job: Job, number: int, rows: Iterable[scan.FoundRow]
 ) -> Iterator[FoundRecord | Remaining]:
-    """The records of a window that name the shark: parsed as they are taken, in a thread."""
+    """Yield the records of a window that name the shark, parsed as they are taken, in a thread."""
     for row in rows:
         if not row.is_directory:
             yield from read_rows(job, number, [row])

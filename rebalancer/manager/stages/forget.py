@@ -1,4 +1,4 @@
-"""Agents forget the assignments that are done with, for tidiness only."""
+"""This module has agents forget the assignments that are done with, for tidiness only."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ log = get_logger()
 
 
 class Forgetting:
-    """Deletes of assignments, which nothing ever waits for: one that stays is only clutter.
+    """This object deletes assignments; nothing waits for that, as one that stays is only clutter.
 
     Mutable state: how many are under way, by destination.
     """

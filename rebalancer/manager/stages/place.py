@@ -1,4 +1,4 @@
-"""Placement: a destination for each object, and assignments of those that share one."""
+"""This stage finds a destination for each object, and makes assignments of those that share one."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -54,7 +54,7 @@ async def place(
 
 @attrs.frozen
 class _Selection:
-    """The order in which destinations are tried, and what it was made of."""
+    """A selection is the order in which destinations are tried, and what it was made of."""
 
     candidates: Candidates
     nodes: tuple[StorageNode, ...]
@@ -78,9 +78,11 @@ class _Selection:
 
 
 class _Placer:
-    """Mutable state: the batches being filled, one a destination; the order in which
-    destinations are tried, with the objects it has served and what each node may take in all;
-    how those stand that were looked at since the placer last waited; and when all were away last.
+    """A placer fills batches with objects, one batch a destination, and sends those that are due.
+
+    Mutable state: the batches; the order in which destinations are tried, with the objects it has
+    served and what each node may take in all; how those stand that were looked at since the placer
+    last waited; and when all were away last.
     """
 
     def __init__(self, job: Job, ready: trio.MemorySendChannel[Ready]) -> None:
@@ -94,7 +96,7 @@ class _Placer:
         self._selection = self._select()
 
     def due_at(self) -> float:
-        """When the oldest batch must be sent however small."""
+        """Return when the oldest batch must be sent however small."""
         limits = self._job.batch_limits
         return min((batch.due_at(limits) for batch in self._batches.values()), default=math.inf)
 
@@ -140,7 +142,7 @@ class _Placer:
     async def _wait_for_plan(
         self, obj: MantaObject, plan: Placement | Reason | None
     ) -> Placement | Reason | None:
-        """A destination that is not busy; if all that fit are, one becomes free in time.
+        """Return the plan for an object once a destination that fits it is no longer busy.
 
         `plan` is what there is at first.  None: the job was cancelled meanwhile.
         """
@@ -206,7 +208,7 @@ class _Placer:
         return self._job.action.plan(obj, among, rules, self._look, self._job.rng)
 
     def _only(self, name: str) -> Candidates:
-        """The node where a copy was made before: it need not be made again, only found there."""
+        """Return the node that has a copy from before, which need only be found there."""
         known = self._selection.candidates.nodes
         return candidates.rank((n for n in known if n.manta_storage_id == name), self._look)
 
@@ -220,7 +222,7 @@ class _Placer:
             self._selection = self._select()
 
     def _is_old(self) -> bool:
-        """Whether there may be more room by now than when destinations were chosen."""
+        """Tell whether there may be more room by now than when destinations were chosen."""
         selection = self._selection
         age = trio.current_time() - selection.made_at
         return age > FULL_S or selection.changes != self._job.ledger.changes
@@ -251,7 +253,7 @@ class _Placer:
         return frozenset((*self._job.evacuating(), self._job.action.origin.manta_storage_id))
 
     def _look(self, node: StorageNode) -> Outlook:
-        """How `node` stands, and the bytes that the next object for it may have."""
+        """Return how `node` stands, and the bytes that the next object for it may have."""
         name = node.manta_storage_id
         outlook = self._outlooks.get(name)
         if outlook is None:

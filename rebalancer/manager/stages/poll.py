@@ -1,4 +1,4 @@
-"""Polling: asking each agent how its assignments stand, until they are done or given up."""
+"""This stage asks each agent how its assignments stand, until they are done or given up."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class _Watched:
-    """An assignment under way: since when, when to ask next, how many tasks were processed."""
+    """An assignment is under way: since when, when to ask next, how many tasks were processed."""
 
     item: Sent
     since: float
@@ -43,7 +43,7 @@ async def poll(
 
 
 class _Watcher:
-    """The assignments of one destination.
+    """A watcher asks for the assignments of one destination.
 
     Mutable state: those under way, and when one of them last made progress.
     """
@@ -57,7 +57,7 @@ class _Watcher:
         self._added = trio.Event()
 
     def add(self, item: Sent) -> bool:
-        """Watch `item` too; whether `run` must be started, because nothing was watched."""
+        """Watch `item` too; tells whether `run` must be started, because nothing was watched."""
         now = trio.current_time()
         idle = not self._watched
         if idle:

@@ -1,4 +1,4 @@
-"""Posting: handing recorded assignments to their agents."""
+"""This stage posts recorded assignments to their agents."""
 
 import enum
 
@@ -74,7 +74,7 @@ class _Delivery(enum.Enum):
 
 @attrs.frozen
 class _Result:
-    """How a delivery ended; of a refused one also why, for the column and for a person."""
+    """This tells how a delivery ended; of a refused one also why, for a column and for a person."""
 
     delivery: _Delivery
     reason: Reason = reasons.DESTINATION_UNREACHABLE

@@ -1,4 +1,4 @@
-"""One task asks all destinations that are away whether they are back."""
+"""This module asks all destinations that are away whether they are back, in one task."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Records of one shard come to name their new copies: in one batch, if all goes well.
+"""This module has a shard's records name their new copies: in one batch, if all goes well.
 
 A write is conditional on the etag that was read, so it may be tried again without harm; one
 whose outcome is unknown is settled by reading.  Nothing is given up because a shard is down or
@@ -46,7 +46,7 @@ log = get_logger()
 
 @attrs.frozen
 class Outcome:
-    """How a record's update ended."""
+    """This tells how a record's update ended."""
 
     event: ObjectEvent
     error: RecordError | None = None
@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the record names the new copy."""
+        """Tell whether the record names the new copy."""
         return self.event is ObjectEvent.METADATA_WRITTEN
 
 
@@ -70,7 +70,7 @@ _SUPERSEDED = {
 
 @attrs.define(eq=False)
 class Member:
-    """A record to be rewritten.
+    """A member of a batch is a record to be rewritten.
 
     Mutable state: the etag last known; whether the record must be read before the next write,
     whether it ever was, and the value that was read then (none: there is no record); how often
@@ -94,13 +94,13 @@ class Member:
 
 
 def as_discovered(record: StoredRecord) -> Member:
-    """A record that is taken to be as it was discovered."""
+    """Return a record that is taken to be as it was discovered."""
     return Member(record, record.etag)
 
 
 @attrs.frozen
 class Rewriter:
-    """Writes records of one shard."""
+    """A rewriter writes records of one shard."""
 
     shard: int
     moray: MorayClient
@@ -183,7 +183,7 @@ class Rewriter:
         member.is_stale, member.was_read = False, True
 
     def _still_to_write(self, group: list[Member]) -> list[tuple[Member, Put]]:
-        """The writes that are left to do; who needs none has an outcome now."""
+        """Return the writes that are left to do; a member that needs none has an outcome now."""
         left = []
         for member in group:
             record = member.record
@@ -209,7 +209,7 @@ class Rewriter:
         return self.action.rewrite(jsontext.loads(record.text), record.destination)
 
     def _judge(self, member: Member) -> Outcome | None:
-        """How it ended, going by the record; None if it is still to be written.
+        """Return how an update ended, going by the record; None if that is still to be written.
 
         Raises:
           UnusableRecord: the record has no usable `sharks`.
@@ -269,7 +269,7 @@ def _pieces(writes: list[tuple[Member, Put]]) -> Iterator[list[tuple[Member, Put
 
 
 def _kind(exc: PeerError, group: list[Member]) -> Kind:
-    """What to do about a call that failed; whether it took effect may be unknown."""
+    """Return what to do about a call that failed; whether it took effect may be unknown."""
     if isinstance(exc, MorayError):
         return exc.kind
     if isinstance(exc, PeerRefused):
@@ -280,7 +280,7 @@ def _kind(exc: PeerError, group: list[Member]) -> Kind:
 
 
 def _after_conflict(exc: PeerError, group: list[Member], conflicts: int) -> list[list[Member]]:
-    """The groups to go on with, when an etag did not match, for the `conflicts`-th time.
+    """Return the groups to go on with, when an etag did not match, for the `conflicts`-th time.
 
     That member is settled by itself and the rest is written at once.  After a second conflict
     more are to be expected, and a server tells only one of them for each batch: so all that
@@ -304,7 +304,7 @@ def _after_conflict(exc: PeerError, group: list[Member], conflicts: int) -> list
 
 
 def _after_refusal(exc: PeerError, group: list[Member]) -> list[list[Member]]:
-    """The groups to go on with, when no further try of this one can help."""
+    """Return the groups to go on with, when no further try of this one can help."""
     if len(group) > 1:
         return _halves(group)
     _give_up(group, exc)

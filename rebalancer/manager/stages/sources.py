@@ -1,4 +1,4 @@
-"""Objects come from the scan of every shard, or from a listing whose records are read anew."""
+"""This module finds objects by scans of shards, or in a listing whose records are read anew."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -109,7 +109,7 @@ async def _scan_shard(
 
 @attrs.define(eq=False)
 class _Turn:
-    """One of the readers that may read at a time.
+    """A turn is leave to read, which so many readers have at a time.
 
     A shard that is waited for gives its turn away meanwhile: others may have an answer.  Mutable
     state: whether it has its turn.
@@ -135,7 +135,7 @@ class _Turn:
 
 @attrs.frozen
 class _Patient:
-    """A shard that is asked again for as long as the job waits for it, whatever it is asked."""
+    """This shard is asked again for as long as the job waits for it, whatever it is asked."""
 
     job: Job
     shard: scan.Shard
@@ -179,7 +179,7 @@ async def _scan_column(
 
 @attrs.frozen
 class _Window:
-    """The rows of a window, and how far the scan has come once they are kept."""
+    """A window has its rows, and how far the scan has come once they are kept."""
 
     scanned: ScanPosition
     rows: list[scan.FoundRow]
@@ -264,7 +264,7 @@ async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Fou
 
 @attrs.frozen
 class _Read:
-    """Listed records as they are now, and those that the job has no business with any more.
+    """This has listed records as they are now, and those that the job has no business with.
 
     `orphans` are the copies, made by an earlier job, of the latter.
     """

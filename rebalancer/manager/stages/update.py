@@ -1,4 +1,4 @@
-"""Metadata: each record of a copied object comes to name the new copy, if nobody was quicker."""
+"""This stage has each record of a copied object name the new copy, if nobody was quicker."""
 
 import json
 from collections import defaultdict
@@ -81,7 +81,7 @@ async def _update_assignment(job: Job, item: Moved) -> None:
 
 
 def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
-    """The records of one shard in order of their keys, cut into batches."""
+    """Return the records of one shard in order of their keys, cut into batches."""
     chunk: list[StoredRecord] = []
     size = 0
     # Two batches that lock the same keys in other orders deadlock.
