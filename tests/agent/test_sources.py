@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import pycurl
 import pytest
 import trio
 import trio.testing
@@ -323,6 +324,66 @@ async def test_what_a_kept_connection_carries_unasked_is_not_the_next_answer(
 
 
 @pytest.mark.parametrize("name", ENGINES)
+async def test_a_failure_of_any_kind_is_told(name: str) -> None:
+    """Also one for which libcurl has no words, and a status that there is not."""
+    odd = [b"HTTP/1.1 200 OK\r\nX: " + b"x" * (200 << 10), b"HTTP/1.1 099 Odd\r\n" + LENGTH + END]
+    odd.append(b"HTTP/2 200\r\n" + LENGTH + END)
+    async with (
+        open_source(
+            lambda n, _: Answer(odd[n] + b"small" if n < len(odd) else ok(SMALL))
+        ) as source,
+        running(name, source.port) as (engine, where),
+    ):
+        for _ in odd:
+            with pytest.raises(FetchFailure) as told:
+                await engine.get(where, "/a/b")
+            assert told.value.reason == reasons.NETWORK_ERROR
+        assert await body(engine, where) == SMALL
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("more", [0, 1, 100_000])
+async def test_a_body_that_ends_while_it_waits_to_be_taken_is_not_whole(
+    name: str, more: int
+) -> None:
+    """What was received is taken first; then its end is told."""
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + bytes(AHEAD_BYTES + more)
+    async with (
+        open_source(lambda *_: Answer(cut, keep=False)) as source,
+        running(name, source.port) as (engine, where),
+    ):
+        answer = await engine.get(where, "/a/b")
+        await trio.sleep(0.2)
+        with pytest.raises(FetchFailure) as told:
+            while not answer.is_whole:
+                await answer.take()
+        answer.close()
+    assert told.value.reason == reasons.NETWORK_ERROR
+
+
+async def test_a_body_of_very_many_pieces_leaves_time_to_others() -> None:
+    """By the plain engine, which takes them one by one."""
+    pieces = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with (
+        open_source(lambda *_: Answer(pieces + b"0\r\n\r\n")) as source,
+        running("plain", source.port) as (engine, where),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(count)
+        assert await body(engine, where) == b"x" * 10_000
+        nursery.cancel_scope.cancel()
+    assert turns > 500
+
+
+@pytest.mark.parametrize("name", ENGINES)
 async def test_a_transfer_that_is_given_up_ends(name: str) -> None:
     """In the head, in the body, and when its task is cancelled: the source sees it go."""
     large = Answer(ok(LARGE * 8))
@@ -400,6 +461,12 @@ async def test_without_libcurl_the_plain_engine_is_taken_and_said(
     assert [line["log_level"] for line in lines] == ["warning"]
     with pytest.raises(ImportError):
         open_engine(AgentSource(engine="libcurl"), Allowance(), 4)
+    monkeypatch.undo()
+    monkeypatch.delattr(pycurl, "MAXAGE_CONN")
+    monkeypatch.delitem(sys.modules, "rebalancer.agent.sources.curl", raising=False)
+    with capture_logs() as lines:
+        assert isinstance(open_engine(AgentSource(), Allowance(), 4), PlainEngine)
+    assert "expected libcurl" in lines[0]["error"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match="pycurl is not installed"):
         check_engine(AgentSource(engine="libcurl"))

@@ -57,8 +57,13 @@ _STALE = {
 _REQUEST_TIMEOUT = 408
 #: Those for want of memory.
 _SHORT = {pycurl.E_OUT_OF_MEMORY, pycurl.E_FAILED_INIT}
+#: What a callback returns that takes nothing for now.
+_PAUSE: int = pycurl.WRITEFUNC_PAUSE
 #: The versions of pycurl, libcurl and its libraries.
 VERSION: str = pycurl.version
+#: The newest of the options that are used here.
+if not hasattr(pycurl, "MAXAGE_CONN"):
+    raise ImportError(f"{VERSION}: expected libcurl 7.65 or newer")
 
 
 class _Transfer:
@@ -143,7 +148,14 @@ class _Transfer:
     # --- what libcurl tells --------------------------------------------------------------------
 
     def _receive(self, data: bytes) -> int | None:
-        """Take bytes of the body; any other number than None ends the transfer."""
+        """Take bytes of the body; any other number than None ends the transfer, or lets it rest.
+
+        What is not taken then libcurl hands over again.  Some versions of pycurl lose their
+        thread if they are told to pause from here in any other way.
+        """
+        if self._size >= AHEAD_BYTES:
+            self._is_full = True
+            return _PAUSE
         size = len(data)
         self._has_moved = self._has_body = True
         if not self.status:
@@ -156,9 +168,6 @@ class _Transfer:
         self._size += size
         if self._size > self._enough:
             self._wake()
-            if self._size >= AHEAD_BYTES and not self._is_full:
-                self._is_full = True
-                self.curl.pause(pycurl.PAUSE_RECV)
         return None
 
     def ended(self, failure: FetchFailure | None) -> None:
@@ -169,8 +178,8 @@ class _Transfer:
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether nothing more is to come."""
-        return not (self.is_under_way or self._chunks)
+        """Tell whether nothing more is to come, not even a failure that `take` has yet to tell."""
+        return not (self.is_under_way or self._chunks or self._failure)
 
     @property
     def where(self) -> str:
@@ -209,6 +218,8 @@ class _Transfer:
         await self._wait()
         if self._failure is not None:
             raise self._failure
+        if self.status < 200:
+            raise broken(f"status {self.status}")
         self.length = read_head(self.head)
         self.is_small = not self.is_under_way and self._size <= WHOLE_BYTES
 
@@ -459,4 +470,4 @@ def _failure(transfer: _Transfer, code: int, text: str) -> FetchFailure | None:
         return unreachable(f"{transfer.where}: {text}", is_short=is_short_of_files())
     if code == pycurl.E_URL_MALFORMAT:
         return unreachable(f"{transfer.where}: {text}", may_pass=False)
-    return broken(text or pycurl.errorcode(code))
+    return broken(text or f"libcurl's error {code}")  # of some it says nothing more

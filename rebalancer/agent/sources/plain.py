@@ -3,6 +3,7 @@
 A connection of its own for each object is slower, and leaves nothing to go wrong between two.
 """
 
+import itertools
 import select
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ from rebalancer.retry import SHORTAGES
 
 #: Bytes received at once.
 RECEIVE_BYTES = 256 << 10
+#: Other tasks have their turn after so many pieces of a body, which may be of one byte each.
+MANY = 16
 
 
 @attrs.define(eq=False)
@@ -85,7 +88,11 @@ class _Answer:
 
     async def _read(self, most: int) -> None:
         try:
-            while self._size < most and not self.is_whole:
+            for number in itertools.count(1):
+                if self._size >= most or self.is_whole:
+                    break
+                if number % MANY == 0:
+                    await trio.lowlevel.checkpoint()
                 event = self.parser.next_event()
                 if event is h11.NEED_DATA:
                     await self._receive()
