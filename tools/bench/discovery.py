@@ -1,4 +1,4 @@
-"""Discovery of a shark's objects in a PostgreSQL clone, beside a floor and the predecessor's way.
+"""This benchmark finds a shark's objects in a clone, beside a floor and the predecessor's way.
 
 One table, one in twenty records on the shark.  Each contender runs in a process of its own, in
 turns, and is measured there from its first connection to its last commit:
@@ -21,12 +21,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import trio
 from harness import on_disk, parser, session
-from metadata import ORIGIN, record, running_server
+from job import MORAY, ORIGIN, make_job, record
+from metadata import running_server
+from processes import field_bytes
 from results import Figure, Round, Row, ratios, spread
 
 from rebalancer import daemon
@@ -41,20 +43,16 @@ from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
 from rebalancer.manager.job import Found, Job
 from rebalancer.manager.ledger import Ledgers
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.records import FoundRecord, ScanPosition
 from rebalancer.manager.stages.sources import find
 from rebalancer.manager.store import JobStore, open_store
-from rebalancer.manager.throttle import Throttle
-from rebalancer.manager.updaters import Updaters
 from rebalancer.peers import scan
-from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import DATABASE, USER, open_postgres
 
 EVERY = 20  # of so many records, one is on the shark
 SHARK = ORIGIN.manta_storage_id
-CLONE, MORAY = "1.rebalancer-postgres.lab", "1.moray.lab"
+CLONE = "1.rebalancer-postgres.lab"
 COLUMNS = ("_key", "_value", "_etag", "_vnode", "dirname", "name", "owner", "objectid", "type")
 MATCHING = (
     "SELECT _key, _etag, _value, type FROM manta"
@@ -77,7 +75,7 @@ FIGURES = {
 
 
 def value_of(number: int) -> dict[str, Any]:
-    """The record of row `number`, which is on the shark in one of `EVERY` cases."""
+    """Return the record of row `number`, which is on the shark in one of `EVERY` cases."""
     made = record(number)
     if number % EVERY:
         made["sharks"][0] = {"datacenter": "dc1", "manta_storage_id": f"{number % 7 + 20}.stor.lab"}
@@ -85,7 +83,7 @@ def value_of(number: int) -> dict[str, Any]:
 
 
 def rows(first: int, last: int) -> Iterator[tuple[Any, ...]]:
-    """Rows of `manta` for `COLUMNS`."""
+    """Yield rows of `manta` for `COLUMNS`."""
     for number in range(first, last + 1):
         value = value_of(number)
         text = json.dumps(value, separators=(",", ":"))
@@ -94,7 +92,7 @@ def rows(first: int, last: int) -> Iterator[tuple[Any, ...]]:
 
 
 def fill(cluster: Cluster, first: int, last: int) -> None:
-    """Rows `first` to `last`, in the order of their ids, and a settled table."""
+    """Insert rows `first` to `last`, in the order of their ids, and settle the table."""
     cluster.fill(COLUMNS, rows(first, last))
     with closing(cluster.connect()) as db:
         db.execute("VACUUM (FREEZE, ANALYZE) manta")
@@ -106,7 +104,7 @@ def fill(cluster: Cluster, first: int, last: int) -> None:
 
 @asynccontextmanager
 async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
-    """A job as the manager makes it, but for agents and storinfo, which discovery does not ask."""
+    """Open a job as the manager does, but without agents and storinfo, which are not asked."""
 
     async def nodes() -> Sequence[StorageNode]:
         await trio.lowlevel.checkpoint()
@@ -115,28 +113,12 @@ async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
     config = ManagerConfig(
         domain_name="lab", shards=(Shard(MORAY),), options=Options(md_read_chunk_size=CHUNK)
     )
-    agents = cast(Agents, None)
-    metrics = ManagerMetrics(config)
     with Ledgers().open(config.options.max_assignments_per_shark) as ledger:
-        yield Job(
-            id="bench",
-            action=ACTION,
-            config=config,
-            store=store,
-            fleet=Fleet(nodes),
-            agents=agents,
-            scanned={1: shard},
-            moray={},
-            listing=None,
-            metrics=metrics,
-            ledger=ledger,
-            throttle=Throttle(agents, None),
-            updaters=Updaters(1, config.metadata_timeout, metrics.updaters),
-        )
+        yield make_job(config, store, ledger, fleet=Fleet(nodes), scanned={1: shard})
 
 
 async def discovered(job: Job) -> int:
-    """Run the job's source to its end, as if placement took all; how many objects it has."""
+    """Run the job's source to its end, as if placement took all; returns how many objects."""
     send, receive = trio.open_memory_channel[Found](2)
     async with trio.open_nursery() as nursery:
 
@@ -171,7 +153,7 @@ async def through_moray(port: int, file: Path) -> int:
 
 
 async def predecessor(port: int, file: Path) -> int:
-    """Everything to the client, each row's record parsed, stored in lots as large as ours."""
+    """Send everything to the client, parse each row's record, store in lots as large as ours."""
 
     def read() -> Iterator[FoundRecord]:
         with (
@@ -189,7 +171,7 @@ async def predecessor(port: int, file: Path) -> int:
 
 
 async def storing(port: int, file: Path) -> int:
-    """Timed from here on: the records were read before."""
+    """Store records that were read before the clock runs."""
     with closing(psycopg.connect(host="127.0.0.1", port=port, user=USER, dbname=DATABASE)) as db:
         found = [
             checked(ACTION.read(shard=1, key=key, etag=etag, text=text))
@@ -239,11 +221,7 @@ def run_here(name: str, port: int, file: Path) -> None:
     start_clock()
     objects = trio.run(CONTENDERS[name], port, file)
     wall, cpu = time.perf_counter() - _clock[0], time.process_time() - _clock[1]
-    (peak,) = [
-        int(line.split()[1]) << 10
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    ]
+    peak = field_bytes(Path("/proc/self/status"), "VmHWM:")
     print(json.dumps({"wall_s": wall, "cpu_s": cpu, "rss": peak, "objects": objects}))
 
 
@@ -276,7 +254,7 @@ def run_floor(port: int, psql: str) -> Round:
 
 
 def goals(rows: Sequence[Row]) -> Iterator[str]:
-    """Ratios of each round: neighbours in time have the same noise."""
+    """Yield the ratios of each round: neighbours in time have the same noise."""
     walls = {row.contender: row.values("wall") for row in rows}
     if {"ours", "floor", "storing"} <= walls.keys():
         beyond = [a - c for a, c in zip(walls["ours"], walls["storing"], strict=True)]
@@ -285,14 +263,18 @@ def goals(rows: Sequence[Row]) -> Iterator[str]:
         yield f"predecessor / ours: {spread(ratios(walls['predecessor'], walls['ours']))}"
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     options_of = parser(__doc__, rounds=5)
     options_of.add_argument("--rows", type=int, nargs="+", default=[300_000], help="of the table")
     options_of.add_argument("--contenders", default=";".join(["floor", *CONTENDERS]))
     options_of.add_argument("--run", help=argparse.SUPPRESS)
     options_of.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options_of.add_argument("--file", type=Path, help=argparse.SUPPRESS)
-    options = options_of.parse_args()
+    return options_of.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     if options.run:
         run_here(options.run, options.port, options.file)
         return
@@ -309,13 +291,13 @@ def main() -> None:
         if "ours, moray" in names:
             ports["moray"] = stack.enter_context(running_server(shard_file, 0.0))
         contenders = {
-            name: partial(run_floor, ports["postgres"], psql)
-            if name == "floor"
-            else partial(
+            name: partial(
                 run_contender, name, ports["moray" if "moray" in name else "postgres"], folder
             )
             for name in names
         }
+        if "floor" in contenders:
+            contenders["floor"] = partial(run_floor, ports["postgres"], psql)
         for count in sorted(options.rows):
             fill(cluster, filled + 1, count)
             if "moray" in ports:

@@ -1,4 +1,4 @@
-"""What an object costs the manager: a whole job, with neighbours that cost it nothing.
+"""This benchmark measures what an object costs the manager in a whole job.
 
 The job runs in a process of its own, with the real pipeline, store and clients.  Its shard is the
 region's Moray in a second process, its agents are a third that says of every assignment that it
@@ -19,7 +19,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ import trio
 from agents import serve_agents
 from harness import Session, parser, session
 from instructions import Counter, Uncountable, find_counter
-from metadata import DESTINATION, ORIGIN, record, running_server
+from job import DESTINATION, MORAY, ORIGIN, make_job, record
+from metadata import running_server
+from processes import announcing
 from products import Product, add_option, products
 from results import Figure, Round, Row
 
@@ -41,15 +43,10 @@ from rebalancer.domain.sharks import rewrite
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager import pipeline
-from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet import Fleet
-from rebalancer.manager.job import Job
 from rebalancer.manager.layouts import JOB_FILE
 from rebalancer.manager.ledger import Ledgers
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import open_store
-from rebalancer.manager.throttle import Throttle
-from rebalancer.manager.updaters import Updaters
 from rebalancer.manager.views import read_job
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import open_http
@@ -62,14 +59,13 @@ NODES = tuple(
     StorageNode(f"{number}.stor.lab", f"dc{1 + 2 * (number % 2)}", 100_000_000, 10)
     for number in range(10, 40)
 )
-MORAY = "1.moray.lab"
 VIEWS = 200  # of a job, for the cost of one
 COUNTED = 1_000  # objects whose instructions are counted
 
 
 @attrs.frozen
 class Setting:
-    """A row: so many objects, tasks of an assignment, and where the job's file is."""
+    """A setting has so many objects, tasks of an assignment, and a place for the job's file."""
 
     objects: int
     tasks: int
@@ -83,25 +79,18 @@ class Setting:
 # --- the agents ----------------------------------------------------------------------------
 
 
-@contextmanager
-def running_agents() -> Iterator[int]:
-    command = [sys.executable, __file__, "--agents"]
-    popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert popen.stdout is not None
-        yield int(popen.stdout.readline())
-    finally:
-        popen.kill()
-        popen.wait(10)
+def running_agents() -> AbstractContextManager[int]:
+    """Run agents that copy nothing, in another process; gives their port."""
+    return announcing([sys.executable, __file__, "--agents"])
 
 
 # --- whose CPU it is -----------------------------------------------------------------------
 
 
 class Split(trio.abc.Instrument):
-    """CPU seconds of each task by its name, and of each transaction by its own.
+    """This counts CPU seconds of each task by its name, and of each transaction by its own.
 
-    Mutable state: those, behind a lock for the threads, and when the running task began.
+    Mutable state: these seconds, behind a lock for the threads, and when the running task began.
     """
 
     def __init__(self) -> None:
@@ -122,7 +111,7 @@ class Split(trio.abc.Instrument):
         return cpu
 
     async def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """A `RunSync` that counts."""
+        """Run a function in a thread, as any `RunSync`, and count its CPU."""
 
         def run() -> Any:
             begun = time.thread_time()
@@ -167,7 +156,7 @@ STAGES = {
 
 
 def by_stage(seconds: dict[str, float], total: float) -> dict[str, float]:
-    """CPU seconds of each stage, of all the rest that has a name, and of none (trio, threads)."""
+    """Return the CPU of each stage, of the rest that has a name, and of none (trio, threads)."""
     split = dict.fromkeys([*STAGES, "other"], 0.0)
     for name, cpu in seconds.items():
         stages = [s for s, starts in STAGES.items() if name.startswith(starts)]
@@ -186,7 +175,6 @@ async def manage(
     hosts |= {node.manta_storage_id: f"127.0.0.1:{agents_port}" for node in NODES}
     options = Options(max_tasks_per_assignment=tasks)
     config = ManagerConfig("lab", (Shard(MORAY),), options=options)
-    metrics = ManagerMetrics(config)
     run = None if split is None else split.in_thread
 
     async def ask() -> tuple[StorageNode, ...]:
@@ -201,20 +189,9 @@ async def manage(
         store = await enter(open_store(file, run=run))
         await store.set_origin(ORIGIN)
         agents = Agents(http, config.agent_port)
-        job = Job(
-            id="bench",
-            action=Evacuate(ORIGIN),
-            config=config,
-            store=store,
-            fleet=Fleet(ask),
-            agents=agents,
-            scanned=moray,
-            moray=moray,
-            listing=None,
-            metrics=metrics,
-            ledger=stack.enter_context(Ledgers().open(options.max_assignments_per_shark)),
-            throttle=Throttle(agents, None),
-            updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
+        ledger = stack.enter_context(Ledgers().open(options.max_assignments_per_shark))
+        job = make_job(
+            config, store, ledger, fleet=Fleet(ask), agents=agents, scanned=moray, moray=moray
         )
         if split is not None:
             split.watch(store.database)
@@ -238,14 +215,14 @@ async def manage(
 
 
 def read_records(shard_file: Path) -> Iterator[tuple[str, str, str]]:
-    """Key, etag and text of each record."""
+    """Yield key, etag and text of each record."""
     with closing(connect(shard_file, mode="ro")) as db:
         for row in db.execute("SELECT _key, _etag, _value FROM manta ORDER BY _id"):
             yield row["_key"], row["_etag"], row["_value"]
 
 
 def floor(shard_file: Path, file: Path, tasks: int) -> float:
-    """CPU seconds of reading each record, inserting its row and encoding its update, no more."""
+    """Return the CPU of reading each record, inserting its row and encoding its update, no more."""
     with closing(connect(file)) as db:
         JOB_FILE.bring_up(db)
         cpu, chunk = 0.0, list[tuple[str, str, str]]()
@@ -302,7 +279,7 @@ FIGURES = {
 
 
 def seed(shard_file: Path, objects: int) -> int:
-    """Make the shard; bytes of its records."""
+    """Make the shard; returns the bytes of its records."""
     with closing(ShardStore(shard_file)) as shard:
         values = (record(number) for number in range(objects))
         shard.seed("manta", ((value["key"], value) for value in values))
@@ -312,14 +289,14 @@ def seed(shard_file: Path, objects: int) -> int:
 
 
 def size_of(file: Path) -> int:
-    """Bytes of a sqlite file with its WAL, once that is written back."""
+    """Return the bytes of a sqlite file with its WAL, once that is written back."""
     with closing(connect(file)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
 
 
 def cost_of_a_view(file: Path) -> float:
-    """Seconds that it takes to read what GET /jobs/{id} shows."""
+    """Return the seconds that it takes to read what GET /jobs/{id} shows."""
     begun = time.perf_counter()
     for _ in range(VIEWS):
         read_job(file)
@@ -328,14 +305,14 @@ def cost_of_a_view(file: Path) -> float:
 
 @attrs.frozen
 class Bench:
-    """A setting that is ready: a seeded shard, of which each job gets a copy."""
+    """A bench is a setting that is ready: a seeded shard, of which each job gets a copy."""
 
     setting: Setting
     shard: Path
     record_bytes: int
 
     def job(self, product: Product, *flags: str, counter: Counter | None = None) -> dict[str, Any]:
-        """Run a job in a process of `product`; what it told, and what is left of it."""
+        """Run a job in a process of `product`; returns what it told, and what is left of it."""
         with (
             tempfile.TemporaryDirectory(dir=self.shard.parent) as shards,
             tempfile.TemporaryDirectory(dir=self.setting.folder) as folder,
@@ -379,7 +356,7 @@ def bench(setting: Setting, shared: str) -> Iterator[Bench]:
 
 
 def stages(ready: Bench, *, with_names: bool) -> list[Row]:
-    """Run one job that is watched; what each stage costs, and if asked each task."""
+    """Run one job that is watched; returns what each stage costs, and if asked each task."""
     told = ready.job(products(None, "")[""], "--stages")
     each = 1e6 / ready.setting.objects
     rows = [

@@ -1,5 +1,7 @@
-"""Updates of records a second, by the number of updaters: the manager's own stage and store,
-against the region's Moray in a process of its own.
+"""This benchmark measures updates of records a second, by the number of updaters.
+
+They are done by the manager's own stage and store, against the region's Moray in a process of its
+own.
 
 A real server leaves Nagle's algorithm on, so END waits for the client's acknowledgement of DATA,
 which a kernel delays by 40 ms unless told by TCP_QUICKACK not to.  The region's server has no such
@@ -14,14 +16,13 @@ has done.  It has the product's codec, so that all that it costs besides are its
 import argparse
 import json
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -31,42 +32,35 @@ from typing import Any, cast
 import attrs
 import trio
 from harness import in_memory, parser, session
+from job import DESTINATION, MORAY, ORIGIN, make_job, record
+from processes import announcing
 from results import Figure, Round, ratios, spread
 
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.moray.store import ShardStore
-from rebalancer.domain import objects, sharks
+from rebalancer.domain import sharks
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.job import Job, Moved
+from rebalancer.manager.job import Moved
 from rebalancer.manager.ledger import Ledger, Ledgers
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.records import NewAssignment, ScanPosition
 from rebalancer.manager.stages.update import update
 from rebalancer.manager.store import JobStore, open_store
-from rebalancer.manager.throttle import Throttle
-from rebalancer.manager.updaters import Updaters
-from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray import connection, fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
 
-ORIGIN = objects.Shark("dc1", "1.stor.lab")
-DESTINATION = objects.Shark("dc1", "9.stor.lab")
 TASKS = 50  # of an assignment
 DELAYED_ACK_S = 0.04
-OWNER = "0a1b2c3d-0000-4000-8000-000000000001"
 UPDATERS = (1, 4, 10, 30, 100)
-
-
 GET_AND_PUT, PLAIN, BATCHED = "get and put", "plain", f"batches of {TASKS}"
 
 
 @attrs.frozen
 class Setting:
-    """A row: how records are written, with or without QUICKACK, and by how many updaters."""
+    """A setting tells how records are written, with QUICKACK or not, and by how many updaters."""
 
     writes: str
     quickack: bool
@@ -81,7 +75,7 @@ class Setting:
 
     @property
     def assignments(self) -> int:
-        """Enough for some seconds, and some for each updater."""
+        """Return how many assignments take some seconds, some for each updater."""
         if self.batched:
             return max(2 * self.updaters, 40)
         return max(self.updaters, 10 if self.quickack else 2)
@@ -89,55 +83,19 @@ class Setting:
 
 @attrs.frozen
 class Run:
-    """Seconds of the clock, of our CPU, and of each call of the client."""
+    """A run took these seconds of the clock, of our CPU, and for each call of the client."""
 
     wall_s: float
     cpu_s: float
     calls_s: tuple[float, ...]
 
 
-def record(number: int) -> dict[str, Any]:
-    """About as long as a real one: 860 bytes."""
-    name = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
-    key = f"/{OWNER}/stor/logs/muskie/2026/{number % 28 + 1:02}/{number:07}.log"
-    sharks = [
-        attrs.asdict(ORIGIN),
-        {"datacenter": "dc2", "manta_storage_id": f"{number % 7 + 2}.stor.lab"},
-    ]
-    return {
-        "dirname": key.rpartition("/")[0],
-        "key": key,
-        "headers": {"m-note": "x" * 200},
-        "mtime": 1700000000000 + number,
-        "name": key.rpartition("/")[2],
-        "creator": OWNER,
-        "owner": OWNER,
-        "roles": [],
-        "type": "object",
-        "contentLength": 1000 + number,
-        "contentMD5": "L9NrIZXTY37AYVZN9+gZ7w==",
-        "contentType": "text/plain",
-        "etag": name,
-        "objectId": name,
-        "sharks": sharks,
-        "vnode": number % 4096,
-    }
-
-
 # --- the server ----------------------------------------------------------------------------
 
 
-@contextmanager
-def running_server(file: Path, delay_s: float) -> Iterator[int]:
-    """The region's Moray over `file`, in another process: its port."""
-    command = [sys.executable, __file__, "--serve", str(file), "--delay", str(delay_s)]
-    popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert popen.stdout is not None
-        yield int(popen.stdout.readline())
-    finally:
-        popen.kill()
-        popen.wait(10)
+def running_server(file: Path, delay_s: float) -> AbstractContextManager[int]:
+    """Run the region's Moray over `file`, in another process; gives its port."""
+    return announcing([sys.executable, __file__, "--serve", str(file), "--delay", str(delay_s)])
 
 
 async def serve(file: Path, delay_s: float) -> None:
@@ -153,14 +111,17 @@ async def serve(file: Path, delay_s: float) -> None:
 
 @attrs.define
 class Plain:
-    """One connection with one request at a time.  Mutable state: the ids used, and the times."""
+    """This client has one connection with one request at a time.
+
+    Mutable state: the time of each call.
+    """
 
     connection: socket.socket
     quickack: bool
     seconds: list[float] = attrs.field(factory=list)
 
     def call(self, method: str, args: list[Any]) -> Any:
-        """The one object that the server answers."""
+        """Return the one object that the server answers."""
         begun = time.perf_counter()
         number = len(self.seconds) + 1
         message = fast.Message(number, fast.Status.DATA, method, args, uts=time.time_ns() // 1000)
@@ -188,7 +149,7 @@ class Plain:
 
 
 def get_and_put(setting: Setting, port: int, keys: Sequence[str]) -> Run:
-    """From the first record until the last is written, each connection having as many."""
+    """Write all records, each connection as many, and return what that took."""
     connections = [
         Plain(socket.create_connection(("127.0.0.1", port)), setting.quickack)
         for _ in range(setting.updaters)
@@ -209,7 +170,7 @@ def get_and_put(setting: Setting, port: int, keys: Sequence[str]) -> Run:
 
 @attrs.define
 class Timed:
-    """A client whose calls are timed."""
+    """This client has its calls timed."""
 
     client: MorayClient
     seconds: list[float] = attrs.field(factory=list)
@@ -234,14 +195,14 @@ class Timed:
 
 
 def seeded(shard: ShardStore, assignments: int) -> list[dict[str, Any]]:
-    """The records of so many assignments, which the shard has now."""
+    """Put the records of so many assignments into the shard, and return them."""
     values = [record(number) for number in range(assignments * TASKS)]
     shard.seed("manta", [(value["key"], value) for value in values])
     return values
 
 
 async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Moved]:
-    """In the job's file the objects of the shard's records, copied."""
+    """Fill the job's file with the objects of the shard's records, copied."""
     values = seeded(shard, assignments)
     action = Evacuate(ORIGIN)
     found = []
@@ -264,7 +225,7 @@ async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Mov
 
 
 def measure_peer(setting: Setting, folder: Path) -> Run:
-    """What the plain script does, and that it did so."""
+    """Measure the plain script, and make sure that it wrote all records."""
     shard_file = folder / "shard.sqlite"
     shard = ShardStore(shard_file)
     keys = [value["key"] for value in seeded(shard, setting.assignments)]
@@ -280,38 +241,22 @@ def measure_peer(setting: Setting, folder: Path) -> Run:
 
 
 async def measure(setting: Setting, folder: Path) -> Run:
-    """From the first assignment until the last record is written and its row settled."""
+    """Measure from the first assignment until the last record is written and its row settled."""
     shard_file = folder / "shard.sqlite"
     options = Options(
         use_batched_updates=setting.batched, max_metadata_update_threads=setting.updaters
     )
-    config = ManagerConfig(
-        "lab", (Shard("1.moray.lab"),), options=options, delete_assignments=False
-    )
-    metrics = ManagerMetrics(config)
+    config = ManagerConfig("lab", (Shard(MORAY),), options=options, delete_assignments=False)
     async with open_store(folder / "job.sqlite") as store:
         shard = ShardStore(shard_file)
         moved = await fill(store, shard, setting.assignments)
         shard.close()
         with running_server(shard_file, 0.0 if setting.quickack else DELAYED_ACK_S) as port:
-            hosts = {"1.moray.lab": f"127.0.0.1:{port}"}
-            async with open_moray({1: "1.moray.lab"}, hosts, connections=setting.updaters) as m:
+            hosts = {MORAY: f"127.0.0.1:{port}"}
+            async with open_moray({1: MORAY}, hosts, connections=setting.updaters) as m:
                 timed = Timed(m[1])
-                job = Job(
-                    id="bench",
-                    action=Evacuate(ORIGIN),
-                    config=config,
-                    store=store,
-                    fleet=cast(Any, None),
-                    agents=cast(Any, None),
-                    scanned={},
-                    moray={1: cast(MorayClient, timed)},
-                    listing=None,
-                    metrics=metrics,
-                    ledger=Ledger(Ledgers(), 1),
-                    throttle=Throttle(cast(Agents, None), None),
-                    updaters=Updaters(setting.updaters, 60.0, metrics.updaters),
-                )
+                clients = {1: cast(MorayClient, timed)}
+                job = make_job(config, store, Ledger(Ledgers(), 1), moray=clients)
                 await m[1].ping()
                 begun, cpu = time.perf_counter(), time.process_time()
                 send, receive = trio.open_memory_channel[Moved](len(moved))
@@ -329,7 +274,7 @@ async def measure(setting: Setting, folder: Path) -> Run:
 
 
 def run(setting: Setting) -> Run:
-    """One setting in a folder of its own, in memory if there is such a place."""
+    """Run a setting in a folder of its own, in memory if there is such a place."""
     # The module knows whether the system has the option; the rows without it are as if not.
     before = connection._QUICKACK
     if not setting.quickack:

@@ -37,20 +37,20 @@ def cpu_seconds(pid: int) -> float:
 
 @attrs.frozen
 class Cpu:
-    """CPU seconds of a process and of its children."""
+    """This has the CPU seconds of a process and of its children."""
 
     main: float
     children: float
 
     @classmethod
     def of(cls, pid: int) -> "Cpu":
-        """Read them."""
+        """Read what a process and its children have used."""
         main, *children = family(pid)
         return cls(cpu_seconds(main), sum(cpu_seconds(child) for child in children))
 
     @property
     def total(self) -> float:
-        """Return the sum."""
+        """Return the seconds of both."""
         return self.main + self.children
 
     def __sub__(self, other: "Cpu") -> "Cpu":
@@ -58,7 +58,7 @@ class Cpu:
 
 
 class Memory(threading.Thread):
-    """The most that a process and its children had in memory, in bytes.
+    """This thread looks for the most that a process and its children had in memory, in bytes.
 
     `rss` is the sum of their peaks, in which pages that they share count once each; `pss` is the
     greatest sum of their shares.  Each is looked at all the time, so a process that ends by itself
@@ -85,9 +85,9 @@ class Memory(threading.Thread):
         pss = 0
         for one in family(self._pid):
             try:
-                peak = _field(Path(f"/proc/{one}/status"), "VmHWM:")
+                peak = field_bytes(Path(f"/proc/{one}/status"), "VmHWM:")
                 if with_pss:
-                    pss += _field(Path(f"/proc/{one}/smaps_rollup"), "Pss:")
+                    pss += field_bytes(Path(f"/proc/{one}/smaps_rollup"), "Pss:")
             except OSError:
                 continue
             # None is told of a process that is about to end.
@@ -100,7 +100,8 @@ class Memory(threading.Thread):
         self._look(with_pss=True)
 
 
-def _field(file: Path, name: str) -> int:
+def field_bytes(file: Path, name: str) -> int:
+    """Return the bytes that a line of a file in /proc tells, in KiB, behind `name`."""
     for line in file.read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1]) << 10
@@ -118,9 +119,21 @@ def watched(pid: int) -> Iterator[Memory]:
         memory.stop()
 
 
+@contextmanager
+def announcing(command: Sequence[str]) -> Iterator[int]:
+    """Run a server that prints its port, and kill it in the end."""
+    popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert popen.stdout is not None
+        yield int(popen.stdout.readline())
+    finally:
+        popen.kill()
+        popen.wait(10)
+
+
 @attrs.frozen
 class Cost:
-    """What programs took from their start to their end."""
+    """A cost is what programs took from their start to their end."""
 
     wall_s: float
     cpu_s: float

@@ -1,4 +1,4 @@
-"""Large jobs in a large region: whether what an object costs the manager grows with the job.
+"""This benchmark tells whether what an object costs the manager grows with the job.
 
 The manager is the real one, with all its parts, in a process of its own.  Another process is the
 region: a thousand agents that copy nothing, and a hundred shards that store nothing but what became
@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import attrs
 import trio
 from harness import Session, parser, session
+from processes import cpu_seconds, field_bytes
 from results import Figure
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +48,6 @@ from rebalancer.sqlite import Database
 LOOK_S = 0.25
 #: Looks into the file of a job, for the cost of one.
 VIEWS = 10
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 # --- the two processes -----------------------------------------------------------------------
@@ -70,7 +71,7 @@ def running(*arguments: str, log: Path | None = None) -> Iterator[subprocess.Pop
 
 
 def manage(file: Path, times: Path) -> None:
-    """Be the manager, and write down how long each commit of a job's file takes."""
+    """Run the manager, and write down how long each commit of a job's file takes."""
     config = load_manager(file)
     configure(manager_main.LOG_NAME, config.log_level)
     commit = Database._commit
@@ -135,7 +136,7 @@ def ask(port: int, path: str, body: Any = None, host: str = "localhost") -> Any:
 
 @attrs.frozen
 class Look:
-    """How far all is, and what it has cost so far: seconds, and bytes."""
+    """A look tells how far all is, and what it has cost so far: seconds, and bytes."""
 
     at: float
     moved: int
@@ -156,7 +157,7 @@ class Look:
 
 @attrs.frozen
 class Watched:
-    """A manager at work, its jobs, and the region around it."""
+    """This watches a manager at work, its jobs, and the region around it."""
 
     pid: int
     port: int
@@ -176,8 +177,8 @@ class Watched:
             time.time(),
             told["moved"],
             told["moved_to_slow"],
-            cpu_of(self.pid),
-            rss_of(self.pid),
+            cpu_seconds(self.pid),
+            field_bytes(Path(f"/proc/{self.pid}/status"), "VmRSS:"),
             sum(map(_size, files)),
             sum(_size(file.with_name(f"{file.name}-wal")) for file in files),
             written_by(self.pid),
@@ -213,20 +214,6 @@ def _size(path: Path) -> int:
         return 0
 
 
-def cpu_of(pid: int) -> float:
-    """Return the CPU seconds that a process has taken."""
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / _TICKS
-
-
-def rss_of(pid: int) -> int:
-    """Return the bytes of a process that are in memory now."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) << 10
-    return 0
-
-
 def written_by(pid: int) -> int:
     """Return the bytes that a process has had written to disks."""
     for line in Path(f"/proc/{pid}/io").read_text().splitlines():
@@ -240,7 +227,7 @@ def written_by(pid: int) -> int:
 
 @attrs.frozen
 class Run:
-    """What became of a run: looks at it, and what the region found wrong at its end."""
+    """This is what became of a run: looks at it, and what the region found wrong at its end."""
 
     shape: Shape
     tasks: int
@@ -274,20 +261,14 @@ def run(
             port = free_port()
             file = write_config(here, shape, ports, tasks, port)
             log, times = here / "manager.log", here / "commits"
-            jobs: tuple[str, ...] = ()
-            if done:
-                with running("--manage", str(file), str(times), log=log):
-                    wait_for(port)
-                    jobs = create(port, shape)
-                    wait_for_scans(port, jobs)
-                for job in jobs:
-                    fill(here / "manager" / f"{job}.sqlite", Objects(shape), done)
-            with running("--manage", str(file), str(times), log=log) as manager:
+            start = partial(running, "--manage", str(file), str(times), log=log)
+            jobs = begin_behind(start, port, shape, here / "manager", done) if done else ()
+            with start() as manager:
                 wait_for(port)
                 jobs = jobs or create(port, shape)
                 watched = Watched(manager.pid, port, ports["nodes"], here / "manager", jobs, done)
                 looks, ends = watch(watched, shape.objects, parts)
-                cpu_s = cpu_of(manager.pid)
+                cpu_s = cpu_seconds(manager.pid)
                 state = ask(ports["nodes"], "/", host=region.CONTROL)
             wrong = ask(ports["nodes"], "/audit", host=region.CONTROL)
             if wrong or any(state != "complete" for _, state in ends):
@@ -312,8 +293,25 @@ def run(
         )
 
 
+def begin_behind(
+    start: Callable[[], AbstractContextManager[object]],
+    port: int,
+    shape: Shape,
+    data_dir: Path,
+    done: int,
+) -> tuple[str, ...]:
+    """Begin jobs, stop their manager, and put `done` objects behind each; returns their ids."""
+    with start():
+        wait_for(port)
+        jobs = create(port, shape)
+        wait_for_scans(port, jobs)
+    for job in jobs:
+        fill(data_dir / f"{job}.sqlite", Objects(shape), done)
+    return jobs
+
+
 def create(port: int, shape: Shape) -> tuple[str, ...]:
-    """Create a job for each evacuated node; their ids."""
+    """Create a job for each evacuated node; returns their ids."""
     names = [f"{FIRST_ORIGIN + job}.stor.{DOMAIN}" for job in range(shape.jobs)]
     wanted = [{"action": "evacuate", "params": {"from_shark": name}} for name in names]
     return tuple(ask(port, "/jobs", one) for one in wanted)
@@ -366,7 +364,7 @@ def read_times(times: Path) -> Iterator[tuple[float, float]]:
 
 @attrs.frozen
 class Part:
-    """A part of a run, from one close look to the next."""
+    """A part of a run is what happened from one close look to the next."""
 
     moved: int
     objects_per_s: float
@@ -412,7 +410,7 @@ def parts_of(made: Run) -> list[Part]:
 
 @attrs.frozen
 class Summary:
-    """A whole run in some numbers."""
+    """This sums up a whole run."""
 
     objects: int
     objects_per_s: float
@@ -574,7 +572,7 @@ def bases_of(shape: Shape, against: Sequence[int]) -> list[Shape]:
     return bases
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     options_of = parser(__doc__, rounds=1)
     options_of.add_argument("--objects", type=int, default=100_000, help="of all jobs together")
     options_of.add_argument("--nodes", type=int, default=1000)
@@ -596,7 +594,11 @@ def main() -> None:
     options_of.add_argument("--log", type=Path, help="file for the manager's log of the last run")
     options_of.add_argument("--region", help=argparse.SUPPRESS)
     options_of.add_argument("--manage", type=Path, nargs=2, help=argparse.SUPPRESS)
-    options = options_of.parse_args()
+    return options_of.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     if options.manage:
         manage(*options.manage)
         return
