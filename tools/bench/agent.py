@@ -1,4 +1,4 @@
-"""The agent against curl, libcurl, rclone and aria2c: the same objects from one nginx, in turns.
+"""This benchmark has the agent, curl, libcurl, rclone and aria2c pull the same objects in turns.
 
 Every contender pulls a whole set into an empty folder, sixteen objects at a time, and what it
 pulled is checked.  An agent is a real process and is given assignments over its API; its time is
@@ -53,7 +53,7 @@ FIGURES = {
 
 @attrs.frozen
 class Setting:
-    """A row of the comparison."""
+    """A setting is a table of the comparison."""
 
     dataset: str
     place: str  # tmpfs or disk
@@ -64,7 +64,7 @@ class Setting:
 
     @property
     def durable(self) -> bool:
-        """Whether what is pulled has to be on a disk at the end."""
+        """Tell whether what is pulled has to be on a disk at the end."""
         return self.place == "disk"
 
 
@@ -81,7 +81,7 @@ SETTINGS = [
 
 @attrs.frozen
 class Bench:
-    """A setting that is ready: its objects, the port of their source, a folder to work in."""
+    """A bench is a setting that is ready: its objects, the port of their source, a folder."""
 
     setting: Setting
     dataset: Set

@@ -21,7 +21,7 @@ READ = 1 << 16
 
 
 class Client:
-    """A connection to an agent."""
+    """A client has a connection to an agent, and asks it one thing after the other."""
 
     def __init__(self, address: str) -> None:
         self._host = address
@@ -71,7 +71,7 @@ def request(method: str, path: str, host: str, body: bytes = b"") -> bytes:
 
 @attrs.frozen
 class Assignments:
-    """What is asked of an agent for some objects, ready to be sent."""
+    """These are the requests for some objects, ready to be sent to an agent."""
 
     posts: tuple[bytes, ...]
     gets: tuple[bytes, ...]
@@ -104,7 +104,7 @@ def assignments(objects: Sequence[Object], address: str, source: str) -> Assignm
 
 
 def work_off(client: Client, wanted: Assignments) -> None:
-    """Post all, then look at each in turn until it is complete."""
+    """Post all assignments, then look at each in turn until it is complete."""
     for message in wanted.posts:
         client.send(message)
         client.receive()
@@ -119,7 +119,7 @@ def work_off(client: Client, wanted: Assignments) -> None:
 
 
 def delete_all(client: Client, wanted: Assignments) -> None:
-    """Delete all, as a manager does once it has what they told."""
+    """Delete all assignments, as a manager does once it has what they told."""
     for message in wanted.deletes:
         client.send(message)
         client.receive()

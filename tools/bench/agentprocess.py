@@ -31,7 +31,7 @@ Wrap = Callable[[Sequence[str]], Sequence[str]]
 
 @attrs.frozen
 class RunningAgent:
-    """An agent that answers: where, its process, what its start cost, and where its objects go.
+    """This agent runs and answers: it has an address, a process, a cost of its start, a root.
 
     `source` is the storage node that it is to pull from.
     """

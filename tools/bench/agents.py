@@ -1,4 +1,4 @@
-"""Agents that copy nothing: an assignment is done when it comes.
+"""This module has agents that copy nothing: an assignment is done when it comes.
 
 Any number of them answer on one port and are told apart by the Host of a request, so that what a
 manager does costs its neighbours next to nothing.
@@ -18,7 +18,7 @@ _HOST = re.compile(rb"\r\nhost: *([^\r:]+)", re.IGNORECASE)
 
 @attrs.frozen
 class Request:
-    """A request whose body is whole."""
+    """A request has a body that is whole."""
 
     method: bytes
     path: bytes
@@ -28,7 +28,7 @@ class Request:
 
 @attrs.frozen
 class Answer:
-    """What a request is answered with."""
+    """An answer is what a request is answered with."""
 
     body: bytes = b""
     status: int = 200
@@ -74,7 +74,10 @@ async def serve_http(
 
 @attrs.define
 class Agents:
-    """All the agents there are.  Mutable state: how many tasks each assignment has."""
+    """This is all the agents there are.
+
+    Mutable state: how many tasks each assignment has.
+    """
 
     tasks: dict[bytes, int] = attrs.field(factory=dict)
 
@@ -94,7 +97,7 @@ class Agents:
 
 
 async def serve_agents() -> None:
-    """Serve them for ever, and tell the port."""
+    """Serve the agents for ever, and print their port."""
     listener = listen("127.0.0.1")
     print(listener.socket.getsockname()[1], flush=True)
     await serve_http(listener, Agents().answer)

@@ -1,4 +1,4 @@
-"""How well an agent keeps a limit of bandwidth, and follows its changes while it works.
+"""This benchmark tells how well an agent keeps a limit of bandwidth, and follows its changes.
 
 A real agent pulls 256 KiB objects from nginx over sixteen transfers; what arrived is counted on
 its disk over each span of time.  The first second after a change is not counted.

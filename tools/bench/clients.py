@@ -1,4 +1,4 @@
-"""What many clients cost a job: pairs of jobs, one left alone and one with clients on all routes.
+"""This benchmark tells what clients on all routes cost a job, beside one that is left alone.
 
 Each job empties a node of a region made for it.  The clients are one process, each asks one route
 after the other, once a second, on a connection that it keeps: of the manager, of the agents, and of
@@ -48,7 +48,7 @@ FIGURES = {
 
 
 async def ask_for_ever(urls: list[str], clients: int) -> None:
-    """Ask until SIGTERM, then tell how it was."""
+    """Send requests until SIGTERM, then print how long they took."""
     statuses, slowest = Counter[str](), 0.0
     # One for all: each would read all authorities of the world for plain HTTP.
     no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -83,7 +83,7 @@ async def ask_for_ever(urls: list[str], clients: int) -> None:
 
 
 def routes(region: Region, job_id: str) -> list[str]:
-    """Every route that can be read; the costliest once, as a person would."""
+    """Return every route that can be read; the costliest once, as a person would."""
     found = [region.url + path for path in MANAGER * 4 + MANAGER_ONCE]
     found.append(f"http://{region.layout.manager_address}:{METRICS_PORT}/metrics")
     for node in region.layout.nodes:

@@ -1,4 +1,4 @@
-"""What changed between two runs of a benchmark, or between two contenders of one, beyond noise.
+"""This program tells what changed between two runs of a benchmark, or two contenders of one.
 
 Every figure of every row that both have is compared by an exact rank test of its rounds.  It is
 better or worse if noise alone would set the rounds as far apart in at most 1 % of cases (--level),
@@ -27,7 +27,7 @@ STYLES = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.SAME: "", Verdi
 
 @attrs.frozen
 class Line:
-    """A figure of a row, and how it changed."""
+    """A line tells of a figure of a row, and how it changed."""
 
     setting: str
     contender: str

@@ -18,7 +18,7 @@ VERIFYING = ("curl+md5sum", "aria2c", RUST)
 
 @attrs.frozen
 class Recorded:
-    """A figure of the deployed agent, which cannot be had here; measured once, elsewhere."""
+    """This figure of the deployed agent was measured once, elsewhere, for want of one here."""
 
     setting: str
     figure: str
@@ -40,7 +40,7 @@ ORIGIN = (
 
 @attrs.frozen
 class Goal:
-    """A bound, and where to find what it bounds."""
+    """A goal is a bound, and where to find what it bounds."""
 
     what: str
     bound: float
@@ -58,7 +58,7 @@ class Goal:
 
 @attrs.frozen
 class Outcome:
-    """How a goal stands: the values of its rounds, of which there may be none."""
+    """An outcome tells how a goal stands: the values of its rounds, of which there may be none."""
 
     goal: Goal
     values: Sequence[float]

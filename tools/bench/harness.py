@@ -45,7 +45,7 @@ def in_memory() -> Path | None:
 
 @attrs.define
 class Session:
-    """A run of a benchmark that is under way."""
+    """A session is a run of a benchmark that is under way."""
 
     results: Results
     path: Path

@@ -89,7 +89,7 @@ def file_system(folder: Path) -> str:
 
 @attrs.frozen
 class Ticks:
-    """Seconds of all CPUs since the start of the machine."""
+    """This has the seconds of all CPUs since the start of the machine."""
 
     total: float
     busy: float
@@ -98,7 +98,7 @@ class Ticks:
 
     @classmethod
     def now(cls) -> "Ticks":
-        """Read them."""
+        """Read the seconds of now."""
         line = Path("/proc/stat").read_text().splitlines()[0]
         times = [int(field) / os.sysconf("SC_CLK_TCK") for field in line.split()[1:9]]
         idle, stolen = times[3] + times[4], times[7]

@@ -24,7 +24,7 @@ class Uncountable(Exception):
 
 @attrs.frozen
 class Perf:
-    """Counts by `perf stat`; any other event can be counted in place of instructions."""
+    """This counter is `perf stat`; it can count any other event in place of instructions."""
 
     program: str
     event: str = EVENT
@@ -41,7 +41,7 @@ class Perf:
 
 @attrs.frozen
 class Callgrind:
-    """Counts by valgrind."""
+    """This counter is valgrind's callgrind."""
 
     program: str
     name = "callgrind"

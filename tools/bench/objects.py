@@ -12,7 +12,7 @@ OWNER = "0a1b2c3d-0000-4000-8000-000000000001"
 
 @attrs.frozen
 class Object:
-    """One of them: its name is a UUID."""
+    """An object is a file whose name is a UUID."""
 
     name: str
     size: int
@@ -21,7 +21,7 @@ class Object:
 
 @attrs.frozen
 class Set:
-    """Objects that lie below `root`/OWNER."""
+    """A set has objects that lie below `root`/OWNER."""
 
     name: str
     root: Path
@@ -33,7 +33,7 @@ class Set:
 
 
 def make_set(name: str, folder: Path, count: int, size: int) -> Set:
-    """Write so many different objects of one size."""
+    """Write so many different objects of one size, and return them."""
     root = folder / name
     (root / OWNER).mkdir(parents=True)
     block = os.urandom(min(size, 16 << 20))

@@ -1,4 +1,4 @@
-"""Make docs/performance.md of the results in docs/performance and of the text beside them.
+"""This program makes docs/performance.md of the results and the text in docs/performance.
 
 The text, docs/performance/text.md, has a line for each table that belongs into it:
 

@@ -14,13 +14,13 @@ from heading import ROOT
 
 @attrs.frozen
 class Product:
-    """A checkout with its environment, which `tools/environment` made."""
+    """A product is a checkout with its environment, which `tools/environment` made."""
 
     checkout: Path
 
     @property
     def rebalancer(self) -> str:
-        """Return its console program."""
+        """Return the console program of this product."""
         return str(self.checkout / ".venv" / "bin" / "rebalancer")
 
     def script(self, name: str) -> list[str]:
@@ -33,7 +33,7 @@ THIS = Product(ROOT)
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """Let a user choose products."""
+    """Add the option by which a user chooses products."""
     parser.add_argument(
         "--product",
         action="append",

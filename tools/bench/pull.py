@@ -17,7 +17,7 @@ BUFFER = 512 << 10
 
 
 class Transfer:
-    """One of the transfers that are under way at a time, and the object that it is busy with."""
+    """A transfer pulls one object after the other."""
 
     def __init__(self, url: str) -> None:
         self.curl = pycurl.Curl()

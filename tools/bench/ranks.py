@@ -23,7 +23,7 @@ LEAST = 0.01
 
 
 class Verdict(StrEnum):
-    """What is known of a change."""
+    """A verdict is what is known of a change."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 
 @attrs.frozen
 class Change:
-    """How the second of two lists differs from the first, and by what chance if by noise alone."""
+    """A change tells how a list differs from another, and by what chance if by noise alone."""
 
     before: float
     after: float

@@ -20,7 +20,7 @@ FORMAT = 1
 
 @attrs.frozen
 class Figure:
-    """Something that is measured: its unit, and whether more of it or less of it is better."""
+    """A figure is what is measured: its unit, and whether more or less of it is better."""
 
     unit: str
     better: Literal["more", "less"]
@@ -28,7 +28,7 @@ class Figure:
 
 @attrs.frozen
 class Noise:
-    """What else the machine did: load averages, and shares of all of its CPUs' time."""
+    """Noise is what else the machine did: load averages, and shares of all of its CPUs' time."""
 
     load_at_start: tuple[float, float, float]
     busy_at_start: float  # in the second before the first round
@@ -39,7 +39,7 @@ class Noise:
 
 @attrs.frozen
 class Heading:
-    """What was measured, when, and on what."""
+    """A heading tells what was measured, when, and on what."""
 
     measured: str
     arguments: list[str]
@@ -55,7 +55,7 @@ class Heading:
 
 @attrs.frozen
 class Row:
-    """All rounds of a contender in one setting."""
+    """A row has all rounds of a contender in one setting."""
 
     setting: str
     contender: str
@@ -68,7 +68,7 @@ class Row:
 
 @attrs.define
 class Results:
-    """A run of one benchmark."""
+    """These are the results of one run of a benchmark."""
 
     bench: str
     heading: Heading
@@ -112,7 +112,7 @@ def _with_a_line_a_round(told: dict[str, Any]) -> str:
 
 @attrs.frozen
 class Summary:
-    """The middle and the spread of some values; `mad` is the median absolute deviation."""
+    """A summary has the middle and the spread of some values; `mad` is the median deviation."""
 
     median: float
     least: float

@@ -1,1 +1,1 @@
-"""A large region in one process: storage nodes that copy nothing, and shards that store nothing."""
+"""This package is a large region in one process: nodes copy nothing, shards store nothing."""

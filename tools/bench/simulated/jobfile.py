@@ -1,4 +1,4 @@
-"""A job's file that holds what a long job leaves behind, before the part that is measured."""
+"""This module fills a job's file with what a long job leaves behind."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The objects of a simulated region, each made of its number, and what has become of them.
+"""This module has the objects of a simulated region, each made of its number, and their fate.
 
 Nothing of an object is kept but what was done with it: six bytes.
 """
@@ -53,7 +53,7 @@ def number_of(known: str) -> int:
 
 @attrs.frozen
 class Node:
-    """A storage node."""
+    """This is a storage node of the simulated region."""
 
     name: str
     datacenter: str
@@ -63,7 +63,7 @@ class Node:
 
 @attrs.frozen
 class Shape:
-    """How large a region is: `stride` ids of a shard are there for each object to be moved."""
+    """A shape says how large a region is; a shard has `stride` ids for each object to be moved."""
 
     nodes: int
     shards: int
@@ -75,7 +75,7 @@ class Shape:
 
 
 class Objects:
-    """All objects of a region.
+    """This keeps what has become of all objects of a region.
 
     Object `n` is in shard `n % shards + 1`, in its slot `n // shards`; the jobs share the slots in
     turn.  Mutable state: for each object the node that has a copy of it, the node that its record

@@ -1,4 +1,4 @@
-"""A simulated region: its storage nodes' agents, storinfo and shards, in this process.
+"""This module is a simulated region: its agents, storinfo and shards, in this process.
 
 The agents are on one port, each at an address of its own, and are told apart by the Host of a
 request; so is storinfo, and what tells how far all is.
@@ -49,7 +49,7 @@ def node_address(index: int) -> str:
 
 @attrs.define
 class Region:
-    """All of it.
+    """This answers for all servers of a region.
 
     Mutable state: the objects, the agents' assignments, and when the first object was asked for.
     """

@@ -1,4 +1,4 @@
-"""Moray servers of a simulated region: all shards on one port, told apart by the address.
+"""This module has the Moray servers of a simulated region: all shards, on one port.
 
 They answer what a manager asks, and nothing else: the scan of a window of ids, `getObject`,
 `putObject` and `batch` with etags, and what is known of the evacuated nodes.
@@ -52,7 +52,7 @@ _puts = msgspec.json.Decoder(list[_Put])
 
 
 class Refused(Exception):
-    """What a request is answered with in place of END."""
+    """This is what a request is answered with in place of END."""
 
     def __init__(self, name: str, message: str, **context: str) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ def _shard_at(address: str) -> int:
 
 @attrs.frozen
 class Shards:
-    """The servers of all shards."""
+    """This has the servers of all shards."""
 
     objects: Objects
 
