@@ -402,6 +402,45 @@ async def test_a_transfer_that_is_given_up_ends(name: str) -> None:
                 await trio.sleep(0.01)
 
 
+async def test_a_task_that_is_cancelled_with_its_engine_asks_it_for_nothing_more() -> None:
+    """As one that has been in a thread until then, which cannot be cancelled."""
+
+    async def go_on(task_status: trio.TaskStatus[None]) -> None:
+        answer = await engine.get(where, "/a/b")
+        task_status.started()
+        try:
+            with trio.CancelScope(shield=True):
+                await has_ended.wait()
+            while not answer.is_whole:
+                await answer.take()
+        finally:
+            answer.close()
+
+    async def begin_another(task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            await has_ended.wait()
+        await engine.get(where, "/a/b")
+
+    async def run() -> None:
+        try:
+            await engine.run()
+        finally:
+            has_ended.set()
+
+    has_ended = trio.Event()
+    engine = open_engine(AgentSource(engine="libcurl"), Allowance(), 16)
+    async with open_source(lambda *_: Answer(ok(LARGE))) as source:
+        where = Source("2.stor.lab", Endpoint("127.0.0.1", source.port))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await nursery.start(go_on)
+            await nursery.start(begin_another)
+            await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+        assert nursery.cancel_scope.cancelled_caught
+
+
 @pytest.mark.parametrize("name", ENGINES)
 async def test_a_process_without_files_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waiting can mend is not the source's fault."""

@@ -237,6 +237,7 @@ class _Transfer:
         chunks, self._chunks, self._size = self._chunks, [], 0
         if self._is_full:
             self._is_full = False
+            await trio.lowlevel.checkpoint_if_cancelled()  # as in `CurlEngine.get`
             if self.is_under_way:
                 self.curl.pause(pycurl.PAUSE_CONT)
                 self._engine.kick()
@@ -308,6 +309,8 @@ class CurlEngine:
         Raises:
           FetchFailure: there is no answer that could be believed.
         """
+        # This one may be cancelled together with `run`, which has then closed all.
+        await trio.lowlevel.checkpoint_if_cancelled()
         if not self._allowance.is_open:
             await self._allowance.wait()
         if self._is_closing:
