@@ -121,7 +121,21 @@ def make_api(agent: Agent) -> App:
     app.takes_slash = True  # as the deployed agent does, `/assignments/` too
     app.on_request = lambda request: agent.metrics.request(request.method)
     app.meaning = _meaning
+    _route_assignments(app, agent)
+    _route_limits(app, agent)
 
+    @app.get("/ping")
+    async def ping(_request: Request) -> Answer:
+        return _json({"ping": "pong", "version": __version__})
+
+    @app.get("/status")
+    async def status(_request: Request) -> Answer:
+        return _json(_status(agent, await agent.worker.free_bytes()))
+
+    return app
+
+
+def _route_assignments(app: App, agent: Agent) -> None:
     @app.post("/assignments", brief=True)
     async def post_assignment(request: Request) -> Answer:
         try:
@@ -150,6 +164,8 @@ def make_api(agent: Agent) -> App:
             link["Link"] = f'</assignments?limit={limit}&before={page[-1]}>; rel="next"'
         return _json(found, link)
 
+
+def _route_limits(app: App, agent: Agent) -> None:
     @app.get("/limits")
     async def get_limits(_request: Request) -> Answer:
         return _json(attrs.asdict(agent.worker.limits.values))
@@ -161,34 +177,25 @@ def make_api(agent: Agent) -> App:
         log.info("limits", **attrs.asdict(limits.values))
         return _json(attrs.asdict(limits.values))
 
-    @app.get("/ping")
-    async def ping(_request: Request) -> Answer:
-        return _json({"ping": "pong", "version": __version__})
 
-    @app.get("/status")
-    async def status(_request: Request) -> Answer:
-        free = await agent.worker.free_bytes()
-        return _json(
-            {
-                "version": __version__,
-                "uptime_s": round(time.monotonic() - agent.started, 3),
-                "waiting": len(agent.worker.backlog),
-                "running": sorted(agent.worker.backlog.running),
-                "running_tasks": sum(fetcher.at_work for fetcher in agent.worker.fetchers),
-                "limits": attrs.asdict(agent.worker.limits.values),
-                "bytes_received": agent.worker.received,
-                "bytes_per_s": agent.worker.bytes_per_s(),
-                "disk_free_bytes": free,
-                "resume_failures": agent.worker.resume_failures,
-                "state_write_retries": agent.worker.state_retries,
-                "waiting_for": [
-                    attrs.asdict(wait) for wait in agent.worker.waits.causes[:MAX_CAUSES]
-                ],
-                "last_errors": list(agent.worker.last_errors),
-            }
-        )
-
-    return app
+def _status(agent: Agent, free: int | None) -> dict[str, Any]:
+    """Return what an operator is told of an agent, whose disk has `free` bytes."""
+    worker = agent.worker
+    return {
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - agent.started, 3),
+        "waiting": len(worker.backlog),
+        "running": sorted(worker.backlog.running),
+        "running_tasks": sum(fetcher.at_work for fetcher in worker.fetchers),
+        "limits": attrs.asdict(worker.limits.values),
+        "bytes_received": worker.received,
+        "bytes_per_s": worker.bytes_per_s(),
+        "disk_free_bytes": free,
+        "resume_failures": worker.resume_failures,
+        "state_write_retries": worker.state_retries,
+        "waiting_for": [attrs.asdict(wait) for wait in worker.waits.causes[:MAX_CAUSES]],
+        "last_errors": list(worker.last_errors),
+    }
 
 
 def _meaning(exc: Exception, request: Request) -> RequestError | None:
@@ -211,7 +218,7 @@ def _key(assignment_id: str) -> str:
 
 
 def _page(arguments: Mapping[str, str]) -> tuple[int, Cursor | None]:
-    """Return what of all assignments a request wants.
+    """Return how many assignments a request wants, and behind which one.
 
     Raises:
       BadRequest: says which argument cannot be used.

@@ -1,9 +1,13 @@
-"""The manager's routes: parse, call `jobs`, render.  Texts and codes are the predecessor's."""
+"""This module has the manager's routes: they parse, call `jobs` and render.
+
+Texts and codes are the predecessor's.
+"""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from quart import Response, request
+from quart import Quart, Response, request
 
 from rebalancer import __version__
 from rebalancer.daemon import body_json
@@ -26,10 +30,27 @@ MAX_BODY_BYTES = 1 << 20
 
 
 def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
-    """The application."""
+    """Return the application that has these routes."""
     app = QuartApp(f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
-    quart, count = app.quart, metrics.request
+    _route_changes(app.quart, jobs, metrics.request)
+    _route_views(app.quart, jobs, metrics.request)
 
+    @app.quart.get("/ping")
+    async def ping() -> Response:
+        return _json({"ping": "pong", "version": __version__})
+
+    @app.quart.get("/status")
+    async def status() -> Response:
+        return _json(await jobs.status())
+
+    @app.quart.get("/openapi.json")
+    async def describe() -> Response:
+        return _json(DOCUMENT)
+
+    return app
+
+
+def _route_changes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
     @quart.post("/jobs")
     async def create_job() -> Response:
         count("evacuate")
@@ -45,17 +66,6 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
         check_no_query(request.args)
         return _new_id(await jobs.retry(job_id))
 
-    @quart.get("/jobs")
-    async def list_jobs() -> Response:
-        count("list_jobs")
-        return _json([render.listed(row) for row in await jobs.list()])
-
-    @quart.get("/jobs/<job_id>")
-    async def get_job(job_id: str) -> Response:
-        count("get_job")
-        view = await jobs.view(job_id)
-        return _json(render.job(view.row, view.known, view.waits))
-
     @quart.put("/jobs/<job_id>")
     async def change_job(job_id: str) -> Response:
         count("update_job")
@@ -69,6 +79,19 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
         check_no_query(request.args)
         await jobs.delete(job_id)
         return _json({"deleted": job_id.lower()})
+
+
+def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
+    @quart.get("/jobs")
+    async def list_jobs() -> Response:
+        count("list_jobs")
+        return _json([render.listed(row) for row in await jobs.list()])
+
+    @quart.get("/jobs/<job_id>")
+    async def get_job(job_id: str) -> Response:
+        count("get_job")
+        view = await jobs.view(job_id)
+        return _json(render.job(view.row, view.known, view.waits))
 
     @quart.get("/jobs/<job_id>/objects")
     async def list_objects(job_id: str) -> Response:
@@ -87,20 +110,6 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
         count("job_report")
         row = await jobs.readable(job_id)
         return Response(jobs.report(row), content_type="application/x-ndjson")
-
-    @quart.get("/ping")
-    async def ping() -> Response:
-        return _json({"ping": "pong", "version": __version__})
-
-    @quart.get("/status")
-    async def status() -> Response:
-        return _json(await jobs.status())
-
-    @quart.get("/openapi.json")
-    async def describe() -> Response:
-        return _json(DOCUMENT)
-
-    return app
 
 
 async def _body() -> Any:
