@@ -159,7 +159,7 @@ Opener = Callable[[], AbstractAsyncContextManager[Line]]
 
 
 @attrs.define(eq=False)
-class FetcherLine:
+class FetcherProxy:
     """This object is a fetcher to the agent, whatever process that lives in at the moment.
 
     Mutable state: its connection while it lives; the lots that it has, and their numbers; the
@@ -173,7 +173,7 @@ class FetcherLine:
     on_want: Callable[[], None] = lambda: None
     limit: Limit = NO_LIMIT
     wanted: int = 0
-    #: Since when.
+    #: When this fetcher began to wait for a grant.
     wanted_at: float = 0.0
     waits: Waits = attrs.field(factory=Waits)
     number: int = 0
@@ -352,14 +352,14 @@ def make_fetchers(
     processes: int,
     files: ObjectFiles,
     on_cleanup_failure: Callable[[int], None],
-) -> list[FetcherLine]:
+) -> list[FetcherProxy]:
     """Make so many fetchers, each in a process of its own; 0: one within this process."""
     if not processes:
-        return [FetcherLine(partial(_within, setup), on_cleanup_failure)]
+        return [FetcherProxy(partial(_within, setup), on_cleanup_failure)]
     promises = new_file()
     setups = [attrs.evolve(setup, promises=promises, slot=slot) for slot in range(processes)]
     return [
-        FetcherLine(partial(_process, one, files), on_cleanup_failure, number=one.slot)
+        FetcherProxy(partial(_process, one, files), on_cleanup_failure, number=one.slot)
         for one in setups
     ]
 

@@ -34,7 +34,7 @@ _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F
 _TEMPORARY = re.compile(rf"{_UUID}\.{_UUID}\.(?:([0-9a-f]{{32}})|[0-9]{{1,20}}|ThreadId\([0-9]+\))")
 #: The folder in which a start proves that objects can be put into place.
 _PROBE = ".rebalancer-probe"
-#: Accounts whose folders are known to be on stable storage.
+#: So many accounts are remembered whose folders are on stable storage.
 _KNOWN = 10_000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -7,7 +7,7 @@ import attrs
 import trio
 
 from rebalancer.agent.bandwidth import Bucket, receive_at_once
-from rebalancer.agent.fetchers import FetcherLine
+from rebalancer.agent.fetchers import FetcherProxy
 from rebalancer.agent.messages import Limit
 from rebalancer.config import AgentServer, AgentSource
 from rebalancer.errors import BadRequest
@@ -48,7 +48,7 @@ class Limits:
     Mutable state: the limits; the bucket of bytes; an event for each want and each change.
     """
 
-    fetchers: Sequence[FetcherLine]
+    fetchers: Sequence[FetcherProxy]
     values: LimitValues
     _bucket: Bucket = attrs.field(init=False)
     _changed: trio.Event = attrs.field(factory=trio.Event)

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from rebalancer.agent.backlog import Backlog
-from rebalancer.agent.fetchers import Errand, FetcherLine, Share
+from rebalancer.agent.fetchers import Errand, FetcherProxy, Share
 from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.limits import Limits
 from rebalancer.agent.messages import Outcome
@@ -113,7 +113,7 @@ class Worker:
     server: AgentServer
     store: AssignmentStore
     files: ObjectFiles
-    fetchers: Sequence[FetcherLine]
+    fetchers: Sequence[FetcherProxy]
     limits: Limits
     metrics: AgentMetrics
     backlog: Backlog = attrs.field(init=False)
@@ -321,7 +321,7 @@ class Worker:
         while self._flow and self._flow[0][0] < trio.current_time() - FLOW_S:
             self._flow.popleft()
 
-    def _idlest(self) -> list[FetcherLine]:
+    def _idlest(self) -> list[FetcherProxy]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
 
     def _settle(self, run: _Run, ended: Sequence[tuple[Row, Outcome]]) -> None:

@@ -10,7 +10,7 @@ import trio
 from rebalancer.agent import fetchers as module
 from rebalancer.agent import messages
 from rebalancer.agent.fetcher import Setup
-from rebalancer.agent.fetchers import DEATHS, LOT, Errand, FetcherLine
+from rebalancer.agent.fetchers import DEATHS, LOT, Errand, FetcherProxy
 from rebalancer.agent.messages import (
     Begin,
     Grant,
@@ -118,7 +118,7 @@ class Scripted:
 async def fetch(scripted: Scripted, *errands: list[Row]) -> dict[str, Outcome]:
     """How each object was settled, in order."""
     settled: dict[str, Outcome] = {}
-    fetcher = FetcherLine(scripted.open)
+    fetcher = FetcherProxy(scripted.open)
 
     def settle(ended: Sequence[tuple[Row, Outcome]]) -> None:
         for one, outcome in ended:
@@ -214,7 +214,7 @@ async def test_a_fetcher_that_does_not_come_up_is_waited_for(
                 await line.stream.aclose()
             yield line
 
-    fetcher = FetcherLine(open_or_not)
+    fetcher = FetcherProxy(open_or_not)
     settled: list[Outcome] = []
     errand = Errand(TASKS[:5], lambda ended: settled.extend(outcome for _, outcome in ended))
     async with trio.open_nursery() as nursery:

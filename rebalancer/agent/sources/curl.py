@@ -34,7 +34,7 @@ from rebalancer.config import AgentSource
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 128 << 10, 1 << 10
 #: Silence is counted in about so many ticks, none longer than this in seconds.
 TICKS, LONGEST_TICK_S = 10, 1.0
-#: Before all times.
+#: A time that has come whatever the clock says.
 _NOW = -math.inf
 #: libcurl's own limits count time in which this process was stopped; so they are out of reach.
 _NEVER_MS = 1 << 30
@@ -55,7 +55,7 @@ _STALE = {
 }
 #: What some sources say before they close a connection that was kept for too long.
 _REQUEST_TIMEOUT = 408
-#: Those for want of memory.
+#: Failures of libcurl for want of memory.
 _SHORT = {pycurl.E_OUT_OF_MEMORY, pycurl.E_FAILED_INIT}
 #: What a callback returns that takes nothing for now.
 _PAUSE: int = pycurl.WRITEFUNC_PAUSE
