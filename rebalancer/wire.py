@@ -1,4 +1,4 @@
-"""What crosses a process: models, the one converter, and the two dialects of the agent's API.
+"""This module has what crosses a process: models, the one converter, the agent API's dialects.
 
 Deployed managers and agents speak the *legacy* dialect (serde's externally tagged enums); the
 unfinished rewrite speaks *tagged*.  Both are read everywhere; the writer names one.
@@ -39,14 +39,14 @@ MAX_FAULTS = 10
 
 
 class Dialect(enum.StrEnum):
-    """Which of the two spellings of enums a peer uses."""
+    """A dialect is one of the two spellings of enums that a peer may use."""
 
     LEGACY = "legacy"
     TAGGED = "tagged"
 
 
 class PostForm(enum.StrEnum):
-    """How an assignment is posted: an object in either dialect, or old documentation's array."""
+    """An assignment is posted as an object in either dialect, or as old documentation's array."""
 
     LEGACY = "legacy"
     TAGGED = "tagged"
@@ -54,11 +54,11 @@ class PostForm(enum.StrEnum):
 
 
 class FieldError(ValueError):
-    """A value that its field cannot hold; the text says what was expected."""
+    """A field cannot hold a value; the text says what was expected."""
 
 
 class TaskState(enum.StrEnum):
-    """Where a task stands."""
+    """A state tells where a task stands."""
 
     PENDING = "Pending"
     COMPLETE = "Complete"
@@ -67,7 +67,7 @@ class TaskState(enum.StrEnum):
 
 @attrs.frozen
 class TaskStatus:
-    """The state of a task, with the reason if it failed."""
+    """A status is the state of a task, with the reason if it failed."""
 
     state: TaskState
     reason: Reason | None = None
@@ -78,14 +78,14 @@ COMPLETE = TaskStatus(TaskState.COMPLETE)
 
 
 def failed(reason: Reason) -> TaskStatus:
-    """The status of a task that failed for `reason`."""
+    """Return the status of a task that failed for `reason`."""
     return TaskStatus(TaskState.FAILED, reason)
 
 
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define
 class Task:
-    """One object to copy: who owns it, what its digest is (base64), where to read it."""
+    """A task is one object to copy: its owner, its digest (base64), and where to read it."""
 
     object_id: str
     owner: str
@@ -96,7 +96,7 @@ class Task:
 
 @attrs.frozen
 class Assignment:
-    """A batch of tasks for one destination."""
+    """An assignment is a batch of tasks for one destination."""
 
     id: str
     tasks: tuple[Task, ...]
@@ -109,7 +109,7 @@ class Assignment:
 
 @attrs.frozen
 class AssignmentStats:
-    """What an agent tells of an assignment.
+    """These stats are what an agent tells of an assignment.
 
     `complete` counts processed tasks, failed ones included.  `failures` is None while the
     assignment is not complete, then the tasks that failed.
@@ -124,14 +124,14 @@ class AssignmentStats:
 
 @attrs.frozen
 class AssignmentReport:
-    """The answer to GET /assignments/{uuid}."""
+    """A report is the answer to GET /assignments/{uuid}."""
 
     uuid: str
     stats: AssignmentStats
 
 
 def reason_to_wire(reason: Reason, dialect: Dialect) -> Any:
-    """A reason as `dialect` spells it."""
+    """Return a reason as `dialect` spells it."""
     if dialect is Dialect.LEGACY:
         return reason.name if reason.code is None else {reason.name: reason.code}
     if reason.code is None:
@@ -158,7 +158,7 @@ def reason_from_wire(value: Any) -> Reason:
 
 
 def status_to_wire(status: TaskStatus, dialect: Dialect) -> Any:
-    """A task's status as `dialect` spells it."""
+    """Return a task's status as `dialect` spells it."""
     if dialect is Dialect.LEGACY:
         if status.reason is None:
             return status.state.value
@@ -186,7 +186,7 @@ def status_from_wire(value: Any) -> TaskStatus:
 
 
 def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
-    """A task as `dialect` spells it."""
+    """Return a task as `dialect` spells it."""
     return {
         "object_id": task.object_id,
         "owner": task.owner,
@@ -200,7 +200,7 @@ def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
 
 
 def assignment_body(assignment: Assignment, form: PostForm) -> bytes:
-    """The body of POST /assignments.
+    """Return the body of POST /assignments.
 
     A task that is posted is pending, which deployed agents and the rewrite's spell differently
     and both take for granted; so unless the operator says which of them is there, it is left out.
@@ -272,12 +272,12 @@ def read_assignment(body: Any) -> Assignment:
 
 
 def report_to_wire(report: AssignmentReport, dialect: Dialect) -> dict[str, Any]:
-    """The answer to GET /assignments/{uuid}."""
+    """Return the answer to GET /assignments/{uuid}."""
     return {"uuid": report.uuid, "stats": stats_to_wire(report.stats, dialect)}
 
 
 def stats_to_wire(stats: AssignmentStats, dialect: Dialect) -> dict[str, Any]:
-    """The counts of an assignment; `{"Complete": null}` when it is done without failures."""
+    """Return an assignment's counts; `{"Complete": null}` when it is done without failures."""
     state: Any = stats.state
     if stats.failures is not None:
         state = {"Complete": [task_to_wire(task, dialect) for task in stats.failures] or None}
@@ -321,7 +321,7 @@ def _structure_stats(value: Any, _type: type) -> AssignmentStats:
 
 
 def _structure_strictly(kind: type[T]) -> Callable[[Any, Any], T]:
-    """JSON's own types are not coerced: `"5"` is no number and `5` no text."""
+    """Structure JSON's own types without coercion: `"5"` is no number and `5` no text."""
 
     def hook(value: Any, _type: Any) -> T:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

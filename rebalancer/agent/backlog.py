@@ -1,4 +1,4 @@
-"""Which assignment is next: the first of those that wait are in memory, the others on disk only.
+"""This module tells which assignment is next; of those that wait, few are in memory.
 
 A manager may leave a hundred thousand here; what an agent holds must not grow with them.
 """
@@ -20,7 +20,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Backlog:
-    """The assignments that wait, and the ids of those that are worked on or being saved.
+    """A backlog has the assignments that wait, and knows those worked on or being saved.
 
     Mutable state: the ids that are next, in order; those that could not be read, and when to try
     again; whether the last taken was one of those; whether there are more on disk, and about how

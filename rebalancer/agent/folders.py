@@ -1,4 +1,4 @@
-"""Folders are used by descriptor here, so that no link leads out of the object root.
+"""This module uses folders by descriptor, so that no link leads out of the object root.
 
 A path is looked up anew by each call, and whoever can write to the root could put a symbolic link
 in its way.  Here the operator's own paths alone are followed; below them every step is taken from
@@ -19,7 +19,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
-    """An open folder, which is closed when nobody refers to it any more.
+    """A folder is open, and is closed when nobody refers to it any more.
 
     Threads share it without a count of users, and an idle agent keeps no file system busy.
     """
@@ -127,7 +127,7 @@ def let_read(file: int, mode: int) -> None:
 
 @attrs.frozen(eq=False)
 class Tree:
-    """The open folders of accounts and of unfinished downloads."""
+    """A tree has the open folders of accounts and of unfinished downloads."""
 
     root: Folder
     temp: Folder

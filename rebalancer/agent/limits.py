@@ -1,4 +1,4 @@
-"""What an operator may change while the agent works: the bandwidth, and tasks at a time."""
+"""This module enforces what an operator may change meanwhile: bandwidth, and tasks at a time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +17,13 @@ MAX_WIDTH = 256
 
 @attrs.frozen
 class LimitValues:
-    """Bytes per second of all transfers together (None: no limit); tasks of one assignment."""
+    """These limit bytes a second of all transfers (None: no limit), and tasks of an assignment."""
 
     bandwidth_bytes_per_s: int | None
     workers_per_assignment: int
 
     def changed(self, body: Any) -> "LimitValues":
-        """With what the body of PUT /limits names; the rest stays.
+        """Return these limits with what the body of PUT /limits names; the rest stays.
 
         Raises:
           BadRequest: says which field cannot be used.
@@ -43,7 +43,7 @@ class LimitValues:
 
 @attrs.define(eq=False)
 class Limits:
-    """The limits in force, and their enforcement.
+    """This object has the limits in force, and enforces them.
 
     Mutable state: the limits; the bucket of bytes; an event for each want and each change.
     """
@@ -65,7 +65,7 @@ class Limits:
         return Limit(rate is not None, receive_at_once(rate))
 
     def width(self) -> int:
-        """How many tasks of an assignment are worked on at a time."""
+        """Return how many tasks of an assignment are worked on at a time."""
         return self.values.workers_per_assignment
 
     async def change(self, values: LimitValues) -> None:
@@ -88,7 +88,7 @@ class Limits:
             self._changed = trio.Event()
 
     async def _grant(self) -> float:
-        """Grant what can be granted; seconds until there is more."""
+        """Grant what can be granted; returns the seconds until there is more."""
         wanting = sorted((f for f in self.fetchers if f.wanted), key=lambda f: f.wanted_at)
         for fetcher in wanting:
             wanted, now = fetcher.wanted, trio.current_time()
@@ -102,5 +102,5 @@ class Limits:
 
 
 def configured(server: AgentServer, source: AgentSource) -> LimitValues:
-    """The limits of a configuration, where no limit of bandwidth is 0."""
+    """Return the limits of a configuration, where no limit of bandwidth is 0."""
     return LimitValues(source.bandwidth_bytes_per_s or None, server.workers_per_assignment)

@@ -1,4 +1,4 @@
-"""What the agent counts, under the names of both predecessors."""
+"""This module has what the agent counts, under the names of both predecessors."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ REFUSALS = {400: "malformed", 409: "conflict", 413: "malformed"}
 
 
 class AgentMetrics:
-    """Both families of metrics, and gauges of the present."""
+    """This object has both families of metrics, and gauges of the present."""
 
     def __init__(self, config: MetricsConfig) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
@@ -78,7 +78,7 @@ class AgentMetrics:
         self.disk_free = gauge("disk_free_bytes", "bytes that may be used")
 
     def request(self, method: str) -> None:
-        """A request came."""
+        """Count a request."""
         self._legacy.request_count.inc(value=method)
 
     def refused(self, status: int) -> None:
@@ -87,7 +87,7 @@ class AgentMetrics:
             self._legacy.error_count.inc(value=label)
 
     def ended(self, outcomes: Iterable[Outcome]) -> None:
-        """Tasks have ended: with an object pulled, with one that was there already, or failed."""
+        """Count tasks that ended: with an object pulled, with one that was there, or failed."""
         counts, size = Counter[str](), 0
         for outcome in outcomes:
             if outcome.size is not None:
@@ -108,7 +108,7 @@ class AgentMetrics:
         self._legacy.bytes_count.inc(size)
 
     def completed(self, seconds: float) -> None:
-        """An assignment was done, `seconds` after it was begun."""
+        """Count an assignment that was done `seconds` after it was begun."""
         self._assignments.inc()
         self._assignment_s.observe(seconds)
         self._legacy.assignment_time.observe(seconds)

@@ -1,4 +1,4 @@
-"""Bringing files and folders to stable storage, many at a time where the platform can.
+"""This module brings files and folders to stable storage, many at a time where it can.
 
 Blocking.
 """

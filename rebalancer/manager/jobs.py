@@ -1,4 +1,4 @@
-"""Jobs as the API knows them: made, listed, shown, changed and removed.  `runner` runs them."""
+"""This module makes, lists, shows, changes and removes jobs for the API; `runner` runs them."""
 
 import json
 import uuid
@@ -62,7 +62,7 @@ log = get_logger()
 
 @attrs.frozen
 class JobView:
-    """A job as the API shows it."""
+    """A view is a job as the API shows it."""
 
     row: JobRow
     known: views.Overview
@@ -76,7 +76,7 @@ def _for_requests(index: JobIndex) -> JobIndex:
 
 @attrs.define(eq=False)
 class Jobs:
-    """All jobs of a manager.
+    """This object has all jobs of a manager.
 
     Mutable state: the locks of those who make jobs, and plans.
     """
@@ -158,7 +158,7 @@ class Jobs:
             return await self._add(row.action, params)
 
     async def _retry_of(self, job_id: str) -> tuple[JobRow, dict[str, Any]]:
-        """A job, and the parameters of its retry.
+        """Return a job, and the parameters of its retry.
 
         Raises:
           BadRequest: there is no such job, or it cannot be retried.
@@ -229,7 +229,7 @@ class Jobs:
     # --- showing ---------------------------------------------------------------------------
 
     async def list(self) -> list[JobRow]:
-        """Every job, oldest first."""
+        """Return every job, oldest first."""
         return await self.index.all()
 
     async def view(self, job_id: str) -> JobView:
@@ -272,7 +272,7 @@ class Jobs:
         )
 
     async def objects(self, job_id: str, query: ObjectsQuery) -> views.Page:
-        """A page of a job's objects.
+        """Return a page of a job's objects.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
@@ -317,7 +317,7 @@ class Jobs:
         yield _line({"type": "end", "lines": lines})
 
     async def known(self, job_id: str) -> JobRow:
-        """A job's row.
+        """Return a job's row.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.

@@ -29,7 +29,7 @@ HEARD_S = 60.0
 
 @attrs.define
 class _Account:
-    """One destination, all jobs together."""
+    """An account is of one destination, all jobs together."""
 
     claimed: int = 0  # bytes, settling ones included
     settling: deque[tuple[float, int]] = attrs.field(factory=deque)  # (until, bytes), in order
@@ -51,7 +51,7 @@ class _Account:
 
 @attrs.frozen
 class Standing:
-    """One destination, for people."""
+    """A standing tells people of one destination."""
 
     shark: str
     #: Bytes promised to objects, or copied so lately that storinfo may not know.
@@ -65,7 +65,7 @@ class Standing:
 
 
 class Ledgers:
-    """The accounts of all destinations: one such object a manager.
+    """A manager has one object of this kind, with the accounts of all destinations.
 
     Mutable state: the accounts, of which there are not more than storage nodes; how often one
     got better; and an event for that.
@@ -85,7 +85,7 @@ class Ledgers:
 
     @contextmanager
     def open(self, max_assignments: int) -> "Iterator[Ledger]":
-        """A job's ledger.  When it is left, what the job had under way is forgotten."""
+        """Open a job's ledger.  When it is left, what the job had under way is forgotten."""
         ledger = Ledger(self, max_assignments)
         try:
             yield ledger
@@ -93,7 +93,7 @@ class Ledgers:
             ledger.close()
 
     def snapshot(self) -> list[Standing]:
-        """Every destination that has, or had, to do with a job, by name."""
+        """Return every destination that has, or had, to do with a job, by name."""
         return [
             Standing(
                 name,
@@ -106,7 +106,7 @@ class Ledgers:
         ]
 
     def account(self, shark: str) -> _Account:
-        """The account of `shark` as of now."""
+        """Return the account of `shark` as of now."""
         account = self._accounts[shark]
         if account.settling:
             account.settle(trio.current_time())
@@ -124,7 +124,7 @@ class Ledgers:
 
 
 class Ledger:
-    """Claims in bytes, assignments under way and failures, by destination, of one job.
+    """A ledger counts a job's claims in bytes, assignments and failures, by destination.
 
     What it tells is of all jobs together.  Mutable state: the part of the accounts that is this
     job's.
@@ -146,16 +146,16 @@ class Ledger:
         return account.claimed
 
     def posted(self, shark: str) -> None:
-        """One more assignment is under way to `shark`."""
+        """Count one more assignment under way to `shark`."""
         self._assignments[shark] += 1
         self._all.account(shark).assignments += 1
 
     def done(self, shark: str, size: int) -> None:
-        """An assignment of `size` bytes is over, and its agent did what it could."""
+        """End an assignment of `size` bytes, whose agent did what it could."""
         self._end(shark, size).failures = 0
 
     def failed(self, shark: str, size: int) -> None:
-        """An assignment of `size` bytes is over, and its agent is to blame.
+        """End an assignment of `size` bytes by the fault of its agent.
 
         The bytes settle like others: the agent may have written them all the same.
         """
@@ -165,12 +165,12 @@ class Ledger:
         account.failures += 1
 
     def unsent(self, shark: str, size: int) -> None:
-        """An assignment of `size` bytes was never sent."""
+        """End an assignment of `size` bytes that was never sent."""
         self._release(shark, size, 1)
         self._all.wake()
 
     def unclaim(self, shark: str, size: int) -> None:
-        """Objects of `size` bytes do not go to `shark`."""
+        """Take back the promise of `size` bytes at `shark`: those objects do not go there."""
         self._release(shark, size, 0)
         self._all.wake()
 
@@ -243,7 +243,7 @@ class Ledger:
             self._all.wake()
 
     def is_away(self, shark: str) -> bool:
-        """Whether `shark` did not answer lately."""
+        """Tell whether `shark` did not answer lately."""
         return shark in self._all.away
 
     def is_there(self, shark: str) -> bool:
@@ -299,35 +299,35 @@ class Ledger:
 
     @property
     def changes(self) -> int:
-        """Counts the times that a destination may have become a better one."""
+        """Return how many times a destination may have become a better one."""
         return self._all.changes
 
     @property
     def returns(self) -> int:
-        """Counts the times that a destination which was away came back."""
+        """Return how many times a destination that was away came back."""
         return self._all.returns
 
     @property
     def at_work(self) -> list[str]:
-        """The destinations that have an assignment of the job."""
+        """Return the destinations that have an assignment of the job."""
         return [shark for shark, count in self._assignments.items() if count]
 
     def look(self, shark: str) -> tuple[int, bool, bool]:
-        """Bytes promised at `shark`, whether it is busy, and whether it is avoided, as below."""
+        """Return bytes promised at `shark`, and whether it is busy and avoided, as below."""
         account = self._all.account(shark)
         is_avoided = account.avoid_until > 0 and account.avoid_until > trio.current_time()
         return account.claimed, account.assignments >= self._max_assignments, is_avoided
 
     def claimed(self, shark: str) -> int:
-        """Bytes promised at `shark`, with those it may not have reported as used yet."""
+        """Return bytes promised at `shark`, with those it may not have reported as used yet."""
         return self.look(shark)[0]
 
     def is_busy(self, shark: str) -> bool:
-        """Whether `shark` has all the assignments it may have."""
+        """Tell whether `shark` has all the assignments it may have."""
         return self.look(shark)[1]
 
     def is_avoided(self, shark: str) -> bool:
-        """Whether `shark` failed lately."""
+        """Tell whether `shark` failed lately."""
         return self.look(shark)[2]
 
     async def wait_change(self) -> None:

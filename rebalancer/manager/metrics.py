@@ -1,4 +1,4 @@
-"""What the manager counts and measures."""
+"""This module has what the manager counts and measures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ SECONDS = (0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_0
 
 
 class ManagerMetrics:
-    """The predecessor's families, and what else an operator may want to see."""
+    """This object has the predecessor's families, and what else an operator may want to see."""
 
     def __init__(self, config: ManagerConfig) -> None:
         self.registry = prometheus.CollectorRegistry()
@@ -59,29 +59,29 @@ class ManagerMetrics:
         self.registry.register(self._live)
 
     def request(self, name: str) -> None:
-        """A request came, named as the predecessor named its routes."""
+        """Count a request, named as the predecessor named its routes."""
         self.legacy.request_count.inc(value=name)
 
     def moved(self, objects: int) -> None:
-        """So many objects are complete."""
+        """Count so many objects as complete."""
         self.legacy.object_count.inc(objects, "evacuate")
 
     def skipped(self, reason: Reason, objects: int = 1) -> None:
-        """So many objects were skipped for `reason`."""
+        """Count so many objects that were skipped for `reason`."""
         self._skips.inc(objects, reason.label)
 
     def failed(self, error: str) -> None:
-        """An object ended in `error`."""
+        """Count an object that ended in `error`."""
         self.legacy.error_count.inc(value=error)
 
     def scanned(self, scan: ScanPosition) -> None:
-        """A scan has come so far."""
+        """Note how far a scan has come."""
         where = (str(scan.round), str(scan.shard), scan.column)
         self._scan_position.labels(*where).set(scan.position)
         self._scan_until.labels(*where).set(scan.until)
 
     def updaters(self, limit: int, in_force: int) -> None:
-        """The operator allows `limit` concurrent metadata updates; `in_force` may run."""
+        """Note that the operator allows `limit` updates at a time, of which `in_force` may run."""
         self._updaters.set(limit)
         self._in_force.set(in_force)
 
@@ -93,7 +93,7 @@ class ManagerMetrics:
         self.took(stage, trio.current_time() - begun)
 
     def took(self, stage: str, seconds: float) -> None:
-        """One piece of work of a stage has taken so long."""
+        """Note how long a piece of work of a stage has taken."""
         self._stages.labels(stage).observe(seconds)
 
     @contextmanager
@@ -112,13 +112,13 @@ class ManagerMetrics:
 
 @attrs.define(eq=False)
 class _Live(Collector):
-    """What is looked up when somebody asks.  Mutable state: where."""
+    """This collector looks up what somebody asks for.  Mutable state: where it looks."""
 
     queues: list[Mapping[str, Callable[[], int]]] = attrs.field(factory=list)
     standings: Callable[[], Sequence[Standing]] = list
 
     def collect(self) -> Iterator[Metric]:
-        """The queues and the destinations as they are now, for the registry."""
+        """Yield the queues and the destinations as they are now, for the registry."""
         lengths = GaugeMetricFamily("queue_length", "messages between stages", labels=["queue"])
         names = {name for queues in self.queues for name in queues}
         for name in sorted(names):

@@ -1,4 +1,4 @@
-"""What the manager's API shows, as JSON has it.  Pure."""
+"""This module makes JSON of what the manager's API shows.  Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from rebalancer.waits import Wait
 
 
 def listed(row: JobRow) -> dict[str, Any]:
-    """A job in the list of all jobs."""
+    """Render a job in the list of all jobs."""
     return {"id": row.id, "action": row.action.capitalize(), "state": row.state_shown}
 
 
@@ -59,7 +59,7 @@ def waiting(waits: Iterable[Wait]) -> list[dict[str, str]]:
 
 
 def results(status: Status) -> dict[str, int]:
-    """A job's counts under the predecessor's names."""
+    """Render a job's counts under the predecessor's names."""
     counts = {
         "Unprocessed": status.objects(ObjectStatus.UNPROCESSED),
         "Assigned": status.objects(ObjectStatus.ASSIGNED),
@@ -120,7 +120,7 @@ def _rates(rates: Rates) -> dict[str, Any]:
 
 
 def _scanned(scans: Sequence[ScanPosition]) -> float:
-    """The share of the shards' ids that discovery has looked at."""
+    """Return the share of the shards' ids that discovery has looked at."""
     first = [scan for scan in scans if scan.round == 0]
     until = sum(scan.until for scan in first)
     return sum(scan.position for scan in first) / until if until else 0.0
@@ -142,7 +142,7 @@ def status(
     age_s: float | None,
     max_concurrent_jobs: int,
 ) -> dict[str, Any]:
-    """How the manager itself is; `nodes` is what storinfo lists, told `age_s` seconds ago."""
+    """Render how the manager is; `nodes` is what storinfo lists, told `age_s` seconds ago."""
     return {
         "version": __version__,
         "jobs": dict(Counter(row.state_shown for row in rows)),
@@ -154,7 +154,7 @@ def status(
 
 
 def plan(made: Plan) -> dict[str, Any]:
-    """What a job would do."""
+    """Render what a job would do."""
     counts = made.status.counts
     refused = {
         reason: count
