@@ -89,7 +89,7 @@ def open_files(
 
 
 @attrs.define(eq=False)
-class _Work:
+class _ActiveLot:
     """A lot is being worked on, by lanes that pull side by side.
 
     Mutable state: its tasks that no lane has taken, those whose file exists, the number of
@@ -176,7 +176,7 @@ class _Work:
         return there
 
     def ended(self, task: Task, result: Fetched | FetchFailure, seconds: float) -> None:
-        """Take the result of a task."""
+        """Pass on the result of a task to the committer."""
         lot, index = self.lot.number, self._indices[task.object_id]
         if isinstance(result, FetchFailure):
             self.committer.tell(Outcome(lot, index, reason=result.reason, detail=str(result)))
@@ -189,13 +189,13 @@ class _Work:
 class _Timed:
     """This object measures how long each of several tasks took.  Mutable state: since when."""
 
-    work: _Work
+    lot: _ActiveLot
     since: float = attrs.field(factory=trio.current_time)
 
     def settle(self, task: Task, result: Fetched | FetchFailure) -> None:
         """Take the end of a task, which is where the next one begins."""
         now = trio.current_time()
-        self.work.ended(task, result, now - self.since)
+        self.lot.ended(task, result, now - self.since)
         self.since = now
 
 
@@ -266,26 +266,25 @@ class _Lots:
     committer: Committer
     allowance: Allowance
     nursery: trio.Nursery
-    _works: dict[int, _Work] = attrs.field(factory=dict)
+    _active: dict[int, _ActiveLot] = attrs.field(factory=dict)
 
     def heard(self, message: Message) -> None:
         """Do what the agent says."""
         match message:
             case Lot(number=number, width=width):
-                work = _Work(
+                lot = self._active[number] = _ActiveLot(
                     message, self.fetcher, self.committer, self.nursery, self._pulled, width
                 )
-                self._works[number] = work
-                self.nursery.start_soon(work.run)
-            case Width() if message.lot in self._works:
-                self._works[message.lot].widen(message.width)
+                self.nursery.start_soon(lot.run)
+            case Width() if message.lot in self._active:
+                self._active[message.lot].widen(message.width)
             case Limit():
                 self.allowance.limit(message.is_limited, message.at_once)
             case Grant():
                 self.allowance.granted(message.size)
 
     def _pulled(self, lot: int) -> None:
-        del self._works[lot]
+        del self._active[lot]
         self.committer.pulled(lot)
 
 
