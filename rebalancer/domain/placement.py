@@ -119,7 +119,7 @@ def choose(
     look: Callable[[StorageNode], Outlook],
     rng: random.Random,
 ) -> Placement | Reason | None:
-    """A destination for `obj`, or why there is none; None: all that fit are busy.
+    """Return a destination for `obj`, or why there is none; None: all that fit are busy.
 
     The first `max_sharks` that fit share the work, drawn with their room as weight.  One with
     which the object failed before is taken only if no other fits, and one that failed lately
@@ -129,19 +129,13 @@ def choose(
     read_from = source(obj, origin, rules, rng)
     if read_from is None:
         return reasons.SOURCE_IS_EVAC_SHARK
-    closed = {s.datacenter for s in obj.sharks if s.datacenter != origin.datacenter}
     holders = {s.manta_storage_id for s in obj.sharks}
-    view = candidates.outside(closed)
     lacks_room, some_away = not candidates.nodes, False
-    if obj.size > candidates.most_room:
-        # Where a region is full, this is every object: one node that lacks room says it all.
-        wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
-        view = tuple(islice(wanted, 1))
     tried, most = obj.tried.destinations, rules.max_sharks
     sound: list[tuple[StorageNode, Outlook]] = []
     # 1: sound but busy, or avoided; 2 and 3: the same of those tried before.
     others: list[tuple[int, StorageNode, Outlook]] = []
-    for node in view:
+    for node in _in_view(obj, origin, candidates):
         # As `refusal` would say, but for closed datacenters, which are out of view.
         name = node.manta_storage_id
         if name in holders:
@@ -172,6 +166,17 @@ def choose(
         return reasons.DESTINATION_INSUFFICIENT_SPACE
     last = candidates.nodes[-1]
     return refusal(obj, origin, last, room=obj.size) or reasons.DESTINATION_INSUFFICIENT_SPACE
+
+
+def _in_view(obj: MantaObject, origin: Shark, candidates: Candidates) -> Iterable[StorageNode]:
+    """Return the candidates outside of the datacenters that have another copy of `obj`."""
+    closed = {s.datacenter for s in obj.sharks if s.datacenter != origin.datacenter}
+    view = candidates.outside(closed)
+    if obj.size <= candidates.most_room:
+        return view
+    # Where a region is full, this is every object: one node that lacks room says it all.
+    wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
+    return islice(wanted, 1)
 
 
 def _draw(fit: Sequence[tuple[StorageNode, Outlook]], rng: random.Random) -> StorageNode:

@@ -105,7 +105,7 @@ def splice(text: str, old: str, new: Shark) -> str | None:
 # A region has a thousand storage nodes, and each record two.
 @lru_cache(4096)
 def _name_in(entry: str) -> str | None:
-    """The name in an entry's text without its braces, if it is as usual and can be a node's."""
+    """Return the name in an entry's text without its braces, if it can be a node's."""
     found = _ENTRY.fullmatch(entry)
     return found[1] if found is not None and is_storage_id(found[1]) else None
 
