@@ -441,6 +441,30 @@ async def test_a_task_that_is_cancelled_with_its_engine_asks_it_for_nothing_more
         assert nursery.cancel_scope.cancelled_caught
 
 
+async def test_a_transfer_that_libcurl_does_not_take_harms_no_other() -> None:
+    """As when it lacks memory: nothing is left of it that would be looked at later."""
+
+    class Unwilling:
+        def __getattr__(self, name: str) -> object:
+            return getattr(multi, name)
+
+        def add_handle(self, _curl: object) -> None:
+            raise pycurl.error(3, "no memory")
+
+    async with (
+        open_source(lambda *_: Answer(ok(SMALL))) as source,
+        running("libcurl", source.port, connect_timeout=0.1) as (engine, where),
+    ):
+        assert await body(engine, where) == SMALL
+        assert isinstance(engine, CurlEngine)
+        multi, engine._multi = engine._multi, Unwilling()
+        with pytest.raises(pycurl.error):
+            await engine.get(where, "/a/b")
+        engine._multi = multi
+        await trio.sleep(0.3)  # while it is judged who keeps silent
+        assert await body(engine, where) == SMALL
+
+
 @pytest.mark.parametrize("name", ENGINES)
 async def test_a_process_without_files_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waiting can mend is not the source's fault."""

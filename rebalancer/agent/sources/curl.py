@@ -319,8 +319,8 @@ class CurlEngine:
             self._multi = self._open(f"{source.name} at {source.at}")
         transfer = self._at_rest.pop() if self._at_rest else _Transfer(self)
         transfer.ask(source, path, self._buffer_bytes())
-        self._add(transfer)
         try:
+            self._add(transfer)
             self.kick()
             await transfer.begun()
         except BaseException:
@@ -455,8 +455,8 @@ class CurlEngine:
         transfer.ended(_failure(transfer, code, text) if code else None)
 
     def _add(self, transfer: _Transfer) -> None:
-        self._under_way[transfer.curl] = transfer
         self._multi.add_handle(transfer.curl)
+        self._under_way[transfer.curl] = transfer
 
     def _remove(self, transfer: _Transfer) -> None:
         if self._under_way.pop(transfer.curl, None) is not None:
