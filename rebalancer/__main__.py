@@ -1,4 +1,4 @@
-"""The console command: `rebalancer manager | agent | adm | region | demo`."""
+"""This module is the console command: `rebalancer manager | agent | adm | region | demo`."""
 
 import signal
 

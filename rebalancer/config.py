@@ -1,4 +1,4 @@
-"""The two configuration files: their keys, defaults, units and checks.
+"""This module has both configuration files: their keys, defaults, units and checks.
 
 The manager's is JSON, the agent's TOML; both as the predecessors wrote them, plus keys of our
 own.  An unknown key and a value of the wrong kind are errors that name the key; all of a file's
@@ -129,12 +129,12 @@ class AgentStorage:
 
     @property
     def root(self) -> Path:
-        """The folder of the accounts."""
+        """Return the folder of the accounts."""
         return Path(self.manta_root)
 
     @property
     def temp(self) -> Path:
-        """The folder of unfinished downloads."""
+        """Return the folder of unfinished downloads."""
         return Path(self.temp_dir) if self.temp_dir else self.root / "rebalancer"
 
 
@@ -222,7 +222,7 @@ class Shard:
 
     @property
     def number(self) -> int:
-        """The shard's number."""
+        """Return the shard's number."""
         return int(self.host.split(".")[0])
 
 

@@ -1,4 +1,4 @@
-"""Environment variables of the unfinished rewrite that override a configuration file's keys.
+"""This module has the environment variables that override a configuration file's keys.
 
 `CONFIG_FILE`, which names the file, belongs to the command line.
 """

@@ -1,4 +1,4 @@
-"""Every exception this program raises on purpose."""
+"""This module has every exception that this program raises on purpose."""
 
 from collections.abc import Iterator
 
@@ -134,7 +134,7 @@ class JobFailed(RebalancerError):
 
 
 def leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    """The exceptions themselves in a group of them and of groups."""
+    """Yield the exceptions themselves in a group of them and of groups."""
     for exc in group.exceptions:
         if isinstance(exc, BaseExceptionGroup):
             yield from leaves(exc)

@@ -1,4 +1,4 @@
-"""JSON that comes and goes in masses: records, and the messages that bring them."""
+"""This module reads and writes JSON that comes in masses: records, and what brings them."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def loads_exactly(text: str | bytes) -> Any:
-    """What `loads` returns, if `dumps` can write it again.
+    """Return what `loads` returns, if `dumps` can write it again.
 
     Raises:
       ValueError: as of `loads`, and for a number that no double can hold, such as 1e999.

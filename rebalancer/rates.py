@@ -1,4 +1,4 @@
-"""How fast something goes, and how long it will take: from samples of the last while."""
+"""This module tells how fast something goes, and how long it will take, from samples."""
 
 from collections import deque
 
@@ -18,7 +18,7 @@ class Rates:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is any sample."""
+        """Tell whether there is any sample."""
         return bool(self._samples)
 
     def add(self, now_s: float, objects: int, size: int) -> None:
@@ -42,7 +42,7 @@ class Rates:
 
 
 def eta_s(*, settled: int, known: int, scanned: float, per_s: float) -> float | None:
-    """Seconds until all objects are settled; None if there is no telling.
+    """Return seconds until all objects are settled; None if there is no telling.
 
     While only a share `scanned` (0 to 1) of the shards has been looked at, the rest is taken to
     hold as many objects as that share did.

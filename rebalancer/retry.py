@@ -1,4 +1,4 @@
-"""Trying again: with pauses that grow, and spread so that many clients do not knock together.
+"""This module tries again, with pauses that grow and are spread over many clients.
 
 `insistently` tries a few times; `patiently` tries for as long as waiting can help, and says so.
 """

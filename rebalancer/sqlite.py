@@ -1,4 +1,4 @@
-"""sqlite under trio: a transaction is one synchronous function run in one thread call.
+"""This module has sqlite under trio: a transaction is one function in one thread call.
 
 trio either raises Cancelled before the thread starts or lets it finish, so no transaction is
 ever open across a checkpoint and none is ever half done.  There is one writer a file, behind a
@@ -78,7 +78,7 @@ class RunSync(Protocol):
 
 
 async def inline(fn: Callable[..., T], *args: Any) -> T:
-    """A `RunSync` for tests under a mock clock, which does not wait for threads."""
+    """Return a `RunSync` for tests under a mock clock, which does not wait for threads."""
     await trio.lowlevel.checkpoint()
     return fn(*args)
 

@@ -76,7 +76,7 @@ class Manager:
     async def ask(
         self, method: str, path: str, body: Any = None, *, within_s: float = ANSWER_S
     ) -> Reply:
-        """One request.
+        """Send one request.
 
         Raises:
           AdmError: no answer, or an error; the text is the manager's.
@@ -97,7 +97,7 @@ class Manager:
         return reply
 
     async def find(self, text: str) -> str:
-        """The id of the one job whose id is `text`, or begins with it.
+        """Return the id of the one job whose id is `text`, or begins with it.
 
         Raises:
           AdmError: there is no such job, or more than one.

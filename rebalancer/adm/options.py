@@ -60,7 +60,7 @@ def access_options(command: F) -> F:
 def _complete_job(
     context: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The jobs whose ids begin so, as the manager lists them; none if it does not answer."""
+    """Return the jobs whose ids begin so, as the manager lists them; none if it does not answer."""
     given: dict[str, Any] = {}
     above: click.Context | None = context
     while above is not None:
@@ -116,7 +116,7 @@ def evacuation_options(command: F) -> F:
 
 
 def read_rate(context: click.Context, param: click.Parameter, value: str) -> int | None:
-    """The callback of an argument that is a bandwidth."""
+    """Return the callback of an argument that is a bandwidth."""
     try:
         return units.read_rate(value)
     except ValueError as exc:

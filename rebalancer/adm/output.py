@@ -16,7 +16,7 @@ PAGE_WIDTH = 240
 
 
 def is_terminal() -> bool:
-    """Whether a person reads standard output."""
+    """Tell whether a person reads standard output."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 

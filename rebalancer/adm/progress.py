@@ -14,7 +14,7 @@ GOING = ("Init", "Setup", "Running")
 
 
 def state_words(view: Mapping[str, Any]) -> str:
-    """A job's state with what an operator has asked for."""
+    """Return a job's state with what an operator has asked for."""
     state, wish = str(view["state"]), view.get("wish")
     if state == "Stopped":
         return {"pause": "paused", "cancel": "cancelled"}.get(str(wish), "stopped")
@@ -59,7 +59,7 @@ def waits(view: Mapping[str, Any]) -> list[str]:
 
 
 def settled(view: Mapping[str, Any]) -> tuple[int, int]:
-    """How many objects have come to their end, and how many are known."""
+    """Return how many objects have come to their end, and how many are known."""
     results = view["results"]
     done = results["Complete"] + results["Skipped"] + results["Error"]
     return done, results["Total"] - results["Duplicates"]
@@ -81,7 +81,7 @@ class Glance:
 
     @property
     def line(self) -> str:
-        """All of it, on a line."""
+        """Return all of it, on a line."""
         left = "unknown" if self.left_s is None else units.duration(self.left_s)
         scanned = "" if self.scanned is None else f": {self.scanned:.0%} scanned"
         return (
@@ -92,7 +92,7 @@ class Glance:
 
 
 def glance(view: Mapping[str, Any], summary: Mapping[str, Any] | None, seen: Rates) -> Glance:
-    """How far a job is.
+    """Return how far a job is.
 
     Rates and the time that is left are the manager's own where it tells them, else what was
     `seen` of the job here.
@@ -123,7 +123,7 @@ def _phase(view: Mapping[str, Any]) -> tuple[str, float | None]:
 
 
 def _share(scans: Sequence[Mapping[str, Any]], number: int) -> float:
-    """How much of the shards has been looked at in a round, from 0 to 1."""
+    """Return how much of the shards has been looked at in a round, from 0 to 1."""
     its = [scan for scan in scans if scan.get("round", 0) == number]
     until = sum(scan["until"] for scan in its)
     return float(sum(scan["position"] for scan in its) / until) if until else 0.0

@@ -26,7 +26,7 @@ class _Table(Table):
 
 
 def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
-    """An empty table; what is in the columns `figures` stands on the right."""
+    """Return an empty table; what is in the columns `figures` stands on the right."""
     table = _Table(box=box.SIMPLE)
     for name in columns:
         table.add_column(name, justify="right" if name in figures else "left", overflow="fold")
@@ -34,7 +34,7 @@ def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
 
 
 def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """The list of all jobs."""
+    """Return the list of all jobs."""
     table = _Table()
     for name in ("id", "action", "state"):
         table.add_column(name)
@@ -44,7 +44,7 @@ def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def counts_table(view: Mapping[str, Any]) -> Table:
-    """A job's counts."""
+    """Return a job's counts."""
     shark = view["config"]["from_shark"]["manta_storage_id"]
     words = state_words(view)
     table = _table(shark, words, figures=(words,))
@@ -54,7 +54,7 @@ def counts_table(view: Mapping[str, Any]) -> Table:
 
 
 def destinations_table(destinations: Iterable[Mapping[str, Any]], at_most: int) -> Table:
-    """What a job's destinations were given and how they do, the busiest first."""
+    """Return what a job's destinations were given and how they do, the busiest first."""
     names = ("destination", "under way", "copied", "failed", "given")
     table = _table(*names, "", figures=names[1:])
 
@@ -78,7 +78,7 @@ def destinations_table(destinations: Iterable[Mapping[str, Any]], at_most: int) 
 
 
 def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
-    """How a job is going, in figures."""
+    """Return how a job is going, in figures."""
     counts = _table("status", "reason", "objects", "bytes", figures=("objects", "bytes"))
     for one in summary["counts"]:
         row = one["status"], one["reason"], f"{one['objects']:,}", units.size(one["bytes"])
@@ -113,7 +113,7 @@ def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
-    """Where a job's objects would go, and those that would go nowhere."""
+    """Return where a job's objects would go, and those that would go nowhere."""
     figures = ("objects", "bytes")
     table = _table("destination", "datacenter", *figures, figures=figures)
     for one in plan["destinations"]:
@@ -132,7 +132,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
 
 
 def what_does_not_fit(plan: Mapping[str, Any]) -> list[str]:
-    """Why a planned job would not move everything; nothing if it would."""
+    """Return why a planned job would not move everything; nothing if it would."""
     if plan["fits"]:
         return []
     refused = [one for one in plan["skipped"] if one["reason"] != EXCLUDED]
@@ -141,7 +141,7 @@ def what_does_not_fit(plan: Mapping[str, Any]) -> list[str]:
 
 
 def status_tables(status: Mapping[str, Any]) -> list[Table]:
-    """How the manager itself is."""
+    """Return how the manager itself is."""
     table = _table("manager", status["version"], figures=(status["version"],))
     for state, count in status["jobs"].items():
         table.add_row(f"jobs: {state}", f"{count:,}")

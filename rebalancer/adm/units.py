@@ -9,7 +9,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def read_rate(text: str) -> int | None:
-    """Bytes a second: `20M`, `1.5G`, `800000`; None for `none`.
+    """Return bytes a second: `20M`, `1.5G`, `800000`; None for `none`.
 
     Raises:
       ValueError: it is none of these.
@@ -25,7 +25,7 @@ def read_rate(text: str) -> int | None:
 
 
 def size(count: float) -> str:
-    """Bytes, in thousands: `11.2 MB`."""
+    """Return bytes, in thousands: `11.2 MB`."""
     return decimal(int(count))
 
 

@@ -103,7 +103,7 @@ async def follow(
 
 
 def as_json(write: Callable[[str], None]) -> Show:
-    """Each look at the job as a line of JSON."""
+    """Return each look at the job as a line of JSON."""
 
     def show(look: Look) -> None:
         line = {**look.view, "summary": look.summary, "progress": attrs.asdict(look.glance)}

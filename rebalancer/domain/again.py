@@ -1,4 +1,4 @@
-"""What a final scan makes of a record that names the evacuated shark after all."""
+"""This module tells what a final scan makes of a record that names the evacuated shark."""
 
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
@@ -12,7 +12,7 @@ GONE = frozenset({"deleted", "overwritten", "moved_elsewhere"})
 
 
 def is_news(status: str, reason: str | None, *, is_unchanged: bool) -> bool:
-    """Whether a record that names the shark asks for another turn, given what became of it.
+    """Tell whether a record that names the shark asks for another turn, given what became of it.
 
     `is_unchanged`: it is as the job knew it.  That says nothing of a record that was rewritten:
     whoever put it back may have put back the very same text.

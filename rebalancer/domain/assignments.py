@@ -1,4 +1,4 @@
-"""What an agent's report about an assignment means for each of its objects."""
+"""This module tells what an agent's report means for each object of an assignment."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -47,7 +47,7 @@ def account(
 def failures(
     reported: Iterable[tuple[str, Reason | None, Shark]], evacuated: str
 ) -> dict[str, Failure]:
-    """Why each failed object was not copied, given (object id, reason, source) of each.
+    """Return why each failed object was not copied, given (object id, reason, source) of each.
 
     An object that could not be read from the evacuated shark, the last resort, is told apart.
     """
@@ -62,7 +62,7 @@ def failures(
 
 
 def is_useless(posted: int, failed: Collection[Failure]) -> bool:
-    """Whether a destination has copied none of `posted` objects, and not for want of sources.
+    """Tell whether a destination has copied none of `posted` objects, and not for want of sources.
 
     One whose disk is gone is done with every assignment at once, so it would be given all.
     """
@@ -77,7 +77,7 @@ def _judge(reason: Reason, source: Shark, evacuated: str) -> Reason:
 
 
 def poll_interval(age_s: float) -> float:
-    """Seconds until an assignment that is `age_s` old is asked for again.
+    """Return seconds until an assignment that is `age_s` old is asked for again.
 
     A tenth of its age, so that its end is noticed 10 % late and the number of questions grows
     with the logarithm of the time it takes; 0.1 s at least and 10 s at most.

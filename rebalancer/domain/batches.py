@@ -1,4 +1,4 @@
-"""When a batch of objects for one destination is due to be sent."""
+"""This module tells when a batch of objects for one destination is due to be sent."""
 
 import math
 
@@ -38,13 +38,13 @@ class Batch:
         return self.claim_limit - self.size
 
     def fits(self, size: int) -> bool:
-        """Whether `size` more bytes stay within the claim."""
+        """Tell whether `size` more bytes stay within the claim."""
         return size <= self.left
 
     def is_full(self, limits: BatchLimits) -> bool:
-        """Whether it has all the tasks or bytes it may have."""
+        """Tell whether it has all the tasks or bytes it may have."""
         return len(self.items) >= limits.max_tasks or self.size >= self.claim_limit
 
     def due_at(self, limits: BatchLimits) -> float:
-        """The time, on the clock of `opened_at`, at which it is sent however small."""
+        """Return the time, on the clock of `opened_at`, at which it is sent however small."""
         return self.opened_at + limits.max_age_s if self.items else math.inf

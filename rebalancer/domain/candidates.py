@@ -1,4 +1,4 @@
-"""The destinations there are, in the order in which they are tried.
+"""This module puts destinations into the order in which they are tried.
 
 A region has a thousand nodes and a job fifty million objects, so the order is made once for many
 objects, and for each set of datacenters that an object must stay out of.
@@ -38,7 +38,7 @@ class Candidates:
     _views: dict[frozenset[str], Sequence[StorageNode]] = attrs.field(factory=dict)
 
     def outside(self, datacenters: Collection[str]) -> Sequence[StorageNode]:
-        """Those of the nodes, in their order, that are in none of `datacenters`."""
+        """Return those of the nodes, in their order, that are in none of `datacenters`."""
         # Names from records that no node has would make views without end.
         known = self._datacenters.intersection(datacenters)
         view = self._views.get(known)
@@ -49,7 +49,7 @@ class Candidates:
 
 
 def rank(nodes: Iterable[StorageNode], look: Callable[[StorageNode], Outlook]) -> Candidates:
-    """The nodes with those first that can work at once, are sound, and have most room."""
+    """Return the nodes with those first that can work at once, are sound, and have most room."""
     seen = [(node, look(node)) for node in nodes]
     seen.sort(
         key=lambda pair: (

@@ -1,4 +1,4 @@
-"""A job has looked at all that it must if its stored scans say so; that is decided here.
+"""This module decides by stored scans whether a job has looked at all that it must.
 
 What a process remembers of its scans says nothing of those that an earlier process began.
 """
@@ -19,23 +19,23 @@ class Scan(Protocol):
 
     @property
     def round(self) -> int:
-        """The round is 0 for discovery, and counts final scans from 1."""
+        """Return the round, which is 0 for discovery, and counts final scans from 1."""
 
     @property
     def shard(self) -> int:
-        """The shard is `NO_SHARD` for a listing."""
+        """Return the shard, which is `NO_SHARD` for a listing."""
 
     @property
     def column(self) -> str:
-        """The column of ids that is scanned, or the part of a listing that is read."""
+        """Return the column of ids that is scanned, or the part of a listing that is read."""
 
     @property
     def position(self) -> int:
-        """The position is the last id that was looked at."""
+        """Return the position, the last id that was looked at."""
 
     @property
     def until(self) -> int:
-        """The end is the last id that there is to look at."""
+        """Return the end, the last id that there is to look at."""
 
 
 @attrs.frozen(order=True)

@@ -1,4 +1,4 @@
-"""What an object is to the rebalancer: the few fields of its record that decisions need."""
+"""This module has what an object is to us: the fields of its record that decisions need."""
 
 import binascii
 import enum
@@ -68,7 +68,7 @@ class StorageNode:
 
     @property
     def shark(self) -> Shark:
-        """The entry that a record would get for a copy on this node."""
+        """Return the entry that a record would get for a copy on this node."""
         return Shark(self.datacenter, self.manta_storage_id)
 
 
@@ -90,7 +90,7 @@ class MantaObject:
 
 
 def is_loose_uuid(text: object) -> TypeGuard[str]:
-    """Whether `text` is 8-4-4-4-12 hexadecimal digits of any case and any version."""
+    """Tell whether `text` is 8-4-4-4-12 hexadecimal digits of any case and any version."""
     return isinstance(text, str) and _LOOSE_UUID.fullmatch(text) is not None
 
 
@@ -106,12 +106,12 @@ def canonical_uuid(text: object) -> str | None:
 
 
 def is_storage_id(text: object) -> bool:
-    """Whether `text` can be the name of a storage node: a host name, perhaps with a port."""
+    """Tell whether `text` can be the name of a storage node: a host name, perhaps with a port."""
     return isinstance(text, str) and _STORAGE_ID.fullmatch(text) is not None
 
 
 def is_md5(text: object) -> TypeGuard[str]:
-    """Whether `text` is the base64 form of a 16-byte digest."""
+    """Tell whether `text` is the base64 form of a 16-byte digest."""
     if not isinstance(text, str):
         return False
     try:
@@ -121,7 +121,7 @@ def is_md5(text: object) -> TypeGuard[str]:
 
 
 def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
-    """The copies a record names.
+    """Return the copies a record names.
 
     Raises:
       UnusableRecord: `missing_sharks`, when there is no list of them or an entry is malformed.

@@ -1,4 +1,4 @@
-"""How fast a metadata tier is written to, and how long one that takes nothing is waited for.
+"""This module tells how fast a metadata tier is written to, and how long it is waited for.
 
 Times are seconds of any clock, passed in.
 """
@@ -71,5 +71,5 @@ class Patience:
             self._failing_since = now
 
     def is_over(self, now: float) -> bool:
-        """Whether it has done nothing but fail for `bound_s`."""
+        """Tell whether it has done nothing but fail for `bound_s`."""
         return self._failing_since is not None and now - self._failing_since >= self.bound_s

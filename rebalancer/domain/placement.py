@@ -1,4 +1,4 @@
-"""Where an object may go: space arithmetic, refusals, and the choice among what is left."""
+"""This module tells where an object may go: space, refusals, and the choice among the rest."""
 
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -35,7 +35,7 @@ class Placement:
 
 
 def capacity_bytes(node: StorageNode, max_fill: int) -> int:
-    """Bytes that `node` may take up to the fill limit, as storinfo tells of it.
+    """Return bytes that `node` may take up to the fill limit, as storinfo tells of it.
 
     In MiB: total * max_fill / 100 - used, where total = available / (1 - percent_used / 100) and
     used = total - available; nothing at or above the fill limit.  Rounded down once, for the
@@ -53,14 +53,14 @@ def capacity_bytes(node: StorageNode, max_fill: int) -> int:
 
 
 def free_bytes(node: StorageNode, *, max_fill: int, claimed: int) -> int:
-    """Bytes that `node` may still take, `claimed` being those promised to it already."""
+    """Return bytes that `node` may still take, `claimed` being those promised to it already."""
     return max(0, capacity_bytes(node, max_fill) - claimed)
 
 
 def eligible(
     nodes: Iterable[StorageNode], rules: Rules, excluded: Collection[str]
 ) -> list[StorageNode]:
-    """The nodes that may be destinations at all.
+    """Return the nodes that may be destinations at all.
 
     `excluded` are shark names: those being evacuated.
     """
@@ -74,7 +74,7 @@ def eligible(
 
 
 def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) -> Reason | None:
-    """Why `obj`, leaving `origin`, may not go to `node`, which can take `room` more bytes.
+    """Return why `obj`, leaving `origin`, may not go to `node`, which can take `room` more bytes.
 
     The datacenter of `origin` is always allowed: the copy that leaves it comes back to it.
     Any other one must not hold a copy yet, or the object's fault domains would shrink.
@@ -91,7 +91,7 @@ def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) ->
 
 
 def source(obj: MantaObject, origin: Shark, rules: Rules, rng: random.Random) -> Shark | None:
-    """The shark to read from: another copy, else `origin` itself (read-only, not dead).
+    """Return the shark to read from: another copy, else `origin` itself (read-only, not dead).
 
     A copy that could not be read is read again only when there is no other, and one whose node
     did not answer before one that is no good.

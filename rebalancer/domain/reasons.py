@@ -1,4 +1,4 @@
-"""Why an object was skipped or is in error: names on the wire and in the database.
+"""This module tells why an object was skipped or failed, by names on the wire and in files.
 
 The wire names are the variants of the deployed Rust programs; the column names are what
 their `strum` derive made of them, and operators query those by hand.
@@ -20,21 +20,21 @@ class Reason:
 
     @property
     def is_known(self) -> bool:
-        """Whether the deployed programs know this reason too, and their column takes it."""
+        """Tell whether the deployed programs know this reason too, and their column takes it."""
         if self.code is not None:
             return self.name == HTTP_STATUS_CODE and 0 <= self.code < 1000
         return self.name in _COLUMNS
 
     @property
     def column(self) -> str:
-        """The spelling in database columns."""
+        """Return the spelling in database columns."""
         if self.code is not None:
             return f"{{http_status_code:{self.code}}}"
         return _COLUMNS.get(self.name, self.name)
 
     @property
     def label(self) -> str:
-        """The spelling in metrics, of which there are not more than there are known reasons.
+        """Return the spelling in metrics, of which there are not more than there are known reasons.
 
         As in the deployed programs' it is without the code.
         """
@@ -73,7 +73,7 @@ SOURCE_IS_EVAC_SHARK = Reason("SourceIsEvacShark")
 
 
 def http_status_code(code: int) -> Reason:
-    """The source answered `code` instead of 200."""
+    """Return the reason that the source answered `code` instead of 200."""
     return Reason(HTTP_STATUS_CODE, code)
 
 

@@ -1,4 +1,4 @@
-"""What trying again can help, and what is to be avoided then."""
+"""This module tells what trying again can help, and what is to be avoided then."""
 
 import enum
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Failure:
 
     @property
     def bad_source(self) -> str | None:
-        """The shark to read from no more, if it is to blame."""
+        """Return the shark to read from no more, if it is to blame."""
         return self.source if remedy(self.reason) is Remedy.OTHER_SOURCE else None
 
 

@@ -1,4 +1,4 @@
-"""Rewriting the `sharks` of a record, and judging a record that changed under us."""
+"""This module rewrites the `sharks` of a record, and judges one that changed under us."""
 
 import enum
 import re
@@ -35,7 +35,7 @@ class Verdict(enum.Enum):
 
 
 def judge(record: Mapping[str, Any] | None, object_id: str, old: str, new: str) -> Verdict:
-    """What to do about `object_id` moving from shark `old` to shark `new`, given its record.
+    """Return what to do about `object_id` moving from shark `old` to shark `new`, given its record.
 
     Raises:
       UnusableRecord: `missing_sharks`, the record has no usable list any more.
@@ -80,7 +80,7 @@ def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:
 
 
 def splice(text: str, old: str, new: Shark) -> str | None:
-    """What `rewrite` makes of the record in `text`, every other byte of it untouched.
+    """Return what `rewrite` makes of the record in `text`, every other byte of it untouched.
 
     `text` is JSON that has a list `sharks` at its top, as discovery found it.  None: it takes a
     parser to tell where that list is, or whether it may be rewritten.

@@ -1,4 +1,4 @@
-"""The lives of objects, assignments and jobs: every legal change of state is in this file.
+"""This module has every legal change of state of objects, assignments and jobs.
 
 The tables are used twice: to move, and to recover after a crash.  docs/states.md shows them.
 """
@@ -146,7 +146,7 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 
 def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
-    """The state that follows `state` when `event` happens.
+    """Return the state that follows `state` when `event` happens.
 
     Raises:
       IllegalTransition: the table has no such change, and nothing was changed.

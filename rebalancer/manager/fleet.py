@@ -1,4 +1,4 @@
-"""The storage nodes as storinfo last told of them, and how long ago that was."""
+"""This module has the storage nodes as storinfo last told of them."""
 
 import math
 import time
@@ -35,12 +35,12 @@ class Fleet:
 
     @property
     def nodes(self) -> tuple[StorageNode, ...]:
-        """The nodes of the last good answer."""
+        """Return the nodes of the last good answer."""
         return self._nodes
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the last good answer, None before the first."""
+        """Return seconds since the last good answer, None before the first."""
         return None if self._told_at is None else time.monotonic() - self._told_at
 
     async def refresh(self) -> bool:

@@ -1,4 +1,4 @@
-"""The list of all jobs, in `rebalancer.sqlite`: the only SQL about jobs as such."""
+"""This module keeps the list of all jobs, `rebalancer.sqlite`: the only SQL about jobs."""
 
 import datetime
 import json
@@ -67,7 +67,7 @@ class JobRow:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing will happen to it any more.
+        """Tell whether nothing will happen to it any more.
 
         A paused job has not ended, and of a state that nobody knows nothing is known either.
         """
@@ -79,7 +79,7 @@ class JobRow:
 
     @property
     def state_shown(self) -> str:
-        """The state as the API spells it."""
+        """Return the state as the API spells it."""
         return self.state[:1].upper() + self.state[1:]
 
 
@@ -137,7 +137,7 @@ class JobIndex:
         await self._note(job_id)
 
     async def all(self) -> list[JobRow]:
-        """Every job, oldest first."""
+        """Return every job, oldest first."""
 
         def run(db: sqlite3.Connection) -> list[JobRow]:
             return [_read(row) for row in db.execute("SELECT * FROM jobs ORDER BY rowid")]
@@ -145,7 +145,7 @@ class JobIndex:
         return await self._read(run)
 
     async def get(self, job_id: str) -> JobRow | None:
-        """One job, or None if there is none of this id."""
+        """Return one job, or None if there is none of this id."""
 
         def run(db: sqlite3.Connection) -> JobRow | None:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -154,7 +154,7 @@ class JobIndex:
         return await self._read(run)
 
     async def unfinished(self) -> list[JobRow]:
-        """The jobs that have not ended: those that run first, each kind oldest first."""
+        """Return the jobs that have not ended: those that run first, each kind oldest first."""
 
         def run(db: sqlite3.Connection) -> list[JobRow]:
             rows = db.execute(

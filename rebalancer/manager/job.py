@@ -1,4 +1,4 @@
-"""One running job: what its stages share."""
+"""This module has a running job: what its stages share."""
 
 import math
 import random
@@ -95,7 +95,7 @@ class Absence:
 
 
 def rules_of(config: ManagerConfig) -> Rules:
-    """The operator's limits on destinations."""
+    """Return the operator's limits on destinations."""
     return Rules(
         max_fill_percentage=config.max_fill_percentage,
         min_avail_mb=config.min_avail_mb,
@@ -168,18 +168,18 @@ class Job:
 
     @property
     def rules(self) -> Rules:
-        """The operator's limits on destinations."""
+        """Return the operator's limits on destinations."""
         return rules_of(self.config)
 
     @property
     def batch_limits(self) -> BatchLimits:
-        """When an assignment is due."""
+        """Return when an assignment is due."""
         options = self.config.options
         return BatchLimits(options.max_tasks_per_assignment, float(options.max_assignment_age))
 
     @property
     def has_enough(self) -> bool:
-        """Whether it takes no further objects, because of its limit."""
+        """Tell whether it takes no further objects, because of its limit."""
         return self.max_objects is not None and self.store.objects >= self.max_objects
 
     def configure(self, config: ManagerConfig) -> None:

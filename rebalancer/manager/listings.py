@@ -45,14 +45,14 @@ class Listing(Protocol):
         """Their names."""
 
     def until(self, part: str, /) -> int:
-        """The last position in `part`.
+        """Return the last position in `part`.
 
         Raises:
           JobFailed, StoreError: it cannot be read.
         """
 
     def page(self, part: str, after: int, /) -> tuple[int, list[Listed]]:
-        """The records behind position `after`, and the position of the last of them.
+        """Return the records behind position `after`, and the position of the last of them.
 
         Raises:
           JobFailed, StoreError: it cannot be read.

@@ -1,4 +1,4 @@
-"""The manager as a process: everything opened in one place, then served."""
+"""This module is the manager as a process: it opens everything in one place, and serves."""
 
 from contextlib import AsyncExitStack
 from functools import partial

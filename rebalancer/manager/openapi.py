@@ -108,7 +108,7 @@ def _operation(
     query: tuple[dict[str, Any], ...] = (),
     is_open: bool = False,
 ) -> dict[str, Any]:
-    """One call.  `errors` tells of those that are its own."""
+    """Return the description of one call.  `errors` tells of those that are its own."""
     general = [500] if is_open else [401, 500]
     if body is not None:
         general += [408, 413]
@@ -139,7 +139,7 @@ def _of_job(
     errors: Mapping[int, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A call whose path names a job."""
+    """Return the description of a call whose path names a job."""
     own = {400: _NO_JOB, 404: _ERROR_TEXTS[404], **(errors or {})}
     return _operation(name, summary, about, answer, own, **more)
 

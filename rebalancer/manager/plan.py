@@ -1,4 +1,4 @@
-"""The dry run: what a job would do, found out with its own parts and without its effects.
+"""This module is the dry run, which finds out what a job would do, without its effects.
 
 Objects are looked for and placed as in a job, but in a file of its own that is thrown away, and
 nobody is told.

@@ -1,4 +1,4 @@
-"""The pre-flight: what has spoilt evacuations before they began.
+"""This module looks for what has spoilt evacuations before they began.
 
 Operators evacuate nodes in odd states, so what it finds are warnings; a job that was asked to
 be strict is refused for any.
@@ -66,7 +66,7 @@ async def preflight(
     shards: Mapping[int, scan.Shard],
     clones: Mapping[int, Clone],
 ) -> list[Finding]:
-    """All findings about an evacuation of `origin`, in the order of the checks.
+    """Return all findings about an evacuation of `origin`, in the order of the checks.
 
     `nodes` are those that storinfo lists, `shards` the live metadata; `clones` is empty for a
     job that does not look there.  It takes a bounded time, whatever does not answer, and
@@ -105,7 +105,7 @@ async def preflight(
 
 
 def judge_heartbeats(origin: str, beats: Sequence[Heartbeat], now_ms: int) -> list[Finding]:
-    """The node is known once, and has been read-only for long enough."""
+    """Return what is wrong unless the node is known once, and read-only for long enough."""
     found = []
     if len(beats) != 1:
         detail = f"{origin} is in manta_storage {len(beats)} times, expected once"
@@ -167,7 +167,7 @@ def judge_clone(
 
 
 async def heartbeats(shard: scan.Shard, origin: str) -> list[Heartbeat]:
-    """All records of `origin` in `manta_storage`: more than one if its zone was replaced.
+    """Return all records of `origin` in `manta_storage`: more than one if its zone was replaced.
 
     Raises:
       PeerError.
@@ -210,7 +210,7 @@ async def _check_clone(
 
 
 def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
-    """Whether two places can be the same machine; two known ports of one address are two."""
+    """Tell whether two places can be the same machine; two known ports of one address are two."""
     is_apart = one.port and other.port and one.port != other.port
     return one.host == other.host and not is_apart
 
@@ -223,7 +223,7 @@ async def _check_agent(agents: Agents, name: str) -> list[Finding]:
 
 
 async def _within(check: str, subject: str, ask: Check) -> list[Finding]:
-    """What `ask` finds; that there is no answer is a finding too."""
+    """Return what `ask` finds; that there is no answer is a finding too."""
     try:
         with trio.fail_after(DEADLINE_S):
             return await ask()
@@ -234,7 +234,7 @@ async def _within(check: str, subject: str, ask: Check) -> list[Finding]:
 
 
 async def _all(checks: Sequence[Check]) -> list[Finding]:
-    """The findings of all checks in their order, some of them asked at a time."""
+    """Return the findings of all checks in their order, some of them asked at a time."""
     results: list[list[Finding]] = [[] for _ in checks]
     places = trio.CapacityLimiter(AT_ONCE)
 

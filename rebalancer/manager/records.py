@@ -182,20 +182,20 @@ class Status:
     counts: Mapping[tuple[str, str], tuple[int, int]]
 
     def objects(self, status: str) -> int:
-        """How many objects have `status`, whatever the reason."""
+        """Return how many objects have `status`, whatever the reason."""
         return sum(n for (name, _), (n, _) in self.counts.items() if name == status)
 
     @property
     def settled(self) -> int:
-        """Objects that are at an end."""
+        """Return objects that are at an end."""
         ends = (ObjectStatus.COMPLETE, ObjectStatus.SKIPPED, ObjectStatus.ERROR)
         return sum(self.objects(status) for status in ends)
 
     @property
     def total(self) -> int:
-        """All objects."""
+        """Return all objects."""
         return sum(self.objects(status) for status in ObjectStatus)
 
     def size(self, status: str | None = None) -> int:
-        """Bytes of the objects that have `status`, or of all."""
+        """Return bytes of the objects that have `status`, or of all."""
         return sum(b for (name, _), (_, b) in self.counts.items() if status in (name, None))

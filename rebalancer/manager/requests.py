@@ -1,4 +1,4 @@
-"""What the manager is asked to do: the bodies and queries of its API, checked.  Pure."""
+"""This module reads and checks the bodies and queries of the manager's API.  Pure."""
 
 import enum
 from collections.abc import Iterable, Mapping
@@ -92,7 +92,7 @@ def checked_id(job_id: str) -> str:
 
 
 def read_new_job(body: Any) -> NewJob:
-    """The body of POST /jobs.
+    """Return the body of POST /jobs.
 
     Raises:
       Unprocessable: names the field that cannot be used.
@@ -135,12 +135,12 @@ def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "
 
 
 def _is_path(text: str) -> bool:
-    """Whether a file can be called `text`, from the root: it may be missing all the same."""
+    """Tell whether a file can be called `text`, from the root: it may be missing all the same."""
     return Path(text).is_absolute() and "\0" not in text and wire.is_text(text)
 
 
 def read_change(body: Any) -> Control | Setting:
-    """The body of PUT /jobs/{id}.  Whether the value is in range is left to `check_range`.
+    """Return the body of PUT /jobs/{id}.  Whether the value is in range is left to `check_range`.
 
     Raises:
       Unprocessable: names the field that cannot be used.
@@ -187,7 +187,7 @@ def check_no_query(given: Iterable[str]) -> None:
 
 
 def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:
-    """The query of GET /jobs/{id}/objects, a name and a value at a time.
+    """Return the query of GET /jobs/{id}/objects, a name and a value at a time.
 
     Raises:
       BadRequest: names the parameter that cannot be used.

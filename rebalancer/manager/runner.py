@@ -1,4 +1,4 @@
-"""Running jobs: which may run now, what each is made of, and how it ends.
+"""This module runs jobs: which may run now, what each is made of, and how it ends.
 
 Pausing a job is cancelling its pipeline, as the end of the process is; going on is recovery.
 Cancelling lets it drain: nothing more begins, and what agents still finish is recorded.
@@ -91,12 +91,12 @@ class Running:
 
     @property
     def shark(self) -> str:
-        """The one it empties."""
+        """Return the one it empties."""
         return str(self.row.params["from_shark"])
 
     @property
     def tuning(self) -> Tuning:
-        """What the operator has changed."""
+        """Return what the operator has changed."""
         return read_tuning(self.row)
 
     def cancel(self) -> None:
@@ -113,7 +113,7 @@ class Running:
 
 
 def read_tuning(row: JobRow) -> Tuning:
-    """What an operator has changed of a job."""
+    """Return what an operator has changed of a job."""
     return wire.structure(row.params.get("tuning", {}), Tuning)
 
 
@@ -144,7 +144,7 @@ class Runner:
         self._changed.set()
 
     def file(self, job_id: str) -> Path:
-        """The file of a job."""
+        """Return the file of a job."""
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
 
     def listing(self, params: Mapping[str, Any]) -> Listing | None:
@@ -375,7 +375,7 @@ async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 def _causes(job_id: str, group: BaseExceptionGroup[Exception]) -> str:
-    """Why a job broke, for people; what is a mistake of ours is logged."""
+    """Return why a job broke, for people; what is a mistake of ours is logged."""
     told, ours = group.split((JobFailed, PeerError, StoreError))
     causes = set() if told is None else {str(exc) for exc in leaves(told)}
     if ours is not None:
@@ -435,7 +435,7 @@ async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
 
 
 def make_action(name: str, origin: Shark, config: ManagerConfig) -> Action:
-    """What a job of this kind decides."""
+    """Return what a job of this kind decides."""
     return ACTIONS[name](origin, config.exclude_key_prefixes)
 
 

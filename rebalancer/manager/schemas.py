@@ -15,22 +15,22 @@ Schema = dict[str, Any]
 
 
 def ref(name: str) -> Schema:
-    """A reference to one of `SCHEMAS`."""
+    """Return a reference to one of `SCHEMAS`."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def text(about: str = "", **more: Any) -> Schema:
-    """A string."""
+    """Return the schema of a string."""
     return _about(about, {"type": "string", **more})
 
 
 def array(items: Schema, about: str = "") -> Schema:
-    """A list of `items`."""
+    """Return the schema of a list of `items`."""
     return _about(about, {"type": "array", "items": items})
 
 
 def whole(about: str = "", *, minimum: int = 0, **more: Any) -> Schema:
-    """A whole number; a count, unless told otherwise."""
+    """Return a whole number; a count, unless told otherwise."""
     return _about(about, {"type": "integer", "minimum": minimum, **more})
 
 
@@ -56,7 +56,7 @@ def _or_null(schema: Schema) -> Schema:
 def _shown(
     properties: Mapping[str, Schema], about: str = "", *, perhaps: tuple[str, ...] = ()
 ) -> Schema:
-    """An object of an answer: it has all of `properties` but those named in `perhaps`."""
+    """Return the schema of an object, which has all `properties` but those in `perhaps`."""
     required = [name for name in properties if name not in perhaps]
     shape = {"type": "object", "properties": dict(properties), "required": required}
     return _about(about, {**shape, "additionalProperties": False})

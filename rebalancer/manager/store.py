@@ -1,4 +1,4 @@
-"""One job's sqlite file, as the stages of the job see it.
+"""This module has one job's sqlite file, as the stages of the job see it.
 
 Every method is one transaction, true on disk when it returns.  What they do is in
 `transactions`.
@@ -78,18 +78,18 @@ class JobStore:
 
     @property
     def unsettled(self) -> int:
-        """Objects that may still need a destination: unprocessed and assigned ones."""
+        """Return objects that may still need a destination: unprocessed and assigned ones."""
         by_status = self._counts.by_status
         return by_status[ObjectStatus.UNPROCESSED] + by_status[ObjectStatus.ASSIGNED]
 
     @property
     def put_off(self) -> int:
-        """Those of `unsettled` that `take_up` returns."""
+        """Return those of `unsettled` that `take_up` returns."""
         return self._counts.put_off
 
     @property
     def objects(self) -> int:
-        """All objects of the job."""
+        """Return all objects of the job."""
         return sum(self._counts.by_status[status] for status in ObjectStatus)
 
     async def wait_change(self) -> None:
@@ -123,7 +123,7 @@ class JobStore:
         return left > 0 and self.database.foreign_changes != changes
 
     async def status(self) -> Status:
-        """The counts as they are on disk."""
+        """Return the counts as they are on disk."""
         status, counts = await self.database.read(_status_and_counts)
         if counts != self._counts:
             # Another program has changed rows; or somebody has just written, and no harm is done.
@@ -133,7 +133,7 @@ class JobStore:
     # --- discovery -----------------------------------------------------------------------
 
     async def origin(self) -> Shark | None:
-        """The evacuated shark; its datacenter is empty until it is known."""
+        """Return the evacuated shark; its datacenter is empty until it is known."""
         return await self.database.read(facts.read_origin)
 
     async def set_origin(self, shark: Shark) -> None:
@@ -164,7 +164,7 @@ class JobStore:
     async def scan_position(
         self, shard: int, column: str, scan_round: int = 0
     ) -> ScanPosition | None:
-        """How far the scan of a column has come, or None if it has not begun."""
+        """Return how far the scan of a column has come, or None if it has not begun."""
         wanted = (shard, column, scan_round)
         positions = await self.database.read(scans.read_scans)
         chosen = (p for p in positions if (p.shard, p.column, p.round) == wanted)
@@ -196,7 +196,7 @@ class JobStore:
         return await self.database.read(waiting.last_row)
 
     async def unprocessed(self, after: int, until: int) -> tuple[int, list[MantaObject]]:
-        """A page of objects without a destination, from rows after `after` up to `until`.
+        """Return a page of objects without a destination, from rows after `after` up to `until`.
 
         Returns the last row seen and the objects; none means there are no more.  Objects given
         back or put off during this run are left to `returned` and `take_up`.
@@ -208,7 +208,7 @@ class JobStore:
         return await self.database.read(waiting.returned, assignment_id)
 
     async def take_up(self, after: int) -> tuple[int, list[MantaObject]]:
-        """A page of the objects that were put off, from rows after `after`.
+        """Return a page of the objects that were put off, from rows after `after`.
 
         They are not put off any more.  Returns the last row seen and the objects; none means
         there are no more.
@@ -293,13 +293,13 @@ class JobStore:
         )
 
     async def open_assignments(self) -> list[OpenAssignment]:
-        """What an earlier run left between placement and the end."""
+        """Return what an earlier run left between placement and the end."""
         return await self.database.read(assigned.open_assignments)
 
     # --- metadata ------------------------------------------------------------------------
 
     async def to_update(self, assignment_id: str) -> list[StoredRecord]:
-        """The records of an assignment whose objects are copied, as discovered."""
+        """Return the records of an assignment whose objects are copied, as discovered."""
         # By the writer, which has them in its cache: the reader's is void after every commit.
         return await self.database.write(updated.to_update, assignment_id)
 
@@ -312,7 +312,7 @@ class JobStore:
         await self.database.write(updated.settle, settled, finished)
 
     async def waiting_links(self, after: tuple[int, str]) -> list[StoredRecord]:
-        """A page of further records of objects whose copy is at its destination."""
+        """Return a page of further records of objects whose copy is at its destination."""
         return await self.database.read(updated.waiting_links, after)
 
     async def settle_link(self, link: StoredRecord, status: str, detail: str | None) -> None:
@@ -322,12 +322,12 @@ class JobStore:
     # --- final scans ---------------------------------------------------------------------
 
     async def round(self) -> int:
-        """The round that runs, or ran last: 0 is discovery, the others are final scans."""
+        """Return the round that runs, or ran last: 0 is discovery, the others are final scans."""
         rounds = await self.rounds()
         return rounds[-1].round if rounds else 0
 
     async def rounds(self) -> list[Round]:
-        """The final scans, in their order."""
+        """Return the final scans, in their order."""
         return await self.database.read(again.read_rounds)
 
     async def begin_round(self) -> int:
@@ -355,7 +355,7 @@ class JobStore:
     # --- pre-flight ----------------------------------------------------------------------
 
     async def has_begun(self) -> bool:
-        """Whether the job has looked for objects already."""
+        """Tell whether the job has looked for objects already."""
         return bool(await self.database.read(scans.read_scans))
 
     async def warn(self, findings: Sequence[Finding]) -> None:

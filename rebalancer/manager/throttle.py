@@ -1,4 +1,4 @@
-"""The bandwidth that a job's destinations are asked to keep to."""
+"""This module tells a job's destinations which bandwidth to keep to."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What may change of a running job's configuration: by an operator's request, or by a new file.
+"""This module tells what may change of a running job's configuration, and by whom.
 
 Pure.  What an operator has asked for outweighs the file for as long as the job lives.
 """
@@ -55,7 +55,7 @@ def tuned(config: ManagerConfig, tuning: Tuning) -> ManagerConfig:
 
 
 def reloaded(running: ManagerConfig, new: ManagerConfig) -> ManagerConfig:
-    """The configuration of a running job after the file has become `new`."""
+    """Return the configuration of a running job after the file has become `new`."""
     options = attrs.evolve(running.options, **_taken(new.options, _LIVE_OPTIONS))
     return attrs.evolve(running, options=options, **_taken(new, _LIVE))
 

@@ -1,4 +1,4 @@
-"""The metadata updates of a job that may run at a time: the operator's limit, and what is in force.
+"""This module limits a job's updates at a time: by the operator, and by overload.
 
 A metadata tier that says it is overloaded is given less to do than the operator allows; one that
 is down is waited for, but not for ever.
@@ -41,7 +41,7 @@ class Updaters:
 
     @property
     def limit(self) -> int:
-        """The operator's."""
+        """Return the limit that the operator has set."""
         return self._pace.ceiling
 
     @property

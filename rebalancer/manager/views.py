@@ -1,4 +1,4 @@
-"""Looking into a job's file from outside: what the API shows, and what a retry takes up.
+"""This module looks into a job's file: what the API shows, and what a retry takes up.
 
 Read-only, blocking, on a connection of its own: neither a running job nor its writer is held up.
 """
@@ -69,7 +69,7 @@ class Overview:
 
 
 def read_job(path: Path) -> Overview:
-    """What to show of a job, running or not, at a cost that does not depend on its size.
+    """Return what to show of a job, running or not, at a cost that does not depend on its size.
 
     Blocking.
 
@@ -125,7 +125,7 @@ def read_looked(path: Path) -> Looked:
 
 
 def last_retryable(path: Path, part: str) -> int:
-    """The last row in `part` of `RETRYABLE`, 0 without any.  Blocking.
+    """Return the last row in `part` of `RETRYABLE`, 0 without any.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
@@ -178,7 +178,7 @@ class Page:
 def objects_page(
     path: Path, status: str | None, reason: str | None, after: int, limit: int
 ) -> Page:
-    """Objects from rows behind `after`, in the order in which they were found.
+    """Return objects from rows behind `after`, in the order in which they were found.
 
     It looks at `WINDOW` rows at most, so a page may hold fewer objects than `limit`, or none,
     though there are more.  Blocking.

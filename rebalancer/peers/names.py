@@ -1,4 +1,4 @@
-"""Where a named host is: the configured `hosts` table first, then the system's resolver."""
+"""This module tells where a named host is: by the configured `hosts` table, then by look-up."""
 
 import ipaddress
 import re
@@ -43,7 +43,7 @@ def split_port(text: str, default_port: int) -> Endpoint:
 
 
 def locate(name: str, hosts: Mapping[str, str], default_port: int) -> Endpoint:
-    """Where to connect for `name`.
+    """Return where to connect for `name`.
 
     An entry of `hosts` may be an address or address:port; without a port, `default_port`
     holds.  A name that is not listed is left to the resolver.
@@ -80,7 +80,7 @@ def is_numeric(host: str) -> bool:
 
 
 async def resolve(name: str, hosts: Mapping[str, str]) -> frozenset[Endpoint]:
-    """Every address of `name`; the port is 0 unless `hosts` has one.
+    """Return every address of `name`; the port is 0 unless `hosts` has one.
 
     Raises:
       PeerUnreachable: there is none.

@@ -1,4 +1,4 @@
-"""The PostgreSQL clone of a shard, for scanning: read-only statements in a worker thread."""
+"""This module scans the PostgreSQL clone of a shard: read-only statements in a thread."""
 
 import os
 import socket
@@ -52,7 +52,7 @@ class PostgresShard:
     async def sql(
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = STATEMENT_S
     ) -> list[Row]:
-        """The rows of one statement with parameters $1 and on, within so many seconds.
+        """Return the rows of one statement with parameters $1 and on, within so many seconds.
 
         A caller that is cancelled cuts the connection, and so is not held up by the statement.
 

@@ -1,4 +1,4 @@
-"""Where a shard's Moray is: the `hosts` table, else its SRV records and their addresses.
+"""This module finds a shard's Moray: the `hosts` table, else its SRV records and their addresses.
 
 A name that `hosts` lists is never asked for.  Answers are kept as long as they say, within
 bounds, and longer while no name server answers: a name service that is away stops no job.

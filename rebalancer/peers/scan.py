@@ -1,4 +1,4 @@
-"""Finding the records that name a shark, by SQL, in bounded windows of ids.
+"""This module finds the records that name a shark, by SQL, in bounded windows of ids.
 
 `sharks` has no index, so every row must be looked at; the filter runs in the server.  A window
 bounds what one statement may return and is the point from which a scan goes on after a crash.
@@ -70,7 +70,7 @@ async def id_columns(shard: Shard) -> tuple[str, ...]:
 
 
 async def last_id(shard: Shard, column: str) -> int:
-    """The highest id in `column`, 0 in an empty table.
+    """Return the highest id in `column`, 0 in an empty table.
 
     Raises:
       PeerError.
@@ -95,7 +95,7 @@ async def window(
     *,
     directories: bool = False,
 ) -> list[FoundRow]:
-    """The objects' rows with `after < id <= until` whose record holds `shark` as a string.
+    """Return the objects' rows with `after < id <= until` whose record holds `shark` as a string.
 
     Those of `directories` too, if so wished.  `columns` are all that `id_columns` told.  Some
     rows may hold the name in another field: look at the parsed `sharks` too.
@@ -121,7 +121,7 @@ async def window(
 
 
 async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
-    """The rows of those of the objects `keys` that exist.
+    """Return the rows of those of the objects `keys` that exist.
 
     Raises:
       PeerError.

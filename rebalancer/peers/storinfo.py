@@ -1,4 +1,4 @@
-"""storinfo: which storage nodes accept writes, and how full they are."""
+"""This module asks storinfo which storage nodes accept writes, and how full they are."""
 
 import math
 from typing import Any

@@ -23,10 +23,10 @@ class Action(Protocol):
 
     @property
     def origin(self) -> Shark:
-        """The shark to be emptied."""
+        """Return the shark to be emptied."""
 
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
-        """The record as the store keeps it, or None if the job has no business with it."""
+        """Return the record as the store keeps it, or None if the job has no business with it."""
 
     def plan(
         self,
@@ -36,21 +36,21 @@ class Action(Protocol):
         look: Callable[[StorageNode], Outlook],
         rng: random.Random,
     ) -> Placement | Reason | None:
-        """Where `obj` goes, or why nowhere; None: where it could go all are busy."""
+        """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
 
     def task(self, obj: MantaObject, source: Shark) -> Task:
-        """What the agent is told."""
+        """Return what the agent is told."""
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
     ) -> Verdict:
-        """What the record, as it is now, asks for."""
+        """Return what the record, as it is now, asks for."""
 
     def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
-        """The record with the new copy in place of the old one."""
+        """Return the record with the new copy in place of the old one."""
 
     def splice(self, text: str, destination: Shark) -> str | None:
-        """The same done to a record's text; None: it must be parsed."""
+        """Return the same done to a record's text; None: it must be parsed."""
 
 
 ACTIONS: Mapping[str, type[Evacuate]] = {"evacuate": Evacuate}

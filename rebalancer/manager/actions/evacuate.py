@@ -1,4 +1,4 @@
-"""Evacuation: every object with a copy on one shark gets that copy elsewhere."""
+"""This module is evacuation: every object with a copy on one shark gets it elsewhere."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class Evacuate:
     exclude_key_prefixes: tuple[str, ...] = ()
 
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
-        """The record as the store keeps it, or None if it names `origin` elsewhere only."""
+        """Return the record as the store keeps it, or None if it names `origin` elsewhere only."""
         try:
             record = jsontext.loads_exactly(text)
         except (ValueError, RecursionError) as exc:
@@ -82,11 +82,11 @@ class Evacuate:
         look: Callable[[StorageNode], Outlook],
         rng: random.Random,
     ) -> Placement | Reason | None:
-        """Where `obj` goes, or why nowhere; None: where it could go all are busy."""
+        """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
         return placement.choose(obj, self.origin, candidates, rules, look, rng)
 
     def task(self, obj: MantaObject, source: Shark) -> Task:
-        """What the agent is told.
+        """Return what the agent is told.
 
         Its `owner` is the account under which the file lies; the predecessor sent the record's
         owner, which is wrong for links across accounts.
@@ -96,17 +96,17 @@ class Evacuate:
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
     ) -> Verdict:
-        """What the record, as it is now, asks for."""
+        """Return what the record, as it is now, asks for."""
         return sharks.judge(
             record, object_id, self.origin.manta_storage_id, destination.manta_storage_id
         )
 
     def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
-        """The record with the entry of `origin` naming the destination."""
+        """Return the record with the entry of `origin` naming the destination."""
         return sharks.rewrite(record, self.origin.manta_storage_id, destination)
 
     def splice(self, text: str, destination: Shark) -> str | None:
-        """The same done to a record's text; None: it must be parsed."""
+        """Return the same done to a record's text; None: it must be parsed."""
         return sharks.splice(text, self.origin.manta_storage_id, destination)
 
 

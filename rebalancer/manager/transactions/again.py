@@ -1,4 +1,4 @@
-"""Rows of final scans: records that name the evacuated shark after all."""
+"""This module has rows of final scans: records that name the evacuated shark after all."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from rebalancer.manager.transactions.orphans import note_orphan
 
 
 def read_rounds(db: sqlite3.Connection) -> list[Round]:
-    """The rounds of the job: discovery, then final scans."""
+    """Return the rounds of the job: discovery, then final scans."""
     rows = db.execute("SELECT round, started, found, remaining FROM rounds ORDER BY round")
     return [Round(*row) for row in rows]
 
@@ -149,7 +149,7 @@ def _meet_link(
     *,
     is_last: bool,
 ) -> _Met:
-    """A further record of an object: it is written at the end of the round."""
+    """Meet a further record of an object, which is written at the end of the round."""
     link = db.execute(
         "SELECT status, etag, detail FROM links WHERE shard = ? AND key = ?",
         (record.shard, record.key),

@@ -33,5 +33,5 @@ def count(db: sqlite3.Connection, assignment_id: str, *, copied: int, failed: in
 
 
 def read_destinations(db: sqlite3.Connection) -> list[Mapping[str, Any]]:
-    """A row each, by name."""
+    """Return a row for each destination, by name."""
     return [dict(row) for row in db.execute("SELECT * FROM destinations ORDER BY shark")]

@@ -13,7 +13,7 @@ from rebalancer.manager.records import (
 
 
 def read_origin(db: sqlite3.Connection) -> Shark | None:
-    """The evacuated shark; its datacenter is empty until it is known."""
+    """Return the evacuated shark; its datacenter is empty until it is known."""
     row = db.execute("SELECT from_shark FROM config WHERE id = 1").fetchone()
     return None if row is None else Shark(**json.loads(row["from_shark"]))
 
@@ -24,7 +24,7 @@ def write_origin(db: sqlite3.Connection, shark: Shark) -> None:
 
 
 def read_warnings(db: sqlite3.Connection) -> list[Finding]:
-    """What was amiss before the job began."""
+    """Return what was amiss before the job began."""
     return [Finding(*row) for row in db.execute("SELECT * FROM warnings ORDER BY rowid")]
 
 

@@ -17,7 +17,7 @@ from rebalancer.manager.transactions.waiting import PAGE
 
 
 def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
-    """The records of an assignment's copies."""
+    """Return the records of an assignment's copies."""
     rows = db.execute(
         "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object, a.dest_datacenter, a.dest_shark"
         " FROM assignments a JOIN progress p ON p.assignment = a.number"
@@ -75,7 +75,7 @@ def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
 
 
 def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredRecord]:
-    """A page of the further records of objects whose copies are made."""
+    """Return a page of the further records of objects whose copies are made."""
     rows = db.execute(
         "SELECT r.number, l.id, l.key, l.shard, l.etag, l.object, a.dest_datacenter, a.dest_shark"
         " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"

@@ -1,4 +1,4 @@
-"""Moray's methods on one shard, over a bounded pool of connections."""
+"""This module has Moray's methods on one shard, over a bounded pool of connections."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -67,7 +67,7 @@ class MorayClient:
         return str(_only(rows, "putObject").get("etag"))
 
     async def get_object(self, bucket: str, key: str) -> Record | None:
-        """The record as it is now, or None if there is none.
+        """Return the record as it is now, or None if there is none.
 
         The server may answer from a cache 30 s old, and dies of it, unless told `noCache`.
 
@@ -92,7 +92,7 @@ class MorayClient:
         await self._call("delObject", [bucket, key, {"etag": etag}])
 
     async def find_objects(self, bucket: str, filter_text: str, limit: int) -> list[Record]:
-        """The first `limit` records that match, in order of `_id`.
+        """Return the first `limit` records that match, in order of `_id`.
 
         Without `no_count` the server would visit every match to count them.
 
@@ -123,7 +123,7 @@ class MorayClient:
     async def sql(
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = CALL_S
     ) -> list[dict[str, Any]]:
-        """The rows of a one-line statement: bigints are strings, `_value` is JSON text.
+        """Return the rows of a one-line statement: bigints are strings, `_value` is JSON text.
 
         Raises:
           MorayError: rows may have been lost before it; none are returned.

@@ -1,4 +1,4 @@
-"""One Fast connection: many requests in flight, and no message is ever cut while its peer lives.
+"""This module is a Fast connection, with many requests in flight, which cuts no message.
 
 A Moray server that holds an unread part of a message when the stream ends, by a FIN or by a reset,
 dies, for all of its clients.  So one task owns all writing: a message once begun is finished,

@@ -1,4 +1,4 @@
-"""The checksums of Fast and of Moray's etags.
+"""This module has the checksums of Fast and of Moray's etags.
 
 All three were first written for JavaScript strings, which is why two of them sum the low bytes
 of UTF-16 code units instead of the UTF-8 bytes that travel.

@@ -1,4 +1,4 @@
-"""What Moray's errors ask of a client."""
+"""This module tells what Moray's errors ask of a client."""
 
 import enum
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ _OVERLOADED_TEXTS = (
 
 
 def classify(name: str, message: str) -> Kind:
-    """What an error asks for; an unknown one is permanent, for asking again may do harm."""
+    """Return what an error asks for; an unknown one is permanent, for asking again may do harm."""
     if name in _NAMELESS:
         said = message.lower()
         if any(text in said for text in _OVERLOADED_TEXTS):
@@ -106,23 +106,23 @@ class MorayError(PeerError):
 
     @property
     def is_conflict(self) -> bool:
-        """Whether a condition on an etag did not hold."""
+        """Tell whether a condition on an etag did not hold."""
         return self.kind is Kind.CONFLICT
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is no such record."""
+        """Tell whether there is no such record."""
         return self.kind is Kind.MISSING
 
     @property
     def conflicting_key(self) -> str | None:
-        """The key of the record whose etag did not match; None if Moray did not say."""
+        """Return the key of the record whose etag did not match; None if Moray did not say."""
         key = self.context.get("key")
         return key if isinstance(key, str) else None
 
 
 def read_error(data: Mapping[str, Any]) -> MorayError:
-    """The error of an ERROR message's payload.
+    """Return the error of an ERROR message's payload.
 
     Of several errors joined under one name, what the gravest asks for holds.
     """

@@ -1,4 +1,4 @@
-"""The Fast protocol, without I/O: bytes in, messages out, and back.
+"""This module has the Fast protocol, without I/O: bytes in, messages out, and back.
 
 A message is a 15-byte header and a JSON payload `{"m":{"uts","name"},"d":...}`.  A request is
 one DATA message; its answer is any number of DATA and then one END or one ERROR, all with the
@@ -90,7 +90,7 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of one message; `data` may be a `JsonText`.
+    """Return the bytes of one message; `data` may be a `JsonText`.
 
     Text is sent as UTF-8 as it is, but for lone surrogates: those have no UTF-8, and a server
     that replaces them finds the checksum wrong and dies, so they travel escaped.
@@ -137,7 +137,7 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that `data` completes.
+        """Yield the messages that `data` completes.
 
         Raises:
           FastError: one of its subclasses, naming what is wrong.
@@ -163,7 +163,7 @@ class Decoder:
 
     @property
     def is_between_messages(self) -> bool:
-        """Whether every byte fed so far belongs to a whole message."""
+        """Tell whether every byte fed so far belongs to a whole message."""
         return not self._buffer
 
     def close(self) -> None:
