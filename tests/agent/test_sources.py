@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -231,6 +234,45 @@ async def test_sockets_may_be_watched_without_epoll(monkeypatch: pytest.MonkeyPa
         for _ in range(4):
             nursery.start_soon(pull)
     assert sorted(map(len, found)) == sorted(map(len, contents * 8))
+
+
+async def test_an_answer_may_be_there_before_anybody_waits_for_it() -> None:
+    """A request that was sent, and answered by more than is received ahead, in one turn."""
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(10_000)
+            connection.sendall(ok(LARGE))
+            with suppress(ConnectionResetError):
+                connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        async with running("libcurl", listener.getsockname()[1]) as (engine, where):
+            assert isinstance(engine, CurlEngine)
+            begin = engine.kick
+
+            def kick_for_long() -> None:
+                """Go on until libcurl was told to receive no more: nobody else has a turn."""
+                begin()
+                end = time.monotonic() + 10
+                while not any(one._is_full for one in engine._under_way.values()):
+                    engine._judge(0.0)
+                    assert time.monotonic() < end
+
+            engine.kick = kick_for_long  # type: ignore[method-assign]
+            judge = engine._judge
+
+            def judge_as_before(tick_s: float) -> None:
+                engine.kick = begin  # type: ignore[method-assign]
+                judge(tick_s)
+
+            engine._judge = judge_as_before  # type: ignore[method-assign]
+            with trio.fail_after(20):
+                assert await body(engine, where) == LARGE
+    thread.join()
 
 
 # --- connections -------------------------------------------------------------------------------

@@ -230,8 +230,7 @@ class _Transfer:
           FetchFailure: the rest does not come.
         """
         self._enough = AHEAD_BYTES - 1
-        if self._size <= self._enough:
-            await self._wait()
+        await self._wait()
         if self._failure is not None:
             raise self._failure
         chunks, self._chunks, self._size = self._chunks, [], 0
@@ -248,7 +247,8 @@ class _Transfer:
         self._engine.drop(self)
 
     async def _wait(self) -> None:
-        if self.is_under_way:
+        # It may be there before anybody waits: one turn of libcurl's is enough for a megabyte.
+        if self.is_under_way and self._size <= self._enough:
             self._waiter = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
 
