@@ -1,4 +1,4 @@
-"""Commands that show jobs, and the manager itself, and change nothing."""
+"""This module has the commands that show jobs and the manager, and change nothing."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Commands that make jobs, or tell what one would do."""
+"""This module has the commands that make jobs, or tell what one would do."""
 
 import json
 import sys

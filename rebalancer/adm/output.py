@@ -1,4 +1,4 @@
-"""Where the operator's command writes to, and the forms that scripts rely on."""
+"""This module writes what the operator's command says, in the forms that scripts rely on."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def is_terminal() -> bool:
 
 
 def make_console() -> Console:
-    """Standard output.  Without a terminal there are no colours and no lines cut to its width."""
+    """Return standard output; without a terminal it has no colours, and cuts no lines."""
     width = None if is_terminal() else PAGE_WIDTH
     return Console(highlight=False, markup=False, width=width)
 
@@ -44,18 +44,18 @@ def _as_json_escape(match: re.Match[str]) -> str:
 
 
 def echo_json(value: Any) -> None:
-    """A value as JSON, for `--json`."""
+    """Print a value as JSON, for `--json`."""
     click.echo(json_text(value))
 
 
 def echo_as_predecessor(reply: Reply, text: str) -> None:
-    """The layout that scripts around the predecessor's command expect."""
+    """Print in the layout that scripts around the predecessor's command expect."""
     version = printable(reply.headers.get("server", ""))
     click.echo(f"\nserver version: {version}\n{text}")
 
 
 def echo_reply(reply: Reply, as_json: bool) -> None:
-    """An answer for a script: JSON, below the predecessor's line unless bare JSON is wanted.
+    """Print an answer for a script: JSON, below the predecessor's line unless bare JSON is wanted.
 
     The predecessor sorts keys.
     """

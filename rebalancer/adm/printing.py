@@ -1,4 +1,4 @@
-"""Any text can be shown on any terminal, and gives it no orders.
+"""This module shows any text on any terminal, so that it gives no orders there.
 
 Services print their errors so too, and need no more of the operator's command.
 """
@@ -8,7 +8,10 @@ import sys
 
 
 def printable(text: str) -> str:
-    """A text on one line, without what a terminal would take for orders: users choose names."""
+    """Return a text on one line, without what a terminal would take for orders.
+
+    Users choose names, so these may have anything in them.
+    """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -1,4 +1,4 @@
-"""What a job's views say of how far it is, in words and figures.  Pure."""
+"""This module says how far a job is, in words and figures, going by its views.  Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def state_words(view: Mapping[str, Any]) -> str:
 
 
 def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
-    """Why a job that goes no further is not complete, and what can be done; empty if it is."""
+    """Say why a job that goes no further is not complete, and what can be done; else nothing."""
     words = state_words(view)
     match words:
         case "complete":

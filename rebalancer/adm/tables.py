@@ -1,4 +1,4 @@
-"""What the manager tells, as tables for a terminal."""
+"""This module makes tables for a terminal of what the manager tells."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Watching a job until it ends: redrawn on a terminal, else line by line."""
+"""This module watches a job until it ends: redrawn on a terminal, else line by line."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

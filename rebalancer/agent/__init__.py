@@ -1,1 +1,1 @@
-"""The agent: pulls objects onto the storage node it runs on."""
+"""This package is the agent, which pulls objects onto the storage node it runs on."""

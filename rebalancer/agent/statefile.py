@@ -1,4 +1,4 @@
-"""An assignment's file holds a sqlite database as the deployed agent lays it out.
+"""This module makes and reads an assignment's file, laid out as the deployed agent's.
 
 `image` makes the bytes and `parse` reads them, in memory, so neither can meet a lock, a full disk
 or a want of file handles: what `parse` refuses is broken, whatever the state of the machine.

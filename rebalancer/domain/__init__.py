@@ -1,1 +1,1 @@
-"""Decisions as pure functions: no clock, no socket, no file, no trio."""
+"""This package decides by pure functions: no clock, no socket, no file, no trio."""

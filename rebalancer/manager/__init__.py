@@ -1,1 +1,1 @@
-"""The manager: finds the objects of a storage node and sees each to its new place."""
+"""This package is the manager, which finds a node's objects and sees each to its new place."""

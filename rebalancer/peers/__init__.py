@@ -1,1 +1,1 @@
-"""The services this program talks to, one module each."""
+"""This package talks to other services, by one module each."""

@@ -1,4 +1,4 @@
-"""The kinds of jobs a manager can run.
+"""This package has the kinds of jobs that a manager can run.
 
 A job of another kind is another class with these members and a line in `ACTIONS`; pipeline,
 stages, store and agent stay as they are.

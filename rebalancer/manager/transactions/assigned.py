@@ -1,4 +1,4 @@
-"""Rows of assignments, and of the objects in them until they are copied."""
+"""This module has rows of assignments, and of their objects until these are copied."""
 
 import json
 import sqlite3

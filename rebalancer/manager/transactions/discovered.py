@@ -1,4 +1,4 @@
-"""Rows of what discovery met, and how far it has come."""
+"""This module has rows of what discovery met, and how far it has come."""
 
 import json
 import sqlite3

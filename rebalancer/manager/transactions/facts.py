@@ -1,4 +1,4 @@
-"""Rows about the job as a whole."""
+"""This module has rows about the job as a whole."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Files on destinations that no record names, or may not name."""
+"""This module has rows of files on destinations that no record names, or may not name."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Rows of copied objects, until their records name the copies; and links."""
+"""This module has rows of copied objects, until records name the copies; and links."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Rows of objects that are without a destination."""
+"""This module has rows of objects that are without a destination."""
 
 import json
 import sqlite3

@@ -1,1 +1,1 @@
-"""Moray, the metadata service, and Fast, the protocol it speaks."""
+"""This package speaks with Moray, the metadata service, in its protocol Fast."""
