@@ -27,7 +27,7 @@ def open_agent(config: AgentConfig) -> Agent:
 
     Raises:
       StoreError: the state folder cannot be used.
-      ConfigError: the configured engine is not installed.
+      ConfigError: the configured engine cannot be loaded.
     """
     check_engine(config.source)
     store = AssignmentStore(Path(config.storage.state_dir))

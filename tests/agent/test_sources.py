@@ -1,6 +1,5 @@
 """The engines that ask sources for objects: what they believe, keep, close and refuse."""
 
-import importlib.util
 import os
 import socket
 import sys
@@ -8,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pycurl
 import pytest
@@ -572,15 +572,27 @@ async def test_without_libcurl_the_plain_engine_is_taken_and_said(
     with capture_logs() as lines:
         assert isinstance(open_engine(AgentSource(), Allowance(), 4), PlainEngine)
     assert "expected libcurl" in lines[0]["error"]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match="pycurl is not installed"):
+    with pytest.raises(ConfigError, match="pycurl cannot be loaded: .* expected libcurl"):
         check_engine(AgentSource(engine="libcurl"))
     check_engine(AgentSource())
+
+
+def test_an_agent_that_must_use_libcurl_does_not_start_on_one_that_is_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would come up, and its fetchers would end at once, again and again."""
+    (tmp_path / "pycurl.py").write_text("raise ImportError('libcurl.so.4: no such file')")
+    monkeypatch.delitem(sys.modules, "pycurl")
+    monkeypatch.delitem(sys.modules, "rebalancer.agent.sources.curl")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"pycurl cannot be loaded: libcurl\.so\.4"):
+        check_engine(AgentSource(engine="libcurl"))
 
 
 def test_with_libcurl_it_is_taken_and_said() -> None:
     """With the versions that an operator would be asked for."""
     with capture_logs() as lines:
         assert type(open_engine(AgentSource(), Allowance(), 4)).__name__ == CurlEngine.__name__
+        assert isinstance(open_engine(AgentSource(engine="plain"), Allowance(), 4), PlainEngine)
     assert "libcurl/" in lines[0]["version"]
-    assert isinstance(open_engine(AgentSource(engine="plain"), Allowance(), 4), PlainEngine)
+    assert (lines[1]["log_level"], "plain engine" in lines[1]["event"]) == ("info", True)

@@ -1,6 +1,6 @@
 """This module chooses the engine at the start of a process that pulls objects."""
 
-import importlib.util
+import importlib
 
 from rebalancer.agent.bandwidth import Allowance
 from rebalancer.agent.sources.engine import Engine
@@ -13,14 +13,18 @@ log = get_logger()
 
 
 def check_engine(limits: AgentSource) -> None:
-    """Check, without loading it, that the engine that a configuration names is installed.
+    """Check that libcurl can be loaded, if a configuration says that it must be used.
 
     Raises:
-      ConfigError: it is not.
+      ConfigError: it cannot.
     """
-    if limits.engine == "libcurl" and importlib.util.find_spec("pycurl") is None:
-        expected = "the Python package pycurl is not installed; expected it, or 'auto' or 'plain'"
-        raise ConfigError(f"source.engine 'libcurl': {expected}")
+    if limits.engine == "libcurl":
+        try:
+            importlib.import_module("rebalancer.agent.sources.curl")
+        except ImportError as exc:
+            trouble = f"the Python package pycurl cannot be loaded: {exc}"
+            expected = "expected it, or 'auto' or 'plain'"
+            raise ConfigError(f"source.engine 'libcurl': {trouble}; {expected}") from exc
 
 
 def open_engine(limits: AgentSource, allowance: Allowance, most: int) -> Engine:
@@ -39,4 +43,6 @@ def open_engine(limits: AgentSource, allowance: Allowance, most: int) -> Engine:
         else:
             log.info("objects are pulled by libcurl", version=VERSION)
             return CurlEngine(limits, allowance, most)
+    else:
+        log.info("objects are pulled by the plain engine, as configured")
     return PlainEngine(limits, allowance, most)
