@@ -114,3 +114,37 @@ def test_a_machine_that_is_not_quiet_is_warned_of_with_its_load() -> None:
 def test_the_file_system_of_a_folder_is_that_of_the_nearest_mount() -> None:
     """Not that of the root."""
     assert file_system(Path("/proc/self")) == "proc"
+
+
+BENCH = Path(__file__).parents[2] / "tools" / "bench"
+
+
+@pytest.mark.parametrize(
+    ("command", "trouble"),
+    [
+        (["agent.py", "--only", "4q"], "--only: expected a part of one of 4k tmpfs, "),
+        (["agent.py", "--peers", "crul"], "--peers: expected some of curl+md5sum, "),
+        (["agent.py", "--rounds", "0"], "--rounds: expected a whole number of 1 or more, got 0"),
+        (["compare.py", "none.json", "none.json"], "none.json cannot be read: "),
+        (["compare.py", __file__, __file__], "cannot be read: "),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(command: list[str], trouble: str) -> None:
+    """And at once, not after minutes of measuring something else."""
+    program, *arguments = command
+    told = subprocess.run(
+        [sys.executable, BENCH / program, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode != 0
+    assert not told.stdout
+    assert trouble in told.stderr.splitlines()[-1]
+    assert "Traceback" not in told.stderr
+
+
+def test_a_commit_that_is_none_is_said_in_one_line() -> None:
+    """Before an environment is made for it."""
+    told = subprocess.run(
+        [BENCH / "versus", "no-such-commit", "agent"], capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 2
+    assert told.stderr.splitlines() == ["versus: no-such-commit is no commit of this repository"]

@@ -250,6 +250,11 @@ def main() -> None:
         "--instructions", action="store_true", help="count them instead, of agents at 4k tmpfs"
     )
     options = options_of.parse_args()
+    if not any(text in str(setting) for setting in SETTINGS for text in options.only):
+        options_of.error(f"--only: expected a part of one of {', '.join(map(str, SETTINGS))}")
+    if unknown := set(filter(None, options.peers.split(","))) - set(PEERS):
+        told = ", ".join(sorted(unknown))
+        options_of.error(f"--peers: expected some of {', '.join(PEERS)}; got {told}")
     with (
         tempfile.TemporaryDirectory(dir=in_memory()) as memory,
         tempfile.TemporaryDirectory(dir=on_disk()) as disk,

@@ -23,10 +23,20 @@ KEPT = ROOT / "bench-results"
 Contender = Callable[[], Round]
 
 
+def _at_least_one(text: str) -> int:
+    """Return the whole number of 1 or more that `text` is; for argparse, which names the option."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text}")
+    return number
+
+
 def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--rounds", type=int, default=rounds, help="of each contender, in turns")
+    made.add_argument(
+        "--rounds", type=_at_least_one, default=rounds, help="of each contender, in turns"
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="where all rounds are kept")
     return made
 

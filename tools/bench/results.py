@@ -94,8 +94,11 @@ class Results:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read results that were saved."""
-        told = json.loads(path.read_text())
-        if told.get("format") != FORMAT:
+        try:
+            told = json.loads(path.read_text())
+        except (OSError, ValueError) as exc:
+            raise SystemExit(f"{path} cannot be read: {exc}") from exc
+        if not isinstance(told, dict) or told.get("format") != FORMAT:
             raise SystemExit(f"{path} is not a file of results of format {FORMAT}")
         return cattrs.structure(told, cls)
 
