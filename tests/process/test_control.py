@@ -35,6 +35,11 @@ async def put(api: Api, job_id: str, action: str, params: Any = None) -> httpx.R
     return await api.client.put(f"{api.region.url}/jobs/{job_id}", json=body)
 
 
+def job_states(region: Region) -> list[str]:
+    """The states of jobs, as the manager has logged them."""
+    return [line["state"] for line in json_lines(region.manager.log) if line["msg"] == "job"]
+
+
 def offenders(region: Region, job_id: str) -> list[str]:
     report = audit(region.layout, region.job_file(job_id))
     return [text for check in report.checks for text in check.offenders]
@@ -49,6 +54,9 @@ async def test_a_paused_job_survives_a_restart_and_goes_on(tmp_path: Path) -> No
         assert (await put(api, job_id, "set_bandwidth", 50_000_000)).status_code == 200
         assert (await put(api, job_id, "pause")).status_code == 200
         paused = await api.get(job_id)
+        with trio.fail_after(PATIENCE_S):  # what is logged at the last moment dies with the process
+            while job_states(region)[-1] != "stopped":  # noqa: ASYNC110
+                await trio.sleep(0.02)
         region.manager.kill()
         await region.manager.start()
         await trio.sleep(0.5)
@@ -66,7 +74,7 @@ async def test_a_paused_job_survives_a_restart_and_goes_on(tmp_path: Path) -> No
     assert any(limit["bandwidth_bytes_per_s"] == 50_000_000 for limit in limits)
     assert done["state"] == "Complete"
     assert offenders(region, job_id) == []
-    states = [line["state"] for line in json_lines(region.manager.log) if line["msg"] == "job"]
+    states = job_states(region)
     assert states == ["setup", "running", "stopped", "setup", "running", "complete"]
 
 
