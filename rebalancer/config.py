@@ -96,7 +96,7 @@ class AgentServer:
     workers: int = attrs.field(default=1, validator=_whole(1, 64))
     workers_per_assignment: int = attrs.field(default=1, validator=_whole(1, 256))
     #: Processes that pull objects; 0: the agent itself does.
-    fetchers: int = attrs.field(default=1, validator=_whole(0, 64))
+    fetchers: int = attrs.field(default=2, validator=_whole(0, 64))
 
 
 @attrs.frozen

@@ -294,7 +294,7 @@ def children(pid: int) -> list[int]:
 def traced(pid: int) -> bool:
     """Whether all of its processes are being traced, by the kernel's record."""
     status = [Path(f"/proc/{one}/status").read_text() for one in (pid, *children(pid))]
-    return len(status) == 2 and not any("TracerPid:\t0\n" in text for text in status)
+    return len(status) == 3 and not any("TracerPid:\t0\n" in text for text in status)
 
 
 # --- fetchers that die -----------------------------------------------------------------------

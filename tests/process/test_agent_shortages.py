@@ -94,7 +94,7 @@ async def test_a_lack_of_files_is_waited_for(tmp_path: Path, size: int) -> None:
     ):
         first = [task(number, content) for number in range(10, 14)]
         await client.post(f"{alone.url}/assignments", json={"id": uuid(1), "tasks": first})
-        assert await finish(client, alone, uuid(1)) is None  # so the fetcher is up
+        assert await finish(client, alone, uuid(1)) is None  # so both of them are up
         fetchers = children(alone.process.pid)
         limit_files(fetchers, 4)
         tasks = [task(number, content) for number in range(8)]

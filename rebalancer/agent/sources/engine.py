@@ -15,7 +15,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.peers.names import Endpoint
 
 #: An answer of at most so many bytes of body is returned whole.
-WHOLE_BYTES = 64 << 10
+WHOLE_BYTES = 256 << 10
 #: Of a larger one, so many bytes are received before somebody has taken those before them.
 AHEAD_BYTES = 1 << 20
 #: So many bytes of a body that is not wanted, that of a 404 perhaps, are read to keep a connection.
