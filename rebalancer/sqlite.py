@@ -494,7 +494,9 @@ class Database:
 
 def _within(patience_s: float) -> AbstractContextManager[object]:
     """Give up after so many seconds; nothing is looked after where that is never."""
-    return nullcontext() if patience_s == math.inf else trio.move_on_after(patience_s)
+    return (
+        nullcontext() if patience_s == math.inf else trio.CancelScope(relative_deadline=patience_s)
+    )
 
 
 def _call(fn: Callable[..., T], args: Any, kwargs: Any, db: sqlite3.Connection) -> T:

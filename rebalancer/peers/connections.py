@@ -214,13 +214,13 @@ class Connections:
         Raises:
           ConnectionFailed: there was none for as long as a peer may be silent.
         """
-        try:
+        with suppress(trio.WouldBlock):
             turns.acquire_nowait()
-        except trio.WouldBlock:
-            with trio.move_on_after(self.silence_s) as waiting:
-                await turns.acquire()
-            if waiting.cancelled_caught:
-                raise ConnectionFailed(otherwise) from None
+            return
+        with trio.move_on_after(self.silence_s) as waiting:
+            await turns.acquire()
+        if waiting.cancelled_caught:
+            raise ConnectionFailed(otherwise)
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next request, or close it if it is of no more use."""

@@ -301,12 +301,14 @@ class Connection:
         Raises:
           Gone: the client has gone first.
         """
+        answer: Answer | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
             answer = await coming
             nursery.cancel_scope.cancel()
-            return answer
-        raise Gone
+        if answer is None:
+            raise Gone
+        return answer
 
     async def _watch(self, scope: trio.CancelScope) -> None:
         await self._disconnected()
