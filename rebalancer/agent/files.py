@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 
 from rebalancer import lock
-from rebalancer.agent.folders import FILE_MODE, FOLDER_MODE, Folder, Tree, let_read
+from rebalancer.agent.folders import FILE_MODE, FOLDER_MODE, Folder, Tree, let_read, write_all
 from rebalancer.agent.room import TRIES, Promised
 from rebalancer.agent.sync import MANY, sync_file_system_of, sync_names
 from rebalancer.domain import reasons
@@ -371,9 +371,7 @@ class ObjectFiles:
         file = tree.temp.create(temporary)
         try:
             try:
-                view = memoryview(one.body)
-                while view:
-                    view = view[os.write(file, view) :]
+                write_all(file, one.body)
             finally:
                 os.close(file)
         except BaseException:
@@ -549,10 +547,9 @@ class Download:
             raise _failure(exc) from exc
         self._promised += more
         self.size += len(data)
-        view = memoryview(data)
         try:
-            while view and self._file is not None:
-                view = view[os.write(self._file, view) :]
+            if self._file is not None:
+                write_all(self._file, data)
         except OSError as exc:
             raise _failure(exc) from exc
         self._keep_promise(len(data))

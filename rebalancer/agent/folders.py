@@ -114,6 +114,17 @@ class Folder:
         return found.st_dev, found.st_ino
 
 
+def write_all(file: int, data: bytes) -> None:
+    """Write all of `data` to an open file, which may take it in pieces.
+
+    Raises:
+      OSError: the disk did not take it.
+    """
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+
+
 def let_read(file: int, mode: int) -> None:
     """Give an open file or folder the bits of `mode` that it lacks.
 

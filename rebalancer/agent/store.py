@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import attrs
 
+from rebalancer.agent.folders import write_all
 from rebalancer.agent.posted import Posted
 from rebalancer.agent.statefile import MAX_BYTES, BrokenFile, NewerFile, StoredAssignment, parse
 from rebalancer.agent.statefile import image as file_image
@@ -365,11 +366,10 @@ def _settled(path: Path) -> bytes:
 
 
 def _write_file(path: str, assignment: StoredAssignment) -> None:
-    left = memoryview(file_image(assignment))
+    image = file_image(assignment)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        while left:
-            left = left[os.write(file, left) :]
+        write_all(file, image)
         os.utime(file, ns=(assignment.received_ns, assignment.received_ns))
     finally:
         os.close(file)

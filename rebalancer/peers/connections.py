@@ -1,6 +1,5 @@
 """This module makes HTTP/1.1 connections to other services, and keeps them for the next request."""
 
-import select
 import ssl
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import h11
 import trio
 
 from rebalancer.peers.names import Endpoint
+from rebalancer.peers.quiet import is_quiet
 
 #: A connection must be made within this many seconds, TLS included.
 CONNECT_S = 5.0
@@ -132,9 +132,7 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Tell whether the peer has neither closed an unused connection nor sent anything."""
-        waiting = select.poll()
-        waiting.register(self._socket.fileno(), select.POLLIN)
-        return not waiting.poll(0)
+        return is_quiet(self._socket)
 
     def close(self) -> None:
         """Close the connection, without a word to the peer."""

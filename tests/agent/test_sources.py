@@ -265,9 +265,9 @@ async def test_an_answer_may_be_there_before_anybody_waits_for_it() -> None:
             engine.kick = kick_for_long  # type: ignore[method-assign]
             judge = engine._judge
 
-            def judge_as_before(tick_s: float) -> None:
+            def judge_as_before(seconds: float) -> None:
                 engine.kick = begin  # type: ignore[method-assign]
-                judge(tick_s)
+                judge(seconds)
 
             engine._judge = judge_as_before  # type: ignore[method-assign]
             with trio.fail_after(20):

@@ -26,14 +26,13 @@ from rebalancer.agent.sources.engine import (
     read_status,
     unreachable,
 )
+from rebalancer.agent.sources.patience import tick_s
 from rebalancer.agent.sources.sockets import open_sockets
 from rebalancer.config import AgentSource
 
 #: Bytes that libcurl receives at once: as many as stay in a processor's cache, and as few as it
 #: can be told to.
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 128 << 10, 1 << 10
-#: Silence is counted in about so many ticks, none longer than this in seconds.
-TICKS, LONGEST_TICK_S = 10, 1.0
 #: A time that has come whatever the clock says.
 _NOW = -math.inf
 #: libcurl's own limits count time in which this process was stopped; so they are out of reach.
@@ -79,7 +78,7 @@ class _Transfer:
     def __init__(self, engine: "CurlEngine") -> None:
         self._engine = engine
         self.curl = pycurl.Curl()
-        self._source: Source | None = None
+        self.source: Source | None = None
         self.head: list[bytes] = []
         self._chunks: list[bytes] = []
         self._waiter: trio.lowlevel.Task | None = None
@@ -121,10 +120,10 @@ class _Transfer:
         self._begin()
         setopt = self.curl.setopt
         setopt(pycurl.URL, source.url + path)
-        if source is not self._source:
+        if source is not self.source:
             fields = [f"Host: {source.name}", "Accept:", "Accept-Encoding: identity"]
             setopt(pycurl.HTTPHEADER, fields)
-            self._source = source
+            self.source = source
         if buffer_bytes != self._buffer_bytes:
             setopt(pycurl.BUFFERSIZE, buffer_bytes)
             self._buffer_bytes = buffer_bytes
@@ -181,11 +180,6 @@ class _Transfer:
         """Tell whether nothing more is to come, not even a failure that `take` has yet to tell."""
         return not (self.is_under_way or self._chunks or self._failure)
 
-    @property
-    def where(self) -> str:
-        """Return the source's name and its address, for messages."""
-        return f"{self._source.name} at {self._source.at}" if self._source else ""
-
     # --- silence -------------------------------------------------------------------------------
 
     def tick(self, seconds: float, limits: AgentSource) -> FetchFailure | None:
@@ -204,7 +198,7 @@ class _Transfer:
             if self._silent_s >= limits.idle_timeout:
                 return broken(f"nothing came for {limits.idle_timeout} s")
         elif self._silent_s >= limits.connect_timeout:
-            return unreachable(f"{self.where}: no connection in time")
+            return unreachable(f"{self.source}: no connection in time")
         return None
 
     # --- what tasks do -------------------------------------------------------------------------
@@ -316,7 +310,7 @@ class CurlEngine:
         if self._is_closing:
             self.rest()
         if self._multi is None:
-            self._multi = self._open(f"{source.name} at {source.at}")
+            self._multi = self._open(str(source))
         transfer = self._at_rest.pop() if self._at_rest else _Transfer(self)
         transfer.ask(source, path, self._buffer_bytes())
         try:
@@ -414,24 +408,23 @@ class CurlEngine:
 
     async def _count_silence(self) -> None:
         """Count in ticks, which do not happen while this process is stopped, or the machine."""
-        shortest_s = min(self._limits.idle_timeout, self._limits.connect_timeout)
-        tick_s = min(LONGEST_TICK_S, shortest_s / TICKS)
+        seconds = tick_s(min(self._limits.idle_timeout, self._limits.connect_timeout))
         while True:
-            await trio.sleep(tick_s)
-            self._idle_s = 0.0 if self._under_way else self._idle_s + tick_s
+            await trio.sleep(seconds)
+            self._idle_s = 0.0 if self._under_way else self._idle_s + seconds
             if self._idle_s >= AGE_S or (self._idle_s and self._sockets.has_spoilt):
                 self.rest()
                 self._idle_s = -math.inf  # there is nothing more to close
             if self._allowance.is_open:  # else it is not the sources that are waited for
-                self._judge(tick_s)
+                self._judge(seconds)
 
-    def _judge(self, tick_s: float) -> None:
+    def _judge(self, seconds: float) -> None:
         """Fail transfers whose sources have been silent for too long; what came is read before."""
         for number, events in self._sockets.ready():
             self._act(number, events)
         self.kick()
         for transfer in list(self._under_way.values()):
-            if (failure := transfer.tick(tick_s, self._limits)) is not None:
+            if (failure := transfer.tick(seconds, self._limits)) is not None:
                 self._remove(transfer)
                 transfer.ended(failure)
 
@@ -468,9 +461,9 @@ def _failure(transfer: _Transfer, code: int, text: str) -> FetchFailure | None:
     if transfer.status not in (0, 200):
         return None  # its body was too long to read it for nothing
     if code in _SHORT:
-        return unreachable(f"{transfer.where}: {text}", is_short=True)
+        return unreachable(f"{transfer.source}: {text}", is_short=True)
     if code in _UNREACHABLE:
-        return unreachable(f"{transfer.where}: {text}", is_short=is_short_of_files())
+        return unreachable(f"{transfer.source}: {text}", is_short=is_short_of_files())
     if code == pycurl.E_URL_MALFORMAT:
-        return unreachable(f"{transfer.where}: {text}", may_pass=False)
+        return unreachable(f"{transfer.source}: {text}", may_pass=False)
     return broken(text or f"libcurl's error {code}")  # of some it says nothing more

@@ -66,9 +66,12 @@ class Source:
     #: What comes before the path of an object.
     url: str = attrs.field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        """Put the start of all URLs together once."""
-        object.__setattr__(self, "url", f"http://{self.at}")
+    @url.default
+    def _url(self) -> str:
+        return f"http://{self.at}"
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.at}"
 
 
 class Answer(Protocol):
@@ -181,15 +184,19 @@ def _plain_length(head: bytes) -> int | None:
     if not is_plain:
         return None
     text = head.partition(b"\ncontent-length:")[2].partition(b"\r\n")[0].strip()
-    return int(text) if text.isdigit() and len(text) <= 18 else None
+    return _number(text)
 
 
 def _length(lengths: set[bytes]) -> int | None:
     if not lengths:
         return None
-    if len(lengths) > 1 or not (text := next(iter(lengths))).isdigit() or len(text) > 18:
+    if len(lengths) > 1 or (length := _number(next(iter(lengths)))) is None:
         raise broken("no single content-length")
-    return int(text)
+    return length
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() and len(text) <= 18 else None
 
 
 def _read_field(line: bytes, lengths: set[bytes], codings: list[bytes]) -> None:

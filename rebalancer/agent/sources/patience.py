@@ -15,6 +15,11 @@ import trio
 TICKS, LONGEST_TICK_S = 10, 1.0
 
 
+def tick_s(shortest_s: float) -> float:
+    """Return the seconds between two ticks where no silence is shorter than `shortest_s`."""
+    return min(LONGEST_TICK_S, shortest_s / TICKS)
+
+
 @attrs.define(eq=False)
 class Silence:
     """This context is cancelled once the silence within it has lasted `most_s` seconds.
@@ -70,8 +75,8 @@ class Patience:
 
     async def run(self, shortest_s: float) -> None:
         """Count for ever; no silence is shorter than `shortest_s`."""
-        tick_s = min(LONGEST_TICK_S, shortest_s / TICKS)
+        seconds = tick_s(shortest_s)
         while True:
-            await trio.sleep(tick_s)
+            await trio.sleep(seconds)
             for silence in list(self._silences):
-                silence.tick(tick_s)
+                silence.tick(seconds)

@@ -4,7 +4,6 @@ A connection of its own for each object is slower, and leaves nothing to go wron
 """
 
 import itertools
-import select
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from rebalancer.agent.sources.engine import (
 )
 from rebalancer.agent.sources.patience import Patience
 from rebalancer.config import AgentSource
+from rebalancer.peers.quiet import is_quiet
 from rebalancer.retry import SHORTAGES
 
 #: Bytes received at once.
@@ -135,7 +135,7 @@ class _Answer:
     async def _in_time(self, step: Callable[[Any], Any], argument: Any) -> Any:
         """Do a step, for which the source has the rest of the time that it may keep silent."""
         idle_s = self.limits.idle_timeout
-        with self.patience.limit(idle_s, lambda: _has_news(self.stream)) as silence:
+        with self.patience.limit(idle_s, lambda: not is_quiet(self.stream.socket)) as silence:
             silence.lasted_s = self._silent_s
             try:
                 return await step(argument)
@@ -178,18 +178,10 @@ class PlainEngine:
         """Do nothing: no connection is kept."""
 
     async def _connect(self, source: Source) -> trio.SocketStream:
-        where = f"{source.name} at {source.at}"
         try:
             with self._patience.limit(self._limits.connect_timeout):
                 return await trio.open_tcp_stream(source.at.host, source.at.port)
         except OSError as exc:
             is_short = exc.errno in SHORTAGES or is_short_of_files()
-            raise unreachable(f"{where}: {exc}", is_short=is_short) from exc
-        raise unreachable(f"{where}: no connection in time")
-
-
-def _has_news(stream: trio.SocketStream) -> bool:
-    """Tell whether a source has sent something that was not read, or has closed the connection."""
-    waiting = select.poll()
-    waiting.register(stream.socket.fileno(), select.POLLIN)
-    return bool(waiting.poll(0))
+            raise unreachable(f"{source}: {exc}", is_short=is_short) from exc
+        raise unreachable(f"{source}: no connection in time")
