@@ -80,8 +80,8 @@ class Sink:
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def put(self, line: bytes) -> None:
-        """Have `line`, which ends in a newline, written soon; never waits."""
+    def put(self, line: bytes, is_urgent: bool = False) -> None:
+        """Have `line`, which ends in a newline, written soon, or at once; never waits."""
         with self._change:
             if self._size + len(line) > self._most:
                 self._drop(1)
@@ -91,7 +91,7 @@ class Sink:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
-            elif self._is_asleep or self._size > PIECE:
+            elif is_urgent or self._is_asleep or self._size > PIECE:
                 self._change.notify_all()
 
     def tell_by(self, tell: Callable[[int], bytes]) -> None:
@@ -130,8 +130,8 @@ class Sink:
     def _gather(self) -> None:
         """Wait until there are lines.
 
-        While some come now and then, nobody wakes this thread for them: that would cost more than
-        all else about a line.
+        While some come now and then, nobody wakes this thread for those that are not urgent: that
+        would cost more than all else about a line.
         """
         times = 0
         while not self._lines:
@@ -260,6 +260,20 @@ def _output(bunyan: _Bunyan, least: int, put: Callable[[bytes], object]) -> Outp
     return Output(least, lambda level, text, more: put(bunyan.line(LEVELS[level], text, more)))
 
 
+def _output_to(sink: Sink, bunyan: _Bunyan, least: int) -> Output:
+    """Make an output to a sink, in which all but what is written for debugging is urgent.
+
+    A program that is killed takes what waits with it, and what it did last is what its operator
+    looks for; such lines are too few for their wakings to cost anything.
+    """
+
+    def take(level: str, text: str, more: dict[str, Any]) -> None:
+        number = LEVELS[level]
+        sink.put(bunyan.line(number, text, more), is_urgent=number >= LEVELS["info"])
+
+    return Output(least, take)
+
+
 #: Where records go; a program that has not been configured writes all on stdout, as it comes.
 output = _output(_Bunyan("rebalancer"), 0, lambda line: print(line.decode(), end=""))
 
@@ -277,7 +291,7 @@ def configure(name: str, level: str, stream: TextIO | None = None) -> None:
     if stream is None:
         sink = stdout()
         sink.tell_by(bunyan.of_dropped)
-        replace(_output(bunyan, least, sink.put))
+        replace(_output_to(sink, bunyan, least))
     else:
         replace(_output(bunyan, least, lambda line: stream.write(line.decode())))
     root = logging.getLogger()

@@ -126,6 +126,36 @@ def test_lines_are_written_whole_and_in_order() -> None:
     os.close(end)
 
 
+@pytest.mark.parametrize("level", ["info", "warning", "error", "critical"])
+def test_what_an_operator_looks_for_is_written_at_once(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """A thread that never looks by itself is woken for it, so that a kill spares it."""
+    monkeypatch.setattr(log, "LOOK_S", 1000.0)
+    out, end = os.pipe()
+    sink = log.Sink(end)
+    monkeypatch.setattr(log, "_stdout", sink)
+    log.configure("x", "debug")
+    logger = log.get_logger()
+    logger.debug("this starts the thread")
+    assert b"starts" in os.read(out, 1 << 16)
+
+    logger.debug("this is in no hurry")
+    getattr(logger, level)("this is")
+    os.set_blocking(out, False)
+    settle(lambda: b'this is"' in read_some(out))
+    os.close(out)
+    os.close(end)
+
+
+def read_some(fd: int) -> bytes:
+    """Read what is there, which may be nothing."""
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
 def test_a_reader_that_sleeps_keeps_nobody_waiting() -> None:
     """What does not fit is dropped and counted; once the reader is awake a line says so."""
     out, end = os.pipe()

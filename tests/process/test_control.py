@@ -40,6 +40,17 @@ def job_states(region: Region) -> list[str]:
     return [line["state"] for line in json_lines(region.manager.log) if line["msg"] == "job"]
 
 
+async def reach_state(region: Region, state: str) -> list[str]:
+    """Return the states of jobs once this is the last of them that the log has.
+
+    It is shown before it is logged, and what is logged at the last moment dies with a process.
+    """
+    with trio.fail_after(PATIENCE_S):
+        while (states := job_states(region))[-1] != state:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+    return states
+
+
 def offenders(region: Region, job_id: str) -> list[str]:
     report = audit(region.layout, region.job_file(job_id))
     return [text for check in report.checks for text in check.offenders]
@@ -54,9 +65,7 @@ async def test_a_paused_job_survives_a_restart_and_goes_on(tmp_path: Path) -> No
         assert (await put(api, job_id, "set_bandwidth", 50_000_000)).status_code == 200
         assert (await put(api, job_id, "pause")).status_code == 200
         paused = await api.get(job_id)
-        with trio.fail_after(PATIENCE_S):  # what is logged at the last moment dies with the process
-            while job_states(region)[-1] != "stopped":  # noqa: ASYNC110
-                await trio.sleep(0.02)
+        await reach_state(region, "stopped")
         region.manager.kill()
         await region.manager.start()
         await trio.sleep(0.5)
@@ -67,6 +76,7 @@ async def test_a_paused_job_survives_a_restart_and_goes_on(tmp_path: Path) -> No
         ]
         assert (await put(api, job_id, "resume")).status_code == 200
         done = await api.finish(job_id)
+        states = await reach_state(region, "complete")
 
     assert (paused["state"], again["state"]) == ("Stopped", "Stopped")
     assert paused["results"] == again["results"]
@@ -74,7 +84,6 @@ async def test_a_paused_job_survives_a_restart_and_goes_on(tmp_path: Path) -> No
     assert any(limit["bandwidth_bytes_per_s"] == 50_000_000 for limit in limits)
     assert done["state"] == "Complete"
     assert offenders(region, job_id) == []
-    states = job_states(region)
     assert states == ["setup", "running", "stopped", "setup", "running", "complete"]
 
 
