@@ -15,7 +15,7 @@ FORBIDDEN = {
     "manager": ["rebalancer.agent", "rebalancer.devregion"],
     "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray"],
     "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
-    "manager/stages": [
+    "manager/pipeline": [
         "sqlite3",
         "h11",
         "quart",
@@ -36,7 +36,7 @@ ONLY_IN = {
         "devregion/storagenode.py",
         "agent/sources/plain.py",
     },
-    "quart": {"serving/quartapp.py", "manager/api.py"},
+    "quart": {"serving/quartapp.py", "manager/http/api.py"},
     "quart_trio": {"serving/quartapp.py"},
     "werkzeug": {"serving/quartapp.py"},
     "cattrs": {"wire.py"},
@@ -49,11 +49,8 @@ ONLY_IN = {
         "layout.py",
         "agent/store.py",
         "agent/statefile.py",
-        "manager/layouts.py",
-        "manager/store.py",
-        "manager/transactions",
-        "manager/views.py",
-        "manager/index.py",
+        "manager/store",
+        "manager/jobs/index.py",
         "devregion",
     },
 }

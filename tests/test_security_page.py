@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rebalancer import bodies, daemon, wire
 from rebalancer.config import AgentApi
-from rebalancer.manager.api import MAX_BODY_BYTES
+from rebalancer.manager.http.api import MAX_BODY_BYTES
 from rebalancer.serving import bounds
 from rebalancer.serving.bounds import Bounds
 from tests.test_docs import rows

@@ -2,7 +2,7 @@
 
 import click
 
-from rebalancer.adm import looking, making, steering
+from rebalancer.adm import control, create, show
 from rebalancer.adm.client import Access
 from rebalancer.adm.options import access_options
 
@@ -59,26 +59,26 @@ def show_help(context: click.Context, names: tuple[str, ...]) -> None:
     click.echo(above.get_help())
 
 
-for _group in (adm, job, making.create):
+for _group in (adm, job, create.create):
     _group.add_command(show_help)
-adm.add_command(looking.status)
+adm.add_command(show.status)
 for _command in (
-    making.create,
-    making.plan,
-    making.retry,
-    looking.list_jobs,
-    looking.get,
-    looking.watch,
-    looking.summary,
-    looking.objects,
-    looking.report,
-    steering.pause,
-    steering.resume,
-    steering.cancel,
-    steering.set_threads,
-    steering.set_max_sharks,
-    steering.set_max_tasks,
-    steering.set_bandwidth,
-    steering.delete,
+    create.create,
+    create.plan,
+    create.retry,
+    show.list_jobs,
+    show.get,
+    show.watch,
+    show.summary,
+    show.objects,
+    show.report,
+    control.pause,
+    control.resume,
+    control.cancel,
+    control.set_threads,
+    control.set_max_sharks,
+    control.set_max_tasks,
+    control.set_bandwidth,
+    control.delete,
 ):
     job.add_command(_command)

@@ -20,7 +20,7 @@ from rebalancer.devregion.contents import md5
 from rebalancer.devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer.devregion.layout import Layout
 from rebalancer.devregion.writer import REPLACING, Change, Changed, read_journal
-from rebalancer.domain.again import FOUND_TOO_LATE
+from rebalancer.domain.final_scan import FOUND_TOO_LATE
 from rebalancer.domain.objects import upload_sharks
 
 #: What a job may say of an object that a user replaced or deleted.

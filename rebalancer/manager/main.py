@@ -11,14 +11,14 @@ from rebalancer.config import ManagerConfig, load_manager, read_token
 from rebalancer.errors import ConfigError
 from rebalancer.lock import claimed
 from rebalancer.log import configure, get_logger
-from rebalancer.manager import plan
-from rebalancer.manager.api import make_api
-from rebalancer.manager.fleet import Fleet
-from rebalancer.manager.index import open_index
-from rebalancer.manager.jobs import Jobs
+from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.http.api import make_api
+from rebalancer.manager.jobs import plan
+from rebalancer.manager.jobs.index import open_index
+from rebalancer.manager.jobs.scheduler import Runner
+from rebalancer.manager.jobs.service import Jobs
+from rebalancer.manager.jobs.tuning import adopted
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.runner import Runner
-from rebalancer.manager.tuning import adopted
 from rebalancer.metrics import metrics_app
 from rebalancer.peers.connections import affordable
 from rebalancer.peers.http import open_http, trusting

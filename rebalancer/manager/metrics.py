@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.reasons import Reason
-from rebalancer.manager.ledger import Standing
-from rebalancer.manager.records import ScanPosition
+from rebalancer.manager.fleet.ledger import Standing
+from rebalancer.manager.store.records import ScanPosition
 from rebalancer.metrics import LegacyMetrics
 
 #: From a window of a warm cache to an assignment of large objects.

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from rebalancer import __version__
 from rebalancer.adm.commands import adm, job
 from rebalancer.daemon import Listen, listen
-from rebalancer.manager.runner import Running
+from rebalancer.manager.jobs.scheduler import Running
 from tests.logs import capture_logs
-from tests.manager.test_api import Rig, open_rig
-from tests.manager.test_control import SMALL
+from tests.manager.http.test_api import Rig, open_rig
+from tests.manager.jobs.test_control import SMALL
 
 
 @attrs.frozen

@@ -31,11 +31,11 @@ from rebalancer.devregion.contents import object_bytes, write, write_file
 from rebalancer.devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer.devregion.layout import Layout
 from rebalancer.domain.objects import Shark
-from rebalancer.manager.records import NewAssignment, ScanPosition
-from rebalancer.manager.store import open_store
+from rebalancer.manager.store.job_file import open_store
+from rebalancer.manager.store.records import NewAssignment, ScanPosition
 from rebalancer.peers.moray import fast
 from rebalancer.sqlite import inline
-from tests.manager.test_store import found
+from tests.manager.store.test_store import found
 
 # --- schedules ---------------------------------------------------------------------------
 

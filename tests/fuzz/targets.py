@@ -26,10 +26,10 @@ from rebalancer.config import read_agent, read_manager
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import RebalancerError, RequestError
 from rebalancer.jsontext import dumps, loads
-from rebalancer.manager import render, requests, views
-from rebalancer.manager import store as job_store
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.listings import EarlierJob, ObjectsFile, check
+from rebalancer.manager.http import render, requests
+from rebalancer.manager.pipeline.listings import EarlierJob, ObjectsFile, check
+from rebalancer.manager.store import job_file, views
 from rebalancer.peers.moray import fast
 
 ORIGIN, DESTINATION = Shark("dc1", "1.stor.lab"), Shark("dc2", "2.stor.lab")
@@ -248,7 +248,7 @@ def _agent_file() -> bytes:
 @cache
 def _job_file() -> bytes:
     path = folder() / "job.sqlite"
-    job_store.create(path, ORIGIN)
+    job_file.create(path, ORIGIN)
     with closing(sqlite3.connect(path)) as db:
         db.executescript(
             "INSERT OR REPLACE INTO counters VALUES ('complete', '', 1, 1000);"

@@ -5,8 +5,8 @@ from pathlib import Path
 import prometheus_client as prometheus
 from prometheus_client.parser import text_string_to_metric_families
 
-from rebalancer.manager import pipeline
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.pipeline import flow
 from tests.manager.world import make_world, record
 
 
@@ -30,7 +30,7 @@ async def test_stages_are_timed_and_queues_and_destinations_shown(
     async with world.job() as job:
         job.metrics.watch_destinations(world.ledgers.snapshot)
         world.before_write = lambda _name: during.append(scraped(job.metrics))
-        await pipeline.run(job)
+        await flow.run(job)
         after = scraped(job.metrics)
         assignments = await job.store.database.read(
             lambda db: db.execute("SELECT count(*) FROM assignments").fetchone()[0]

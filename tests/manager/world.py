@@ -22,16 +22,16 @@ from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.jsontext import JsonText
-from rebalancer.manager import pipeline
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet import Fleet
-from rebalancer.manager.job import Job
-from rebalancer.manager.ledger import Ledgers
-from rebalancer.manager.listings import Listing
+from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.throttle import Throttle
+from rebalancer.manager.fleet.update_limiter import Updaters
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.store import JobStore, open_store
-from rebalancer.manager.throttle import Throttle
-from rebalancer.manager.updaters import Updaters
+from rebalancer.manager.pipeline import flow
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.pipeline.listings import Listing
+from rebalancer.manager.store.job_file import JobStore, open_store
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.moray.client import MorayClient, Put, Record
@@ -305,7 +305,7 @@ class World:
         """Run a job to its end; its counts by status and reason."""
         async with self.job(**changes) as job:
             with trio.fail_after(100_000):
-                await pipeline.run(job)
+                await flow.run(job)
             return await counts(job.store)
 
     def close(self) -> None:

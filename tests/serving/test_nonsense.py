@@ -19,7 +19,7 @@ from rebalancer.serving.app import Application
 from rebalancer.serving.bounds import Bounds
 from tests.agent.scripted import open_rig as open_agent
 from tests.logs import capture_logs
-from tests.manager.test_api import open_rig as open_manager
+from tests.manager.http.test_api import open_rig as open_manager
 from tests.sources import ASSIGNMENT, Answer, ok, task
 
 # The servers' thread draws random numbers too, which hypothesis takes for its strategies' doing.

@@ -40,12 +40,12 @@ from rebalancer.devregion.processes import find_program
 from rebalancer.domain.objects import StorageNode
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet import Fleet
-from rebalancer.manager.job import Found, Job
-from rebalancer.manager.ledger import Ledgers
-from rebalancer.manager.records import FoundRecord, ScanPosition
-from rebalancer.manager.stages.sources import find
-from rebalancer.manager.store import JobStore, open_store
+from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.pipeline.job import Found, Job
+from rebalancer.manager.pipeline.stages.sources import find
+from rebalancer.manager.store.job_file import JobStore, open_store
+from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers import scan
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import DATABASE, USER, open_postgres

@@ -42,12 +42,12 @@ from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.sharks import rewrite
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
-from rebalancer.manager import pipeline
-from rebalancer.manager.fleet import Fleet
-from rebalancer.manager.layouts import JOB_FILE
-from rebalancer.manager.ledger import Ledgers
-from rebalancer.manager.store import open_store
-from rebalancer.manager.views import read_job
+from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.pipeline import flow
+from rebalancer.manager.store.job_file import open_store
+from rebalancer.manager.store.schema import JOB_FILE
+from rebalancer.manager.store.views import read_job
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import open_http
 from rebalancer.peers.moray import fast
@@ -145,11 +145,20 @@ class Split(trio.abc.Instrument):
 
 #: Name of a stage -> what the names of its tasks and transactions begin with.
 STAGES = {
-    "discover": ("manager.stages.discover", "manager.stages.sources", "store: found"),
-    "place": ("manager.stages.place", "store: assign", "store: refuse"),
-    "post": ("manager.stages.post", "store: accept"),
-    "poll": ("manager.stages.poll", "store: copied"),
-    "update": ("manager.stages.update", "store: to_update", "store: settle", "store: finish"),
+    "discover": (
+        "manager.pipeline.stages.discover",
+        "manager.pipeline.stages.sources",
+        "store: found",
+    ),
+    "place": ("manager.pipeline.stages.place", "store: assign", "store: refuse"),
+    "post": ("manager.pipeline.stages.post", "store: accept"),
+    "poll": ("manager.pipeline.stages.poll", "store: copied"),
+    "update": (
+        "manager.pipeline.stages.update",
+        "store: to_update",
+        "store: settle",
+        "store: finish",
+    ),
     "answers of Moray": ("peers.moray.connection",),
     "commits": ("commits",),
 }
@@ -198,7 +207,7 @@ async def manage(
             trio.lowlevel.add_instrument(split)
         daemon.collect_rarely()
         begun, cpu = time.perf_counter(), time.process_time()
-        await pipeline.run(job)
+        await flow.run(job)
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
         status = await store.status()
     return {

@@ -44,11 +44,11 @@ from rebalancer.domain import sharks
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.job import Moved
-from rebalancer.manager.ledger import Ledger, Ledgers
-from rebalancer.manager.records import NewAssignment, ScanPosition
-from rebalancer.manager.stages.update import update
-from rebalancer.manager.store import JobStore, open_store
+from rebalancer.manager.fleet.ledger import Ledger, Ledgers
+from rebalancer.manager.pipeline.job import Moved
+from rebalancer.manager.pipeline.stages.update import update
+from rebalancer.manager.store.job_file import JobStore, open_store
+from rebalancer.manager.store.records import NewAssignment, ScanPosition
 from rebalancer.peers.moray import connection, fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
 

@@ -41,7 +41,7 @@ from rebalancer.config import load_manager
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager import main as manager_main
-from rebalancer.manager.views import Overview, read_job
+from rebalancer.manager.store.views import Overview, read_job
 from rebalancer.sqlite import Database
 
 #: Seconds between two looks at how far all is.

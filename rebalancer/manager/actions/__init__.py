@@ -14,7 +14,7 @@ from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.records import FoundRecord
+from rebalancer.manager.store.records import FoundRecord
 from rebalancer.wire import Task
 
 

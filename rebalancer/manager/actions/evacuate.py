@@ -22,7 +22,7 @@ from rebalancer.domain.objects import (
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import EXCLUDED, Reason
 from rebalancer.domain.sharks import Verdict
-from rebalancer.manager.records import FoundRecord
+from rebalancer.manager.store.records import FoundRecord
 from rebalancer.wire import Task
 
 

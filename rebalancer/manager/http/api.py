@@ -1,0 +1,129 @@
+"""This module has the manager's routes: they parse, call `jobs` and render.
+
+Texts and codes are the predecessor's.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from quart import Quart, Response, request
+
+from rebalancer import __version__
+from rebalancer.daemon import body_json
+from rebalancer.errors import BadRequest, Unprocessable
+from rebalancer.manager.http import render
+from rebalancer.manager.http.openapi import DOCUMENT
+from rebalancer.manager.http.requests import (
+    check_no_query,
+    read_change,
+    read_new_job,
+    read_objects_query,
+)
+from rebalancer.manager.jobs.service import Jobs
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.serving.app import prefers_json
+from rebalancer.serving.quartapp import QuartApp
+
+#: A request is a few hundred bytes.
+MAX_BODY_BYTES = 1 << 20
+
+
+def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
+    """Return the application that has these routes."""
+    app = QuartApp(f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
+    _route_changes(app.quart, jobs, metrics.request)
+    _route_views(app.quart, jobs, metrics.request)
+
+    @app.quart.get("/ping")
+    async def ping() -> Response:
+        return _json({"ping": "pong", "version": __version__})
+
+    @app.quart.get("/status")
+    async def status() -> Response:
+        return _json(await jobs.status())
+
+    @app.quart.get("/openapi.json")
+    async def describe() -> Response:
+        return _json(DOCUMENT)
+
+    return app
+
+
+def _route_changes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
+    @quart.post("/jobs")
+    async def create_job() -> Response:
+        count("evacuate")
+        check_no_query(request.args)
+        wanted = read_new_job(await _body())
+        if wanted.dry_run:
+            return _json(render.plan(await jobs.plan(wanted)))
+        return _new_id(await jobs.create(wanted))
+
+    @quart.post("/jobs/<job_id>/retry")
+    async def retry_job(job_id: str) -> Response:
+        count("retry_job")
+        check_no_query(request.args)
+        return _new_id(await jobs.retry(job_id))
+
+    @quart.put("/jobs/<job_id>")
+    async def change_job(job_id: str) -> Response:
+        count("update_job")
+        check_no_query(request.args)
+        await jobs.change(job_id, read_change(await _body()))
+        return Response("", content_type="application/json")
+
+    @quart.delete("/jobs/<job_id>")
+    async def delete_job(job_id: str) -> Response:
+        count("delete_job")
+        check_no_query(request.args)
+        await jobs.delete(job_id)
+        return _json({"deleted": job_id.lower()})
+
+
+def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
+    @quart.get("/jobs")
+    async def list_jobs() -> Response:
+        count("list_jobs")
+        return _json([render.listed(row) for row in await jobs.list()])
+
+    @quart.get("/jobs/<job_id>")
+    async def get_job(job_id: str) -> Response:
+        count("get_job")
+        view = await jobs.view(job_id)
+        return _json(render.job(view.row, view.known, view.waits))
+
+    @quart.get("/jobs/<job_id>/objects")
+    async def list_objects(job_id: str) -> Response:
+        count("list_objects")
+        query = read_objects_query(request.args.items(multi=True))
+        page = await jobs.objects(job_id, query)
+        return _json({"objects": page.objects, "after": page.after})
+
+    @quart.get("/jobs/<job_id>/summary")
+    async def summarize_job(job_id: str) -> Response:
+        count("job_summary")
+        return _json(await jobs.summary(job_id))
+
+    @quart.get("/jobs/<job_id>/report")
+    async def report_job(job_id: str) -> Response:
+        count("job_report")
+        row = await jobs.readable(job_id)
+        return Response(jobs.report(row), content_type="application/x-ndjson")
+
+
+async def _body() -> Any:
+    try:
+        return await body_json(await request.body)
+    except BadRequest as exc:
+        raise Unprocessable(str(exc)) from exc
+
+
+def _new_id(job_id: str) -> Response:
+    # The rewrite's generated client wants a JSON string, the deployed one bare text.
+    text = json.dumps(job_id) if prefers_json(request.headers.get("accept", "")) else f"{job_id}\n"
+    return Response(text, content_type="application/json")
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value), content_type="application/json")

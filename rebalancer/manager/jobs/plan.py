@@ -1,0 +1,131 @@
+"""This module is the dry run, which finds out what a job would do, without its effects.
+
+Objects are looked for and placed as in a job, but in a file of its own that is thrown away, and
+nobody is told.
+"""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.states import JobState
+from rebalancer.errors import BadRequest, JobFailed, PeerError, StoreError, Unavailable, leaves
+from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.jobs.index import JobRow
+from rebalancer.manager.jobs.preflight import preflight
+from rebalancer.manager.jobs.scheduler import Runner, open_shards
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.pipeline.job import Found, Job, Ready
+from rebalancer.manager.pipeline.stages.place import place
+from rebalancer.manager.pipeline.stages.sources import find
+from rebalancer.manager.store import job_file
+from rebalancer.manager.store.records import Finding, Status
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Waits
+
+#: Folders of dry runs, beside the jobs' files.
+PREFIX = "plan-"
+#: What does not answer is waited for so many seconds: a person waits for the plan.
+PATIENCE_S = 60.0
+#: Assignments never end in a dry run, so no destination may be taken for busy.
+UNLIMITED = 1 << 62
+
+
+@attrs.frozen
+class Plan:
+    """What a job would do."""
+
+    status: Status
+    #: Objects and bytes by the destination that they would be given to.
+    destinations: Mapping[Shark, tuple[int, int]]
+    warnings: list[Finding]
+    #: Why not all has been looked at.
+    failures: list[str]
+
+
+async def make_plan(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
+    """Find out what a job would do.
+
+    Raises:
+      BadRequest: it would fail at once, and why.
+      Unavailable: a shard or storinfo does not answer.
+    """
+    try:
+        return await _make(runner, action, params)
+    except* JobFailed as group:
+        raise BadRequest("; ".join(str(exc) for exc in leaves(group))) from group
+    except* (PeerError, StoreError) as group:
+        raise Unavailable("; ".join(str(exc) for exc in leaves(group))) from group
+
+
+async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
+    # Nothing comes back from agents, so what cannot be placed now never can.
+    config = attrs.evolve(runner.config, max_attempts=1)
+    row = JobRow("plan", action, JobState.SETUP, params, "", None, None, None)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        folder = await enter(_scratch(Path(config.data_dir)))
+        shards = await enter(open_shards(config))
+        job_store = await enter(job_file.open_store(folder / f"{row.id}.sqlite"))
+        ledger = stack.enter_context(Ledgers().open(UNLIMITED))
+        metrics = ManagerMetrics(config)
+        job = await runner.make_job(
+            row,
+            config,
+            shards,
+            job_store,
+            ledger,
+            metrics,
+            waits=Waits(plan_of=params["from_shark"]),
+            cancelled=trio.Event(),
+            patience_s=PATIENCE_S,
+        )
+        await job.fleet.ready(job.waits, PATIENCE_S)
+        clones = shards.clones if job.scans else {}
+        origin = job.action.origin.manta_storage_id
+        warnings = await preflight(config, origin, job.fleet.nodes, job.agents, job.moray, clones)
+        destinations = await _place_all(job)
+        return Plan(await job_store.status(), destinations, warnings, job.failures)
+
+
+async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:
+    objects, sizes = Counter[Shark](), Counter[Shark]()
+
+    async def count(ready: trio.MemoryReceiveChannel[Ready]) -> None:
+        async with ready:
+            async for assignment in ready:
+                objects[assignment.destination] += len(assignment.tasks)
+                sizes[assignment.destination] += assignment.size
+
+    found_send, found = trio.open_memory_channel[Found](1)
+    ready_send, ready = trio.open_memory_channel[Ready](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count, ready)
+        nursery.start_soon(place, job, found, ready_send)
+        async with found_send:
+            await find(job, found_send)
+    return {shark: (objects[shark], sizes[shark]) for shark in sorted(objects, key=str)}
+
+
+@asynccontextmanager
+async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
+    folder = await run_sync(Work.OTHER, lambda: tempfile.mkdtemp(prefix=PREFIX, dir=data_dir))
+    try:
+        yield Path(folder)
+    finally:
+        with trio.CancelScope(shield=True):  # bounded: a few files
+            await run_sync(Work.OTHER, shutil.rmtree, folder, True)
+
+
+def clean(data_dir: Path) -> None:
+    """Remove what dry runs left behind that were cut off with their manager.  Blocking."""
+    for folder in data_dir.glob(f"{PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,248 @@
+"""This module looks for what has spoilt evacuations before they began.
+
+Operators evacuate nodes in odd states, so what it finds are warnings; a job that was asked to
+be strict is refused for any.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from heapq import nlargest
+from typing import Any, Protocol
+
+import attrs
+import trio
+
+from rebalancer.config import ManagerConfig
+from rebalancer.domain import placement
+from rebalancer.domain.objects import StorageNode
+from rebalancer.domain.placement import Rules
+from rebalancer.errors import PeerError, PeerMalformed
+from rebalancer.manager.pipeline.job import rules_of
+from rebalancer.manager.store.records import Finding
+from rebalancer.peers import scan
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.names import Endpoint, resolve
+from rebalancer.retry import insistently
+
+#: A heartbeat comes every 5 s; storinfo takes one this old, in seconds, for a node that is away.
+QUIET_S = 60.0
+#: Each question may take this many seconds.
+DEADLINE_S = 20.0
+#: Questions under way at a time.
+AT_ONCE = 10
+#: JavaScript counts milliseconds so far, and no further.
+LAST_MS = 2**53
+
+Check = Callable[[], Awaitable[list[Finding]]]
+
+
+class Clone(scan.Shard, Protocol):
+    """The PostgreSQL clone of a shard."""
+
+    @property
+    def name(self) -> str:
+        """Its host name."""
+
+
+@attrs.frozen
+class Heartbeat:
+    """The record that a storage node writes every few seconds, while it takes writes.
+
+    `timestamp_ms` is the node's own time, `written_ms` the shard's.  Whoever makes a node
+    read-only by hand writes a `timestamp_ms` of long ago.
+    """
+
+    timestamp_ms: int
+    written_ms: int
+
+
+async def preflight(
+    config: ManagerConfig,
+    origin: str,
+    nodes: Sequence[StorageNode],
+    agents: Agents,
+    shards: Mapping[int, scan.Shard],
+    clones: Mapping[int, Clone],
+) -> list[Finding]:
+    """Return all findings about an evacuation of `origin`, in the order of the checks.
+
+    `nodes` are those that storinfo lists, `shards` the live metadata; `clones` is empty for a
+    job that does not look there.  It takes a bounded time, whatever does not answer, and
+    raises nothing: what cannot be asked is a finding.
+    """
+    rules = rules_of(config)
+    now_ms = time.time_ns() // 1_000_000
+    findings = list[Finding]()
+    beats = list[Heartbeat]()
+
+    async def look_up() -> list[Finding]:
+        beats.extend(await heartbeats(shards[min(shards)], origin))
+        return judge_heartbeats(origin, beats, now_ms)
+
+    findings += await _within("heartbeat", "the first shard", look_up)
+    findings += judge_listing(origin, nodes)
+    findings += judge_room(rules, origin, nodes)
+    last_beat_ms = max((beat.written_ms for beat in beats), default=0)
+    checks: list[Check] = []
+    for shard in config.shards:
+        if (clone := clones.get(shard.number)) is not None:
+            ask = partial(_check_clone, config, clone, shard.host, last_beat_ms)
+            checks.append(partial(_within, "clone", clone.name, ask))
+    eligible = placement.eligible(nodes, rules, {origin})
+    for node in nlargest(2 * rules.max_sharks, eligible, key=lambda node: node.available_mb):
+        name = node.manta_storage_id
+        checks.append(partial(_within, "agent", name, partial(_check_agent, agents, name)))
+    findings += await _all(checks)
+    if not config.final_scans:
+        detail = "final_scans is 0: nothing will look for what comes back to the shark"
+        findings.append(Finding("final_scans", detail))
+    return findings
+
+
+# --- judging -----------------------------------------------------------------------------
+
+
+def judge_heartbeats(origin: str, beats: Sequence[Heartbeat], now_ms: int) -> list[Finding]:
+    """Return what is wrong unless the node is known once, and read-only for long enough."""
+    found = []
+    if len(beats) != 1:
+        detail = f"{origin} is in manta_storage {len(beats)} times, expected once"
+        found.append(Finding("storage_record", detail))
+    for beat in beats:
+        age_s = (now_ms - beat.timestamp_ms) / 1000
+        if age_s < QUIET_S:
+            detail = f"{origin} sent a heartbeat {age_s:.0f} s ago: it takes new objects"
+            found.append(Finding("heartbeat", detail))
+    return found
+
+
+def judge_listing(origin: str, nodes: Iterable[StorageNode]) -> list[Finding]:
+    """Front ends choose no node that storinfo does not list."""
+    if any(node.manta_storage_id == origin for node in nodes):
+        return [Finding("storinfo", f"storinfo lists {origin}: it is chosen for new objects")]
+    return []
+
+
+def judge_room(rules: Rules, origin: str, nodes: Sequence[StorageNode]) -> list[Finding]:
+    """There is room, and in two datacenters where there are several."""
+    fill = rules.max_fill_percentage
+    usable = {
+        node.datacenter
+        for node in placement.eligible(nodes, rules, {origin})
+        if placement.free_bytes(node, max_fill=fill, claimed=0)
+    }
+    if not usable:
+        return [Finding("room", "no storage node has room")]
+    if len(usable) == 1 and len({node.datacenter for node in nodes}) > 1:
+        return [Finding("room", f"only {usable.pop()} has storage nodes with room")]
+    return []
+
+
+def judge_clone(
+    name: str, *, newest_ms: int, last_beat_ms: int, is_standby: bool, followers: int
+) -> list[Finding]:
+    """It is no part of the live database, and was made after the node had become read-only.
+
+    Nobody tells when a clone was made, but its newest record does not lie: a clone that has
+    one written after the node's last heartbeat is new enough.  In a shard that is hardly ever
+    written to there may be none, although the clone is good.
+    """
+    found = []
+    if is_standby or followers:
+        what = "is a standby" if is_standby else f"has {followers} standbys"
+        found.append(Finding("clone", f"{name} {what}: it is part of the live database"))
+    if newest_ms < last_beat_ms:
+        lag_s = (last_beat_ms - newest_ms) / 1000
+        detail = (
+            f"the newest record of {name} is {lag_s:,.0f} s older than the shark's last heartbeat:"
+            " objects may be missing from it"
+        )
+        found.append(Finding("clone", detail))
+    return found
+
+
+# --- asking ------------------------------------------------------------------------------
+
+
+async def heartbeats(shard: scan.Shard, origin: str) -> list[Heartbeat]:
+    """Return all records of `origin` in `manta_storage`: more than one if its zone was replaced.
+
+    Raises:
+      PeerError.
+    """
+    rows = await shard.sql(
+        "SELECT _mtime, _value FROM manta_storage WHERE manta_storage_id = $1", [origin]
+    )
+    return [_read_heartbeat(row) for row in rows]
+
+
+def _read_heartbeat(row: Mapping[str, Any]) -> Heartbeat:
+    try:
+        beat = Heartbeat(int(json.loads(row["_value"])["timestamp"]), int(row["_mtime"] or 0))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
+        raise PeerMalformed("a record of manta_storage without a timestamp") from exc
+    if not all(0 <= time_ms <= LAST_MS for time_ms in attrs.astuple(beat)):
+        raise PeerMalformed("a record of manta_storage whose timestamp is no time")
+    return beat
+
+
+async def _check_clone(
+    config: ManagerConfig, clone: Clone, live: str, last_beat_ms: int
+) -> list[Finding]:
+    found = []
+    here, there = await resolve(clone.name, config.hosts), await resolve(live, config.hosts)
+    if any(_may_be_one(one, other) for one in here for other in there):
+        found.append(Finding("clone", f"{clone.name} is at the address of {live}"))
+    (state,) = await clone.sql(
+        "SELECT pg_is_in_recovery() AS is_standby,"
+        " (SELECT count(*) FROM pg_stat_replication) AS followers"
+    )
+    (newest,) = await clone.sql("SELECT max(_mtime) AS newest FROM manta")
+    return found + judge_clone(
+        clone.name,
+        newest_ms=int(newest["newest"] or 0),
+        last_beat_ms=last_beat_ms,
+        is_standby=bool(state["is_standby"]),
+        followers=int(state["followers"]),
+    )
+
+
+def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
+    """Tell whether two places can be the same machine; two known ports of one address are two."""
+    is_apart = one.port and other.port and one.port != other.port
+    return one.host == other.host and not is_apart
+
+
+async def _check_agent(agents: Agents, name: str) -> list[Finding]:
+    ping = partial(agents.ping, name)
+    # Once more, for a connection that the agent had closed.
+    await insistently(ping, tries=2, first_s=0.2, longest_s=0.2)
+    return []
+
+
+async def _within(check: str, subject: str, ask: Check) -> list[Finding]:
+    """Return what `ask` finds; that there is no answer is a finding too."""
+    try:
+        with trio.fail_after(DEADLINE_S):
+            return await ask()
+    except trio.TooSlowError:
+        return [Finding(check, f"{subject}: no answer within {DEADLINE_S:.0f} s")]
+    except PeerError as exc:
+        return [Finding(check, str(exc))]
+
+
+async def _all(checks: Sequence[Check]) -> list[Finding]:
+    """Return the findings of all checks in their order, some of them asked at a time."""
+    results: list[list[Finding]] = [[] for _ in checks]
+    places = trio.CapacityLimiter(AT_ONCE)
+
+    async def run(index: int, check: Check) -> None:
+        async with places:
+            results[index] = await check()
+
+    async with trio.open_nursery() as nursery:
+        for index, check in enumerate(checks):
+            nursery.start_soon(run, index, check)
+    return [finding for result in results for finding in result]

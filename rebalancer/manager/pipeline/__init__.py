@@ -1,0 +1,1 @@
+"""This package does the work of one running job, from its first object to its last."""

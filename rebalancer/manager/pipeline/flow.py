@@ -1,0 +1,175 @@
+"""This module runs a job from its first object to its last, through stages and channels.
+
+Rules.  (1) Each stage owns its channel ends and closes them, so the end travels by itself.
+(2) Record in the store, then send: what is in a channel is on disk, so losing it costs nothing.
+(3) Channels form a line; what flows back is a synchronous call of the ledger, or a row of the
+store.  (4) Stopping is cancelling; starting is recovery.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import trio
+
+from rebalancer.domain.completeness import NO_SHARD, Part, needed, unfinished
+from rebalancer.domain.reasons import CANCELLED
+from rebalancer.domain.states import AssignmentState, ObjectStatus
+from rebalancer.errors import JobFailed
+from rebalancer.manager.pipeline.job import COPY_PATH, Found, Job, Moved, Ready, Sent
+from rebalancer.manager.pipeline.stages.discover import discover
+from rebalancer.manager.pipeline.stages.final_scan import next_round
+from rebalancer.manager.pipeline.stages.place import place
+from rebalancer.manager.pipeline.stages.poll import poll
+from rebalancer.manager.pipeline.stages.post import post
+from rebalancer.manager.pipeline.stages.probe import probe
+from rebalancer.manager.pipeline.stages.sources import phase
+from rebalancer.manager.pipeline.stages.update import update, update_links
+from rebalancer.manager.store.records import Looked, OpenAssignment
+
+#: What helps a job whose shard was taken out of the configuration.
+PUT_BACK = "the shard is not configured; put it back, then retry the job"
+#: Messages that wait between two stages; each holds up to an assignment of objects.
+QUEUE = 2
+
+
+async def run(job: Job) -> None:
+    """Run `job`, from wherever an earlier run left it, to its end.
+
+    A job that is cancelled ends when its agents are done: what has no assignment is skipped.
+    Once all that was found is at an end, the live metadata is scanned for what names the shark
+    nevertheless, and that goes the same way.
+
+    Raises:
+      ExceptionGroup: a stage failed; its JobFailed says why where the cause is not ours.
+      JobFailed: a scan did not finish on every shard; all else is done.
+    """
+    await job.unless_cancelled(partial(job.fleet.ready, job.waits))
+    if job.scans:
+        await job.store.know_shards(job.moray)
+    left = await _unfinished(job)
+    # Earlier rounds too may have shards left: those that were configured only later.
+    scan_round = left[0].round if left else await job.store.round()
+    while True:
+        async with trio.open_nursery() as beside:
+            beside.start_soon(probe, job)
+            await _drain(job, scan_round)
+            beside.cancel_scope.cancel()
+        await update_links(job)
+        if job.cancelled.is_set():
+            await job.store.skip_waiting(CANCELLED)
+        if job.listing is not None:
+            await job.store.list_unused_copies(COPY_PATH)
+        if job.cancelled.is_set():
+            return
+        if await job.store.take_changes():
+            continue  # somebody has made rows wait again in the file itself
+        await _check_end(job, scan_round)
+        left = await _unfinished(job)
+        due = left[0].round if left else await next_round(job)
+        if due is None:
+            return
+        scan_round = due
+
+
+async def _drain(job: Job, scan_round: int) -> None:
+    """Bring all to an end that was left over and that the scans of one round find."""
+    # Before any stage runs, or rows that a stage has just moved would be fed twice.
+    left_over = await job.store.open_assignments()
+    last_row = await job.store.last_row()
+    found_send, found = trio.open_memory_channel[Found](QUEUE)
+    ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
+    sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
+    moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
+    queues = {"found": found, "ready": ready, "sent": sent, "moved": moved}
+    with job.metrics.watching({name: _length(queue) for name, queue in queues.items()}):
+        async with trio.open_nursery() as nursery:
+            start = nursery.start_soon
+            async with found_send, found, ready_send, ready, sent_send, sent, moved_send, moved:
+                _claim(job, left_over)
+                start(_recover, left_over, sent_send.clone(), moved_send.clone())
+                start(discover, job, scan_round, last_row, found_send.clone())
+                start(place, job, found.clone(), ready_send.clone())
+                start(post, job, ready.clone(), sent_send.clone())
+                start(poll, job, sent.clone(), moved_send.clone())
+                start(update, job, moved.clone())
+
+
+def _length(queue: trio.MemoryReceiveChannel[Any]) -> Callable[[], int]:
+    return lambda: queue.statistics().current_buffer_used
+
+
+def _claim(job: Job, assignments: list[OpenAssignment]) -> None:
+    for assignment in assignments:
+        if assignment.state is not AssignmentState.AGENT_COMPLETE:
+            job.ledger.claim(assignment.destination.manta_storage_id, assignment.size)
+            job.ledger.posted(assignment.destination.manta_storage_id)
+
+
+async def _recover(
+    assignments: list[OpenAssignment],
+    sent: trio.MemorySendChannel[Sent],
+    moved: trio.MemorySendChannel[Moved],
+) -> None:
+    """Feed what an earlier run left half way into the stage that its state names."""
+    async with sent, moved:
+        for left in assignments:
+            if left.state is AssignmentState.AGENT_COMPLETE:
+                await moved.send(Moved(left.id, left.destination))
+            else:
+                ids = frozenset(left.object_ids)
+                is_accepted = left.state is AssignmentState.ASSIGNED
+                await sent.send(Sent(left.id, left.destination, ids, left.size, is_accepted))
+
+
+async def _unfinished(job: Job) -> list[Part]:
+    """Return what the job has yet to look at: nothing more, if it takes no further objects."""
+    looked = await job.store.looked()
+    shards = looked.shards if job.scans else ()
+    listed = () if job.listing is None else job.listing.parts
+    parts = needed(shards, looked.rounds, listed)
+    left = unfinished(parts, looked.scans)
+    return [] if job.has_enough else left
+
+
+async def _check_looked(job: Job, scan_round: int) -> None:
+    """Note as failures what the rounds so far did not look at, unless that is noted already."""
+    looked = await job.store.looked()
+    for shard in looked.dropped:
+        job.failures.append(f"listed records of shard {shard} were left out: {PUT_BACK}")
+    for part in await _unfinished(job):
+        what = phase(part.round, part.shard)
+        is_told = any(failure.startswith(f"{what} did not") for failure in job.failures)
+        if part.round > scan_round or is_told:
+            continue
+        is_there = part.shard == NO_SHARD or part.shard in job.moray
+        why = _reached(part, looked) if is_there else PUT_BACK
+        job.failures.append(f"{what} did not finish: {why}")
+
+
+def _reached(part: Part, looked: Looked) -> str:
+    """Say how far the scan of an unfinished part came."""
+    for scan in looked.scans:
+        is_its = (scan.round, scan.shard) == (part.round, part.shard)
+        if is_its and scan.position < scan.until:
+            return f"it stands at {scan.position:,} of {scan.until:,} in {scan.column}"
+    return "it has not begun"
+
+
+async def _check_end(job: Job, scan_round: int) -> None:
+    """Fail the job unless the rounds so far came to their end.
+
+    Raises:
+      JobFailed: they did not, and why.
+    """
+    await _check_looked(job, scan_round)
+    status = await job.store.status()
+    unfinished = {
+        name: status.objects(name)
+        for name in (ObjectStatus.UNPROCESSED, ObjectStatus.ASSIGNED, ObjectStatus.POST_PROCESSING)
+        if status.objects(name)
+    }
+    if unfinished:
+        job.failures.append(f"objects were left unfinished: {unfinished}")
+    if job.failures:
+        raise JobFailed("; ".join(job.failures))

@@ -1,0 +1,201 @@
+"""This module has a running job: what its stages share."""
+
+import math
+import random
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+import attrs
+import trio
+
+from rebalancer.config import ManagerConfig
+from rebalancer.domain.batches import BatchLimits
+from rebalancer.domain.objects import MantaObject, Shark
+from rebalancer.domain.placement import Rules
+from rebalancer.manager.actions import Action
+from rebalancer.manager.fleet.ledger import Ledger
+from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.throttle import Throttle
+from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.pipeline.listings import Listing
+from rebalancer.manager.store.job_file import JobStore
+from rebalancer.peers import scan
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.moray.client import MorayClient
+from rebalancer.waits import Waits
+
+#: Path of a copy on a storage node, for reports.
+COPY_PATH = "/manta/{account}/{id}"
+
+
+@attrs.frozen
+class Found:
+    """discover -> place: objects that need a destination.
+
+    `flush`: nothing else may come for a while, so batches should not wait to fill.
+    """
+
+    objects: tuple[MantaObject, ...]
+    flush: bool = False
+
+
+@attrs.frozen
+class Ready:
+    """place -> post: an assignment, recorded, with what its agent must be told."""
+
+    id: str
+    destination: Shark
+    tasks: tuple[tuple[MantaObject, Shark], ...]  # each with its source
+    size: int
+
+
+@attrs.frozen
+class Sent:
+    """post -> poll: an assignment that its agent has, or may have."""
+
+    id: str
+    destination: Shark
+    object_ids: frozenset[str]
+    size: int
+    #: Whether the agent has said that it has it.
+    is_accepted: bool = True
+    #: Whether it was posted and no answer came.
+    in_doubt: bool = False
+
+
+@attrs.frozen
+class Moved:
+    """poll -> update: an assignment whose agent is done."""
+
+    id: str
+    destination: Shark
+
+
+@attrs.define
+class Absence:
+    """The objects that are put off because every destination which could have them is away.
+
+    Mutable state: how many there are, and how many destinations had come back before the first.
+    """
+
+    objects: int = 0
+    returns: int = 0
+
+    def note(self, returns: int) -> None:
+        """One more is put off; `returns` is the ledger's count."""
+        if not self.objects:
+            self.returns = returns
+        self.objects += 1
+
+    def forget(self) -> None:
+        """None of them is put off any more."""
+        self.objects = 0
+
+
+def rules_of(config: ManagerConfig) -> Rules:
+    """Return the operator's limits on destinations."""
+    return Rules(
+        max_fill_percentage=config.max_fill_percentage,
+        min_avail_mb=config.min_avail_mb,
+        max_sharks=config.options.max_sharks,
+        blacklist_datacenters=frozenset(config.blacklist_datacenters),
+        allow_source_evac_shark=config.allow_source_evac_shark,
+    )
+
+
+async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work`, and give it up when `event` is set."""
+
+    async def give_up() -> None:
+        await event.wait()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        await work()
+        nursery.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class Job:
+    """What the stages of one job share.
+
+    Mutable state: `updaters`, whose number changes while the job runs; `given_back`, the
+    assignments with objects that `discover` must feed again; `absence`, the objects that wait for
+    destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when
+    nothing more is to be begun.
+    """
+
+    id: str
+    action: Action
+    config: ManagerConfig
+    store: JobStore
+    fleet: Fleet
+    agents: Agents
+    #: Where objects are looked for: the shards' clones, or their Morays.
+    scanned: Mapping[int, scan.Shard]
+    moray: Mapping[int, MorayClient]
+    #: Records that are read anew, before any shard is scanned.
+    listing: Listing | None
+    metrics: ManagerMetrics
+    ledger: Ledger
+    throttle: Throttle
+    updaters: Updaters
+    #: Whether its shards are looked at: all of them, or what an earlier job left of them.
+    scans: bool = attrs.field(
+        default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
+    )
+    #: What it waits for.
+    waits: Waits = attrs.field(factory=Waits)
+    #: Seconds for which it waits for what does not answer before it looks for objects; a job as
+    #: long as it takes.
+    patience_s: float = math.inf
+    max_objects: int | None = None
+    rng: random.Random = attrs.field(factory=random.Random)
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    given_back: deque[str] = attrs.field(factory=deque)
+    absence: Absence = attrs.field(factory=Absence)
+    failures: list[str] = attrs.field(factory=list)
+    cancelled: trio.Event = attrs.field(factory=trio.Event)
+    #: Names of the sharks that any job evacuates, hence no destinations.
+    evacuating: Callable[[], Collection[str]] = attrs.field(
+        default=attrs.Factory(
+            lambda job: lambda: (job.action.origin.manta_storage_id,), takes_self=True
+        )
+    )
+
+    @property
+    def rules(self) -> Rules:
+        """Return the operator's limits on destinations."""
+        return rules_of(self.config)
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """Return when an assignment is due."""
+        options = self.config.options
+        return BatchLimits(options.max_tasks_per_assignment, float(options.max_assignment_age))
+
+    @property
+    def has_enough(self) -> bool:
+        """Tell whether it takes no further objects, because of its limit."""
+        return self.max_objects is not None and self.store.objects >= self.max_objects
+
+    def configure(self, config: ManagerConfig) -> None:
+        """Go on with another configuration, as far as it matters to a job that runs."""
+        threads = config.options.max_metadata_update_threads
+        if threads != self.config.options.max_metadata_update_threads:
+            self.updaters.resize(threads)
+            for shard in self.moray.values():
+                shard.resize(threads)
+        self.config = config
+
+    async def unless_cancelled(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work`, and give it up once nothing more is to be begun."""
+        await unless(self.cancelled, work)
+
+    def cancel(self) -> None:
+        """Begin nothing more; what agents finish is still recorded."""
+        self.cancelled.set()
+        self.store.wake()

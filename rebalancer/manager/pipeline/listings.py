@@ -1,0 +1,159 @@
+"""A listing names objects: in the file of an earlier job, or in one of an operator.
+
+A listing only names records.  What they hold is read anew, because it may have changed since.
+Blocking.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from rebalancer.errors import JobFailed
+from rebalancer.manager.store import views
+
+#: Records named at once.  All of them go into one statement to each shard.
+PAGE = 200
+
+
+@attrs.frozen
+class Copied:
+    """A copy that an earlier job made, or may have made, and that no record names."""
+
+    object_id: str
+    shark: str
+    #: Under which it lies there.
+    account: str
+
+
+@attrs.frozen
+class Listed:
+    """One record; `shard` is None if the listing does not tell."""
+
+    shard: int | None
+    key: str
+    copy: Copied | None = None
+
+
+class Listing(Protocol):
+    """Records in an order that stays the same, in one or more parts."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their names."""
+
+    def until(self, part: str, /) -> int:
+        """Return the last position in `part`.
+
+        Raises:
+          JobFailed, StoreError: it cannot be read.
+        """
+
+    def page(self, part: str, after: int, /) -> tuple[int, list[Listed]]:
+        """Return the records behind position `after`, and the position of the last of them.
+
+        Raises:
+          JobFailed, StoreError: it cannot be read.
+        """
+
+
+@attrs.frozen
+class EarlierJob:
+    """What an earlier job skipped, could not do, or met again when it had no round left for it."""
+
+    path: Path
+    parts: tuple[str, ...] = views.RETRYABLE
+
+    def until(self, part: str) -> int:
+        """As in `Listing`; positions are rows."""
+        return views.last_retryable(self.path, part)
+
+    def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
+        """As in `Listing`."""
+        end, named = views.retryable(self.path, part, after, PAGE)
+        return end, [Listed(one.shard or None, one.key, _copy_of(one)) for one in named]
+
+
+def _copy_of(one: views.Retryable) -> Copied | None:
+    if one.object_id is None or one.shark is None or one.text is None:
+        return None
+    record = json.loads(one.text)
+    account = record.get("creator") or record.get("owner")
+    return Copied(one.object_id, one.shark, str(account))
+
+
+@attrs.frozen
+class Joined:
+    """Several listings read one after the other; each part has its listing, and its name there."""
+
+    by_part: Mapping[str, tuple[Listing, str]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As in `Listing`."""
+        return tuple(self.by_part)
+
+    def until(self, part: str) -> int:
+        """As in `Listing`."""
+        listing, name = self.by_part[part]
+        return listing.until(name)
+
+    def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
+        """As in `Listing`."""
+        listing, name = self.by_part[part]
+        return listing.page(name, after)
+
+
+@attrs.frozen
+class ObjectsFile:
+    """A file with one JSON object a line, which has `key`, perhaps `shard`; all else is ignored."""
+
+    path: Path
+    parts: tuple[str, ...] = ("file",)
+
+    def until(self, _part: str) -> int:
+        """As in `Listing`; positions are bytes."""
+        try:
+            return self.path.stat().st_size
+        except OSError as exc:
+            raise JobFailed(f"{self.path}: {exc.strerror}") from exc
+
+    def page(self, _part: str, after: int) -> tuple[int, list[Listed]]:
+        """As in `Listing`."""
+        listed = list[Listed]()
+        try:
+            with self.path.open("rb") as file:
+                file.seek(after)
+                while len(listed) < PAGE and (line := file.readline()):
+                    if line.strip():
+                        listed.append(self._read(line, file.tell() - len(line)))
+                return file.tell(), listed
+        except OSError as exc:
+            raise JobFailed(f"{self.path}: {exc.strerror}") from exc
+
+    def _read(self, line: bytes, offset: int) -> Listed:
+        try:
+            found: Any = json.loads(line)
+        except (ValueError, RecursionError) as exc:
+            raise JobFailed(f"{self.path}: at byte {offset}: {exc}") from exc
+        match found:
+            case {"key": str(key), "shard": int(shard)} if shard is not True:
+                return Listed(shard, key)
+            case {"key": str(key)} if found.get("shard") is None:
+                return Listed(None, key)
+        expected = 'expected an object with a string "key", and perhaps the number of its "shard"'
+        raise JobFailed(f"{self.path}: at byte {offset}: {expected}")
+
+
+def check(listing: Listing) -> None:
+    """Read all of it.
+
+    Raises:
+      JobFailed, StoreError: it cannot be read.
+    """
+    for part in listing.parts:
+        position, until = 0, listing.until(part)
+        while position < until:
+            position, _ = listing.page(part, position)

@@ -1,0 +1,91 @@
+"""This stage looks for what still, or again, names the evacuated shark when a job seems done.
+
+Other writers put whole records back as they read them, and uploads that began long ago end on
+the shark.  Only the live metadata can tell, so it is asked through Moray, wherever discovery
+looked.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+
+import trio
+
+from rebalancer.domain.final_scan import UPLOAD_IN_PROGRESS
+from rebalancer.domain.objects import upload_sharks
+from rebalancer.log import get_logger
+from rebalancer.manager.pipeline.job import COPY_PATH, Found, Job
+from rebalancer.manager.pipeline.stages.sources import read_rows, scan_shards, send
+from rebalancer.manager.store.records import FoundRecord, Remaining, ScanPosition
+from rebalancer.peers import scan
+
+log = get_logger()
+
+
+async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Found]) -> None:
+    """Send on every object that has to be moved after all; list all others in the store.
+
+    Behind the last of the configured rounds everything is listed.  A shard that does not
+    answer is noted in `job.failures`; the others go on.
+    """
+    is_last = scan_round > job.config.final_scans
+
+    async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
+        records = _read_rows(job, scanned.shard, rows)
+        new = await job.store.found_again(records, scanned, is_last=is_last, path=COPY_PATH)
+        await send(found, new)
+
+    await scan_shards(job, job.moray, keep, scan_round=scan_round)
+
+
+async def next_round(job: Job) -> int | None:
+    """Begin the next final scan; None if no other is due.
+
+    Only a job that takes all there is on the shard ends with one.  A scan whose findings were
+    moved is followed by another, which sees what became of them.
+    """
+    if why := _why_none(job):
+        log.info("no final scan", job=job.id, why=why)
+        return None
+    rounds = await job.store.rounds()
+    if rounds:
+        last = rounds[-1]
+        log.info(
+            "final scan", job=job.id, round=last.round, found=last.found, remaining=last.remaining
+        )
+        if not last.found:
+            return None
+    return await job.store.begin_round()
+
+
+def _why_none(job: Job) -> str | None:
+    if not job.config.final_scans:
+        return "final_scans is 0"
+    if not job.scans:
+        return "the job takes listed objects only"
+    if job.max_objects is not None:
+        return "the job takes a limited number of objects"
+    return None
+
+
+def _read_rows(
+    job: Job, number: int, rows: Iterable[scan.FoundRow]
+) -> Iterator[FoundRecord | Remaining]:
+    """Yield the records of a window that name the shark, parsed as they are taken, in a thread."""
+    for row in rows:
+        if not row.is_directory:
+            yield from read_rows(job, number, [row])
+        elif (upload := _read_upload(job, number, row)) is not None:
+            yield upload
+
+
+def _read_upload(job: Job, number: int, row: scan.FoundRow) -> Remaining | None:
+    try:
+        record = json.loads(row.value)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    names = [shark.manta_storage_id for shark in upload_sharks(record)]
+    if job.action.origin.manta_storage_id not in names:
+        return None
+    return Remaining(number, row.key, str(record["upload"].get("id", "")), UPLOAD_IN_PROGRESS)

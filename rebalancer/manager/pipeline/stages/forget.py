@@ -1,0 +1,71 @@
+"""This module has agents forget the assignments that are done with, for tidiness only."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from rebalancer.errors import PeerError
+from rebalancer.log import get_logger
+from rebalancer.manager.pipeline.job import Job, Moved
+from rebalancer.retry import pauses
+
+#: Deletes that one destination may have under way; further ones are left out.
+AT_ONE = 8
+TRIES = 3
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+#: Seconds that the end of all other work waits for deletes.
+LAST_S = 5.0
+
+log = get_logger()
+
+
+class Forgetting:
+    """This object deletes assignments; nothing waits for that, as one that stays is only clutter.
+
+    Mutable state: how many are under way, by destination.
+    """
+
+    def __init__(self, job: Job, nursery: trio.Nursery) -> None:
+        self._job = job
+        self._nursery = nursery
+        self._under_way: Counter[str] = Counter()
+
+    def forget(self, item: Moved) -> None:
+        """Have its agent drop an assignment, if the job wants that and the agent keeps up."""
+        if not self._job.config.delete_assignments:
+            return
+        shark = item.destination.manta_storage_id
+        if self._under_way[shark] < AT_ONE:
+            self._under_way[shark] += 1
+            self._nursery.start_soon(self._delete, shark, item)
+        else:
+            log.info("assignment left at its agent, which deletes slowly", id=item.id, shark=shark)
+
+    async def _delete(self, shark: str, item: Moved) -> None:
+        try:
+            await _delete(self._job, item)
+        finally:
+            self._under_way[shark] -= 1
+
+
+@asynccontextmanager
+async def forgetting(job: Job) -> AsyncIterator[Forgetting]:
+    """Have assignments dropped in the background; on leaving, the rest has a few seconds."""
+    async with trio.open_nursery() as nursery:
+        yield Forgetting(job, nursery)
+        nursery.cancel_scope.deadline = trio.current_time() + LAST_S
+
+
+async def _delete(job: Job, item: Moved) -> None:
+    waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+    for _ in range(TRIES):
+        try:
+            await job.agents.delete(item.destination.manta_storage_id, item.id)
+        except PeerError as exc:
+            error = str(exc)
+        else:
+            return
+        await trio.sleep(next(waits))
+    log.info("assignment not deleted at its agent", id=item.id, error=error)

@@ -1,0 +1,53 @@
+"""This module asks all destinations that are away whether they are back, in one task."""
+
+from functools import partial
+
+import trio
+
+from rebalancer.errors import PeerError
+from rebalancer.manager.pipeline.job import Job
+
+#: Destinations asked at a time.
+AT_ONCE = 10
+
+
+async def probe(job: Job) -> None:
+    """Ask each destination that is away, at growing intervals, until it answers; for ever.
+
+    Meanwhile the job shows it as waited for.  Jobs share the destinations, and their probes.
+    """
+    told: set[str] = set()
+    try:
+        while True:
+            if due := job.ledger.take_due():
+                async with trio.open_nursery() as nursery:
+                    places = trio.CapacityLimiter(AT_ONCE)
+                    for shark in due:
+                        nursery.start_soon(_ask, job, shark, places)
+            away = dict(job.ledger.away())
+            for shark, why in away.items():
+                job.waits.begin(_subject(shark), why)
+            for shark in told - away.keys():
+                job.waits.end(_subject(shark))
+            told = set(away)
+            with trio.move_on_at(job.ledger.next_probe_at()):
+                await job.ledger.wait_change()
+    finally:
+        for shark in told:
+            job.waits.end(_subject(shark))
+
+
+def _subject(shark: str) -> str:
+    return f"the agent of {shark}"
+
+
+async def _ask(job: Job, shark: str, places: trio.CapacityLimiter) -> None:
+    settle = partial(job.ledger.still_away, shark)  # also if this is cut off
+    try:
+        async with places:
+            await job.agents.ping(shark)
+        settle = partial(job.ledger.back, shark)
+    except PeerError as exc:
+        settle = partial(job.ledger.still_away, shark, str(exc))
+    finally:
+        settle()

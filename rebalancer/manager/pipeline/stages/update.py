@@ -1,0 +1,140 @@
+"""This stage has each record of a copied object name the new copy, if nobody was quicker."""
+
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from operator import attrgetter
+
+import trio
+
+from rebalancer.domain.objects import RecordError
+from rebalancer.domain.states import ObjectEvent
+from rebalancer.log import get_logger
+from rebalancer.manager.pipeline.job import COPY_PATH, Job, Moved
+from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
+from rebalancer.manager.pipeline.stages.rewrite import (
+    MAX_BATCH_BYTES,
+    Member,
+    Outcome,
+    Rewriter,
+    as_discovered,
+    put_bytes,
+)
+from rebalancer.manager.store.records import Settled, StoredRecord
+
+#: A batch holds records of one assignment and shard, but not more of them than this, nor more than
+#: `MAX_BATCH_BYTES`: 200 keep a real server busy for 0.2 s, in which it serves nobody else.
+MAX_BATCH_RECORDS = 100
+
+log = get_logger()
+
+
+async def update(job: Job, moved: trio.MemoryReceiveChannel[Moved]) -> None:
+    """Update the records of each assignment, as many at a time as `job.updaters` allows."""
+    async with moved, forgetting(job) as agents, trio.open_nursery() as nursery:
+        async for item in moved:
+            # Before the task starts, so that no more of them exist than may work.
+            await job.updaters.acquire(item)
+            work = partial(_update_timed, job, item, agents)
+            nursery.start_soon(_release_after, job, item, work)
+
+
+async def update_links(job: Job) -> None:
+    """Update the further records of objects that have several, once their copies are made."""
+    after = (-1, "")
+    while links := await job.store.waiting_links(after):
+        async with trio.open_nursery() as nursery:
+            for link in links:
+                await job.updaters.acquire(link)
+                nursery.start_soon(_release_after, job, link, partial(_update_link, job, link))
+        after = (links[-1].shard, links[-1].key)
+
+
+async def _release_after(job: Job, borrower: object, work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    finally:
+        job.updaters.release(borrower)
+
+
+async def _update_timed(job: Job, item: Moved, agents: Forgetting) -> None:
+    with job.metrics.timed("update"):
+        await _update_assignment(job, item)
+    agents.forget(item)
+
+
+async def _update_assignment(job: Job, item: Moved) -> None:
+    records = await job.store.to_update(item.id)
+    by_shard: defaultdict[int, list[StoredRecord]] = defaultdict(list)
+    for record in records:
+        by_shard[record.shard].append(record)
+    parts = [(shard, chunk) for shard, members in by_shard.items() for chunk in chunks(members)]
+    for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
+        done = await _update_chunk(job, shard, chunk)
+        settled = [_settled(member, outcome) for member, outcome in done]
+        await job.store.settle(settled, None if left else item.id)
+        _count(job, [outcome for _, outcome in done])
+    if not parts:
+        await job.store.settle((), item.id)
+    log.debug("assignment", id=item.id, state="post_processed")
+
+
+def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
+    """Return the records of one shard in order of their keys, cut into batches."""
+    chunk: list[StoredRecord] = []
+    size = 0
+    # Two batches that lock the same keys in other orders deadlock.
+    for record in sorted(records, key=attrgetter("key")):
+        length = put_bytes(record.key, record.text)
+        is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
+        if chunk and is_full:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(record)
+        size += length
+    if chunk:
+        yield chunk
+
+
+async def _update_chunk(
+    job: Job, shard: int, records: list[StoredRecord]
+) -> list[tuple[Member, Outcome]]:
+    members = [as_discovered(record) for record in records]
+    if (moray := job.moray.get(shard)) is None:
+        return [(member, _no_such_shard(shard)) for member in members]
+    batched = job.config.options.use_batched_updates
+    await Rewriter(shard, moray, job.action, job.updaters, batched).rewrite(members)
+    return [(member, member.outcome) for member in members if member.outcome is not None]
+
+
+def _no_such_shard(shard: int) -> Outcome:
+    detail = f"shard {shard} is not configured any more"
+    return Outcome(ObjectEvent.UNUSABLE, error=RecordError.BAD_SHARD_NUMBER, detail=detail)
+
+
+def _settled(member: Member, outcome: Outcome) -> Settled:
+    record, orphan = member.record, None
+    if not outcome.is_complete:
+        known = json.loads(record.text)  # as it was copied; `member.value` may be another object
+        account = known.get("creator") or known["owner"]
+        orphan = COPY_PATH.format(account=account, id=record.id)
+    return Settled(
+        record.number, outcome.event, outcome.error, outcome.outcome, outcome.detail, orphan
+    )
+
+
+def _count(job: Job, outcomes: list[Outcome]) -> None:
+    job.metrics.moved(sum(outcome.is_complete for outcome in outcomes))
+    for outcome in outcomes:
+        if outcome.error is not None:
+            job.metrics.failed(outcome.error)
+
+
+async def _update_link(job: Job, link: StoredRecord) -> None:
+    ((_, outcome),) = await _update_chunk(job, link.shard, [link])
+    status = {
+        ObjectEvent.METADATA_WRITTEN: "complete",
+        ObjectEvent.SUPERSEDED: "skipped",
+    }.get(outcome.event, "error")
+    await job.store.settle_link(link, status, outcome.detail or outcome.outcome)

@@ -1,0 +1,304 @@
+"""This module has rows of assignments, and of their objects until these are copied."""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+
+import attrs
+
+from rebalancer.domain import reasons, states
+from rebalancer.domain.objects import Shark, read_object
+from rebalancer.domain.reasons import Reason
+from rebalancer.domain.retries import Failure, Next, Tried, after_failure
+from rebalancer.domain.states import (
+    AssignmentEvent,
+    AssignmentState,
+    ObjectEvent,
+    ObjectStatus,
+    advance,
+)
+from rebalancer.errors import IllegalTransition
+from rebalancer.manager.store import destinations
+from rebalancer.manager.store.counts import Tally, move_rows
+from rebalancer.manager.store.orphans import note_orphan
+from rebalancer.manager.store.records import NewAssignment, OpenAssignment, Uncopied
+from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tried
+
+#: Of a row of `progress`: that it is in the assignment which has this id.
+_IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
+
+
+def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
+    """Insert an assignment, and give it its objects."""
+    number = db.execute(
+        "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            assignment.id,
+            assignment.destination.manta_storage_id,
+            assignment.destination.datacenter,
+            AssignmentState.INIT,
+            len(assignment.object_ids),
+            assignment.size,
+        ),
+    ).lastrowid
+    destinations.give(db, assignment)
+    count = db.execute(
+        "UPDATE progress SET status = 'assigned', assignment = ?, dest_shark = ?"
+        " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
+        # The sign keeps sqlite from walking the index of all that waits.
+        " AND +status = 'unprocessed' AND NOT put_off",
+        (number, assignment.destination.manta_storage_id, json.dumps(assignment.object_ids)),
+    ).rowcount
+    if count != len(assignment.object_ids):
+        raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
+    # Cheaper than RETURNING, which hands over a row for each.
+    (size,) = db.execute(
+        "SELECT ifnull(sum(bytes), 0) FROM progress WHERE assignment = ?", (number,)
+    ).fetchone()
+    tally = Tally()
+    tally.move("unprocessed", "assigned", None, count, size)
+    tally.save(db)
+
+
+def accept(db: sqlite3.Connection, assignment_id: str) -> None:
+    """Note that the agent has an assignment."""
+    _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
+
+
+def withdraw(db: sqlite3.Connection, assignment_id: str, path: str | None = None) -> None:
+    """End an assignment that came to no agent: its objects are as before.
+
+    With `path` that is not quite sure, so the places of possible copies are noted.
+    """
+    _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
+    tally = Tally()
+    for row in _objects_of(db, assignment_id):
+        if path is not None:
+            note_orphan(db, row, path, "its agent may have been given it")
+        _return(db, tally, row)
+    tally.save(db)
+
+
+def give_back(
+    db: sqlite3.Connection,
+    assignment_id: str,
+    reason: Reason,
+    max_attempts: int,
+    path: str,
+    detail: str,
+) -> Uncopied:
+    """End an assignment that came to nothing: its objects return to placement, or are skipped."""
+    _advance(db, assignment_id, AssignmentEvent.LOST, detail)
+    failing = _Failing(db, max_attempts)
+    for row in _objects_of(db, assignment_id):
+        note_orphan(db, row, path, f"assignment lost: {reason}")
+        failing.fail(row, reason, detail=detail)
+    return failing.save(assignment_id, copied=0)
+
+
+def copied(
+    db: sqlite3.Connection, assignment_id: str, failed: Mapping[str, Failure], max_attempts: int
+) -> Uncopied:
+    """Take all objects of an assignment for copied, but those that `failed`.
+
+    The latter return to placement, or are skipped.
+    """
+    _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
+    failing = _Failing(db, max_attempts)
+    for object_id, failure in failed.items():
+        failing.report(_object_of(db, assignment_id, object_id), failure)
+    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
+    left = move_rows(db, failing.tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
+    return failing.save(assignment_id, copied=left)
+
+
+def ask_again(
+    db: sqlite3.Connection,
+    assignment_id: str,
+    failed: Mapping[str, Failure],
+    max_attempts: int,
+    path: str,
+    detail: str,
+) -> Uncopied:
+    """End an assignment whose agent accounts for its `failed` objects only.
+
+    Those return to placement, or are skipped.  The others, which may be copied, are to be asked
+    of the same destination under another assignment: there they are found, if they are.  That
+    costs an object no attempt, once between two attempts, so that an agent which never counts
+    right does not get them for ever.
+    """
+    _advance(db, assignment_id, AssignmentEvent.LOST, detail)
+    failing = _Failing(db, max_attempts)
+    for row in _objects_of(db, assignment_id):
+        failure = failed.get(row["id"])
+        if failure is not None:
+            failing.report(row, failure)
+            continue
+        note_orphan(db, row, path, "its agent did not account for it")
+        if row["earlier_shark"] is None:
+            failing.ask_same_again(row)
+        else:
+            failing.fail(row, reasons.ASSIGNMENT_MISMATCH)
+    return failing.save(assignment_id, copied=0)
+
+
+def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
+    """Select the assignments that are not at their end, the oldest first."""
+    rows = db.execute(
+        "SELECT * FROM assignments WHERE state IN ('init', 'assigned', 'agent_complete')"
+        " ORDER BY created, id"
+    ).fetchall()
+    return [
+        OpenAssignment(
+            row["id"],
+            Shark(row["dest_datacenter"], row["dest_shark"]),
+            AssignmentState(row["state"]),
+            _ids_of(db, row["id"]),
+            row["bytes"],
+        )
+        for row in rows
+    ]
+
+
+def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
+    rows = db.execute(
+        f"SELECT id FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
+        (assignment_id,),
+    )
+    return tuple(row["id"] for row in rows)
+
+
+def finish(db: sqlite3.Connection, assignment_id: str) -> None:
+    """End an assignment of which every object is settled."""
+    _advance(db, assignment_id, AssignmentEvent.SETTLED)
+
+
+def _advance(
+    db: sqlite3.Connection, assignment_id: str, event: AssignmentEvent, detail: str | None = None
+) -> None:
+    row = db.execute("SELECT state FROM assignments WHERE id = ?", (assignment_id,)).fetchone()
+    if row is None:
+        raise IllegalTransition(f"there is no assignment {assignment_id}")
+    new = advance(states.ASSIGNMENT, AssignmentState(row["state"]), event)
+    db.execute(
+        "UPDATE assignments SET state = ?, detail = ? WHERE id = ?", (new, detail, assignment_id)
+    )
+
+
+def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]:
+    """Select the objects that an assignment still has to copy."""
+    return db.execute(
+        "SELECT id, object, bytes, attempts, tried, dest_shark, earlier_shark"
+        f" FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
+        (assignment_id,),
+    ).fetchall()
+
+
+def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sqlite3.Row:
+    """Select one of the objects that an assignment still has to copy.
+
+    Raises:
+      IllegalTransition: the assignment does not have it.
+    """
+    row: sqlite3.Row | None = db.execute(
+        "SELECT id, object, bytes, attempts, tried, dest_shark"
+        " FROM progress JOIN records USING (number)"
+        f" WHERE id = ? AND {_IN} AND status = 'assigned'",
+        (object_id, assignment_id),
+    ).fetchone()
+    if row is None:
+        raise IllegalTransition(f"assignment {assignment_id}: a failed object was not assigned")
+    return row
+
+
+@attrs.define
+class _Failing:
+    """Decides what becomes of the objects of one assignment that were not copied, and counts them.
+
+    Mutable state: the counts, which `save` writes.
+    """
+
+    db: sqlite3.Connection
+    max_attempts: int
+    tally: Tally = attrs.field(factory=Tally)
+    _fates: Counter[Next] = attrs.field(factory=Counter)
+    _skipped: Counter[Reason] = attrs.field(factory=Counter)
+
+    def report(self, row: sqlite3.Row, failure: Failure) -> None:
+        """Take an object that its agent reports as failed; some failures cost it no attempt."""
+        if read_tried(row).is_excused(failure):
+            self._excuse(row, failure)
+        else:
+            self.fail(row, failure.reason, failure.bad_source)
+
+    def fail(
+        self,
+        row: sqlite3.Row,
+        reason: Reason,
+        bad_source: str | None = None,
+        *,
+        detail: str | None = None,
+    ) -> None:
+        """End an assigned object as skipped, or return it to placement.
+
+        `reason` is why it failed this time; what is recorded, and counted, is what tells most of
+        all that it failed for.
+        """
+        tried = read_tried(row).and_also(row["dest_shark"], bad_source, reason)
+        fate = after_failure(reason, row["attempts"] + 1, self.max_attempts)
+        self._fates[fate] += 1
+        if fate is Next.SKIPPED:
+            told = tried.reason or reason
+            if told != reason:
+                detail = f"in the end: {reason}"
+            skip(self.db, self.tally, row["id"], ObjectStatus.ASSIGNED, told, detail)
+            self._skipped[told] += 1
+            return
+        self._return(row, 1, tried, put_off=fate is Next.PUT_OFF)
+
+    def _excuse(self, row: sqlite3.Row, failure: Failure) -> None:
+        """Return an object whose source was away: it waits, if none is left that was not."""
+        tried = read_tried(row).without_answer(row["dest_shark"], failure)
+        sharks = read_object(json.loads(row["object"])).sharks
+        is_last = {shark.manta_storage_id for shark in sharks} <= tried.away | tried.sources
+        self._fates[Next.PUT_OFF if is_last else Next.AT_ONCE] += 1
+        self._return(row, 0, tried, put_off=is_last)
+
+    def _return(self, row: sqlite3.Row, attempts: int, tried: Tried, *, put_off: bool) -> None:
+        """Leave an object without a destination again, with what is to be avoided from now on."""
+        _return(self.db, self.tally, row)
+        if put_off:
+            advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
+            self.tally.put_off(1)
+        self.db.execute(
+            "UPDATE progress SET attempts = attempts + ?, tried = ?, earlier_shark = NULL,"
+            f" put_off = ? WHERE {OF_ID}",
+            (attempts, write_tried(tried), put_off, row["id"]),
+        )
+
+    def ask_same_again(self, row: sqlite3.Row) -> None:
+        """Return an object to placement whose copy may lie at this destination, at no cost."""
+        _return(self.db, self.tally, row)
+        self.db.execute(
+            f"UPDATE progress SET earlier_shark = ? WHERE {OF_ID}", (row["dest_shark"], row["id"])
+        )
+        self._fates[Next.AT_ONCE] += 1
+
+    def save(self, assignment_id: str, *, copied: int) -> Uncopied:
+        """Write the counts, with `copied` further objects; returns those of the uncopied ones."""
+        destinations.count(self.db, assignment_id, copied=copied, failed=self._fates.total())
+        self.tally.save(self.db)
+        fates = self._fates
+        return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], self._skipped)
+
+
+def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
+    """Leave an assigned object without a destination again."""
+    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
+    db.execute(
+        f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = 'assigned'",
+        (new, row["id"]),
+    )
+    tally.move("assigned", new, None, 1, row["bytes"])

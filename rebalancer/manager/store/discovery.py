@@ -1,0 +1,125 @@
+"""This module has rows of what discovery met, and how far it has come."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+
+import attrs
+
+from rebalancer.domain import states
+from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.manager.store.counts import Tally, count_objects
+from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition
+from rebalancer.manager.store.unplaced import last_row
+from rebalancer.sqlite import insert_rows
+
+#: Records inserted at a time.
+TOGETHER = 100
+
+
+def found(
+    db: sqlite3.Connection,
+    records: Iterable[FoundRecord],
+    scanned: ScanPosition,
+    limit: int | None,
+    dropped: Sequence[Dropped],
+    orphans: Sequence[Orphan],
+) -> list[MantaObject]:
+    """Store one window; the new objects, which need a destination, each once."""
+    tally, new = Tally(), list[MantaObject]()
+    room = None if limit is None else max(0, limit - count_objects(db))
+    left = iter(records)
+    while part := list(islice(left, TOGETHER if room is None else min(room, TOGETHER))):
+        statuses = insert(db, part)
+        for record, status in zip(part, statuses, strict=True):
+            if status is None:
+                note_duplicate(db, record, tally)
+                continue
+            tally.add(status, record.error or record.outcome, 1, record.size)
+            if status is ObjectStatus.UNPROCESSED and record.obj is not None:
+                new.append(record.obj)
+        if room is not None:
+            room -= sum(status is not None for status in statuses)
+    write_scan(db, scanned)
+    db.executemany(
+        "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
+        [attrs.astuple(one) for one in dropped],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
+        [attrs.astuple(one) for one in orphans],
+    )
+    tally.save(db)
+    return new
+
+
+def first_status(record: FoundRecord) -> ObjectStatus:
+    """The status in which a record that was just read begins its turn, or ends it at once."""
+    status = ObjectStatus.UNPROCESSED
+    if record.error is not None:
+        return advance(states.OBJECT, status, ObjectEvent.UNUSABLE)
+    if record.outcome is not None:
+        return advance(states.OBJECT, status, ObjectEvent.REFUSED)
+    return status
+
+
+def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[ObjectStatus | None]:
+    """Insert discovered objects; the status of each, None where its id is known already."""
+    last = last_row(db)
+    numbers = range(last + 1, last + 1 + len(records))
+    count = insert_rows(
+        db,
+        "records (number, id, shard, key, etag, object)",
+        [(n, r.id, r.shard, r.key, r.etag, r.text) for n, r in zip(numbers, records, strict=True)],
+        "ON CONFLICT (id) DO NOTHING",
+    )
+    kept: Collection[int] = numbers
+    if count < len(records):
+        kept = {n for (n,) in db.execute("SELECT number FROM records WHERE number > ?", (last,))}
+    statuses = [
+        first_status(record) if number in kept else None
+        for number, record in zip(numbers, records, strict=True)
+    ]
+    rows = [
+        (n, status, r.size, r.error, r.outcome, r.detail, r.earlier)
+        for n, status, r in zip(numbers, statuses, records, strict=True)
+        if status is not None
+    ]
+    if rows:
+        columns = "number, status, bytes, error, outcome, detail, earlier_shark"
+        insert_rows(db, f"progress ({columns})", rows)
+    return statuses
+
+
+def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
+    """A record of an object that is known: the same one, or one more, which becomes a link."""
+    first = db.execute("SELECT shard, key FROM records WHERE id = ?", (record.id,)).fetchone()
+    if (first["shard"], first["key"]) == (record.shard, record.key):
+        return  # the same record, met again
+    done = db.execute(
+        "INSERT INTO links (shard, key, id, object, etag) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (record.shard, record.key, record.id, record.text, record.etag),
+    )
+    if not done.rowcount:
+        return
+    known = db.execute("SELECT key, shards FROM duplicates WHERE id = ?", (record.id,)).fetchone()
+    # Smallest key and sorted numbers: the row must not depend on the order of discovery.
+    # A row that a person has put in may lack either.
+    keys = {record.key, first["key"], known and known["key"]} - {None}
+    shards = {record.shard, first["shard"], *(json.loads(known["shards"]) if known else [])} - {
+        None
+    }
+    db.execute(
+        "INSERT OR REPLACE INTO duplicates VALUES (?, ?, ?)",
+        (record.id, min(keys), json.dumps(sorted(shards))),
+    )
+    if known is None:
+        tally.add("duplicates", None, 1, 0)
+
+
+def write_scan(db: sqlite3.Connection, scanned: ScanPosition) -> None:
+    """Store how far a scan has come."""
+    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)", attrs.astuple(scanned))

@@ -1,0 +1,180 @@
+"""This module has rows of final scans: records that name the evacuated shark after all."""
+
+import sqlite3
+from collections.abc import Iterable
+
+import attrs
+
+from rebalancer.domain import states
+from rebalancer.domain.final_scan import FOUND_TOO_LATE, GONE, is_news
+from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.manager.store.counts import Tally
+from rebalancer.manager.store.discovery import (
+    first_status,
+    insert,
+    note_duplicate,
+    write_scan,
+)
+from rebalancer.manager.store.orphans import note_orphan
+from rebalancer.manager.store.records import FoundRecord, Remaining, Round, ScanPosition
+
+
+def read_rounds(db: sqlite3.Connection) -> list[Round]:
+    """Return the rounds of the job: discovery, then final scans."""
+    rows = db.execute("SELECT round, started, found, remaining FROM rounds ORDER BY round")
+    return [Round(*row) for row in rows]
+
+
+def begin_round(db: sqlite3.Connection) -> int:
+    """Begin the next round, which lists anew what remains; its number."""
+    (number,) = db.execute("SELECT ifnull(max(round), 0) + 1 FROM rounds").fetchone()
+    db.execute("INSERT INTO rounds (round) VALUES (?)", (number,))
+    db.execute("DELETE FROM remaining")
+    return int(number)
+
+
+def found_again(
+    db: sqlite3.Connection,
+    records: Iterable[FoundRecord | Remaining],
+    scanned: ScanPosition,
+    is_last: bool,
+    path: str,
+) -> list[MantaObject]:
+    """Store one window of a round; the objects that need a destination."""
+    tally, new, found, listed = Tally(), list[MantaObject](), 0, 0
+    for record in records:
+        if isinstance(record, Remaining):
+            listed += _list_remaining(db, record)
+            continue
+        met = _meet_again(db, tally, record, is_last=is_last, path=path)
+        found += met.is_news
+        if met.why is not None:
+            left = Remaining(record.shard, record.key, record.id, met.why)
+            listed += _list_remaining(db, left)
+        if met.obj is not None:
+            new.append(met.obj)
+    db.execute(
+        "UPDATE rounds SET found = found + ?, remaining = remaining + ? WHERE round = ?",
+        (found, listed, scanned.round),
+    )
+    write_scan(db, scanned)
+    tally.save(db)
+    return new
+
+
+@attrs.frozen
+class _Met:
+    """What a record that a final scan met comes to: perhaps another turn, perhaps a line."""
+
+    is_news: bool = False
+    #: Why it is listed as remaining.
+    why: str | None = None
+    #: What needs a destination.
+    obj: MantaObject | None = None
+
+
+def _meet_again(
+    db: sqlite3.Connection, tally: Tally, record: FoundRecord, *, is_last: bool, path: str
+) -> _Met:
+    known = db.execute(
+        "SELECT *, coalesce(skipped_reason, error, outcome) AS reason"
+        " FROM evacuateobjects WHERE id = ?",
+        (record.id,),
+    ).fetchone()
+    if known is not None and (known["shard"], known["key"]) != (record.shard, record.key):
+        return _meet_link(db, tally, record, known, is_last=is_last)
+    if known is not None:
+        is_unchanged = known["etag"] == record.etag
+        if not is_news(known["status"], known["reason"], is_unchanged=is_unchanged):
+            return _Met(why=known["reason"])
+    if known is not None and known["status"] == ObjectStatus.COMPLETE:
+        _note_lost_name(db, known, path)
+    if is_last:
+        return _Met(why=FOUND_TOO_LATE)
+    earlier = None
+    if known is None:
+        insert(db, [record])
+    else:
+        earlier = _take_again(db, tally, record, known)
+    status = first_status(record)
+    tally.add(status, record.error or record.outcome, 1, record.size)
+    if status is not ObjectStatus.UNPROCESSED or record.obj is None:
+        return _Met(why=record.error or record.outcome)
+    return _Met(is_news=True, obj=attrs.evolve(record.obj, earlier=earlier))
+
+
+def _take_again(
+    db: sqlite3.Connection, tally: Tally, record: FoundRecord, known: sqlite3.Row
+) -> str | None:
+    """Give a known object another turn, with its record as it is now; where it has a copy."""
+    old = ObjectStatus(known["status"])
+    advance(states.OBJECT, old, ObjectEvent.FOUND_AGAIN)
+    has_copy = old is ObjectStatus.COMPLETE or known["reason"] in GONE
+    earlier = known["dest_shark"] if has_copy else None
+    db.execute(
+        "UPDATE records SET object = ?, etag = ? WHERE number = ?",
+        (record.text, record.etag, known["number"]),
+    )
+    db.execute(
+        "UPDATE progress SET status = ?, bytes = ?, error = ?, outcome = ?, detail = ?,"
+        " skipped_reason = NULL, assignment = NULL, dest_shark = NULL, earlier_shark = ?,"
+        " attempts = 0, tried = NULL, put_off = 0 WHERE number = ?",
+        (
+            first_status(record),
+            record.size,
+            record.error,
+            record.outcome,
+            record.detail,
+            earlier,
+            known["number"],
+        ),
+    )
+    tally.add(old, known["reason"], -1, -known["bytes"])
+    return None if earlier is None else str(earlier)
+
+
+def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row, path: str) -> None:
+    """No record names the copy of a complete object, until one does again."""
+    # With several records there is no telling here whether another of them does.
+    if db.execute("SELECT 1 FROM links WHERE id = ?", (known["id"],)).fetchone() is None:
+        note_orphan(db, known, path, "its record was put back")
+
+
+def _meet_link(
+    db: sqlite3.Connection,
+    tally: Tally,
+    record: FoundRecord,
+    first: sqlite3.Row,
+    *,
+    is_last: bool,
+) -> _Met:
+    """Meet a further record of an object, which is written at the end of the round."""
+    link = db.execute(
+        "SELECT status, etag, detail FROM links WHERE shard = ? AND key = ?",
+        (record.shard, record.key),
+    ).fetchone()
+    if link is not None and link["status"] == "waiting":
+        return _Met(why=first["reason"])
+    if link is not None:
+        is_unchanged = link["etag"] == record.etag
+        if not is_news(link["status"], link["detail"], is_unchanged=is_unchanged):
+            return _Met(why=link["detail"] or link["status"])
+    if is_last:
+        return _Met(why=FOUND_TOO_LATE)
+    if link is None:
+        note_duplicate(db, record, tally)
+    else:
+        db.execute(
+            "UPDATE links SET status = 'waiting', object = ?, etag = ?, detail = NULL"
+            " WHERE shard = ? AND key = ?",
+            (record.text, record.etag, record.shard, record.key),
+        )
+    return _Met(is_news=True)
+
+
+def _list_remaining(db: sqlite3.Connection, left: Remaining) -> int:
+    """1 if it was not on the list yet, else 0."""
+    return db.execute(
+        "INSERT INTO remaining VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", attrs.astuple(left)
+    ).rowcount

@@ -1,0 +1,283 @@
+"""This module looks into a job's file: what the API shows, and what a retry takes up.
+
+Read-only, blocking, on a connection of its own: neither a running job nor its writer is held up.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from rebalancer.domain.final_scan import FOUND_TOO_LATE
+from rebalancer.domain.objects import Shark
+from rebalancer.errors import StoreError
+from rebalancer.manager.store import counts, destinations, final_scans, job_info, scans
+from rebalancer.manager.store.records import (
+    NOT_CONFIGURED,
+    Finding,
+    Looked,
+    Round,
+    ScanPosition,
+    Status,
+)
+from rebalancer.manager.store.schema import JOB_FILE
+from rebalancer.sqlite import connect, prepare, store_error
+
+#: Rows that a page of a listing may look at: some tenths of a second.
+WINDOW = 500_000
+#: The highest row there can be.
+MAX_ROW = (1 << 63) - 1
+#: Rows of a report that are read at once.
+REPORT_ROWS = 1000
+
+_REASON = "coalesce(skipped_reason, error, outcome)"
+_OBJECT = (
+    f"id, key, shard, status, {_REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
+    " attempts, etag"
+)
+#: Kind -> the column that numbers its rows; what to tell, and from where.
+_COLUMNS = {
+    "warning": ("rowid", '"check", detail FROM warnings'),
+    "object": ("number", f"{_OBJECT} FROM evacuateobjects"),
+    "duplicate": ("rowid", "id, key, shards FROM duplicates"),
+    "link": ("rowid", "id, key, shard, status, detail FROM links"),
+    "dropped": ("rowid", "shard, key, reason FROM dropped"),
+    "orphan": ("rowid", "object_id, shark, path, reason FROM orphans"),
+    "remaining": ("rowid", "shard, key, object_id, why FROM remaining"),
+    "assignment": (
+        "number",
+        "id, dest_shark, dest_datacenter, state, tasks, bytes, created, detail FROM assignments",
+    ),
+}
+#: What a report tells, in this order.
+REPORT = tuple(_COLUMNS)
+
+
+#: What comes of values of another kind than the program writes.
+_STRANGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+@attrs.frozen
+class Overview:
+    """What to show of a job."""
+
+    origin: Shark | None
+    status: Status
+    scans: Sequence[ScanPosition]
+    rounds: Sequence[Round]
+    warnings: Sequence[Finding]
+    #: A row of table `destinations` each.
+    destinations: Sequence[Mapping[str, Any]]
+
+
+def read_job(path: Path) -> Overview:
+    """Return what to show of a job, running or not, at a cost that does not depend on its size.
+
+    Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        known = Overview(
+            job_info.read_origin(db),
+            counts.read_status(db),
+            scans.read_scans(db),
+            final_scans.read_rounds(db),
+            job_info.read_warnings(db),
+            destinations.read_destinations(db),
+        )
+        _check(known)
+        return known
+
+
+#: What is shown of a job whose file cannot be read.
+NOTHING = Overview(None, Status({}), (), (), (), ())
+
+#: The objects of a job that another job can take up, their further records, and what came back
+#: after the last round, and listed records whose shard was not configured: all that an operator
+#: may have mended meanwhile.
+RETRYABLE = ("objects", "links", "remaining", "dropped")
+_RETRYABLE = {
+    # A job that broke has objects that came to no end.
+    "objects": ("number", "evacuateobjects WHERE status <> 'complete'"),
+    "links": ("rowid", "links WHERE status <> 'complete'"),
+    "remaining": ("rowid", f"remaining WHERE why = '{FOUND_TOO_LATE}'"),
+    "dropped": ("rowid", f"dropped WHERE reason = '{NOT_CONFIGURED}'"),
+}
+# Of a row of `objects`: its id, where a copy may lie that no record and no list of the earlier job
+# names, and its record.
+_PLACE = (
+    "CASE WHEN status IN ('assigned', 'post_processing') THEN dest_shark ELSE earlier_shark END"
+)
+_COPY = (
+    f", id, CASE WHEN NOT EXISTS (SELECT 1 FROM orphans WHERE object_id = id AND shark = {_PLACE})"
+    f" THEN {_PLACE} END, CASE WHEN {_PLACE} IS NOT NULL THEN object END"
+)
+
+
+def read_looked(path: Path) -> Looked:
+    """Read what a job had to look at, and how far it has come.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        return scans.read_looked(db)
+
+
+def last_retryable(path: Path, part: str) -> int:
+    """Return the last row in `part` of `RETRYABLE`, 0 without any.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        row, source = _RETRYABLE[part]
+        (last,) = db.execute(f"SELECT ifnull(max({row}), 0) FROM {source}").fetchone()
+        return int(last)
+
+
+@attrs.frozen
+class Retryable:
+    """A record that another job can take up; `shark` has a copy of its object, perhaps."""
+
+    shard: int
+    key: str
+    object_id: str | None = None
+    shark: str | None = None
+    #: The record as the earlier job knew it, where there may be a copy.
+    text: str | None = None
+
+
+def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[Retryable]]:
+    """Read records that another job can take up; returns also the last row looked at.
+
+    Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        row, source = _RETRYABLE[part]
+        rows = db.execute(
+            f"SELECT {row} AS row, shard, key{_COPY if part == 'objects' else ''} FROM {source}"
+            f" AND {row} > ? ORDER BY {row} LIMIT ?",
+            (after, limit),
+        ).fetchall()
+    end = rows[-1]["row"] if rows else after
+    return end, [Retryable(*tuple(row)[1:]) for row in rows]
+
+
+@attrs.frozen
+class Page:
+    """Some objects of a job, and the row to ask for the next ones from, if there are more."""
+
+    objects: Sequence[Mapping[str, Any]]
+    after: int | None
+
+
+def objects_page(
+    path: Path, status: str | None, reason: str | None, after: int, limit: int
+) -> Page:
+    """Return objects from rows behind `after`, in the order in which they were found.
+
+    It looks at `WINDOW` rows at most, so a page may hold fewer objects than `limit`, or none,
+    though there are more.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    until = min(after + WINDOW, MAX_ROW)
+    with _reading(path) as db:
+        rows = db.execute(
+            f"SELECT number AS row, {_OBJECT} FROM evacuateobjects WHERE number > ?1"
+            " AND number <= ?2 AND (?3 IS NULL OR status = ?3)"
+            f" AND (?4 IS NULL OR {_REASON} = ?4) ORDER BY number LIMIT ?5",
+            (after, until, status, reason, limit),
+        ).fetchall()
+        (last,) = db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()
+    seen = rows[-1]["row"] if len(rows) == limit else until
+    return Page([_without_row(row) for row in rows], seen if seen < last else None)
+
+
+def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mapping[str, Any]]]:
+    """Some of all that a job's file tells, of one `kind` of `REPORT`, from rows behind `after`.
+
+    Returns the last row seen; no rows means there are no more.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        row, columns = _COLUMNS[kind]
+        rows = db.execute(
+            f"SELECT {row} AS row, {columns} WHERE {row} > ? ORDER BY {row} LIMIT ?",
+            (after, REPORT_ROWS),
+        ).fetchall()
+    end = rows[-1]["row"] if rows else after
+    return end, [{"type": kind, **_without_row(row)} for row in rows]
+
+
+def _without_row(row: sqlite3.Row) -> dict[str, Any]:
+    return {name: _shown(row[name]) for name in row.keys() if name != "row"}  # noqa: SIM118 - no mapping
+
+
+def _shown(value: Any) -> Any:
+    """Make a value fit for JSON: a file that was changed by hand may hold any."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check(known: Overview) -> None:
+    """Refuse a file whose rows cannot be shown.
+
+    Raises:
+      TypeError, ValueError: something is of another kind than it should be.
+    """
+    for key, value in known.status.counts.items():
+        if not all(isinstance(text, str) for text in key) or not all(
+            isinstance(number, int) for number in value
+        ):
+            raise TypeError("a count is no number")
+    if known.origin is not None and not all(
+        isinstance(v, str) for v in attrs.astuple(known.origin)
+    ):
+        raise TypeError("the evacuated shark has no name")
+    for scan in known.scans:
+        numbers = scan.shard, scan.position, scan.until, scan.round
+        if not all(isinstance(number, int) for number in numbers):
+            raise TypeError("the position of a scan is no number")
+    rest: list[Any] = [*known.scans, *known.rounds, *known.warnings]
+    json.dumps([[attrs.asdict(one) for one in rest], list(known.destinations)], allow_nan=False)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(connect(path, mode="ro")) as db:
+            if JOB_FILE.is_newest(db):
+                yield db
+                return
+        # An ended job of an earlier version: whoever looks first brings it up to date.
+        with closing(connect(path, mode="rw")) as db:
+            prepare(db, path, JOB_FILE, must_exist=True)
+            db.execute("PRAGMA query_only=1")
+            yield db
+    except sqlite3.Error as exc:
+        raise store_error(path, exc) from exc
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as exc:
+        raise StoreError(f"{path} holds what a job's file does not: {exc}") from exc
