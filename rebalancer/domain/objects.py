@@ -78,7 +78,7 @@ class MantaObject:
     """The part of an object's record that placement and transfer need."""
 
     object_id: str
-    #: The account under which the copies lie on the storage nodes: `creator`, else `owner`.
+    #: The account under which the copies lie on the storage nodes, as by `account_of`.
     account: str
     md5: str
     size: int
@@ -87,6 +87,20 @@ class MantaObject:
     earlier: str | None = None
     #: What copying it has failed with in this job.
     tried: Tried = UNTRIED
+
+
+def account_of(record: Mapping[str, Any]) -> Any:
+    """Return the account under which the copies of a record's object lie on the storage nodes.
+
+    A link to an object of another account has that one as `creator`; old records have no creator.
+    Returned as the record has it, None if it has neither.
+    """
+    return record.get("creator") or record.get("owner")
+
+
+def copy_path(account: str, object_id: str) -> str:
+    """Return the path on its storage node of a copy of an object, for reports."""
+    return f"/manta/{account}/{object_id}"
 
 
 def is_loose_uuid(text: object) -> TypeGuard[str]:
@@ -174,7 +188,7 @@ def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = No
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "objectId is missing or no UUID")
     if not is_loose_uuid(owner):
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "owner is missing or no UUID")
-    account = record.get("creator") or owner
+    account = account_of(record)
     if account != owner and not is_loose_uuid(account):
         raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "creator is no UUID")
     if not is_md5(md5):

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.domain.objects import RecordError, UnusableRecord, is_md5, read_object
+from rebalancer.domain.objects import (
+    RecordError,
+    UnusableRecord,
+    account_of,
+    copy_path,
+    is_md5,
+    read_object,
+)
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 CREATOR = "1F4C8A90-6D2B-0C51-0C1E-0A7D5B8E2F11"
@@ -25,6 +32,26 @@ def test_the_account_is_the_creator_where_there_is_one() -> None:
     """The file lies under `creator`, else under `owner`; ids need no version."""
     assert read_object(GOOD).account == ID
     assert read_object({**GOOD, "creator": CREATOR}).account == CREATOR
+
+
+@pytest.mark.parametrize(
+    ("record", "account"),
+    [
+        ({"creator": "c", "owner": "o"}, "c"),
+        ({"creator": None, "owner": "o"}, "o"),
+        ({"creator": "", "owner": "o"}, "o"),
+        ({"owner": "o"}, "o"),
+        ({}, None),
+    ],
+)
+def test_the_account_is_known_of_records_that_cannot_be_moved(record: Any, account: Any) -> None:
+    """Reports name the copies of any record, so it need not be a usable one."""
+    assert account_of(record) == account
+
+
+def test_a_copy_lies_in_the_folder_of_its_account() -> None:
+    """It is a path that a person pastes into a shell on the storage node."""
+    assert copy_path(CREATOR, ID) == f"/manta/{CREATOR}/{ID}"
 
 
 @pytest.mark.row("L8")

@@ -16,7 +16,7 @@ from rebalancer.domain.completeness import NO_SHARD, Part, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import AssignmentState, ObjectStatus
 from rebalancer.errors import JobFailed
-from rebalancer.manager.pipeline.job import COPY_PATH, Found, Job, Moved, Ready, Sent
+from rebalancer.manager.pipeline.job import Found, Job, Moved, Ready, Sent
 from rebalancer.manager.pipeline.stages.discover import discover
 from rebalancer.manager.pipeline.stages.final_scan import next_round
 from rebalancer.manager.pipeline.stages.place import place
@@ -59,7 +59,7 @@ async def run(job: Job) -> None:
         if job.cancelled.is_set():
             await job.store.skip_waiting(CANCELLED)
         if job.listing is not None:
-            await job.store.list_unused_copies(COPY_PATH)
+            await job.store.list_unused_copies()
         if job.cancelled.is_set():
             return
         if await job.store.take_changes():

@@ -26,9 +26,6 @@ from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.client import MorayClient
 from rebalancer.waits import Waits
 
-#: Path of a copy on a storage node, for reports.
-COPY_PATH = "/manta/{account}/{id}"
-
 
 @attrs.frozen
 class Found:

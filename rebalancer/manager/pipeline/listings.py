@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from rebalancer.domain.objects import account_of
 from rebalancer.errors import JobFailed
 from rebalancer.manager.store import views
 
@@ -79,8 +80,7 @@ class EarlierJob:
 def _copy_of(one: views.Retryable) -> Copied | None:
     if one.object_id is None or one.shark is None or one.text is None:
         return None
-    record = json.loads(one.text)
-    account = record.get("creator") or record.get("owner")
+    account = account_of(json.loads(one.text))
     return Copied(one.object_id, one.shark, str(account))
 
 

@@ -67,16 +67,16 @@ def accept(db: sqlite3.Connection, assignment_id: str) -> None:
     _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
 
 
-def withdraw(db: sqlite3.Connection, assignment_id: str, path: str | None = None) -> None:
+def withdraw(db: sqlite3.Connection, assignment_id: str, is_in_doubt: bool) -> None:
     """End an assignment that came to no agent: its objects are as before.
 
-    With `path` that is not quite sure, so the places of possible copies are noted.
+    Of one that is in doubt, the copies that its agent may have made are listed as orphans.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
     for row in _objects_of(db, assignment_id):
-        if path is not None:
-            note_orphan(db, row, path, "its agent may have been given it")
+        if is_in_doubt:
+            note_orphan(db, row, "its agent may have been given it")
         _return(db, tally, row)
     tally.save(db)
 
@@ -86,14 +86,13 @@ def give_back(
     assignment_id: str,
     reason: Reason,
     max_attempts: int,
-    path: str,
     detail: str,
 ) -> Uncopied:
     """End an assignment that came to nothing: its objects return to placement, or are skipped."""
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)
     for row in _objects_of(db, assignment_id):
-        note_orphan(db, row, path, f"assignment lost: {reason}")
+        note_orphan(db, row, f"assignment lost: {reason}")
         failing.fail(row, reason, detail=detail)
     return failing.save(assignment_id, copied=0)
 
@@ -119,7 +118,6 @@ def ask_again(
     assignment_id: str,
     failed: Mapping[str, Failure],
     max_attempts: int,
-    path: str,
     detail: str,
 ) -> Uncopied:
     """End an assignment whose agent accounts for its `failed` objects only.
@@ -136,7 +134,7 @@ def ask_again(
         if failure is not None:
             failing.report(row, failure)
             continue
-        note_orphan(db, row, path, "its agent did not account for it")
+        note_orphan(db, row, "its agent did not account for it")
         if row["earlier_shark"] is None:
             failing.ask_same_again(row)
         else:

@@ -39,7 +39,6 @@ def found_again(
     records: Iterable[FoundRecord | Remaining],
     scanned: ScanPosition,
     is_last: bool,
-    path: str,
 ) -> list[MantaObject]:
     """Store one window of a round; the objects that need a destination."""
     tally, new, found, listed = Tally(), list[MantaObject](), 0, 0
@@ -47,7 +46,7 @@ def found_again(
         if isinstance(record, Remaining):
             listed += _list_remaining(db, record)
             continue
-        met = _meet_again(db, tally, record, is_last=is_last, path=path)
+        met = _meet_again(db, tally, record, is_last=is_last)
         found += met.is_news
         if met.why is not None:
             left = Remaining(record.shard, record.key, record.id, met.why)
@@ -75,7 +74,7 @@ class _Met:
 
 
 def _meet_again(
-    db: sqlite3.Connection, tally: Tally, record: FoundRecord, *, is_last: bool, path: str
+    db: sqlite3.Connection, tally: Tally, record: FoundRecord, *, is_last: bool
 ) -> _Met:
     known = db.execute(
         "SELECT *, coalesce(skipped_reason, error, outcome) AS reason"
@@ -89,7 +88,7 @@ def _meet_again(
         if not is_news(known["status"], known["reason"], is_unchanged=is_unchanged):
             return _Met(why=known["reason"])
     if known is not None and known["status"] == ObjectStatus.COMPLETE:
-        _note_lost_name(db, known, path)
+        _note_lost_name(db, known)
     if is_last:
         return _Met(why=FOUND_TOO_LATE)
     earlier = None
@@ -134,11 +133,11 @@ def _take_again(
     return None if earlier is None else str(earlier)
 
 
-def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row, path: str) -> None:
+def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row) -> None:
     """No record names the copy of a complete object, until one does again."""
     # With several records there is no telling here whether another of them does.
     if db.execute("SELECT 1 FROM links WHERE id = ?", (known["id"],)).fetchone() is None:
-        note_orphan(db, known, path, "its record was put back")
+        note_orphan(db, known, "its record was put back")
 
 
 def _meet_link(

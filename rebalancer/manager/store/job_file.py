@@ -150,12 +150,9 @@ class JobStore:
         """Go on where an earlier job's scans ended, with the shards that it had to empty."""
         await self.database.write(scans.take_over, tuple(positions), tuple(shards))
 
-    async def list_unused_copies(self, path: str) -> None:
-        """List as orphans the copies of an earlier job that no record was made to name.
-
-        `path` is a format string of `account` and `id`.
-        """
-        await self.database.write(orphans.note_unused, path)
+    async def list_unused_copies(self) -> None:
+        """List as orphans the copies of an earlier job that no record was made to name."""
+        await self.database.write(orphans.note_unused)
 
     async def looked(self) -> Looked:
         """Read what the job has to look at, and how far it has come."""
@@ -242,26 +239,24 @@ class JobStore:
         """Record that the agent has confirmed the assignment."""
         await self.database.write(assignments.accept, assignment_id)
 
-    async def withdraw(self, assignment_id: str, path: str | None = None) -> None:
+    async def withdraw(self, assignment_id: str, *, is_in_doubt: bool = False) -> None:
         """End an assignment that came to no agent: its objects have no destination, as before.
 
-        With `path`, a format string of `account` and `id`, that is not quite sure, so their places
-        are noted as possible orphans.
+        Of one that is in doubt, the copies that its agent may have made are listed as orphans.
         """
-        await self.database.write(assignments.withdraw, assignment_id, path)
+        await self.database.write(assignments.withdraw, assignment_id, is_in_doubt)
 
     async def give_back(
-        self, assignment_id: str, reason: Reason, *, max_attempts: int, path: str, detail: str
+        self, assignment_id: str, reason: Reason, *, max_attempts: int, detail: str
     ) -> Uncopied:
         """End an assignment that came to nothing: its objects return to placement.
 
         Those that another destination cannot help, or that have failed `max_attempts` times, are
         skipped with `reason`.  An agent that may have had the assignment may have copied some, so
-        their places are noted as possible orphans; `path` is a format string of `account` and
-        `id`.
+        their copies are listed as possible orphans.
         """
         return await self.database.write(
-            assignments.give_back, assignment_id, reason, max_attempts, path, detail
+            assignments.give_back, assignment_id, reason, max_attempts, detail
         )
 
     async def copied(
@@ -280,7 +275,6 @@ class JobStore:
         failed: Mapping[str, Failure],
         *,
         max_attempts: int,
-        path: str,
         detail: str,
     ) -> Uncopied:
         """End an assignment whose agent is done, but accounts only for the objects in `failed`.
@@ -289,7 +283,7 @@ class JobStore:
         at this destination; the first time that happens to one, it counts as no attempt.
         """
         return await self.database.write(
-            assignments.ask_again, assignment_id, failed, max_attempts, path, detail
+            assignments.ask_again, assignment_id, failed, max_attempts, detail
         )
 
     async def open_assignments(self) -> list[OpenAssignment]:
@@ -340,17 +334,15 @@ class JobStore:
         scanned: ScanPosition,
         *,
         is_last: bool,
-        path: str,
     ) -> list[MantaObject]:
         """Take up what one window of a final scan met, and store how far it has come.
 
         All `records` name the evacuated shark, and are consumed in the writer's thread.  Those
         that are news get another turn, unless this round `is_last`; all others that are not
-        having one are listed as remaining.  `path` is a format string of `account` and `id`,
-        for copies that lose their name.  Returns the objects that need a destination.
+        having one are listed as remaining.  Returns the objects that need a destination.
         """
         kept = Kept(records)
-        return await self.database.write(final_scans.found_again, kept, scanned, is_last, path)
+        return await self.database.write(final_scans.found_again, kept, scanned, is_last)
 
     # --- pre-flight ----------------------------------------------------------------------
 

@@ -3,18 +3,22 @@
 import json
 import sqlite3
 
+from rebalancer.domain.objects import account_of, copy_path
 
-def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, path: str, reason: str) -> None:
-    """A file that no record names, or may not name."""
-    record = json.loads(row["object"])
-    account = record.get("creator") or record.get("owner")
+
+def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, reason: str) -> None:
+    """List the copy of a row's object at its destination, which no record names, or may not name.
+
+    `row` has the columns `id`, `object` and `dest_shark`.
+    """
+    path = copy_path(account_of(json.loads(row["object"])), row["id"])
     db.execute(
         "INSERT OR REPLACE INTO orphans VALUES (?, ?, ?, ?)",
-        (row["id"], row["dest_shark"], path.format(account=account, id=row["id"]), reason),
+        (row["id"], row["dest_shark"], path, reason),
     )
 
 
-def note_unused(db: sqlite3.Connection, path: str) -> None:
+def note_unused(db: sqlite3.Connection) -> None:
     """List the copies of an earlier job, or turn, that ended objects have, but no record names."""
     rows = db.execute(
         "SELECT records.id, object, earlier_shark AS dest_shark"
@@ -27,7 +31,7 @@ def note_unused(db: sqlite3.Connection, path: str) -> None:
         " WHERE object_id = records.id AND shark = earlier_shark)"
     )
     for row in rows.fetchall():
-        note_orphan(db, row, path, "copied earlier, and not used")
+        note_orphan(db, row, "copied earlier, and not used")
 
 
 def forget_orphans(db: sqlite3.Connection, numbers: str) -> None:

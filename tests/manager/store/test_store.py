@@ -22,7 +22,6 @@ from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.pipeline.job import COPY_PATH
 from rebalancer.manager.store.job_file import JobStore, create, open_store
 from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, Settled
 from rebalancer.manager.store.schema import JOB_FILE, PUT_OFF
@@ -116,7 +115,6 @@ async def step_give_back(store: JobStore, rng: random.Random) -> None:
             rng.choice(names),
             rng.choice([reasons.AGENT_ASSIGNMENT_NO_ENT, reasons.NETWORK_ERROR]),
             max_attempts=rng.randrange(3),
-            path=COPY_PATH,
             detail="lost",
         )
 
@@ -141,7 +139,6 @@ async def step_ask_again(store: JobStore, rng: random.Random) -> None:
             name,
             dict.fromkeys(failed, failure),
             max_attempts=rng.randrange(1, 4),
-            path=COPY_PATH,
             detail="49 of 50",
         )
 

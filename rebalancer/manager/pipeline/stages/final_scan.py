@@ -13,7 +13,7 @@ import trio
 from rebalancer.domain.final_scan import UPLOAD_IN_PROGRESS
 from rebalancer.domain.objects import upload_sharks
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import COPY_PATH, Found, Job
+from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import read_rows, scan_shards, send
 from rebalancer.manager.store.records import FoundRecord, Remaining, ScanPosition
 from rebalancer.peers import scan
@@ -31,7 +31,7 @@ async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Fo
 
     async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
         records = _read_rows(job, scanned.shard, rows)
-        new = await job.store.found_again(records, scanned, is_last=is_last, path=COPY_PATH)
+        new = await job.store.found_again(records, scanned, is_last=is_last)
         await send(found, new)
 
     await scan_shards(job, job.moray, keep, scan_round=scan_round)

@@ -10,8 +10,8 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
 from rebalancer.errors import PeerError, PeerUnreachable, PeerWantsToken
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import COPY_PATH, Job, Moved, Sent
-from rebalancer.manager.pipeline.stages.post import give_back, note_uncopied, withdraw
+from rebalancer.manager.pipeline.job import Job, Moved, Sent
+from rebalancer.manager.pipeline.returns import give_back, note_uncopied, withdraw
 from rebalancer.wire import AssignmentReport
 
 log = get_logger()
@@ -118,7 +118,7 @@ class _Watcher:
             return
         if item.in_doubt:
             ledger.set_away(self._shark, "it did not answer to an assignment")
-        await withdraw(self._job, item.id, self._shark, item.size, in_doubt=item.in_doubt)
+        await withdraw(self._job, item.id, self._shark, item.size, is_in_doubt=item.in_doubt)
         del self._watched[item.id]
 
     async def _lose(self, item: Sent, reason: Reason, detail: str) -> None:
@@ -185,7 +185,6 @@ class _Watcher:
             item.id,
             failed,
             max_attempts=self._job.config.max_attempts,
-            path=COPY_PATH,
             detail=detail,
         )
         # The agent may have done its work and only have counted badly.

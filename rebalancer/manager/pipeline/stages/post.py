@@ -8,9 +8,8 @@ import trio
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError
-from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import COPY_PATH, Job, Ready, Sent
-from rebalancer.manager.store.records import Uncopied
+from rebalancer.manager.pipeline.job import Job, Ready, Sent
+from rebalancer.manager.pipeline.returns import give_back, withdraw
 from rebalancer.peers.agents import Posted
 from rebalancer.retry import pauses
 from rebalancer.wire import Assignment
@@ -18,8 +17,6 @@ from rebalancer.wire import Assignment
 #: Tries before another destination is sought for the objects.
 TRIES = 5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
-
-log = get_logger()
 
 
 async def post(
@@ -116,43 +113,3 @@ async def _deliver(job: Job, item: Ready) -> _Result:
             await job.cancelled.wait()
             break
     return result
-
-
-async def withdraw(
-    job: Job, assignment_id: str, shark: str, size: int, *, in_doubt: bool = False
-) -> None:
-    """End an assignment that no agent has, for which none is to blame: its objects are as before.
-
-    One that was `in_doubt` may have come to its agent after all, so its copies are listed.
-    """
-    path = COPY_PATH if in_doubt else None
-    await job.store.withdraw(assignment_id, path)
-    job.ledger.unsent(shark, size)
-    job.given_back.append(assignment_id)
-    job.store.wake()
-    log.debug("assignment", id=assignment_id, destination=shark, state="withdrawn")
-
-
-async def give_back(
-    job: Job, assignment_id: str, shark: str, size: int, reason: Reason, detail: str
-) -> None:
-    """End an assignment that came to nothing: its objects return to placement, or are skipped."""
-    log.warning("assignment lost", id=assignment_id, destination=shark, reason=detail)
-    uncopied = await job.store.give_back(
-        assignment_id,
-        reason,
-        max_attempts=job.config.max_attempts,
-        path=COPY_PATH,
-        detail=detail,
-    )
-    job.ledger.failed(shark, size)
-    note_uncopied(job, assignment_id, uncopied)
-
-
-def note_uncopied(job: Job, assignment_id: str, uncopied: Uncopied) -> None:
-    """Let `discover` feed those objects of an assignment that are to be tried again."""
-    for reason, count in uncopied.skipped.items():
-        job.metrics.skipped(reason, count)
-    if uncopied.waiting:
-        job.given_back.append(assignment_id)
-        job.store.wake()

@@ -9,10 +9,10 @@ import attrs
 import trio
 
 from rebalancer.domain.completeness import NO_SHARD
-from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.objects import MantaObject, copy_path
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import COPY_PATH, Found, Job
+from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.listings import Listed, Listing
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
@@ -279,14 +279,14 @@ class _Read:
         copy = listed.copy
         # A record that names the copy was updated, though its job did not come to know.
         if copy is not None and why != NOT_CONFIGURED and f'"{copy.shark}"' not in now:
-            path = COPY_PATH.format(account=copy.account, id=copy.object_id)
+            path = copy_path(copy.account, copy.object_id)
             self.orphans.append(Orphan(copy.object_id, copy.shark, path, f"its record {why}"))
 
     def take(self, record: FoundRecord, listed: Listed) -> None:
         """Take a record, with the copy that an earlier job made, unless it is another object's."""
         copy = listed.copy
         if copy is not None and copy.object_id != record.id:
-            path = COPY_PATH.format(account=copy.account, id=copy.object_id)
+            path = copy_path(copy.account, copy.object_id)
             self.orphans.append(
                 Orphan(copy.object_id, copy.shark, path, "its record was overwritten")
             )

@@ -8,10 +8,10 @@ from operator import attrgetter
 
 import trio
 
-from rebalancer.domain.objects import RecordError
+from rebalancer.domain.objects import RecordError, account_of, copy_path
 from rebalancer.domain.states import ObjectEvent
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import COPY_PATH, Job, Moved
+from rebalancer.manager.pipeline.job import Job, Moved
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
 from rebalancer.manager.pipeline.stages.rewrite import (
     MAX_BATCH_BYTES,
@@ -117,8 +117,7 @@ def _settled(member: Member, outcome: Outcome) -> Settled:
     record, orphan = member.record, None
     if not outcome.is_complete:
         known = json.loads(record.text)  # as it was copied; `member.value` may be another object
-        account = known.get("creator") or known["owner"]
-        orphan = COPY_PATH.format(account=account, id=record.id)
+        orphan = copy_path(account_of(known), record.id)
     return Settled(
         record.number, outcome.event, outcome.error, outcome.outcome, outcome.detail, orphan
     )
