@@ -1,6 +1,7 @@
-"""This module tries again, with pauses that grow and are spread over many clients.
+"""This module asks again after failures that pass, with growing pauses spread over many clients.
 
-`insistently` tries a few times; `patiently` tries for as long as waiting can help, and says so.
+`retry` asks a few times; `retry_while_transient` asks for as long as that can help, and shows
+operators what it waits for.
 """
 
 import errno
@@ -18,10 +19,10 @@ from rebalancer.waits import Waits
 log = get_logger()
 T = TypeVar("T")
 
-#: What a process or its machine runs out of, and will have again: files and memory.
+#: Errors of a process or machine that has run out of files or memory for now.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-#: Shortages of disk and processes besides, and troubles of disks and mounts that a person mends.
-_PASSING_ERRNO = SHORTAGES | frozenset(
+#: Shortages of space and processes besides, and troubles of disks and mounts that a person mends.
+_TRANSIENT_ERRNO = SHORTAGES | frozenset(
     {
         errno.EAGAIN,
         errno.EBUSY,
@@ -33,24 +34,24 @@ _PASSING_ERRNO = SHORTAGES | frozenset(
         errno.ETIMEDOUT,
     }
 )
-#: The same by sqlite's result codes: busy, locked, no memory, I/O error, full, cannot open.
-_PASSING_SQLITE = frozenset({5, 6, 7, 10, 13, 14})
+#: Transient errors by sqlite's result codes: busy, locked, no memory, I/O error, full, cannot open.
+_TRANSIENT_SQLITE = frozenset({5, 6, 7, 10, 13, 14})
 
 
-def waiting_helps(exc: BaseException) -> bool:
-    """Tell whether what failed with `exc` may succeed later, alone or with a person's help."""
+def is_transient(exc: BaseException) -> bool:
+    """Tell whether what failed with `exc` may succeed later, by itself or with a person's help."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(map(waiting_helps, exc.exceptions))
+        return all(map(is_transient, exc.exceptions))
     if isinstance(exc, PeerError):
         return exc.retryable
     if isinstance(exc, StoreBusy):
         return True
     if isinstance(exc, StoreError | JobFailed):
-        return exc.__cause__ is not None and waiting_helps(exc.__cause__)
+        return exc.__cause__ is not None and is_transient(exc.__cause__)
     if (code := getattr(exc, "sqlite_errorcode", None)) is not None:
-        return code & 0xFF in _PASSING_SQLITE  # extended codes have more above
+        return code & 0xFF in _TRANSIENT_SQLITE  # extended codes have more above
     if isinstance(exc, OSError):
-        return exc.errno in _PASSING_ERRNO
+        return exc.errno in _TRANSIENT_ERRNO
     # No thread can be had: the machine has too many.
     is_threads = isinstance(exc, RuntimeError) and "start new thread" in str(exc)
     return is_threads or isinstance(exc, MemoryError)
@@ -65,13 +66,13 @@ def pauses(first_s: float, longest_s: float, rng: random.Random | None = None) -
         pause = min(pause * 2, longest_s)
 
 
-async def insistently(
+async def retry(
     ask: Callable[[], Awaitable[T]], *, tries: int, first_s: float, longest_s: float
 ) -> T:
-    """Ask until there is an answer.
+    """Call `ask` up to `tries` times, with pauses in between, and return its answer.
 
     Raises:
-      PeerError: none came in `tries` tries, or one that no further try will change.
+      PeerError: the last call failed, or an earlier one in a way that is not transient.
     """
     waits = pauses(first_s, longest_s)
     for _ in range(tries - 1):
@@ -85,7 +86,7 @@ async def insistently(
     return await ask()
 
 
-async def patiently(
+async def retry_while_transient(
     ask: Callable[[], Awaitable[T]],
     *,
     waits: Waits,
@@ -93,14 +94,14 @@ async def patiently(
     first_s: float = 0.5,
     longest_s: float = 15.0,
     bound_s: float = math.inf,
-    rest: Callable[[float], Awaitable[None]] = trio.sleep,
+    sleep: Callable[[float], Awaitable[None]] = trio.sleep,
 ) -> T:
-    """Ask for as long as waiting helps, and show meanwhile that `subject` is waited for.
+    """Call `ask` until it succeeds, and show operators meanwhile that `subject` is waited for.
 
-    `rest` sleeps between two tries.
+    `first_s` and `longest_s` bound the pauses between two calls; `sleep` makes them.
 
     Raises:
-      Exception: one that no further try will change, or that still came after `bound_s` seconds.
+      Exception: a failure that is not transient, or the first one after `bound_s` seconds.
     """
     pause, until = pauses(first_s, longest_s), trio.current_time() + bound_s
     try:
@@ -108,9 +109,9 @@ async def patiently(
             try:
                 return await ask()
             except Exception as exc:
-                if not waiting_helps(exc) or trio.current_time() >= until:
+                if not is_transient(exc) or trio.current_time() >= until:
                     raise
                 waits.begin(subject, str(exc) or repr(exc))
-            await rest(next(pause))
+            await sleep(next(pause))
     finally:
         waits.end(subject)

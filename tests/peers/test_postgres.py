@@ -225,7 +225,7 @@ async def test_a_clone_may_come_back(cluster: Cluster) -> None:
         ("XX001", False),  # a corrupted table
     ],
 )
-def test_what_waiting_helps_is_told_by_the_state(state: str, helps: bool) -> None:
+def test_sqlstate_tells_which_failures_are_transient(state: str, helps: bool) -> None:
     """Whatever the language of the message, and whichever class psycopg makes of it."""
     exc = psycopg.errors.lookup(state)("ein Fehler")
     assert exc.sqlstate == state

@@ -8,7 +8,7 @@ import trio
 
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerUnreachable
-from rebalancer.retry import patiently, waiting_helps
+from rebalancer.retry import is_transient, retry_while_transient
 from rebalancer.waits import Waits
 
 #: Seconds between two questions.
@@ -49,7 +49,7 @@ class Fleet:
             nodes = await self._ask()
         except Exception as exc:
             # This machine may be out of threads or memory for a while, which must not end it.
-            if not isinstance(exc, PeerError) and not waiting_helps(exc):
+            if not isinstance(exc, PeerError) and not is_transient(exc):
                 raise
             return self._note(str(exc) or type(exc).__name__)
         if not nodes:
@@ -75,7 +75,7 @@ class Fleet:
         Raises:
           PeerUnreachable: there was none for `bound_s` seconds.
         """
-        await patiently(
+        await retry_while_transient(
             self._have_list,
             waits=waits,
             subject=STORINFO,

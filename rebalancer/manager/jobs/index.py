@@ -18,7 +18,7 @@ from rebalancer.errors import IllegalTransition, StoreBusy, StoreError, Unavaila
 from rebalancer.log import get_logger
 from rebalancer.manager.store import job_file
 from rebalancer.manager.store.schema import INDEX
-from rebalancer.retry import waiting_helps
+from rebalancer.retry import is_transient
 from rebalancer.sqlite import (
     FAILURES,
     Database,
@@ -110,7 +110,7 @@ class JobIndex:
         try:
             await self._try_to_note(job_id)
         except Exception as exc:
-            if not (isinstance(exc, Unavailable) or waiting_helps(exc)):
+            if not (isinstance(exc, Unavailable) or is_transient(exc)):
                 raise
             _not_noted(job_id, exc)
 

@@ -24,7 +24,7 @@ from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.names import Endpoint, resolve
-from rebalancer.retry import insistently
+from rebalancer.retry import retry
 
 #: A heartbeat comes every 5 s; storinfo takes one this old, in seconds, for a node that is away.
 QUIET_S = 60.0
@@ -218,7 +218,7 @@ def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
 async def _check_agent(agents: Agents, name: str) -> list[Finding]:
     ping = partial(agents.ping, name)
     # Once more, for a connection that the agent had closed.
-    await insistently(ping, tries=2, first_s=0.2, longest_s=0.2)
+    await retry(ping, tries=2, first_s=0.2, longest_s=0.2)
     return []
 
 

@@ -47,7 +47,7 @@ from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, Record, open_moray
 from rebalancer.peers.postgres import PostgresShard, open_postgres
 from rebalancer.rates import HOUR_S, Rates
-from rebalancer.retry import patiently, pauses, waiting_helps
+from rebalancer.retry import is_transient, pauses, retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
 from rebalancer.waits import Waits
@@ -214,7 +214,7 @@ class Runner:
                 await self._work_through(running)
         except* Exception as group:
             # One that is paused meets again whatever passes, when it is resumed.
-            is_paused = running.scope.cancel_called and waiting_helps(group)
+            is_paused = running.scope.cancel_called and is_transient(group)
             event = JobEvent.PAUSED if is_paused else JobEvent.BROKE
             error = None if is_paused else _causes(running.row.id, group)
         else:
@@ -248,7 +248,7 @@ class Runner:
             try:
                 await self._work(running)
             except Exception as exc:
-                if not waiting_helps(exc):
+                if not is_transient(exc):
                     raise
                 if trio.current_time() - begun > SOUND_S:
                     pause = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -372,7 +372,9 @@ class Runner:
 
 async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
     """Use the list of jobs, without which the manager can do nothing, however long that takes."""
-    return await patiently(ask, waits=Waits(), subject="the list of jobs", first_s=FIRST_PAUSE_S)
+    return await retry_while_transient(
+        ask, waits=Waits(), subject="the list of jobs", first_s=FIRST_PAUSE_S
+    )
 
 
 def _causes(job_id: str, group: BaseExceptionGroup[Exception]) -> str:
@@ -411,7 +413,7 @@ async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
         except ConfigError as exc:
             raise PeerUnreachable(str(exc)) from exc
 
-    return await patiently(ask, waits=waits, subject=TOKEN, bound_s=patience_s)
+    return await retry_while_transient(ask, waits=waits, subject=TOKEN, bound_s=patience_s)
 
 
 @attrs.frozen
@@ -511,7 +513,9 @@ async def validated_origin(
         return known
     number = min(shards)
     find = partial(storage_records, shards[number], name)
-    records = await patiently(find, waits=waits, subject=f"shard {number}", bound_s=patience_s)
+    records = await retry_while_transient(
+        find, waits=waits, subject=f"shard {number}", bound_s=patience_s
+    )
     datacenters = {record.value.get("datacenter") for record in records}
     if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
         raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")

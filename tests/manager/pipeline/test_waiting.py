@@ -28,7 +28,7 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listed, ObjectsFile
 from rebalancer.peers.moray.client import MorayClient
-from rebalancer.retry import patiently, waiting_helps
+from rebalancer.retry import is_transient, retry_while_transient
 from rebalancer.threads import THREADS, Work
 from rebalancer.waits import Waits
 from tests.manager.http.test_api import Rig, open_rig
@@ -82,9 +82,9 @@ def sqlite_error(code: int) -> Exception:
     ],
     ids=repr,
 )
-def test_what_waiting_helps(exc: Exception, helps: bool) -> None:
+def test_which_failures_are_transient(exc: Exception, helps: bool) -> None:
     """Whatever passes by itself or is mended by a person outside; no mistake of ours."""
-    assert waiting_helps(exc) is helps
+    assert is_transient(exc) is helps
 
 
 async def test_a_patient_question_is_shown_while_it_waits(autojump_clock: object) -> None:
@@ -106,7 +106,7 @@ async def test_a_patient_question_is_shown_while_it_waits(autojump_clock: object
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look)
-        assert await patiently(answer, waits=waits, subject="the thing") == "here"
+        assert await retry_while_transient(answer, waits=waits, subject="the thing") == "here"
     assert waits.causes == []
     assert max(b - a for a, b in pairwise(asked)) <= 15
 
@@ -122,7 +122,7 @@ async def test_a_patient_question_that_is_cancelled_is_not_shown_any_more(
         raise PeerUnreachable("away")
 
     with trio.move_on_after(100):
-        await patiently(away, waits=waits, subject="the thing")
+        await retry_while_transient(away, waits=waits, subject="the thing")
     assert waits.causes == []
 
     async def refused() -> None:
@@ -130,7 +130,7 @@ async def test_a_patient_question_that_is_cancelled_is_not_shown_any_more(
         raise PeerRefused("no")
 
     with pytest.raises(PeerRefused):
-        await patiently(refused, waits=waits, subject="the thing")
+        await retry_while_transient(refused, waits=waits, subject="the thing")
     assert waits.causes == []
 
 
@@ -166,8 +166,8 @@ async def goes_on(rig: Rig, job_id: str, subject: str) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short: these tests run by the clock on the wall."""
-    quickly = partial(patiently, first_s=0.02, longest_s=0.05)
-    monkeypatch.setattr(scheduler, "patiently", quickly)
+    quickly = partial(retry_while_transient, first_s=0.02, longest_s=0.05)
+    monkeypatch.setattr(scheduler, "retry_while_transient", quickly)
     monkeypatch.setattr(scheduler, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(scheduler, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(scheduler, "SOUND_S", 0.3)
@@ -354,7 +354,7 @@ async def test_slow_clones_and_names_do_not_hold_up_a_status(tmp_path: Path) -> 
 
 def test_a_peer_error_may_pass_unless_it_is_an_answer() -> None:
     """So that a new kind of error is waited for, not final."""
-    assert waiting_helps(PeerError("?"))
+    assert is_transient(PeerError("?"))
 
 
 async def test_a_list_that_no_file_is_left_for_is_waited_for(

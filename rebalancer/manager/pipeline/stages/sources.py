@@ -22,7 +22,7 @@ from rebalancer.manager.store.records import (
     ScanPosition,
 )
 from rebalancer.peers import scan
-from rebalancer.retry import patiently
+from rebalancer.retry import retry_while_transient
 
 #: Objects in one message to placement.
 CHUNK = 200
@@ -147,12 +147,12 @@ class _Patient:
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
     ) -> list[dict[str, Any]]:
         """Return the rows of a statement; this is the method of `scan.Shard`."""
-        return await patiently(
+        return await retry_while_transient(
             partial(self.shard.sql, statement, values, within_s=within_s),
             waits=self.job.waits,
             subject=self.subject,
             bound_s=self.job.patience_s,
-            rest=self.rest,
+            sleep=self.rest,
         )
 
 
@@ -234,7 +234,10 @@ def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[
 async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Found]) -> None:
     run = job.store.database.run
     insist = partial(
-        patiently, waits=job.waits, subject="the list of objects", bound_s=job.patience_s
+        retry_while_transient,
+        waits=job.waits,
+        subject="the list of objects",
+        bound_s=job.patience_s,
     )
     for part in listing.parts:
         begun = await job.store.scan_position(NO_SHARD, part)
