@@ -23,18 +23,18 @@ FORBIDDEN = {
         "rebalancer.peers.moray.fast",
     ],
     "peers/moray/fast.py": ["trio", "socket"],
-    "agent/sources/engine.py": ["trio", "socket"],
+    "agent/transfer/sources/engine.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
     "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
-    "pycurl": {"agent/sources/curl.py", "agent/sources/sockets.py"},
+    "pycurl": {"agent/transfer/sources/curl.py", "agent/transfer/sources/sockets.py"},
     "h11": {
         "peers/connections.py",
         "serving",
         "devregion/storagenode.py",
-        "agent/sources/plain.py",
+        "agent/transfer/sources/plain.py",
     },
     "quart": {"serving/quartapp.py", "manager/http/api.py"},
     "quart_trio": {"serving/quartapp.py"},
@@ -42,13 +42,13 @@ ONLY_IN = {
     "cattrs": {"wire.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"wire.py"},
-    "msgspec": {"jsontext.py", "agent/posted.py"},
+    "msgspec": {"jsontext.py", "agent/state/posted.py"},
     "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",
         "layout.py",
-        "agent/store.py",
-        "agent/statefile.py",
+        "agent/state/store.py",
+        "agent/state/statefile.py",
         "manager/store",
         "manager/jobs/index.py",
         "devregion",

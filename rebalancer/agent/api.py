@@ -10,9 +10,9 @@ import attrs
 
 from rebalancer import __version__, wire
 from rebalancer.agent.metrics import AgentMetrics
-from rebalancer.agent.posted import read_posted
-from rebalancer.agent.statefile import BrokenFile
-from rebalancer.agent.store import AssignmentStore, Cursor
+from rebalancer.agent.state.posted import read_posted
+from rebalancer.agent.state.statefile import BrokenFile
+from rebalancer.agent.state.store import AssignmentStore, Cursor
 from rebalancer.agent.worker import Worker
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi

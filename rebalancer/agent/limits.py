@@ -6,9 +6,9 @@ from typing import Any
 import attrs
 import trio
 
-from rebalancer.agent.bandwidth import Bucket, receive_at_once
-from rebalancer.agent.fetchers import FetcherProxy
-from rebalancer.agent.messages import Limit
+from rebalancer.agent.transfer.bandwidth import Bucket, receive_at_once
+from rebalancer.agent.transfer.messages import Limit
+from rebalancer.agent.transfer.pool import FetcherHandle
 from rebalancer.config import AgentServer, AgentSource
 from rebalancer.errors import BadRequest
 
@@ -48,7 +48,7 @@ class Limits:
     Mutable state: the limits; the bucket of bytes; an event for each want and each change.
     """
 
-    fetchers: Sequence[FetcherProxy]
+    fetchers: Sequence[FetcherHandle]
     values: LimitValues
     _bucket: Bucket = attrs.field(init=False)
     _changed: trio.Event = attrs.field(factory=trio.Event)

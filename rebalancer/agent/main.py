@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rebalancer import daemon
 from rebalancer.agent.api import Agent, make_api
-from rebalancer.agent.fetcher import Setup, open_files
-from rebalancer.agent.fetchers import make_fetchers
-from rebalancer.agent.files import new_run
 from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
-from rebalancer.agent.sources.choice import check_engine
-from rebalancer.agent.store import AssignmentStore
+from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent.transfer.disk.files import new_run
+from rebalancer.agent.transfer.pool import make_fetchers
+from rebalancer.agent.transfer.process import Setup, open_files
+from rebalancer.agent.transfer.sources.choice import check_engine
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentConfig
 from rebalancer.lock import claimed

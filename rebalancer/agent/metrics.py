@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import prometheus_client as prometheus
 
-from rebalancer.agent.messages import Outcome
+from rebalancer.agent.transfer.messages import Outcome
 from rebalancer.config import AgentMetrics as MetricsConfig
 from rebalancer.domain import reasons
 from rebalancer.metrics import LegacyMetrics

@@ -14,15 +14,15 @@ from functools import partial
 import attrs
 import trio
 
-from rebalancer.agent.backlog import Backlog
-from rebalancer.agent.fetchers import Errand, FetcherProxy, Share
-from rebalancer.agent.files import ObjectFiles
 from rebalancer.agent.limits import Limits
-from rebalancer.agent.messages import Outcome
 from rebalancer.agent.metrics import AgentMetrics
-from rebalancer.agent.posted import Row
-from rebalancer.agent.statefile import BrokenFile, NewerFile, StoredAssignment
-from rebalancer.agent.store import AssignmentStore
+from rebalancer.agent.state.backlog import Backlog
+from rebalancer.agent.state.posted import Row
+from rebalancer.agent.state.statefile import BrokenFile, NewerFile, StoredAssignment
+from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent.transfer.disk.files import ObjectFiles
+from rebalancer.agent.transfer.messages import Outcome
+from rebalancer.agent.transfer.pool import Errand, FetcherHandle, Share
 from rebalancer.config import AgentServer
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.log import get_logger
@@ -113,7 +113,7 @@ class Worker:
     server: AgentServer
     store: AssignmentStore
     files: ObjectFiles
-    fetchers: Sequence[FetcherProxy]
+    fetchers: Sequence[FetcherHandle]
     limits: Limits
     metrics: AgentMetrics
     backlog: Backlog = attrs.field(init=False)
@@ -321,7 +321,7 @@ class Worker:
         while self._flow and self._flow[0][0] < trio.current_time() - FLOW_S:
             self._flow.popleft()
 
-    def _idlest(self) -> list[FetcherProxy]:
+    def _idlest(self) -> list[FetcherHandle]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
 
     def _settle(self, run: _Run, ended: Sequence[tuple[Row, Outcome]]) -> None:

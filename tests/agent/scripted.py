@@ -10,8 +10,8 @@ import trio
 
 from rebalancer.agent.api import Agent, make_api
 from rebalancer.agent.main import open_agent
-from rebalancer.agent.posted import row_of
-from rebalancer.agent.statefile import StoredAssignment
+from rebalancer.agent.state.posted import row_of
+from rebalancer.agent.state.statefile import StoredAssignment
 from rebalancer.config import AgentConfig, read_agent
 from rebalancer.wire import PENDING, Dialect, Task
 from tests.sources import ASSIGNMENT, OWNER, Answer, Source, open_source, uuid

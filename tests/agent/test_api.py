@@ -13,8 +13,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from rebalancer.agent import api, worker
-from rebalancer.agent.files import ObjectFiles
-from rebalancer.agent.posted import Posted, read_posted
+from rebalancer.agent.state.posted import Posted, read_posted
+from rebalancer.agent.transfer.disk.files import ObjectFiles
 from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
 from rebalancer.threads import THREADS, Work

@@ -19,9 +19,10 @@ import attrs
 import pytest
 import trio
 
-from rebalancer.agent import store, sync
-from rebalancer.agent.messages import Line
-from rebalancer.agent.posted import Posted
+from rebalancer.agent.state import store
+from rebalancer.agent.state.posted import Posted
+from rebalancer.agent.transfer.disk import sync
+from rebalancer.agent.transfer.messages import Line
 from rebalancer.agent.worker import Worker
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer import wire
-from rebalancer.agent.statefile import image, parse
+from rebalancer.agent.state.statefile import image, parse
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from rebalancer.agent.bandwidth import BURST_S, LEAST_BYTES, Allowance, Bucket, receive_at_once
+from rebalancer.agent.transfer.bandwidth import (
+    BURST_S,
+    LEAST_BYTES,
+    Allowance,
+    Bucket,
+    receive_at_once,
+)
 from tests.agent.scripted import Rig, open_rig
 from tests.sources import Answer, ok, task
 

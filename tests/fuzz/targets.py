@@ -17,10 +17,15 @@ from urllib.parse import parse_qsl
 import attrs
 
 from rebalancer import wire
-from rebalancer.agent import store as agent_store
 from rebalancer.agent.limits import LimitValues
-from rebalancer.agent.posted import Posted, read_posted
-from rebalancer.agent.sources.engine import MAX_HEAD_BYTES, FetchFailure, read_head, read_status
+from rebalancer.agent.state import store as agent_store
+from rebalancer.agent.state.posted import Posted, read_posted
+from rebalancer.agent.transfer.sources.engine import (
+    MAX_HEAD_BYTES,
+    FetchFailure,
+    read_head,
+    read_status,
+)
 from rebalancer.bodies import read_body
 from rebalancer.config import read_agent, read_manager
 from rebalancer.domain.objects import Shark

@@ -17,8 +17,8 @@ import pytest
 import trio
 import trustme
 
-from rebalancer.agent.posted import Posted
-from rebalancer.agent.store import AssignmentStore
+from rebalancer.agent.state.posted import Posted
+from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task
 from tests.conftest import require

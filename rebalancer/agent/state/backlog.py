@@ -1,0 +1,134 @@
+"""This module tells which assignment is next; of those that wait, few are in memory.
+
+A manager may leave a hundred thousand here; what an agent holds must not grow with them.
+"""
+
+import math
+
+import attrs
+import trio
+
+from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.log import get_logger
+from rebalancer.threads import Work, run_sync
+
+#: Ids in memory.  When they are worked off, the folder is looked through for the next.
+LISTED = 2000
+
+log = get_logger()
+
+
+@attrs.define(eq=False)
+class Backlog:
+    """A backlog has the assignments that wait, and knows those worked on or being saved.
+
+    Mutable state: the ids that are next, in order; those that could not be read, and when to try
+    again; whether the last taken was one of those; whether there are more on disk, and about how
+    many wait in all; an event for each change.
+    """
+
+    store: AssignmentStore
+    #: Taken and not done yet.
+    running: set[str] = attrs.field(factory=set)
+    #: To be stored at this moment.
+    saving: set[str] = attrs.field(factory=set)
+    #: Of no use to this agent, but not to be touched: written by a newer one.
+    refused: set[str] = attrs.field(factory=set)
+    _later: dict[str, float] = attrs.field(factory=dict)
+    _is_again: bool = False
+    _next: dict[str, None] = attrs.field(factory=dict)
+    _has_more: bool = False
+    _count: int = 0
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def __len__(self) -> int:
+        """Return how many assignments wait."""
+        return self._count
+
+    def resume(self) -> None:
+        """Read what an earlier run left; if that fails, `take` reads it later.  Blocking."""
+        try:
+            names, self._count = self.store.waiting(LISTED, self.running)
+        except OSError as exc:
+            log.warning("backlog not read", folder=str(self.store.scheduled), error=str(exc))
+            self._has_more = True
+        else:
+            self._next, self._has_more = dict.fromkeys(names), self._count > len(names)
+
+    def add(self, name: str) -> None:
+        """Let one more assignment wait, which is stored, behind all that came before it."""
+        self._count += 1
+        if not self._has_more:
+            self._next[name] = None
+        self._changed.set()
+
+    async def take(self) -> str:
+        """Wait for the next assignment, which then runs until `done`, `defer` or `refuse`.
+
+        Raises:
+          OSError: the folder cannot be read at the moment; to be asked again.
+        """
+        async with self._turn:
+            while (name := self._pop()) is None:
+                if self._has_more:
+                    await self._look()
+                else:
+                    with trio.move_on_at(min(self._later.values(), default=math.inf)):
+                        await self._changed.wait()
+                    self._changed = trio.Event()
+            self._count = max(self._count - 1, len(self._next) + len(self._later))
+            self.running.add(name)
+            return name
+
+    def _pop(self) -> str | None:
+        """Take the next assignment out of the lists, if any is known.
+
+        Those that are tried again and the others have turns in turn: neither can keep the other
+        from theirs.
+        """
+        now = trio.current_time()
+        again = next((name for name, due in self._later.items() if due <= now), None)
+        name = next(iter(self._next), None)
+        self._is_again = again is not None and (name is None or not self._is_again)
+        if again is not None and self._is_again:
+            del self._later[again]
+            return again
+        if name is not None:
+            del self._next[name]
+        return name
+
+    def defer(self, name: str, until: float) -> None:
+        """Let a running assignment, which could not be read, wait again, until `until`."""
+        self.running.discard(name)
+        self._later[name] = until
+        self._count += 1
+        self._changed.set()
+
+    def refuse(self, name: str) -> None:
+        """Leave a running assignment where it is: this agent cannot work on it."""
+        self.running.discard(name)
+        self.refused.add(name)
+
+    def done(self, name: str) -> None:
+        """Note that an assignment is not running any more."""
+        self.running.discard(name)
+
+    async def _look(self) -> None:
+        """Find the next assignments on disk."""
+        # What is added from now on is listed by `add`; what is being saved will be.
+        self._has_more = False
+        passed = self.running | self.refused | self._later.keys()
+        try:
+            names, count = await run_sync(Work.STORE, self.store.waiting, LISTED, passed)
+        except BaseException:
+            self._has_more = True
+            raise
+        added, self._next = self._next, {}
+        for name in names:
+            if name not in added and name not in self.running and name not in self.saving:
+                self._next[name] = None
+        self._has_more = count > len(names)
+        if not self._has_more:
+            self._next |= added
+        self._count = max(count, len(self._next)) + len(self._later)

@@ -1,0 +1,256 @@
+"""This module makes and reads an assignment's file, laid out as the deployed agent's.
+
+`image` makes the bytes and `parse` reads them, in memory, so neither can meet a lock, a full disk
+or a want of file handles: what `parse` refuses is broken, whatever the state of the machine.
+
+Versions, in `PRAGMA user_version`, which the deployed agent neither reads nor changes:
+
+    0    the deployed agent's file, or one of ours whose `stats` tell of progress
+    1    `stats` has zeros until every task has ended, since the deployed agent counts on from them
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from rebalancer.agent.state.posted import Row, are_sound, row_of, task_of
+from rebalancer.errors import BadRequest, StoreError
+from rebalancer.wire import (
+    COMPLETE,
+    PENDING,
+    AssignmentReport,
+    AssignmentStats,
+    Dialect,
+    Task,
+    TaskState,
+    TaskStatus,
+    parse_json,
+    stats_to_wire,
+    status_to_wire,
+    structure,
+)
+
+#: Of the files that are written.
+VERSION = 1
+#: No assignment is as large: that of 100,000 tasks has 20 MB.
+MAX_BYTES = 256 << 20
+
+# The first two tables are the predecessor's; their JSON is a BLOB there.
+_SCHEMA = """
+CREATE TABLE tasks (
+    object_id TEXT PRIMARY KEY NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    md5sum TEXT NOT NULL,
+    datacenter TEXT NOT NULL,
+    manta_storage_id TEXT NOT NULL,
+    status TEXT NOT NULL
+);
+CREATE TABLE stats (stats TEXT NOT NULL);
+"""
+_OUR_SCHEMA = f"""
+CREATE TABLE rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL);
+PRAGMA user_version = {VERSION};
+"""
+_TASKS = """
+SELECT object_id, owner, md5sum, datacenter, manta_storage_id, status FROM tasks ORDER BY rowid
+"""
+_HEADER_BYTES = 100
+#: Where the header says whether sqlite would look for a WAL, and what says that it need not.
+_FORMATS, _NO_WAL = slice(18, 20), b"\x01\x01"
+
+
+class BrokenFile(StoreError):
+    """The content of a file is no assignment, today or ever."""
+
+
+class NewerFile(StoreError):
+    """A newer agent has written a file, in a layout that this one does not know."""
+
+
+@attrs.frozen
+class StoredAssignment:
+    """This is an assignment as it is on disk: its tasks, and how those stand that have ended."""
+
+    id: str
+    rows: tuple[Row, ...]
+    dialect: Dialect
+    received_ns: int
+    #: Of the tasks that have ended, by their objects.
+    statuses: Mapping[str, TaskStatus] = attrs.field(factory=dict)
+    #: Whether the deployed agent made it: it gets no table that this one does not know.
+    is_legacy: bool = False
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Return its tasks with their statuses."""
+        return tuple(map(self._task, self.rows))
+
+    def _task(self, row: Row) -> Task:
+        return task_of(row, self.statuses.get(row[0], PENDING))
+
+    def updated(self, statuses: Mapping[str, TaskStatus]) -> "StoredAssignment":
+        """Return this assignment with tasks of some objects ended."""
+        return attrs.evolve(self, statuses={**self.statuses, **statuses}) if statuses else self
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether every task has ended."""
+        return len(self.statuses) == len(self.rows)
+
+    def report(self, *, running: bool, finished: bool) -> AssignmentReport:
+        """Return what to tell of this assignment, complete only if every row on disk says so."""
+        failed = {name for name, status in self.statuses.items() if status.reason is not None}
+        state, failures = "Running" if running else "Scheduled", None
+        if finished and self.is_finished:
+            state = "Complete"
+            failures = tuple(self._task(row) for row in self.rows if row[0] in failed)
+        counts = len(failed), len(self.statuses), len(self.rows)
+        return AssignmentReport(self.id, AssignmentStats(state, *counts, failures))
+
+
+def parse(name: str, content: bytes, received_ns: int) -> StoredAssignment:
+    """Read the content of the file of assignment `name`, ours or the predecessor's.
+
+    `received_ns` is when its file was last changed; ours says itself when it was received.
+
+    Raises:
+      BrokenFile: it is no assignment.
+      NewerFile: it is of a version that is not known here.
+      MemoryError: there is not enough memory at the moment.
+    """
+    if len(content) < _HEADER_BYTES:
+        raise BrokenFile(f"not an assignment: {len(content)} bytes are no database")
+    try:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+            db.deserialize(content[: _FORMATS.start] + _NO_WAL + content[_FORMATS.stop :])
+            return _read(db, name, received_ns)
+    except (StoreError, MemoryError):
+        raise
+    except Exception as exc:
+        # All that is looked at is this content, so whatever went wrong is its fault.
+        raise BrokenFile(f"not an assignment: {exc}") from exc
+
+
+def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignment:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise NewerFile(
+            f"layout {version} of a newer agent, of which this one knows those up to {VERSION}:"
+            " start the newer agent again, which will finish it"
+        )
+    kinds = dict(db.execute("SELECT name, type FROM sqlite_master WHERE tbl_name = name"))
+    for table in ("tasks", "stats"):
+        if kinds.get(table) != "table":  # a view could go on for ever
+            raise BadRequest(f"no table {table}")
+    found: dict[Any, tuple[Any, ...]] = {}
+    for row in db.execute(_TASKS):
+        # Its primary key forbids this, but a damaged file may have it, even without an end.
+        if found.setdefault(row[0], row) is not row:
+            raise BadRequest(f"two tasks of object {row[0]!r}")
+    rows, statuses = _tasks(list(found.values()))
+    if db.execute("SELECT 1 FROM stats LIMIT 1").fetchone() is None:
+        raise BadRequest("it has no stats")
+    dialect, ours = Dialect.LEGACY, None
+    if kinds.get("rebalancer") == "table":
+        ours = db.execute("SELECT dialect, received_ns FROM rebalancer").fetchone()
+    if ours is not None:
+        dialect, received_ns = Dialect(ours[0]), ours[1]
+        if type(received_ns) is not int or received_ns < 0:
+            raise BadRequest(f"received_ns is {received_ns!r}")
+    return StoredAssignment(name, rows, dialect, received_ns, statuses, ours is None)
+
+
+def _tasks(
+    found: Sequence[tuple[Any, ...]],
+) -> tuple[tuple[Row, ...], dict[str, TaskStatus]]:
+    """Read the rows of tasks; returns what the tasks are, and how those stand that have ended."""
+    if all(row[5] in _USUAL for row in found) and are_sound(found):
+        statuses = {row[0]: COMPLETE for row in found if _USUAL[row[5]] is COMPLETE}
+        return tuple([row[:5] for row in found]), statuses
+    tasks = [_task(*row) for row in found]
+    ended = {t.object_id: t.status for t in tasks if t.status.state is not TaskState.PENDING}
+    return tuple(map(row_of, tasks)), ended
+
+
+def _task(
+    object_id: Any, owner: Any, md5sum: Any, datacenter: Any, manta_storage_id: Any, status: Any
+) -> Task:
+    """Read a row as a posted task: a file is checked like a peer."""
+    if not isinstance(status, str | bytes):
+        raise BadRequest(f"the status of object {object_id} is {status!r}")
+    source = {"datacenter": datacenter, "manta_storage_id": manta_storage_id}
+    ids = {"object_id": object_id, "owner": owner, "md5sum": md5sum}
+    return structure({**ids, "source": source, "status": parse_json(status)}, Task)
+
+
+def image(assignment: StoredAssignment) -> bytes:
+    """Make the content of the file of an assignment.
+
+    Its rows tell of progress.  Its stats do so only at the end: before that the deployed agent,
+    should it be put back, begins to count at what they say, and does all tasks again.
+    """
+    if assignment.is_finished:
+        stats = assignment.report(running=False, finished=True).stats
+    else:
+        stats = AssignmentStats("Scheduled", failed=0, complete=0, total=len(assignment.rows))
+    db = _scratch.database()
+    db.deserialize(_empty(assignment.is_legacy))
+    db.execute("BEGIN")
+    with db:
+        db.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)", _values(assignment))
+        db.execute("INSERT INTO stats VALUES (?)", (_blob(stats_to_wire(stats, Dialect.LEGACY)),))
+        if not assignment.is_legacy:
+            ours = (assignment.dialect, assignment.received_ns)
+            db.execute("INSERT INTO rebalancer VALUES (?, ?)", ours)
+    return db.serialize()
+
+
+def _values(assignment: StoredAssignment) -> list[tuple[object, ...]]:
+    if not assignment.statuses:
+        return [(*row, _PENDING) for row in assignment.rows]
+    statuses = assignment.statuses
+    return [(*row, _status_blob(statuses.get(row[0], PENDING))) for row in assignment.rows]
+
+
+class _Scratch(threading.local):
+    """Each thread has a database in memory: to open one takes as long as to fill it."""
+
+    _database: sqlite3.Connection | None = None
+
+    def database(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._database = sqlite3.connect(":memory:", isolation_level=None)
+        return self._database
+
+
+_scratch = _Scratch()
+
+
+@lru_cache
+def _empty(is_legacy: bool) -> bytes:
+    """Make the content of a file of no tasks, which those of all others begin with."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        if not is_legacy:
+            db.executescript(_OUR_SCHEMA)
+        return db.serialize()
+
+
+@lru_cache(maxsize=1000)
+def _status_blob(status: TaskStatus) -> bytes:
+    return _blob(status_to_wire(status, Dialect.LEGACY))
+
+
+def _blob(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+_PENDING = _status_blob(PENDING)
+#: How this agent writes what nearly all tasks are.
+_USUAL = {_PENDING: PENDING, _status_blob(COMPLETE): COMPLETE}
