@@ -5,7 +5,7 @@ The tables are used twice: to move, and to recover after a crash.  docs/states.m
 
 import enum
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rebalancer.errors import IllegalTransition
 
@@ -55,12 +55,15 @@ class AssignmentEvent(enum.StrEnum):
 
 
 class JobState(enum.StrEnum):
-    """The `state` column of `jobs`, and, capitalised, the API's word for it."""
+    """What is true of a job; `words_of` has the columns that record it."""
 
-    INIT = "init"
-    SETUP = "setup"  # waiting for its turn
+    QUEUED = "queued"  # waiting for its turn
     RUNNING = "running"
-    STOPPED = "stopped"  # paused, or cancelled
+    PAUSING = "pausing"  # an operator has paused it, and what ran of it has not come to rest
+    PAUSED = "paused"
+    CANCELLING = "cancelling"  # cancelled after it had begun; draining it waits for its turn
+    DRAINING = "draining"  # cancelled: what its agents still finish is recorded, nothing begins
+    CANCELLED = "cancelled"
     COMPLETE = "complete"
     FAILED = "failed"
 
@@ -68,20 +71,14 @@ class JobState(enum.StrEnum):
 class JobEvent(enum.StrEnum):
     """What happens to a job."""
 
-    RECORDED = "recorded"
     STARTED = "started"
     FINISHED = "finished"
     BROKE = "broke"
+    RESTED = "rested"  # what ran of a job that was paused has stopped
     PAUSED = "paused"
-    CANCELLED = "cancelled"
     RESUMED = "resumed"
-
-
-class Wish(enum.StrEnum):
-    """What an operator has asked of a job; it outlives restarts of the manager."""
-
-    PAUSE = "pause"  # stop as it is, until it is resumed
-    CANCEL = "cancel"  # begin nothing more, and record what agents still finish
+    CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"  # cancelled before it had begun anything: nothing needs draining
 
 
 _O, _OE = ObjectStatus, ObjectEvent
@@ -123,23 +120,97 @@ ASSIGNMENT: Mapping[AssignmentState, Mapping[AssignmentEvent, AssignmentState]] 
 
 _J, _JE = JobState, JobEvent
 JOB: Mapping[JobState, Mapping[JobEvent, JobState]] = {
-    _J.INIT: {_JE.RECORDED: _J.SETUP, _JE.BROKE: _J.FAILED},
-    _J.SETUP: {
+    _J.QUEUED: {
         _JE.STARTED: _J.RUNNING,
-        _JE.BROKE: _J.FAILED,
-        _JE.PAUSED: _J.STOPPED,
-        _JE.CANCELLED: _J.STOPPED,
+        _JE.PAUSED: _J.PAUSED,
+        _JE.CANCELLED: _J.CANCELLING,  # it was paused and resumed: agents may have work of it
+        _JE.WITHDRAWN: _J.CANCELLED,
     },
     _J.RUNNING: {
         _JE.FINISHED: _J.COMPLETE,
         _JE.BROKE: _J.FAILED,
-        _JE.PAUSED: _J.STOPPED,
-        _JE.CANCELLED: _J.STOPPED,
+        _JE.PAUSED: _J.PAUSING,
+        _JE.CANCELLED: _J.DRAINING,
     },
-    _J.STOPPED: {_JE.RESUMED: _J.SETUP},  # only one that was paused
+    _J.PAUSING: {
+        _JE.RESTED: _J.PAUSED,
+        _JE.FINISHED: _J.COMPLETE,
+        _JE.BROKE: _J.FAILED,
+        _JE.PAUSED: _J.PAUSING,
+        _JE.CANCELLED: _J.DRAINING,
+    },
+    _J.PAUSED: {
+        _JE.RESUMED: _J.QUEUED,
+        _JE.CANCELLED: _J.CANCELLING,
+        _JE.WITHDRAWN: _J.CANCELLED,
+    },
+    _J.CANCELLING: {_JE.STARTED: _J.DRAINING, _JE.CANCELLED: _J.CANCELLING},
+    _J.DRAINING: {
+        _JE.FINISHED: _J.CANCELLED,
+        _JE.BROKE: _J.FAILED,
+        _JE.RESTED: _J.DRAINING,  # it was being paused when it was cancelled: it runs once more
+        _JE.CANCELLED: _J.DRAINING,
+    },
+    _J.CANCELLED: {},
     _J.COMPLETE: {},
     _J.FAILED: {},
 }
+
+#: States of a job that has its turn; after a restart it goes on before any other begins.
+AT_WORK = frozenset(state for state, events in JOB.items() if _JE.FINISHED in events)
+#: States of a job to which nothing happens any more.
+ENDED = frozenset(state for state, events in JOB.items() if not events)
+
+
+class Words(NamedTuple):
+    """Columns `state` and `wish` of `jobs`; the API shows them, the state capitalised."""
+
+    state: str
+    wish: str | None
+
+
+_WORDS = {
+    _J.QUEUED: Words("setup", None),
+    _J.RUNNING: Words("running", None),
+    _J.PAUSING: Words("running", "pause"),
+    _J.PAUSED: Words("stopped", "pause"),
+    _J.CANCELLING: Words("setup", "cancel"),
+    _J.DRAINING: Words("running", "cancel"),
+    _J.CANCELLED: Words("stopped", "cancel"),
+    _J.COMPLETE: Words("complete", None),
+    _J.FAILED: Words("failed", None),
+}
+#: The words of column `state`.  Only the predecessor writes "init": nothing happens to such a job.
+STATE_WORDS = tuple(dict.fromkeys(["init", *(words.state for words in _WORDS.values())]))
+#: The words of column `wish`.
+WISH_WORDS = tuple(dict.fromkeys(wish for _, wish in _WORDS.values() if wish is not None))
+#: Ends that a job meets while it is asked for another; the wish stays in its row.
+_KEEPING_WISH = (_J.COMPLETE, _J.FAILED)
+_STATES = {
+    **{words: state for state, words in _WORDS.items()},
+    **{Words(_WORDS[end].state, wish): end for end in _KEEPING_WISH for wish in WISH_WORDS},
+    # Written by people and by the predecessor.
+    Words("setup", "pause"): _J.PAUSING,
+    Words("stopped", None): _J.CANCELLED,
+}
+
+
+def words_of(state: JobState, wish: str | None = None) -> Words:
+    """Return the columns that record `state` of a job whose column `wish` was `wish` so far."""
+    words = _WORDS[state]
+    return words._replace(wish=wish) if state in _KEEPING_WISH else words
+
+
+def job_state(words: Words) -> JobState | None:
+    """Return what the columns record; None: another version has written them."""
+    return _STATES.get(words)
+
+
+def cancelling_event(state: JobState, *, has_begun: bool) -> JobEvent:
+    """Return what happens to a job in `state` that an operator cancels."""
+    is_withdrawn = not has_begun and JobEvent.WITHDRAWN in JOB[state]
+    return JobEvent.WITHDRAWN if is_withdrawn else JobEvent.CANCELLED
+
 
 S = TypeVar("S", bound=enum.StrEnum)
 E = TypeVar("E", bound=enum.StrEnum)

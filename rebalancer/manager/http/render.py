@@ -46,8 +46,8 @@ def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> dict[str, A
         "finished": row.finished,
         "state": row.state_shown,
     }
-    if row.wish is not None:
-        shown["wish"] = row.wish
+    if row.words.wish is not None:
+        shown["wish"] = row.words.wish
     if row.error is not None:
         shown["error"] = row.error
     return shown

@@ -7,7 +7,7 @@ here fails a test.  Requests are closed too: a key that nobody knows is refused.
 from collections.abc import Mapping
 from typing import Any
 
-from rebalancer.domain.states import AssignmentState, JobState, ObjectStatus, Wish
+from rebalancer.domain.states import STATE_WORDS, WISH_WORDS, AssignmentState, ObjectStatus
 from rebalancer.manager.actions import ACTIONS
 from rebalancer.manager.http.requests import MAX_WHOLE, SETTINGS, Control, Range
 
@@ -69,7 +69,7 @@ def _asked(properties: Mapping[str, Schema], required: list[str], about: str = "
 
 _TIME = text(format="date-time")
 _STATE = text(
-    "As an operator knows it: " + ", ".join(state.capitalize() for state in JobState) + "."
+    "As an operator knows it: " + ", ".join(word.capitalize() for word in STATE_WORDS) + "."
     " A state that this version does not know, left by another one, is shown as it was found.",
     examples=["Running"],
 )
@@ -176,7 +176,7 @@ _JOB = {
     "started": _or_null(_TIME),
     "finished": _or_null(_TIME),
     "state": _STATE,
-    "wish": text("What an operator has asked for, carried out or not.", enum=list(Wish)),
+    "wish": text("What an operator has asked for, carried out or not.", enum=list(WISH_WORDS)),
     "error": text("Why it failed.  Only then."),
 }
 _PERHAPS = ("wish", "error")

@@ -7,13 +7,23 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import attrs
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.domain.states import JobEvent, JobState, Wish, advance
+from rebalancer.domain.states import (
+    AT_WORK,
+    ENDED,
+    WISH_WORDS,
+    JobEvent,
+    JobState,
+    Words,
+    advance,
+    job_state,
+    words_of,
+)
 from rebalancer.errors import IllegalTransition, StoreBusy, StoreError, Unavailable
 from rebalancer.log import get_logger
 from rebalancer.manager.store import job_file
@@ -44,24 +54,29 @@ _PLACES = ", ".join("?" * len(job_file.NOTED))
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 #: What is noted when a job comes into a state.
 _TIMES = {
-    JobState.RUNNING: f", started = coalesce(started, {_NOW}), finished = NULL",
-    **dict.fromkeys((JobState.COMPLETE, JobState.FAILED, JobState.STOPPED), f", finished = {_NOW}"),
+    **dict.fromkeys(AT_WORK, f", started = coalesce(started, {_NOW}), finished = NULL"),
+    **dict.fromkeys((*ENDED, JobState.PAUSED), f", finished = {_NOW}"),
 }
+#: The words of column `state` of jobs that have not ended, some that have among them.
+_UNFINISHED = sorted({words_of(state).state for state in JobState if state not in ENDED})
 
 
 @attrs.frozen
 class JobRow:
-    """One job.  `state` is text: one we do not know is kept and shown as it is."""
+    """One job.  `state` is None if only another version knows what `words` mean."""
 
     id: str
     action: str
-    state: str
+    state: JobState | None
     params: dict[str, Any]
     created: str
     started: str | None
     finished: str | None
     error: str | None
-    wish: Wish | None = None
+    #: The state as it is recorded, for the API.
+    words: Words = attrs.field(
+        default=attrs.Factory(lambda row: words_of(row.state), takes_self=True)
+    )
     #: Whether its row makes no sense: then it is shown, and nothing can be done but remove it.
     is_broken: bool = False
 
@@ -69,18 +84,15 @@ class JobRow:
     def has_ended(self) -> bool:
         """Tell whether nothing will happen to it any more.
 
-        A paused job has not ended, and of a state that nobody knows nothing is known either.
+        Of a state that only another version knows, nothing is known.
         """
-        if self.is_broken:
-            return True
-        if self.state == JobState.STOPPED:
-            return self.wish is not Wish.PAUSE
-        return self.state in (JobState.COMPLETE, JobState.FAILED)
+        return self.is_broken or self.state in ENDED
 
     @property
     def state_shown(self) -> str:
         """Return the state as the API spells it."""
-        return self.state[:1].upper() + self.state[1:]
+        word = self.words.state
+        return word[:1].upper() + word[1:]
 
 
 class JobIndex:
@@ -127,10 +139,10 @@ class JobIndex:
         """Record a new job, whose file exists already, as waiting for its turn."""
 
         def run(db: sqlite3.Connection) -> None:
-            state = advance(states.JOB, JobState.INIT, JobEvent.RECORDED)
+            words = words_of(JobState.QUEUED)
             db.execute(
-                "INSERT INTO jobs (id, action, state, params) VALUES (?, ?, ?, ?)",
-                (job_id, action, state, json.dumps(params)),
+                "INSERT INTO jobs (id, action, state, wish, params) VALUES (?, ?, ?, ?, ?)",
+                (job_id, action, *words, json.dumps(params)),
             )
 
         await self._write(run)
@@ -157,11 +169,11 @@ class JobIndex:
         """Return the jobs that have not ended: those that run first, each kind oldest first."""
 
         def run(db: sqlite3.Connection) -> list[JobRow]:
-            rows = db.execute(
-                "SELECT * FROM jobs WHERE state IN ('running', 'setup')"
-                " OR (state = 'stopped' AND wish = 'pause') ORDER BY state <> 'running', rowid"
-            )
-            return [job for job in map(_read, rows) if not job.is_broken]
+            places = ", ".join("?" * len(_UNFINISHED))
+            query = f"SELECT * FROM jobs WHERE state IN ({places}) ORDER BY rowid"
+            jobs = [_read(row) for row in db.execute(query, _UNFINISHED)]
+            left = [job for job in jobs if not job.has_ended]
+            return sorted(left, key=lambda job: job.state not in AT_WORK)
 
         return await self._read(run)
 
@@ -183,45 +195,47 @@ class JobIndex:
         await self._write(run)
         await self._note(job_id)
 
-    async def set_wish(self, job_id: str, wish: Wish) -> None:
-        """Record what an operator wants of a job; it is carried out after this."""
-
-        def run(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job_id))
-
-        await self._write(run)
-        await self._note(job_id)
-
-    async def advance(
-        self,
-        job_id: str,
-        event: JobEvent,
-        error: str | None = None,
-        *,
-        wish: Wish | Literal["as it is"] | None = "as it is",
-    ) -> JobState:
+    async def advance(self, job_id: str, event: JobEvent, error: str | None = None) -> JobRow:
         """Record what happened to a job: its new state, the time, and the cause if any.
 
-        What is wanted of it from now on is recorded in the same transaction.
+        Raises:
+          IllegalTransition: that cannot happen to it, or there is no such job.
         """
 
-        def run(db: sqlite3.Connection) -> JobState:
-            row = db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            if row is None:
+        def run(db: sqlite3.Connection) -> tuple[Words, JobRow]:
+            found = db.execute("SELECT state, wish FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            if found is None:
                 raise IllegalTransition(f"there is no job {job_id}")
-            new = advance(states.JOB, JobState(row["state"]), event)
+            before = Words(*found)
+            words, times = _after(before, event)
             db.execute(
-                f"UPDATE jobs SET state = ?, error = ?{_TIMES.get(new, '')} WHERE id = ?",
-                (new, error, job_id),
+                f"UPDATE jobs SET state = ?, wish = ?, error = ?{times} WHERE id = ?",
+                (*words, error, job_id),
             )
-            if wish != "as it is":
-                db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job_id))
-            return new
+            return before, _read(
+                db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            )
 
-        new = await self._write(run)
-        log.info("job", job=job_id, state=new, error=error)
+        before, row = await self._write(run)
+        if row.words.state != before.state:
+            log.info("job", job=job_id, state=row.words.state, error=error)
         await self._note(job_id)
-        return new
+        return row
+
+
+def _after(words: Words, event: JobEvent) -> tuple[Words, str]:
+    """Return the columns of a job after an event, and the SQL that notes the time of it.
+
+    Raises:
+      IllegalTransition: the event cannot happen to such a job.
+    """
+    state = job_state(words)
+    if state is not None:
+        new = advance(states.JOB, state, event)
+        return words_of(new, words.wish), _TIMES.get(new, "")
+    if event is JobEvent.CANCELLED:  # kept for the version that knows the state
+        return Words(words.state, words_of(JobState.CANCELLING).wish), ""
+    raise IllegalTransition(f"{event} cannot happen to something {words.state}")
 
 
 def _read(row: sqlite3.Row) -> JobRow:
@@ -231,9 +245,8 @@ def _read(row: sqlite3.Row) -> JobRow:
     except (ValueError, TypeError, RecursionError) as exc:
         job_id, action, state = (str(row[name]) for name in ("id", "action", "state"))
         text = f"this row of the list of jobs cannot be used: {exc}"
-        return JobRow(
-            job_id, action, state, {"from_shark": ""}, "", None, None, text, is_broken=True
-        )
+        params, words = {"from_shark": ""}, Words(state, None)
+        return JobRow(job_id, action, None, params, "", None, None, text, words, is_broken=True)
 
 
 def _read_whole(row: sqlite3.Row | Mapping[str, Any]) -> JobRow:
@@ -248,17 +261,19 @@ def _read_whole(row: sqlite3.Row | Mapping[str, Any]) -> JobRow:
             raise TypeError(f"{name} is no text")
     if Path(row["id"]).name != row["id"]:
         raise ValueError("its id can name no file")
-    wish = None if row["wish"] is None else Wish(row["wish"])
+    words = Words(row["state"], row["wish"])
+    if words.wish not in (None, *WISH_WORDS):
+        raise ValueError(f"{words.wish!r} is no wish")
     return JobRow(
         row["id"],
         row["action"],
-        row["state"],
+        job_state(words),
         params,
         row["created"],
         row["started"],
         row["finished"],
         row["error"],
-        wish,
+        words,
     )
 
 
@@ -379,7 +394,8 @@ def _recovered(file: Path) -> tuple[Any, ...]:
     when = changed.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     error = f"the list of jobs was lost, and {why}"
     params = json.dumps({"from_shark": shark})
-    return (file.stem, "evacuate", JobState.FAILED, params, when, None, when, error, None)
+    state, wish = words_of(JobState.FAILED)
+    return (file.stem, "evacuate", state, params, when, None, when, error, wish)
 
 
 def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[str, Any]]:

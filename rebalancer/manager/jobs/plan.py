@@ -69,7 +69,7 @@ async def make_plan(runner: Runner, action: str, params: dict[str, Any]) -> Plan
 async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
     # Nothing comes back from agents, so what cannot be placed now never can.
     config = attrs.evolve(runner.config, max_attempts=1)
-    row = JobRow("plan", action, JobState.SETUP, params, "", None, None, None)
+    row = JobRow("plan", action, JobState.QUEUED, params, "", None, None, None)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         folder = await enter(_scratch(Path(config.data_dir)))

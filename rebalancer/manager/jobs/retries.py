@@ -30,7 +30,7 @@ def params_of_retry(
       BadRequest: something of the earlier jobs is missing that cannot be found anew.
     """
     made: dict[str, Any] = {"from_shark": row.params["from_shark"], "retry_of": row.id}
-    if row.state == JobState.COMPLETE:
+    if row.state is JobState.COMPLETE:
         return made
     before = _before(row, known)
     missing = [earlier for earlier in before.chain if known(earlier) is None]
@@ -72,7 +72,7 @@ def _before(row: JobRow, known: Callable[[str], JobRow | None]) -> _Before:
         further = tuple(params.get("chain", ()))
         return _Before((earlier, *further), bool(params.get("scans")), objects_file, limit)
     # A retry that only lists: of a complete job, or made by a version that knew no others.
-    if found.state == JobState.COMPLETE:
+    if found.state is JobState.COMPLETE:
         return _Before((earlier,), False, None, None)
     inner = _before(found, known)
     return attrs.evolve(inner, chain=(earlier, *inner.chain))

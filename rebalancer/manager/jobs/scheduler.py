@@ -17,7 +17,7 @@ import trio
 from rebalancer import wire
 from rebalancer.config import ManagerConfig, read_token
 from rebalancer.domain.objects import Shark
-from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
+from rebalancer.domain.states import AT_WORK, JobEvent, JobState, ObjectStatus, words_of
 from rebalancer.errors import (
     ConfigError,
     IllegalTransition,
@@ -100,9 +100,14 @@ class Running:
         """Return what the operator has changed."""
         return read_tuning(self.row)
 
-    def cancel(self) -> None:
-        """Let the job begin nothing more."""
-        self.row = attrs.evolve(self.row, wish=Wish.CANCEL)
+    def pause(self, row: JobRow) -> None:
+        """Stop the job as it is; `row` records that."""
+        self.row = row
+        self.scope.cancel()
+
+    def cancel(self, row: JobRow) -> None:
+        """Let the job begin nothing more; `row` records that."""
+        self.row = row
         self.cancelled.set()
         if self.job is not None:
             self.job.cancel()
@@ -170,25 +175,26 @@ class Runner:
                     self._evacuating = frozenset(row.params["from_shark"] for row in rows)
                     for row in rows:
                         if self._may_start(row):
-                            await self._begin(row)
-                            running = self.running[row.id] = Running(row, self.config)
+                            begun = await self._begin(row)
+                            running = self.running[row.id] = Running(begun, self.config)
                             nursery.start_soon(self._run, running)
                 await self._changed.wait()
 
     def _may_start(self, row: JobRow) -> bool:
-        if row.id in self.running or row.state == JobState.STOPPED:
+        if row.id in self.running or row.state is JobState.PAUSED:
             return False
         if any(other.shark == row.params["from_shark"] for other in self.running.values()):
             return False
         # What only drains takes no turn.
-        busy = sum(other.row.wish is not Wish.CANCEL for other in self.running.values())
-        return row.wish is Wish.CANCEL or busy < self.config.max_concurrent_jobs
+        drains = (JobState.CANCELLING, JobState.DRAINING)
+        busy = sum(other.row.state not in drains for other in self.running.values())
+        return row.state in drains or busy < self.config.max_concurrent_jobs
 
     async def _run(self, running: Running) -> None:
         """Run one job to its end, which is recorded; cut off, it goes on at the next start."""
-        if running.row.wish is Wish.CANCEL:
+        if running.row.state is JobState.DRAINING:
             running.cancelled.set()
-        if running.row.wish is Wish.PAUSE:
+        if running.row.state is JobState.PAUSING:
             running.scope.cancel()  # it was asked for when there was no time to
         try:
             event, error = await self._attempt(running)
@@ -200,11 +206,11 @@ class Runner:
             running.ended.set()
             self.look_again()
 
-    async def _begin(self, row: JobRow) -> None:
-        if row.state != JobState.RUNNING:
-            await self._record(row.id, JobEvent.STARTED)
-        else:
-            log.info("job", job=row.id, state=JobState.RUNNING, resumed=True)
+    async def _begin(self, row: JobRow) -> JobRow:
+        if row.state not in AT_WORK:
+            return await self._record(row.id, JobEvent.STARTED)
+        log.info("job", job=row.id, state=words_of(JobState.RUNNING).state, resumed=True)
+        return row
 
     async def _attempt(self, running: Running) -> tuple[JobEvent, str | None]:
         """Do the job's work for as long as it is to run; what became of it, and why."""
@@ -215,28 +221,23 @@ class Runner:
         except* Exception as group:
             # One that is paused meets again whatever passes, when it is resumed.
             is_paused = running.scope.cancel_called and is_transient(group)
-            event = JobEvent.PAUSED if is_paused else JobEvent.BROKE
+            event = JobEvent.RESTED if is_paused else JobEvent.BROKE
             error = None if is_paused else _causes(running.row.id, group)
         else:
             if running.scope.cancelled_caught:
-                event = JobEvent.PAUSED
+                event = JobEvent.RESTED
         return event, error
 
     async def _end(self, running: Running, event: JobEvent, error: str | None) -> None:
-        """Record what became of a job, by what is wanted of it now."""
-        if running.row.wish is Wish.CANCEL:
-            if event is JobEvent.PAUSED:
-                return  # it was paused when it was cancelled: it runs once more, and drains
-            if event is JobEvent.FINISHED:
-                event = JobEvent.CANCELLED
+        """Record what became of a job."""
         try:
             await self._record(running.row.id, event, error)
         except IllegalTransition as exc:  # a person has changed the list of jobs
             log.error("state of a job not recorded", job=running.row.id, error=str(exc))
 
-    async def _record(self, job_id: str, event: JobEvent, error: str | None = None) -> None:
+    async def _record(self, job_id: str, event: JobEvent, error: str | None = None) -> JobRow:
         """Record what has happened to a job, as soon as this machine can."""
-        await _surely(partial(self.index.advance, job_id, event, error))
+        return await _surely(partial(self.index.advance, job_id, event, error))
 
     async def _work_through(self, running: Running) -> None:
         """Do the job's work; if it breaks for what passes, begin again after a pause.

@@ -12,7 +12,14 @@ import trio
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
-from rebalancer.domain.states import JobEvent, JobState, ObjectStatus, Wish
+from rebalancer.domain.states import (
+    JOB,
+    JobEvent,
+    JobState,
+    ObjectStatus,
+    cancelling_event,
+    words_of,
+)
 from rebalancer.errors import (
     BadRequest,
     Conflict,
@@ -191,7 +198,8 @@ class Jobs:
                     Work.STORE, job_file.create, self.runner.file(job_id), origin, findings
                 )
             await self.index.add(job_id, action, params)
-            log.info("job", job=job_id, state=JobState.SETUP, action=action, **params)
+            state = words_of(JobState.QUEUED).state
+            log.info("job", job=job_id, state=state, action=action, **params)
             self.runner.look_again()
         return job_id
 
@@ -397,34 +405,27 @@ class Jobs:
         log.info("job changed", job=row.id, setting=setting.name, value=setting.value)
 
     async def _pause(self, row: JobRow) -> None:
-        _require(row, "paused", row.state in (JobState.SETUP, JobState.RUNNING))
-        _require(row, "paused, because it is being cancelled", row.wish is not Wish.CANCEL)
-        running = self.runner.running.get(row.id)
-        if running is None:
-            await self.index.advance(row.id, JobEvent.PAUSED, wish=Wish.PAUSE)
-            return
-        await self.index.set_wish(row.id, Wish.PAUSE)
-        running.scope.cancel()
+        is_cancelled = row.state in (JobState.CANCELLING, JobState.DRAINING)
+        _require(row, "paused, because it is being cancelled", not is_cancelled)
+        can_pause = row.state is not None and JobEvent.PAUSED in JOB[row.state]
+        _require(row, "paused", can_pause)
+        row = await self.index.advance(row.id, JobEvent.PAUSED)
+        if (running := self.runner.running.get(row.id)) is not None:
+            running.pause(row)
 
     async def _resume(self, row: JobRow) -> None:
-        is_paused = row.state == JobState.STOPPED and row.wish is Wish.PAUSE
-        _require(row, "resumed, because it is not paused", is_paused)
-        await self.index.advance(row.id, JobEvent.RESUMED, wish=None)
+        _require(row, "resumed, because it is not paused", row.state is JobState.PAUSED)
+        await self.index.advance(row.id, JobEvent.RESUMED)
         self.runner.look_again()
 
     async def _cancel(self, row: JobRow) -> None:
         _require(row, "cancelled, because it has ended", not row.has_ended)
-        running = self.runner.running.get(row.id)
-        if running is not None:
-            await self.index.set_wish(row.id, Wish.CANCEL)
-            running.cancel()
-        elif row.started is None and row.state == JobState.SETUP:
-            await self.index.advance(row.id, JobEvent.CANCELLED, wish=Wish.CANCEL)
-        elif row.started is not None and row.state == JobState.STOPPED:
-            # Its agents may have some of its work: that is brought to an end first.
-            await self.index.advance(row.id, JobEvent.RESUMED, wish=Wish.CANCEL)
-        else:
-            await self.index.set_wish(row.id, Wish.CANCEL)
+        event = JobEvent.CANCELLED
+        if row.state is not None:
+            event = cancelling_event(row.state, has_begun=row.started is not None)
+        row = await self.index.advance(row.id, event)
+        if (running := self.runner.running.get(row.id)) is not None:
+            running.cancel(row)
         self.runner.look_again()
 
     async def delete(self, job_id: str) -> None:
@@ -495,9 +496,10 @@ def _require(row: JobRow, what: str, allowed: bool) -> None:
 
 
 def _shown(row: JobRow) -> str:
-    if row.state == JobState.STOPPED:
-        return "paused" if row.wish is Wish.PAUSE else "cancelled"
-    return row.state
+    """Return a job's state for people: its word in the API, but what has stopped is told apart."""
+    if row.state in (JobState.PAUSED, JobState.CANCELLED):
+        return row.state
+    return row.words.state
 
 
 def _full_name(name: str, domain: str) -> str:

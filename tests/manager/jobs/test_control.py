@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from rebalancer.config import Options
-from rebalancer.domain.states import Wish
+from rebalancer.domain.states import JobEvent
 from rebalancer.manager.jobs import plan
 from rebalancer.manager.jobs.index import JobIndex
 from tests.manager.http.test_api import UUID, Rig, open_rig, refusing_agents, rows
@@ -341,7 +341,7 @@ async def test_a_wish_to_pause_outlives_the_manager(tmp_path: Path) -> None:
         job_id = await rig.create()
         await rig.reach(job_id, "Running")
         index: JobIndex = rig.runner.index
-        await index.set_wish(job_id, Wish.PAUSE)
+        await index.advance(job_id, JobEvent.PAUSED)
     (tmp_path / "shard.sqlite").unlink()
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         await rig.reach(job_id, "Stopped")

@@ -186,7 +186,7 @@ async def test_a_job_that_breaks_for_what_passes_as_it_is_paused_is_paused(
         await control(rig, job_id, "pause")
         row = await rig.runner.index.get(job_id)
     assert row is not None
-    assert (row.state, row.error) == (JobState.STOPPED, None)
+    assert (row.state, row.error) == (JobState.PAUSED, None)
 
 
 async def test_a_job_that_breaks_for_several_causes_has_failed_once(

@@ -13,7 +13,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rebalancer.domain.states import JobEvent, Wish
+from rebalancer.domain.states import JobEvent, JobState, Words
 from rebalancer.errors import StoreError, Unavailable
 from rebalancer.manager.jobs.index import JobIndex, JobRow, open_index
 from rebalancer.manager.store import job_file, views
@@ -39,7 +39,8 @@ async def make_jobs(folder: Path) -> list[JobRow]:
             await index.advance(job_id, JobEvent.STARTED)
         await index.advance(IDS[0], JobEvent.FINISHED)
         await index.set_params(IDS[1], {**PARAMS, "tuning": {"max_metadata_update_threads": 3}})
-        await index.advance(IDS[2], JobEvent.PAUSED, wish=Wish.PAUSE)
+        await index.advance(IDS[2], JobEvent.PAUSED)
+        await index.advance(IDS[2], JobEvent.RESTED)
         return await index.all()
 
 
@@ -96,7 +97,7 @@ async def test_of_a_file_without_a_note_a_failed_job_is_made(tmp_path: Path) -> 
 
     jobs = {job.id: job for job in await listed(tmp_path)}
     assert sorted(jobs) == IDS
-    assert {job.state for job in jobs.values()} == {"failed"}
+    assert {job.state for job in jobs.values()} == {JobState.FAILED}
     assert jobs[IDS[0]].params == {"from_shark": ORIGIN.manta_storage_id}
     assert "does not say what became of it" in str(jobs[IDS[0]].error)
     assert "file is not a database" in str(jobs[IDS[2]].error)
@@ -144,11 +145,11 @@ async def test_a_request_does_not_wait_for_the_list_for_long(tmp_path: Path) -> 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(index.advance, IDS[1], JobEvent.BROKE, "why")
                 with pytest.raises(Unavailable, match=r"list of jobs cannot be used now.*locked"):
-                    await hurried.set_wish(IDS[1], Wish.CANCEL)
+                    await hurried.advance(IDS[1], JobEvent.CANCELLED)
                 other.execute("COMMIT")
         row = await index.get(IDS[1])
         assert row is not None
-        assert (row.state, row.error, row.wish) == ("failed", "why", None)
+        assert (row.words, row.error) == (Words("failed", None), "why")
 
 
 async def test_a_locked_file_of_a_job_does_not_keep_the_list_from_changing(
@@ -192,7 +193,7 @@ async def test_a_job_whose_file_is_no_good_is_shown_with_the_reason(
             for job_id in IDS[:2]:
                 job_file.create(folder / f"{job_id}.sqlite", ORIGIN)
                 await index.add(job_id, "evacuate", PARAMS)
-                await index.advance(job_id, JobEvent.PAUSED, wish=Wish.PAUSE)
+                await index.advance(job_id, JobEvent.PAUSED)
         file = folder / f"{IDS[0]}.sqlite"
         if spoil is drop_column:
             ask(file, "DROP TABLE counters")

@@ -114,9 +114,11 @@ async def test_a_list_of_jobs_of_an_earlier_version_is_taken_over(
     async with open_index(path) as index:
         jobs = await index.all()
 
-    shown = [(j.id, j.action, j.state, j.created, j.started, j.finished, j.error) for j in jobs]
+    shown = [
+        (j.id, j.action, j.words.state, j.created, j.started, j.finished, j.error) for j in jobs
+    ]
     assert shown == rows
-    assert [job.wish for job in jobs] == [None, None, "pause" if name == "index-2" else None]
+    assert [job.words.wish for job in jobs] == [None, None, "pause" if name == "index-2" else None]
     assert ask(path, "PRAGMA user_version") == [(INDEX.newest,)]
 
 
