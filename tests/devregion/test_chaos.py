@@ -31,7 +31,8 @@ from rebalancer.devregion.contents import object_bytes, write, write_file
 from rebalancer.devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer.devregion.layout import Layout
 from rebalancer.domain.objects import Shark
-from rebalancer.manager.store.job_file import open_store
+from rebalancer.manager.store import assignments, discovery
+from rebalancer.manager.store.job_store import open_store
 from rebalancer.manager.store.records import NewAssignment, ScanPosition
 from rebalancer.peers.moray import fast
 from rebalancer.sqlite import inline
@@ -234,9 +235,9 @@ async def watched(tmp_path: Path) -> Watched:
     write(layout, 3)
     job_file = tmp_path / "job.sqlite"
     async with open_store(job_file, run=inline) as store:
-        await store.found([found(1), found(2)], ScanPosition(1, "_id", 5, 5))
+        await store.write(discovery.store_found, [found(1), found(2)], ScanPosition(1, "_id", 5, 5))
         made = NewAssignment("known", Shark("dc1", "3.stor"), (found(1).id,), found(1).size)
-        await store.assign(made)
+        await store.write(assignments.assign, made)
     watched = Watched(layout, job_file, Monitor(layout))
     assert watched.look() == []
     assert watched.monitor.findings.checked["counts equal rows"] == 1

@@ -31,7 +31,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listing
-from rebalancer.manager.store.job_file import JobStore, open_store
+from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.moray.client import MorayClient, Put, Record

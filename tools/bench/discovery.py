@@ -44,7 +44,8 @@ from rebalancer.manager.fleet.ledger import Ledgers
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import find
-from rebalancer.manager.store.job_file import JobStore, open_store
+from rebalancer.manager.store import discovery
+from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers import scan
 from rebalancer.peers.moray.client import open_moray
@@ -187,7 +188,7 @@ async def store_all(store: JobStore, records: Iterator[FoundRecord]) -> int:
     position = 0
     while lot := await trio.to_thread.run_sync(take, records, CHUNK // EVERY):
         position += 1
-        await store.found(lot, ScanPosition(1, "_id", position, 1 << 40))
+        await store.write(discovery.store_found, lot, ScanPosition(1, "_id", position, 1 << 40))
     return store.objects
 
 

@@ -16,7 +16,7 @@ from rebalancer.manager.fleet.throttle import Throttle
 from rebalancer.manager.fleet.update_limiter import Updaters
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Job
-from rebalancer.manager.store.job_file import JobStore
+from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.client import MorayClient

@@ -45,7 +45,8 @@ from rebalancer.log import configure
 from rebalancer.manager.fleet.ledger import Ledgers
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.store.job_file import open_store
+from rebalancer.manager.store import job_info
+from rebalancer.manager.store.job_store import open_store
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.manager.store.views import read_job
 from rebalancer.peers.agents import Agents
@@ -126,13 +127,14 @@ class Split(trio.abc.Instrument):
         """Count the transactions of `database` by their names, apart from commits."""
 
         def by_name(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            async def run(fn: Callable[..., Any], *args: Any) -> Any:
+            async def run(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
                 def body(db: sqlite3.Connection) -> Any:
                     begun = time.thread_time()
                     try:
-                        return fn(db, *args)
+                        return fn(db, *args, **kwargs)
                     finally:
-                        cpu = self._add(f"store: {fn.__name__}", begun)
+                        module = fn.__module__.rpartition(".")[2]
+                        cpu = self._add(f"store: {module}.{fn.__name__}", begun)
                         self.seconds["commits"] -= cpu
 
                 return await ask(body)
@@ -148,16 +150,15 @@ STAGES = {
     "discover": (
         "manager.pipeline.stages.discover",
         "manager.pipeline.stages.sources",
-        "store: found",
+        "store: discovery.store_found",
     ),
-    "place": ("manager.pipeline.stages.place", "store: assign", "store: refuse"),
-    "post": ("manager.pipeline.stages.post", "store: accept"),
-    "poll": ("manager.pipeline.stages.poll", "store: copied"),
+    "place": ("manager.pipeline.stages.place", "store: assignments.assign", "store: unplaced"),
+    "post": ("manager.pipeline.stages.post", "store: assignments.accept"),
+    "poll": ("manager.pipeline.stages.poll", "store: assignments.record_copied"),
     "update": (
         "manager.pipeline.stages.update",
-        "store: to_update",
-        "store: settle",
-        "store: finish",
+        "store: updates",
+        "store: links",
     ),
     "answers of Moray": ("peers.moray.connection",),
     "commits": ("commits",),
@@ -196,7 +197,7 @@ async def manage(
         moray = await enter(open_moray({1: MORAY}, hosts, connections=threads))
         http = await enter(open_http(hosts))
         store = await enter(open_store(file, run=run))
-        await store.set_origin(ORIGIN)
+        await store.write(job_info.write_origin, ORIGIN)
         agents = Agents(http, config.agent_port)
         ledger = stack.enter_context(Ledgers().open(options.max_assignments_per_shark))
         job = make_job(

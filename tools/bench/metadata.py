@@ -47,7 +47,8 @@ from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet.ledger import Ledger, Ledgers
 from rebalancer.manager.pipeline.job import Moved
 from rebalancer.manager.pipeline.stages.update import update
-from rebalancer.manager.store.job_file import JobStore, open_store
+from rebalancer.manager.store import assignments, discovery
+from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import NewAssignment, ScanPosition
 from rebalancer.peers.moray import connection, fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
@@ -194,16 +195,16 @@ class Timed:
         return await self.client.get_object(bucket, key)
 
 
-def seeded(shard: ShardStore, assignments: int) -> list[dict[str, Any]]:
+def seeded(shard: ShardStore, count: int) -> list[dict[str, Any]]:
     """Put the records of so many assignments into the shard, and return them."""
-    values = [record(number) for number in range(assignments * TASKS)]
+    values = [record(number) for number in range(count * TASKS)]
     shard.seed("manta", [(value["key"], value) for value in values])
     return values
 
 
-async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Moved]:
+async def fill(store: JobStore, shard: ShardStore, count: int) -> list[Moved]:
     """Fill the job's file with the objects of the shard's records, copied."""
-    values = seeded(shard, assignments)
+    values = seeded(shard, count)
     action = Evacuate(ORIGIN)
     found = []
     for value in values:
@@ -212,14 +213,14 @@ async def fill(store: JobStore, shard: ShardStore, assignments: int) -> list[Mov
         one = action.read(shard=1, key=key, etag=row["_etag"], text=text)
         assert one is not None
         found.append(one)
-    await store.found(found, ScanPosition(1, "_id", len(found), len(found)))
+    await store.write(discovery.store_found, found, ScanPosition(1, "_id", len(found), len(found)))
     moved = []
     for start in range(0, len(found), TASKS):
         ids = tuple(one.id for one in found[start : start + TASKS])
         made = NewAssignment(str(uuid.uuid4()), DESTINATION, ids, 0)
-        await store.assign(made)
-        await store.accepted(made.id)
-        await store.copied(made.id, {}, max_attempts=1)
+        await store.write(assignments.assign, made)
+        await store.write(assignments.accept, made.id)
+        await store.write(assignments.record_copied, made.id, {}, max_attempts=1)
         moved.append(Moved(made.id, DESTINATION))
     return moved
 

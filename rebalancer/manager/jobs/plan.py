@@ -26,7 +26,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Found, Job, Ready
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.pipeline.stages.sources import find
-from rebalancer.manager.store import job_file
+from rebalancer.manager.store.job_store import open_store
 from rebalancer.manager.store.records import Finding, Status
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
@@ -74,7 +74,7 @@ async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
         enter = stack.enter_async_context
         folder = await enter(_scratch(Path(config.data_dir)))
         shards = await enter(open_shards(config))
-        job_store = await enter(job_file.open_store(folder / f"{row.id}.sqlite"))
+        job_store = await enter(open_store(folder / f"{row.id}.sqlite"))
         ledger = stack.enter_context(Ledgers().open(UNLIMITED))
         metrics = ManagerMetrics(config)
         job = await runner.make_job(

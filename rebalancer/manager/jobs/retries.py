@@ -119,7 +119,7 @@ def read_left(
     furthest = dict[tuple[int, str], ScanPosition]()
     shards = set[int]()
     for number, job_id in enumerate((earlier, *further)):
-        looked = views.read_looked(file(job_id))
+        looked = views.read_scan_progress(file(job_id))
         shards |= looked.shards
         # What this job lists under a plain name is of the job that it retries.
         retried = further[number] if number < len(further) else None

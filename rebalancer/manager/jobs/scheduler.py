@@ -41,7 +41,8 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job, unless
 from rebalancer.manager.pipeline.listings import Listing
-from rebalancer.manager.store import job_file
+from rebalancer.manager.store import job_info, scans
+from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, Record, open_moray
@@ -267,14 +268,14 @@ class Runner:
             shards = await stack.enter_async_context(open_shards(config))
             job_store = await stack.enter_async_context(
                 # A job on the list has a file: one that is gone is not begun anew.
-                job_file.open_store(self.file(row.id), waits=running.waits, must_exist=True)
+                open_store(self.file(row.id), waits=running.waits, must_exist=True)
             )
             limit = config.options.max_assignments_per_shark
             ledger = stack.enter_context(self.ledgers.open(limit))
             look_up = partial(
                 validated_origin, job_store, shards.moray, running.shark, running.waits
             )
-            if not _is_whole(await job_store.origin()):
+            if not _is_whole(await job_store.read(job_info.read_origin)):
                 await unless(running.cancelled, look_up)
                 if running.cancelled.is_set():
                     return  # nothing had begun
@@ -291,7 +292,7 @@ class Runner:
             stack.callback(setattr, running, "job", None)
             running.job = job
             running.apply()
-            if not job.cancelled.is_set() and not await job_store.has_begun():
+            if not job.cancelled.is_set() and not await job_store.read(scans.has_begun):
                 await job.unless_cancelled(partial(self._prepare, job, shards, row.params))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_measure, job, running.rates)
@@ -317,14 +318,15 @@ class Runner:
         """
         if "scans" in params:
             positions, shards = await run_sync(Work.VIEWS, read_left, params, self.file)
-            await job.store.take_over_scans(positions, shards if job.scans else ())
+            shards = shards if job.scans else frozenset()
+            await job.store.write(scans.continue_scans, positions, shards)
 
     async def make_job(
         self,
         row: JobRow,
         config: ManagerConfig,
         shards: "Shards",
-        job_store: job_file.JobStore,
+        job_store: JobStore,
         ledger: Ledger,
         metrics: ManagerMetrics,
         *,
@@ -460,7 +462,7 @@ async def _prepare(job: Job, shards: Shards, *, strict: bool) -> None:
     findings = await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, clones)
     for finding in findings:
         log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
-    await job.store.warn(findings)
+    await job.store.write(job_info.write_warnings, findings)
     if findings and strict:
         raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
 
@@ -496,7 +498,7 @@ def _is_whole(origin: Shark | None) -> TypeGuard[Shark]:
 
 
 async def validated_origin(
-    job_store: job_file.JobStore,
+    job_store: JobStore,
     shards: Mapping[int, MorayClient],
     name: str,
     waits: Waits,
@@ -509,7 +511,7 @@ async def validated_origin(
     Raises:
       JobFailed: SharkNotFound; PeerError: the shard does not answer, or not what it should.
     """
-    known = await job_store.origin()
+    known = await job_store.read(job_info.read_origin)
     if _is_whole(known):
         return known
     number = min(shards)
@@ -521,5 +523,5 @@ async def validated_origin(
     if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
         raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")
     origin = Shark(datacenter, name)
-    await job_store.set_origin(origin)
+    await job_store.write(job_info.write_origin, origin)
     return origin

@@ -25,7 +25,8 @@ from rebalancer.manager.pipeline.stages.post import post
 from rebalancer.manager.pipeline.stages.probe import probe
 from rebalancer.manager.pipeline.stages.sources import phase
 from rebalancer.manager.pipeline.stages.update import update, update_links
-from rebalancer.manager.store.records import Looked, OpenAssignment
+from rebalancer.manager.store import assignments, final_scans, orphans, scans, unplaced
+from rebalancer.manager.store.records import OpenAssignment, ScanProgress
 
 #: What helps a job whose shard was taken out of the configuration.
 PUT_BACK = "the shard is not configured; put it back, then retry the job"
@@ -46,10 +47,10 @@ async def run(job: Job) -> None:
     """
     await job.unless_cancelled(partial(job.fleet.ready, job.waits))
     if job.scans:
-        await job.store.know_shards(job.moray)
+        await job.store.write(scans.add_shards, tuple(job.moray))
     left = await _unfinished(job)
     # Earlier rounds too may have shards left: those that were configured only later.
-    scan_round = left[0].round if left else await job.store.round()
+    scan_round = left[0].round if left else await job.store.read(final_scans.last_round)
     while True:
         async with trio.open_nursery() as beside:
             beside.start_soon(probe, job)
@@ -57,9 +58,10 @@ async def run(job: Job) -> None:
             beside.cancel_scope.cancel()
         await update_links(job)
         if job.cancelled.is_set():
-            await job.store.skip_waiting(CANCELLED)
+            while await job.store.write(unplaced.skip_page, CANCELLED):
+                pass
         if job.listing is not None:
-            await job.store.list_unused_copies()
+            await job.store.write(orphans.list_unused)
         if job.cancelled.is_set():
             return
         if await job.store.take_changes():
@@ -75,8 +77,8 @@ async def run(job: Job) -> None:
 async def _drain(job: Job, scan_round: int) -> None:
     """Bring all to an end that was left over and that the scans of one round find."""
     # Before any stage runs, or rows that a stage has just moved would be fed twice.
-    left_over = await job.store.open_assignments()
-    last_row = await job.store.last_row()
+    left_over = await job.store.read(assignments.read_open)
+    last_row = await job.store.read(unplaced.last_row)
     found_send, found = trio.open_memory_channel[Found](QUEUE)
     ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
     sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
@@ -99,21 +101,21 @@ def _length(queue: trio.MemoryReceiveChannel[Any]) -> Callable[[], int]:
     return lambda: queue.statistics().current_buffer_used
 
 
-def _claim(job: Job, assignments: list[OpenAssignment]) -> None:
-    for assignment in assignments:
+def _claim(job: Job, left_over: list[OpenAssignment]) -> None:
+    for assignment in left_over:
         if assignment.state is not AssignmentState.AGENT_COMPLETE:
             job.ledger.claim(assignment.destination.manta_storage_id, assignment.size)
             job.ledger.posted(assignment.destination.manta_storage_id)
 
 
 async def _recover(
-    assignments: list[OpenAssignment],
+    left_over: list[OpenAssignment],
     sent: trio.MemorySendChannel[Sent],
     moved: trio.MemorySendChannel[Moved],
 ) -> None:
     """Feed what an earlier run left half way into the stage that its state names."""
     async with sent, moved:
-        for left in assignments:
+        for left in left_over:
             if left.state is AssignmentState.AGENT_COMPLETE:
                 await moved.send(Moved(left.id, left.destination))
             else:
@@ -124,18 +126,18 @@ async def _recover(
 
 async def _unfinished(job: Job) -> list[Part]:
     """Return what the job has yet to look at: nothing more, if it takes no further objects."""
-    looked = await job.store.looked()
-    shards = looked.shards if job.scans else ()
+    progress = await job.store.read(scans.read_progress)
+    shards = progress.shards if job.scans else ()
     listed = () if job.listing is None else job.listing.parts
-    parts = needed(shards, looked.rounds, listed)
-    left = unfinished(parts, looked.scans)
+    parts = needed(shards, progress.rounds, listed)
+    left = unfinished(parts, progress.scans)
     return [] if job.has_enough else left
 
 
-async def _check_looked(job: Job, scan_round: int) -> None:
+async def _check_progress(job: Job, scan_round: int) -> None:
     """Note as failures what the rounds so far did not look at, unless that is noted already."""
-    looked = await job.store.looked()
-    for shard in looked.dropped:
+    progress = await job.store.read(scans.read_progress)
+    for shard in progress.dropped:
         job.failures.append(f"listed records of shard {shard} were left out: {PUT_BACK}")
     for part in await _unfinished(job):
         what = phase(part.round, part.shard)
@@ -143,13 +145,13 @@ async def _check_looked(job: Job, scan_round: int) -> None:
         if part.round > scan_round or is_told:
             continue
         is_there = part.shard == NO_SHARD or part.shard in job.moray
-        why = _reached(part, looked) if is_there else PUT_BACK
+        why = _reached(part, progress) if is_there else PUT_BACK
         job.failures.append(f"{what} did not finish: {why}")
 
 
-def _reached(part: Part, looked: Looked) -> str:
+def _reached(part: Part, progress: ScanProgress) -> str:
     """Say how far the scan of an unfinished part came."""
-    for scan in looked.scans:
+    for scan in progress.scans:
         is_its = (scan.round, scan.shard) == (part.round, part.shard)
         if is_its and scan.position < scan.until:
             return f"it stands at {scan.position:,} of {scan.until:,} in {scan.column}"
@@ -162,7 +164,7 @@ async def _check_end(job: Job, scan_round: int) -> None:
     Raises:
       JobFailed: they did not, and why.
     """
-    await _check_looked(job, scan_round)
+    await _check_progress(job, scan_round)
     status = await job.store.status()
     unfinished = {
         name: status.objects(name)

@@ -22,7 +22,7 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store import destinations
 from rebalancer.manager.store.counts import Tally, move_rows
 from rebalancer.manager.store.orphans import note_orphan
-from rebalancer.manager.store.records import NewAssignment, OpenAssignment, Uncopied
+from rebalancer.manager.store.records import NewAssignment, OpenAssignment, UncopiedCounts
 from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tried
 
 #: Of a row of `progress`: that it is in the assignment which has this id.
@@ -30,7 +30,11 @@ _IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
 
 
 def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
-    """Insert an assignment, and give it its objects."""
+    """Record an assignment with its objects, before its agent can know it.
+
+    Raises:
+      IllegalTransition: one of the objects is not waiting for a destination.
+    """
     number = db.execute(
         "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
         " VALUES (?, ?, ?, ?, ?, ?)",
@@ -63,14 +67,14 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
 
 
 def accept(db: sqlite3.Connection, assignment_id: str) -> None:
-    """Note that the agent has an assignment."""
+    """Record that the agent has confirmed an assignment."""
     _advance(db, assignment_id, AssignmentEvent.ACCEPTED)
 
 
-def withdraw(db: sqlite3.Connection, assignment_id: str, is_in_doubt: bool) -> None:
-    """End an assignment that came to no agent: its objects are as before.
+def withdraw(db: sqlite3.Connection, assignment_id: str, *, is_in_doubt: bool) -> None:
+    """End an assignment that no agent got: its objects return to placement at no cost.
 
-    Of one that is in doubt, the copies that its agent may have made are listed as orphans.
+    If that is in doubt, the copies that its agent may have made are listed as orphans.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
@@ -85,10 +89,16 @@ def give_back(
     db: sqlite3.Connection,
     assignment_id: str,
     reason: Reason,
+    *,
     max_attempts: int,
     detail: str,
-) -> Uncopied:
-    """End an assignment that came to nothing: its objects return to placement, or are skipped."""
+) -> UncopiedCounts:
+    """End an assignment that its agent did not finish: its objects return to placement.
+
+    Objects that another destination cannot help, or that have failed `max_attempts` times, are
+    skipped with `reason`.  The agent may have copied some of them before, so their copies are
+    listed as possible orphans.  `detail` is for a person.
+    """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)
     for row in _objects_of(db, assignment_id):
@@ -97,12 +107,20 @@ def give_back(
     return failing.save(assignment_id, copied=0)
 
 
-def copied(
-    db: sqlite3.Connection, assignment_id: str, failed: Mapping[str, Failure], max_attempts: int
-) -> Uncopied:
-    """Take all objects of an assignment for copied, but those that `failed`.
+def record_copied(
+    db: sqlite3.Connection,
+    assignment_id: str,
+    failed: Mapping[str, Failure],
+    *,
+    max_attempts: int,
+) -> UncopiedCounts:
+    """Record that the agent is done: all objects are verified copies, except those in `failed`.
 
-    The latter return to placement, or are skipped.
+    `failed` has a failure by object id.  Failed objects that another destination or source may
+    help return to placement, until they have failed `max_attempts` times; the others are skipped.
+
+    Raises:
+      IllegalTransition: an object in `failed` is not in the assignment.
     """
     _advance(db, assignment_id, AssignmentEvent.AGENT_DONE)
     failing = _Failing(db, max_attempts)
@@ -113,19 +131,20 @@ def copied(
     return failing.save(assignment_id, copied=left)
 
 
-def ask_again(
+def requeue_unaccounted(
     db: sqlite3.Connection,
     assignment_id: str,
     failed: Mapping[str, Failure],
+    *,
     max_attempts: int,
     detail: str,
-) -> Uncopied:
-    """End an assignment whose agent accounts for its `failed` objects only.
+) -> UncopiedCounts:
+    """End an assignment whose agent is done, but accounts only for the objects in `failed`.
 
-    Those return to placement, or are skipped.  The others, which may be copied, are to be asked
-    of the same destination under another assignment: there they are found, if they are.  That
-    costs an object no attempt, once between two attempts, so that an agent which never counts
-    right does not get them for ever.
+    Objects in `failed` end as with `record_copied`.  The others return to placement, with this
+    destination to be tried first under another assignment: its agent finds the copies that it
+    made.  The first time that costs an object no attempt; an agent that never counts right must
+    not get the object for ever.  `detail` is for a person.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)
@@ -142,8 +161,8 @@ def ask_again(
     return failing.save(assignment_id, copied=0)
 
 
-def open_assignments(db: sqlite3.Connection) -> list[OpenAssignment]:
-    """Select the assignments that are not at their end, the oldest first."""
+def read_open(db: sqlite3.Connection) -> list[OpenAssignment]:
+    """Return the assignments that have not ended, the oldest first."""
     rows = db.execute(
         "SELECT * FROM assignments WHERE state IN ('init', 'assigned', 'agent_complete')"
         " ORDER BY created, id"
@@ -284,12 +303,12 @@ class _Failing:
         )
         self._fates[Next.AT_ONCE] += 1
 
-    def save(self, assignment_id: str, *, copied: int) -> Uncopied:
-        """Write the counts, with `copied` further objects; returns those of the uncopied ones."""
+    def save(self, assignment_id: str, *, copied: int) -> UncopiedCounts:
+        """Write the counts, with `copied` further objects; return the counts of the uncopied."""
         destinations.count(self.db, assignment_id, copied=copied, failed=self._fates.total())
         self.tally.save(self.db)
         fates = self._fates
-        return Uncopied(fates[Next.AT_ONCE], fates[Next.PUT_OFF], self._skipped)
+        return UncopiedCounts(fates[Next.AT_ONCE], fates[Next.PUT_OFF], self._skipped)
 
 
 def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:

@@ -11,10 +11,10 @@ from rebalancer.manager.store.schema import PUT_OFF
 
 @attrs.frozen
 class Counts:
-    """How many objects there are by status, and how many of the unprocessed ones are put off."""
+    """How many objects there are by status, and how many of the unprocessed are deferred."""
 
     by_status: Counter[str] = attrs.field(factory=Counter)
-    put_off: int = 0
+    deferred: int = 0
 
 
 class Tally:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 import attrs
@@ -13,21 +13,27 @@ from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.manager.store.counts import Tally, count_objects
 from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition
 from rebalancer.manager.store.unplaced import last_row
-from rebalancer.sqlite import insert_rows
+from rebalancer.sqlite import Kept, insert_rows
 
 #: Records inserted at a time.
 TOGETHER = 100
 
 
-def found(
+def store_found(
     db: sqlite3.Connection,
-    records: Iterable[FoundRecord],
+    records: Kept[FoundRecord] | Sequence[FoundRecord],
     scanned: ScanPosition,
-    limit: int | None,
-    dropped: Sequence[Dropped],
-    orphans: Sequence[Orphan],
+    *,
+    limit: int | None = None,
+    dropped: Sequence[Dropped] = (),
+    orphans: Sequence[Orphan] = (),
 ) -> list[MantaObject]:
-    """Store one window; the new objects, which need a destination, each once."""
+    """Store the records of one window and how far the scan has come; return the new objects.
+
+    A record that is known changes nothing, so a window may be scanned again.  A further record of
+    a known object becomes a link.  At most `limit` objects are kept in the whole job.  `records`
+    are read in the thread of the writer.  The returned objects need a destination, each once.
+    """
     tally, new = Tally(), list[MantaObject]()
     room = None if limit is None else max(0, limit - count_objects(db))
     left = iter(records)

@@ -1,7 +1,6 @@
 """This module has rows of final scans: records that name the evacuated shark after all."""
 
 import sqlite3
-from collections.abc import Iterable
 
 import attrs
 
@@ -18,29 +17,42 @@ from rebalancer.manager.store.discovery import (
 )
 from rebalancer.manager.store.orphans import note_orphan
 from rebalancer.manager.store.records import FoundRecord, Remaining, Round, ScanPosition
+from rebalancer.sqlite import Kept
 
 
 def read_rounds(db: sqlite3.Connection) -> list[Round]:
-    """Return the rounds of the job: discovery, then final scans."""
+    """Return the final scans, in their order."""
     rows = db.execute("SELECT round, started, found, remaining FROM rounds ORDER BY round")
     return [Round(*row) for row in rows]
 
 
-def begin_round(db: sqlite3.Connection) -> int:
-    """Begin the next round, which lists anew what remains; its number."""
-    (number,) = db.execute("SELECT ifnull(max(round), 0) + 1 FROM rounds").fetchone()
-    db.execute("INSERT INTO rounds (round) VALUES (?)", (number,))
-    db.execute("DELETE FROM remaining")
+def last_round(db: sqlite3.Connection) -> int:
+    """Return the round that runs, or ran last: 0 is discovery, the others are final scans."""
+    (number,) = db.execute("SELECT ifnull(max(round), 0) FROM rounds").fetchone()
     return int(number)
 
 
-def found_again(
+def begin_round(db: sqlite3.Connection) -> int:
+    """Begin the next final scan, which lists remaining records anew; return its number."""
+    number = last_round(db) + 1
+    db.execute("INSERT INTO rounds (round) VALUES (?)", (number,))
+    db.execute("DELETE FROM remaining")
+    return number
+
+
+def store_found(
     db: sqlite3.Connection,
-    records: Iterable[FoundRecord | Remaining],
+    records: Kept[FoundRecord | Remaining],
     scanned: ScanPosition,
+    *,
     is_last: bool,
 ) -> list[MantaObject]:
-    """Store one window of a round; the objects that need a destination."""
+    """Store the records of one window of a final scan, and how far the scan has come.
+
+    All `records` name the evacuated shark; they are read in the thread of the writer.  A record
+    that is news gets another turn, unless this round `is_last`; any other record that is not
+    having its turn is listed as remaining.  Returns the objects that need a destination.
+    """
     tally, new, found, listed = Tally(), list[MantaObject](), 0, 0
     for record in records:
         if isinstance(record, Remaining):

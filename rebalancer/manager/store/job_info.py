@@ -24,12 +24,12 @@ def write_origin(db: sqlite3.Connection, shark: Shark) -> None:
 
 
 def read_warnings(db: sqlite3.Connection) -> list[Finding]:
-    """Return what was amiss before the job began."""
+    """Return the findings of the last pre-flight."""
     return [Finding(*row) for row in db.execute("SELECT * FROM warnings ORDER BY rowid")]
 
 
 def write_warnings(db: sqlite3.Connection, findings: Sequence[Finding]) -> None:
-    """Record what the pre-flight found, in place of what an earlier one did."""
+    """Record the findings of a pre-flight, in place of those of an earlier one."""
     db.execute("DELETE FROM warnings")
     db.executemany(
         "INSERT OR IGNORE INTO warnings VALUES (?, ?)", [attrs.astuple(f) for f in findings]

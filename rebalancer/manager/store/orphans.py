@@ -7,7 +7,7 @@ from rebalancer.domain.objects import account_of, copy_path
 
 
 def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, reason: str) -> None:
-    """List the copy of a row's object at its destination, which no record names, or may not name.
+    """List the copy of an object at its destination, which no record names, or may not name.
 
     `row` has the columns `id`, `object` and `dest_shark`.
     """
@@ -18,8 +18,8 @@ def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, reason: str) -> None:
     )
 
 
-def note_unused(db: sqlite3.Connection) -> None:
-    """List the copies of an earlier job, or turn, that ended objects have, but no record names."""
+def list_unused(db: sqlite3.Connection) -> None:
+    """List as orphans the copies of an earlier job, or turn, that no record was made to name."""
     rows = db.execute(
         "SELECT records.id, object, earlier_shark AS dest_shark"
         " FROM progress JOIN records USING (number)"
@@ -35,7 +35,10 @@ def note_unused(db: sqlite3.Connection) -> None:
 
 
 def forget_orphans(db: sqlite3.Connection, numbers: str) -> None:
-    """Records name the copies of these objects now; `numbers` is a JSON list of their rows'."""
+    """Take from the list the copies of objects whose records name them now.
+
+    `numbers` is a JSON list of row numbers.
+    """
     if db.execute("SELECT 1 FROM orphans LIMIT 1").fetchone() is None:
         return  # as mostly
     db.execute(

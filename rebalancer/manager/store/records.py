@@ -54,13 +54,13 @@ class ScanPosition:
 
 
 @attrs.frozen
-class Looked:
-    """The parts that a job has to look at, and how far it has come in each."""
+class ScanProgress:
+    """The shards and listings that a job has to scan, and how far it has come in each."""
 
-    #: Every shard that it has to empty, configured or not.
+    #: Every shard that the job has to empty, configured or not.
     shards: frozenset[int]
     scans: Sequence[ScanPosition]
-    #: Every round that began: discovery, and final scans.
+    #: The rounds that have begun: discovery, and final scans.
     rounds: Sequence[int]
     #: Shards of listed records that nobody could be asked about.
     dropped: Sequence[int] = ()
@@ -135,13 +135,13 @@ class OpenAssignment:
 
 
 @attrs.frozen
-class Uncopied:
-    """What became of objects that were not copied."""
+class UncopiedCounts:
+    """How many objects that were not copied are requeued, deferred and skipped."""
 
-    #: Tried again at once.
-    waiting: int
-    #: Tried again when all else is settled.
-    put_off: int
+    #: Objects that return to placement at once.
+    requeued: int
+    #: Objects that return to placement when all other work of the job has ended.
+    deferred: int
     skipped: Mapping[Reason, int]
 
 
@@ -162,8 +162,8 @@ class StoredRecord:
 
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define
-class Settled:
-    """How the metadata update of an object ended, by the number of its row."""
+class UpdateResult:
+    """How the metadata update of an object ended; `number` is the object's row."""
 
     number: int
     event: ObjectEvent

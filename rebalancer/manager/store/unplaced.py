@@ -14,7 +14,7 @@ from rebalancer.domain.retries import Remedy, Tried, most_telling, remedy
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.counts import Tally
-from rebalancer.manager.store.records import Uncopied
+from rebalancer.manager.store.records import UncopiedCounts
 
 #: Rows read at once where a job's rows are walked.
 PAGE = 500
@@ -27,9 +27,13 @@ _WAITING = (
 )
 
 
-def take_over(db: sqlite3.Connection) -> int:
-    """Make objects that an earlier run gave back or put off like new; says how many wait in all."""
-    _take_put_off(db, 0, None)
+def requeue_all(db: sqlite3.Connection) -> int:
+    """Make objects that were deferred, or returned to placement, like new ones.
+
+    Returns how many objects are without a destination in all.  From now on `read_new` has them,
+    and `read_returned` and `requeue_deferred` do not.
+    """
+    _requeue_deferred(db, 0, None)
     db.execute(
         "UPDATE progress SET assignment = NULL WHERE status = 'unprocessed'"
         " AND assignment IS NOT NULL"
@@ -39,12 +43,17 @@ def take_over(db: sqlite3.Connection) -> int:
 
 
 def last_row(db: sqlite3.Connection) -> int:
-    """Return the number of the newest object."""
+    """Return the row number of the newest object: an end for `read_new`."""
     return int(db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()[0])
 
 
-def unprocessed(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[MantaObject]]:
-    """Return the last number seen, and a page of the objects never placed in this run."""
+def read_new(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[MantaObject]]:
+    """Return a page of objects that were not placed yet, from rows after `after` up to `until`.
+
+    Returns the last row seen and the objects; no objects means that there are no more.  Objects
+    that were returned or deferred during this run are left to `read_returned` and
+    `requeue_deferred`.
+    """
     rows = db.execute(
         f"{_WAITING} assignment IS NULL AND NOT put_off"
         " AND number > ? AND number <= ? ORDER BY number LIMIT ?",
@@ -53,8 +62,8 @@ def unprocessed(db: sqlite3.Connection, after: int, until: int) -> tuple[int, li
     return (rows[-1]["number"] if rows else until), [_waiting_object(row) for row in rows]
 
 
-def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
-    """Return the objects that an assignment has given back to placement."""
+def read_returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
+    """Return the objects of an assignment that were returned to placement."""
     rows = db.execute(
         f"{_WAITING} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",
         (assignment_id,),
@@ -62,18 +71,21 @@ def returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
     return [_waiting_object(row) for row in rows]
 
 
-def take_up(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
-    """Take up a page of the objects that were put off; returns the last number seen, and those."""
-    return _take_put_off(db, after, PAGE)
+def requeue_deferred(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
+    """Return a page of the deferred objects, from rows after `after`, deferred no more.
+
+    Returns the last row seen and the objects; no objects means that there are no more.
+    """
+    return _requeue_deferred(db, after, PAGE)
 
 
-def _take_put_off(
+def _requeue_deferred(
     db: sqlite3.Connection, after: int, limit: int | None
 ) -> tuple[int, list[MantaObject]]:
-    """Make a page, or all, of the objects put off like new; returns the last number, and a page.
+    """Make a page of the deferred objects like new ones; all of them if `limit` is None.
 
-    What a person has changed is put off too, so this is where it is found if no object can be
-    made of a row: that ends as an error.
+    Returns the last row seen and the objects of the last page.  Rows that a person has changed are
+    deferred too, so a row of which no object can be made is found here: it ends as an error.
     """
     tally, objects = Tally(), list[MantaObject]()
     last = after
@@ -134,14 +146,18 @@ def _end_unusable(
 
 
 def refuse(
-    db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], max_attempts: int
-) -> Uncopied:
-    """Put off or skip objects for which there is no destination."""
+    db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], *, max_attempts: int
+) -> UncopiedCounts:
+    """Record that there is no destination for objects; `refused` has ids, each with its reason.
+
+    An object that waiting may help is deferred, until it has been refused `max_attempts` times;
+    any other is skipped.
+    """
     tally = Tally()
-    put_off, skipped = 0, Counter[Reason]()
+    deferred, skipped = 0, Counter[Reason]()
     for object_id, reason in refused:
-        if remedy(reason) is Remedy.LATER and _put_off(db, object_id, max_attempts):
-            put_off += 1
+        if remedy(reason) is Remedy.LATER and _defer(db, object_id, max_attempts):
+            deferred += 1
             tally.put_off(1)
             continue
         row = db.execute(f"SELECT tried FROM progress WHERE {OF_ID}", (object_id,)).fetchone()
@@ -150,11 +166,11 @@ def refuse(
         skip(db, tally, object_id, ObjectStatus.UNPROCESSED, told, detail)
         skipped[told] += 1
     tally.save(db)
-    return Uncopied(0, put_off, skipped)
+    return UncopiedCounts(0, deferred, skipped)
 
 
-def postpone(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
-    """Put off objects without a destination, which costs them no attempt."""
+def defer(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
+    """Defer objects whose destinations are all away, at no attempt."""
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     count = db.execute(
         "UPDATE progress SET put_off = 1 WHERE +status = 'unprocessed' AND NOT put_off"
@@ -166,8 +182,8 @@ def postpone(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
     tally.save(db)
 
 
-def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
-    """Put an object off, if it may be tried again; tells whether it was."""
+def _defer(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
+    """Defer an object if it has an attempt left; return whether it had."""
     advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     done = db.execute(
         "UPDATE progress SET put_off = 1, attempts = attempts + 1"
@@ -178,9 +194,9 @@ def _put_off(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
 
 
 def skip_page(db: sqlite3.Connection, outcome: str) -> bool:
-    """Skip a page of unprocessed objects, for a cause that the predecessor has no word for.
+    """Skip a page of objects without a destination, and return whether there were any.
 
-    Tells whether there were any.
+    `outcome` is the cause: one that the predecessor has no word for.
     """
     new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
     rows = db.execute(

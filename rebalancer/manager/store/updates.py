@@ -1,4 +1,4 @@
-"""This module has rows of copied objects, until records name the copies; and links."""
+"""This module has rows of copied objects, until their records name the copies."""
 
 import json
 import sqlite3
@@ -12,30 +12,40 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.assignments import finish
 from rebalancer.manager.store.counts import Tally, move_rows
 from rebalancer.manager.store.orphans import forget_orphans
-from rebalancer.manager.store.records import Settled, StoredRecord
-from rebalancer.manager.store.unplaced import PAGE
+from rebalancer.manager.store.records import StoredRecord, UpdateResult
 
 
-def to_update(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
-    """Return the records of an assignment's copies."""
+def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
+    """Return the records of an assignment whose objects are copied, as discovered.
+
+    Run it by `write`: the writer has the rows in its cache, which the reader loses at each commit.
+    """
     rows = db.execute(
         "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object, a.dest_datacenter, a.dest_shark"
         " FROM assignments a JOIN progress p ON p.assignment = a.number"
         " JOIN records r ON r.number = p.number WHERE a.id = ? AND p.status = 'post_processing'",
         (assignment_id,),
     )
-    return [_stored_record(row) for row in rows]
+    return [stored_record(row) for row in rows]
 
 
-def settle(db: sqlite3.Connection, settled: Iterable[Settled], finished: str | None = None) -> None:
-    """End objects as their updates ended, and the assignment `finished`, whose last they are."""
+def record_updates(
+    db: sqlite3.Connection, results: Iterable[UpdateResult], finished: str | None = None
+) -> None:
+    """Record how the metadata updates of objects ended.
+
+    With these results every object of the assignment `finished` has ended, so that it ends too.
+
+    Raises:
+      IllegalTransition: one of the objects is not copied, or its update is recorded already.
+    """
     tally = Tally()
     written = list[int]()
-    for item in settled:
-        if item.event is ObjectEvent.METADATA_WRITTEN:
-            written.append(item.number)
+    for result in results:
+        if result.event is ObjectEvent.METADATA_WRITTEN:
+            written.append(result.number)
         else:
-            _settle(db, tally, item)
+            _end_unwritten(db, tally, result)
     _complete(db, tally, written)
     tally.save(db)
     if finished is not None:
@@ -55,7 +65,8 @@ def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> N
     forget_orphans(db, listed)
 
 
-def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
+def _end_unwritten(db: sqlite3.Connection, tally: Tally, item: UpdateResult) -> None:
+    """End an object whose record was not made to name its copy."""
     old = ObjectStatus.POST_PROCESSING
     new = advance(states.OBJECT, old, item.event)
     row = db.execute(
@@ -74,33 +85,8 @@ def _settle(db: sqlite3.Connection, tally: Tally, item: Settled) -> None:
         )
 
 
-def waiting_links(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredRecord]:
-    """Return a page of the further records of objects whose copies are made."""
-    rows = db.execute(
-        "SELECT r.number, l.id, l.key, l.shard, l.etag, l.object, a.dest_datacenter, a.dest_shark"
-        " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"
-        " JOIN assignments a ON a.number = p.assignment"
-        " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
-        " AND (p.status = 'complete' OR p.outcome IN ('deleted', 'overwritten'))"
-        " ORDER BY l.shard, l.key LIMIT ?",
-        (*after, PAGE),
-    )
-    return [_stored_record(row) for row in rows]
-
-
-def settle_link(
-    db: sqlite3.Connection, link: StoredRecord, status: str, detail: str | None
-) -> None:
-    """End a further record as its update ended."""
-    db.execute(
-        "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ?",
-        (status, detail, link.shard, link.key),
-    )
-    if status == "complete":
-        forget_orphans(db, json.dumps([link.number]))
-
-
-def _stored_record(row: sqlite3.Row) -> StoredRecord:
+def stored_record(row: sqlite3.Row) -> StoredRecord:
+    """Return the record in a row, whose last columns are its destination's."""
     number, object_id, key, shard, etag, text, datacenter, name = row
     return StoredRecord(number, object_id, key, shard, etag, text, _shark(datacenter, name))
 

@@ -20,9 +20,9 @@ from rebalancer.manager.store import counts, destinations, final_scans, job_info
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
     Finding,
-    Looked,
     Round,
     ScanPosition,
+    ScanProgress,
     Status,
 )
 from rebalancer.manager.store.schema import JOB_FILE
@@ -121,14 +121,14 @@ _COPY = (
 )
 
 
-def read_looked(path: Path) -> Looked:
-    """Read what a job had to look at, and how far it has come.  Blocking.
+def read_scan_progress(path: Path) -> ScanProgress:
+    """Return the shards that a job had to scan, and how far it has come in each.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
-        return scans.read_looked(db)
+        return scans.read_progress(db)
 
 
 def last_retryable(path: Path, part: str) -> int:

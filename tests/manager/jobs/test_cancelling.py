@@ -23,6 +23,7 @@ from rebalancer.manager.pipeline.stages.discover import discover
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.pipeline.stages.poll import poll
 from rebalancer.manager.pipeline.stages.post import post
+from rebalancer.manager.store import discovery, unplaced
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.wire import Assignment
@@ -50,7 +51,9 @@ async def feed(job: Job, found: trio.MemorySendChannel[Found]) -> None:
                 text = json.dumps(record(number))
                 obj = read_object(json.loads(text))
                 records.append(FoundRecord(obj.object_id, "k", 1, "e", text, obj.size, obj))
-            new = await job.store.found(records, ScanPosition(1, "_id", 1, 2))
+            new = await job.store.write(
+                discovery.store_found, records, ScanPosition(1, "_id", 1, 2)
+            )
             await found.send(Found(tuple(new)))
             await trio.sleep(0.03)
         await found.send(Found((), flush=True))
@@ -148,7 +151,7 @@ async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
         text = json.dumps(record(1))
         obj = read_object(json.loads(text))
         made = FoundRecord(obj.object_id, "k", 1, "e", text, obj.size, obj)
-        await job.store.found([made], ScanPosition(1, "_id", 1, 2))
+        await job.store.write(discovery.store_found, [made], ScanPosition(1, "_id", 1, 2))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(discover, job, 0, 0, send)
             assert await receive.receive() == Found((), flush=True)  # all shards are scanned
@@ -192,10 +195,12 @@ async def test_a_cancelled_job_can_go_on_from_its_file(
 
     async with world.job(throttle=Throttle(cast(Agents, Slow()), 1_000_000)) as job:
         await run(job, cancel_after_s=0.5)
-        left = job.store.unsettled
+        left = job.store.uncopied
         assert rows(job, "SELECT count(*) FROM assignments WHERE state = 'rejected'") > [(0,)]
     async with world.job() as job:
-        _, objects = await job.store.unprocessed(0, await job.store.last_row())
+        _, objects = await job.store.read(
+            unplaced.read_new, 0, await job.store.read(unplaced.last_row)
+        )
     assert len(objects) == left
     assert all(obj.tried == UNTRIED for obj in objects)
 

@@ -17,6 +17,7 @@ from rebalancer.domain.states import JobEvent, JobState, Words
 from rebalancer.errors import StoreError, Unavailable
 from rebalancer.manager.jobs.index import JobIndex, JobRow, open_index
 from rebalancer.manager.store import job_file, views
+from rebalancer.manager.store.job_store import open_store
 from tests.manager.http.test_api import Rig, open_rig
 from tests.manager.store.test_migrations import names
 from tests.manager.world import ORIGIN
@@ -294,7 +295,7 @@ def test_no_content_of_the_files_ends_the_manager(
                 except StoreError as exc:
                     assert str(path) in str(exc)
             try:
-                async with job_file.open_store(path, must_exist=True):
+                async with open_store(path, must_exist=True):
                     pass
             except StoreError as exc:
                 assert str(path) in str(exc)

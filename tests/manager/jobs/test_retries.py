@@ -16,6 +16,7 @@ from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable
 from rebalancer.manager.jobs.index import JobRow
 from rebalancer.manager.jobs.retries import listing_of, params_of_retry, read_left, scans_shards
 from rebalancer.manager.pipeline import flow
+from rebalancer.manager.store import final_scans, scans
 from tests.manager.http.test_api import open_rig, rows
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, record
 
@@ -81,7 +82,7 @@ class Chain:
 
     async def take_over(self, job: Any) -> None:
         params = self.known[self.world.job_name].params
-        await job.store.take_over_scans(*read_left(params, self.file))
+        await job.store.write(scans.continue_scans, *read_left(params, self.file))
 
     async def run(self, earlier: str, name: str) -> dict[tuple[str, str], int]:
         async with self.world.job(**self.retry(earlier, name)) as job:
@@ -122,7 +123,7 @@ async def test_a_shard_that_is_away_for_the_final_scan_is_named(
         with trio.fail_after(1000):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(flow.run, job)
-                while await job.store.round() == 0:  # noqa: ASYNC110
+                while await job.store.read(final_scans.last_round) == 0:  # noqa: ASYNC110
                     await trio.sleep(0.001)
                 nursery.cancel_scope.cancel()
     cause = await without(world, 1)

@@ -181,7 +181,7 @@ async def test_what_lacks_room_is_tried_again_when_all_else_is_settled(
     settled: list[float] = []
 
     async def grow(job: Job) -> None:
-        while job.store.unsettled != 1 or not job.store.put_off:
+        while job.store.uncopied != 1 or not job.store.deferred:
             await job.store.wait_change()
         settled.append(trio.current_time())
         world.nodes = NODES
@@ -211,7 +211,7 @@ async def test_what_never_has_room_is_skipped(
         await flow.run(job)
         check_counters(job.store)
         assert await counts(job.store) == {("skipped", "destination_insufficient_space"): 20}
-        assert job.store.put_off == 0
+        assert job.store.deferred == 0
         assert (trio.current_time() - began) // ROOM_S == attempts - 1
 
 
@@ -223,10 +223,10 @@ async def test_what_was_put_off_is_fed_after_a_restart(
     async with world.job() as job:
         with trio.move_on_after(ROOM_S / 2):
             await flow.run(job)
-        assert job.store.put_off == job.store.unsettled == 20
+        assert job.store.deferred == job.store.uncopied == 20
     world.nodes = NODES
     async with world.job() as job:
-        assert job.store.put_off == 0
+        assert job.store.deferred == 0
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 20}
 
@@ -242,7 +242,7 @@ async def test_more_objects_than_a_page_can_wait_for_room(
     world.nodes = tuple(attrs.evolve(node, percent_used=100) for node in NODES)
 
     async def grow(job: Job) -> None:
-        while job.store.put_off < 1202:
+        while job.store.deferred < 1202:
             await job.store.wait_change()
         world.nodes = NODES
         await job.fleet.refresh()

@@ -17,6 +17,7 @@ from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreach
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.stages.discover import PLACES, ROOM_S
 from rebalancer.manager.pipeline.stages.forget import LAST_S
+from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.http import HttpClient, Reply
 from rebalancer.peers.moray.client import Put
@@ -702,7 +703,7 @@ async def test_what_waits_for_a_destination_only_is_tried_as_soon_as_that_is_bac
         blackout.away.clear()
         came_back = trio.current_time()
         with trio.fail_after(600):
-            while job.store.unsettled:
+            while job.store.uncopied:
                 await job.store.wait_change()
         assert trio.current_time() - came_back < ROOM_S / 2
         assert job.waits.causes == []
@@ -793,7 +794,7 @@ async def test_what_was_recorded_and_never_posted_is_no_fault_of_its_agent(
         nursery.cancel_scope.cancel()
     with capture_logs() as lines:
         async with world.job() as job:
-            assert await job.store.open_assignments()
+            assert await job.store.read(assignments.read_open)
             await flow.run(job)
             assert await counts(job.store) == {("complete", ""): 20}
             assert attempts(job) == 0

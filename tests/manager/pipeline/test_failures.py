@@ -29,8 +29,8 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Found, Job, Ready
 from rebalancer.manager.pipeline.listings import EarlierJob
 from rebalancer.manager.pipeline.stages.place import place
-from rebalancer.manager.store import views
-from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, Settled
+from rebalancer.manager.store import assignments, discovery, unplaced, updates, views
+from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.errors import read_error
 from tests.logs import capture_logs
@@ -184,9 +184,14 @@ def break_agents(name: str) -> Callable[[Job], Job]:
     return change
 
 
-def break_store(name: str) -> Callable[[Job], Job]:
+def break_store(transaction: object) -> Callable[[Job], Job]:
     def change(job: Job) -> Job:
-        setattr(job.store, name, broken)
+        write = job.store.write
+
+        async def break_one(fn: Any, *args: Any, **options: Any) -> Any:
+            return await (broken() if fn is transaction else write(fn, *args, **options))
+
+        cast(Any, job.store).write = break_one
         return job
 
     return change
@@ -199,13 +204,13 @@ def break_writes(job: Job) -> Job:
 
 
 WORKERS = {
-    "discovery": break_store("found"),
-    "placement": break_store("assign"),
+    "discovery": break_store(discovery.store_found),
+    "placement": break_store(assignments.assign),
     "posting": break_agents("post"),
     "polling": break_agents("get"),
-    "what is copied": break_store("copied"),
+    "what is copied": break_store(assignments.record_copied),
     "updates": break_writes,
-    "what is settled": break_store("settle"),
+    "what is settled": break_store(updates.record_updates),
 }
 
 
@@ -376,7 +381,7 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
         await job.fleet.ready(job.waits)
         nursery.start_soon(place, job, objects, send)
         new = FoundRecord(obj.object_id, "k", 1, "e", "{}", obj.size, obj)
-        stored = await job.store.found([new], ScanPosition(1, "_id", 1, 2))
+        stored = await job.store.write(discovery.store_found, [new], ScanPosition(1, "_id", 1, 2))
         began = trio.current_time()
         await feed.send(Found(tuple(stored)))
         item = await ready.receive()
@@ -393,7 +398,7 @@ async def test_an_assignment_may_be_as_large_as_configured(tmp_path: Path) -> No
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, *[found(number) for number in numbers])
         names = tuple(object_id(number) for number in numbers)
-        await store.assign(NewAssignment("a", NODES[1].shark, names, 1))
+        await store.write(assignments.assign, NewAssignment("a", NODES[1].shark, names, 1))
         assert (await counts(store)) == {("assigned", ""): 10_000}
 
 
@@ -405,7 +410,7 @@ async def test_a_retry_reads_the_earlier_job_by_pages(
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, *[found(number) for number in range(1, 1001)])
         refused = [(object_id(n), reasons.NETWORK_ERROR) for n in range(1, 1001)]
-        await store.refuse(refused, max_attempts=1)
+        await store.write(unplaced.refuse, refused, max_attempts=1)
     listing = EarlierJob(tmp_path / "job.sqlite")
     keys, position, sizes = list[str](), 0, list[int]()
     while position < listing.until("objects"):
@@ -556,11 +561,17 @@ async def test_what_has_no_place_in_the_end_is_told_by_its_failures(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda store: store.assign(NewAssignment("a", NODES[1].shark, (object_id(9),), 1)),
-        lambda store: store.refuse([(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1),
-        lambda store: store.settle([Settled(9, ObjectEvent.METADATA_WRITTEN)]),
-        lambda store: store.accepted("a"),
-        lambda store: store.settle((), "a"),
+        lambda store: store.write(
+            assignments.assign, NewAssignment("a", NODES[1].shark, (object_id(9),), 1)
+        ),
+        lambda store: store.write(
+            unplaced.refuse, [(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1
+        ),
+        lambda store: store.write(
+            updates.record_updates, [UpdateResult(9, ObjectEvent.METADATA_WRITTEN)]
+        ),
+        lambda store: store.write(assignments.accept, "a"),
+        lambda store: store.write(updates.record_updates, (), "a"),
     ],
     ids=["assign", "refuse", "settle", "accepted", "finished"],
 )

@@ -21,6 +21,7 @@ from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Found, Job, Ready
 from rebalancer.manager.pipeline.stages.place import place
+from rebalancer.manager.store import discovery
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers.agents import PostAnswer
 from rebalancer.wire import Assignment, Task
@@ -194,7 +195,7 @@ async def placed(job: Job, numbers: Sequence[int], feed: Any, ready: Any) -> lis
     for number in numbers:
         obj = read_object(record(number, sharks=[attrs.asdict(ORIGIN)]))
         objects.append(FoundRecord(obj.object_id, obj.object_id, 1, "e", "{}", obj.size, obj))
-    new = await job.store.found(objects, ScanPosition(1, "_id", 1, 2))
+    new = await job.store.write(discovery.store_found, objects, ScanPosition(1, "_id", 1, 2))
     await feed.send(Found(tuple(new), flush=True))
     made: list[Ready] = []
     while sum(len(item.tasks) for item in made) < len(new):

@@ -335,7 +335,7 @@ async def test_a_shard_that_is_not_configured_any_more_is_told(
         with trio.move_on_after(0.35):
             await flow.run(job)
         assert job.store.objects == 20
-        unsettled = job.store.unsettled
+        unsettled = job.store.uncopied
     assert unsettled
     async with world.job() as job:
         del job.moray[2]  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from rebalancer.devregion.moray.server import ShardServer
 from rebalancer.devregion.postgres import Cluster
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import find
+from rebalancer.manager.store import scans
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import open_postgres
 from tests.conftest import require
@@ -45,7 +46,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 async def stored(job: Job) -> tuple[int, int]:
     """How far the scan of shard 1 has come, and how many objects there are."""
-    position = await job.store.scan_position(1, "_id")
+    position = await job.store.read(scans.read_position, 1, "_id")
     return (0 if position is None else position.position), job.store.objects
 
 

@@ -15,7 +15,8 @@ import pytest
 from rebalancer.errors import StoreError
 from rebalancer.layout import Layout
 from rebalancer.manager.jobs.index import open_index
-from rebalancer.manager.store import job_file, views
+from rebalancer.manager.store import assignments, job_file, job_info, views
+from rebalancer.manager.store.job_store import open_store
 from rebalancer.manager.store.schema import INDEX, JOB_FILE
 from rebalancer.sqlite import connect, prepare
 from tests.manager.store.test_store import check_counters, opened
@@ -65,12 +66,12 @@ async def test_a_job_of_an_earlier_version_goes_on(name: str, tmp_path: Path) ->
     path = kept(name, tmp_path / "job.sqlite")
     query = f"SELECT {COLUMNS}, key, bytes, attempts, outcome, detail FROM evacuateobjects"
     order = " ORDER BY evacuateobjects.rowid" if name != "job-2" else " ORDER BY number"
-    rows, assignments = ask(path, query + order), ask(path, "SELECT id, state FROM assignments")
+    rows, known = ask(path, query + order), ask(path, "SELECT id, state FROM assignments")
 
     async with opened(path) as job:
         check_counters(job)
-        left = await job.open_assignments()
-        origin = await job.origin()
+        left = await job.read(assignments.read_open)
+        origin = await job.read(job_info.read_origin)
 
     job_file.create(tmp_path / "new.sqlite", ORIGIN)
     moved = {row[0]: row for row in ask(path, query)}
@@ -80,7 +81,7 @@ async def test_a_job_of_an_earlier_version_goes_on(name: str, tmp_path: Path) ->
     }
     assert moved == expected
     assert [row[0] for row in ask(path, query + " ORDER BY number")] == list(expected)
-    assert ask(path, "SELECT id, state FROM assignments") == assignments
+    assert ask(path, "SELECT id, state FROM assignments") == known
     assert len(left) == 3
     assert origin == ORIGIN
     assert shape(path) == shape(tmp_path / "new.sqlite")
@@ -202,6 +203,6 @@ async def test_a_file_that_must_be_there_is_not_made(content: bytes | None, tmp_
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(StoreError, match=str(path)):
-        async with job_file.open_store(path, must_exist=True):
+        async with open_store(path, must_exist=True):
             pass
     assert path.exists() == (content is not None)

@@ -22,8 +22,10 @@ from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.store.job_file import JobStore, create, open_store
-from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, Settled
+from rebalancer.manager.store import assignments, discovery, scans, unplaced, updates
+from rebalancer.manager.store.job_file import create
+from rebalancer.manager.store.job_store import JobStore, open_store
+from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
 from rebalancer.manager.store.schema import JOB_FILE, PUT_OFF
 from rebalancer.manager.store.views import read_job
 from rebalancer.sqlite import inline
@@ -47,7 +49,9 @@ async def opened(path: Path) -> AsyncIterator[JobStore]:
 
 
 async def keep(store: JobStore, *records: FoundRecord, limit: int | None = None) -> list[str]:
-    new = await store.found(records, ScanPosition(1, "_id", 1, 2), limit=limit)
+    new = await store.write(
+        discovery.store_found, records, ScanPosition(1, "_id", 1, 2), limit=limit
+    )
     return [obj.object_id for obj in new]
 
 
@@ -74,9 +78,9 @@ def check_counters(store: JobStore) -> None:
     waiting = sum(
         n for (status, _), (n, _) in rows.items() if status in ("unprocessed", "assigned")
     )
-    assert store.unsettled == waiting
+    assert store.uncopied == waiting
     (put_off,) = db.execute("SELECT count(*) FROM evacuateobjects WHERE put_off").fetchone()
-    assert store.put_off == put_off
+    assert store.deferred == put_off
 
 
 # Steps of a random history, each on random objects in a state that allows it.
@@ -99,19 +103,20 @@ async def step_assign(store: JobStore, rng: random.Random) -> None:
     if chosen:
         size = sum(read_object(record(int(name[-12:]))).size for name in chosen)
         name = f"assignment-{rng.random()}"
-        await store.assign(NewAssignment(name, DESTINATION, chosen, size))
+        await store.write(assignments.assign, NewAssignment(name, DESTINATION, chosen, size))
 
 
 async def step_refuse(store: JobStore, rng: random.Random) -> None:
     free = ids(store, "status = 'unprocessed' AND NOT put_off")
     reason = rng.choice([reasons.DESTINATION_INSUFFICIENT_SPACE, Reason("NewOne")])
     chosen = [(name, reason) for name in free[: rng.randrange(3)]]
-    await store.refuse(chosen, max_attempts=rng.randrange(1, 4))
+    await store.write(unplaced.refuse, chosen, max_attempts=rng.randrange(1, 4))
 
 
 async def step_give_back(store: JobStore, rng: random.Random) -> None:
-    if names := assignments(store, "'init', 'assigned'"):
-        await store.give_back(
+    if names := assignments_in(store, "'init', 'assigned'"):
+        await store.write(
+            assignments.give_back,
             rng.choice(names),
             rng.choice([reasons.AGENT_ASSIGNMENT_NO_ENT, reasons.NETWORK_ERROR]),
             max_attempts=rng.randrange(3),
@@ -120,22 +125,28 @@ async def step_give_back(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_copied(store: JobStore, rng: random.Random) -> None:
-    if names := assignments(store, "'init', 'assigned'"):
+    if names := assignments_in(store, "'init', 'assigned'"):
         name = rng.choice(names)
         members = ids(store, f"assignment_id = '{name}' AND status = 'assigned'")
         failed = rng.sample(members, rng.randrange(len(members) + 1))
         reason = rng.choice([reasons.MD5_MISMATCH, reasons.AGENT_FS_ERROR, Reason("NewOne")])
         failure = Failure(reason, "9.stor.lab")
-        await store.copied(name, dict.fromkeys(failed, failure), max_attempts=rng.randrange(1, 4))
+        await store.write(
+            assignments.record_copied,
+            name,
+            dict.fromkeys(failed, failure),
+            max_attempts=rng.randrange(1, 4),
+        )
 
 
 async def step_ask_again(store: JobStore, rng: random.Random) -> None:
-    if names := assignments(store, "'init', 'assigned'"):
+    if names := assignments_in(store, "'init', 'assigned'"):
         name = rng.choice(names)
         members = ids(store, f"assignment_id = '{name}' AND status = 'assigned'")
         failed = rng.sample(members, rng.randrange(len(members) + 1))
         failure = Failure(reasons.AGENT_FS_ERROR, "9.stor.lab")
-        await store.ask_again(
+        await store.write(
+            assignments.requeue_unaccounted,
             name,
             dict.fromkeys(failed, failure),
             max_attempts=rng.randrange(1, 4),
@@ -144,19 +155,19 @@ async def step_ask_again(store: JobStore, rng: random.Random) -> None:
 
 
 async def step_withdraw(store: JobStore, rng: random.Random) -> None:
-    if names := assignments(store, "'init', 'assigned'"):
-        await store.withdraw(rng.choice(names))
+    if names := assignments_in(store, "'init', 'assigned'"):
+        await store.write(assignments.withdraw, rng.choice(names), is_in_doubt=rng.random() < 0.5)
 
 
 async def step_take_up(store: JobStore, rng: random.Random) -> None:
     row = rng.choice([0, 0, 5])
-    last, objects = await store.take_up(row)
+    last, objects = await store.write(unplaced.requeue_deferred, row)
     assert last > row if objects else last >= row
 
 
 async def step_load(store: JobStore, rng: random.Random) -> None:
     await store.load()
-    _, objects = await store.unprocessed(0, 1 << 62)
+    _, objects = await store.read(unplaced.read_new, 0, 1 << 62)
     assert len(objects) == len(ids(store, "status = 'unprocessed'"))
 
 
@@ -170,7 +181,10 @@ async def step_settle(store: JobStore, rng: random.Random) -> None:
         {"event": ObjectEvent.UNUSABLE, "error": RecordError.METADATA_UPDATE_FAILED},
     ]
     chosen = ready[: rng.randrange(4)]
-    await store.settle([Settled(number, **rng.choice(outcomes)) for (number,) in chosen])  # type: ignore[arg-type]
+    await store.write(
+        updates.record_updates,
+        [UpdateResult(number, **rng.choice(outcomes)) for (number,) in chosen],  # type: ignore[arg-type]
+    )
 
 
 async def step_by_hand(store: JobStore, rng: random.Random) -> None:
@@ -235,7 +249,7 @@ def ids(store: JobStore, where: str) -> list[str]:
     return [row["id"] for row in rows]
 
 
-def assignments(store: JobStore, in_states: str) -> list[str]:
+def assignments_in(store: JobStore, in_states: str) -> list[str]:
     rows = store.database._reader.execute(
         f"SELECT id FROM assignments WHERE state IN ({in_states})"
     )
@@ -290,7 +304,7 @@ async def test_every_reason_fits_the_deployed_column(tmp_path: Path, name: str) 
     """The CHECK takes each spelling that the deployed programs know."""
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.refuse([(object_id(1), Reason(name))], max_attempts=1)
+        await store.write(unplaced.refuse, [(object_id(1), Reason(name))], max_attempts=1)
         rows = store.database._reader.execute("SELECT skipped_reason FROM evacuateobjects")
         assert [row[0] for row in rows] == [SPELLINGS[name]]
 
@@ -313,7 +327,9 @@ async def one_of_each(path: Path) -> None:
     """A file with an object that waits and one in an assignment."""
     async with opened(path) as store:
         await keep(store, found(1), found(2))
-        await store.assign(NewAssignment("first", DESTINATION, (object_id(2),), 2))
+        await store.write(
+            assignments.assign, NewAssignment("first", DESTINATION, (object_id(2),), 2)
+        )
 
 
 def plan(db: sqlite3.Connection, query: str) -> str:
@@ -368,7 +384,7 @@ async def test_a_reason_nobody_knows_is_kept(tmp_path: Path) -> None:
     """Its raw text is in `detail`; the column stays empty."""
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.refuse([(object_id(1), Reason("NewOne"))], max_attempts=1)
+        await store.write(unplaced.refuse, [(object_id(1), Reason("NewOne"))], max_attempts=1)
         query = "SELECT skipped_reason, outcome, detail FROM evacuateobjects"
         rows = [tuple(row) for row in store.database._reader.execute(query)]
         assert rows == [(None, "unknown_reason", "NewOne")]
@@ -381,7 +397,7 @@ async def test_a_window_may_be_stored_again(tmp_path: Path) -> None:
         before = (await store.status()).counts
         assert await keep(store, found(1), found(2)) == []
         assert (await store.status()).counts == before
-        assert await store.scan_position(1, "_id") == ScanPosition(1, "_id", 1, 2)
+        assert await store.read(scans.read_position, 1, "_id") == ScanPosition(1, "_id", 1, 2)
 
 
 @pytest.mark.parametrize("limit", [None, 1, 150, 290])
@@ -429,33 +445,37 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
     """Assigned twice, settled before it is copied, skipped after: refused, nothing changed."""
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001))
+        await store.write(
+            assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)
+        )
         before = (await store.status()).counts
         for wrong in (
-            store.assign(NewAssignment("b", DESTINATION, (object_id(1),), 1001)),
-            store.settle([Settled(1, ObjectEvent.METADATA_WRITTEN)]),
-            store.refuse([(object_id(1), reasons.NETWORK_ERROR)], max_attempts=1),
+            store.write(assignments.assign, NewAssignment("b", DESTINATION, (object_id(1),), 1001)),
+            store.write(updates.record_updates, [UpdateResult(1, ObjectEvent.METADATA_WRITTEN)]),
+            store.write(unplaced.refuse, [(object_id(1), reasons.NETWORK_ERROR)], max_attempts=1),
         ):
             with pytest.raises(IllegalTransition):
                 await wrong
         assert (await store.status()).counts == before
-        assert assignments(store, "'init'") == ["a"]
+        assert assignments_in(store, "'init'") == ["a"]
 
 
 async def test_an_assignment_ends_with_its_last_objects_or_they_do_not(tmp_path: Path) -> None:
     """Both are one transaction, which a restart finds done or not begun."""
-    last = [Settled(1, ObjectEvent.METADATA_WRITTEN)]
+    last = [UpdateResult(1, ObjectEvent.METADATA_WRITTEN)]
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001))
-        await store.accepted("a")
-        await store.copied("a", {}, max_attempts=3)
+        await store.write(
+            assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)
+        )
+        await store.write(assignments.accept, "a")
+        await store.write(assignments.record_copied, "a", {}, max_attempts=3)
         with pytest.raises(IllegalTransition):
-            await store.settle(last, "nobody's")
+            await store.write(updates.record_updates, last, "nobody's")
         assert (await store.status()).objects("post_processing") == 1
-        await store.settle(last, "a")
+        await store.write(updates.record_updates, last, "a")
         assert (await store.status()).objects("complete") == 1
-        assert assignments(store, "'post_processed'") == ["a"]
+        assert assignments_in(store, "'post_processed'") == ["a"]
 
 
 async def test_what_is_put_off_is_taken_up_before_anything_else(tmp_path: Path) -> None:
@@ -463,17 +483,19 @@ async def test_what_is_put_off_is_taken_up_before_anything_else(tmp_path: Path) 
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
         no_room = [(object_id(1), reasons.DESTINATION_INSUFFICIENT_SPACE)]
-        await store.refuse(no_room, max_attempts=3)
+        await store.write(unplaced.refuse, no_room, max_attempts=3)
         for wrong in (
-            store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001)),
-            store.refuse(no_room, max_attempts=3),
+            store.write(assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)),
+            store.write(unplaced.refuse, no_room, max_attempts=3),
         ):
             with pytest.raises(IllegalTransition):
                 await wrong
             check_counters(store)
-        _, objects = await store.take_up(0)
+        _, objects = await store.write(unplaced.requeue_deferred, 0)
         assert [obj.object_id for obj in objects] == [object_id(1)]
-        await store.assign(NewAssignment("a", DESTINATION, (object_id(1),), 1001))
+        await store.write(
+            assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)
+        )
         check_counters(store)
 
 

@@ -8,6 +8,7 @@ from rebalancer.manager.fleet import ledger, nodes
 from rebalancer.manager.pipeline.job import Found, Job, unless
 from rebalancer.manager.pipeline.stages.final_scan import look_again
 from rebalancer.manager.pipeline.stages.sources import find, send
+from rebalancer.manager.store import unplaced
 
 #: Seconds before objects for which there was no room are tried again: storinfo has told by then
 #: of all that was copied.
@@ -52,7 +53,7 @@ async def _end_when_cancelled(job: Job, scope: trio.CancelScope) -> None:
 async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Found]) -> None:
     row = 0
     while row < last_row:
-        row, objects = await job.store.unprocessed(row, last_row)
+        row, objects = await job.store.read(unplaced.read_new, row, last_row)
         await send(found, objects)
 
 
@@ -62,16 +63,17 @@ async def _feed_given_back(
     try:
         while not job.cancelled.is_set():
             if job.given_back:
-                objects = await job.store.returned(job.given_back.popleft())
+                returned = job.given_back.popleft()
+                objects = await job.store.read(unplaced.read_returned, returned)
                 await found.send(Found(tuple(objects), flush=True))
                 continue  # the job may have been cancelled meanwhile, and nothing else tells of it
-            if scanned.is_set() and job.store.unsettled == job.store.put_off:
-                if not job.store.put_off:
+            if scanned.is_set() and job.store.uncopied == job.store.deferred:
+                if not job.store.deferred:
                     return
                 await _await_places(job)
                 if not job.cancelled.is_set():
                     job.absence.forget()
-                    await _feed_put_off(job, found)
+                    await _feed_deferred(job, found)
                 continue
             if job.ledger.at_work:
                 job.waits.end(PLACES)
@@ -82,7 +84,7 @@ async def _feed_given_back(
 
 async def _await_places(job: Job) -> None:
     """Wait until there may be a destination for what is put off, or the job is cancelled."""
-    detail = f"{job.store.put_off:,} objects have none yet; the next try is within {ROOM_S:.0f} s"
+    detail = f"{job.store.deferred:,} objects have none yet; the next try is within {ROOM_S:.0f} s"
     job.waits.begin(PLACES, detail)
     with trio.move_on_after(ROOM_S):
         await unless(job.cancelled, partial(_await_return, job))
@@ -93,14 +95,14 @@ async def _await_return(job: Job) -> None:
 
     One that lacked room is not tried sooner for that: each try is one of its attempts.
     """
-    while job.absence.objects < job.store.put_off or job.ledger.returns == job.absence.returns:
+    while job.absence.objects < job.store.deferred or job.ledger.returns == job.absence.returns:
         await job.ledger.wait_change()
 
 
-async def _feed_put_off(job: Job, found: trio.MemorySendChannel[Found]) -> None:
+async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Found]) -> None:
     """Feed each object that was put off once: what placement puts off again lies behind."""
-    row, objects = await job.store.take_up(0)
+    row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
         await send(found, objects)
-        row, objects = await job.store.take_up(row)
+        row, objects = await job.store.write(unplaced.requeue_deferred, row)
     await found.send(Found((), flush=True))

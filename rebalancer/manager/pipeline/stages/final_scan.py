@@ -15,8 +15,10 @@ from rebalancer.domain.objects import upload_sharks
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import read_rows, scan_shards, send
+from rebalancer.manager.store import final_scans
 from rebalancer.manager.store.records import FoundRecord, Remaining, ScanPosition
 from rebalancer.peers import scan
+from rebalancer.sqlite import Kept
 
 log = get_logger()
 
@@ -31,7 +33,9 @@ async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Fo
 
     async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
         records = _read_rows(job, scanned.shard, rows)
-        new = await job.store.found_again(records, scanned, is_last=is_last)
+        new = await job.store.write(
+            final_scans.store_found, Kept(records), scanned, is_last=is_last
+        )
         await send(found, new)
 
     await scan_shards(job, job.moray, keep, scan_round=scan_round)
@@ -46,7 +50,7 @@ async def next_round(job: Job) -> int | None:
     if why := _why_none(job):
         log.info("no final scan", job=job.id, why=why)
         return None
-    rounds = await job.store.rounds()
+    rounds = await job.store.read(final_scans.read_rounds)
     if rounds:
         last = rounds[-1]
         log.info(
@@ -54,7 +58,7 @@ async def next_round(job: Job) -> int | None:
         )
         if not last.found:
             return None
-    return await job.store.begin_round()
+    return await job.store.write(final_scans.begin_round)
 
 
 def _why_none(job: Job) -> str | None:

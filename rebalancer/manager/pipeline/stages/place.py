@@ -17,6 +17,7 @@ from rebalancer.domain.retries import Remedy, remedy
 from rebalancer.log import get_logger
 from rebalancer.manager.fleet import nodes
 from rebalancer.manager.pipeline.job import Found, Job, Ready
+from rebalancer.manager.store import assignments, unplaced
 from rebalancer.manager.store.records import NewAssignment
 
 #: Seconds for which it holds that there is no room for an object: copies settle meanwhile.
@@ -102,7 +103,7 @@ class _Placer:
 
     async def take(self, objects: Sequence[MantaObject]) -> None:
         """Put each object into a batch; put off or skip those that fit nowhere."""
-        refused, postponed = list[tuple[str, Reason]](), list[str]()
+        refused, deferred = list[tuple[str, Reason]](), list[str]()
         self._look_anew()
         for obj in objects:
             plan = self._choose(obj)
@@ -116,15 +117,15 @@ class _Placer:
                     self._look_anew()
             elif plan == reasons.DESTINATION_UNREACHABLE and not self._is_given_up():
                 self._job.absence.note(self._job.ledger.returns)
-                postponed.append(obj.object_id)
+                deferred.append(obj.object_id)
             elif plan is not None:
                 refused.append((obj.object_id, plan))
-        if postponed:
-            await self._job.store.postpone(postponed)
+        if deferred:
+            await self._job.store.write(unplaced.defer, deferred)
         if refused:
             attempts = self._job.config.max_attempts
-            done = await self._job.store.refuse(refused, max_attempts=attempts)
-            for reason, count in done.skipped.items():
+            uncopied = await self._job.store.write(unplaced.refuse, refused, max_attempts=attempts)
+            for reason, count in uncopied.skipped.items():
                 self._job.metrics.skipped(reason, count)
 
     async def flush(self, *, everything: bool) -> None:
@@ -304,7 +305,7 @@ class _Placer:
             batch.size,
         )
         self._job.ledger.posted(destination.manta_storage_id)
-        await self._job.store.assign(assignment)
+        await self._job.store.write(assignments.assign, assignment)
         await self._ready.send(Ready(assignment.id, destination, tuple(batch.items), batch.size))
         log.debug(
             "assignment",

@@ -12,6 +12,7 @@ from rebalancer.errors import PeerError, PeerUnreachable, PeerWantsToken
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job, Moved, Sent
 from rebalancer.manager.pipeline.returns import give_back, note_uncopied, withdraw
+from rebalancer.manager.store.assignments import record_copied, requeue_unaccounted
 from rebalancer.wire import AssignmentReport
 
 log = get_logger()
@@ -159,7 +160,9 @@ class _Watcher:
     async def _take(self, item: Sent, failed: Mapping[str, Failure]) -> None:
         """Record that all objects of `item` but the `failed` ones are copied."""
         attempts = self._job.config.max_attempts
-        uncopied = await self._job.store.copied(item.id, failed, max_attempts=attempts)
+        uncopied = await self._job.store.write(
+            record_copied, item.id, failed, max_attempts=attempts
+        )
         if assignments.is_useless(len(item.object_ids), failed.values()):
             self._job.ledger.failed(self._shark, item.size)
         else:
@@ -181,7 +184,8 @@ class _Watcher:
             reason=detail,
             asked_again=len(item.object_ids) - len(failed),
         )
-        uncopied = await self._job.store.ask_again(
+        uncopied = await self._job.store.write(
+            requeue_unaccounted,
             item.id,
             failed,
             max_attempts=self._job.config.max_attempts,

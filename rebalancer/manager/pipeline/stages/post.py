@@ -10,6 +10,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Job, Ready, Sent
 from rebalancer.manager.pipeline.returns import give_back, withdraw
+from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Posted
 from rebalancer.retry import pauses
 from rebalancer.wire import Assignment
@@ -52,7 +53,7 @@ async def _post(job: Job, item: Ready, sent: trio.MemorySendChannel[Sent]) -> No
     ids = frozenset(obj.object_id for obj, _ in item.tasks)
     match result.delivery:
         case _Delivery.TAKEN:
-            await job.store.accepted(item.id)
+            await job.store.write(assignments.accept, item.id)
             await sent.send(Sent(item.id, item.destination, ids, item.size))
         case _Delivery.IN_DOUBT:
             await sent.send(Sent(item.id, item.destination, ids, item.size, False, True))

@@ -14,6 +14,7 @@ from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.listings import Listed, Listing
+from rebalancer.manager.store import discovery, scans
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
     Dropped,
@@ -23,6 +24,7 @@ from rebalancer.manager.store.records import (
 )
 from rebalancer.peers import scan
 from rebalancer.retry import retry_while_transient
+from rebalancer.sqlite import Kept
 
 #: Objects in one message to placement.
 CHUNK = 200
@@ -45,7 +47,10 @@ async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
 
     async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
         records = read_rows(job, scanned.shard, rows)
-        await send(found, await job.store.found(records, scanned, limit=job.max_objects))
+        new = await job.store.write(
+            discovery.store_found, Kept(records), scanned, limit=job.max_objects
+        )
+        await send(found, new)
 
     await scan_shards(job, job.scanned, keep)
 
@@ -165,7 +170,7 @@ async def _scan_column(
     keep: Sink,
     scan_round: int,
 ) -> None:
-    begun = await job.store.scan_position(number, column, scan_round)
+    begun = await job.store.read(scans.read_position, number, column, scan_round)
     if begun is None:
         until = await scan.last_id(shard, column)
         begun = ScanPosition(number, column, 0, until, scan_round)
@@ -240,12 +245,12 @@ async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Fou
         bound_s=job.patience_s,
     )
     for part in listing.parts:
-        begun = await job.store.scan_position(NO_SHARD, part)
+        begun = await job.store.read(scans.read_position, NO_SHARD, part)
         if begun is None:
             until = await insist(partial(run, listing.until, part))
             begun = ScanPosition(NO_SHARD, part, 0, until)
             # An empty part has an end too, and the job's end asks for it.
-            await job.store.found([], begun)
+            await job.store.write(discovery.store_found, [], begun)
         while begun.position < begun.until and not job.has_enough:
             end, listed = await insist(partial(run, listing.page, part, begun.position))
             begun = attrs.evolve(begun, position=end if listed else begun.until)
@@ -255,7 +260,8 @@ async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Fou
                 job.failures.append(f"{phase(0, NO_SHARD)} did not finish: {exc}")
                 return
             job.metrics.scanned(begun)
-            new = await job.store.found(
+            new = await job.store.write(
+                discovery.store_found,
                 read.records,
                 begun,
                 limit=job.max_objects,

@@ -21,7 +21,8 @@ from rebalancer.manager.pipeline.stages.rewrite import (
     as_discovered,
     put_bytes,
 )
-from rebalancer.manager.store.records import Settled, StoredRecord
+from rebalancer.manager.store import links, updates
+from rebalancer.manager.store.records import StoredRecord, UpdateResult
 
 #: A batch holds records of one assignment and shard, but not more of them than this, nor more than
 #: `MAX_BATCH_BYTES`: 200 keep a real server busy for 0.2 s, in which it serves nobody else.
@@ -43,12 +44,12 @@ async def update(job: Job, moved: trio.MemoryReceiveChannel[Moved]) -> None:
 async def update_links(job: Job) -> None:
     """Update the further records of objects that have several, once their copies are made."""
     after = (-1, "")
-    while links := await job.store.waiting_links(after):
+    while page := await job.store.read(links.read_pending, after):
         async with trio.open_nursery() as nursery:
-            for link in links:
+            for link in page:
                 await job.updaters.acquire(link)
                 nursery.start_soon(_release_after, job, link, partial(_update_link, job, link))
-        after = (links[-1].shard, links[-1].key)
+        after = (page[-1].shard, page[-1].key)
 
 
 async def _release_after(job: Job, borrower: object, work: Callable[[], Awaitable[None]]) -> None:
@@ -65,18 +66,18 @@ async def _update_timed(job: Job, item: Moved, agents: Forgetting) -> None:
 
 
 async def _update_assignment(job: Job, item: Moved) -> None:
-    records = await job.store.to_update(item.id)
+    records = await job.store.write(updates.read_pending, item.id)
     by_shard: defaultdict[int, list[StoredRecord]] = defaultdict(list)
     for record in records:
         by_shard[record.shard].append(record)
     parts = [(shard, chunk) for shard, members in by_shard.items() for chunk in chunks(members)]
     for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
         done = await _update_chunk(job, shard, chunk)
-        settled = [_settled(member, outcome) for member, outcome in done]
-        await job.store.settle(settled, None if left else item.id)
+        results = [_result_of(member, outcome) for member, outcome in done]
+        await job.store.write(updates.record_updates, results, None if left else item.id)
         _count(job, [outcome for _, outcome in done])
     if not parts:
-        await job.store.settle((), item.id)
+        await job.store.write(updates.record_updates, (), item.id)
     log.debug("assignment", id=item.id, state="post_processed")
 
 
@@ -113,12 +114,12 @@ def _no_such_shard(shard: int) -> Outcome:
     return Outcome(ObjectEvent.UNUSABLE, error=RecordError.BAD_SHARD_NUMBER, detail=detail)
 
 
-def _settled(member: Member, outcome: Outcome) -> Settled:
+def _result_of(member: Member, outcome: Outcome) -> UpdateResult:
     record, orphan = member.record, None
     if not outcome.is_complete:
         known = json.loads(record.text)  # as it was copied; `member.value` may be another object
         orphan = copy_path(account_of(known), record.id)
-    return Settled(
+    return UpdateResult(
         record.number, outcome.event, outcome.error, outcome.outcome, outcome.detail, orphan
     )
 
@@ -136,4 +137,4 @@ async def _update_link(job: Job, link: StoredRecord) -> None:
         ObjectEvent.METADATA_WRITTEN: "complete",
         ObjectEvent.SUPERSEDED: "skipped",
     }.get(outcome.event, "error")
-    await job.store.settle_link(link, status, outcome.detail or outcome.outcome)
+    await job.store.write(links.record_update, link, status, outcome.detail or outcome.outcome)

@@ -1,0 +1,38 @@
+"""This module has rows of links: further records of objects that have several.
+
+Each must name the new copy too; they are written when the copies are made.
+"""
+
+import json
+import sqlite3
+
+from rebalancer.manager.store.orphans import forget_orphans
+from rebalancer.manager.store.records import StoredRecord
+from rebalancer.manager.store.unplaced import PAGE
+from rebalancer.manager.store.updates import stored_record
+
+
+def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredRecord]:
+    """Return a page of links behind the shard and key `after` whose objects' copies are made."""
+    rows = db.execute(
+        "SELECT r.number, l.id, l.key, l.shard, l.etag, l.object, a.dest_datacenter, a.dest_shark"
+        " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"
+        " JOIN assignments a ON a.number = p.assignment"
+        " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
+        " AND (p.status = 'complete' OR p.outcome IN ('deleted', 'overwritten'))"
+        " ORDER BY l.shard, l.key LIMIT ?",
+        (*after, PAGE),
+    )
+    return [stored_record(row) for row in rows]
+
+
+def record_update(
+    db: sqlite3.Connection, link: StoredRecord, status: str, detail: str | None
+) -> None:
+    """Record how the update of a link ended: `status` is complete, skipped or error."""
+    db.execute(
+        "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ?",
+        (status, detail, link.shard, link.key),
+    )
+    if status == "complete":
+        forget_orphans(db, json.dumps([link.number]))
