@@ -5,7 +5,8 @@ import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -46,20 +47,44 @@ def _adm() -> click.Command:
     return _version("rebalancer-adm")(adm)
 
 
-def _region() -> click.Command:
-    from rebalancer.devregion.commands import region
+#: Distribution and package of the embedded region, which a storage node has no use for.
+_REGION_DISTRIBUTION = "manta-rebalancer-devregion"
+_REGION_PACKAGE = "rebalancer_devregion"
 
-    return region
+
+def _of_the_region(name: str) -> click.Command:
+    """Return a command of the embedded region, or one that says what to install for it."""
+    try:
+        import_module(_REGION_PACKAGE)
+    except ModuleNotFoundError:
+        return _missing(name)
+    command: click.Command = getattr(import_module(f"{_REGION_PACKAGE}.commands"), name)
+    return command
 
 
-def _demo() -> click.Command:
-    from rebalancer.devregion.commands import demo
+def _missing(name: str) -> click.Command:
+    need = f"needs the embedded region: pip install {_REGION_DISTRIBUTION}=={__version__}"
 
-    return demo
+    def refuse(arguments: tuple[str, ...]) -> NoReturn:
+        raise click.ClickException(f"{name} {need}")
+
+    return click.Command(
+        name,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        callback=refuse,
+        help=f"Not installed here; it {need}",
+        short_help=f"Not installed here (pip install {_REGION_DISTRIBUTION}).",
+        context_settings={"ignore_unknown_options": True},
+        add_help_option=False,
+    )
 
 
 #: What a service has no use for, in its memory above all, is imported when it is asked for.
-_LATER: dict[str, Callable[[], click.Command]] = {"adm": _adm, "demo": _demo, "region": _region}
+_LATER: dict[str, Callable[[], click.Command]] = {
+    "adm": _adm,
+    "demo": partial(_of_the_region, "demo"),
+    "region": partial(_of_the_region, "region"),
+}
 
 
 class _Commands(click.Group):

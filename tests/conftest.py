@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from rebalancer.devregion.processes import find_program
+from rebalancer_devregion.processes import find_program
 
 settings.register_profile("suite", max_examples=60, deadline=None)
 settings.load_profile("suite")

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rebalancer import __version__
 from rebalancer.adm.commands import adm as adm_command
+from rebalancer.cli import cli
 from rebalancer.config import AgentConfig, ManagerConfig, Shard
 from tests.process.regions import run
 
@@ -147,3 +150,42 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Error: the system's authorities: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [("demo",), ("region", "create", "f"), ("demo", "--help")])
+def test_commands_of_the_region_say_what_to_install_where_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    """One line, and failure: a storage node has the main distribution only."""
+    # As Python does itself, an import of a package that is None here fails as if it were not there.
+    monkeypatch.setitem(sys.modules, "rebalancer_devregion", None)
+    done = CliRunner().invoke(cli, args)
+
+    need = f"pip install manta-rebalancer-devregion=={__version__}"
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr == f"Error: {args[0]} needs the embedded region: {need}\n"
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, is_installed: bool) -> None:
+    """Also of the region where it is not installed, with what to install."""
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "rebalancer_devregion", None)
+    done = CliRunner().invoke(cli, ["--help"])
+
+    commands = done.stdout.partition("Commands:")[2].splitlines()
+    names = [line.split()[0] for line in commands if line.startswith("  ") and line[2] != " "]
+    assert names == ["adm", "agent", "check-config", "demo", "manager", "region"]
+    assert ("Not installed here" in done.stdout) is not is_installed
+
+
+def test_an_error_within_the_region_is_not_taken_for_its_absence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library that is missing there is named by Python itself."""
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "rebalancer_devregion.commands", raising=False)
+
+    with pytest.raises(ModuleNotFoundError, match=r"rich\.console"):
+        CliRunner().invoke(cli, ["demo"], catch_exceptions=False)

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "rebalancer"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "rebalancer"
+#: The modules of both distributions, by what the tables below call them.
+MODULES = {
+    path.relative_to(folder).as_posix(): path
+    for folder in (PACKAGE, ROOT / "devregion")
+    for path in sorted(folder.rglob("*.py"))
+}
 
 #: Folder or file -> prefixes of modules it must not import.
 FORBIDDEN = {
-    "manager": ["rebalancer.agent", "rebalancer.devregion"],
-    "agent": ["rebalancer.manager", "rebalancer.devregion", "rebalancer.peers.moray"],
-    "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
+    "manager": ["rebalancer.agent", "rebalancer_devregion"],
+    "agent": ["rebalancer.manager", "rebalancer_devregion", "rebalancer.peers.moray"],
+    "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer_devregion", "sqlite3"],
     "manager/pipeline": [
         "sqlite3",
         "h11",
@@ -24,7 +30,7 @@ FORBIDDEN = {
     ],
     "peers/moray/fast.py": ["trio", "socket"],
     "agent/transfer/sources/engine.py": ["trio", "socket"],
-    "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer.devregion", "sqlite3"],
+    "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer_devregion", "sqlite3"],
     "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Modules that these places alone, files or folders, may import.
@@ -33,7 +39,7 @@ ONLY_IN = {
     "h11": {
         "peers/connections.py",
         "serving",
-        "devregion/storagenode.py",
+        "rebalancer_devregion/storagenode.py",
         "agent/transfer/sources/plain.py",
     },
     "quart": {"serving/quartapp.py", "manager/http/api.py"},
@@ -43,7 +49,7 @@ ONLY_IN = {
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"wire.py"},
     "msgspec": {"jsontext.py", "agent/state/posted.py"},
-    "psycopg": {"peers/postgres.py", "devregion/postgres.py"},
+    "psycopg": {"peers/postgres.py", "rebalancer_devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",
         "layout.py",
@@ -51,7 +57,7 @@ ONLY_IN = {
         "agent/state/statefile.py",
         "manager/store",
         "manager/jobs/index.py",
-        "devregion",
+        "rebalancer_devregion",
     },
 }
 PURE = {"attrs", "rebalancer"}
@@ -68,11 +74,10 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_imports_only_what_it_may_know(path: Path) -> None:
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_what_it_may_know(name: str) -> None:
     """The table above holds for every module."""
-    name = path.relative_to(PACKAGE).as_posix()
-    used = imports(path)
+    used = imports(MODULES[name])
     for where, forbidden in FORBIDDEN.items():
         if name == where or name.startswith(f"{where}/"):
             for prefix in forbidden:
@@ -95,15 +100,42 @@ def test_the_domain_is_pure(path: Path) -> None:
             ), module
 
 
+def loaded_with(*modules: str) -> set[str]:
+    """The modules in memory after an import of these, in a process of their own."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+
 @pytest.mark.parametrize(
     ("program", "has_framework"),
     [("agent.main", False), ("adm.commands", False), ("manager.main", True)],
 )
 def test_only_a_manager_has_the_web_framework_in_memory(program: str, has_framework: bool) -> None:
     """An agent, which runs on every storage node, would be larger by a fifth."""
-    code = f"import sys, rebalancer.__main__, rebalancer.{program}; print(*sys.modules)"
-    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    loaded = loaded_with("rebalancer.__main__", f"rebalancer.{program}")
 
     assert f"rebalancer.{program}" in loaded
     for name in ("quart", "quart_trio", "werkzeug", "hypercorn"):
         assert (name in loaded) == has_framework, name
+
+
+@pytest.mark.parametrize(
+    "program", ["agent.main", "agent.transfer.process", "adm.commands", "manager.main"]
+)
+def test_no_program_has_the_embedded_region_in_memory(program: str) -> None:
+    """A storage node can be installed without it."""
+    loaded = loaded_with("rebalancer.__main__", f"rebalancer.{program}")
+
+    assert f"rebalancer.{program}" in loaded
+    assert [name for name in loaded if name.startswith("rebalancer_devregion")] == []
+
+
+def test_only_the_command_line_names_the_embedded_region() -> None:
+    """It imports the region at the moment of the command, if the region is installed."""
+    naming = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "rebalancer_devregion" in path.read_text()
+    }
+
+    assert naming == {"cli.py"}

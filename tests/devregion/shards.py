@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 import trio
 
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.fast import Message, Status
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 
 
 @attrs.frozen

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import trio
 
-from rebalancer.devregion.moray import faults
-from rebalancer.devregion.moray.server import MorayDied, ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.fast import Message
+from rebalancer_devregion.moray import faults
+from rebalancer_devregion.moray.server import MorayDied, ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 from tests.devregion.shards import a_shard, converse
 
 CAPTURES = Path(__file__).parent.parent / "data" / "captures"

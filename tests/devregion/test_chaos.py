@@ -13,10 +13,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.devregion import layout as layouts
-from rebalancer.devregion.chaos.links import Link, Whole, linked
-from rebalancer.devregion.chaos.monitor import Monitor
-from rebalancer.devregion.chaos.schedule import (
+from rebalancer.domain.objects import Shark
+from rebalancer.manager.store import assignments, discovery
+from rebalancer.manager.store.job_store import open_store
+from rebalancer.manager.store.records import NewAssignment, ScanPosition
+from rebalancer.peers.moray import fast
+from rebalancer.sqlite import inline
+from rebalancer_devregion import layout as layouts
+from rebalancer_devregion.chaos.links import Link, Whole, linked
+from rebalancer_devregion.chaos.monitor import Monitor
+from rebalancer_devregion.chaos.schedule import (
     FETCHERS,
     HORIZON_S,
     LINKS,
@@ -27,15 +33,9 @@ from rebalancer.devregion.chaos.schedule import (
     FaultKind,
     make_schedule,
 )
-from rebalancer.devregion.contents import object_bytes, write, write_file
-from rebalancer.devregion.expectations import EXPECTED, Kind, Outcome, accepts
-from rebalancer.devregion.layout import Layout
-from rebalancer.domain.objects import Shark
-from rebalancer.manager.store import assignments, discovery
-from rebalancer.manager.store.job_store import open_store
-from rebalancer.manager.store.records import NewAssignment, ScanPosition
-from rebalancer.peers.moray import fast
-from rebalancer.sqlite import inline
+from rebalancer_devregion.contents import object_bytes, write, write_file
+from rebalancer_devregion.expectations import EXPECTED, Kind, Outcome, accepts
+from rebalancer_devregion.layout import Layout
 from tests.manager.store.test_store import found
 
 # --- schedules ---------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rebalancer.devregion import layout as layouts
-from rebalancer.devregion.contents import EACH_ODD, Generator, md5, write
-from rebalancer.devregion.expectations import EXPECTED, Kind
+from rebalancer_devregion import layout as layouts
+from rebalancer_devregion.contents import EACH_ODD, Generator, md5, write
+from rebalancer_devregion.expectations import EXPECTED, Kind
 
 
 def test_the_seed_decides_everything(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.devregion.moray import filters
-from rebalancer.devregion.moray.errors import MorayError
-from rebalancer.devregion.moray.filters import Either, Every, InvalidFilter, Not, Term
-from rebalancer.devregion.moray.store import ShardStore
+from rebalancer_devregion.moray import filters
+from rebalancer_devregion.moray.errors import MorayError
+from rebalancer_devregion.moray.filters import Either, Every, InvalidFilter, Not, Term
+from rebalancer_devregion.moray.store import ShardStore
 
 INDEX = {"owner": "string", "type": "string", "size": "number"}
 

@@ -13,15 +13,15 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.devregion.moray import faults
-from rebalancer.devregion.moray.catalogue import CACHE_S
-from rebalancer.devregion.moray.errors import MorayError
-from rebalancer.devregion.moray.javascript import number_text, parse_float, stringify
-from rebalancer.devregion.moray.server import MorayDied, ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.crc import record_etag
 from rebalancer.peers.moray.fast import Message
+from rebalancer_devregion.moray import faults
+from rebalancer_devregion.moray.catalogue import CACHE_S
+from rebalancer_devregion.moray.errors import MorayError
+from rebalancer_devregion.moray.javascript import number_text, parse_float, stringify
+from rebalancer_devregion.moray.server import MorayDied, ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 from tests.devregion.shards import Refused, Shard, a_shard, converse, ended, listen, request
 
 NO_CACHE = {"noCache": True}

@@ -17,8 +17,6 @@ import trio
 from outcome import capture
 
 from rebalancer.config import ManagerConfig, Options, Shard
-from rebalancer.devregion.moray.errors import MorayError as ServerError
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.jsontext import JsonText
@@ -38,6 +36,8 @@ from rebalancer.peers.moray.client import MorayClient, Put, Record
 from rebalancer.peers.moray.errors import read_error
 from rebalancer.sqlite import inline
 from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Task, failed
+from rebalancer_devregion.moray.errors import MorayError as ServerError
+from rebalancer_devregion.moray.store import ShardStore
 
 ORIGIN = Shark("dc1", "1.stor.lab")
 NODES = tuple(

@@ -11,12 +11,12 @@ import pytest
 import trio
 import trio.testing
 
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers import scan
 from rebalancer.peers.moray.client import MorayClient, Put, open_moray
 from rebalancer.peers.moray.errors import MorayError
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 
 KEY = "/1f4c8a90-6d2b-4c51-9c1e-0a7d5b8e2f11/stor/logs/2020/a.log"
 

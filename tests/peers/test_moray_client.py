@@ -15,8 +15,6 @@ import pytest
 import trio
 import trio.testing
 
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import scan
 from rebalancer.peers.moray import fast, pool
@@ -26,6 +24,8 @@ from rebalancer.peers.moray.errors import Kind, read_error
 from rebalancer.peers.moray.pool import SHUN_S, SPREAD_S, Pool
 from rebalancer.peers.names import Endpoint
 from rebalancer.peers.resolver import Resolver, Target
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 from tests.peers.nameserver import serving
 
 SHARD = "1.moray.lab"

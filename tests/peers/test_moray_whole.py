@@ -15,13 +15,13 @@ import pytest
 import trio
 import trio.testing
 
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.errors import PeerUnreachable
 from rebalancer.manager.pipeline.stages.rewrite import MAX_BATCH_BYTES
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import CALL_S, MorayClient, open_moray
 from rebalancer.peers.moray.connection import SEND_GRACE_S, STOP_GRACE_S
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 
 SHARD = "1.moray.lab"
 #: More than kernels keep for a reader that is busy.

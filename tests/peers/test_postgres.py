@@ -8,12 +8,12 @@ import psycopg
 import pytest
 import trio
 
-from rebalancer.devregion import postgres
-from rebalancer.devregion.postgres import Cluster
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import postgres as clones
 from rebalancer.peers import scan
 from rebalancer.peers.postgres import PostgresShard, is_passing, open_postgres
+from rebalancer_devregion import postgres
+from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
 
 NAME = "1.rebalancer-postgres.lab"

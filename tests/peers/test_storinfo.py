@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.daemon import Listen, listen
-from rebalancer.devregion.storinfo import make_storinfo_app
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers.http import HttpClient, open_http
 from rebalancer.peers.storinfo import MOST, LeftOut, read_nodes, storage_nodes
 from rebalancer.serving.app import Answer, App, Request
+from rebalancer_devregion.storinfo import make_storinfo_app
 from tests.logs import capture_logs
 from tests.web import Client
 

@@ -14,10 +14,10 @@ import attrs
 import httpx
 import trio
 
-from rebalancer.devregion import layout as layouts
-from rebalancer.devregion.contents import write
-from rebalancer.devregion.processes import Process
-from rebalancer.devregion.region import Region, make_region, to_toml
+from rebalancer_devregion import layout as layouts
+from rebalancer_devregion.contents import write
+from rebalancer_devregion.processes import Process
+from rebalancer_devregion.region import Region, make_region, to_toml
 
 STATUSES = ("unprocessed", "assigned", "skipped", "error", "post_processing", "complete")
 #: No job of these tests takes longer, in seconds.

@@ -9,8 +9,8 @@ import pytest
 import trio
 import trustme
 
-from rebalancer.devregion.processes import Process
-from rebalancer.devregion.region import Region, running
+from rebalancer_devregion.processes import Process
+from rebalancer_devregion.region import Region, running
 from tests.process.regions import Api, agent_alone, new_region
 
 pytestmark = pytest.mark.process

@@ -9,9 +9,9 @@ import attrs
 import pytest
 import trio
 
-from rebalancer.devregion.chaos.run import Result, run
-from rebalancer.devregion.chaos.schedule import Schedule, make_schedule
-from rebalancer.devregion.layout import Layout
+from rebalancer_devregion.chaos.run import Result, run
+from rebalancer_devregion.chaos.schedule import Schedule, make_schedule
+from rebalancer_devregion.layout import Layout
 
 pytestmark = pytest.mark.process
 

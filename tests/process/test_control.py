@@ -12,9 +12,9 @@ import httpx
 import pytest
 import trio
 
-from rebalancer.devregion.audit import audit
-from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT
-from rebalancer.devregion.region import Region, running
+from rebalancer_devregion.audit import audit
+from rebalancer_devregion.layout import AGENT_PORT, METRICS_PORT
+from rebalancer_devregion.region import Region, running
 from tests.process.regions import PATIENCE_S, Api, count_rows, json_lines, new_region, shown
 
 pytestmark = pytest.mark.process

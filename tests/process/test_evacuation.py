@@ -14,11 +14,11 @@ import httpx
 import pytest
 import trio
 
-from rebalancer.devregion.audit import audit
-from rebalancer.devregion.checks import Audit
-from rebalancer.devregion.expectations import EXPECTED, Kind
-from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT, Layout, load
-from rebalancer.devregion.region import running
+from rebalancer_devregion.audit import audit
+from rebalancer_devregion.checks import Audit
+from rebalancer_devregion.expectations import EXPECTED, Kind
+from rebalancer_devregion.layout import AGENT_PORT, METRICS_PORT, Layout, load
+from rebalancer_devregion.region import running
 from tests.process.regions import Api, adm, count_rows, json_lines, new_region, shown
 
 pytestmark = pytest.mark.process

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trustme
 
-from rebalancer.devregion.processes import Process
+from rebalancer_devregion.processes import Process
 from tests.process.regions import run
 
 pytestmark = pytest.mark.process

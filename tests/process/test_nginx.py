@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rebalancer.devregion.nginx import serving
+from rebalancer_devregion.nginx import serving
 from tests.conftest import require
 from tests.process.regions import agent_alone, reach
 from tests.sources import ASSIGNMENT, OWNER, task, uuid

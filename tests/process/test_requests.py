@@ -13,8 +13,8 @@ import httpx
 import pytest
 import trio
 
-from rebalancer.devregion.layout import AGENT_PORT, Layout
-from rebalancer.devregion.region import running
+from rebalancer_devregion.layout import AGENT_PORT, Layout
+from rebalancer_devregion.region import running
 from tests.process.regions import adm, new_region, run, snapshot
 from tests.sources import task
 

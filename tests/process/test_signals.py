@@ -14,10 +14,10 @@ import httpx
 import pytest
 import trio
 
-from rebalancer.devregion.audit import audit
-from rebalancer.devregion.processes import Process
-from rebalancer.devregion.region import running
-from rebalancer.devregion.transfers import recorded_tasks
+from rebalancer_devregion.audit import audit
+from rebalancer_devregion.processes import Process
+from rebalancer_devregion.region import running
+from rebalancer_devregion.transfers import recorded_tasks
 from tests.process.regions import (
     Api,
     agent_alone,

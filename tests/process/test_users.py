@@ -14,11 +14,11 @@ import httpx
 import pytest
 import trio
 
-from rebalancer.devregion.audit import audit
-from rebalancer.devregion.frontend import LATE, leak
-from rebalancer.devregion.layout import Layout
-from rebalancer.devregion.region import running
-from rebalancer.devregion.writer import (
+from rebalancer_devregion.audit import audit
+from rebalancer_devregion.frontend import LATE, leak
+from rebalancer_devregion.layout import Layout
+from rebalancer_devregion.region import running
+from rebalancer_devregion.writer import (
     BY_USERS,
     STALE_RECORDS,
     Change,

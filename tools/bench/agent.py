@@ -27,8 +27,8 @@ from processes import Cost, Cpu, watched
 from products import add_option, products
 from results import Figure, Round
 
-from rebalancer.devregion.nginx import serving
-from rebalancer.devregion.processes import find_program
+from rebalancer_devregion.nginx import serving
+from rebalancer_devregion.processes import find_program
 
 SETS = {"4k": (10_000, 4 << 10), "256k": (2_000, 256 << 10), "256m": (6, 256 << 20)}
 #: Objects of a set whose instructions are counted, in whole assignments.

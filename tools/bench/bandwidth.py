@@ -17,8 +17,8 @@ from harness import in_memory, parser, session
 from objects import OWNER, make_set
 from results import Figure, Row
 
-from rebalancer.devregion.nginx import serving
-from rebalancer.devregion.processes import find_program
+from rebalancer_devregion.nginx import serving
+from rebalancer_devregion.processes import find_program
 
 SIZE = 256 << 10
 FIGURES = {"flow": Figure("MB/s", "more"), "off": Figure("% of the limit", "less")}

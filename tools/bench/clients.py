@@ -25,10 +25,10 @@ import trio
 from harness import parser, session
 from results import Figure, Round, ratios, spread
 
-from rebalancer.devregion import layout as layouts
-from rebalancer.devregion.contents import write
-from rebalancer.devregion.layout import AGENT_PORT, METRICS_PORT
-from rebalancer.devregion.region import Region, make_region, running
+from rebalancer_devregion import layout as layouts
+from rebalancer_devregion.contents import write
+from rebalancer_devregion.layout import AGENT_PORT, METRICS_PORT
+from rebalancer_devregion.region import Region, make_region, running
 
 MANAGER = ("/jobs", "/jobs/{id}", "/jobs/{id}/summary", "/jobs/{id}/objects", "/status", "/ping")
 MANAGER_ONCE = ("/openapi.json", "/jobs/{id}/report")

@@ -33,10 +33,6 @@ from results import Figure, Round, Row, ratios, spread
 
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
-from rebalancer.devregion import postgres
-from rebalancer.devregion.moray.store import ShardStore
-from rebalancer.devregion.postgres import Cluster
-from rebalancer.devregion.processes import find_program
 from rebalancer.domain.objects import StorageNode
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
@@ -50,6 +46,10 @@ from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers import scan
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import DATABASE, USER, open_postgres
+from rebalancer_devregion import postgres
+from rebalancer_devregion.moray.store import ShardStore
+from rebalancer_devregion.postgres import Cluster
+from rebalancer_devregion.processes import find_program
 
 EVERY = 20  # of so many records, one is on the shark
 SHARK = ORIGIN.manta_storage_id

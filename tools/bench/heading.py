@@ -15,7 +15,7 @@ import attrs
 from results import Heading, Noise
 
 from rebalancer import __version__
-from rebalancer.devregion.processes import find_program
+from rebalancer_devregion.processes import find_program
 
 ROOT = Path(__file__).parents[2]
 #: More than this share of the CPUs' time used by others is no quiet machine.

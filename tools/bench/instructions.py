@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from rebalancer.devregion.processes import find_program
+from rebalancer_devregion.processes import find_program
 
 EVENT = "instructions:u"
 _UNKNOWN = "instructions cannot be counted here: {}"

@@ -37,7 +37,6 @@ from results import Figure, Round, Row
 
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.sharks import rewrite
 from rebalancer.domain.states import ObjectStatus
@@ -54,6 +53,7 @@ from rebalancer.peers.http import open_http
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.sqlite import Database, connect, transact
+from rebalancer_devregion.moray.store import ShardStore
 
 #: Destinations, in the datacenter of the evacuated shark and in a third one.
 NODES = tuple(

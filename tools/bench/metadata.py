@@ -38,8 +38,6 @@ from results import Figure, Round, ratios, spread
 
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain import sharks
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
@@ -52,6 +50,8 @@ from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import NewAssignment, ScanPosition
 from rebalancer.peers.moray import connection, fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 
 TASKS = 50  # of an assignment
 DELAYED_ACK_S = 0.04

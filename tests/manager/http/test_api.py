@@ -14,9 +14,6 @@ import trio
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.daemon import Listen, listen
-from rebalancer.devregion.moray.server import serve_shard
-from rebalancer.devregion.moray.store import ShardStore
-from rebalancer.devregion.storinfo import make_storinfo_app
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.http.api import make_api
@@ -29,6 +26,9 @@ from rebalancer.manager.pipeline.job import Job
 from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import storage_nodes
 from rebalancer.serving.app import Answer, App, Request
+from rebalancer_devregion.moray.server import serve_shard
+from rebalancer_devregion.moray.store import ShardStore
+from rebalancer_devregion.storinfo import make_storinfo_app
 from tests.manager.world import NODES, record
 from tests.web import Client
 

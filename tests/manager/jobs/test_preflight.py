@@ -11,8 +11,6 @@ import pytest
 import trio
 
 from rebalancer.config import ManagerConfig, Shard
-from rebalancer.devregion import postgres
-from rebalancer.devregion.postgres import Cluster
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
 from rebalancer.errors import PeerUnreachable
@@ -31,6 +29,8 @@ from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import open_http
 from rebalancer.peers.names import Endpoint, resolve
 from rebalancer.peers.postgres import open_postgres
+from rebalancer_devregion import postgres
+from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
 from tests.manager.http.test_api import open_rig, rows
 from tests.manager.world import NODES

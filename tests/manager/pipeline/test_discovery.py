@@ -15,8 +15,6 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rebalancer.devregion import postgres
-from rebalancer.devregion.postgres import Cluster
 from rebalancer.domain.objects import RecordError
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
@@ -25,6 +23,8 @@ from rebalancer.manager.pipeline.listings import EarlierJob, Listed, Listing, Ob
 from rebalancer.manager.pipeline.stages.sources import find
 from rebalancer.peers import scan
 from rebalancer.peers.postgres import open_postgres
+from rebalancer_devregion import postgres
+from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
 from tests.manager.world import NODES, ORIGIN, World, make_world, object_id, record
 

@@ -10,8 +10,6 @@ import attrs
 import pytest
 import trio
 
-from rebalancer.devregion.moray import faults
-from rebalancer.devregion.moray.errors import query_timeout
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode, read_object
 from rebalancer.domain.placement import free_bytes
@@ -33,6 +31,8 @@ from rebalancer.manager.store import assignments, discovery, unplaced, updates, 
 from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.errors import read_error
+from rebalancer_devregion.moray import faults
+from rebalancer_devregion.moray.errors import query_timeout
 from tests.logs import capture_logs
 from tests.manager.pipeline.test_pipeline import change_while_copying
 from tests.manager.store.test_store import check_counters, found, keep, opened

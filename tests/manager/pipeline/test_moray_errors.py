@@ -13,9 +13,6 @@ import attrs
 import pytest
 import trio
 
-from rebalancer.devregion.moray.errors import MorayError as ServerError
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet.update_limiter import Updaters
@@ -23,6 +20,9 @@ from rebalancer.manager.pipeline.stages.rewrite import Member, Rewriter, as_disc
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import Kind, classify
+from rebalancer_devregion.moray.errors import MorayError as ServerError
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.moray.store import ShardStore
 from tests.manager.world import ORIGIN, object_id, record
 from tests.test_docs import ROOT, rows
 

@@ -9,15 +9,15 @@ import attrs
 import pytest
 import trio
 
-from rebalancer.devregion import postgres
-from rebalancer.devregion.moray.errors import MorayError
-from rebalancer.devregion.moray.server import ShardServer
-from rebalancer.devregion.postgres import Cluster
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import find
 from rebalancer.manager.store import scans
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import open_postgres
+from rebalancer_devregion import postgres
+from rebalancer_devregion.moray.errors import MorayError
+from rebalancer_devregion.moray.server import ShardServer
+from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
 from tests.manager.pipeline.test_discovery import (
     CLONE,

@@ -16,8 +16,6 @@ from prometheus_client import generate_latest
 
 from rebalancer import config
 from rebalancer.config import ManagerConfig
-from rebalancer.devregion.moray.errors import MorayError as ServerError
-from rebalancer.devregion.moray.store import ShardStore
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
@@ -35,6 +33,8 @@ from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record
 from rebalancer.peers.moray.errors import MorayError, read_error
+from rebalancer_devregion.moray.errors import MorayError as ServerError
+from rebalancer_devregion.moray.store import ShardStore
 from tests.manager.world import ORIGIN, make_world, object_id, record, request
 
 DESTINATION = Shark("dc1", "9.stor.lab")

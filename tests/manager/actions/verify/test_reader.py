@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from rebalancer.devregion import nginx
-from rebalancer.devregion.storagenode import serve_node
 from rebalancer.manager.actions.verify.copies import Copy, Fault, FaultKind
 from rebalancer.manager.actions.verify.rate import ByteRate
 from rebalancer.manager.actions.verify.reader import PROBE_S, TRIES, Reader
 from rebalancer.peers.http import open_http
 from rebalancer.waits import Waits
+from rebalancer_devregion import nginx
+from rebalancer_devregion.storagenode import serve_node
 from tests.conftest import require
 from tests.sources import OWNER, Answer, md5, ok, open_source, uuid
 

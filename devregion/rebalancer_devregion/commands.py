@@ -1,0 +1,136 @@
+"""`rebalancer region` and `rebalancer demo`: command lines to the embedded region."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import trio
+from rich.console import Console
+
+from rebalancer import log
+from rebalancer_devregion import layout as layouts
+from rebalancer_devregion.processes import ProcessError
+
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+
+
+@click.group()
+def region() -> None:
+    """A Manta region on this machine, to rehearse an evacuation on."""
+
+
+@region.command()
+@_FOLDER
+@click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
+@click.option("--seed", default=1, show_default=True, help="Decides all contents.")
+def create(folder: Path, objects: int, seed: int) -> None:
+    """Make a region in FOLDER, which must not exist."""
+    from rebalancer_devregion.contents import write
+
+    if folder.exists():
+        raise click.ClickException(f"{folder}: exists already")
+    layout = layouts.plan(folder, seed=seed)
+    layout.save()
+    click.echo(f"{folder}: {write(layout, objects)}")
+
+
+@region.command()
+@_FOLDER
+@click.option("--part", "parts", multiple=True, help="Run this one only; may be repeated.")
+def serve(folder: Path, parts: tuple[str, ...]) -> None:
+    """Run the servers of the region in FOLDER until SIGTERM or Ctrl-C."""
+    from rebalancer_devregion import servers
+
+    log.configure("rebalancer-region", "info")
+    layout = _load(folder)
+    if unknown := set(parts) - set(servers.parts(layout)):
+        known = ", ".join(servers.parts(layout))
+        raise click.ClickException(f"no part {', '.join(sorted(unknown))}; there are {known}")
+    trio.run(servers.serve, layout, parts)
+
+
+@region.command()
+@_FOLDER
+@click.argument("job_file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def audit(folder: Path, job_file: Path) -> None:
+    """Check the region in FOLDER against what it was, after the job of JOB_FILE."""
+    from rebalancer_devregion.audit import audit as check
+    from rebalancer_devregion.demo import audit_table
+
+    report = check(_load(folder), job_file)
+    Console().print(audit_table(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@region.command()
+@click.option("--seed", default=1, show_default=True, help="The first; each run has the next.")
+@click.option("--minutes", default=2.0, show_default=True, help="Runs begin for so long.")
+@click.option("--runs", type=click.IntRange(min=1), help="So many runs, however long they take.")
+@click.option(
+    "--at-a-time", type=click.IntRange(1, 32), default=1, show_default=True, help="Runs at once."
+)
+@click.option("--mounts", is_flag=True, help="Mount small disks, to fill them; needs root.")
+def chaos(seed: int, minutes: float, runs: int | None, at_a_time: int, mounts: bool) -> None:
+    """Evacuate nodes of small regions under faults, and check every object of each."""
+    from rebalancer_devregion.chaos.campaign import Wishes, campaign
+
+    wishes = Wishes(seed, minutes, runs, at_a_time, mounts)
+    sys.exit(0 if trio.run(campaign, Console(), wishes) else 1)
+
+
+@click.command()
+@click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
+@click.option("--seed", default=1, show_default=True, help="Decides all contents.")
+@click.option("--kill", is_flag=True, help="SIGKILL the manager and an agent on the way.")
+@click.option(
+    "--mixed", is_flag=True, help="Speak to half of the agents in the other dialect, with arrays."
+)
+@click.option(
+    "--postgres", is_flag=True, help="Find the objects in PostgreSQL clones of the shards."
+)
+@click.option(
+    "--writer",
+    is_flag=True,
+    help="Change a tenth of the objects while the job moves them, and put old records back.",
+)
+@click.option("--keep", is_flag=True, help="Leave the region running and say how to talk to it.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to make the region; must not exist.  [default: a temporary folder]",
+)
+def demo(
+    objects: int,
+    seed: int,
+    kill: bool,
+    mixed: bool,
+    postgres: bool,
+    writer: bool,
+    keep: bool,
+    folder: Path | None,
+) -> None:
+    """Evacuate a storage node of a region made for the purpose, and check every object."""
+    from rebalancer_devregion.demo import Wishes, run
+
+    if folder is not None and folder.exists():
+        raise click.ClickException(f"{folder}: exists already")
+    chosen = folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region"
+    layout = layouts.plan(chosen, seed=seed, clones=postgres)
+    wishes = Wishes(kill=kill, mixed=mixed, writer=writer, keep=keep)
+    try:
+        ok = trio.run(run, layout, objects, wishes)
+    except ProcessError as exc:
+        raise click.ClickException(str(exc)) from exc
+    finally:
+        if folder is None and not keep:
+            shutil.rmtree(chosen.parent, ignore_errors=True)
+    sys.exit(0 if ok else 1)
+
+
+def _load(folder: Path) -> layouts.Layout:
+    try:
+        return layouts.load(folder)
+    except (OSError, ValueError) as exc:
+        raise click.ClickException(f"{folder}: no region: {exc}") from exc

@@ -1,0 +1,194 @@
+"""A real PostgreSQL with tables as Moray makes them, where one is installed.  Blocking."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import psycopg
+
+from rebalancer.peers.postgres import DATABASE, USER
+from rebalancer_devregion.processes import ProcessError, find_program
+
+#: It answers within this many seconds of its start.
+START_S = 30.0
+_LOOK_S = 0.02
+#: PostgreSQL refuses to run as root; any account without rights will do.
+UNPRIVILEGED = "nobody"
+
+#: Columns of `manta` besides its ids.
+COLUMNS = (
+    "_txn_snap",
+    "_key",
+    "_value",
+    "_etag",
+    "_mtime",
+    "_vnode",
+    "dirname",
+    "name",
+    "owner",
+    "objectid",
+    "type",
+)
+_OTHERS = """
+    _txn_snap integer, _key text NOT NULL PRIMARY KEY, _value text NOT NULL,
+    _etag character(8) NOT NULL,
+    _mtime bigint DEFAULT (date_part('epoch', now()) * 1000)::bigint, _vnode bigint,
+    dirname text, name text, owner text, objectid text, type text
+"""
+_INDEXED = ("_etag", "_id", "_mtime", "_vnode", "dirname", "name", "objectid", "owner", "type")
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """One server and its folder, which must be enterable for `UNPRIVILEGED` if we are root.
+
+    Mutable state: the process, while it runs.
+    """
+
+    folder: Path
+    host: str
+    port: int
+    _popen: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """For a `hosts` table."""
+        return f"{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Start it, on the data of its last run if there are any; return when it answers.
+
+        Raises:
+          ProcessError: it is not installed, or does not start.
+        """
+        if not (self.folder / "PG_VERSION").exists():
+            self._make()
+        quick = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+        where = (f"listen_addresses={self.host}", f"port={self.port}", "unix_socket_directories=")
+        options = [word for option in (*quick, *where) for word in ("-c", option)]
+        with (self.folder / "server.log").open("ab") as log:
+            self._popen = subprocess.Popen(
+                [_program("postgres"), "-D", str(self.folder), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=_user(),
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self._popen.poll() is None:
+            try:
+                self.connect("postgres").close()
+            except psycopg.OperationalError:
+                time.sleep(_LOOK_S)
+            else:
+                return
+        tail = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+        raise ProcessError(f"PostgreSQL does not start:\n{tail}")
+
+    def _make(self) -> None:
+        made = subprocess.run(
+            [
+                *(_program("initdb"), "-D", str(self.folder), f"--username={USER}"),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ],
+            user=_user(),
+            capture_output=True,
+            cwd="/",
+            check=False,
+        )
+        if made.returncode:
+            raise ProcessError(f"initdb: {made.stderr.decode(errors='replace')}")
+
+    def stop(self) -> None:
+        """End it at once, with all its connections."""
+        if self._popen is not None:
+            # Its fast shutdown: on SIGTERM it would wait for its clients.
+            self._popen.send_signal(signal.SIGINT)
+            self._popen.wait(START_S)
+
+    def connect(self, database: str = DATABASE) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its superuser, each statement a transaction; the caller closes it."""
+        return psycopg.connect(
+            host=self.host, port=self.port, user=USER, dbname=database, autocommit=True
+        )
+
+    def create(self, *, id_type: str = "bigint", has_idx: bool = False) -> None:
+        """The database `moray` with an empty table `manta`, as Moray makes it.
+
+        Old tables have `id_type` integer, and the second id column once these have run out.
+        """
+        with closing(self.connect("postgres")) as db:
+            db.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)".encode())
+            db.execute(f"CREATE DATABASE {DATABASE}".encode())
+        idx = ", _idx bigint" if has_idx else ""
+        with closing(self.connect()) as db:
+            db.execute("CREATE SEQUENCE manta_serial")
+            ids = f"_id {id_type} DEFAULT nextval('manta_serial'){idx}"
+            db.execute(f"CREATE TABLE manta ({ids}, {_OTHERS})".encode())
+            for column in (*_INDEXED, *(["_idx"] if has_idx else [])):
+                db.execute(
+                    f"CREATE INDEX manta_{column}_idx ON manta ({column})"
+                    f" WHERE {column} IS NOT NULL".encode()
+                )
+
+    def fill(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows of `manta`; `names` are their columns."""
+        with closing(self.connect()) as db:
+            statement = f"COPY manta ({', '.join(names)}) FROM STDIN".encode()
+            with db.cursor() as cursor, cursor.copy(statement) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            db.execute("ANALYZE manta")
+
+
+def _program(name: str) -> str:
+    path = find_program(name)
+    if path is None:
+        raise ProcessError(f"{name} is not installed")
+    return path
+
+
+def _user() -> int | None:
+    return None if os.geteuid() else pwd.getpwnam(UNPRIVILEGED).pw_uid
+
+
+@contextmanager
+def running(host: str = "127.0.0.1", port: int = 0) -> Iterator[Cluster]:
+    """A new server in a temporary folder; `port` 0 takes a free one.
+
+    Raises:
+      ProcessError: it is not installed, or does not start.
+    """
+    if not port:
+        with socket.create_server((host, 0)) as probe:
+            port = int(probe.getsockname()[1])
+    folder = Path(tempfile.mkdtemp(prefix="rebalancer-postgres-"))
+    if (user := _user()) is not None:
+        os.chown(folder, user, -1)
+    cluster = Cluster(folder, host, port)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clone_shard(cluster: Cluster, shard_file: Path) -> None:
+    """Fill `manta` with what an embedded Moray's file holds now: a clone stays as it was."""
+    cluster.create()
+    with closing(sqlite3.connect(f"file:{shard_file}?mode=ro", uri=True)) as db:
+        names = ("_id", *COLUMNS)
+        cluster.fill(names, db.execute(f"SELECT {', '.join(names)} FROM manta ORDER BY _id"))

@@ -1,0 +1,93 @@
+"""A region's servers are its Moray shards, storinfo, and the nodes' HTTP servers.
+
+All are one process, or each part is one of its own, so that it can be killed alone.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from rebalancer.daemon import Listen, listen
+from rebalancer.log import get_logger
+from rebalancer_devregion import postgres
+from rebalancer_devregion.layout import (
+    MORAY_PORT,
+    POSTGRES_PORT,
+    SOURCE_PORT,
+    STORINFO_PORT,
+    Layout,
+)
+from rebalancer_devregion.moray.server import serve_shard
+from rebalancer_devregion.moray.store import ShardStore
+from rebalancer_devregion.storagenode import serve_node
+from rebalancer_devregion.storinfo import listing, make_storinfo_app
+
+log = get_logger()
+
+
+def parts(layout: Layout) -> tuple[str, ...]:
+    """Name the parts that `serve` can serve alone: each shard, storinfo, all nodes."""
+    return (*(f"moray-{number}" for number in layout.shards), "storinfo", "nodes")
+
+
+async def serve(layout: Layout, only: Collection[str] = ()) -> None:
+    """Serve all parts, or those named in `only`, until SIGTERM or SIGINT.
+
+    Raises:
+      MorayDied: a client did what would have killed a real Moray.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        chosen = frozenset(only or parts(layout))
+        shards = [number for number in layout.shards if f"moray-{number}" in chosen]
+        async with _clones(layout, shards), trio.open_nursery() as nursery:
+            for number in shards:
+                store = ShardStore(layout.shard_file(number))
+                address = layout.moray_address(number)
+                await nursery.start(serve_shard, store, address, MORAY_PORT)
+            for node in layout.nodes if "nodes" in chosen else ():
+                name = node.manta_storage_id
+                await nursery.start(
+                    partial(
+                        serve_node,
+                        layout.manta_root(name),
+                        node.address,
+                        SOURCE_PORT,
+                        access_log=access_log(layout, name),
+                    )
+                )
+            if "storinfo" in chosen:
+                storinfo = Listen(layout.storinfo_address, STORINFO_PORT)
+                app = make_storinfo_app(lambda: listing(layout))
+                await listen(nursery, app, storinfo, trio.Event())
+            log.info("listening", parts=sorted(chosen))
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _clones(layout: Layout, shards: Iterable[int]) -> AsyncIterator[None]:
+    """A PostgreSQL for each shard, if the region has them, with what the shard holds now."""
+
+    def start(stack: ExitStack) -> None:
+        for number in shards:
+            server = postgres.running(layout.moray_address(number), POSTGRES_PORT)
+            cluster = stack.enter_context(server)
+            postgres.clone_shard(cluster, layout.shard_file(number))
+
+    stack = ExitStack()
+    try:
+        if layout.clones:
+            await trio.to_thread.run_sync(start, stack)
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(stack.close)
+
+
+def access_log(layout: Layout, name: str) -> Path:
+    """The log of what a node's HTTP server sent."""
+    return layout.folder / "log" / f"access-{name}.log"

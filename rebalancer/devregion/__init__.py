@@ -1,1 +1,0 @@
-"""A Manta region small enough for one machine, to rehearse and to test on."""
