@@ -31,6 +31,15 @@ FORBIDDEN = {
     "peers/moray/fast.py": ["trio", "socket"],
     "agent/transfer/sources/engine.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer_devregion", "sqlite3"],
+    "actions": [
+        "rebalancer.manager",
+        "rebalancer.agent",
+        "rebalancer_devregion",
+        "rebalancer.adm",
+        "rebalancer.peers",
+        "click",
+        "trio",
+    ],
     "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Modules that these places alone, files or folders, may import.

@@ -8,8 +8,11 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from rebalancer.actions import DECLARED
+from rebalancer.actions.declaration import Declaration
+from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
-from rebalancer.adm.options import evacuation_options, job_argument, json_option
+from rebalancer.adm.options import action_options, job_argument, json_option
 from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import notes
@@ -23,51 +26,32 @@ def create() -> None:
     """Make a job."""
 
 
-@create.command()
-@evacuation_options
-@click.option("--strict", is_flag=True, help="Begin only if the pre-flight finds nothing.")
-@click.option("--dry-run", is_flag=True, help="Only tell what the job would do: see job plan.")
-@json_option
+def _creation(declared: Declaration) -> click.Command:
+    """Return the command that makes a job of an action."""
+
+    @click.pass_context
+    def make(context: click.Context, /, as_json: bool, dry_run: bool = False, **given: Any) -> None:
+        body = declared.request(given)
+        if dry_run:
+            _plan(context, declared, body, as_json)
+            return
+        reply = with_manager(context.obj, lambda manager: manager.ask("POST", "/jobs", body))
+        _echo_new_job(reply, as_json)
+
+    options = action_options(declared)
+    if declared.has_plan:
+        told = "Only tell what the job would do: see job plan."
+        options.append(click.Option(["--dry-run"], is_flag=True, help=told))
+    command = click.Command(declared.name, callback=make, params=options, help=declared.help)
+    return json_option(command)
+
+
+for _declared in DECLARED.values():
+    create.add_command(_creation(_declared))
+
+
 @click.pass_context
-def evacuate(
-    context: click.Context,
-    shark: str,
-    max_objects: int | None,
-    objects_file: str | None,
-    strict: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Make a job that moves every object off a storage node.
-
-    Prints the job's id.  It begins as soon as no other job runs.  Before it, stop the node's
-    heartbeat, so that the node takes no new objects.
-
-    \b
-    Example:
-      rebalancer adm job plan --shark 1.stor
-      rebalancer adm job create evacuate --shark 1.stor --strict
-      rebalancer adm job watch 0fd6
-    """
-    body = _request(shark, max_objects, objects_file, strict)
-    if dry_run:
-        _plan(context, body, as_json)
-        return
-    reply = with_manager(context.obj, lambda manager: manager.ask("POST", "/jobs", body))
-    _echo_new_job(reply, as_json)
-
-
-@click.command()
-@evacuation_options
-@json_option
-@click.pass_context
-def plan(
-    context: click.Context,
-    shark: str,
-    max_objects: int | None,
-    objects_file: str | None,
-    as_json: bool,
-) -> None:
+def _tell_plan(context: click.Context, /, as_json: bool, **given: Any) -> None:
     """Tell what an evacuation would do, and do nothing.
 
     Looks for the objects as a job would, and finds a place for each: where they would go, what
@@ -79,7 +63,17 @@ def plan(
       rebalancer adm job plan --shark 1.stor
       rebalancer adm job plan --shark 1.stor --json | jq .destinations
     """
-    _plan(context, _request(shark, max_objects, objects_file, False), as_json)
+    _plan(context, EVACUATE, EVACUATE.request(given), as_json)
+
+
+plan = json_option(
+    click.Command(
+        "plan",
+        callback=_tell_plan,
+        params=action_options(EVACUATE, without={"strict"}),
+        help=_tell_plan.__doc__,
+    )
+)
 
 
 @click.command()
@@ -100,17 +94,6 @@ def retry(access: Access, uuid: str, as_json: bool) -> None:
     _echo_new_job(with_manager(access, post), as_json)
 
 
-def _request(
-    shark: str, max_objects: int | None, objects_file: str | None, strict: bool
-) -> dict[str, Any]:
-    params: dict[str, Any] = {"from_shark": shark, "max_objects": max_objects}
-    if objects_file is not None:
-        params["objects_file"] = objects_file
-    if strict:
-        params["strict"] = True
-    return {"action": "evacuate", "params": params}
-
-
 def _echo_new_job(reply: Reply, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"id": reply.text}))
@@ -124,14 +107,16 @@ def _echo_new_job(reply: Reply, as_json: bool) -> None:
     click.echo(f"rebalancer adm job watch {job_id[:8]} shows its progress", err=True)
 
 
-def _plan(context: click.Context, body: dict[str, Any], as_json: bool) -> None:
+def _plan(
+    context: click.Context, declared: Declaration, body: dict[str, Any], as_json: bool
+) -> None:
     async def ask(manager: Manager) -> Any:
         asked = {**body, "dry_run": True}
         return (await manager.ask("POST", "/jobs", asked, within_s=PLAN_S)).json()
 
-    shark = printable(body["params"]["from_shark"])
+    subject = printable(declared.subject(body["params"]))
     with Console(file=sys.stderr).status(
-        Text(f"looking at every object of {shark}: Ctrl-C ends it")
+        Text(f"looking at every object of {subject}: Ctrl-C ends it")
     ):
         made = with_manager(context.obj, ask, silence_s=PLAN_S)
     reasons = what_does_not_fit(made)

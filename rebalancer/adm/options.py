@@ -1,13 +1,15 @@
 """Arguments and options that commands of the operator share."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Container, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
 
+import attrs
 import click
 import trio
 from click.shell_completion import CompletionItem
 
+from rebalancer.actions.declaration import MAX_WHOLE, Declaration, Option, parameters_of
 from rebalancer.adm import units
 from rebalancer.adm.client import Access, AdmError, Manager, read_url, with_manager
 from rebalancer.errors import RebalancerError
@@ -93,26 +95,43 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 
-def evacuation_options(command: F) -> F:
-    """Add the options that say what to evacuate."""
-    for option in (
-        click.option(
-            "--objects-file",
-            metavar="FILE",
-            help="Take the records that this file on the manager's machine names, without a scan:"
-            ' a line {"key": ..., "shard": ...} each; the shard may be missing.',
-        ),
-        click.option(
-            "-m",
-            "--max_objects",
-            "--max-objects",
-            type=click.IntRange(min=0),
-            help="Stop after so many objects; without it, or 0: all of them.",
-        ),
-        click.option("-s", "--shark", required=True, help="Storage node to empty, e.g. 1.stor."),
-    ):
-        command = option(command)
-    return command
+def action_options(declared: Declaration, *, without: Container[str] = ()) -> list[click.Parameter]:
+    """Return the options for the parameters of an action, but for those in `without`."""
+    kinds = get_type_hints(declared.params)
+    return [
+        _option(name, kinds[name], field.default, known.option, known.schema)
+        for name, (field, known) in parameters_of(declared.params).items()
+        if known.option is not None and name not in without
+    ]
+
+
+def _option(
+    name: str, kind: Any, default: Any, option: Option, schema: Mapping[str, Any]
+) -> click.Option:
+    """Return the option for one parameter, whose values are of `kind` or None."""
+    flags = [*option.flags, name]
+    if kind is bool:
+        return click.Option(flags, is_flag=True, help=option.help)
+    is_required = default is attrs.NOTHING
+    # To click a default of None is one, so that nothing could be missing.
+    by_default = {} if is_required else {"default": default, "show_default": default is not None}
+    return click.Option(
+        flags,
+        type=_click_type(kind, schema),
+        required=is_required,
+        **by_default,
+        metavar=option.metavar,
+        help=option.help,
+    )
+
+
+def _click_type(kind: Any, schema: Mapping[str, Any]) -> click.ParamType[Any]:
+    """Return the type of an option; the bound of what can be stored is not shown."""
+    members = get_args(kind) or (kind,)
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if int in members:
+        return click.IntRange(least, None if most == MAX_WHOLE else most)
+    return click.FloatRange(least, most) if float in members else click.STRING
 
 
 def read_rate(context: click.Context, param: click.Parameter, value: str) -> int | None:

@@ -27,19 +27,6 @@ from rebalancer.wire import Task
 
 
 @attrs.frozen
-class EvacuateParams:
-    """The `params` of `POST /jobs`."""
-
-    from_shark: str
-    #: None and 0 mean all of them.
-    max_objects: int | None = None
-    #: A file on the manager's machine that names the records to take, instead of a scan.
-    objects_file: str | None = None
-    #: Whether anything that the pre-flight finds ends the job before it begins.
-    strict: bool = False
-
-
-@attrs.frozen
 class Evacuate:
     """Empties `origin`."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rebalancer import __version__
+from rebalancer.actions import DECLARED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.http.requests import DEFAULT_PAGE, MAX_PAGE, MAX_WHOLE
 from rebalancer.manager.http.schemas import SCHEMAS, Schema, array, ref, text, whole
@@ -164,11 +165,7 @@ _NEW_ID_AS_JSON = " A JSON string if the request's Accept begins with `applicati
 _CREATE = _operation(
     "create_job",
     "Make a job, or tell what it would do",
-    "The job empties the node `from_shark`: it finds every object with a copy there, has each"
-    " copied to another node, and only then changes its record.  It begins at once if no other job"
-    " runs.  Stop the node's heartbeat first, so that it takes no new objects.\n\n"
-    'With `"dry_run": true` the same search and the same choice of destinations are made, nothing'
-    " is kept and no agent is told; that takes as long as the search of a job does.",
+    "\n\n".join(declared.about for declared in DECLARED.values()),
     # No links lead on from here: nothing is at the id of a plan.
     _answer(
         f"{_NEW_ID}{_NEW_ID_AS_JSON}  Of a dry run: the plan.",
@@ -186,18 +183,7 @@ _CREATE = _operation(
     },
     body=_body(
         ref("NewJob"),
-        {
-            "all of a node": {"action": "evacuate", "params": {"from_shark": "1.stor"}},
-            "a trial": {
-                "action": "evacuate",
-                "params": {"from_shark": "1.stor", "max_objects": 10, "strict": True},
-            },
-            "a plan": {
-                "action": "evacuate",
-                "params": {"from_shark": "1.stor"},
-                "dry_run": True,
-            },
-        },
+        {name: body for declared in DECLARED.values() for name, body in declared.examples.items()},
     ),
 )
 _LIST = _operation(

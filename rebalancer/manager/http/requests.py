@@ -2,18 +2,17 @@
 
 import enum
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from rebalancer import keys, wire
+from rebalancer.actions import DECLARED
+from rebalancer.actions.declaration import Declaration
 from rebalancer.bodies import whole_number
-from rebalancer.domain.objects import is_loose_uuid, is_storage_id
+from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
-from rebalancer.manager.actions import ACTIONS
-from rebalancer.manager.actions.evacuate import EvacuateParams
 
 MIN_UPDATERS, MAX_UPDATERS = 1, 250
 #: Errors of one request that are told.
@@ -29,7 +28,8 @@ class NewJob:
     """The body of POST /jobs."""
 
     action: str
-    params: EvacuateParams
+    #: Of the class that the action declares.
+    params: Any
     #: Only tell what the job would do.
     dry_run: bool = False
 
@@ -96,47 +96,38 @@ def read_new_job(body: Any) -> NewJob:
 
     Raises:
       Unprocessable: names the field that cannot be used.
-      BadRequest: the shark's name cannot be one.
+      BadRequest: the name of a storage node cannot be one.
     """
     if not isinstance(body, dict) or not isinstance(body.get("action"), str):
         raise Unprocessable("action: expected the name of one as a string")
-    if body["action"] not in ACTIONS:
-        raise Unprocessable(f"action: expected one of {', '.join(ACTIONS)}, got {body['action']}")
+    if (declared := DECLARED.get(body["action"])) is None:
+        raise Unprocessable(f"action: expected one of {', '.join(DECLARED)}, got {body['action']}")
     _check_keys(body, ("action", "params", "dry_run"))
     if isinstance(body.get("params"), dict):
-        _check_keys(body["params"], tuple(attrs.fields_dict(EvacuateParams)), "params.")
+        _check_keys(body["params"], tuple(attrs.fields_dict(declared.params)), "params.")
     if type(dry_run := body.get("dry_run", False)) is not bool:
         raise Unprocessable("dry_run: expected true or false")
+    if dry_run and not declared.has_plan:
+        raise Unprocessable(f"dry_run: {declared.name} has none")
     try:
-        params = wire.structure(_named(body.get("params")), EvacuateParams)
+        params = wire.structure(_named(body.get("params"), declared), declared.params)
     except BadRequest as exc:
         raise Unprocessable(f"params: {exc}") from exc
-    if params.max_objects is not None and not 0 <= params.max_objects <= MAX_WHOLE:
-        expected = f"expected a number not below 0 and not above {MAX_WHOLE}"
-        raise Unprocessable(f"params.max_objects: {expected}")
-    if params.objects_file is not None and not _is_path(params.objects_file):
-        raise Unprocessable("params.objects_file: expected the absolute path of a file")
-    if not is_storage_id(params.from_shark) or ":" in params.from_shark:
-        raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
+    declared.check(params)
     return NewJob(body["action"], params, dry_run)
 
 
-def _named(params: Any) -> Any:
-    """The parameters by name: the deployed manager takes its own two as an array of values too."""
-    match params:
-        case [from_shark, max_objects]:
-            return {"from_shark": from_shark, "max_objects": max_objects}
+def _named(params: Any, declared: Declaration) -> Any:
+    """Return the parameters by name: the deployed manager takes them as an array of values too."""
+    names = declared.positional
+    if names and isinstance(params, list) and len(params) == len(names):
+        return dict(zip(names, params, strict=True))
     return params
 
 
 def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:
     if told := keys.unknown(given, known, where):
         raise Unprocessable("; ".join(told[:MOST_TOLD]))
-
-
-def _is_path(text: str) -> bool:
-    """Tell whether a file can be called `text`, from the root: it may be missing all the same."""
-    return Path(text).is_absolute() and "\0" not in text and wire.is_text(text)
 
 
 def read_change(body: Any) -> Control | Setting:

@@ -5,11 +5,14 @@ here fails a test.  Requests are closed too: a key that nobody knows is refused.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+import attrs
+
+from rebalancer.actions import DECLARED
+from rebalancer.actions.declaration import Declaration, parameters_of
 from rebalancer.domain.states import STATE_WORDS, WISH_WORDS, AssignmentState, ObjectStatus
-from rebalancer.manager.actions import ACTIONS
-from rebalancer.manager.http.requests import MAX_WHOLE, SETTINGS, Control, Range
+from rebalancer.manager.http.requests import SETTINGS, Control, Range
 
 Schema = dict[str, Any]
 
@@ -82,37 +85,37 @@ _SHARK_NAME = text(examples=["1.stor.example.com"])
 
 # --- what is asked -------------------------------------------------------------------------
 
-_PARAMS = _asked(
-    {
-        "from_shark": text(
-            "The node to empty; the region's domain is appended to a short name.",
-            pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$",
-            examples=["1.stor", "1.stor.example.com"],
-        ),
-        "max_objects": _or_null(
-            whole("Take so many only.  Missing, null and 0: all.", maximum=MAX_WHOLE)
-        ),
-        "objects_file": _or_null(
-            text(
-                "Take the records that this file on the manager's machine names, a line of JSON"
-                ' like `{"key": "/account/stor/a", "shard": 2}` each, instead of looking for them.',
-                pattern=r"^/[^\x00]*$",
-            )
-        ),
-        "strict": flag(
-            "Whether anything that the pre-flight finds ends the job at once.", default=False
-        ),
-    },
-    ["from_shark"],
-)
-_NEW_JOB = _asked(
-    {
-        "action": text("The kind of job.", enum=list(ACTIONS)),
-        "params": _PARAMS,
-        "dry_run": flag("Only tell what the job would do.", default=False),
-    },
-    ["action", "params"],
-)
+_KINDS: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def _params(declared: Declaration) -> Schema:
+    """Return the schema of an action's parameters, from the fields that it declares."""
+    kinds = get_type_hints(declared.params)
+    properties, required = dict[str, Schema](), list[str]()
+    for name, (field, known) in parameters_of(declared.params).items():
+        members = get_args(kinds[name]) or (kinds[name],)
+        (kind,) = (member for member in members if member is not type(None))
+        shape = _about(known.about, {"type": _KINDS[kind], **known.schema})
+        if field.default is attrs.NOTHING:
+            required.append(name)
+        elif field.default is not None:
+            shape["default"] = field.default
+        properties[name] = _or_null(shape) if type(None) in members else shape
+    return _asked(properties, required)
+
+
+def _new_job(declared: Declaration) -> Schema:
+    properties = {
+        "action": text("The kind of job.", enum=[declared.name]),
+        "params": _params(declared),
+    }
+    if declared.has_plan:
+        properties["dry_run"] = flag("Only tell what the job would do.", default=False)
+    return _asked(properties, ["action", "params"])
+
+
+_NEW_JOBS = [_new_job(declared) for declared in DECLARED.values()]
+_NEW_JOB = _NEW_JOBS[0] if len(_NEW_JOBS) == 1 else {"oneOf": _NEW_JOBS}
 _SETTING_TEXTS = {
     "set_metadata_threads": "Metadata updates at a time, over all shards.",
     "set_max_sharks": "Destinations in use at a time.",

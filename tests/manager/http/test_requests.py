@@ -5,10 +5,10 @@ from typing import Any
 import attrs
 import pytest
 
+from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.config import ManagerConfig, Shard
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, RequestError, Unprocessable
-from rebalancer.manager.actions.evacuate import EvacuateParams
 from rebalancer.manager.http.requests import (
     SETTINGS,
     Control,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 
+from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.domain.states import JobEvent, JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable, Unavailable
-from rebalancer.manager.actions.evacuate import EvacuateParams
 from rebalancer.manager.http.requests import Control, NewJob
 from rebalancer.manager.jobs import index as index_module
 from rebalancer.manager.jobs import scheduler

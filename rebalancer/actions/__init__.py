@@ -1,0 +1,24 @@
+"""This package declares the kinds of jobs: the parameters of each, for the API and for `adm`.
+
+A declaration is light: the operator's command imports it without anything of the manager.  What
+a job of the kind does is in `rebalancer.manager.actions`.
+
+Adding an action:
+
+1. `rebalancer/actions/<name>.py`: its parameters, an attrs class with documented fields, and its
+   `Declaration`.  Server, OpenAPI document and `rebalancer adm job create <name>` follow from it.
+2. `DECLARED` below: the declaration.
+3. `rebalancer/manager/actions/<name>.py`, or a package: a class with the members of
+   `rebalancer.manager.actions.action.Action`.
+4. `ACTIONS` in `rebalancer/manager/actions/__init__.py`: an instance of the class.
+5. `docs/<name>.md`: the page for operators; `tests/manager/actions/<name>/`, where the sweep of
+   crashes runs over the action's job too.
+"""
+
+from collections.abc import Mapping
+
+from rebalancer.actions.declaration import Declaration
+from rebalancer.actions.evacuate import EVACUATE
+
+#: Every action by its name.
+DECLARED: Mapping[str, Declaration] = {one.name: one for one in (EVACUATE,)}

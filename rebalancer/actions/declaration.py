@@ -1,0 +1,93 @@
+"""This module has what a kind of job declares of itself."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+#: The highest whole number that can be stored.
+MAX_WHOLE = (1 << 63) - 1
+#: The key of a field's metadata.
+_KEY = "parameter"
+
+
+@attrs.frozen
+class Option:
+    """How `rebalancer adm job create` takes a parameter: its flags, its help and its placeholder.
+
+    A parameter that is a bool is a switch.  `help` is shown by `--help`; the API shows the text
+    of the parameter itself.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    metavar: str | None = None
+
+
+@attrs.frozen
+class Parameter:
+    """What is known of a field of an action's parameters beside its type and its default.
+
+    `about` is its text in the OpenAPI document, `schema` has further keys of its JSON schema
+    there, `minimum` among them; without an `option`, the operator's command does not offer it.
+    """
+
+    about: str
+    option: Option | None
+    schema: Mapping[str, Any]
+
+
+def parameter(
+    about: str, option: Option | None = None, *, default: Any = attrs.NOTHING, **schema: Any
+) -> Any:
+    """Declare a field of an action's parameters; without a `default` it is required."""
+    return attrs.field(default=default, metadata={_KEY: Parameter(about, option, schema)})
+
+
+def parameters_of(params: type[attrs.AttrsInstance]) -> dict[str, tuple[Any, Parameter]]:
+    """Return the fields of an action's parameters by name, each with what it declares."""
+    return {field.name: (field, field.metadata[_KEY]) for field in attrs.fields(params)}
+
+
+@attrs.frozen
+class Declaration:
+    """A kind of job, as the API and the operator's command know it."""
+
+    #: In the body of POST /jobs, in the list of jobs, and behind `job create`.
+    name: str
+    params: type[attrs.AttrsInstance]
+    #: What a job of it does, as the OpenAPI document says it.
+    about: str
+    #: The same as the help of `job create <name>`.
+    help: str
+    #: Checks what types do not: raises BadRequest or Unprocessable.
+    check: Callable[[Any], None]
+    #: Returns what a job works on, for a person, from its `params` or from `config` of its view.
+    subject: Callable[[Mapping[str, Any]], str]
+    #: Bodies of POST /jobs for the OpenAPI document, by what they do.
+    examples: Mapping[str, Mapping[str, Any]]
+    #: The names of the parameters that may be sent as an array of values, in its order.
+    positional: tuple[str, ...] = ()
+    #: Whether a dry run can tell what a job would do.
+    has_plan: bool = False
+
+    def request(self, given: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Return the body of POST /jobs: what was `given`, without what is as by default."""
+        defaults = {field.name: field.default for field in attrs.fields(self.params)}
+        sent = {
+            name: given[name]
+            for name, default in defaults.items()
+            if name in given and (name in self.positional or given[name] != default)
+        }
+        body: dict[str, Any] = {"action": self.name, "params": sent}
+        return {**body, "dry_run": True} if dry_run else body
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a file can be called `text`, from the root: it may be missing all the same."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return Path(text).is_absolute() and "\0" not in text
