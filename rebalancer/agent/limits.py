@@ -7,8 +7,8 @@ import attrs
 import trio
 
 from rebalancer.agent.transfer.bandwidth import Bucket, receive_at_once
+from rebalancer.agent.transfer.handle import FetcherHandle
 from rebalancer.agent.transfer.messages import Limit
-from rebalancer.agent.transfer.pool import FetcherHandle
 from rebalancer.config import AgentServer, AgentSource
 from rebalancer.errors import BadRequest
 

@@ -12,8 +12,8 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.transfer.disk.files import new_run
 from rebalancer.agent.transfer.pool import make_fetchers
-from rebalancer.agent.transfer.process import Setup, open_files
 from rebalancer.agent.transfer.sources.choice import check_engine
+from rebalancer.agent.transfer.startup import Setup, open_files
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentConfig
 from rebalancer.lock import claimed
@@ -36,7 +36,7 @@ def open_agent(config: AgentConfig) -> Agent:
     count = metrics.cleanup_failures.inc
     files = open_files(config.storage, count, new_run())
     setup = Setup(config.storage, config.source, config.hosts, config.log.level)
-    fetchers = make_fetchers(setup, config.server.fetchers, files, count)
+    fetchers = make_fetchers(setup, config.server.fetchers, files)
     metrics.running.set_function(lambda: sum(fetcher.at_work for fetcher in fetchers))
     with suppress(OSError):
         metrics.disk_free.set(files.free_bytes())

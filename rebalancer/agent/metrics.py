@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import prometheus_client as prometheus
 
-from rebalancer.agent.transfer.messages import Outcome
+from rebalancer.agent.transfer.messages import Finished
 from rebalancer.config import AgentMetrics as MetricsConfig
 from rebalancer.domain import reasons
 from rebalancer.metrics import LegacyMetrics
@@ -86,20 +86,20 @@ class AgentMetrics:
         if (label := REFUSALS.get(status)) is not None:
             self._legacy.error_count.inc(value=label)
 
-    def ended(self, outcomes: Iterable[Outcome]) -> None:
+    def ended(self, events: Iterable[Finished]) -> None:
         """Count tasks that ended: with an object pulled, with one that was there, or failed."""
         counts, size = Counter[str](), 0
-        for outcome in outcomes:
-            if outcome.size is not None:
-                size += outcome.size
-                self._download_s.observe(outcome.seconds)
-            if outcome.reason is not None:
+        for event in events:
+            if event.size is not None:
+                size += event.size
+                self._download_s.observe(event.seconds)
+            if event.reason is not None:
                 counts["failed"] += 1
-                error_type = ERROR_TYPES.get(outcome.reason.name, reasons.UNKNOWN)
+                error_type = ERROR_TYPES.get(event.reason.name, reasons.UNKNOWN)
                 self._errors.labels(error_type=error_type).inc()
-                self._legacy.error_count.inc(value=outcome.reason.label)
+                self._legacy.error_count.inc(value=event.reason.label)
             else:
-                counts["skipped" if outcome.size is None else "completed"] += 1
+                counts["skipped" if event.size is None else "completed"] += 1
         for status, count in counts.items():
             self._processed.labels(status=status).inc(count)
         self._failed.inc(counts["failed"])

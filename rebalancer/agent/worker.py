@@ -1,6 +1,6 @@
 """This module works on assignments: in the order they came, so many at a time.
 
-fetchers -> outcomes -> one writer of rows: fetchers tell of an object when its file, the file's
+fetchers -> reports -> one writer of rows: a fetcher reports an object when its file, the file's
 name and its folder are on stable storage; then its task's row may say so, and not before.  While
 disks bring the end of one assignment to rest, the next is being pulled.
 """
@@ -9,7 +9,6 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 
 import attrs
 import trio
@@ -17,12 +16,13 @@ import trio
 from rebalancer.agent.limits import Limits
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.backlog import Backlog
-from rebalancer.agent.state.posted import Row
 from rebalancer.agent.state.statefile import BrokenFile, NewerFile, StoredAssignment
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.transfer.disk.files import ObjectFiles
-from rebalancer.agent.transfer.messages import Outcome
-from rebalancer.agent.transfer.pool import Errand, FetcherHandle, Share
+from rebalancer.agent.transfer.handle import FetcherHandle
+from rebalancer.agent.transfer.messages import Finished, Report
+from rebalancer.agent.transfer.parts import Part
+from rebalancer.agent.transfer.suspects import pull_part
 from rebalancer.config import AgentServer
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.log import get_logger
@@ -68,11 +68,11 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class _Run:
-    """An assignment is being worked on.
+    """A run is the work on an assignment.
 
-    Mutable state: what its file tells; the objects whose tasks have not ended, and how those did
-    that the file does not tell of yet; when it may be written next, the pauses after failures to;
-    which of its parts are being pulled; whether that is over, and whether all is.
+    Mutable state: what its file says; the objects whose tasks have not ended, and the statuses of
+    ended ones that are not in the file yet; when the file may be written next, the pauses after
+    writes that failed; the parts that fetchers have; and whether all is over.
     """
 
     assignment: StoredAssignment
@@ -81,15 +81,21 @@ class _Run:
     unwritten: dict[str, TaskStatus] = attrs.field(factory=dict)
     waits: Iterator[float] = attrs.field(factory=lambda: pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     is_failing: bool = False
-    parts: set[int] = attrs.field(factory=set)
-    pulled: trio.Event = attrs.field(factory=trio.Event)
+    parts: Sequence[Part] = ()
     done: trio.Event = attrs.field(factory=trio.Event)
 
-    def part_pulled(self, part: int) -> None:
-        """Note that nothing of a part is left to pull; may be told twice."""
-        self.parts.discard(part)
-        if not self.parts:
-            self.pulled.set()
+    def finish(self, event: Finished) -> bool:
+        """Note how a task has ended; tells whether that makes its rows due, at once or later."""
+        self.left.remove(event.object_id)
+        was_written = not self.unwritten
+        status = COMPLETE if event.reason is None else failed(event.reason)
+        self.unwritten[event.object_id] = status
+        return was_written or not self.left
+
+    async def pulled(self) -> None:
+        """Wait until nothing is left to pull, though not all may be durable yet."""
+        for part in self.parts:
+            await part.pulled.wait()
 
     def due_at(self) -> float:
         """Return when the rows of this assignment must be written."""
@@ -135,7 +141,7 @@ class Worker:
         """Begin without a backlog."""
         self.backlog = Backlog(self.store)
         for fetcher in self.fetchers:
-            fetcher.waits = self.waits
+            fetcher.waits, fetcher.on_report = self.waits, self.heard
 
     def add(self, assignment: StoredAssignment) -> None:
         """Work on an assignment that has just been stored, after all that came before it."""
@@ -205,7 +211,7 @@ class Worker:
                 continue
             if (run := await self._begin(name)) is not None:
                 nursery.start_soon(self._finish, run)
-                await run.pulled.wait()
+                await run.pulled()
                 while len(self._runs) >= self.server.workers + BEHIND:
                     await next(iter(self._runs.values())).done.wait()
 
@@ -239,7 +245,16 @@ class Worker:
         self._unread = 0
         left = {row[0] for row in assignment.rows} - assignment.statuses.keys()
         run = self._runs[name] = _Run(assignment, left, trio.current_time() + PROGRESS_S)
+        run.parts = self._parts(run)
         return run
+
+    def _parts(self, run: _Run) -> list[Part]:
+        """Divide the tasks of an assignment that have not ended among fetchers."""
+        rows = [row for row in run.assignment.rows if row[0] in run.left]
+        # One fetcher each while there are enough assignments for all: fewer messages.
+        alone = max(1, len(self.fetchers) // len(self.backlog.running))
+        parts = min(alone, self.limits.width(), len(rows))
+        return [Part(run.assignment.id, rows[n::parts], n, parts) for n in range(parts)]
 
     async def _finish(self, run: _Run) -> None:
         name, begun = run.assignment.id, trio.current_time()
@@ -297,19 +312,9 @@ class Worker:
 
     async def _run_tasks(self, run: _Run) -> None:
         self._wake_writer()
-        todo = [row for row in run.assignment.rows if row[0] in run.left]
-        # One fetcher each while there are enough assignments for all: fewer messages.
-        alone = max(1, len(self.fetchers) // len(self.backlog.running))
-        parts = min(alone, self.limits.width(), len(todo))
-        run.parts = set(range(parts))
         async with trio.open_nursery() as nursery:
-            for part, fetcher in enumerate(self._idlest()[:parts]):
-                on_pulled = partial(run.part_pulled, part)
-                share = Share(part, parts)
-                errand = Errand(todo[part::parts], partial(self._settle, run), on_pulled, share)
-                nursery.start_soon(fetcher.fetch, errand, self.limits.width)
-            if not parts:
-                run.pulled.set()
+            for fetcher, part in zip(self._idlest(), run.parts, strict=False):
+                nursery.start_soon(pull_part, fetcher, part, self.limits.width)
         await run.done.wait()
 
     def bytes_per_s(self) -> int:
@@ -324,22 +329,21 @@ class Worker:
     def _idlest(self) -> list[FetcherHandle]:
         return sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
 
-    def _settle(self, run: _Run, ended: Sequence[tuple[Row, Outcome]]) -> None:
-        """Note how tasks have ended."""
-        was_written, size = not run.unwritten, 0
-        for row, outcome in ended:
-            object_id, reason = row[0], outcome.reason
-            run.left.remove(object_id)
-            run.unwritten[object_id] = COMPLETE if reason is None else failed(reason)
-            size += outcome.size or 0
-            if reason is not None:
-                self._note(f"{reason}: {object_id} from {row[4]}: {outcome.detail}")
+    def heard(self, report: Report) -> None:
+        """Note and count what a fetcher reports."""
+        size, is_due = 0, False
+        for event in report.finished:
+            is_due |= self._runs[event.assignment].finish(event)
+            size += event.size or 0
+            if event.reason is not None:
+                self._note(f"{event.reason}: {event.object_id} from {event.source}: {event.detail}")
         self.received += size
         self._flow.append((trio.current_time(), size))
         self._forget_flow()
-        self.metrics.ended([outcome for _, outcome in ended])
-        if not run.left or was_written:
-            self._wake_writer()  # there is something due, at once or later
+        self.metrics.ended(report.finished)
+        self.metrics.cleanup_failures.inc(report.cleanup_failures)
+        if is_due:
+            self._wake_writer()
 
     # --- the writer of rows --------------------------------------------------------------
 

@@ -22,7 +22,8 @@ import trio
 from rebalancer.agent.state import store
 from rebalancer.agent.state.posted import Posted
 from rebalancer.agent.transfer.disk import sync
-from rebalancer.agent.transfer.messages import Line
+from rebalancer.agent.transfer.line import Line
+from rebalancer.agent.transfer.messages import Report
 from rebalancer.agent.worker import Worker
 from rebalancer.domain.objects import Shark
 from rebalancer.wire import Assignment, Dialect, Task
@@ -222,14 +223,14 @@ async def ended(state: Path) -> None:
 
 async def run_until_the_end(scenario: Scenario, disk: Disk) -> Told:
     """An agent at work on the disk, until the end or until all is done."""
-    told, settle = Told(), Worker._settle
+    told, heard = Told(), Worker.heard
 
-    def listen(self: Worker, run: Any, ended: Any) -> None:
-        told.complete |= {row[0] for row, outcome in ended if outcome.reason is None}
-        settle(self, run, ended)
+    def listen(self: Worker, report: Report) -> None:
+        told.complete |= {event.object_id for event in report.finished if event.reason is None}
+        heard(self, report)
 
     with pytest.MonkeyPatch.context() as patch, watched(disk):
-        patch.setattr(Worker, "_settle", listen)
+        patch.setattr(Worker, "heard", listen)
         try:
             async with open_rig(disk.folder, scenario.answer) as rig:
                 # As a request does, but for the HTTP server, which would not let the end through.

@@ -1,12 +1,14 @@
-"""This module puts pulled objects into place and tells the agent, many objects at a time."""
+"""This module commits pulled objects and reports to the agent, many objects at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 import trio
 
 from rebalancer.agent.transfer.disk.files import LocalFailure, ObjectFiles, Staged, Whole
-from rebalancer.agent.transfer.messages import Line, Outcome, Report
+from rebalancer.agent.transfer.line import Line
+from rebalancer.agent.transfer.messages import Report
+from rebalancer.agent.transfer.transfer import Transfer
 from rebalancer.domain import reasons
 from rebalancer.log import get_logger
 from rebalancer.retry import pauses
@@ -27,46 +29,45 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Committer:
-    """A committer makes pulled objects durable under their names, and tells the agent of it.
+    """A committer makes pulled objects durable under their names, and reports to the agent.
 
-    Mutable state: objects that wait for that, and how many bytes of memory and disk they are;
-    what is to be told; how many lanes pull; files left behind; an event for each change, and one
-    for room.
+    Mutable state: transfers whose objects are not committed, and how many bytes of memory and
+    disk those are; transfers that have finished, and lots with nothing left to pull, not reported
+    yet; how many lanes pull; temporary files left behind; an event for each change, and one for
+    room.
     """
 
     files: ObjectFiles
     line: Line
-    #: Told what is lacking, and of nothing when that is over.
+    #: Called with what is lacking, and with an empty text when nothing is any more.
     on_lack: Callable[[str], None] = lambda _detail: None
     lanes: int = 0
     cleanup_failures: int = 0
-    _waiting: dict[Whole | Staged, Outcome] = attrs.field(factory=dict)
+    _pulled: dict[Whole | Staged, Transfer] = attrs.field(factory=dict)
     _bytes: int = 0
-    _told: list[Outcome] = attrs.field(factory=list)
-    _pulled: list[int] = attrs.field(factory=list)
+    _finished: list[Transfer] = attrs.field(factory=list)
+    _lots: list[int] = attrs.field(factory=list)
     _changed: trio.Event = attrs.field(factory=trio.Event)
     _has_room: trio.Event = attrs.field(factory=trio.Event)
     _pauses: Iterator[float] | None = None
 
-    def add(self, item: Whole | Staged, outcome: Outcome) -> None:
-        """Take an object that is whole in memory, or verified under its temporary name."""
-        self._waiting[item] = outcome
-        self._bytes += outcome.size or 0
+    def take(self, transfer: Transfer) -> None:
+        """Take a transfer: its object is to be committed, unless it failed or was there already."""
+        if transfer.pulled is None:
+            self._finished.append(transfer)
+        else:
+            self._pulled[transfer.pulled] = transfer
+            self._bytes += transfer.size or 0
         self._changed.set()
 
     async def room(self) -> None:
-        """Wait until objects may be added: the disk may be slower than the sources."""
+        """Wait until more may be pulled: the disk may be slower than the sources."""
         while self._bytes > MOST_BYTES:
             await self._has_room.wait()
 
-    def tell(self, outcome: Outcome) -> None:
-        """Take the outcome of a task that has no object to put into place."""
-        self._told.append(outcome)
-        self._changed.set()
-
-    def pulled(self, lot: int) -> None:
+    def lot_pulled(self, lot: int) -> None:
         """Note that nothing of a lot is left to pull."""
-        self._pulled.append(lot)
+        self._lots.append(lot)
         self._changed.set()
 
     def lane_ended(self) -> None:
@@ -75,52 +76,71 @@ class Committer:
         self._changed.set()
 
     async def run(self) -> None:
-        """Commit for ever, as many at a time as there are."""
+        """Commit and report for ever, as many objects at a time as there are."""
         while True:
             await self._wait()
             await self._gather()
-            items, self._waiting, size = self._waiting, {}, self._bytes
-            told, self._told = self._told, []
-            pulled, self._pulled = self._pulled, []
-            failed, self.cleanup_failures = self.cleanup_failures, 0
-            if pulled and items and self.files.durable:
-                # The agent need not wait for the disk with what comes next.
-                await self.line.send(Report(pulled=tuple(pulled)))
-                pulled = []
-            refused = await self._put(list(items))
-            later: dict[Whole | Staged, Outcome] = {}
-            for item, outcome in items.items():
-                if (failure := refused.get(item)) is not None:
-                    if failure.may_pass:
-                        later[item] = outcome
-                        continue
-                    outcome = attrs.evolve(outcome, reason=failure.reason, detail=str(failure))
-                told.append(outcome)
-            if told or pulled or failed:
-                await self.line.send(Report(tuple(told), tuple(pulled), failed))
-            await self._put_off(later, refused)
-            self._bytes -= size
+            await self._commit()
             self._has_room.set()
             self._has_room = trio.Event()
-            if not self.lanes and not self._waiting:
+            if not self.lanes and not self._pulled:
                 self.files.rest()
 
+    async def _commit(self) -> None:
+        """Commit the objects that were pulled, and report them and what else has finished."""
+        pulled, self._pulled, size = self._pulled, {}, self._bytes
+        finished, self._finished = self._finished, []
+        lots, self._lots = self._lots, []
+        failures, self.cleanup_failures = self.cleanup_failures, 0
+        if lots and pulled and self.files.durable:
+            # The agent need not wait for the disk with what comes next.
+            await self.line.send(Report(pulled=tuple(lots)))
+            lots = []
+        refused = await self._put(list(pulled))
+        short = self._sort_out(pulled, refused, finished)
+        if finished or lots or failures:
+            events = tuple([transfer.finished() for transfer in finished])
+            await self.line.send(Report(events, tuple(lots), failures))
+        await self._put_off(short, refused)
+        self._bytes -= size
+
+    def _sort_out(
+        self,
+        pulled: Mapping[Whole | Staged, Transfer],
+        refused: Mapping[Whole | Staged, LocalFailure],
+        finished: list[Transfer],
+    ) -> list[Transfer]:
+        """Add to `finished` what is committed or failed; returns what is to be committed later."""
+        if not refused:
+            finished += pulled.values()
+            return []
+        short = []
+        for item, transfer in pulled.items():
+            failure = refused.get(item)
+            if failure is not None and failure.may_pass:
+                short.append(transfer)
+                continue
+            if failure is not None:
+                transfer.fail(failure.reason, str(failure))
+            finished.append(transfer)
+        return short
+
     async def _put_off(
-        self, later: dict[Whole | Staged, Outcome], refused: dict[Whole | Staged, LocalFailure]
+        self, short: Sequence[Transfer], refused: Mapping[Whole | Staged, LocalFailure]
     ) -> None:
         """Pause, then put back the objects for which this process lacked files or memory."""
-        if not later:
+        if not short:
             if self._pauses is not None:
                 self._pauses = None
                 self.on_lack("")
             return
         self._pauses = self._pauses or pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        detail = str(refused[next(iter(later))])
+        detail = next(str(refused[t.pulled]) for t in short if t.pulled is not None)
         self.on_lack(detail)
-        log.warning("objects not yet in place", objects=len(later), error=detail)
+        log.warning("objects not yet in place", objects=len(short), error=detail)
         await trio.sleep(next(self._pauses))
-        for item, outcome in later.items():
-            self.add(item, outcome)
+        for transfer in short:
+            self.take(transfer)
 
     async def _wait(self) -> None:
         await self._changed.wait()
@@ -129,7 +149,7 @@ class Committer:
     async def _gather(self) -> None:
         """Wait a moment for more to commit, unless there is enough, or no more can come."""
         with trio.move_on_after(MOMENT_S):
-            while self.lanes and len(self._waiting) < COMMIT_OBJECTS and self._bytes < COMMIT_BYTES:
+            while self.lanes and len(self._pulled) < COMMIT_OBJECTS and self._bytes < COMMIT_BYTES:
                 await self._wait()
 
     async def _put(self, items: Sequence[Whole | Staged]) -> dict[Whole | Staged, LocalFailure]:
@@ -144,7 +164,7 @@ class Committer:
         except Exception as exc:
             if len(items) > 1:
                 log.exception("objects are put into place one by one")
-                # What is in place already is missing under its temporary name: told as failed,
+                # What is in place already is missing under its temporary name: reported as failed,
                 # and found there when it is asked for again.
                 return {k: v for one in items for k, v in self._put_all([one]).items()}
             (item,) = items

@@ -9,7 +9,7 @@ import trio
 
 from rebalancer.agent.transfer.bandwidth import Allowance
 from rebalancer.agent.transfer.connections import most_connections
-from rebalancer.agent.transfer.disk.files import Download, LocalFailure, ObjectFiles, Staged
+from rebalancer.agent.transfer.disk.files import Download, LocalFailure, ObjectFiles, Staged, Whole
 from rebalancer.agent.transfer.sources.choice import open_engine
 from rebalancer.agent.transfer.sources.engine import (
     Answer,
@@ -18,15 +18,15 @@ from rebalancer.agent.transfer.sources.engine import (
     Source,
     unreachable,
 )
+from rebalancer.agent.transfer.transfer import Transfer
 from rebalancer.config import AgentSource
 from rebalancer.domain import reasons
 from rebalancer.log import get_logger
 from rebalancer.peers.names import is_host, locate
 from rebalancer.retry import pauses
 from rebalancer.threads import Work, run_sync
-from rebalancer.wire import Task
 
-#: Tasks of one source that are pulled one after the other, before others have a turn.
+#: Objects of one source that are pulled one after the other, before others have a turn.
 AT_A_TIME = 8
 #: So many sources are remembered with their addresses.
 SOURCES = 4096
@@ -35,24 +35,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 log = get_logger()
 
 
-@attrs.frozen
-class Fetched:
-    """An object of `size` bytes was pulled: into memory, not verified; or staged, and verified."""
-
-    size: int
-    body: bytes = b""
-    staged: Staged | None = None
-
-
-def unexpected(exc: Exception) -> FetchFailure:
-    """Return the failure of a task that met an unforeseen exception."""
-    return FetchFailure(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")
-
-
-#: Told how a task ended.
-Settle = Callable[[Task, Fetched | FetchFailure], None]
-#: Told of tasks that somebody else had better pull.
-GiveBack = Callable[[Iterable[Task]], None]
+#: Takes a transfer whose object was pulled, or failed.
+Take = Callable[[Transfer], None]
+#: Takes transfers that another lane had better pull.
+GiveBack = Callable[[Iterable[Transfer]], None]
 
 
 @attrs.define(eq=False)
@@ -67,7 +53,7 @@ class Puller:
     source: AgentSource
     hosts: Mapping[str, str]
     allowance: Allowance = attrs.field(factory=Allowance)
-    #: Told what is lacking, and of nothing when that is over.
+    #: Called with what is lacking, and with an empty text when nothing is any more.
     on_lack: Callable[[str], None] = lambda _detail: None
     turns: trio.CapacityLimiter = attrs.field(init=False)
     engine: Engine = attrs.field(init=False)
@@ -83,23 +69,23 @@ class Puller:
         """Drive the transfers for ever."""
         await self.engine.run()
 
-    async def pull(self, tasks: deque[Task], settle: Settle, give_back: GiveBack) -> None:
-        """Pull `tasks`, which have one source, one after the other.
+    async def pull(self, transfers: deque[Transfer], take: Take, give_back: GiveBack) -> None:
+        """Pull the objects of `transfers`, which have one source, one after the other.
 
-        A small object comes in memory, a large one verified under a temporary name.  When a
-        large one comes, the tasks behind it are given back.  Nothing is left behind by a task
+        A small object comes into memory, a large one verified under a temporary name.  When a
+        large one comes, the transfers behind it are given back.  Nothing is left behind by one
         that fails or is cancelled.
         """
-        failing: Task | None = None
-        while tasks:
+        since, failing = trio.current_time(), None
+        while transfers:
             try:
                 async with self.turns:
-                    while tasks:
-                        fetched = await self._pull(tasks, give_back)
-                        settle(tasks.popleft(), fetched)
+                    while transfers:
+                        await self._pull(transfers, give_back)
+                        since = _finish(transfers, take, since)
             except FetchFailure as failure:
-                if tasks[0] is not failing:
-                    failing, tries = tasks[0], 0
+                if transfers[0] is not failing:
+                    failing, tries = transfers[0], 0
                     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
                 if failure.is_short:
                     await self.wait_for_files(str(failure), next(waits))
@@ -107,11 +93,11 @@ class Puller:
                     tries += 1
                     await trio.sleep(next(waits))
                 else:
-                    settle(tasks.popleft(), failure)
+                    failing.fail(failure.reason, str(failure))
+                    since = _finish(transfers, take, since)
             except Exception as exc:
-                name = tasks[0].source.manta_storage_id
-                log.exception("task failed unexpectedly", task=tasks[0].object_id, source=name)
-                settle(tasks.popleft(), unexpected(exc))
+                fail_unexpectedly(transfers[0], exc)
+                since = _finish(transfers, take, since)
             else:
                 self.on_lack("")
 
@@ -122,7 +108,7 @@ class Puller:
         await trio.sleep(pause_s)
 
     def _source(self, name: str) -> Source:
-        """Return the source that a task names.
+        """Return the source that a transfer names.
 
         Raises:
           FetchFailure: nobody can, or nobody may, ask it.
@@ -145,15 +131,15 @@ class Puller:
             self._sources.popitem(last=False)
         return made
 
-    async def _pull(self, tasks: deque[Task], give_back: GiveBack) -> Fetched:
-        """Pull the first of `tasks`.
+    async def _pull(self, transfers: deque[Transfer], give_back: GiveBack) -> None:
+        """Pull the object of the first of `transfers`.
 
         Raises:
           FetchFailure: it cannot be pulled, or the disk failed.
         """
-        task = tasks[0]
-        source = self._source(task.source.manta_storage_id)
-        answer = await self.engine.get(source, f"/{task.owner}/{task.object_id}")
+        transfer = transfers[0]
+        source = self._source(transfer.source)
+        answer = await self.engine.get(source, f"/{transfer.owner}/{transfer.object_id}")
         try:
             if answer.status != 200:
                 reason, detail = reasons.http_status_code(answer.status), f"status {answer.status}"
@@ -161,16 +147,18 @@ class Puller:
             chunks = await answer.take()
             if answer.is_small:
                 body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                return Fetched(len(body), body)
+                transfer.size = len(body)
+                transfer.pulled = Whole(transfer.owner, transfer.object_id, transfer.md5, body)
+                return
             if not answer.is_whole:
-                give_back([tasks.pop() for _ in range(len(tasks) - 1)][::-1])
-            return await self._large(task, answer, chunks)
+                give_back([transfers.pop() for _ in range(len(transfers) - 1)][::-1])
+            await self._large(transfer, answer, chunks)
         except LocalFailure as exc:
             raise FetchFailure(exc.reason, str(exc), is_short=exc.may_pass) from exc
         finally:
             answer.close()
 
-    async def _large(self, task: Task, answer: Answer, chunks: list[bytes]) -> Fetched:
+    async def _large(self, transfer: Transfer, answer: Answer, chunks: list[bytes]) -> None:
         """Take the rest of a body, of which `chunks` came, to the disk.
 
         Raises:
@@ -180,10 +168,12 @@ class Puller:
         download: Download | None = None
         try:
             while True:
-                step = partial(self._store, download, task, answer.length, chunks, answer.is_whole)
+                is_last = answer.is_whole
+                step = partial(self._store, download, transfer, answer.length, chunks, is_last)
                 begun, staged = await run_sync(Work.OBJECTS, step)
                 if staged is not None:
-                    return Fetched(begun.size, staged=staged)
+                    transfer.pulled, transfer.size = staged, begun.size
+                    return
                 download = begun
                 chunks = await answer.take()
         except BaseException:
@@ -194,16 +184,30 @@ class Puller:
     def _store(
         self,
         download: Download | None,
-        task: Task,
+        transfer: Transfer,
         length: int | None,
         chunks: list[bytes],
         is_last: bool,
     ) -> tuple[Download, Staged | None]:
         """Hash and write `chunks`; blocking, so it runs in a thread."""
-        begun = download or self.files.open(task.owner, task.object_id, length)
+        begun = download or self.files.open(transfer.owner, transfer.object_id, length)
         try:
             begun.write(b"".join(chunks))
-            return begun, begun.finish(task.md5sum) if is_last else None
+            return begun, begun.finish(transfer.md5) if is_last else None
         except BaseException:
             begun.discard()
             raise
+
+
+def _finish(transfers: deque[Transfer], take: Take, since: float) -> float:
+    """Hand on the first of `transfers`, begun at `since`; returns when that was."""
+    transfer, now = transfers.popleft(), trio.current_time()
+    transfer.seconds = now - since
+    take(transfer)
+    return now
+
+
+def fail_unexpectedly(transfer: Transfer, exc: Exception) -> None:
+    """Fail a transfer that met an unforeseen exception, which is logged with its trace."""
+    log.exception("task failed unexpectedly", task=transfer.object_id, source=transfer.source)
+    transfer.fail(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")

@@ -1,37 +1,42 @@
 """Fetchers: what is said to them, and what happens when they die."""
 
 import socket
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 
 from rebalancer.agent.state.posted import Row
-from rebalancer.agent.transfer import messages
-from rebalancer.agent.transfer import pool as module
+from rebalancer.agent.transfer import handle as module
+from rebalancer.agent.transfer import line as line_module
+from rebalancer.agent.transfer.handle import FetcherHandle
+from rebalancer.agent.transfer.line import Line
 from rebalancer.agent.transfer.messages import (
     Begin,
+    Finished,
     Grant,
     Lack,
     Limit,
-    Line,
     Lot,
     Message,
-    Outcome,
     Ready,
     Report,
     Want,
     Width,
 )
-from rebalancer.agent.transfer.pool import DEATHS, LOT, Errand, FetcherHandle
-from rebalancer.agent.transfer.process import Setup
+from rebalancer.agent.transfer.parts import Part
+from rebalancer.agent.transfer.startup import Setup
+from rebalancer.agent.transfer.suspects import DEATHS, LOT, pull_part
 from rebalancer.config import AgentSource, AgentStorage
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
-from tests.sources import OWNER, md5, uuid
+from tests.sources import ASSIGNMENT, OWNER, md5, uuid
 
 TASKS = [(uuid(n), OWNER, md5(b"x"), "dc1", "2.stor.lab") for n in range(1200)]
+
+
+ONE = ASSIGNMENT, uuid(1), "2.stor.lab"
 
 
 async def send_both(line: Line, *messages: Message) -> None:
@@ -42,11 +47,11 @@ async def send_both(line: Line, *messages: Message) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Lot(7, 3, tuple(TASKS[:2])),
-        Lot(8, 3, tuple(TASKS)),
-        Report((Outcome(7, 1, 4096, 0.5), Outcome(7, 2))),
-        Report((Outcome(7, 1, reason=reasons.http_status_code(404), detail='a "status"\n'),)),
-        Report((Outcome(7, 1, 5, 0.1, Reason("NewOne"), "ü"),), (7, 8), 3),
+        Lot(7, ASSIGNMENT, 3, tuple(TASKS[:2])),
+        Lot(8, ASSIGNMENT, 3, tuple(TASKS)),
+        Report((Finished(7, *ONE, 4096, 0.5), Finished(7, *ONE))),
+        Report((Finished(7, *ONE, reason=reasons.http_status_code(404), detail='a "status"\n'),)),
+        Report((Finished(7, *ONE, 5, 0.1, Reason("NewOne"), "ü"),), (7, 8), 3),
         Width(7, 2),
         Limit(True, 4096),
         Want(1 << 40),
@@ -107,33 +112,35 @@ class Scripted:
 
     async def _answer(self, line: Line, lot: Lot, answers: int) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            for index in range(answers):
+            for object_id, _, _, _, source in lot.rows[:answers]:
                 await trio.lowlevel.checkpoint()  # lots of a fetcher are worked on side by side
-                if lot.rows[index][0] in self._deadly:
+                if object_id in self._deadly:
                     await line.stream.aclose()
                     return
-                await line.send(Report((Outcome(lot.number, index, 1),)))
+                where = lot.number, lot.assignment, object_id, source
+                await line.send(Report((Finished(*where, size=1),)))
 
 
-async def fetch(scripted: Scripted, *errands: list[Row]) -> dict[str, Outcome]:
-    """How each object was settled, in order."""
-    settled: dict[str, Outcome] = {}
+async def pull(scripted: Scripted, *parts: list[Row]) -> dict[str, Finished]:
+    """How the transfer of each object finished, in order."""
+    finished: dict[str, Finished] = {}
     fetcher = FetcherHandle(scripted.open)
 
-    def settle(ended: Sequence[tuple[Row, Outcome]]) -> None:
-        for one, outcome in ended:
-            assert one[0] not in settled
-            settled[one[0]] = outcome
+    def hear(report: Report) -> None:
+        for event in report.finished:
+            assert event.object_id not in finished
+            finished[event.object_id] = event
 
+    fetcher.on_report = hear
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetcher.run)
         with trio.fail_after(20):
             async with trio.open_nursery() as work:
-                for tasks in errands:
-                    work.start_soon(fetcher.fetch, Errand(tasks, settle), lambda: 4)
+                for rows in parts:
+                    work.start_soon(pull_part, fetcher, Part(ASSIGNMENT, rows), lambda: 4)
         nursery.cancel_scope.cancel()
     assert fetcher.tasks == 0
-    return settled
+    return finished
 
 
 @pytest.fixture
@@ -143,11 +150,11 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_large_assignments_go_in_lots() -> None:
-    """A message has a limit; every task is settled once, in order."""
+    """A message has a limit; every transfer finishes once, in order."""
     scripted = Scripted(1 << 30)
-    settled = await fetch(scripted, TASKS)
+    finished = await pull(scripted, TASKS)
 
-    assert list(settled) == [task[0] for task in TASKS]
+    assert list(finished) == [task[0] for task in TASKS]
     assert [len(lot.rows) for lot in scripted.lots] == [LOT, LOT, 1200 - 2 * LOT]
     assert {lot.width for lot in scripted.lots} == {4}
 
@@ -155,9 +162,9 @@ async def test_large_assignments_go_in_lots() -> None:
 async def test_what_a_dead_fetcher_had_told_is_not_asked_for_again() -> None:
     """The next life gets the rest."""
     scripted = Scripted(3, 2, 1 << 30)
-    settled = await fetch(scripted, TASKS[:10])
+    finished = await pull(scripted, TASKS[:10])
 
-    assert list(settled) == [task[0] for task in TASKS[:10]]
+    assert list(finished) == [task[0] for task in TASKS[:10]]
     assert [len(lot.rows) for lot in scripted.lots] == [10, 7, 5]
 
 
@@ -168,30 +175,30 @@ async def test_a_task_that_kills_fetchers_fails_alone(size: int) -> None:
     """It is found out among those of its own assignment, and of another at the same fetcher."""
     deadly = TASKS[size // 2][0]
     scripted = Scripted(deadly=[deadly])
-    settled = await fetch(scripted, TASKS[:size], TASKS[1000:1040])
+    finished = await pull(scripted, TASKS[:size], TASKS[1000:1040])
 
-    assert set(settled) == {task[0] for task in [*TASKS[:size], *TASKS[1000:1040]]}
-    assert [name for name, outcome in settled.items() if outcome.reason] == [deadly]
-    assert settled[deadly].reason == reasons.AGENT_FS_ERROR
-    assert f"{DEATHS} fetchers" in settled[deadly].detail
+    assert set(finished) == {task[0] for task in [*TASKS[:size], *TASKS[1000:1040]]}
+    assert [name for name, event in finished.items() if event.reason] == [deadly]
+    assert finished[deadly].reason == reasons.AGENT_FS_ERROR
+    assert f"{DEATHS} fetchers" in finished[deadly].detail
 
 
 @pytest.mark.usefixtures("quickly")
 async def test_several_tasks_that_kill_fetchers_fail_alone() -> None:
     """Each by itself, and nothing else with them."""
     deadly = {TASKS[number][0] for number in (0, 7, 8, 39)}
-    settled = await fetch(Scripted(deadly=deadly), TASKS[:40], TASKS[40:60])
+    finished = await pull(Scripted(deadly=deadly), TASKS[:40], TASKS[40:60])
 
-    assert {name for name, outcome in settled.items() if outcome.reason} == deadly
-    assert len(settled) == 60
+    assert {name for name, event in finished.items() if event.reason} == deadly
+    assert len(finished) == 60
 
 
 @pytest.mark.usefixtures("quickly")
 async def test_fetchers_that_are_killed_cost_no_task() -> None:
     """Thirty deaths that have nothing to do with tasks, as an operator or the kernel makes them."""
-    settled = await fetch(Scripted(*[1] * 30), TASKS[:40])
+    finished = await pull(Scripted(*[1] * 30), TASKS[:40])
 
-    assert [outcome.reason for outcome in settled.values()] == [None] * 40
+    assert [event.reason for event in finished.values()] == [None] * 40
 
 
 async def test_a_fetcher_that_does_not_come_up_is_waited_for(
@@ -215,22 +222,22 @@ async def test_a_fetcher_that_does_not_come_up_is_waited_for(
             yield line
 
     fetcher = FetcherHandle(open_or_not)
-    settled: list[Outcome] = []
-    errand = Errand(TASKS[:5], lambda ended: settled.extend(outcome for _, outcome in ended))
+    finished: list[Finished] = []
+    fetcher.on_report = lambda report: finished.extend(report.finished)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetcher.run)
         with trio.fail_after(20):
-            await fetcher.fetch(errand, lambda: 1)
+            await pull_part(fetcher, Part(ASSIGNMENT, TASKS[:5]), lambda: 1)
         nursery.cancel_scope.cancel()
 
-    assert [outcome.reason for outcome in settled] == [None] * 5
+    assert [event.reason for event in finished] == [None] * 5
     assert waited == [[], *[["fetcher process 0"]] * 3]
     assert fetcher.waits.causes == []
 
 
 async def test_a_side_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A send cannot be cancelled, so it has a limit; the connection is not used again."""
-    monkeypatch.setattr(messages, "SEND_S", 0.2)
+    monkeypatch.setattr(line_module, "SEND_S", 0.2)
     ours, theirs = socket.socketpair()
     line = Line.over(ours)
     with theirs, trio.fail_after(10):
