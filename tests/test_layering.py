@@ -66,6 +66,7 @@ ONLY_IN = {
         "agent/state/statefile.py",
         "manager/store",
         "manager/jobs/index.py",
+        "manager/jobs/recovery.py",
         "rebalancer_devregion",
     },
 }

@@ -1,6 +1,7 @@
 """This module is the manager as a process: it opens everything in one place, and serves."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from rebalancer.log import configure, get_logger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.http.api import make_api
 from rebalancer.manager.jobs import plan
+from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import open_index
-from rebalancer.manager.jobs.scheduler import Runner
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.jobs.tuning import adopted
 from rebalancer.manager.metrics import ManagerMetrics
@@ -41,41 +42,22 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
       ConfigError: an address cannot be served on, or there is no token where one should be.
     """
     agent_token, api_token = Token.of(config.agent_token_file), Token.of(config.api.token_file)
-    data_dir = Path(config.data_dir)
-    async with AsyncExitStack() as stack:
-        # Before anything there is touched: it may be another manager's.
-        stack.enter_context(claimed(data_dir, LOG_NAME))
-        await run_sync(Work.OTHER, plan.clean, data_dir)
-        http = await stack.enter_async_context(
-            open_http(
-                config.hosts,
-                read_s=config.http_timeout_s,
-                connections=affordable(daemon.open_many_files()),
-                tls=trusting(config.agent_tls_ca) if config.agent_tls else None,
-            )
-        )
-        index = await stack.enter_async_context(open_index(data_dir / "rebalancer.sqlite"))
-        fleet = Fleet(partial(storage_nodes, http.over("http"), config.storinfo, LeftOut()))
-        metrics = ManagerMetrics(config)
-        runner = Runner(config, index, fleet, http, metrics, agent_token)
-        metrics.watch_destinations(runner.ledgers.snapshot)
-
-        async def service() -> None:
-            await _take_up_change(runner, path)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(fleet.poll)
-                nursery.start_soon(runner.run)
-
-        api = make_api(Jobs(index, runner), metrics)
+    async with _open_jobs(config, agent_token) as jobs:
+        metrics, access = jobs.resources.metrics, config.api
+        api, exported = make_api(jobs, metrics), metrics_app(metrics.registry)
         daemon.require_token(api, api_token)
-        exported = metrics_app(metrics.registry)
         if config.metrics_behind_token:
             daemon.require_token(exported, api_token)
-        access = config.api
+
+        async def service() -> None:
+            await _take_up_change(jobs, path)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(jobs.resources.fleet.poll)
+                nursery.start_soon(jobs.run)
 
         async def reload() -> None:
             await daemon.read_again(api_token)
-            await _reload(runner, path)
+            await _reload(jobs, path)
 
         await daemon.serve(
             service,
@@ -89,25 +71,52 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         )
 
 
+@asynccontextmanager
+async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator[Jobs]:
+    """Open the state of the manager, and what its jobs share.
+
+    Raises:
+      StoreError: the state cannot be opened, or another manager has it.
+    """
+    data_dir = Path(config.data_dir)
+    # Before anything there is touched: it may be another manager's.
+    with claimed(data_dir, LOG_NAME):
+        await run_sync(Work.OTHER, plan.clean, data_dir)
+        async with (
+            open_http(
+                config.hosts,
+                read_s=config.http_timeout_s,
+                connections=affordable(daemon.open_many_files()),
+                tls=trusting(config.agent_tls_ca) if config.agent_tls else None,
+            ) as http,
+            open_index(data_dir / "rebalancer.sqlite") as index,
+        ):
+            fleet = Fleet(partial(storage_nodes, http.over("http"), config.storinfo, LeftOut()))
+            metrics = ManagerMetrics(config)
+            resources = Resources(config, fleet, http, metrics, agent_token)
+            metrics.watch_destinations(resources.ledgers.snapshot)
+            yield Jobs(index, resources)
+
+
 def _load(path: Path | None) -> ManagerConfig:
     config = load_manager(path)
     read_token(config.agent_token_file)
     return config
 
 
-async def _take_up_change(runner: Runner, path: Path | None) -> None:
+async def _take_up_change(jobs: Jobs, path: Path | None) -> None:
     """Reload if the file has changed since it was read: until now SIGUSR1 was ignored."""
     try:
         config = await run_sync(Work.OTHER, _load, path)
     except ConfigError:
         changed = True  # so that it is read again, and told
     else:
-        changed = config != runner.config
+        changed = config != jobs.resources.config
     if changed:
-        await _reload(runner, path)
+        await _reload(jobs, path)
 
 
-async def _reload(runner: Runner, path: Path | None) -> None:
+async def _reload(jobs: Jobs, path: Path | None) -> None:
     """Take the file's new values for the next job, and what is live for those that run.
 
     A bad file leaves the old values in force.
@@ -125,10 +134,10 @@ async def _reload(runner: Runner, path: Path | None) -> None:
             continue
         break
     configure(LOG_NAME, config.log_level)
-    config, kept = adopted(runner.config, config)
+    config, kept = adopted(jobs.resources.config, config)
     log.info("configuration reloaded", need_a_restart=kept)
-    runner.reload(config)
+    jobs.reload(config)
     try:
-        await run_sync(Work.OTHER, runner.agent_token.read, config.agent_token_file)
+        await run_sync(Work.OTHER, jobs.resources.agent_token.read, config.agent_token_file)
     except ConfigError as exc:
         log.error("token not read again", error=str(exc))

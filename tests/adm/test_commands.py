@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from rebalancer import __version__
 from rebalancer.adm.commands import adm, job
 from rebalancer.daemon import Listen, listen
-from rebalancer.manager.jobs.scheduler import Running
+from rebalancer.manager.jobs.running import RunningJob
 from tests.logs import capture_logs
 from tests.manager.http.test_api import Rig, open_rig
 from tests.manager.jobs.test_control import SMALL
@@ -61,8 +61,8 @@ async def operator(folder: Path, **options: Any) -> AsyncIterator[Operator]:
             stopping.set()
 
 
-def running(rig: Rig, job_id: str) -> Running:
-    return rig.runner.running[job_id]
+def running(rig: Rig, job_id: str) -> RunningJob:
+    return rig.jobs.running[job_id]
 
 
 async def test_scripts_read_what_they_read_from_the_predecessor(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:
         same = await run("job", "create", "evacuate", "-s", "1.stor", "--dry-run")
         strict = await run("job", "create", "evacuate", "-s", "1.stor", "--dry-run", "--strict")
         as_json = json.loads(await run.done("job", "plan", "-s", "1.stor", "-m", "4", "--json"))
-        run.rig.runner.reload(attrs.evolve(run.rig.runner.config, max_fill_percentage=5))
+        run.rig.jobs.reload(attrs.evolve(run.rig.jobs.resources.config, max_fill_percentage=5))
         crowded = await run("job", "plan", "-s", "1.stor")
         crowded_json = await run("job", "plan", "-s", "1.stor", "--json")
         unknown = await run.refused("job", "plan", "-s", "77.stor")

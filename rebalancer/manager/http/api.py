@@ -41,7 +41,7 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
 
     @app.quart.get("/status")
     async def status() -> Response:
-        return _json(await jobs.status())
+        return _json(await jobs.queries.status())
 
     @app.quart.get("/openapi.json")
     async def describe() -> Response:
@@ -85,31 +85,31 @@ def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None
     @quart.get("/jobs")
     async def list_jobs() -> Response:
         count("list_jobs")
-        return _json([render.listed(row) for row in await jobs.list()])
+        return _json([render.listed(row) for row in await jobs.queries.list()])
 
     @quart.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         count("get_job")
-        view = await jobs.view(job_id)
-        return _json(render.job(view.row, view.known, view.waits))
+        details = await jobs.queries.details(job_id)
+        return _json(render.job(details.row, details.known, details.waits))
 
     @quart.get("/jobs/<job_id>/objects")
     async def list_objects(job_id: str) -> Response:
         count("list_objects")
         query = read_objects_query(request.args.items(multi=True))
-        page = await jobs.objects(job_id, query)
+        page = await jobs.queries.objects(job_id, query)
         return _json({"objects": page.objects, "after": page.after})
 
     @quart.get("/jobs/<job_id>/summary")
     async def summarize_job(job_id: str) -> Response:
         count("job_summary")
-        return _json(await jobs.summary(job_id))
+        return _json(await jobs.queries.summary(job_id))
 
     @quart.get("/jobs/<job_id>/report")
     async def report_job(job_id: str) -> Response:
         count("job_report")
-        row = await jobs.readable(job_id)
-        return Response(jobs.report(row), content_type="application/x-ndjson")
+        row = await jobs.queries.readable(job_id)
+        return Response(jobs.queries.report(row), content_type="application/x-ndjson")
 
 
 async def _body() -> Any:

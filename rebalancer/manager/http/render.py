@@ -10,8 +10,8 @@ from rebalancer import __version__
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.fleet.ledger import Standing
-from rebalancer.manager.jobs.index import JobRow
 from rebalancer.manager.jobs.plan import Plan
+from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store.records import ScanPosition, Status
 from rebalancer.manager.store.views import Overview
 from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s

@@ -1,22 +1,17 @@
 """This module keeps the list of all jobs, `rebalancer.sqlite`: the only SQL about jobs."""
 
-import datetime
 import json
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
-
-import attrs
+from typing import Any, TypeVar
 
 from rebalancer.domain import states
-from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import (
     AT_WORK,
     ENDED,
-    WISH_WORDS,
     JobEvent,
     JobState,
     Words,
@@ -24,19 +19,22 @@ from rebalancer.domain.states import (
     job_state,
     words_of,
 )
-from rebalancer.errors import IllegalTransition, StoreBusy, StoreError, Unavailable
+from rebalancer.errors import IllegalTransition, StoreBusy, Unavailable
 from rebalancer.log import get_logger
+from rebalancer.manager.jobs.recovery import (
+    compare,
+    log_not_noted,
+    make_usable,
+    note_in_job_file,
+    tolerant,
+)
+from rebalancer.manager.jobs.rows import JobRow, read_row
 from rebalancer.manager.store import job_file
 from rebalancer.manager.store.schema import INDEX
 from rebalancer.retry import is_transient
 from rebalancer.sqlite import (
-    FAILURES,
     Database,
-    connect,
-    is_passing,
     open_database,
-    store_error,
-    transact,
 )
 from rebalancer.threads import Work, run_sync
 
@@ -49,7 +47,6 @@ START_S = 10.0
 log = get_logger()
 
 _NOTED = f"SELECT {', '.join(job_file.NOTED)} FROM jobs"
-_PLACES = ", ".join("?" * len(job_file.NOTED))
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 #: What is noted when a job comes into a state.
@@ -59,40 +56,6 @@ _TIMES = {
 }
 #: The words of column `state` of jobs that have not ended, some that have among them.
 _UNFINISHED = sorted({words_of(state).state for state in JobState if state not in ENDED})
-
-
-@attrs.frozen
-class JobRow:
-    """One job.  `state` is None if only another version knows what `words` mean."""
-
-    id: str
-    action: str
-    state: JobState | None
-    params: dict[str, Any]
-    created: str
-    started: str | None
-    finished: str | None
-    error: str | None
-    #: The state as it is recorded, for the API.
-    words: Words = attrs.field(
-        default=attrs.Factory(lambda row: words_of(row.state), takes_self=True)
-    )
-    #: Whether its row makes no sense: then it is shown, and nothing can be done but remove it.
-    is_broken: bool = False
-
-    @property
-    def has_ended(self) -> bool:
-        """Tell whether nothing will happen to it any more.
-
-        Of a state that only another version knows, nothing is known.
-        """
-        return self.is_broken or self.state in ENDED
-
-    @property
-    def state_shown(self) -> str:
-        """Return the state as the API spells it."""
-        word = self.words.state
-        return word[:1].upper() + word[1:]
 
 
 class JobIndex:
@@ -124,7 +87,7 @@ class JobIndex:
         except Exception as exc:
             if not (isinstance(exc, Unavailable) or is_transient(exc)):
                 raise
-            _not_noted(job_id, exc)
+            log_not_noted(job_id, exc)
 
     async def _try_to_note(self, job_id: str) -> None:
         def read(db: sqlite3.Connection) -> tuple[Any, ...] | None:
@@ -133,7 +96,7 @@ class JobIndex:
 
         values = await self._read(read)
         if values is not None:
-            await self._database.run(_note, self._database.path, values)
+            await self._database.run(note_in_job_file, self._database.path, values)
 
     async def add(self, job_id: str, action: str, params: dict[str, Any]) -> None:
         """Record a new job, whose file exists already, as waiting for its turn."""
@@ -152,7 +115,7 @@ class JobIndex:
         """Return every job, oldest first."""
 
         def run(db: sqlite3.Connection) -> list[JobRow]:
-            return [_read(row) for row in db.execute("SELECT * FROM jobs ORDER BY rowid")]
+            return [read_row(dict(row)) for row in db.execute("SELECT * FROM jobs ORDER BY rowid")]
 
         return await self._read(run)
 
@@ -161,7 +124,7 @@ class JobIndex:
 
         def run(db: sqlite3.Connection) -> JobRow | None:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            return None if row is None else _read(row)
+            return None if row is None else read_row(dict(row))
 
         return await self._read(run)
 
@@ -171,7 +134,7 @@ class JobIndex:
         def run(db: sqlite3.Connection) -> list[JobRow]:
             places = ", ".join("?" * len(_UNFINISHED))
             query = f"SELECT * FROM jobs WHERE state IN ({places}) ORDER BY rowid"
-            jobs = [_read(row) for row in db.execute(query, _UNFINISHED)]
+            jobs = [read_row(dict(row)) for row in db.execute(query, _UNFINISHED)]
             left = [job for job in jobs if not job.has_ended]
             return sorted(left, key=lambda job: job.state not in AT_WORK)
 
@@ -212,9 +175,8 @@ class JobIndex:
                 f"UPDATE jobs SET state = ?, wish = ?, error = ?{times} WHERE id = ?",
                 (*words, error, job_id),
             )
-            return before, _read(
-                db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            )
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            return before, read_row(dict(row))
 
         before, row = await self._write(run)
         if row.words.state != before.state:
@@ -238,45 +200,6 @@ def _after(words: Words, event: JobEvent) -> tuple[Words, str]:
     raise IllegalTransition(f"{event} cannot happen to something {words.state}")
 
 
-def _read(row: sqlite3.Row) -> JobRow:
-    """Read a row; of one that makes no sense, as much as can be shown."""
-    try:
-        return _read_whole(row)
-    except (ValueError, TypeError, RecursionError) as exc:
-        job_id, action, state = (str(row[name]) for name in ("id", "action", "state"))
-        text = f"this row of the list of jobs cannot be used: {exc}"
-        params, words = {"from_shark": ""}, Words(state, None)
-        return JobRow(job_id, action, None, params, "", None, None, text, words, is_broken=True)
-
-
-def _read_whole(row: sqlite3.Row | Mapping[str, Any]) -> JobRow:
-    params = json.loads(row["params"])
-    if not isinstance(params, dict) or not isinstance(params.get("from_shark"), str):
-        raise TypeError("params is no object that names a shark")
-    for name in ("id", "action", "state", "created"):
-        if not isinstance(row[name], str):
-            raise TypeError(f"{name} is no text")
-    for name in ("started", "finished", "error"):
-        if not isinstance(row[name], str | None):
-            raise TypeError(f"{name} is no text")
-    if Path(row["id"]).name != row["id"]:
-        raise ValueError("its id can name no file")
-    words = Words(row["state"], row["wish"])
-    if words.wish not in (None, *WISH_WORDS):
-        raise ValueError(f"{words.wish!r} is no wish")
-    return JobRow(
-        row["id"],
-        row["action"],
-        job_state(words),
-        params,
-        row["created"],
-        row["started"],
-        row["finished"],
-        row["error"],
-        words,
-    )
-
-
 @contextmanager
 def _answering() -> Iterator[None]:
     """Turn a file that stays busy into the answer that the request can be tried again."""
@@ -286,19 +209,6 @@ def _answering() -> Iterator[None]:
         raise Unavailable(f"the list of jobs cannot be used now: {exc}") from exc
 
 
-def _note(index: Path, values: Sequence[object]) -> None:
-    try:
-        job_file.note(index.with_name(f"{values[0]}.sqlite"), values)
-    except StoreError as exc:
-        _not_noted(values[0], exc)
-
-
-def _not_noted(job_id: object, exc: Exception) -> None:
-    # It is written at the next change, or the next start.
-    error = str(exc) or repr(exc)
-    log.warning("what is known of a job is not in its file", job=job_id, error=error)
-
-
 @asynccontextmanager
 async def open_index(path: Path) -> AsyncIterator[JobIndex]:
     """Open the list of jobs; a missing or broken one is made anew from the jobs' files.
@@ -306,146 +216,9 @@ async def open_index(path: Path) -> AsyncIterator[JobIndex]:
     Raises:
       StoreError: the file cannot be used, or is of a newer version.
     """
-    await run_sync(Work.STORE, _make_usable, path)
+    await run_sync(Work.STORE, make_usable, path)
     async with open_database(path, INDEX, patience_s=START_S) as database:
-        # Text may be broken too, and that in one row must not hide the others.
         for connection in database.connections:
-            connection.text_factory = _tolerant
-        await run_sync(Work.STORE, _compare, path)
+            connection.text_factory = tolerant
+        await run_sync(Work.STORE, compare, path)
         yield JobIndex(database)
-
-
-def _tolerant(text: bytes) -> str:
-    return text.decode(errors="replace")
-
-
-# --- a list that is lost, or broken ----------------------------------------------------------
-
-
-def _make_usable(path: Path) -> None:
-    """Move a broken list aside, and make a missing or empty one anew.  Blocking.
-
-    Raises:
-      StoreError: the file cannot be used now, or is of a newer version.
-    """
-    if (why := _broken(path)) is not None:
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-        kept = path.with_name(f"{path.name}.broken-{stamp}")
-        for suffix in ("-wal", "-shm", ""):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
-        log.error("the list of jobs is broken: moved aside", error=why, kept=str(kept))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(connect(path)) as db:
-        INDEX.check(db, path, must_exist=False)
-        if INDEX.version(db) == 0:
-            transact(db, _make_anew, path)
-
-
-def _broken(path: Path) -> str | None:
-    """Find out what is wrong with the list for good; None if nothing is.
-
-    Raises:
-      StoreError: it cannot be used now, or is of a newer version.
-    """
-    if not path.is_file():
-        return None
-    try:
-        with closing(connect(path, mode="rw")) as db:
-            db.text_factory = _tolerant
-            INDEX.check(db, path, must_exist=False)
-            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict == "ok" and INDEX.version(db):
-                db.execute("SELECT id, action, state, params, created FROM jobs").fetchall()
-            return None if verdict == "ok" else str(verdict)
-    except StoreBusy:
-        raise
-    except FAILURES as exc:
-        if is_passing(exc):
-            raise store_error(path, exc) from exc
-        return str(exc)
-    except StoreError as exc:
-        if isinstance(exc.__cause__, FAILURES):
-            return str(exc)
-        raise
-
-
-def _make_anew(db: sqlite3.Connection, path: Path) -> None:
-    INDEX.bring_up(db)
-    files = sorted(file for file in path.parent.glob("*.sqlite") if is_loose_uuid(file.stem))
-    rows = sorted((_recovered(file) for file in files), key=lambda row: str(row[4]))
-    db.executemany(f"INSERT INTO jobs ({', '.join(job_file.NOTED)}) VALUES ({_PLACES})", rows)
-    if rows:
-        log.error("the list of jobs was lost: made anew from their files", jobs=len(rows))
-
-
-def _recovered(file: Path) -> tuple[Any, ...]:
-    """Make a job's row from its file alone; without a note in it, that of a failed job."""
-    shark, why = "", "its file does not say what became of it"
-    try:
-        noted = job_file.read_note(file)
-    except StoreError as exc:
-        why = str(exc)
-    else:
-        if _is_noted(noted, file):
-            return tuple(noted[name] for name in job_file.NOTED)
-        shark = str((noted or {}).get("from_shark", ""))
-    changed = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
-    when = changed.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    error = f"the list of jobs was lost, and {why}"
-    params = json.dumps({"from_shark": shark})
-    state, wish = words_of(JobState.FAILED)
-    return (file.stem, "evacuate", state, params, when, None, when, error, wish)
-
-
-def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether a job's file has a note that makes sense."""
-    if noted is None or noted.get("id") != file.stem:
-        return False
-    try:
-        _read_whole(noted)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-    return True
-
-
-def _compare(path: Path) -> None:
-    """Update the notes in the jobs' files, and mend by them rows that make no sense.  Blocking.
-
-    Raises:
-      StoreError: the list cannot be used now.
-    """
-    try:
-        with closing(connect(path)) as db:
-            db.text_factory = _tolerant
-            for row in db.execute(
-                f"SELECT rowid, {', '.join(job_file.NOTED)} FROM jobs"
-            ).fetchall():
-                job = _read(row)
-                if not job.is_broken:
-                    _note(path, tuple(row)[1:])
-                    continue
-                log.error("a row of the list of jobs is broken", job=job.id, error=job.error)
-                _mend(db, path, row)
-    except FAILURES as exc:
-        raise store_error(path, exc) from exc
-
-
-def _mend(db: sqlite3.Connection, path: Path, row: sqlite3.Row) -> None:
-    file = path.with_name(f"{row['id']}.sqlite")
-    if not is_loose_uuid(row["id"]) or not file.is_file():
-        return
-    try:
-        noted = job_file.read_note(file)
-    except StoreError:
-        return
-    if not _is_noted(noted, file):
-        return
-    values = [noted[name] for name in job_file.NOTED]
-    assignments = ", ".join(f"{name} = ?" for name in job_file.NOTED)
-    transact(db, _update, f"UPDATE jobs SET {assignments} WHERE rowid = ?", (*values, row["rowid"]))
-    log.error("a row of the list of jobs was mended by the job's file", job=values[0])
-
-
-def _update(db: sqlite3.Connection, statement: str, values: Sequence[object]) -> None:
-    db.execute(statement, values)

@@ -19,9 +19,9 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerError, StoreError, Unavailable, leaves
 from rebalancer.manager.fleet.ledger import Ledgers
-from rebalancer.manager.jobs.index import JobRow
-from rebalancer.manager.jobs.preflight import preflight
-from rebalancer.manager.jobs.scheduler import Runner, open_shards
+from rebalancer.manager.jobs.assembly import Opened, Resources, make_job, open_shards
+from rebalancer.manager.jobs.preflight import preflight_of
+from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Found, Job, Ready
 from rebalancer.manager.pipeline.stages.place import place
@@ -51,7 +51,7 @@ class Plan:
     failures: list[str]
 
 
-async def make_plan(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
+async def make_plan(resources: Resources, action: str, params: dict[str, Any]) -> Plan:
     """Find out what a job would do.
 
     Raises:
@@ -59,16 +59,16 @@ async def make_plan(runner: Runner, action: str, params: dict[str, Any]) -> Plan
       Unavailable: a shard or storinfo does not answer.
     """
     try:
-        return await _make(runner, action, params)
+        return await _make(resources, action, params)
     except* JobFailed as group:
         raise BadRequest("; ".join(str(exc) for exc in leaves(group))) from group
     except* (PeerError, StoreError) as group:
         raise Unavailable("; ".join(str(exc) for exc in leaves(group))) from group
 
 
-async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
+async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Plan:
     # Nothing comes back from agents, so what cannot be placed now never can.
-    config = attrs.evolve(runner.config, max_attempts=1)
+    config = attrs.evolve(resources.config, max_attempts=1)
     row = JobRow("plan", action, JobState.QUEUED, params, "", None, None, None)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -76,22 +76,18 @@ async def _make(runner: Runner, action: str, params: dict[str, Any]) -> Plan:
         shards = await enter(open_shards(config))
         job_store = await enter(open_store(folder / f"{row.id}.sqlite"))
         ledger = stack.enter_context(Ledgers().open(UNLIMITED))
-        metrics = ManagerMetrics(config)
-        job = await runner.make_job(
+        job = await make_job(
+            resources,
             row,
             config,
-            shards,
-            job_store,
-            ledger,
-            metrics,
-            waits=Waits(plan_of=params["from_shark"]),
+            Opened(shards, job_store, ledger),
+            metrics=ManagerMetrics(config),
+            waits=Waits(plan_of=row.node),
             cancelled=trio.Event(),
             patience_s=PATIENCE_S,
         )
         await job.fleet.ready(job.waits, PATIENCE_S)
-        clones = shards.clones if job.scans else {}
-        origin = job.action.origin.manta_storage_id
-        warnings = await preflight(config, origin, job.fleet.nodes, job.agents, job.moray, clones)
+        warnings = await preflight_of(job, shards.clones)
         destinations = await _place_all(job)
         return Plan(await job_store.status(), destinations, warnings, job.failures)
 

@@ -19,7 +19,7 @@ from rebalancer.domain import placement
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
 from rebalancer.errors import PeerError, PeerMalformed
-from rebalancer.manager.pipeline.job import rules_of
+from rebalancer.manager.pipeline.job import Job, rules_of
 from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
@@ -99,6 +99,13 @@ async def preflight(
         detail = "final_scans is 0: nothing will look for what comes back to the shark"
         findings.append(Finding("final_scans", detail))
     return findings
+
+
+async def preflight_of(job: Job, clones: Mapping[int, Clone]) -> list[Finding]:
+    """Return all findings about `job`, as `preflight` does; `clones` are those of its shards."""
+    origin = job.action.origin.manta_storage_id
+    looked_at = clones if job.scans else {}
+    return await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, looked_at)
 
 
 # --- judging -----------------------------------------------------------------------------

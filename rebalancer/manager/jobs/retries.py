@@ -13,7 +13,7 @@ import attrs
 from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest
-from rebalancer.manager.jobs.index import JobRow
+from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.pipeline.listings import EarlierJob, Joined, Listing, ObjectsFile
 from rebalancer.manager.store import views
 from rebalancer.manager.store.records import ScanPosition
@@ -29,7 +29,7 @@ def params_of_retry(
     Raises:
       BadRequest: something of the earlier jobs is missing that cannot be found anew.
     """
-    made: dict[str, Any] = {"from_shark": row.params["from_shark"], "retry_of": row.id}
+    made: dict[str, Any] = {"from_shark": row.node, "retry_of": row.id}
     if row.state is JobState.COMPLETE:
         return made
     before = _before(row, known)

@@ -17,9 +17,9 @@ from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.http.api import make_api
-from rebalancer.manager.jobs import service
+from rebalancer.manager.jobs import admission
+from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import open_index
-from rebalancer.manager.jobs.scheduler import Runner
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Job
@@ -40,7 +40,7 @@ class Rig:
     """The API of a manager whose jobs run, and its folder."""
 
     client: Any
-    runner: Runner
+    jobs: Jobs
     folder: Path
     app: Any
 
@@ -63,7 +63,7 @@ class Rig:
     async def at_work(self, job_id: str) -> Job:
         """The running job, once its peers are known: some time after it is shown as running."""
         with trio.fail_after(60):
-            while (running := self.runner.running.get(job_id)) is None or running.job is None:  # noqa: ASYNC110
+            while (running := self.jobs.running.get(job_id)) is None or running.job is None:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         return running.job
 
@@ -156,11 +156,11 @@ async def open_rig(
                 return await storage_nodes(http, config.storinfo)
 
             metrics = ManagerMetrics(config)
-            runner = Runner(config, index, Fleet(ask), http, metrics)
-            api = make_api(Jobs(index, runner), metrics)
+            jobs = Jobs(index, Resources(config, Fleet(ask), http, metrics))
+            api = make_api(jobs, metrics)
             async with trio.open_nursery() as work:
-                work.start_soon(runner.run)
-                yield Rig(Client(api), runner, folder, api)
+                work.start_soon(jobs.run)
+                yield Rig(Client(api), jobs, folder, api)
                 work.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
     store.close()
@@ -242,7 +242,7 @@ async def test_a_job_is_made_though_no_shard_can_tell_of_its_shark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for the shard itself; that nobody could look is a warning of the job."""
-    monkeypatch.setattr(service, "LOOK_UP_S", 0.3)
+    monkeypatch.setattr(admission, "LOOK_UP_S", 0.3)
     async with open_rig(tmp_path) as rig, trio.open_nursery() as nursery:
         # One that takes the connection and never says a word.
         silent = partial(trio.serve_tcp, _say_nothing, 0, host="127.0.0.1")
@@ -252,8 +252,8 @@ async def test_a_job_is_made_though_no_shard_can_tell_of_its_shark(
             ("20.stor", port, "no answer"),
             ("21.stor", 1, "1.moray.lab"),
         ):
-            hosts = {**rig.runner.config.hosts, "1.moray.lab": f"127.0.0.1:{place}"}
-            rig.runner.reload(attrs.evolve(rig.runner.config, hosts=hosts))
+            hosts = {**rig.jobs.resources.config.hosts, "1.moray.lab": f"127.0.0.1:{place}"}
+            rig.jobs.reload(attrs.evolve(rig.jobs.resources.config, hosts=hosts))
             job_id = await rig.create(from_shark=name)
             (warning,) = (await rig.get(job_id))["warnings"]
             assert warning["check"] == "storage_record"

@@ -101,7 +101,7 @@ async def test_a_job_that_is_cancelled_while_it_is_being_paused_is_drained(tmp_p
         with trio.fail_after(60):
             while not (await rig.get(job_id))["results"]["Assigned"]:  # noqa: ASYNC110
                 await trio.sleep(0.02)
-        deciding = rig.runner.deciding
+        deciding = rig.jobs.deciding
         async with trio.open_nursery() as nursery, deciding:
             for waiting, action in enumerate(("pause", "cancel"), 1):
                 nursery.start_soon(control, rig, job_id, action)
@@ -109,7 +109,7 @@ async def test_a_job_that_is_cancelled_while_it_is_being_paused_is_drained(tmp_p
                     while deciding.statistics().tasks_waiting < waiting:  # noqa: ASYNC110
                         await trio.sleep(0.01)
         with trio.fail_after(60):
-            while rig.runner.running:  # noqa: ASYNC110
+            while rig.jobs.running:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         view = await rig.reach(job_id, "Stopped")
 
@@ -219,8 +219,9 @@ async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
             assert await rig.put(job_id, {"action": action, "params": value}) == (200, "")
         seen = (running.updaters.limit, running.rules.max_sharks, running.batch_limits.max_tasks)
         # The file changes too: what an operator asked for outweighs it.
-        config = attrs.evolve(rig.runner.config, blacklist_datacenters=("dc2",), options=Options())
-        rig.runner.reload(config)
+        config = rig.jobs.resources.config
+        config = attrs.evolve(config, blacklist_datacenters=("dc2",), options=Options())
+        rig.jobs.reload(config)
         after = (running.updaters.limit, running.rules.max_sharks, running.batch_limits.max_tasks)
         assert running.rules.blacklist_datacenters == {"dc2"}
     (tmp_path / "shard.sqlite").unlink()
@@ -310,8 +311,8 @@ async def test_a_dry_run_tells_what_would_be_done_and_does_nothing(tmp_path: Pat
     (tmp_path / "db" / f"{plan.PREFIX}left-over").mkdir()
     async with open_rig(tmp_path, objects=9, exclude_key_prefixes=("/account/stor/3",)) as rig:
         status, made = await ask(rig, "POST", "/jobs", body)
-        full = attrs.evolve(rig.runner.config, max_fill_percentage=5)
-        rig.runner.reload(full)
+        full = attrs.evolve(rig.jobs.resources.config, max_fill_percentage=5)
+        rig.jobs.reload(full)
         crowded = (await ask(rig, "POST", "/jobs", body))[1]
         unknown = {**body, "params": {"from_shark": "77.stor"}}
         refused = await ask(rig, "POST", "/jobs", unknown)
@@ -340,7 +341,7 @@ async def test_a_wish_to_pause_outlives_the_manager(tmp_path: Path) -> None:
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         job_id = await rig.create()
         await rig.reach(job_id, "Running")
-        index: JobIndex = rig.runner.index
+        index: JobIndex = rig.jobs.index
         await index.advance(job_id, JobEvent.PAUSED)
     (tmp_path / "shard.sqlite").unlink()
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:

@@ -1,6 +1,7 @@
 """What operators decide is carried out, whoever goes meanwhile and whatever they decide at once."""
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,14 @@ from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.domain.states import JobEvent, JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable, Unavailable
 from rebalancer.manager.http.requests import Control, NewJob
+from rebalancer.manager.jobs import admission, service
 from rebalancer.manager.jobs import index as index_module
-from rebalancer.manager.jobs import scheduler
+from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import JobIndex
-from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
-from tests.manager.http.test_api import Rig, open_rig
+from tests.manager.http.test_api import open_rig
 from tests.manager.jobs.test_control import SMALL, control
-
-
-def jobs_of(rig: Rig) -> Jobs:
-    return Jobs(rig.runner.index, rig.runner)
 
 
 @pytest.fixture
@@ -45,8 +42,8 @@ async def test_a_job_whose_client_goes_has_its_turn(
     """It was recorded, so it is begun, though nobody was told of its id."""
     async with open_rig(tmp_path, objects=3) as rig:
         with client:
-            await jobs_of(rig).create(NewJob("evacuate", EvacuateParams("1.stor")))
-        (row,) = await rig.runner.index.all()
+            await rig.jobs.create(NewJob("evacuate", EvacuateParams("1.stor")))
+        (row,) = await rig.jobs.index.all()
         await rig.reach(row.id, "Running")
 
 
@@ -79,7 +76,7 @@ async def test_a_decision_whose_client_goes_is_carried_out(
 
         monkeypatch.setattr(JobIndex, "_note", note)
         with scope:
-            await jobs_of(rig).change(job_id, wanted)
+            await rig.jobs.change(job_id, wanted)
         assert scope.cancel_called
         await rig.reach(job_id, state)
 
@@ -88,20 +85,20 @@ async def test_a_job_that_is_removed_while_its_retry_is_made_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its file the retry could only fail; so whoever is second is refused."""
-    real = Jobs.check_params
+    real = admission.check_params
 
-    async def check(self: Jobs, params: Any) -> None:
-        await real(self, params)
+    async def check(params: Mapping[str, Any], resources: Resources) -> None:
+        await real(params, resources)
         if "retry_of" in params:
-            await self.delete(params["retry_of"])
+            await rig.jobs.delete(params["retry_of"])
 
     async with open_rig(tmp_path, objects=3) as rig:
         job_id = await rig.create(from_shark="9.stor")
         await rig.reach(job_id, "Failed")
-        monkeypatch.setattr(Jobs, "check_params", check)
+        monkeypatch.setattr(service, "check_params", check)
         with pytest.raises(BadRequest, match=f"Could not find job UUID: {job_id}"):
-            await jobs_of(rig).retry(job_id)
-        assert await rig.runner.index.all() == []
+            await rig.jobs.retry(job_id)
+        assert await rig.jobs.index.all() == []
 
 
 # --- ends that cannot be recorded at once ------------------------------------------------------
@@ -116,7 +113,7 @@ async def test_a_state_that_cannot_be_recorded_now_is_recorded_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any
 ) -> None:
     """The manager and its other jobs run on."""
-    monkeypatch.setattr(scheduler, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(service, "FIRST_PAUSE_S", 0.01)
     times, real, unfinished = [0, 0], JobIndex.advance, JobIndex.unfinished
 
     async def advance(self: JobIndex, job_id: str, event: JobEvent, *args: Any, **kw: Any) -> Any:
@@ -127,7 +124,7 @@ async def test_a_state_that_cannot_be_recorded_now_is_recorded_later(
 
     async def look(self: JobIndex) -> Any:
         times[1] += 1
-        if self is rig.runner.index and times[1] % 3:
+        if self is rig.jobs.index and times[1] % 3:
             raise failure()
         return await unfinished(self)
 
@@ -155,7 +152,7 @@ async def test_a_note_that_cannot_be_written_undoes_nothing(
     def note(*_args: Any) -> None:
         raise failure()
 
-    monkeypatch.setattr(index_module, "_note", note)
+    monkeypatch.setattr(index_module, "note_in_job_file", note)
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         job_id = await rig.create()
         await rig.reach(job_id, "Running")
@@ -184,7 +181,7 @@ async def test_a_job_that_breaks_for_what_passes_as_it_is_paused_is_paused(
         with trio.fail_after(30):
             await at_work.wait()
         await control(rig, job_id, "pause")
-        row = await rig.runner.index.get(job_id)
+        row = await rig.jobs.index.get(job_id)
     assert row is not None
     assert (row.state, row.error) == (JobState.PAUSED, None)
 
@@ -223,6 +220,6 @@ async def test_a_list_that_a_person_changes_does_not_end_the_manager(
     async with open_rig(tmp_path, objects=3) as rig:
         job_id = await rig.create()
         with trio.fail_after(30):
-            while flow.run is breaks or job_id in rig.runner.running:  # noqa: ASYNC110
+            while flow.run is breaks or job_id in rig.jobs.running:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         await rig.reach(await rig.create(), "Running")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from rebalancer.domain.states import JobEvent, JobState, Words
 from rebalancer.errors import StoreError, Unavailable
-from rebalancer.manager.jobs.index import JobIndex, JobRow, open_index
+from rebalancer.manager.jobs.index import JobIndex, open_index
+from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store import job_file, views
 from rebalancer.manager.store.job_store import open_store
 from tests.manager.http.test_api import Rig, open_rig
@@ -189,8 +190,8 @@ async def test_a_job_whose_file_is_no_good_is_shown_with_the_reason(
 ) -> None:
     """By what the list says of it; no request ends in a traceback, and no other job suffers."""
     async with open_rig(tmp_path) as rig:
-        folder, index = tmp_path / "db", rig.runner.index
-        async with rig.runner.deciding:
+        folder, index = tmp_path / "db", rig.jobs.index
+        async with rig.jobs.deciding:
             for job_id in IDS[:2]:
                 job_file.create(folder / f"{job_id}.sqlite", ORIGIN)
                 await index.add(job_id, "evacuate", PARAMS)
@@ -234,9 +235,9 @@ async def test_a_job_without_its_file_fails_and_is_not_begun_anew(
     async with open_rig(tmp_path) as rig:
         file = tmp_path / "db" / f"{IDS[0]}.sqlite"
         job_file.create(file, ORIGIN)
-        await rig.runner.index.add(IDS[0], "evacuate", PARAMS)
+        await rig.jobs.index.add(IDS[0], "evacuate", PARAMS)
         spoil(file)
-        rig.runner.look_again()
+        rig.jobs.scheduler.wake()
         view = await when_ended(rig, IDS[0])
         assert view["state"] == "Failed"
         assert str(file) in view["error"]

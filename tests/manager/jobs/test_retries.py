@@ -13,8 +13,8 @@ import trio
 from rebalancer.config import Options
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable
-from rebalancer.manager.jobs.index import JobRow
 from rebalancer.manager.jobs.retries import listing_of, params_of_retry, read_left, scans_shards
+from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import final_scans, scans
 from tests.manager.http.test_api import open_rig, rows

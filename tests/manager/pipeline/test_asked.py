@@ -87,7 +87,8 @@ async def test_nothing_is_retried_while_snaplinks_must_be_cleaned_up(tmp_path: P
     """Nor made: 500 with the deployed text, and no job."""
     async with open_rig(tmp_path) as rig:
         job_id = await ended_job(rig)
-        rig.runner.config = attrs.evolve(rig.runner.config, snaplink_cleanup_required=True)
+        shared = rig.jobs.resources
+        shared.config = attrs.evolve(shared.config, snaplink_cleanup_required=True)
         replies = [
             await rig.client.post("/jobs", json=CREATE),
             await rig.client.post(f"/jobs/{job_id}/retry"),
@@ -243,7 +244,7 @@ async def test_the_managers_metrics_have_real_labels(tmp_path: Path) -> None:
         await rig.put(job_id, PUT)
         await rig.client.post(f"/jobs/{job_id}/retry")
         await rig.client.get("/jobs")
-        app = Client(metrics_app(rig.runner.metrics.registry))
+        app = Client(metrics_app(rig.jobs.resources.metrics.registry))
         text = await (await app.get("/metrics")).get_data(as_text=True)
     samples = {
         sample.labels["req"]: sample

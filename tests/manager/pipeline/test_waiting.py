@@ -23,7 +23,7 @@ from rebalancer.errors import (
     StoreBusy,
     StoreError,
 )
-from rebalancer.manager.jobs import scheduler
+from rebalancer.manager.jobs import assembly, origin, running
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listed, ObjectsFile
@@ -167,10 +167,11 @@ async def goes_on(rig: Rig, job_id: str, subject: str) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short: these tests run by the clock on the wall."""
     quickly = partial(retry_while_transient, first_s=0.02, longest_s=0.05)
-    monkeypatch.setattr(scheduler, "retry_while_transient", quickly)
-    monkeypatch.setattr(scheduler, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(scheduler, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(scheduler, "SOUND_S", 0.3)
+    monkeypatch.setattr(assembly, "retry_while_transient", quickly)
+    monkeypatch.setattr(origin, "retry_while_transient", quickly)
+    monkeypatch.setattr(running, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(running, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(running, "SOUND_S", 0.3)
 
 
 @pytest.mark.usefixtures("quick")
@@ -240,7 +241,7 @@ async def test_a_job_waits_for_storinfo_when_it_is_resumed(tmp_path: Path) -> No
     """No answer is not the answer that there are no nodes."""
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         job_id = await rig.create()
-        fleet = rig.runner.fleet
+        fleet = rig.jobs.resources.fleet
         await goes_on(rig, job_id, "storinfo")
         await control(rig, job_id, "pause")
         known, fleet._nodes, asked = fleet._nodes, (), fleet._ask
@@ -270,7 +271,7 @@ async def test_a_job_waits_for_the_agents_token(
             raise ConfigError("agent_token_file: /etc/token: Too many open files")
         return real(path)
 
-    monkeypatch.setattr(scheduler, "read_token", read)
+    monkeypatch.setattr(assembly, "read_token", read)
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         job_id = await rig.create()
         await shown(rig, job_id, "the agents' token")
@@ -304,9 +305,9 @@ async def test_whatever_passes_and_breaks_a_job_lets_it_begin_again(
     monkeypatch.setattr(flow, "run", breaks)
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         job_id = await rig.create()
-        cause = await shown(rig, job_id, scheduler.MACHINE)
+        cause = await shown(rig, job_id, running.MACHINE)
         assert cause["detail"] == str(BREAKS[name]())
-        await goes_on(rig, job_id, scheduler.MACHINE)
+        await goes_on(rig, job_id, running.MACHINE)
     assert times == 4
 
 

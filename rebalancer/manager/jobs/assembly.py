@@ -1,0 +1,176 @@
+"""This module puts jobs together from what all jobs share and what each was asked for."""
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer import wire
+from rebalancer.config import ManagerConfig, read_token
+from rebalancer.domain.objects import Shark
+from rebalancer.errors import ConfigError, PeerUnreachable
+from rebalancer.manager.actions import ACTIONS, Action
+from rebalancer.manager.fleet.ledger import Ledger, Ledgers
+from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.throttle import Throttle
+from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.jobs.origin import validated_origin
+from rebalancer.manager.jobs.retries import listing_of, scans_shards
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.jobs.tuning import Tuning
+from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.pipeline.listings import Listing
+from rebalancer.manager.store.job_store import JobStore
+from rebalancer.peers.agents import Agents
+from rebalancer.peers.http import HttpClient
+from rebalancer.peers.moray.client import MorayClient, open_moray
+from rebalancer.peers.postgres import PostgresShard, open_postgres
+from rebalancer.retry import retry_while_transient
+from rebalancer.threads import Work, run_sync
+from rebalancer.tokens import Token
+from rebalancer.waits import Waits
+
+#: The subject of the wait for the agents' token, in words.
+TOKEN = "the agents' token"
+
+
+@attrs.define(eq=False)
+class Resources:
+    """All jobs of a manager share these.
+
+    Mutable state: the configuration of the next job, and the names of the nodes that jobs have
+    yet to empty.
+    """
+
+    config: ManagerConfig
+    fleet: Fleet
+    http: HttpClient
+    metrics: ManagerMetrics
+    #: The agents ask for it; jobs that begin have it read again.
+    agent_token: Token = attrs.field(factory=Token)
+    ledgers: Ledgers = attrs.field(factory=Ledgers)
+    evacuating: frozenset[str] = frozenset()
+
+    def file(self, job_id: str) -> Path:
+        """Return the path of a job's file."""
+        return Path(self.config.data_dir) / f"{job_id}.sqlite"
+
+    def listing(self, params: Mapping[str, Any]) -> Listing | None:
+        """Return the records that a job reads anew, before it scans or in place of scans."""
+        return listing_of(params, self.file)
+
+    def agents(self, config: ManagerConfig) -> Agents:
+        """Return the client of all agents as `config` says to ask them."""
+        http = self.http.over("https" if config.agent_tls else "http")
+        return Agents(http, config.agent_port, self.agent_token, config.agent_dialects)
+
+
+@attrs.frozen
+class Opened:
+    """A job that is being put together has these open."""
+
+    shards: "Shards"
+    store: JobStore
+    ledger: Ledger
+
+
+def read_tuning(row: JobRow) -> Tuning:
+    """Return what an operator has changed of a job."""
+    return wire.structure(row.params.get("tuning", {}), Tuning)
+
+
+async def make_job(
+    resources: Resources,
+    row: JobRow,
+    config: ManagerConfig,
+    opened: Opened,
+    *,
+    metrics: ManagerMetrics,
+    waits: Waits,
+    cancelled: trio.Event,
+    patience_s: float = math.inf,
+) -> Job:
+    """Put a job's parts together; peers that do not answer are waited for `patience_s` seconds.
+
+    Raises:
+      JobFailed: the evacuated node is unknown.
+      PeerError: the first shard does not answer.
+      ConfigError: the agents' token cannot be read.
+    """
+    shards, store = opened.shards, opened.store
+    resources.agent_token.value = await _read_token(config.agent_token_file, waits, patience_s)
+    origin = await validated_origin(store, shards.moray, row.node, waits, patience_s)
+    agents, threads = resources.agents(config), config.options.max_metadata_update_threads
+    return Job(
+        id=row.id,
+        action=make_action(row.action, origin, config),
+        config=config,
+        store=store,
+        fleet=resources.fleet,
+        agents=agents,
+        throttle=Throttle(agents, read_tuning(row).bandwidth_bytes_per_s),
+        scanned=shards.clones or shards.moray,
+        moray=shards.moray,
+        listing=resources.listing(row.params),
+        scans=scans_shards(row.params),
+        metrics=metrics,
+        ledger=opened.ledger,
+        updaters=Updaters(threads, config.metadata_timeout, metrics.updaters, waits),
+        waits=waits,
+        cancelled=cancelled,
+        patience_s=patience_s,
+        max_objects=row.params.get("max_objects"),
+        evacuating=lambda: resources.evacuating,
+    )
+
+
+async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
+    """Read the agents' token; a file that is not there may be on its way.
+
+    Raises:
+      ConfigError: it cannot be read for `patience_s` seconds.
+    """
+
+    async def ask() -> str | None:
+        try:
+            return await run_sync(Work.OTHER, read_token, path)
+        except ConfigError as exc:
+            raise PeerUnreachable(str(exc)) from exc
+
+    return await retry_while_transient(ask, waits=waits, subject=TOKEN, bound_s=patience_s)
+
+
+@attrs.frozen
+class Shards:
+    """The metadata of a region: live, and the clones of it that are scanned, if there are any."""
+
+    moray: Mapping[int, MorayClient]
+    clones: Mapping[int, PostgresShard]
+
+
+@asynccontextmanager
+async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
+    """The configured shards.  Nothing is connected yet."""
+    threads = config.options.max_metadata_update_threads
+    names = {shard.number: shard.host for shard in config.shards}
+    async with open_moray(names, config.hosts, connections=threads) as moray:
+        if config.discovery != "direct_db":
+            yield Shards(moray, {})
+            return
+        async with open_postgres(_clones(config), config.hosts) as clones:
+            yield Shards(moray, clones)
+
+
+def make_action(name: str, origin: Shark, config: ManagerConfig) -> Action:
+    """Return what a job of this kind decides."""
+    return ACTIONS[name](origin, config.exclude_key_prefixes)
+
+
+def _clones(config: ManagerConfig) -> dict[int, str]:
+    domain = config.domain_name
+    return {shard.number: f"{shard.number}.rebalancer-postgres.{domain}" for shard in config.shards}

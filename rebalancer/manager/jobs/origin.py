@@ -1,0 +1,80 @@
+"""This module looks up the records of storage nodes, which the first shard has.
+
+storinfo cannot say: it does not list a node that takes no writes.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import TypeGuard
+
+from rebalancer.config import ManagerConfig
+from rebalancer.domain.objects import Shark
+from rebalancer.errors import JobFailed, PeerError
+from rebalancer.manager.store import job_info
+from rebalancer.manager.store.job_store import JobStore
+from rebalancer.peers.moray.client import MorayClient, Record, open_moray
+from rebalancer.retry import retry_while_transient
+from rebalancer.waits import Waits
+
+STORAGE_BUCKET = "manta_storage"
+
+
+async def storage_records(first: MorayClient, name: str) -> list[Record]:
+    """Read what the first shard knows of a storage node: no record, one, or two if more.
+
+    Raises:
+      PeerError: it does not answer.
+    """
+    return await first.find_objects(STORAGE_BUCKET, f"(manta_storage_id={name})", 2)
+
+
+async def is_known(config: ManagerConfig, name: str) -> bool:
+    """Ask whether the first shard knows a storage node called `name`.
+
+    Raises:
+      PeerError: it does not answer.
+    """
+    first = min(config.shards, key=lambda shard: shard.number)
+    names = {first.number: first.host}
+    async with open_moray(names, config.hosts, connections=1) as moray:
+        try:
+            return bool(await storage_records(moray[first.number], name))
+        except PeerError as exc:
+            failure = exc  # outside of the nursery, which would make a group of it
+    raise failure
+
+
+def is_whole(origin: Shark | None) -> TypeGuard[Shark]:
+    """Tell whether more of the evacuated shark is known than its name, from the request."""
+    return origin is not None and bool(origin.datacenter)
+
+
+async def validated_origin(
+    job_store: JobStore,
+    shards: Mapping[int, MorayClient],
+    name: str,
+    waits: Waits,
+    patience_s: float = math.inf,
+) -> Shark:
+    """The evacuated shark with its datacenter, from its heartbeat's record on the first shard.
+
+    storinfo cannot tell: it does not list a node that takes no writes.
+
+    Raises:
+      JobFailed: SharkNotFound; PeerError: the shard does not answer, or not what it should.
+    """
+    known = await job_store.read(job_info.read_origin)
+    if is_whole(known):
+        return known
+    number = min(shards)
+    find = partial(storage_records, shards[number], name)
+    records = await retry_while_transient(
+        find, waits=waits, subject=f"shard {number}", bound_s=patience_s
+    )
+    datacenters = {record.value.get("datacenter") for record in records}
+    if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
+        raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")
+    origin = Shark(datacenter, name)
+    await job_store.write(job_info.write_origin, origin)
+    return origin

@@ -1,0 +1,165 @@
+"""This module answers questions about jobs, and changes nothing."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+
+from rebalancer.errors import BadRequest, Damaged, StoreBusy, StoreError, Unavailable
+from rebalancer.manager.http import render
+from rebalancer.manager.http.requests import ObjectsQuery, checked_id
+from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.index import JobIndex
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.jobs.running import RunningJob
+from rebalancer.manager.store import views
+from rebalancer.threads import Work, run_sync
+from rebalancer.waits import Wait
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class JobDetails:
+    """A job as the API shows it."""
+
+    row: JobRow
+    known: views.Overview
+    #: What it waits for at the moment.
+    waits: Sequence[Wait] = ()
+
+
+@attrs.frozen
+class JobQueries:
+    """This object answers from the list of jobs, the jobs' files and the jobs that run."""
+
+    index: JobIndex
+    resources: Resources
+    running: Mapping[str, RunningJob]
+
+    async def list(self) -> list[JobRow]:
+        """Return every job, oldest first."""
+        return await self.index.all()
+
+    async def details(self, job_id: str) -> JobDetails:
+        """Show a job with its counts; if its file is no good, with the reason instead.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+          Unavailable: its file cannot be read now.
+        """
+        row, known = await self.known(job_id), views.NOTHING
+        try:
+            known = await read_job_file(views.read_job, self.resources.file(row.id))
+        except Damaged as exc:
+            row = attrs.evolve(row, error="; ".join(filter(None, (row.error, str(exc)))))
+        running = self.running.get(row.id)
+        return JobDetails(row, known, () if running is None else running.waits.causes)
+
+    async def summary(self, job_id: str) -> dict[str, Any]:
+        """Summarise how a job is going.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
+        details = await self.details(job_id)
+        running = self.running.get(details.row.id)
+        rates = None if running is None else running.rates
+        standings = self.resources.ledgers.snapshot()
+        return render.summary(details.row, details.known, rates, standings, details.waits)
+
+    async def status(self) -> dict[str, Any]:
+        """Summarise how the manager itself is."""
+        shared = self.resources
+        return render.status(
+            await self.index.all(),
+            self.running,
+            shared.ledgers.snapshot(),
+            nodes=len(shared.fleet.nodes),
+            age_s=shared.fleet.age_s,
+            max_concurrent_jobs=shared.config.max_concurrent_jobs,
+        )
+
+    async def objects(self, job_id: str, query: ObjectsQuery) -> views.Page:
+        """Return a page of a job's objects.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
+        row = await self.known(job_id)
+        return await read_job_file(
+            views.objects_page,
+            self.resources.file(row.id),
+            query.status,
+            query.reason,
+            query.after,
+            query.limit,
+        )
+
+    async def readable(self, job_id: str) -> JobRow:
+        """Return a job's row, once it is sure that a report can be made of the job.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+          Damaged, Unavailable: its file cannot be read.
+        """
+        row = await self.known(job_id)
+        await read_job_file(views.read_job, self.resources.file(row.id))
+        return row
+
+    async def report(self, row: JobRow) -> AsyncGenerator[bytes, None]:
+        """Yield all that is known of a job as lines of JSON: the job, each row, their number.
+
+        It is read a page at a time, so that it holds up nobody and takes no memory.
+        """
+        file = self.resources.file(row.id)
+        known = await run_sync(Work.VIEWS, views.read_job, file)
+        yield _line({"type": "job", "id": row.id, **render.job(row, known)})
+        lines = 0
+        for kind in views.REPORT:
+            after, page = await run_sync(Work.VIEWS, views.report_page, file, kind, 0)
+            while page:
+                lines += len(page)
+                yield b"".join(map(_line, page))
+                after, page = await run_sync(Work.VIEWS, views.report_page, file, kind, after)
+        yield _line({"type": "end", "lines": lines})
+
+    async def known(self, job_id: str) -> JobRow:
+        """Return a job's row.
+
+        Raises:
+          BadRequest: the id is no UUID, or there is no such job.
+        """
+        row = await self.index.get(checked_id(job_id))
+        if row is None:
+            raise BadRequest(f"Could not find job UUID: {job_id}")
+        return row
+
+
+async def read_job_file(fn: Callable[..., T], *args: Any) -> T:
+    """Read something from a job's file for a request.
+
+    Raises:
+      Unavailable: it cannot be read now.
+      Damaged: it is no good, or gone.
+    """
+    with answering():
+        return await run_sync(Work.VIEWS, partial(fn, *args))
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn what is wrong with a job's file into the answer to a request."""
+    try:
+        yield
+    except StoreBusy as exc:
+        raise Unavailable(str(exc)) from exc
+    except StoreError as exc:
+        raise Damaged(str(exc)) from exc
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
