@@ -59,6 +59,17 @@ def _loads(text: str | bytes, read_float: Callable[[str], float]) -> Any:
         return json.loads(text, parse_constant=_refuse, parse_float=read_float)
 
 
+def is_text(value: str) -> bool:
+    """Tell whether UTF-8 can hold `value`: JSON can name halves of characters, disks cannot."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _finite(number: str) -> float:
     if math.isinf(made := float(number)):
         raise ValueError(f"no double holds {number[:40]}")

@@ -40,7 +40,8 @@ FORBIDDEN = {
         "click",
         "trio",
     ],
-    "wire.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
+    "agent_protocol.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
+    "converter.py": ["rebalancer.manager", "rebalancer.agent", "rebalancer.peers", "trio"],
 }
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
@@ -54,9 +55,9 @@ ONLY_IN = {
     "quart": {"serving/quartapp.py", "manager/http/api.py"},
     "quart_trio": {"serving/quartapp.py"},
     "werkzeug": {"serving/quartapp.py"},
-    "cattrs": {"wire.py"},
+    "cattrs": {"converter.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
-    "tomllib": {"wire.py"},
+    "tomllib": {"converter.py"},
     "msgspec": {"jsontext.py", "agent/state/posted.py"},
     "psycopg": {"peers/postgres.py", "rebalancer_devregion/postgres.py"},
     "sqlite3": {
