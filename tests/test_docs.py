@@ -22,7 +22,7 @@ def rows(page: Path) -> list[tuple[str, ...]]:
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
 
 
-@pytest.mark.parametrize("table", [states.OBJECT, states.ASSIGNMENT, states.JOB])
+@pytest.mark.parametrize("table", [states.OBJECT, states.LINK, states.ASSIGNMENT, states.JOB])
 def test_the_page_of_states_has_every_change(table: Mapping[Any, Mapping[Any, Any]]) -> None:
     """Each change of state in the tables is a row of the page, in their order."""
     expected = [
@@ -39,7 +39,7 @@ def test_the_page_of_states_has_no_other_change() -> None:
     """No row of the page is a change that the tables do not have."""
     known = {
         (str(state), str(event), str(new))
-        for table in (states.OBJECT, states.ASSIGNMENT, states.JOB)
+        for table in (states.OBJECT, states.LINK, states.ASSIGNMENT, states.JOB)
         for state, events in table.items()
         for event, new in events.items()
     }

@@ -53,7 +53,7 @@ class Next(enum.Enum):
 
     SKIPPED = enum.auto()
     AT_ONCE = enum.auto()  # it is tried again
-    PUT_OFF = enum.auto()  # it is tried again when all else of the job is done
+    DEFERRED = enum.auto()  # it is tried again when all else of the job is done
 
 
 def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
@@ -64,7 +64,7 @@ def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
     if remedy(reason) is Remedy.NONE or failures >= max_attempts:
         return Next.SKIPPED
     is_last = failures + 1 >= max_attempts
-    return Next.PUT_OFF if is_last and reason in _AWAY else Next.AT_ONCE
+    return Next.DEFERRED if is_last and reason in _AWAY else Next.AT_ONCE
 
 
 @attrs.frozen

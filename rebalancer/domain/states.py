@@ -1,11 +1,14 @@
-"""This module has every legal change of state of objects, assignments and jobs.
+"""This module has every legal change of state of objects, links, assignments and jobs.
 
-The tables are used twice: to move, and to recover after a crash.  docs/states.md shows them.
+The tables are used twice: to move, and to recover after a crash.  No other module has the words of
+these states, except for the frozen steps of the schema.  docs/states.md shows the tables.
 """
 
 import enum
-from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+import attrs
 
 from rebalancer.errors import IllegalTransition
 
@@ -25,14 +28,24 @@ class ObjectEvent(enum.StrEnum):
     """What happens to an object."""
 
     PLACED = "placed"
-    PUT_OFF = "put_off"  # there is no room now: find a destination when all else is settled
+    DEFERRED = "deferred"  # no destination has room now: it waits for all else to end
+    REQUEUED = "requeued"  # all else has ended: find a destination for what was deferred
     RETURNED = "returned"  # not copied there: find another destination
     COPIED = "copied"
     REFUSED = "refused"  # this copy cannot be made now
     UNUSABLE = "unusable"  # its record cannot be used
     METADATA_WRITTEN = "metadata_written"
     SUPERSEDED = "superseded"  # a user's write won, or the object is gone
-    FOUND_AGAIN = "found_again"  # a final scan met a record that names the shark once more
+    REOPENED = "reopened"  # a final scan met its record, which names the shark once more
+
+
+class LinkStatus(enum.StrEnum):
+    """The `status` column of `links`; what happens to a link is an `ObjectEvent`."""
+
+    WAITING = "waiting"  # its object is not copied yet, or its record not updated
+    COMPLETE = "complete"  # its record names the destination
+    SKIPPED = "skipped"  # a user's write won, or the record is gone
+    ERROR = "error"  # needs a person
 
 
 class AssignmentState(enum.StrEnum):
@@ -85,7 +98,8 @@ _O, _OE = ObjectStatus, ObjectEvent
 OBJECT: Mapping[ObjectStatus, Mapping[ObjectEvent, ObjectStatus]] = {
     _O.UNPROCESSED: {
         _OE.PLACED: _O.ASSIGNED,
-        _OE.PUT_OFF: _O.UNPROCESSED,
+        _OE.DEFERRED: _O.UNPROCESSED,
+        _OE.REQUEUED: _O.UNPROCESSED,
         _OE.REFUSED: _O.SKIPPED,
         _OE.UNUSABLE: _O.ERROR,
     },
@@ -100,9 +114,22 @@ OBJECT: Mapping[ObjectStatus, Mapping[ObjectEvent, ObjectStatus]] = {
         _OE.UNUSABLE: _O.ERROR,
     },
     # Ends, but for a final scan.
-    _O.COMPLETE: {_OE.FOUND_AGAIN: _O.UNPROCESSED},
-    _O.SKIPPED: {_OE.FOUND_AGAIN: _O.UNPROCESSED},
-    _O.ERROR: {_OE.FOUND_AGAIN: _O.UNPROCESSED},
+    _O.COMPLETE: {_OE.REOPENED: _O.UNPROCESSED},
+    _O.SKIPPED: {_OE.REOPENED: _O.UNPROCESSED},
+    _O.ERROR: {_OE.REOPENED: _O.UNPROCESSED},
+}
+
+_L = LinkStatus
+LINK: Mapping[LinkStatus, Mapping[ObjectEvent, LinkStatus]] = {
+    _L.WAITING: {
+        _OE.METADATA_WRITTEN: _L.COMPLETE,
+        _OE.SUPERSEDED: _L.SKIPPED,
+        _OE.UNUSABLE: _L.ERROR,
+    },
+    # Ends, but for a final scan.
+    _L.COMPLETE: {_OE.REOPENED: _L.WAITING},
+    _L.SKIPPED: {_OE.REOPENED: _L.WAITING},
+    _L.ERROR: {_OE.REOPENED: _L.WAITING},
 }
 
 _A, _AE = AssignmentState, AssignmentEvent
@@ -226,3 +253,33 @@ def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
         return table[state][event]
     except KeyError:
         raise IllegalTransition(f"{event} cannot happen to something {state}") from None
+
+
+@attrs.frozen
+class Move(Generic[S]):
+    """A change that a table allows, for statements that change many rows at once."""
+
+    before: S
+    after: S
+
+
+def move(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> Move[S]:
+    """Return the change of `state` when `event` happens.
+
+    Raises:
+      IllegalTransition: the table has no such change.
+    """
+    return Move(state, advance(table, state, event))
+
+
+def open_states(table: Mapping[S, Mapping[E, S]], but_for: Collection[E] = ()) -> tuple[S, ...]:
+    """Return the states to which something can happen, not counting the events `but_for`."""
+    return tuple(state for state, events in table.items() if events.keys() - set(but_for))
+
+
+#: States of objects that are on their way; the others are ends, but for a final scan.
+OPEN_OBJECTS = open_states(OBJECT, but_for=[ObjectEvent.REOPENED])
+#: States of objects of which an agent may make, or have made, a copy that no record names yet.
+AT_DESTINATION = (ObjectStatus.ASSIGNED, ObjectStatus.POST_PROCESSING)
+#: States of assignments that a restart takes up.
+OPEN_ASSIGNMENTS = open_states(ASSIGNMENT)

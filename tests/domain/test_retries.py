@@ -60,9 +60,9 @@ def test_a_source_is_remembered_only_if_it_is_to_blame() -> None:
     ("reason", "failures", "fate"),
     [
         (reasons.DESTINATION_UNREACHABLE, 1, Next.AT_ONCE),
-        (reasons.DESTINATION_UNREACHABLE, 2, Next.PUT_OFF),
+        (reasons.DESTINATION_UNREACHABLE, 2, Next.DEFERRED),
         (reasons.DESTINATION_UNREACHABLE, 3, Next.SKIPPED),
-        (reasons.AGENT_BUSY, 2, Next.PUT_OFF),
+        (reasons.AGENT_BUSY, 2, Next.DEFERRED),
         (reasons.MD5_MISMATCH, 2, Next.AT_ONCE),
         (reasons.MD5_MISMATCH, 3, Next.SKIPPED),
         (reasons.OBJECT_ALREADY_ON_DEST_SHARK, 1, Next.SKIPPED),

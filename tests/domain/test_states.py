@@ -21,6 +21,7 @@ from rebalancer.errors import IllegalTransition
 
 TABLES: list[tuple[Mapping[Any, Any], type[enum.StrEnum], type[enum.StrEnum]]] = [
     (states.OBJECT, states.ObjectStatus, states.ObjectEvent),
+    (states.LINK, states.LinkStatus, states.ObjectEvent),
     (states.ASSIGNMENT, states.AssignmentState, states.AssignmentEvent),
     (states.JOB, states.JobState, states.JobEvent),
 ]
@@ -66,7 +67,7 @@ def test_ends_are_ends() -> None:
     """Invariant 6 in the table: only a final scan gives complete, skipped or error another turn."""
     for status in ("complete", "skipped", "error"):
         assert states.OBJECT[states.ObjectStatus(status)] == {
-            states.ObjectEvent.FOUND_AGAIN: states.ObjectStatus.UNPROCESSED
+            states.ObjectEvent.REOPENED: states.ObjectStatus.UNPROCESSED
         }
 
 

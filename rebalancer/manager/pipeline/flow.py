@@ -14,7 +14,7 @@ import trio
 
 from rebalancer.domain.completeness import NO_SHARD, Part, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
-from rebalancer.domain.states import AssignmentState, ObjectStatus
+from rebalancer.domain.states import OPEN_OBJECTS, AssignmentState
 from rebalancer.errors import JobFailed
 from rebalancer.manager.pipeline.job import Found, Job, Moved, Ready, Sent
 from rebalancer.manager.pipeline.stages.discover import discover
@@ -166,11 +166,7 @@ async def _check_end(job: Job, scan_round: int) -> None:
     """
     await _check_progress(job, scan_round)
     status = await job.store.status()
-    unfinished = {
-        name: status.objects(name)
-        for name in (ObjectStatus.UNPROCESSED, ObjectStatus.ASSIGNED, ObjectStatus.POST_PROCESSING)
-        if status.objects(name)
-    }
+    unfinished = {name: status.objects(name) for name in OPEN_OBJECTS if status.objects(name)}
     if unfinished:
         job.failures.append(f"objects were left unfinished: {unfinished}")
     if job.failures:

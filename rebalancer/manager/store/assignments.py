@@ -17,6 +17,7 @@ from rebalancer.domain.states import (
     ObjectEvent,
     ObjectStatus,
     advance,
+    move,
 )
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store import destinations
@@ -25,8 +26,17 @@ from rebalancer.manager.store.orphans import note_orphan
 from rebalancer.manager.store.records import NewAssignment, OpenAssignment, UncopiedCounts
 from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tried
 
-#: Of a row of `progress`: that it is in the assignment which has this id.
+#: Condition of rows of `progress` that are in the assignment of an id.
 _IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
+#: Condition of rows among these whose objects are not copied yet.
+_UNCOPIED_IN = f"{_IN} AND status = '{ObjectStatus.ASSIGNED}'"
+_OPEN = ", ".join(f"'{state}'" for state in states.OPEN_ASSIGNMENTS)
+
+_PLACE = move(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PLACED)
+_COPY = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
+_RETURN = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
+_SKIP = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.REFUSED)
+_DEFER = move(states.OBJECT, _RETURN.after, ObjectEvent.DEFERRED)
 
 
 def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
@@ -49,11 +59,17 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
     ).lastrowid
     destinations.give(db, assignment)
     count = db.execute(
-        "UPDATE progress SET status = 'assigned', assignment = ?, dest_shark = ?"
+        "UPDATE progress SET status = ?, assignment = ?, dest_shark = ?"
         " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
         # The sign keeps sqlite from walking the index of all that waits.
-        " AND +status = 'unprocessed' AND NOT put_off",
-        (number, assignment.destination.manta_storage_id, json.dumps(assignment.object_ids)),
+        " AND +status = ? AND NOT put_off",
+        (
+            _PLACE.after,
+            number,
+            assignment.destination.manta_storage_id,
+            json.dumps(assignment.object_ids),
+            _PLACE.before,
+        ),
     ).rowcount
     if count != len(assignment.object_ids):
         raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
@@ -62,7 +78,7 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
         "SELECT ifnull(sum(bytes), 0) FROM progress WHERE assignment = ?", (number,)
     ).fetchone()
     tally = Tally()
-    tally.move("unprocessed", "assigned", None, count, size)
+    tally.move(_PLACE, count, size)
     tally.save(db)
 
 
@@ -126,8 +142,7 @@ def record_copied(
     failing = _Failing(db, max_attempts)
     for object_id, failure in failed.items():
         failing.report(_object_of(db, assignment_id, object_id), failure)
-    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
-    left = move_rows(db, failing.tally, ObjectStatus.ASSIGNED, new, _IN, assignment_id)
+    left = move_rows(db, failing.tally, _COPY, _IN, assignment_id)
     return failing.save(assignment_id, copied=left)
 
 
@@ -164,8 +179,7 @@ def requeue_unaccounted(
 def read_open(db: sqlite3.Connection) -> list[OpenAssignment]:
     """Return the assignments that have not ended, the oldest first."""
     rows = db.execute(
-        "SELECT * FROM assignments WHERE state IN ('init', 'assigned', 'agent_complete')"
-        " ORDER BY created, id"
+        f"SELECT * FROM assignments WHERE state IN ({_OPEN}) ORDER BY created, id"
     ).fetchall()
     return [
         OpenAssignment(
@@ -181,7 +195,7 @@ def read_open(db: sqlite3.Connection) -> list[OpenAssignment]:
 
 def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
     rows = db.execute(
-        f"SELECT id FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
+        f"SELECT id FROM progress JOIN records USING (number) WHERE {_UNCOPIED_IN}",
         (assignment_id,),
     )
     return tuple(row["id"] for row in rows)
@@ -208,7 +222,7 @@ def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]
     """Select the objects that an assignment still has to copy."""
     return db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark, earlier_shark"
-        f" FROM progress JOIN records USING (number) WHERE {_IN} AND status = 'assigned'",
+        f" FROM progress JOIN records USING (number) WHERE {_UNCOPIED_IN}",
         (assignment_id,),
     ).fetchall()
 
@@ -222,7 +236,7 @@ def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sq
     row: sqlite3.Row | None = db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark"
         " FROM progress JOIN records USING (number)"
-        f" WHERE id = ? AND {_IN} AND status = 'assigned'",
+        f" WHERE id = ? AND {_UNCOPIED_IN}",
         (object_id, assignment_id),
     ).fetchone()
     if row is None:
@@ -270,29 +284,34 @@ class _Failing:
             told = tried.reason or reason
             if told != reason:
                 detail = f"in the end: {reason}"
-            skip(self.db, self.tally, row["id"], ObjectStatus.ASSIGNED, told, detail)
+            skip(self.db, self.tally, row["id"], _SKIP, told, detail)
             self._skipped[told] += 1
             return
-        self._return(row, 1, tried, put_off=fate is Next.PUT_OFF)
+        self._return(row, 1, tried, is_deferred=fate is Next.DEFERRED)
 
     def _excuse(self, row: sqlite3.Row, failure: Failure) -> None:
         """Return an object whose source was away: it waits, if none is left that was not."""
         tried = read_tried(row).without_answer(row["dest_shark"], failure)
         sharks = read_object(json.loads(row["object"])).sharks
         is_last = {shark.manta_storage_id for shark in sharks} <= tried.away | tried.sources
-        self._fates[Next.PUT_OFF if is_last else Next.AT_ONCE] += 1
-        self._return(row, 0, tried, put_off=is_last)
+        self._fates[Next.DEFERRED if is_last else Next.AT_ONCE] += 1
+        self._return(row, 0, tried, is_deferred=is_last)
 
-    def _return(self, row: sqlite3.Row, attempts: int, tried: Tried, *, put_off: bool) -> None:
+    def _return(self, row: sqlite3.Row, attempts: int, tried: Tried, *, is_deferred: bool) -> None:
         """Leave an object without a destination again, with what is to be avoided from now on."""
         _return(self.db, self.tally, row)
-        if put_off:
-            advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
-            self.tally.put_off(1)
+        if is_deferred:
+            self.tally.defer(1)
         self.db.execute(
-            "UPDATE progress SET attempts = attempts + ?, tried = ?, earlier_shark = NULL,"
-            f" put_off = ? WHERE {OF_ID}",
-            (attempts, write_tried(tried), put_off, row["id"]),
+            "UPDATE progress SET status = ?, attempts = attempts + ?, tried = ?,"
+            f" earlier_shark = NULL, put_off = ? WHERE {OF_ID}",
+            (
+                _DEFER.after if is_deferred else _RETURN.after,
+                attempts,
+                write_tried(tried),
+                is_deferred,
+                row["id"],
+            ),
         )
 
     def ask_same_again(self, row: sqlite3.Row) -> None:
@@ -308,14 +327,15 @@ class _Failing:
         destinations.count(self.db, assignment_id, copied=copied, failed=self._fates.total())
         self.tally.save(self.db)
         fates = self._fates
-        return UncopiedCounts(fates[Next.AT_ONCE], fates[Next.PUT_OFF], self._skipped)
+        return UncopiedCounts(fates[Next.AT_ONCE], fates[Next.DEFERRED], self._skipped)
 
 
 def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
     """Leave an assigned object without a destination again."""
-    new = advance(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
-    db.execute(
-        f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = 'assigned'",
-        (new, row["id"]),
+    done = db.execute(
+        f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = ?",
+        (_RETURN.after, row["id"], _RETURN.before),
     )
-    tally.move("assigned", new, None, 1, row["bytes"])
+    if done.rowcount != 1:
+        raise IllegalTransition(f"object {row['id']} is not {_RETURN.before}, so it cannot return")
+    tally.move(_RETURN, 1, row["bytes"])

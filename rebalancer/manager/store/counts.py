@@ -1,10 +1,14 @@
-"""How many objects and bytes there are by status and reason: kept by the writer, never counted."""
+"""This module keeps how many objects and bytes there are by status and reason.
+
+The counters change in the transactions that change rows, so that they are never counted anew.
+"""
 
 import sqlite3
 from collections import Counter
 
 import attrs
 
+from rebalancer.domain.states import Move, ObjectStatus
 from rebalancer.manager.store.records import Status
 from rebalancer.manager.store.schema import PUT_OFF
 
@@ -25,18 +29,20 @@ class Tally:
         self._bytes: Counter[tuple[str, str]] = Counter()
 
     def add(self, status: str, reason: str | None, objects: int, size: int) -> None:
-        """There are so many more objects and bytes with `status` and `reason`."""
+        """Count so many more objects and bytes with `status` and `reason`."""
         self._objects[status, reason or ""] += objects
         self._bytes[status, reason or ""] += size
 
-    def move(self, old: str, new: str, reason: str | None, objects: int, size: int) -> None:
-        """Count so many `objects` that went from status `old`, without a reason, to `new`."""
+    def move(
+        self, move: Move[ObjectStatus], objects: int, size: int, reason: str | None = None
+    ) -> None:
+        """Count so many `objects` that have made `move`, from no reason to `reason`."""
         # What can still move has no reason yet.
-        self.add(old, None, -objects, -size)
-        self.add(new, reason, objects, size)
+        self.add(move.before, None, -objects, -size)
+        self.add(move.after, reason, objects, size)
 
-    def put_off(self, objects: int) -> None:
-        """Count so many `objects` more of the unprocessed ones as put off."""
+    def defer(self, objects: int) -> None:
+        """Count so many `objects` more of the unprocessed ones as deferred."""
         self.add(PUT_OFF, None, objects, 0)
 
     def save(self, db: sqlite3.Connection) -> None:
@@ -49,18 +55,19 @@ class Tally:
 
 
 def move_rows(
-    db: sqlite3.Connection, tally: Tally, old: str, new: str, these: str, *values: object
+    db: sqlite3.Connection, tally: Tally, move: Move[ObjectStatus], where: str, *values: object
 ) -> int:
-    """Bring the rows `these` of `progress` from status `old` to `new`; returns how many.
+    """Let the rows of `progress` that can make `move` make it; return how many.
 
-    `these` is a condition with its `values`.
+    `where` is a condition with its `values`.
     """
-    where = f"{these} AND status = ?"
+    where = f"{where} AND status = ?"
     count, size = db.execute(
-        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {where}", (*values, old)
+        f"SELECT count(*), ifnull(sum(bytes), 0) FROM progress WHERE {where}",
+        (*values, move.before),
     ).fetchone()
-    db.execute(f"UPDATE progress SET status = ? WHERE {where}", (new, *values, old))
-    tally.move(old, new, None, count, size)
+    db.execute(f"UPDATE progress SET status = ? WHERE {where}", (move.after, *values, move.before))
+    tally.move(move, count, size)
     return int(count)
 
 

@@ -61,9 +61,13 @@ def store_found(
     return new
 
 
-def first_status(record: FoundRecord) -> ObjectStatus:
-    """The status in which a record that was just read begins its turn, or ends it at once."""
-    status = ObjectStatus.UNPROCESSED
+def first_status(
+    record: FoundRecord, status: ObjectStatus = ObjectStatus.UNPROCESSED
+) -> ObjectStatus:
+    """Return the status in which a record that was just read begins its turn, or ends it at once.
+
+    `status` is the one that its object is in, or would be in if it were new.
+    """
     if record.error is not None:
         return advance(states.OBJECT, status, ObjectEvent.UNUSABLE)
     if record.outcome is not None:

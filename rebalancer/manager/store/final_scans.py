@@ -7,7 +7,7 @@ import attrs
 from rebalancer.domain import states
 from rebalancer.domain.final_scan import FOUND_TOO_LATE, GONE, is_news
 from rebalancer.domain.objects import MantaObject
-from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, advance
 from rebalancer.manager.store.counts import Tally
 from rebalancer.manager.store.discovery import (
     first_status,
@@ -120,7 +120,7 @@ def _take_again(
 ) -> str | None:
     """Give a known object another turn, with its record as it is now; where it has a copy."""
     old = ObjectStatus(known["status"])
-    advance(states.OBJECT, old, ObjectEvent.FOUND_AGAIN)
+    reopened = advance(states.OBJECT, old, ObjectEvent.REOPENED)
     has_copy = old is ObjectStatus.COMPLETE or known["reason"] in GONE
     earlier = known["dest_shark"] if has_copy else None
     db.execute(
@@ -132,7 +132,7 @@ def _take_again(
         " skipped_reason = NULL, assignment = NULL, dest_shark = NULL, earlier_shark = ?,"
         " attempts = 0, tried = NULL, put_off = 0 WHERE number = ?",
         (
-            first_status(record),
+            first_status(record, reopened),
             record.size,
             record.error,
             record.outcome,
@@ -165,7 +165,7 @@ def _meet_link(
         "SELECT status, etag, detail FROM links WHERE shard = ? AND key = ?",
         (record.shard, record.key),
     ).fetchone()
-    if link is not None and link["status"] == "waiting":
+    if link is not None and link["status"] == LinkStatus.WAITING:
         return _Met(why=first["reason"])
     if link is not None:
         is_unchanged = link["etag"] == record.etag
@@ -176,10 +176,11 @@ def _meet_link(
     if link is None:
         note_duplicate(db, record, tally)
     else:
+        reopened = advance(states.LINK, LinkStatus(link["status"]), ObjectEvent.REOPENED)
         db.execute(
-            "UPDATE links SET status = 'waiting', object = ?, etag = ?, detail = NULL"
+            "UPDATE links SET status = ?, object = ?, etag = ?, detail = NULL"
             " WHERE shard = ? AND key = ?",
-            (record.text, record.etag, record.shard, record.key),
+            (reopened, record.text, record.etag, record.shard, record.key),
         )
     return _Met(is_news=True)
 

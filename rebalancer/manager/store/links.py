@@ -6,6 +6,9 @@ Each must name the new copy too; they are written when the copies are made.
 import json
 import sqlite3
 
+from rebalancer.domain import states
+from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, move
+from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.orphans import forget_orphans
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.manager.store.unplaced import PAGE
@@ -18,8 +21,8 @@ def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredR
         "SELECT r.number, l.id, l.key, l.shard, l.etag, l.object, a.dest_datacenter, a.dest_shark"
         " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"
         " JOIN assignments a ON a.number = p.assignment"
-        " WHERE l.status = 'waiting' AND (l.shard, l.key) > (?, ?)"
-        " AND (p.status = 'complete' OR p.outcome IN ('deleted', 'overwritten'))"
+        f" WHERE l.status = '{LinkStatus.WAITING}' AND (l.shard, l.key) > (?, ?)"
+        f" AND (p.status = '{ObjectStatus.COMPLETE}' OR p.outcome IN ('deleted', 'overwritten'))"
         " ORDER BY l.shard, l.key LIMIT ?",
         (*after, PAGE),
     )
@@ -27,12 +30,19 @@ def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredR
 
 
 def record_update(
-    db: sqlite3.Connection, link: StoredRecord, status: str, detail: str | None
+    db: sqlite3.Connection, link: StoredRecord, event: ObjectEvent, detail: str | None
 ) -> None:
-    """Record how the update of a link ended: `status` is complete, skipped or error."""
-    db.execute(
-        "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ?",
-        (status, detail, link.shard, link.key),
+    """Record how the update of a link ended, and why, if its record was not written.
+
+    Raises:
+      IllegalTransition: the link is gone, or its update is recorded already.
+    """
+    ended = move(states.LINK, LinkStatus.WAITING, event)
+    done = db.execute(
+        "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ? AND status = ?",
+        (ended.after, detail, link.shard, link.key, ended.before),
     )
-    if status == "complete":
+    if done.rowcount != 1:
+        raise IllegalTransition(f"link {link.key} is not {ended.before}")
+    if ended.after is LinkStatus.COMPLETE:
         forget_orphans(db, json.dumps([link.number]))

@@ -4,6 +4,7 @@ import json
 import sqlite3
 
 from rebalancer.domain.objects import account_of, copy_path
+from rebalancer.domain.states import ObjectStatus
 
 
 def note_orphan(db: sqlite3.Connection, row: sqlite3.Row, reason: str) -> None:
@@ -23,8 +24,9 @@ def list_unused(db: sqlite3.Connection) -> None:
     rows = db.execute(
         "SELECT records.id, object, earlier_shark AS dest_shark"
         " FROM progress JOIN records USING (number)"
-        " WHERE earlier_shark IS NOT NULL AND (status IN ('skipped', 'error')"
-        " OR (status = 'complete' AND dest_shark IS NOT earlier_shark))"
+        " WHERE earlier_shark IS NOT NULL"
+        f" AND (status IN ('{ObjectStatus.SKIPPED}', '{ObjectStatus.ERROR}')"
+        f" OR (status = '{ObjectStatus.COMPLETE}' AND dest_shark IS NOT earlier_shark))"
         # Where an object has several records, another one may name it.
         " AND NOT EXISTS (SELECT 1 FROM links WHERE links.id = records.id)"
         " AND NOT EXISTS (SELECT 1 FROM orphans"

@@ -7,6 +7,7 @@ import attrs
 from rebalancer.domain.objects import MantaObject, RecordError, Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import (
+    OPEN_OBJECTS,
     AssignmentState,
     ObjectEvent,
     ObjectStatus,
@@ -188,8 +189,7 @@ class Status:
     @property
     def settled(self) -> int:
         """Return objects that are at an end."""
-        ends = (ObjectStatus.COMPLETE, ObjectStatus.SKIPPED, ObjectStatus.ERROR)
-        return sum(self.objects(status) for status in ends)
+        return sum(self.objects(status) for status in ObjectStatus if status not in OPEN_OBJECTS)
 
     @property
     def total(self) -> int:

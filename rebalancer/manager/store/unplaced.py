@@ -11,20 +11,27 @@ from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import MantaObject, RecordError, UnusableRecord, read_object
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Remedy, Tried, most_telling, remedy
-from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.counts import Tally
 from rebalancer.manager.store.records import UncopiedCounts
 
 #: Rows read at once where a job's rows are walked.
 PAGE = 500
-#: Of a row of `progress`: that it is the object's which has this id.
+#: Condition of the row of `progress` that is of the object of an id.
 OF_ID = "number = (SELECT number FROM records WHERE id = ?)"
-_WAITING = (
+#: Condition of rows of objects without a destination.  Its word stands in the text, because sqlite
+#: uses the index of these rows only if it sees the word.
+_IS_UNPLACED = f"status = '{ObjectStatus.UNPROCESSED}'"
+_UNPLACED = (
     "SELECT number, id, shard, key, etag, bytes, object, tried, earlier_shark"
-    " FROM progress JOIN records USING (number)"
-    " WHERE status = 'unprocessed' AND"
+    f" FROM progress JOIN records USING (number) WHERE {_IS_UNPLACED} AND"
 )
+
+_DEFER = move(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.DEFERRED)
+_REQUEUE = move(states.OBJECT, _DEFER.after, ObjectEvent.REQUEUED)
+_SKIP = move(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
+_FAIL = move(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.UNUSABLE)
 
 
 def requeue_all(db: sqlite3.Connection) -> int:
@@ -35,10 +42,9 @@ def requeue_all(db: sqlite3.Connection) -> int:
     """
     _requeue_deferred(db, 0, None)
     db.execute(
-        "UPDATE progress SET assignment = NULL WHERE status = 'unprocessed'"
-        " AND assignment IS NOT NULL"
+        f"UPDATE progress SET assignment = NULL WHERE {_IS_UNPLACED} AND assignment IS NOT NULL"
     )
-    (left,) = db.execute("SELECT count(*) FROM progress WHERE status = 'unprocessed'").fetchone()
+    (left,) = db.execute(f"SELECT count(*) FROM progress WHERE {_IS_UNPLACED}").fetchone()
     return int(left)
 
 
@@ -55,20 +61,20 @@ def read_new(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[
     `requeue_deferred`.
     """
     rows = db.execute(
-        f"{_WAITING} assignment IS NULL AND NOT put_off"
+        f"{_UNPLACED} assignment IS NULL AND NOT put_off"
         " AND number > ? AND number <= ? ORDER BY number LIMIT ?",
         (after, until, PAGE),
     ).fetchall()
-    return (rows[-1]["number"] if rows else until), [_waiting_object(row) for row in rows]
+    return (rows[-1]["number"] if rows else until), [_object_of(row) for row in rows]
 
 
 def read_returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
     """Return the objects of an assignment that were returned to placement."""
     rows = db.execute(
-        f"{_WAITING} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",
+        f"{_UNPLACED} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",
         (assignment_id,),
     )
-    return [_waiting_object(row) for row in rows]
+    return [_object_of(row) for row in rows]
 
 
 def requeue_deferred(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
@@ -91,7 +97,7 @@ def _requeue_deferred(
     last = after
     while limit is None or not objects:
         rows = db.execute(
-            f"{_WAITING} put_off AND number > ? ORDER BY number LIMIT ?", (last, PAGE)
+            f"{_UNPLACED} put_off AND number > ? ORDER BY number LIMIT ?", (last, PAGE)
         ).fetchall()
         if not rows:
             break
@@ -103,10 +109,11 @@ def _requeue_deferred(
                 _end_unusable(db, tally, row, exc)
         numbers = json.dumps([row["number"] for row in rows])
         db.execute(
-            "UPDATE progress SET put_off = 0 WHERE number IN (SELECT value FROM json_each(?))",
-            (numbers,),
+            "UPDATE progress SET status = ?, put_off = 0"
+            " WHERE number IN (SELECT value FROM json_each(?)) AND status = ?",
+            (_REQUEUE.after, numbers, _REQUEUE.before),
         )
-        tally.put_off(-len(rows))
+        tally.defer(-len(rows))
         if limit is None:
             objects.clear()
     tally.save(db)
@@ -120,7 +127,7 @@ def _checked_object(row: sqlite3.Row) -> MantaObject:
       UnusableRecord: no object can be made of it.
     """
     try:
-        obj = _waiting_object(row)
+        obj = _object_of(row)
     except UnusableRecord:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
@@ -137,12 +144,12 @@ def _checked_object(row: sqlite3.Row) -> MantaObject:
 def _end_unusable(
     db: sqlite3.Connection, tally: Tally, row: sqlite3.Row, why: UnusableRecord
 ) -> None:
-    new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.UNUSABLE)
     db.execute(
-        "UPDATE progress SET status = ?, error = ?, detail = ? WHERE number = ?",
-        (new, why.error, str(why), row["number"]),
+        "UPDATE progress SET status = ?, put_off = 0, error = ?, detail = ?"
+        " WHERE number = ? AND status = ?",
+        (_FAIL.after, why.error, str(why), row["number"], _FAIL.before),
     )
-    tally.move(ObjectStatus.UNPROCESSED, new, why.error, 1, row["bytes"])
+    tally.move(_FAIL, 1, row["bytes"], why.error)
 
 
 def refuse(
@@ -158,12 +165,12 @@ def refuse(
     for object_id, reason in refused:
         if remedy(reason) is Remedy.LATER and _defer(db, object_id, max_attempts):
             deferred += 1
-            tally.put_off(1)
+            tally.defer(1)
             continue
         row = db.execute(f"SELECT tried FROM progress WHERE {OF_ID}", (object_id,)).fetchone()
         told = reason if row is None else most_telling(read_tried(row).reason, reason)
         detail = None if told == reason else f"in the end: {reason}"
-        skip(db, tally, object_id, ObjectStatus.UNPROCESSED, told, detail)
+        skip(db, tally, object_id, _SKIP, told, detail)
         skipped[told] += 1
     tally.save(db)
     return UncopiedCounts(0, deferred, skipped)
@@ -171,24 +178,24 @@ def refuse(
 
 def defer(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
     """Defer objects whose destinations are all away, at no attempt."""
-    advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     count = db.execute(
-        "UPDATE progress SET put_off = 1 WHERE +status = 'unprocessed' AND NOT put_off"
+        "UPDATE progress SET status = ?, put_off = 1 WHERE +status = ? AND NOT put_off"
         " AND number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))",
-        (json.dumps(object_ids),),
+        (_DEFER.after, _DEFER.before, json.dumps(object_ids)),
     ).rowcount
+    if count != len(object_ids):
+        raise IllegalTransition(f"an object is not {_DEFER.before}, so it cannot be deferred")
     tally = Tally()
-    tally.put_off(count)
+    tally.defer(count)
     tally.save(db)
 
 
 def _defer(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     """Defer an object if it has an attempt left; return whether it had."""
-    advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PUT_OFF)
     done = db.execute(
-        "UPDATE progress SET put_off = 1, attempts = attempts + 1"
-        f" WHERE {OF_ID} AND status = 'unprocessed' AND NOT put_off AND attempts + 1 < ?",
-        (object_id, max_attempts),
+        "UPDATE progress SET status = ?, put_off = 1, attempts = attempts + 1"
+        f" WHERE {OF_ID} AND status = ? AND NOT put_off AND attempts + 1 < ?",
+        (_DEFER.after, object_id, _DEFER.before, max_attempts),
     )
     return bool(done.rowcount)
 
@@ -198,19 +205,17 @@ def skip_page(db: sqlite3.Connection, outcome: str) -> bool:
 
     `outcome` is the cause: one that the predecessor has no word for.
     """
-    new = advance(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.REFUSED)
     rows = db.execute(
-        "SELECT number, bytes, put_off FROM progress WHERE status = 'unprocessed' LIMIT ?", (PAGE,)
+        f"SELECT number, bytes, put_off FROM progress WHERE {_IS_UNPLACED} LIMIT ?", (PAGE,)
     ).fetchall()
     db.execute(
         "UPDATE progress SET status = ?, outcome = ?, put_off = 0"
-        " WHERE number IN (SELECT value FROM json_each(?))",
-        (new, outcome, json.dumps([row["number"] for row in rows])),
+        " WHERE number IN (SELECT value FROM json_each(?)) AND status = ?",
+        (_SKIP.after, outcome, json.dumps([row["number"] for row in rows]), _SKIP.before),
     )
     tally = Tally()
-    size = sum(row["bytes"] for row in rows)
-    tally.move(ObjectStatus.UNPROCESSED, new, outcome, len(rows), size)
-    tally.put_off(-sum(row["put_off"] for row in rows))
+    tally.move(_SKIP, len(rows), sum(row["bytes"] for row in rows), outcome)
+    tally.defer(-sum(row["put_off"] for row in rows))
     tally.save(db)
     return bool(rows)
 
@@ -219,21 +224,24 @@ def skip(
     db: sqlite3.Connection,
     tally: Tally,
     object_id: str,
-    old: ObjectStatus,
+    move: Move[ObjectStatus],
     reason: Reason,
     detail: str | None = None,
 ) -> None:
-    """End an object as skipped."""
-    new = advance(states.OBJECT, old, ObjectEvent.REFUSED)
+    """End an object as skipped for `reason`, by the refusing `move` of its state.
+
+    Raises:
+      IllegalTransition: the object is not in the state that the move begins in, or is deferred.
+    """
     column, text = (reason.column, detail) if reason.is_known else (None, _tame(reason.column))
     row = db.execute(
         "UPDATE progress SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
         f" WHERE {OF_ID} AND status = ? AND NOT put_off RETURNING bytes",
-        (new, column, None if column else reasons.UNKNOWN, text, object_id, old),
+        (move.after, column, None if column else reasons.UNKNOWN, text, object_id, move.before),
     ).fetchone()
     if row is None:
-        raise IllegalTransition(f"object {object_id} is not {old}, so it cannot be skipped")
-    tally.move(old, new, column or reasons.UNKNOWN, 1, row["bytes"])
+        raise IllegalTransition(f"object {object_id} is not {move.before}, so it cannot be skipped")
+    tally.move(move, 1, row["bytes"], column or reasons.UNKNOWN)
 
 
 def _tame(text: str) -> str:
@@ -241,7 +249,7 @@ def _tame(text: str) -> str:
     return text[:200].encode(errors="replace").decode()
 
 
-def _waiting_object(row: sqlite3.Row) -> MantaObject:
+def _object_of(row: sqlite3.Row) -> MantaObject:
     obj = read_object(json.loads(row["object"]))
     return attrs.evolve(obj, tried=read_tried(row), earlier=row["earlier_shark"])
 

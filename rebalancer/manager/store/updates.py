@@ -7,12 +7,14 @@ from functools import lru_cache
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import Shark
-from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.assignments import finish
 from rebalancer.manager.store.counts import Tally, move_rows
 from rebalancer.manager.store.orphans import forget_orphans
 from rebalancer.manager.store.records import StoredRecord, UpdateResult
+
+_COMPLETE = move(states.OBJECT, ObjectStatus.POST_PROCESSING, ObjectEvent.METADATA_WRITTEN)
 
 
 def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
@@ -23,7 +25,8 @@ def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecor
     rows = db.execute(
         "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object, a.dest_datacenter, a.dest_shark"
         " FROM assignments a JOIN progress p ON p.assignment = a.number"
-        " JOIN records r ON r.number = p.number WHERE a.id = ? AND p.status = 'post_processing'",
+        " JOIN records r ON r.number = p.number"
+        f" WHERE a.id = ? AND p.status = '{_COMPLETE.before}'",
         (assignment_id,),
     )
     return [stored_record(row) for row in rows]
@@ -54,35 +57,36 @@ def record_updates(
 
 def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> None:
     """End objects whose records name their copies: nearly all, so in one statement."""
-    old = ObjectStatus.POST_PROCESSING
-    new = advance(states.OBJECT, old, ObjectEvent.METADATA_WRITTEN)
     if not numbers:
         return
     listed = json.dumps(numbers)
     these = "number IN (SELECT value FROM json_each(?))"
-    if move_rows(db, tally, old, new, these, listed) != len(numbers):
-        raise IllegalTransition(f"an object is not {old}, so it cannot become {new}")
+    if move_rows(db, tally, _COMPLETE, these, listed) != len(numbers):
+        raise _illegal("an object", _COMPLETE)
     forget_orphans(db, listed)
 
 
 def _end_unwritten(db: sqlite3.Connection, tally: Tally, item: UpdateResult) -> None:
     """End an object whose record was not made to name its copy."""
-    old = ObjectStatus.POST_PROCESSING
-    new = advance(states.OBJECT, old, item.event)
+    ended = move(states.OBJECT, ObjectStatus.POST_PROCESSING, item.event)
     row = db.execute(
         "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
         " WHERE number = ? AND status = ? RETURNING bytes, dest_shark",
-        (new, item.error, item.outcome, item.detail, item.number, old),
+        (ended.after, item.error, item.outcome, item.detail, item.number, ended.before),
     ).fetchone()
     if row is None:
-        raise IllegalTransition(f"object {item.number} is not {old}, so it cannot become {new}")
-    tally.move(old, new, item.error or item.outcome, 1, row["bytes"])
+        raise _illegal(f"object {item.number}", ended)
+    tally.move(ended, 1, row["bytes"], item.error or item.outcome)
     if item.orphan is not None:
         reason = str(item.error or item.outcome)
         db.execute(
             "INSERT OR REPLACE INTO orphans SELECT id, ?, ?, ? FROM records WHERE number = ?",
             (row["dest_shark"], item.orphan, reason, item.number),
         )
+
+
+def _illegal(subject: str, move: Move[ObjectStatus]) -> IllegalTransition:
+    return IllegalTransition(f"{subject} is not {move.before}, so it cannot become {move.after}")
 
 
 def stored_record(row: sqlite3.Row) -> StoredRecord:

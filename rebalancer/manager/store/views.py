@@ -15,6 +15,7 @@ import attrs
 
 from rebalancer.domain.final_scan import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
+from rebalancer.domain.states import AT_DESTINATION, LinkStatus, ObjectStatus
 from rebalancer.errors import StoreError
 from rebalancer.manager.store import counts, destinations, final_scans, job_info, scans
 from rebalancer.manager.store.records import (
@@ -105,16 +106,15 @@ NOTHING = Overview(None, Status({}), (), (), (), ())
 RETRYABLE = ("objects", "links", "remaining", "dropped")
 _RETRYABLE = {
     # A job that broke has objects that came to no end.
-    "objects": ("number", "evacuateobjects WHERE status <> 'complete'"),
-    "links": ("rowid", "links WHERE status <> 'complete'"),
+    "objects": ("number", f"evacuateobjects WHERE status <> '{ObjectStatus.COMPLETE}'"),
+    "links": ("rowid", f"links WHERE status <> '{LinkStatus.COMPLETE}'"),
     "remaining": ("rowid", f"remaining WHERE why = '{FOUND_TOO_LATE}'"),
     "dropped": ("rowid", f"dropped WHERE reason = '{NOT_CONFIGURED}'"),
 }
 # Of a row of `objects`: its id, where a copy may lie that no record and no list of the earlier job
 # names, and its record.
-_PLACE = (
-    "CASE WHEN status IN ('assigned', 'post_processing') THEN dest_shark ELSE earlier_shark END"
-)
+_AT_DESTINATION = ", ".join(f"'{status}'" for status in AT_DESTINATION)
+_PLACE = f"CASE WHEN status IN ({_AT_DESTINATION}) THEN dest_shark ELSE earlier_shark END"
 _COPY = (
     f", id, CASE WHEN NOT EXISTS (SELECT 1 FROM orphans WHERE object_id = id AND shark = {_PLACE})"
     f" THEN {_PLACE} END, CASE WHEN {_PLACE} IS NOT NULL THEN object END"

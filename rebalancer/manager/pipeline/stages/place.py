@@ -14,6 +14,7 @@ from rebalancer.domain.objects import MantaObject, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Remedy, remedy
+from rebalancer.domain.states import AssignmentState
 from rebalancer.log import get_logger
 from rebalancer.manager.fleet import nodes
 from rebalancer.manager.pipeline.job import Found, Job, Ready
@@ -312,5 +313,5 @@ class _Placer:
             id=assignment.id,
             destination=destination.manta_storage_id,
             tasks=len(batch.items),
-            state="init",
+            state=AssignmentState.INIT,
         )

@@ -8,6 +8,7 @@ import trio
 from rebalancer.domain import assignments, reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
+from rebalancer.domain.states import AssignmentState
 from rebalancer.errors import PeerError, PeerUnreachable, PeerWantsToken
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job, Moved, Sent
@@ -168,7 +169,9 @@ class _Watcher:
         else:
             self._job.ledger.done(self._shark, item.size)
         note_uncopied(self._job, item.id, uncopied)
-        log.debug("assignment", id=item.id, state="agent_complete", failed=len(failed))
+        log.debug(
+            "assignment", id=item.id, state=AssignmentState.AGENT_COMPLETE, failed=len(failed)
+        )
         await self._moved.send(Moved(item.id, item.destination))
         # That may have taken long, in which nobody could see the others' progress.
         self._progress_at = trio.current_time()

@@ -9,7 +9,7 @@ from operator import attrgetter
 import trio
 
 from rebalancer.domain.objects import RecordError, account_of, copy_path
-from rebalancer.domain.states import ObjectEvent
+from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job, Moved
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
@@ -78,7 +78,7 @@ async def _update_assignment(job: Job, item: Moved) -> None:
         _count(job, [outcome for _, outcome in done])
     if not parts:
         await job.store.write(updates.record_updates, (), item.id)
-    log.debug("assignment", id=item.id, state="post_processed")
+    log.debug("assignment", id=item.id, state=AssignmentState.POST_PROCESSED)
 
 
 def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
@@ -133,8 +133,5 @@ def _count(job: Job, outcomes: list[Outcome]) -> None:
 
 async def _update_link(job: Job, link: StoredRecord) -> None:
     ((_, outcome),) = await _update_chunk(job, link.shard, [link])
-    status = {
-        ObjectEvent.METADATA_WRITTEN: "complete",
-        ObjectEvent.SUPERSEDED: "skipped",
-    }.get(outcome.event, "error")
-    await job.store.write(links.record_update, link, status, outcome.detail or outcome.outcome)
+    detail = outcome.detail or outcome.outcome
+    await job.store.write(links.record_update, link, outcome.event, detail)
