@@ -94,7 +94,7 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
             fleet = Fleet(partial(storage_nodes, http.over("http"), config.storinfo, LeftOut()))
             metrics = ManagerMetrics(config)
             resources = Resources(config, fleet, http, metrics, agent_token)
-            metrics.watch_destinations(resources.ledgers.snapshot)
+            metrics.watch_destinations(resources.fleet_ledger.snapshot)
             yield Jobs(index, resources)
 
 

@@ -28,7 +28,7 @@ async def test_stages_are_timed_and_queues_and_destinations_shown(
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 31)])
     during = []
     async with world.job() as job:
-        job.metrics.watch_destinations(world.ledgers.snapshot)
+        job.metrics.watch_destinations(world.fleet_ledger.snapshot)
         world.before_write = lambda _name: during.append(scraped(job.metrics))
         await flow.run(job)
         after = scraped(job.metrics)

@@ -21,7 +21,7 @@ from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.jsontext import JsonText
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.fleet.throttle import Throttle
 from rebalancer.manager.fleet.update_limiter import Updaters
@@ -232,7 +232,7 @@ class World:
     scanned: Mapping[int, scan.Shard] | None = None
     listing: Listing | None = None
     job_name: str = "job"
-    ledgers: Ledgers = attrs.field(factory=Ledgers)
+    fleet_ledger: FleetLedger = attrs.field(factory=FleetLedger)
     #: Called with the shard's name around its writes; what they raise, the client raises.
     before_write: Callable[[str], None] = lambda _name: None
     after_write: Callable[[str], None] = lambda _name: None
@@ -278,7 +278,7 @@ class World:
         async with open_store(self.job_file, run=inline) as store:
             # The machine does not crash here, and to wait for its disk is most of a test's time.
             store.database._writer.execute("PRAGMA synchronous=OFF")
-            with self.ledgers.open(limit) as ledger:
+            with self.fleet_ledger.open(limit) as ledger:
                 made = {
                     "id": "job",
                     "action": Evacuate(ORIGIN),

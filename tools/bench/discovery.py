@@ -36,7 +36,7 @@ from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import StorageNode
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import find
@@ -114,7 +114,7 @@ async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
     config = ManagerConfig(
         domain_name="lab", shards=(Shard(MORAY),), options=Options(md_read_chunk_size=CHUNK)
     )
-    with Ledgers().open(config.options.max_assignments_per_shark) as ledger:
+    with FleetLedger().open(config.options.max_assignments_per_shark) as ledger:
         yield make_job(config, store, ledger, fleet=Fleet(nodes), scanned={1: shard})
 
 

@@ -10,7 +10,7 @@ from objects import OWNER
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet.ledger import Ledger
+from rebalancer.manager.fleet.ledger import JobLedger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.fleet.throttle import Throttle
 from rebalancer.manager.fleet.update_limiter import Updaters
@@ -59,7 +59,7 @@ def record(number: int) -> dict[str, Any]:
 def make_job(
     config: ManagerConfig,
     store: JobStore,
-    ledger: Ledger,
+    ledger: JobLedger,
     *,
     fleet: Fleet | None = None,
     agents: Agents | None = None,

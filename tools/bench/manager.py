@@ -41,7 +41,7 @@ from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.sharks import rewrite
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
-from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import job_info
@@ -199,7 +199,7 @@ async def manage(
         store = await enter(open_store(file, run=run))
         await store.write(job_info.write_origin, ORIGIN)
         agents = Agents(http, config.agent_port)
-        ledger = stack.enter_context(Ledgers().open(options.max_assignments_per_shark))
+        ledger = stack.enter_context(FleetLedger().open(options.max_assignments_per_shark))
         job = make_job(
             config, store, ledger, fleet=Fleet(ask), agents=agents, scanned=moray, moray=moray
         )

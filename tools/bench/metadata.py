@@ -42,7 +42,7 @@ from rebalancer.domain import sharks
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet.ledger import Ledger, Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
 from rebalancer.manager.pipeline.job import Moved
 from rebalancer.manager.pipeline.stages.update import update
 from rebalancer.manager.store import assignments, discovery
@@ -257,7 +257,7 @@ async def measure(setting: Setting, folder: Path) -> Run:
             async with open_moray({1: MORAY}, hosts, connections=setting.updaters) as m:
                 timed = Timed(m[1])
                 clients = {1: cast(MorayClient, timed)}
-                job = make_job(config, store, Ledger(Ledgers(), 1), moray=clients)
+                job = make_job(config, store, JobLedger(FleetLedger(), 1), moray=clients)
                 await m[1].ping()
                 begun, cpu = time.perf_counter(), time.process_time()
                 send, receive = trio.open_memory_channel[Moved](len(moved))

@@ -14,7 +14,7 @@ from rebalancer.config import ManagerConfig, read_token
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import ConfigError, PeerUnreachable
 from rebalancer.manager.actions import ACTIONS, Action
-from rebalancer.manager.fleet.ledger import Ledger, Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.fleet.throttle import Throttle
 from rebalancer.manager.fleet.update_limiter import Updaters
@@ -53,7 +53,7 @@ class Resources:
     metrics: ManagerMetrics
     #: The agents ask for it; jobs that begin have it read again.
     agent_token: Token = attrs.field(factory=Token)
-    ledgers: Ledgers = attrs.field(factory=Ledgers)
+    fleet_ledger: FleetLedger = attrs.field(factory=FleetLedger)
     evacuating: frozenset[str] = frozenset()
 
     def file(self, job_id: str) -> Path:
@@ -76,7 +76,7 @@ class Opened:
 
     shards: "Shards"
     store: JobStore
-    ledger: Ledger
+    ledger: JobLedger
 
 
 def read_tuning(row: JobRow) -> Tuning:

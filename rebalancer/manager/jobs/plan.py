@@ -18,7 +18,7 @@ import trio
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerError, StoreError, Unavailable, leaves
-from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.jobs.assembly import Opened, Resources, make_job, open_shards
 from rebalancer.manager.jobs.preflight import preflight_of
 from rebalancer.manager.jobs.rows import JobRow
@@ -75,7 +75,7 @@ async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Pl
         folder = await enter(_scratch(Path(config.data_dir)))
         shards = await enter(open_shards(config))
         job_store = await enter(open_store(folder / f"{row.id}.sqlite"))
-        ledger = stack.enter_context(Ledgers().open(UNLIMITED))
+        ledger = stack.enter_context(FleetLedger().open(UNLIMITED))
         job = await make_job(
             resources,
             row,

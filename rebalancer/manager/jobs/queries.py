@@ -68,7 +68,7 @@ class JobQueries:
         details = await self.details(job_id)
         running = self.running.get(details.row.id)
         rates = None if running is None else running.rates
-        standings = self.resources.ledgers.snapshot()
+        standings = self.resources.fleet_ledger.snapshot()
         return render.summary(details.row, details.known, rates, standings, details.waits)
 
     async def status(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class JobQueries:
         return render.status(
             await self.index.all(),
             self.running,
-            shared.ledgers.snapshot(),
+            shared.fleet_ledger.snapshot(),
             nodes=len(shared.fleet.nodes),
             age_s=shared.fleet.age_s,
             max_concurrent_jobs=shared.config.max_concurrent_jobs,

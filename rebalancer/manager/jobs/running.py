@@ -177,7 +177,8 @@ class RunningJob:
             opening = open_store(file, waits=self.waits, must_exist=True)
             store = await stack.enter_async_context(opening)
             limit = config.options.max_assignments_per_shark
-            yield Opened(shards, store, stack.enter_context(self.resources.ledgers.open(limit)))
+            ledger = stack.enter_context(self.resources.fleet_ledger.open(limit))
+            yield Opened(shards, store, ledger)
 
     async def _find_origin(self, opened: Opened) -> bool:
         """Look the evacuated node up; return whether it is known, as the job was not cancelled."""

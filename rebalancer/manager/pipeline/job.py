@@ -14,7 +14,8 @@ from rebalancer.domain.batches import BatchLimits
 from rebalancer.domain.objects import MantaObject, Shark
 from rebalancer.domain.placement import Rules
 from rebalancer.manager.actions import Action
-from rebalancer.manager.fleet.ledger import Ledger
+from rebalancer.manager.fleet.health import Health
+from rebalancer.manager.fleet.ledger import JobLedger
 from rebalancer.manager.fleet.nodes import Fleet
 from rebalancer.manager.fleet.throttle import Throttle
 from rebalancer.manager.fleet.update_limiter import Updaters
@@ -137,7 +138,7 @@ class Job:
     #: Records that are read anew, before any shard is scanned.
     listing: Listing | None
     metrics: ManagerMetrics
-    ledger: Ledger
+    ledger: JobLedger
     throttle: Throttle
     updaters: Updaters
     #: Whether its shards are looked at: all of them, or what an earlier job left of them.
@@ -167,6 +168,11 @@ class Job:
     def rules(self) -> Rules:
         """Return the operator's limits on destinations."""
         return rules_of(self.config)
+
+    @property
+    def health(self) -> Health:
+        """Return how the destinations answer, of all jobs together."""
+        return self.ledger.health
 
     @property
     def batch_limits(self) -> BatchLimits:

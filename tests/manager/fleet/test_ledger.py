@@ -6,7 +6,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.manager.fleet.ledger import AVOID_MAX_S, AVOID_S, SETTLING_S, Ledgers, Standing
+from rebalancer.manager.fleet.health import AVOID_MAX_S, AVOID_S
+from rebalancer.manager.fleet.ledger import UNREPORTED_S, FleetLedger, Standing
 
 A, B = "2.stor.lab", "3.stor.lab"
 
@@ -14,7 +15,7 @@ A, B = "2.stor.lab", "3.stor.lab"
 @pytest.mark.row("N13")
 async def test_claims_count_until_they_have_settled(autojump_clock: object) -> None:
     """Until storinfo can have told of them: copied ones, and lost ones, which may be there too."""
-    with Ledgers().open(4) as ledger:
+    with FleetLedger().open(4) as ledger:
         for size in (1, 300, 5000, 70_000):
             ledger.claim(A, size)
             ledger.posted(A)
@@ -23,7 +24,7 @@ async def test_claims_count_until_they_have_settled(autojump_clock: object) -> N
         ledger.failed(A, 300)
         ledger.unsent(A, 70_000)
         assert ledger.claimed(A) == 5301
-        await trio.sleep(SETTLING_S - 1)
+        await trio.sleep(UNREPORTED_S - 1)
         assert ledger.claimed(A) == 5301
         await trio.sleep(2)
         assert ledger.claimed(A) == 1
@@ -32,7 +33,7 @@ async def test_claims_count_until_they_have_settled(autojump_clock: object) -> N
 
 async def test_a_destination_is_busy_at_its_limit() -> None:
     """And whoever waits is woken when it is not any more."""
-    with Ledgers().open(2) as ledger:
+    with FleetLedger().open(2) as ledger:
         ledger.posted(A)
         assert not ledger.is_busy(A)
         ledger.posted(A)
@@ -49,31 +50,31 @@ async def test_a_destination_that_fails_is_avoided_longer_each_time(
     autojump_clock: object,
 ) -> None:
     """Doubled in a row up to a limit; a success forgives all."""
-    with Ledgers().open(4) as ledger:
+    with FleetLedger().open(4) as ledger:
         for failures in range(10):
             ledger.posted(A)
             ledger.failed(A, 0)
             pause = min(AVOID_S * 2**failures, AVOID_MAX_S)
-            assert ledger.is_avoided(A)
+            assert ledger.health.is_avoided(A)
             await trio.sleep(pause - 1)
-            assert ledger.is_avoided(A)
+            assert ledger.health.is_avoided(A)
             await trio.sleep(2)
-            assert not ledger.is_avoided(A)
+            assert not ledger.health.is_avoided(A)
         ledger.posted(A)
         ledger.done(A, 0)
         ledger.posted(A)
         ledger.failed(A, 0)
         await trio.sleep(AVOID_S + 1)
-        assert not ledger.is_avoided(A)
+        assert not ledger.health.is_avoided(A)
 
 
 async def test_jobs_see_each_others_claims(autojump_clock: object) -> None:
     """Both count everywhere; those of a job that is over vanish, but for what is settling."""
-    ledgers = Ledgers()
-    with ledgers.open(2) as one:
+    fleet_ledger = FleetLedger()
+    with fleet_ledger.open(2) as one:
         one.claim(A, 1)
         one.posted(A)
-        with ledgers.open(1) as other:
+        with fleet_ledger.open(1) as other:
             other.claim(A, 20)
             other.claim(A, 300)
             other.posted(A)
@@ -81,36 +82,36 @@ async def test_jobs_see_each_others_claims(autojump_clock: object) -> None:
             assert one.claimed(A) == other.claimed(A) == 321
             assert one.is_busy(A)
             other.failed(A, 20)
-            assert one.is_avoided(A)
+            assert one.health.is_avoided(A)
             changes = one.changes
         assert one.claimed(A) == 21
         assert not one.is_busy(A)
         assert one.changes > changes  # whoever waits for room looks again
-        await trio.sleep(SETTLING_S + 1)
+        await trio.sleep(UNREPORTED_S + 1)
         assert one.claimed(A) == 1
 
 
 async def test_a_cancelled_job_leaves_no_claims(autojump_clock: object) -> None:
     """However it ends."""
-    ledgers = Ledgers()
-    with trio.move_on_after(1), ledgers.open(2) as ledger:
+    fleet_ledger = FleetLedger()
+    with trio.move_on_after(1), fleet_ledger.open(2) as ledger:
         ledger.claim(A, 20)
         ledger.posted(A)
         await trio.sleep_forever()
-    assert [(one.claimed, one.assignments) for one in ledgers.snapshot()] == [(0, 0)]
+    assert [(one.claimed, one.assignments) for one in fleet_ledger.snapshot()] == [(0, 0)]
 
 
 async def test_destinations_can_be_shown(autojump_clock: object) -> None:
     """What is under way, and why one gets nothing."""
-    ledgers = Ledgers()
-    with ledgers.open(2) as ledger:
+    fleet_ledger = FleetLedger()
+    with fleet_ledger.open(2) as ledger:
         ledger.claim(B, 7)
         ledger.posted(B)
         ledger.claim(A, 5)
         ledger.posted(A)
         ledger.failed(A, 5)
         await trio.sleep(4)
-        shown = ledgers.snapshot()
+        shown = fleet_ledger.snapshot()
     left = shown[0].avoided_for_s
     assert left == pytest.approx(AVOID_S - 4)
     assert shown == [
@@ -134,8 +135,8 @@ def test_nothing_is_left_of_any_history(history: list[tuple[str, int, int]]) -> 
     """Claims are what the open jobs claim and what settles; at the end they are exactly nothing."""
 
     async def run() -> None:
-        ledgers = Ledgers()
-        open_jobs = [ledgers.open(3), ledgers.open(3)]
+        fleet_ledger = FleetLedger()
+        open_jobs = [fleet_ledger.open(3), fleet_ledger.open(3)]
         jobs = [job.__enter__() for job in open_jobs]
         claims: list[list[int]] = [[], []]
         settling: list[tuple[float, int]] = []
@@ -149,7 +150,7 @@ def test_nothing_is_left_of_any_history(history: list[tuple[str, int, int]]) -> 
                 mine.append(size)
             elif step == "close":
                 open_jobs[index].__exit__(None, None, None)
-                open_jobs[index] = ledgers.open(3)
+                open_jobs[index] = fleet_ledger.open(3)
                 jobs[index] = open_jobs[index].__enter__()
                 mine.clear()
             elif mine:
@@ -160,7 +161,7 @@ def test_nothing_is_left_of_any_history(history: list[tuple[str, int, int]]) -> 
                 else:
                     getattr(jobs[index], step)(A, size)
                 if step in ("done", "failed"):
-                    settling.append((trio.current_time() + SETTLING_S, size))
+                    settling.append((trio.current_time() + UNREPORTED_S, size))
             now = trio.current_time()
             expected = sum(sum(mine) for mine in claims)
             expected += sum(size for until, size in settling if until > now)
@@ -168,7 +169,7 @@ def test_nothing_is_left_of_any_history(history: list[tuple[str, int, int]]) -> 
             assert jobs[0].is_busy(A) == (len(claims[0]) + len(claims[1]) >= 3)
         for job in open_jobs:
             job.__exit__(None, None, None)
-        await trio.sleep(SETTLING_S)
-        assert all((one.claimed, one.assignments) == (0, 0) for one in ledgers.snapshot())
+        await trio.sleep(UNREPORTED_S)
+        assert all((one.claimed, one.assignments) == (0, 0) for one in fleet_ledger.snapshot())
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))

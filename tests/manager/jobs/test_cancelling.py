@@ -125,7 +125,7 @@ async def test_nothing_is_begun_and_nothing_is_left_half_way(
     posted = sum(world.agents.done[name].stats.total for name in done)
     assert failed == posted - copied  # what was never sent has made no attempt
     await trio.sleep(100)
-    assert all(one.claimed == one.assignments == 0 for one in world.ledgers.snapshot())
+    assert all(one.claimed == one.assignments == 0 for one in world.fleet_ledger.snapshot())
 
 
 async def test_a_job_that_waits_for_busy_destinations_hears_of_it(

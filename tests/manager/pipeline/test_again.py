@@ -13,7 +13,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerUnreachable
-from rebalancer.manager.fleet.ledger import Ledgers
+from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.discover import ROOM_S
@@ -154,7 +154,7 @@ async def test_a_restart_remembers_what_failed(world: World, autojump_clock: obj
             await job.store.wait_change()
         nursery.cancel_scope.cancel()
     failing[0] = False
-    world.ledgers = Ledgers()
+    world.fleet_ledger = FleetLedger()
     async with world.job() as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 20}

@@ -190,7 +190,7 @@ async def test_nothing_that_an_agent_lies_about_counts_as_copied(
         check_counters(job.store)
         assert await counts(job.store) == {("skipped", reason): 20}
     assert before == world.records()
-    assert all(one.assignments == 0 for one in world.ledgers.snapshot())
+    assert all(one.assignments == 0 for one in world.fleet_ledger.snapshot())
 
 
 @pytest.mark.row("L22")
@@ -799,7 +799,7 @@ async def test_what_was_recorded_and_never_posted_is_no_fault_of_its_agent(
             assert await counts(job.store) == {("complete", ""): 20}
             assert attempts(job) == 0
     assert [line for line in lines if line["log_level"] == "warning"] == []
-    assert all(one.failures == 0 for one in world.ledgers.snapshot())
+    assert all(one.failures == 0 for one in world.fleet_ledger.snapshot())
 
 
 # --- tokens that differ for a while ----------------------------------------------------------

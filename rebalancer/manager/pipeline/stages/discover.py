@@ -12,7 +12,7 @@ from rebalancer.manager.store import unplaced
 
 #: Seconds before objects for which there was no room are tried again: storinfo has told by then
 #: of all that was copied.
-ROOM_S = ledger.SETTLING_S + nodes.PERIOD_S
+ROOM_S = ledger.UNREPORTED_S + nodes.PERIOD_S
 
 #: What is waited for, in words, while there is no destination for what is left.
 PLACES = "a destination for what is left"
@@ -95,7 +95,7 @@ async def _await_return(job: Job) -> None:
 
     One that lacked room is not tried sooner for that: each try is one of its attempts.
     """
-    while job.absence.objects < job.store.deferred or job.ledger.returns == job.absence.returns:
+    while job.absence.objects < job.store.deferred or job.health.returns == job.absence.returns:
         await job.ledger.wait_change()
 
 

@@ -117,7 +117,7 @@ class _Placer:
                     await self._send(batch)
                     self._look_anew()
             elif plan == reasons.DESTINATION_UNREACHABLE and not self._is_given_up():
-                self._job.absence.note(self._job.ledger.returns)
+                self._job.absence.note(self._job.health.returns)
                 deferred.append(obj.object_id)
             elif plan is not None:
                 refused.append((obj.object_id, plan))
@@ -169,7 +169,7 @@ class _Placer:
     def _note_held(self) -> None:
         """Show that the job waits for destinations, once it is sure that all are away."""
         known = self._selection.candidates.nodes
-        if all(self._job.ledger.is_away(node.manta_storage_id) for node in known):
+        if all(self._job.health.is_away(node.manta_storage_id) for node in known):
             self._held_at = trio.current_time()
             self._job.waits.begin(DESTINATIONS, f"none of {len(known)} answers")
 
@@ -177,7 +177,7 @@ class _Placer:
         """Tell whether every destination is away: then all objects wait, not each by itself."""
         known = [node.manta_storage_id for node in self._selection.candidates.nodes]
         # All of them are looked at, so that those of which nobody knows are asked at once.
-        return not any([self._job.ledger.is_there(name) for name in known])
+        return not any([self._job.health.is_there(name) for name in known])
 
     def _is_given_up(self) -> bool:
         """Tell whether every destination that is away has been so for longer than is waited for it.
@@ -185,7 +185,7 @@ class _Placer:
         While all are away that tells nothing of each, so the time counts from the end of that.
         """
         known = [node.manta_storage_id for node in self._selection.candidates.nodes]
-        away = [self._job.ledger.away_s(name) for name in known if self._job.ledger.is_away(name)]
+        away = [self._job.health.away_s(name) for name in known if self._job.health.is_away(name)]
         since_held = trio.current_time() - self._held_at
         return min([*away, since_held]) >= self._job.config.agent_timeout
 
@@ -259,11 +259,12 @@ class _Placer:
         name = node.manta_storage_id
         outlook = self._outlooks.get(name)
         if outlook is None:
-            claimed, is_busy, is_avoided = self._job.ledger.look(name)
+            claimed, is_busy = self._job.ledger.look(name)
+            is_avoided = self._job.health.is_avoided(name)
             batch = self._batches.get(name)
             left = 0 if batch is None else batch.left
             room = max(left, self._claim_limit(name, claimed))
-            is_away = self._job.ledger.is_away(name)
+            is_away = self._job.health.is_away(name)
             outlook = Outlook(room, is_busy, is_avoided, is_away)
             self._outlooks[name] = outlook
         return outlook

@@ -84,10 +84,10 @@ class _Watcher:
             report = await self._job.agents.get(self._shark, item.id)
         except PeerError as exc:
             if isinstance(exc, PeerUnreachable | PeerWantsToken):
-                self._job.ledger.no_answer(self._shark, str(exc))
+                self._job.health.no_answer(self._shark, str(exc))
             await self._await_progress(watched, reasons.DESTINATION_UNREACHABLE, str(exc))
             return
-        self._job.ledger.answered(self._shark)
+        self._job.health.answered(self._shark)
         if report is None and not item.is_accepted:
             await self._untaken(item)
         elif report is None:
@@ -114,12 +114,12 @@ class _Watcher:
     async def _untaken(self, item: Sent) -> None:
         """Give up an assignment that its agent never accepted and does not have: it got lost."""
         ledger = self._job.ledger
-        if item.in_doubt and ledger.untaken_s(self._shark) >= self._job.config.agent_timeout:
+        if item.in_doubt and ledger.health.untaken_s(self._shark) >= self._job.config.agent_timeout:
             detail = "the agent answers, but takes no assignment"
             await self._lose(item, reasons.DESTINATION_UNREACHABLE, detail)
             return
         if item.in_doubt:
-            ledger.set_away(self._shark, "it did not answer to an assignment")
+            ledger.health.set_away(self._shark, "it did not answer to an assignment")
         await withdraw(self._job, item.id, self._shark, item.size, is_in_doubt=item.in_doubt)
         del self._watched[item.id]
 

@@ -43,9 +43,9 @@ async def _post(job: Job, item: Ready, sent: trio.MemorySendChannel[Sent]) -> No
     assignment is asked for it by polling.
     """
     shark = item.destination.manta_storage_id
-    if not (job.cancelled.is_set() or job.ledger.is_away(shark)):
+    if not (job.cancelled.is_set() or job.health.is_away(shark)):
         await job.throttle.tell(shark)
-    if job.cancelled.is_set() or job.ledger.is_away(shark):
+    if job.cancelled.is_set() or job.health.is_away(shark):
         await withdraw(job, item.id, shark, item.size)
         return
     with job.metrics.timed("post"):
@@ -92,14 +92,14 @@ async def _deliver(job: Job, item: Ready) -> _Result:
         except PeerError as exc:
             was_sent = was_sent or getattr(exc, "was_sent", True)
             # Also one whose agent answers, but to no assignment, comes to its end.
-            is_over = job.ledger.untaken_s(shark) >= job.config.agent_timeout
-            job.ledger.no_answer(shark, str(exc), to_post=True)
+            is_over = job.health.untaken_s(shark) >= job.config.agent_timeout
+            job.health.no_answer(shark, str(exc), to_post=True)
             unsent = _Delivery.REFUSED if is_over else _Delivery.NEVER_SENT
             result = _Result(_Delivery.IN_DOUBT if was_sent else unsent, detail=str(exc))
-            if job.ledger.is_away(shark):
+            if job.health.is_away(shark):
                 break
         else:
-            job.ledger.took(shark)
+            job.health.took(shark)
             if answer.outcome is Posted.ACCEPTED:
                 return _Result(_Delivery.TAKEN)
             if answer.outcome is Posted.REJECTED:
@@ -108,7 +108,7 @@ async def _deliver(job: Job, item: Ready) -> _Result:
             wait = max(wait, answer.retry_after_s)
         # Once another assignment has been given up there, this one is not worth its own tries:
         # those behind it have other destinations.
-        if job.ledger.is_avoided(shark):
+        if job.health.is_avoided(shark):
             break
         with trio.move_on_after(wait):
             await job.cancelled.wait()

@@ -19,18 +19,18 @@ async def probe(job: Job) -> None:
     told: set[str] = set()
     try:
         while True:
-            if due := job.ledger.take_due():
+            if due := job.health.take_due():
                 async with trio.open_nursery() as nursery:
                     places = trio.CapacityLimiter(AT_ONCE)
                     for shark in due:
                         nursery.start_soon(_ask, job, shark, places)
-            away = dict(job.ledger.away())
+            away = dict(job.health.away())
             for shark, why in away.items():
                 job.waits.begin(_subject(shark), why)
             for shark in told - away.keys():
                 job.waits.end(_subject(shark))
             told = set(away)
-            with trio.move_on_at(job.ledger.next_probe_at()):
+            with trio.move_on_at(job.health.next_probe_at()):
                 await job.ledger.wait_change()
     finally:
         for shark in told:
@@ -42,12 +42,12 @@ def _subject(shark: str) -> str:
 
 
 async def _ask(job: Job, shark: str, places: trio.CapacityLimiter) -> None:
-    settle = partial(job.ledger.still_away, shark)  # also if this is cut off
+    settle = partial(job.health.still_away, shark)  # also if this is cut off
     try:
         async with places:
             await job.agents.ping(shark)
-        settle = partial(job.ledger.back, shark)
+        settle = partial(job.health.back, shark)
     except PeerError as exc:
-        settle = partial(job.ledger.still_away, shark, str(exc))
+        settle = partial(job.health.still_away, shark, str(exc))
     finally:
         settle()
