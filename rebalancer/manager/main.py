@@ -12,7 +12,7 @@ from rebalancer.config import ManagerConfig, load_manager, read_token
 from rebalancer.errors import ConfigError
 from rebalancer.lock import claimed
 from rebalancer.log import configure, get_logger
-from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.http.api import make_api
 from rebalancer.manager.jobs import plan
 from rebalancer.manager.jobs.assembly import Resources
@@ -52,7 +52,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
         async def service() -> None:
             await _take_up_change(jobs, path)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(jobs.resources.fleet.poll)
+                nursery.start_soon(jobs.resources.node_list.poll)
                 nursery.start_soon(jobs.run)
 
         async def reload() -> None:
@@ -91,9 +91,9 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
             ) as http,
             open_index(data_dir / "rebalancer.sqlite") as index,
         ):
-            fleet = Fleet(partial(storage_nodes, http.over("http"), config.storinfo, LeftOut()))
+            ask = partial(storage_nodes, http.over("http"), config.storinfo, LeftOut())
             metrics = ManagerMetrics(config)
-            resources = Resources(config, fleet, http, metrics, agent_token)
+            resources = Resources(config, NodeList(ask), http, metrics, agent_token)
             metrics.watch_destinations(resources.fleet_ledger.snapshot)
             yield Jobs(index, resources)
 

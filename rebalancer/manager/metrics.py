@@ -80,7 +80,7 @@ class ManagerMetrics:
         self._scan_position.labels(*where).set(scan.position)
         self._scan_until.labels(*where).set(scan.until)
 
-    def updaters(self, limit: int, in_force: int) -> None:
+    def show_update_limit(self, limit: int, in_force: int) -> None:
         """Note that the operator allows `limit` updates at a time, of which `in_force` may run."""
         self._updaters.set(limit)
         self._in_force.set(in_force)

@@ -21,10 +21,10 @@ from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.jsontext import JsonText
 from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.ledger import FleetLedger
-from rebalancer.manager.fleet.nodes import Fleet
-from rebalancer.manager.fleet.throttle import Throttle
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.node_list import NodeList
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
@@ -284,15 +284,15 @@ class World:
                     "action": Evacuate(ORIGIN),
                     "config": config,
                     "store": store,
-                    "fleet": Fleet(ask),
+                    "node_list": NodeList(ask),
                     "agents": cast(Agents, self.agents),
                     "scanned": cast(Mapping[int, scan.Shard], self.scanned or moray),
                     "moray": cast(Mapping[int, MorayClient], moray),
                     "listing": self.listing,
                     "metrics": ManagerMetrics(config),
                     "ledger": ledger,
-                    "throttle": Throttle(cast(Agents, self.agents), None),
-                    "updaters": Updaters(
+                    "bandwidth": BandwidthLimit(cast(Agents, self.agents), None),
+                    "update_limiter": UpdateLimiter(
                         config.options.max_metadata_update_threads,
                         config.metadata_timeout,
                         lambda _limit, _in_force: None,

@@ -37,7 +37,7 @@ from rebalancer.domain.objects import StorageNode
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet.ledger import FleetLedger
-from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import find
 from rebalancer.manager.store import discovery
@@ -115,7 +115,7 @@ async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
         domain_name="lab", shards=(Shard(MORAY),), options=Options(md_read_chunk_size=CHUNK)
     )
     with FleetLedger().open(config.options.max_assignments_per_shark) as ledger:
-        yield make_job(config, store, ledger, fleet=Fleet(nodes), scanned={1: shard})
+        yield make_job(config, store, ledger, node_list=NodeList(nodes), scanned={1: shard})
 
 
 async def discovered(job: Job) -> int:

@@ -10,10 +10,10 @@ from objects import OWNER
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.ledger import JobLedger
-from rebalancer.manager.fleet.nodes import Fleet
-from rebalancer.manager.fleet.throttle import Throttle
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.node_list import NodeList
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.store.job_store import JobStore
@@ -61,7 +61,7 @@ def make_job(
     store: JobStore,
     ledger: JobLedger,
     *,
-    fleet: Fleet | None = None,
+    node_list: NodeList | None = None,
     agents: Agents | None = None,
     scanned: Mapping[int, scan.Shard] | None = None,
     moray: Mapping[int, MorayClient] | None = None,
@@ -74,13 +74,13 @@ def make_job(
         action=Evacuate(ORIGIN),
         config=config,
         store=store,
-        fleet=cast(Fleet, fleet),
+        node_list=cast(NodeList, node_list),
         agents=known,
         scanned=scanned or {},
         moray=moray or {},
         listing=None,
         metrics=metrics,
         ledger=ledger,
-        throttle=Throttle(known, None),
-        updaters=Updaters(threads, config.metadata_timeout, metrics.updaters),
+        bandwidth=BandwidthLimit(known, None),
+        update_limiter=UpdateLimiter(threads, config.metadata_timeout, metrics.show_update_limit),
     )

@@ -42,7 +42,7 @@ from rebalancer.domain.sharks import rewrite
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.fleet.ledger import FleetLedger
-from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import job_info
 from rebalancer.manager.store.job_store import open_store
@@ -201,7 +201,13 @@ async def manage(
         agents = Agents(http, config.agent_port)
         ledger = stack.enter_context(FleetLedger().open(options.max_assignments_per_shark))
         job = make_job(
-            config, store, ledger, fleet=Fleet(ask), agents=agents, scanned=moray, moray=moray
+            config,
+            store,
+            ledger,
+            node_list=NodeList(ask),
+            agents=agents,
+            scanned=moray,
+            moray=moray,
         )
         if split is not None:
             split.watch(store.database)

@@ -1,1 +1,1 @@
-"""This package knows what storage nodes and shards can take, and holds the work of jobs to it."""
+"""This package holds the work of jobs to what storage nodes and shards can take."""

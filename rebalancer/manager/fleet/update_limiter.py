@@ -1,7 +1,7 @@
-"""This module limits a job's updates at a time: by the operator, and by overload.
+"""This module limits how many updates of a job run at a time: by the operator, and by overload.
 
-A metadata tier that says it is overloaded is given less to do than the operator allows; one that
-is down is waited for, but not for ever.
+A metadata tier that is overloaded is given fewer updates than the operator allows; a shard that is
+down is waited for, but not for ever.
 """
 
 from collections import defaultdict
@@ -16,10 +16,10 @@ from rebalancer.waits import Waits
 log = get_logger()
 
 
-class Updaters:
-    """A limiter that keeps a pace.
+class UpdateLimiter:
+    """This object lets updates begin, and slows them down in an overload.
 
-    Mutable state: the limiter and the pace, in step; the patience with each shard.  `tell` is
+    Mutable state: the limiter and the pace, in step; the patience with each shard.  `show` is
     called with the operator's limit and the one in force whenever either changes; `waits` has the
     shards that are waited for.
     """
@@ -28,16 +28,16 @@ class Updaters:
         self,
         limit: int,
         patience_s: float,
-        tell: Callable[[int, int], None],
+        show: Callable[[int, int], None],
         waits: Waits | None = None,
     ) -> None:
         self._pace = Pace(limit)
         self._limiter = trio.CapacityLimiter(limit)
         self._patience_s = patience_s
         self._shards: defaultdict[int, Patience] = defaultdict(self.patience)
-        self._tell = tell
+        self._show = show
         self._waits = Waits() if waits is None else waits
-        tell(limit, limit)
+        show(limit, limit)
 
     @property
     def limit(self) -> int:
@@ -46,45 +46,45 @@ class Updaters:
 
     @property
     def in_force(self) -> int:
-        """Updates that may begin while fewer than these run."""
+        """Return the limit in force: an update may begin while fewer than these run."""
         return int(self._limiter.total_tokens)
 
     def resize(self, limit: int) -> None:
-        """Allow `limit` from now on, whatever was in force; what runs is not disturbed."""
+        """Allow `limit` updates from now on, whatever was in force; those that run go on."""
         self._pace.resize(limit)
         self._limiter.total_tokens = limit
-        self._tell(limit, limit)
+        self._show(limit, limit)
 
     async def acquire(self, borrower: object) -> None:
-        """Wait until one more may run; `release` must follow."""
+        """Wait until one more update may run; `release` must follow."""
         await self._limiter.acquire_on_behalf_of(borrower)
 
     def release(self, borrower: object) -> None:
-        """One has ended."""
+        """Note that an update has ended."""
         self._limiter.release_on_behalf_of(borrower)
 
     def patience(self) -> Patience:
-        """For what is tried again and again."""
+        """Return a patience for one update that is retried."""
         return Patience(self._patience_s)
 
     def answered(self, shard: int) -> None:
-        """A shard is there, whatever it said."""
+        """Note that a shard has answered, whatever its answer."""
         self._shards[shard].on_success()
         self._waits.end(f"shard {shard}")
 
     def succeeded(self, shard: int) -> None:
-        """A shard has done what it was asked."""
+        """Note that a shard has done what it was asked."""
         self.answered(shard)
         self._pace.on_success()
         self._apply()
 
     def failed(self, shard: int, detail: str) -> None:
-        """A shard did not answer, or has not done what it was asked, for now."""
+        """Note that a shard did not answer, or has not done what it was asked, for now."""
         self._shards[shard].on_failure(trio.current_time())
         self._waits.begin(f"shard {shard}", detail)
 
     def overloaded(self, asked_at: float) -> None:
-        """A shard has too much to do, as it answered to what was asked at `asked_at`."""
+        """Note that a shard has too much to do, as it answered to what was asked at `asked_at`."""
         at_work = self._limiter.borrowed_tokens
         self._pace.on_overload(asked_at=asked_at, now=trio.current_time(), at_work=at_work)
         before = self.in_force
@@ -93,11 +93,11 @@ class Updaters:
             log.warning("a shard is overloaded", limit=self.limit, in_force=self.in_force)
 
     def is_given_up(self, shard: int) -> bool:
-        """Whether a shard has done nothing it was asked for so long that it is not waited for."""
+        """Tell whether a shard has done nothing for so long that it is not waited for."""
         return self._shards[shard].is_over(trio.current_time())
 
     def _apply(self) -> None:
         now = self._pace.limit
         if now != self.in_force:
             self._limiter.total_tokens = now
-            self._tell(self.limit, now)
+            self._show(self.limit, now)

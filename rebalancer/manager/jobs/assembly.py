@@ -14,10 +14,10 @@ from rebalancer.config import ManagerConfig, read_token
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import ConfigError, PeerUnreachable
 from rebalancer.manager.actions import ACTIONS, Action
+from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
-from rebalancer.manager.fleet.nodes import Fleet
-from rebalancer.manager.fleet.throttle import Throttle
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.node_list import NodeList
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.jobs.origin import validated_origin
 from rebalancer.manager.jobs.retries import listing_of, scans_shards
 from rebalancer.manager.jobs.rows import JobRow
@@ -48,7 +48,7 @@ class Resources:
     """
 
     config: ManagerConfig
-    fleet: Fleet
+    node_list: NodeList
     http: HttpClient
     metrics: ManagerMetrics
     #: The agents ask for it; jobs that begin have it read again.
@@ -106,21 +106,22 @@ async def make_job(
     resources.agent_token.value = await _read_token(config.agent_token_file, waits, patience_s)
     origin = await validated_origin(store, shards.moray, row.node, waits, patience_s)
     agents, threads = resources.agents(config), config.options.max_metadata_update_threads
+    show_limit, patience = metrics.show_update_limit, config.metadata_timeout
     return Job(
         id=row.id,
         action=make_action(row.action, origin, config),
         config=config,
         store=store,
-        fleet=resources.fleet,
+        node_list=resources.node_list,
         agents=agents,
-        throttle=Throttle(agents, read_tuning(row).bandwidth_bytes_per_s),
+        bandwidth=BandwidthLimit(agents, read_tuning(row).bandwidth_bytes_per_s),
         scanned=shards.clones or shards.moray,
         moray=shards.moray,
         listing=resources.listing(row.params),
         scans=scans_shards(row.params),
         metrics=metrics,
         ledger=opened.ledger,
-        updaters=Updaters(threads, config.metadata_timeout, metrics.updaters, waits),
+        update_limiter=UpdateLimiter(threads, patience, show_limit, waits),
         waits=waits,
         cancelled=cancelled,
         patience_s=patience_s,

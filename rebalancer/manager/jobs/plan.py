@@ -86,7 +86,7 @@ async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Pl
             cancelled=trio.Event(),
             patience_s=PATIENCE_S,
         )
-        await job.fleet.ready(job.waits, PATIENCE_S)
+        await job.node_list.ready(job.waits, PATIENCE_S)
         warnings = await preflight_of(job, shards.clones)
         destinations = await _place_all(job)
         return Plan(await job_store.status(), destinations, warnings, job.failures)

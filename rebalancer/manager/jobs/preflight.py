@@ -105,7 +105,9 @@ async def preflight_of(job: Job, clones: Mapping[int, Clone]) -> list[Finding]:
     """Return all findings about `job`, as `preflight` does; `clones` are those of its shards."""
     origin = job.action.origin.manta_storage_id
     looked_at = clones if job.scans else {}
-    return await preflight(job.config, origin, job.fleet.nodes, job.agents, job.moray, looked_at)
+    return await preflight(
+        job.config, origin, job.node_list.nodes, job.agents, job.moray, looked_at
+    )
 
 
 # --- judging -----------------------------------------------------------------------------

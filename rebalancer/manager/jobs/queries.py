@@ -78,8 +78,8 @@ class JobQueries:
             await self.index.all(),
             self.running,
             shared.fleet_ledger.snapshot(),
-            nodes=len(shared.fleet.nodes),
-            age_s=shared.fleet.age_s,
+            nodes=len(shared.node_list.nodes),
+            age_s=shared.node_list.age_s,
             max_concurrent_jobs=shared.config.max_concurrent_jobs,
         )
 

@@ -196,7 +196,7 @@ class RunningJob:
           JobFailed: something is amiss, and the job is to be strict.
           StoreError: the file of a job that it retries cannot be read.
         """
-        await job.fleet.ready(job.waits)
+        await job.node_list.ready(job.waits)
         findings = await preflight_of(job, opened.shards.clones)
         for finding in findings:
             log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)

@@ -337,7 +337,7 @@ async def _see_through(running: RunningJob, wanted: Control | Setting) -> None:
     """Return when what was decided has been done, or cannot be done at once."""
     match wanted:
         case Setting(name="bandwidth_bytes_per_s") if running.job is not None:
-            await running.job.throttle.change(wanted.value, running.job.ledger.at_work)
+            await running.job.bandwidth.change(wanted.value, running.job.ledger.at_work)
         case Control.PAUSE:
             with trio.move_on_after(REST_S):
                 await running.ended.wait()

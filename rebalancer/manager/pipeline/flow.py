@@ -45,7 +45,7 @@ async def run(job: Job) -> None:
       ExceptionGroup: a stage failed; its JobFailed says why where the cause is not ours.
       JobFailed: a scan did not finish on every shard; all else is done.
     """
-    await job.unless_cancelled(partial(job.fleet.ready, job.waits))
+    await job.unless_cancelled(partial(job.node_list.ready, job.waits))
     if job.scans:
         await job.store.write(scans.add_shards, tuple(job.moray))
     left = await _unfinished(job)

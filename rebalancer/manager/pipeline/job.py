@@ -14,11 +14,11 @@ from rebalancer.domain.batches import BatchLimits
 from rebalancer.domain.objects import MantaObject, Shark
 from rebalancer.domain.placement import Rules
 from rebalancer.manager.actions import Action
+from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.health import Health
 from rebalancer.manager.fleet.ledger import JobLedger
-from rebalancer.manager.fleet.nodes import Fleet
-from rebalancer.manager.fleet.throttle import Throttle
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.node_list import NodeList
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore
@@ -120,7 +120,7 @@ async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> No
 class Job:
     """What the stages of one job share.
 
-    Mutable state: `updaters`, whose number changes while the job runs; `given_back`, the
+    Mutable state: `update_limiter`, whose number changes while the job runs; `given_back`, the
     assignments with objects that `discover` must feed again; `absence`, the objects that wait for
     destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when
     nothing more is to be begun.
@@ -130,7 +130,7 @@ class Job:
     action: Action
     config: ManagerConfig
     store: JobStore
-    fleet: Fleet
+    node_list: NodeList
     agents: Agents
     #: Where objects are looked for: the shards' clones, or their Morays.
     scanned: Mapping[int, scan.Shard]
@@ -139,8 +139,8 @@ class Job:
     listing: Listing | None
     metrics: ManagerMetrics
     ledger: JobLedger
-    throttle: Throttle
-    updaters: Updaters
+    bandwidth: BandwidthLimit
+    update_limiter: UpdateLimiter
     #: Whether its shards are looked at: all of them, or what an earlier job left of them.
     scans: bool = attrs.field(
         default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
@@ -189,7 +189,7 @@ class Job:
         """Go on with another configuration, as far as it matters to a job that runs."""
         threads = config.options.max_metadata_update_threads
         if threads != self.config.options.max_metadata_update_threads:
-            self.updaters.resize(threads)
+            self.update_limiter.resize(threads)
             for shard in self.moray.values():
                 shard.resize(threads)
         self.config = config

@@ -7,7 +7,7 @@ import trio
 
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerUnreachable
-from rebalancer.manager.fleet.nodes import PERIOD_S, Fleet
+from rebalancer.manager.fleet.node_list import PERIOD_S, NodeList
 from rebalancer.waits import Waits
 from tests.logs import capture_logs
 from tests.manager.world import NODES
@@ -34,7 +34,7 @@ async def test_a_bad_answer_keeps_the_last_good_list(autojump_clock: object) -> 
     """Empty or failed, or no thread could be had to ask: old news is better than none."""
     trouble = (PeerUnreachable("gone"), RuntimeError("can't start new thread"), MemoryError())
     ask = Answers(NODES[:2], (), *trouble, NODES[2:4])
-    fleet = Fleet(ask)
+    fleet = NodeList(ask)
     seen = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fleet.poll)
@@ -53,7 +53,7 @@ async def test_a_job_waits_for_the_first_list_however_late_it_comes(
     autojump_clock: object, answer: tuple[()] | PeerError
 ) -> None:
     """Whether storinfo is away or knows of no nodes: both pass, and both are told."""
-    waits, fleet = Waits(), Fleet(Answers(*[answer] * 1000, NODES))
+    waits, fleet = Waits(), NodeList(Answers(*[answer] * 1000, NODES))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fleet.ready, waits)
         await trio.sleep(3600)
@@ -69,13 +69,13 @@ async def test_a_plan_waits_for_the_first_list_for_its_time_only(autojump_clock:
     ask = Answers(PeerUnreachable("gone"))
     began = trio.current_time()
     with pytest.raises(PeerUnreachable, match="gone"):
-        await Fleet(ask).ready(Waits(), 60.0)
+        await NodeList(ask).ready(Waits(), 60.0)
     assert 60 <= trio.current_time() - began < 60 + PERIOD_S
 
 
 async def test_a_storinfo_that_is_away_is_told_once_a_minute(autojump_clock: object) -> None:
     """Not at every question."""
-    fleet = Fleet(Answers(PeerUnreachable("gone")))
+    fleet = NodeList(Answers(PeerUnreachable("gone")))
     with capture_logs() as lines, trio.move_on_after(599):
         await fleet.poll()
     assert 10 <= len(lines) <= 11
@@ -83,7 +83,7 @@ async def test_a_storinfo_that_is_away_is_told_once_a_minute(autojump_clock: obj
 
 async def test_the_age_of_the_list_is_known() -> None:
     """None before the first."""
-    fleet = Fleet(Answers(NODES))
+    fleet = NodeList(Answers(NODES))
     ages = [fleet.age_s]
     await fleet.refresh()
     ages.append(fleet.age_s)

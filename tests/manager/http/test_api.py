@@ -15,7 +15,7 @@ import trio
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import Shark
-from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.http.api import make_api
 from rebalancer.manager.jobs import admission
 from rebalancer.manager.jobs.assembly import Resources
@@ -156,7 +156,7 @@ async def open_rig(
                 return await storage_nodes(http, config.storinfo)
 
             metrics = ManagerMetrics(config)
-            jobs = Jobs(index, Resources(config, Fleet(ask), http, metrics))
+            jobs = Jobs(index, Resources(config, NodeList(ask), http, metrics))
             api = make_api(jobs, metrics)
             async with trio.open_nursery() as work:
                 work.start_soon(jobs.run)
@@ -360,13 +360,13 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
         job_id = await rig.create()
         running = await rig.at_work(job_id)
         waiting = await rig.create(from_shark="20.stor")
-        updaters = running.updaters
-        before = updaters.in_force
+        update_limiter = running.update_limiter
+        before = update_limiter.in_force
         answers = {
             params: await rig.put(job_id, {"action": "set_metadata_threads", "params": params})
             for params in (30, 250, 1, 0, -5, 251)
         }
-        ignored = updaters.in_force
+        ignored = update_limiter.in_force
         connections = {shard._pool.limit for shard in running.moray.values()}
         wrong = [
             await rig.put(job_id, {"action": "set_metadata_threads", "params": params})

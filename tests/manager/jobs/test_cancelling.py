@@ -15,7 +15,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.objects import read_object
 from rebalancer.domain.retries import UNTRIED
 from rebalancer.errors import PeerUnreachable
-from rebalancer.manager.fleet.throttle import Throttle
+from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.flow import QUEUE
 from rebalancer.manager.pipeline.job import Found, Job, Moved, Ready, Sent
@@ -71,7 +71,7 @@ async def run(job: Job, *, cancel_after_s: float) -> list[str]:
     ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
     sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
     moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
-    await job.fleet.ready(job.waits)
+    await job.node_list.ready(job.waits)
     with trio.fail_after(100_000):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed, job, found_send)
@@ -193,7 +193,7 @@ async def test_a_cancelled_job_can_go_on_from_its_file(
             await trio.sleep(1.0)
             return True
 
-    async with world.job(throttle=Throttle(cast(Agents, Slow()), 1_000_000)) as job:
+    async with world.job(bandwidth=BandwidthLimit(cast(Agents, Slow()), 1_000_000)) as job:
         await run(job, cancel_after_s=0.5)
         left = job.store.uncopied
         assert rows(job, "SELECT count(*) FROM assignments WHERE state = 'rejected'") > [(0,)]

@@ -12,6 +12,7 @@ from rebalancer.config import Options
 from rebalancer.domain.states import JobEvent
 from rebalancer.manager.jobs import plan
 from rebalancer.manager.jobs.index import JobIndex
+from rebalancer.manager.pipeline.job import Job
 from tests.manager.http.test_api import UUID, Rig, open_rig, refusing_agents, rows
 from tests.manager.world import NODES
 
@@ -30,6 +31,10 @@ async def ask(rig: Rig, method: str, path: str, body: Any = None) -> tuple[int, 
     if reply.status_code >= 400:
         assert told.pop("request_id")
     return reply.status_code, told
+
+
+def limits_of(job: Job) -> tuple[int, int, int]:
+    return job.update_limiter.limit, job.rules.max_sharks, job.batch_limits.max_tasks
 
 
 async def control(rig: Rig, job_id: str, action: str) -> tuple[int, Any]:
@@ -217,17 +222,25 @@ async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
         running = await rig.at_work(job_id)
         for action, value in settings.items():
             assert await rig.put(job_id, {"action": action, "params": value}) == (200, "")
-        seen = (running.updaters.limit, running.rules.max_sharks, running.batch_limits.max_tasks)
+        seen = (
+            running.update_limiter.limit,
+            running.rules.max_sharks,
+            running.batch_limits.max_tasks,
+        )
         # The file changes too: what an operator asked for outweighs it.
         config = rig.jobs.resources.config
         config = attrs.evolve(config, blacklist_datacenters=("dc2",), options=Options())
         rig.jobs.reload(config)
-        after = (running.updaters.limit, running.rules.max_sharks, running.batch_limits.max_tasks)
+        after = (
+            running.update_limiter.limit,
+            running.rules.max_sharks,
+            running.batch_limits.max_tasks,
+        )
         assert running.rules.blacklist_datacenters == {"dc2"}
     (tmp_path / "shard.sqlite").unlink()
     async with open_rig(tmp_path, options=SMALL) as rig:
         job = await rig.at_work(job_id)
-        restarted = (job.updaters.limit, job.rules.max_sharks, job.batch_limits.max_tasks)
+        restarted = limits_of(job)
 
     assert seen == after == restarted == (30, 2, 7)
 

@@ -17,7 +17,7 @@ def test_what_an_operator_asked_for_outweighs_the_file() -> None:
 
 
 def test_a_running_job_takes_up_what_is_live() -> None:
-    """Fill limit, blacklist and updaters; the rest is for the next job."""
+    """Fill limit, blacklist and updates at a time; the rest is for the next job."""
     new = attrs.evolve(
         CONFIG,
         max_fill_percentage=80,

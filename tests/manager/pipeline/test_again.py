@@ -185,7 +185,7 @@ async def test_what_lacks_room_is_tried_again_when_all_else_is_settled(
             await job.store.wait_change()
         settled.append(trio.current_time())
         world.nodes = NODES
-        await job.fleet.refresh()
+        await job.node_list.refresh()
 
     async with world.job() as job:
         async with trio.open_nursery() as nursery:
@@ -245,7 +245,7 @@ async def test_more_objects_than_a_page_can_wait_for_room(
         while job.store.deferred < 1202:
             await job.store.wait_change()
         world.nodes = NODES
-        await job.fleet.refresh()
+        await job.node_list.refresh()
 
     async with world.job() as job:
         async with trio.open_nursery() as nursery:

@@ -122,11 +122,11 @@ async def test_the_updaters_of_a_retry_change_too(tmp_path: Path) -> None:
         seen = []
         for count in (1, 250, 17):
             assert await rig.put(again, {**PUT, "params": count}) == (200, "")
-            seen.append(job.updaters.in_force)
+            seen.append(job.update_limiter.in_force)
         wrong: list[dict[str, Any]] = [{**PUT, "params": n} for n in (0, 251, "3", 2.5, None, True)]
         wrong += [{"action": "set_metadata_threads"}, {"params": 3}, {}]
         statuses = [(await rig.put(again, body))[0] for body in wrong]
-        last = job.updaters.in_force
+        last = job.update_limiter.in_force
 
     assert (seen, last) == ([1, 250, 17], 17)
     assert statuses == [400, 400, *[422] * 7]

@@ -378,7 +378,7 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
     send, ready = trio.open_memory_channel[Ready](1)
     obj = read_object(record(1))
     async with world.job() as job, trio.open_nursery() as nursery:
-        await job.fleet.ready(job.waits)
+        await job.node_list.ready(job.waits)
         nursery.start_soon(place, job, objects, send)
         new = FoundRecord(obj.object_id, "k", 1, "e", "{}", obj.size, obj)
         stored = await job.store.write(discovery.store_found, [new], ScanPosition(1, "_id", 1, 2))
@@ -544,7 +544,7 @@ async def test_what_has_no_place_in_the_end_is_told_by_its_failures(
 
     def fails(_shark: str, _task: Any) -> Reason:
         world.nodes = tuple(attrs.evolve(node, available_mb=0) for node in NODES)
-        job.fleet._nodes = world.nodes
+        job.node_list._nodes = world.nodes
         return reasons.MD5_MISMATCH
 
     world.agents.fails = fails
@@ -592,7 +592,7 @@ async def test_no_permit_to_update_is_lost(
     async with world.job() as job:
         with trio.move_on_after(after_s):
             await flow.run(job)
-        assert job.updaters._limiter.borrowed_tokens == 0
+        assert job.update_limiter._limiter.borrowed_tokens == 0
 
 
 @pytest.mark.row("CRIT-6")

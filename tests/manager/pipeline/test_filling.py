@@ -17,7 +17,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode, read_object
 from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import Reason
-from rebalancer.manager.fleet.nodes import Fleet
+from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Found, Job, Ready
 from rebalancer.manager.pipeline.stages.place import place
@@ -150,10 +150,10 @@ def test_no_node_is_ever_overfilled(
         return region.nodes()
 
     async def one(name: str, shard: int) -> None:
-        fleet = Fleet(ask)
+        fleet = NodeList(ask)
         shards = {n: store for n, store in world.shards.items() if jobs == 1 or n == shard}
         part = attrs.evolve(world, job_name=name, shards=shards)
-        async with part.job(fleet=fleet) as job:
+        async with part.job(node_list=fleet) as job:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fleet.poll)
                 await flow.run(job)
@@ -218,7 +218,7 @@ async def test_limits_that_change_hold_from_the_next_object_on(
         return {item.destination.manta_storage_id for item in made}
 
     async with world.job(evacuating=lambda: evacuating) as job, trio.open_nursery() as nursery:
-        await job.fleet.ready(job.waits)
+        await job.node_list.ready(job.waits)
         nursery.start_soon(place, job, feed, ready_send)
 
         def change(**options: Any) -> None:
@@ -243,7 +243,7 @@ async def test_limits_that_change_hold_from_the_next_object_on(
             attrs.evolve(n, percent_used=90) if n.manta_storage_id == "2.stor.lab" else n
             for n in world.nodes
         )
-        await job.fleet.refresh()
+        await job.node_list.refresh()
         job.config = attrs.evolve(job.config, max_fill_percentage=90)
         made = await placed(job, range(120, 150), feed_send, ready)
         assert where(made) == {"6.stor.lab"}
@@ -259,7 +259,7 @@ async def test_objects_wait_for_a_destination_that_is_busy(
     ready_send, ready = trio.open_memory_channel[Ready](100)
     _, silent = trio.open_memory_channel[Ready](0)
     async with world.job() as job, trio.open_nursery() as nursery:
-        await job.fleet.ready(job.waits)
+        await job.node_list.ready(job.waits)
         nursery.start_soon(place, job, feed, ready_send)
         nursery.start_soon(placed, job, range(30), feed_send, silent)
         await trio.sleep(1000)

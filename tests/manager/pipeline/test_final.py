@@ -132,9 +132,9 @@ async def test_a_copy_that_lost_its_place_is_an_orphan(
             await trio.lowlevel.checkpoint()
             return world.nodes
 
-        job.fleet._ask = ask
+        job.node_list._ask = ask
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(refresh_often, job.fleet.refresh)
+            nursery.start_soon(refresh_often, job.node_list.refresh)
             await flow.run(job)
             nursery.cancel_scope.cancel()
         assert await counts(job.store) == {("complete", ""): OBJECTS}

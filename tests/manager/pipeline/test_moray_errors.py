@@ -15,7 +15,7 @@ import trio
 
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.pipeline.stages.rewrite import Member, Rewriter, as_discovered
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray.client import MorayClient, open_moray
@@ -141,13 +141,13 @@ async def seen(rig: Rig, case: Case, numbers: list[int], *, for_ever: bool) -> s
 
     rig.server.before_reply = reply
     # No patience at all: what would be tried again for an hour is tried once here.
-    updaters = Updaters(8, 1e-9 if for_ever else 60.0, lambda _limit, _in_force: None)
+    update_limiter = UpdateLimiter(8, 1e-9 if for_ever else 60.0, lambda _limit, _in_force: None)
     for number in range(8):
-        await updaters.acquire(number)
-    rewriter = Rewriter(1, rig.moray, Evacuate(ORIGIN), updaters)
+        await update_limiter.acquire(number)
+    rewriter = Rewriter(1, rig.moray, Evacuate(ORIGIN), update_limiter)
     with trio.fail_after(10):
         await rewriter.rewrite(members)
-    slower = ", slower" if updaters.in_force < 8 else ""
+    slower = ", slower" if update_limiter.in_force < 8 else ""
     (ours,) = (member.outcome for member in members if member.record.key == KEY)
     assert ours is not None
     others = [member.outcome for member in members if member.record.key != KEY]

@@ -19,7 +19,7 @@ from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.stages.rewrite import (
     CONFLICTS,
@@ -95,7 +95,7 @@ class Shard:
 class Rig:
     shard: Shard
     members: list[Member]
-    updaters: Updaters
+    update_limiter: UpdateLimiter
     rewriter: Rewriter
 
     async def run(self) -> list[str]:
@@ -140,10 +140,10 @@ class Rigs:
             etag = store.put("manta", key, value)
             members.append(as_discovered(stored(number, key, etag, json.dumps(value))))
         shard = Shard(store)
-        updaters = Updaters(32, HOUR_S, lambda _limit, _in_force: None)
+        update_limiter = UpdateLimiter(32, HOUR_S, lambda _limit, _in_force: None)
         moray = cast(MorayClient, shard)
-        rewriter = Rewriter(1, moray, Evacuate(ORIGIN), updaters, batched)
-        return Rig(shard, members, updaters, rewriter)
+        rewriter = Rewriter(1, moray, Evacuate(ORIGIN), update_limiter, batched)
+        return Rig(shard, members, update_limiter, rewriter)
 
 
 def stored(number: int, key: str, etag: str, text: str) -> StoredRecord:
@@ -495,7 +495,7 @@ async def test_a_record_that_only_waits_is_given_up_alone(
 ) -> None:
     """Its row is locked for ever; that the shard does all else does not prolong its time."""
     locked, others = rigs(1), rigs(1)
-    rewriter = attrs.evolve(others.rewriter, updaters=locked.updaters)
+    rewriter = attrs.evolve(others.rewriter, update_limiter=locked.update_limiter)
     locked.shard.before = always(server_error("QueryTimeoutError"))
 
     async def go_on() -> None:
@@ -555,7 +555,7 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
     when it can do all, they do.
     """
     rig = rigs(1)
-    updaters, at_once, capacity, peaks = rig.updaters, 0, 4, list[int]()
+    update_limiter, at_once, capacity, peaks = rig.update_limiter, 0, 4, list[int]()
 
     async def work(_method: str, _keys: list[str]) -> None:
         nonlocal at_once
@@ -580,36 +580,38 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
             assert member.outcome is not None
             assert member.outcome.is_complete
         finally:
-            updaters.release(number)
+            update_limiter.release(number)
 
     async def run(numbers: range) -> None:
         async with trio.open_nursery() as nursery:
             for number in numbers:
-                await updaters.acquire(number)
+                await update_limiter.acquire(number)
                 nursery.start_soon(one, number)
 
     await run(range(1000, 1200))
     assert max(peaks) == 32
     assert max(peaks[-100:]) <= 8
-    assert updaters.in_force <= 8
+    assert update_limiter.in_force <= 8
     capacity = 1000
     await run(range(2000, 3000))
-    assert updaters.in_force == updaters.limit == 32
+    assert update_limiter.in_force == update_limiter.limit == 32
 
 
 @pytest.mark.row("IMP-13", "MIN-7", "DEF-8", "L14", "N16")
 async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) -> None:
     """Up: who waits begins.  Down: nobody begins until enough have ended.  Overload or not."""
     told: list[tuple[int, int]] = []
-    updaters = Updaters(2, HOUR_S, lambda limit, in_force: told.append((limit, in_force)))
+    update_limiter = UpdateLimiter(
+        2, HOUR_S, lambda limit, in_force: told.append((limit, in_force))
+    )
     running: set[int] = set()
 
     async def work(number: int, end: trio.Event) -> None:
-        await updaters.acquire(number)
+        await update_limiter.acquire(number)
         running.add(number)
         await end.wait()
         running.discard(number)
-        updaters.release(number)
+        update_limiter.release(number)
 
     ends = [trio.Event() for _ in range(8)]
     async with trio.open_nursery() as nursery:
@@ -617,14 +619,14 @@ async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) 
             nursery.start_soon(work, number, end)
         await trio.testing.wait_all_tasks_blocked()
         assert len(running) == 2
-        updaters.resize(5)
+        update_limiter.resize(5)
         await trio.testing.wait_all_tasks_blocked()
         assert len(running) == 5
-        updaters.overloaded(trio.current_time())
-        updaters.resize(6)
+        update_limiter.overloaded(trio.current_time())
+        update_limiter.resize(6)
         await trio.testing.wait_all_tasks_blocked()
         assert len(running) == 6
-        updaters.resize(1)
+        update_limiter.resize(1)
         for number in sorted(running)[:5]:
             ends[number].set()
         await trio.testing.wait_all_tasks_blocked()
@@ -638,11 +640,11 @@ async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) 
 async def test_both_numbers_are_exported() -> None:
     """The operator's under the predecessor's name, and the one in force beside it."""
     metrics = ManagerMetrics(ManagerConfig("lab", (config.Shard("1.moray.lab"),)))
-    updaters = Updaters(12, HOUR_S, metrics.updaters)
-    updaters.resize(30)
+    update_limiter = UpdateLimiter(12, HOUR_S, metrics.show_update_limit)
+    update_limiter.resize(30)
     for number in range(30):
-        await updaters.acquire(number)
-    updaters.overloaded(trio.current_time())
+        await update_limiter.acquire(number)
+    update_limiter.overloaded(trio.current_time())
 
     text = generate_latest(metrics.registry).decode()
     assert "md_thread_gauge 30.0" in text

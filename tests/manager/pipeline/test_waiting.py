@@ -241,7 +241,7 @@ async def test_a_job_waits_for_storinfo_when_it_is_resumed(tmp_path: Path) -> No
     """No answer is not the answer that there are no nodes."""
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
         job_id = await rig.create()
-        fleet = rig.jobs.resources.fleet
+        fleet = rig.jobs.resources.node_list
         await goes_on(rig, job_id, "storinfo")
         await control(rig, job_id, "pause")
         known, fleet._nodes, asked = fleet._nodes, (), fleet._ask

@@ -4,7 +4,7 @@ from functools import partial
 
 import trio
 
-from rebalancer.manager.fleet import ledger, nodes
+from rebalancer.manager.fleet import ledger, node_list
 from rebalancer.manager.pipeline.job import Found, Job, unless
 from rebalancer.manager.pipeline.stages.final_scan import look_again
 from rebalancer.manager.pipeline.stages.sources import find, send
@@ -12,7 +12,7 @@ from rebalancer.manager.store import unplaced
 
 #: Seconds before objects for which there was no room are tried again: storinfo has told by then
 #: of all that was copied.
-ROOM_S = ledger.UNREPORTED_S + nodes.PERIOD_S
+ROOM_S = ledger.UNREPORTED_S + node_list.PERIOD_S
 
 #: What is waited for, in words, while there is no destination for what is left.
 PLACES = "a destination for what is left"

@@ -16,7 +16,7 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Remedy, remedy
 from rebalancer.domain.states import AssignmentState
 from rebalancer.log import get_logger
-from rebalancer.manager.fleet import nodes
+from rebalancer.manager.fleet import node_list
 from rebalancer.manager.pipeline.job import Found, Job, Ready
 from rebalancer.manager.store import assignments, unplaced
 from rebalancer.manager.store.records import NewAssignment
@@ -156,7 +156,7 @@ class _Placer:
                 if is_held:
                     self._note_held()
                 # There may be new ones, too.
-                look_at = trio.current_time() + nodes.PERIOD_S if is_held else math.inf
+                look_at = trio.current_time() + node_list.PERIOD_S if is_held else math.inf
                 with trio.move_on_at(min(self.due_at(), look_at)):
                     await self._job.ledger.wait_change()
                 await self.flush(everything=False)
@@ -220,7 +220,7 @@ class _Placer:
         While it does not wait, nobody but itself can change either.
         """
         self._outlooks.clear()
-        if not self._selection.is_of(self._job.fleet.nodes, self._job.config, self._excluded()):
+        if not self._selection.is_of(self._job.node_list.nodes, self._job.config, self._excluded()):
             self._selection = self._select()
 
     def _is_old(self) -> bool:
@@ -231,7 +231,7 @@ class _Placer:
 
     def _select(self) -> _Selection:
         job = self._job
-        nodes, rules, excluded = job.fleet.nodes, job.rules, self._excluded()
+        nodes, rules, excluded = job.node_list.nodes, job.rules, self._excluded()
         max_fill = rules.max_fill_percentage
         eligible = placement.eligible(nodes, rules, excluded)
         self._capacities = {

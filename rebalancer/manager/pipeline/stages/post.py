@@ -44,7 +44,7 @@ async def _post(job: Job, item: Ready, sent: trio.MemorySendChannel[Sent]) -> No
     """
     shark = item.destination.manta_storage_id
     if not (job.cancelled.is_set() or job.health.is_away(shark)):
-        await job.throttle.tell(shark)
+        await job.bandwidth.announce(shark)
     if job.cancelled.is_set() or job.health.is_away(shark):
         await withdraw(job, item.id, shark, item.size)
         return

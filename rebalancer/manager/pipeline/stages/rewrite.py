@@ -2,7 +2,7 @@
 
 A write is conditional on the etag that was read, so it may be tried again without harm; one
 whose outcome is unknown is settled by reading.  Nothing is given up because a shard is down or
-overloaded, but after the patience of `Updaters`.
+overloaded, but after the patience of `UpdateLimiter`.
 """
 
 import json
@@ -21,7 +21,7 @@ from rebalancer.errors import PeerError, PeerRefused
 from rebalancer.jsontext import JsonText
 from rebalancer.log import get_logger
 from rebalancer.manager.actions import Action
-from rebalancer.manager.fleet.update_limiter import Updaters
+from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray.client import MorayClient, Put
 from rebalancer.peers.moray.errors import Kind, MorayError
@@ -105,7 +105,7 @@ class Rewriter:
     shard: int
     moray: MorayClient
     action: Action
-    updaters: Updaters
+    update_limiter: UpdateLimiter
     #: Whether several records may be written by one call.
     batched: bool = True
 
@@ -116,7 +116,7 @@ class Rewriter:
         records reads them, and finds it so.
         """
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        patience = self.updaters.patience()
+        patience = self.update_limiter.patience()
         conflicts = 0
         groups = deque([list(members)] if self.batched else [[member] for member in members])
         while groups:
@@ -133,19 +133,19 @@ class Rewriter:
             match kind := _kind(failure, group):
                 case Kind.CONFLICT | Kind.MISSING:
                     patience.on_success()
-                    self.updaters.succeeded(self.shard)
+                    self.update_limiter.succeeded(self.shard)
                     conflicts += 1
                     groups.extendleft(reversed(_after_conflict(failure, group, conflicts)))
                 case Kind.PERMANENT:
-                    self.updaters.answered(self.shard)
+                    self.update_limiter.answered(self.shard)
                     groups.extendleft(reversed(_after_refusal(failure, group)))
                 case Kind.PASSING | Kind.OVERLOADED:
                     if kind is Kind.OVERLOADED:
-                        self.updaters.overloaded(asked_at)
-                    self.updaters.failed(self.shard, str(failure))
+                        self.update_limiter.overloaded(asked_at)
+                    self.update_limiter.failed(self.shard, str(failure))
                     patience.on_failure(trio.current_time())
                     is_over = patience.is_over(trio.current_time())
-                    if is_over or self.updaters.is_given_up(self.shard):
+                    if is_over or self.update_limiter.is_given_up(self.shard):
                         _give_up(group, failure)
                         continue
                     await trio.sleep(next(waits))
@@ -234,7 +234,7 @@ class Rewriter:
             await self.moray.batch([put for _, put in writes])
         for member, _ in writes:
             member.outcome = WRITTEN
-        self.updaters.succeeded(self.shard)
+        self.update_limiter.succeeded(self.shard)
 
 
 def put_bytes(key: str, text: str) -> int:

@@ -32,11 +32,11 @@ log = get_logger()
 
 
 async def update(job: Job, moved: trio.MemoryReceiveChannel[Moved]) -> None:
-    """Update the records of each assignment, as many at a time as `job.updaters` allows."""
+    """Update the records of each assignment, as many at a time as `job.update_limiter` allows."""
     async with moved, forgetting(job) as agents, trio.open_nursery() as nursery:
         async for item in moved:
             # Before the task starts, so that no more of them exist than may work.
-            await job.updaters.acquire(item)
+            await job.update_limiter.acquire(item)
             work = partial(_update_timed, job, item, agents)
             nursery.start_soon(_release_after, job, item, work)
 
@@ -47,7 +47,7 @@ async def update_links(job: Job) -> None:
     while page := await job.store.read(links.read_pending, after):
         async with trio.open_nursery() as nursery:
             for link in page:
-                await job.updaters.acquire(link)
+                await job.update_limiter.acquire(link)
                 nursery.start_soon(_release_after, job, link, partial(_update_link, job, link))
         after = (page[-1].shard, page[-1].key)
 
@@ -56,7 +56,7 @@ async def _release_after(job: Job, borrower: object, work: Callable[[], Awaitabl
     try:
         await work()
     finally:
-        job.updaters.release(borrower)
+        job.update_limiter.release(borrower)
 
 
 async def _update_timed(job: Job, item: Moved, agents: Forgetting) -> None:
@@ -105,7 +105,7 @@ async def _update_chunk(
     if (moray := job.moray.get(shard)) is None:
         return [(member, _no_such_shard(shard)) for member in members]
     batched = job.config.options.use_batched_updates
-    await Rewriter(shard, moray, job.action, job.updaters, batched).rewrite(members)
+    await Rewriter(shard, moray, job.action, job.update_limiter, batched).rewrite(members)
     return [(member, member.outcome) for member in members if member.outcome is not None]
 
 

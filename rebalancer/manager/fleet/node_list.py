@@ -1,4 +1,4 @@
-"""This module has the storage nodes as storinfo last told of them."""
+"""This module keeps the list of storage nodes that storinfo answered last."""
 
 import math
 import time
@@ -11,25 +11,25 @@ from rebalancer.errors import PeerError, PeerUnreachable
 from rebalancer.retry import is_transient, retry_while_transient
 from rebalancer.waits import Waits
 
-#: Seconds between two questions.
+#: Seconds between two questions to storinfo.
 PERIOD_S = 10.0
 #: Before a job starts, the first pause between two questions.
 FIRST_PAUSE_S = 0.5
-#: What is waited for, in words.
+#: The subject of the wait, in words.
 STORINFO = "storinfo"
 
 
-class Fleet:
-    """The last good list.
+class NodeList:
+    """This object has the last good list of storage nodes.
 
-    Mutable state: the list, when it was told, and what is waited for.  An empty or failed answer
-    keeps the old list: it never makes all nodes unavailable.
+    Mutable state: the list, when it was answered, and what is waited for.  After an empty or
+    failed answer the old list holds: such an answer never makes all nodes unavailable.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[Sequence[StorageNode]]]) -> None:
         self._ask = ask
         self._nodes: tuple[StorageNode, ...] = ()
-        self._told_at: float | None = None
+        self._answered_at: float | None = None
         self._trouble = ""
         self.waits = Waits()
 
@@ -41,10 +41,10 @@ class Fleet:
     @property
     def age_s(self) -> float | None:
         """Return seconds since the last good answer, None before the first."""
-        return None if self._told_at is None else time.monotonic() - self._told_at
+        return None if self._answered_at is None else time.monotonic() - self._answered_at
 
     async def refresh(self) -> bool:
-        """Ask once; whether the answer was any good."""
+        """Ask storinfo once; return whether its answer can be used."""
         try:
             nodes = await self._ask()
         except Exception as exc:
@@ -55,7 +55,7 @@ class Fleet:
         if not nodes:
             return self._note("it lists no storage nodes")
         self.waits.end(STORINFO)
-        self._nodes, self._told_at = tuple(nodes), time.monotonic()
+        self._nodes, self._answered_at = tuple(nodes), time.monotonic()
         return True
 
     def _note(self, trouble: str) -> bool:
@@ -64,13 +64,13 @@ class Fleet:
         return False
 
     async def poll(self) -> None:
-        """Ask for ever."""
+        """Ask storinfo for ever, every `PERIOD_S` seconds."""
         while True:
             await self.refresh()
             await trio.sleep(PERIOD_S)
 
     async def ready(self, waits: Waits, bound_s: float = math.inf) -> None:
-        """Return once there is a list; until then `waits` tells of it.
+        """Return once there is a list; until then `waits` shows that it is missing.
 
         Raises:
           PeerUnreachable: there was none for `bound_s` seconds.
