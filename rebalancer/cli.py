@@ -169,13 +169,6 @@ def check_config(program: str, file: Path) -> None:
         faults += exc.faults or [str(exc)]
     if config is not None:
         faults += unusable_files(config)
-    if isinstance(config, ManagerConfig) and config.agent_tls:
-        from rebalancer.peers.http import trusting
-
-        try:
-            trusting(config.agent_tls_ca)
-        except ConfigError as exc:
-            faults.append(f"agent_tls_ca: {exc}")
     for fault in faults:
         click.echo(printable(fault), err=True)
     if faults or config is None:

@@ -5,12 +5,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
 
 from rebalancer.config import AgentConfig, ManagerConfig, read_agent, read_manager
+from rebalancer.config.reload import reload_of
 from rebalancer.domain import states
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +81,32 @@ def keys(kind: Any) -> set[str]:
         else:
             found.add(field.name)
     return found
+
+
+def declared(kind: Any, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Key, default and reload of each key of a configuration, in their order."""
+    found = []
+    for field in attrs.fields(kind):
+        name = f"{prefix}{field.name}"
+        if attrs.has(field.type):
+            found += declared(field.type, f"{name}.")
+            continue
+        default = {} if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+        is_required = default is attrs.NOTHING
+        text = "required" if is_required else f"`{json.dumps(default)}`"
+        found.append((f"`{name}`", text, str(reload_of(field))))
+        for member in filter(attrs.has, get_args(field.type)):
+            found += declared(member, f"{name}[].")
+    return found
+
+
+def test_the_page_of_the_configuration_has_every_key() -> None:
+    """With its default, and when a change is in force, in the order of the code."""
+    page = rows(ROOT / "docs" / "configuration.md")
+    told = [row[:3] for row in page if row[0].startswith("`")]
+
+    assert told == [*declared(ManagerConfig), *declared(AgentConfig)]
+    assert [row[0] for row in page if not row[-1]] == []
 
 
 def document_keys(value: Any, kind: Any, prefix: str = "") -> set[str]:

@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 import attrs
 import trio
 
-from rebalancer.config import read_token
+from rebalancer.config import read_token, trust_authorities
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import PeerError, RebalancerError
-from rebalancer.peers.http import Answer, HttpClient, Reply, open_http, trusting
+from rebalancer.peers.http import Answer, HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, split_port
 
 #: A manager answers within this many seconds, unless told: to pause a job takes it up to twenty.
@@ -219,7 +219,7 @@ async def open_manager(access: Access, silence_s: float = ANSWER_S) -> AsyncIter
     except ValueError as exc:
         raise AdmError(str(exc)) from exc
     token = read_token(access.token_file)
-    tls = trusting(access.ca_file) if scheme == "https" else None
+    tls = trust_authorities(access.ca_file) if scheme == "https" else None
     async with open_http({}, read_s=silence_s, tls=tls) as http:
         yield Manager(http, where, token)
 

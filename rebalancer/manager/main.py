@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 from rebalancer import daemon
-from rebalancer.config import ManagerConfig, load_manager, read_token
+from rebalancer.config import ManagerConfig, load_manager, read_token, trust_authorities
 from rebalancer.errors import ConfigError
 from rebalancer.lock import claimed
 from rebalancer.log import configure, get_logger
@@ -22,7 +22,7 @@ from rebalancer.manager.jobs.tuning import adopted
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.metrics import metrics_app
 from rebalancer.peers.connections import affordable
-from rebalancer.peers.http import open_http, trusting
+from rebalancer.peers.http import open_http
 from rebalancer.peers.storinfo import LeftOut, storage_nodes
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
@@ -87,7 +87,7 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
                 config.hosts,
                 read_s=config.http_timeout_s,
                 connections=affordable(daemon.open_many_files()),
-                tls=trusting(config.agent_tls_ca) if config.agent_tls else None,
+                tls=trust_authorities(config.agent_tls_ca) if config.agent_tls else None,
             ) as http,
             open_index(data_dir / "rebalancer.sqlite") as index,
         ):

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from rebalancer import jsontext
-from rebalancer.errors import ConfigError, PeerMalformed, PeerUnreachable
+from rebalancer.errors import PeerMalformed, PeerUnreachable
 from rebalancer.peers.connections import (
     AnswerFailed,
     Connection,
@@ -179,19 +179,6 @@ def _detail(exc: BaseException) -> str:
             return text
         cause = cause.__cause__ or cause.__context__
     return type(exc).__name__
-
-
-def trusting(ca_file: str) -> ssl.SSLContext:
-    """Accept certificates of the authorities in `ca_file`, or, if that is empty, the system's.
-
-    Raises:
-      ConfigError: it cannot be read, or has none.
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as exc:  # ssl's own errors among them
-        named = ca_file or "the system's authorities"
-        raise ConfigError(f"{named}: {exc.strerror or exc}") from exc
 
 
 @asynccontextmanager

@@ -1,36 +1,12 @@
-"""This module tells what may change of a running job's configuration, and by whom.
+"""This module tells what changes of a running job's configuration: by its operator, by the file.
 
-Pure.  What an operator has asked for outweighs the file for as long as the job lives.
+What an operator has asked for outweighs the file for as long as the job lives.
 """
-
-from typing import Any
 
 import attrs
 
 from rebalancer.config import ManagerConfig
-
-#: Keys of the file that a running process cannot take up.
-_FIXED = (
-    "domain_name",
-    "listen_host",
-    "listen_port",
-    "api",
-    "metrics_host",
-    "metrics_port",
-    "metrics_behind_token",
-    "agent_tls",
-    "agent_tls_ca",
-    "data_dir",
-    "hosts",
-    "storinfo_url",
-    "http_timeout_s",
-    "datacenter",
-    "service",
-    "server",
-)
-#: Keys that running jobs take up too; all others hold from the next job on.
-_LIVE = ("max_fill_percentage", "blacklist_datacenters")
-_LIVE_OPTIONS = ("max_metadata_update_threads",)
+from rebalancer.config.reload import Reload, adopt, changed
 
 
 @attrs.frozen
@@ -45,7 +21,7 @@ class Tuning:
 
 
 def tuned(config: ManagerConfig, tuning: Tuning) -> ManagerConfig:
-    """`config` with what the operator has changed of the job."""
+    """Return `config` with what the operator has changed of the job."""
     changes = {
         name: value
         for name, value in attrs.asdict(tuning).items()
@@ -56,18 +32,13 @@ def tuned(config: ManagerConfig, tuning: Tuning) -> ManagerConfig:
 
 def reloaded(running: ManagerConfig, new: ManagerConfig) -> ManagerConfig:
     """Return the configuration of a running job after the file has become `new`."""
-    options = attrs.evolve(running.options, **_taken(new.options, _LIVE_OPTIONS))
-    return attrs.evolve(running, options=options, **_taken(new, _LIVE))
+    return adopt(running, new, {Reload.LIVE})
 
 
 def adopted(old: ManagerConfig, new: ManagerConfig) -> tuple[ManagerConfig, list[str]]:
-    """What holds for the next job after the file has become `new`, and the keys left as they were.
+    """Return the configuration of the next job after the file has become `new`.
 
-    Those wait for the manager's next start.
+    The list has the changed keys that wait for the manager's next start.
     """
-    kept = [name for name in _FIXED if getattr(old, name) != getattr(new, name)]
-    return attrs.evolve(new, **_taken(old, kept)), kept
-
-
-def _taken(source: Any, names: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in names}
+    config = adopt(old, new, {Reload.LIVE, Reload.NEXT_JOB})
+    return config, changed(old, new, Reload.RESTART)

@@ -1,0 +1,71 @@
+"""This module knows when a changed key of a configuration file is in force.
+
+Each key declares that beside its default, so that what SIGUSR1 does to it is decided where the key
+is made.  A field whose value is a table has no such declaration: the table's keys have theirs.
+"""
+
+import enum
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar, cast
+
+import attrs
+
+T = TypeVar("T")
+
+
+class Reload(enum.StrEnum):
+    """When a new value of a key is in force."""
+
+    #: When SIGUSR1 comes, also for jobs that run.
+    LIVE = "live"
+    #: For the next job that begins after SIGUSR1 came.
+    NEXT_JOB = "next job"
+    #: When the program starts the next time.
+    RESTART = "restart"
+
+
+LIVE, NEXT_JOB, RESTART = Reload
+
+
+def key(
+    default: Any = attrs.NOTHING,
+    *,
+    reload: Reload,
+    factory: Callable[[], Any] | None = None,
+    validator: Callable[[Any, Any, Any], Any] | None = None,
+) -> Any:
+    """Declare a key of a configuration: its default, when a change is in force, its check."""
+    metadata = {"reload": reload}
+    return attrs.field(default=default, factory=factory, validator=validator, metadata=metadata)
+
+
+def reload_of(field: "attrs.Attribute[Any]") -> Reload | None:
+    """Return when a change of the key is in force; None if it is a table, or does not say."""
+    reload: Reload | None = field.metadata.get("reload")
+    return reload
+
+
+def adopt(old: T, new: T, kinds: Collection[Reload]) -> T:
+    """Return `old` with the values that `new` has for the keys of `kinds`."""
+    changes = {}
+    for field in attrs.fields(cast(Any, type(old))):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if attrs.has(type(before)):
+            changes[field.name] = adopt(before, after, kinds)
+        elif reload_of(field) in kinds:
+            changes[field.name] = after
+    evolve: Any = attrs.evolve  # mypy knows it of named classes only
+    made: T = evolve(old, **changes)
+    return made
+
+
+def changed(old: Any, new: Any, kind: Reload, prefix: str = "") -> list[str]:
+    """List the keys of `kind` in which `old` and `new` differ, a table's as `table.key`."""
+    names = []
+    for field in attrs.fields(type(old)):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if attrs.has(type(before)):
+            names += changed(before, after, kind, f"{prefix}{field.name}.")
+        elif reload_of(field) is kind and before != after:
+            names.append(prefix + field.name)
+    return names
