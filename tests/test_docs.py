@@ -158,3 +158,50 @@ def test_every_test_that_holds_a_mended_fault_exists() -> None:
     assert [(path, name) for path, name in named if name and name not in known[path]] == []
     for row in rows(ROOT / "docs" / "robustness.md"):
         assert "`tests/" in row[-1] or row[-1] in ("held by", "---"), row
+
+
+def test_the_page_of_the_architecture_is_short() -> None:
+    """It can be read before the first cup is empty."""
+    assert len((ROOT / "docs" / "architecture.md").read_text().split()) < 900
+
+
+def test_every_decision_is_in_the_list() -> None:
+    """Each page has a number, a title and its three parts, and its line in the list."""
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    expected = []
+    for number, page in enumerate(pages, 1):
+        title, *parts = re.findall(r"^##? (.+)$", page.read_text(), re.MULTILINE)
+        assert page.name.startswith(f"{number:04d}-"), page.name
+        assert parts == ["Context", "Decision", "Consequences"], page.name
+        expected.append((str(number), f"[{title.removeprefix(f'{number}. ')}]({page.name})"))
+
+    assert rows(folder / "README.md")[2:] == expected
+
+
+def test_every_file_that_contributors_are_sent_to_exists() -> None:
+    """The lists of files in CONTRIBUTING.md; a name in <> stands for any."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:rebalancer|devregion|tests|docs|etc|tools)/[\w/.]+)`", page))
+
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def links(page: Path) -> list[str]:
+    """The files that a page links to, as it spells them."""
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)", page.read_text())
+    return [link for link in found if "://" not in link]
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    """From README, CONTRIBUTING, the changelog and all of docs/."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("changelog.d/*.md")]
+    broken = [
+        (page.name, link)
+        for page in pages
+        for link in links(page)
+        if not (page.parent / link).exists()
+    ]
+
+    assert broken == []

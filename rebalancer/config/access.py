@@ -2,8 +2,8 @@
 
 import attrs
 
-from rebalancer import wire
 from rebalancer.config.reload import RESTART, key
+from rebalancer.converter import FieldError
 
 
 @attrs.frozen
@@ -24,4 +24,4 @@ class ApiAccess:
           FieldError: one of them is missing.
         """
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise wire.FieldError("tls_cert, tls_key: expected both or none")
+            raise FieldError("tls_cert, tls_key: expected both or none")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import attrs
 
-from rebalancer import wire
 from rebalancer.config import checks
 from rebalancer.config.access import ApiAccess
 from rebalancer.config.reload import RESTART, key
+from rebalancer.converter import FieldError
 
 
 @attrs.frozen
@@ -111,4 +111,4 @@ class AgentConfig:
           FieldError: there is none.
         """
         if self.metrics.behind_token and not self.api.token_file:
-            raise wire.FieldError("metrics.behind_token: expected api.token_file with it")
+            raise FieldError("metrics.behind_token: expected api.token_file with it")

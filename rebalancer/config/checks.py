@@ -6,7 +6,8 @@ from typing import Any
 
 from attrs import Attribute
 
-from rebalancer import wire
+from rebalancer.agent_protocol import PostForm
+from rebalancer.converter import FieldError
 from rebalancer.log import level_name
 from rebalancer.peers.names import split_port
 
@@ -17,7 +18,7 @@ def whole(minimum: int, maximum: int | None = None) -> Any:
 
     def validate(_instance: object, field: "Attribute[Any]", value: float) -> None:
         if not (minimum <= value < math.inf) or (maximum is not None and value > maximum):
-            raise wire.FieldError(f"{field.name}: expected {expected}, got {value}")
+            raise FieldError(f"{field.name}: expected {expected}, got {value}")
 
     return validate
 
@@ -35,7 +36,7 @@ def level(_instance: object, field: "Attribute[str]", value: str) -> None:
     try:
         level_name(value)
     except ValueError as exc:
-        raise wire.FieldError(f"{field.name}: {exc}, got {value!r}") from exc
+        raise FieldError(f"{field.name}: {exc}, got {value!r}") from exc
 
 
 def one_of(*values: str) -> Callable[[object, "Attribute[str]", str], None]:
@@ -44,7 +45,7 @@ def one_of(*values: str) -> Callable[[object, "Attribute[str]", str], None]:
     def validate(_instance: object, field: "Attribute[str]", value: str) -> None:
         if value not in values:
             expected = f"expected one of {', '.join(values)}"
-            raise wire.FieldError(f"{field.name}: {expected}, got {value!r}")
+            raise FieldError(f"{field.name}: {expected}, got {value!r}")
 
     return validate
 
@@ -57,11 +58,11 @@ def post_forms(
     Raises:
       FieldError: one is not.
     """
-    forms = [form.value for form in wire.PostForm]
+    forms = [form.value for form in PostForm]
     for name, form in value.items():
         if form not in forms:
             expected = f"expected one of {', '.join(forms)}"
-            raise wire.FieldError(f"{field.name}: {name}: {expected}, got {form!r}")
+            raise FieldError(f"{field.name}: {name}: {expected}, got {form!r}")
 
 
 def addresses(_instance: object, field: "Attribute[dict[str, str]]", value: dict[str, str]) -> None:
@@ -74,7 +75,7 @@ def addresses(_instance: object, field: "Attribute[dict[str, str]]", value: dict
         try:
             split_port(address, 1)
         except ValueError as exc:
-            raise wire.FieldError(f"{field.name}: {exc}") from exc
+            raise FieldError(f"{field.name}: {exc}") from exc
 
 
 def numbered(_instance: object, field: "Attribute[str]", value: str) -> None:
@@ -87,4 +88,4 @@ def numbered(_instance: object, field: "Attribute[str]", value: str) -> None:
     is_number = number.isascii() and number.isdecimal() and len(number) < 10
     if not is_number or int(number) < 1:
         expected = "expected a name that starts with its number"
-        raise wire.FieldError(f"{field.name}: {expected}, got {value!r}")
+        raise FieldError(f"{field.name}: {expected}, got {value!r}")

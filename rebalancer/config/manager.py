@@ -4,10 +4,10 @@ import math
 
 import attrs
 
-from rebalancer import wire
 from rebalancer.config import checks
 from rebalancer.config.access import ApiAccess
 from rebalancer.config.reload import LIVE, NEXT_JOB, RESTART, key
+from rebalancer.converter import FieldError
 
 
 @attrs.frozen
@@ -102,15 +102,15 @@ class ManagerConfig:
           FieldError: there are none, or two have one number; or a key lacks the one it needs.
         """
         if self.agent_tls_ca and not self.agent_tls:
-            raise wire.FieldError("agent_tls_ca: expected agent_tls to be true with it")
+            raise FieldError("agent_tls_ca: expected agent_tls to be true with it")
         if self.metrics_behind_token and not self.api.token_file:
-            raise wire.FieldError("metrics_behind_token: expected api.token_file with it")
+            raise FieldError("metrics_behind_token: expected api.token_file with it")
         greatest = math.inf if self.max_shard is None else self.max_shard
         chosen = [s for s in self.shards if self.min_shard <= s.number <= greatest]
         numbers = {shard.number for shard in chosen}
         if not numbers or len(numbers) != len(chosen):
             bounds = f"from {self.min_shard} to {greatest}"
-            raise wire.FieldError(f"shards: expected at least one {bounds}, each number once")
+            raise FieldError(f"shards: expected at least one {bounds}, each number once")
         ordered = tuple(sorted(chosen, key=lambda shard: shard.number))
         object.__setattr__(self, "shards", ordered)
 

@@ -7,10 +7,11 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
 
-from rebalancer import environment, keys, wire
+from rebalancer import environment, keys
 from rebalancer.config.agent import AgentConfig, AgentServer
 from rebalancer.config.files import read_text
 from rebalancer.config.manager import ManagerConfig, Shard
+from rebalancer.converter import FieldError, parse_json, parse_toml, structure
 from rebalancer.errors import BadRequest, ConfigError
 
 MANAGER_PATH = Path("/opt/smartdc/rebalancer/config.json")
@@ -58,7 +59,7 @@ def read_agent(text: str, name: str, variables: Mapping[str, str] | None = None)
       ConfigError: the text is not TOML, or a key or value does not fit.
     """
     try:
-        document = wire.parse_toml(text)
+        document = parse_toml(text)
     except BadRequest as exc:
         raise ConfigError(f"{name}: {exc}") from exc
     made, wrong = environment.override(document, environment.AGENT, variables or {})
@@ -74,7 +75,7 @@ def read_manager(text: str, name: str, variables: Mapping[str, str] | None = Non
       ConfigError: the text is not JSON, or a key or value does not fit.
     """
     try:
-        document = wire.parse_json(text)
+        document = parse_json(text)
     except BadRequest as exc:
         raise ConfigError(f"{name}: {exc}") from exc
     if not isinstance(document, dict):
@@ -96,7 +97,7 @@ def _structure(document: Mapping[str, Any], kind: type[T], name: str, wrong: Seq
     faults = [*wrong, *_faults(document, kind)]
     if not faults:
         try:
-            return wire.structure(document, kind)
+            return structure(document, kind)
         except BadRequest as exc:  # of values that do not go together
             faults = [_placed(str(exc), "")]
     raise ConfigError(f"{name}: {'; '.join(faults)}", tuple(faults))
@@ -126,13 +127,13 @@ def _faults_of_field(value: Any, field: "attrs.Attribute[Any]", prefix: str) -> 
         listed = [_faults(one, members[0], f"{where}[{n}].") for n, one in enumerate(value)]
         return [fault for faults in listed for fault in faults]
     try:
-        made = wire.structure(value, kind)
+        made = structure(value, kind)
     except BadRequest as exc:
         return [_placed(str(exc), where)]
     try:
         if field.validator is not None:
             field.validator(None, field, made)
-    except wire.FieldError as exc:
+    except FieldError as exc:
         return [f"{prefix}{exc}"]
     return []
 
