@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused, PeerWantsToken
-from rebalancer.peers.http import HttpClient, Reply
+from rebalancer.peers.http import Reply, Requests
 from rebalancer.tokens import Token
 from rebalancer.wire import (
     Assignment,
@@ -45,7 +45,7 @@ class PostAnswer:
 class Agents:
     """This object asks the agents of a region, each on its storage node."""
 
-    http: HttpClient
+    http: Requests
     port: int
     #: What the agents want to see, if anything.
     token: Token = attrs.field(factory=Token)

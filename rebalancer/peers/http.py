@@ -4,7 +4,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -81,6 +81,23 @@ class Answer:
             if len(body) > MAX_BODY_BYTES:
                 raise PeerMalformed(f"{self._host}: answer is longer than {MAX_BODY_BYTES} bytes")
         return Reply(self.status, self.headers, bytes(body))
+
+
+class Requests(Protocol):
+    """Requests are sent to named hosts, and answered whole; `HttpClient` is the real one."""
+
+    async def request(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        port: int = 80,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        within_s: float = 30.0,
+    ) -> Reply:
+        """Send a request and return its whole answer; see `HttpClient.request`."""
 
 
 @attrs.frozen

@@ -4,17 +4,15 @@ copy nothing but keep account, and the laws checked on every call.
 Effects first, answers after: a caller that is cancelled is one whose answer was lost.
 """
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import attrs
 import trio
-from outcome import capture
 
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import Shark, StorageNode
@@ -31,13 +29,15 @@ from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers import scan
-from rebalancer.peers.agents import Agents, PostAnswer, Posted
-from rebalancer.peers.moray.client import MorayClient, Put, Record
-from rebalancer.peers.moray.errors import read_error
+from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.peers.moray.client import Put
+from rebalancer.peers.protocols import AgentService, MorayShard
 from rebalancer.sqlite import inline
 from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Task, failed
-from rebalancer_devregion.moray.errors import MorayError as ServerError
 from rebalancer_devregion.moray.store import ShardStore
+from tests.peers.fakes import StoredShard, parsed
+
+T = TypeVar("T")
 
 ORIGIN = Shark("dc1", "1.stor.lab")
 NODES = tuple(
@@ -66,74 +66,37 @@ def record(number: int, **fields: Any) -> dict[str, Any]:
     return {**made, **fields}
 
 
-class FakeMoray:
-    """A shard's file behind the client's methods, with a law: no name without a copy."""
+class FakeMoray(StoredShard):
+    """A shard of a world, with a law: no name without a copy."""
 
     def __init__(self, world: "World", number: int, store: ShardStore) -> None:
-        self.name = f"{number}.moray.lab"
-        self._world, self.store = world, store
-
-    async def _answer(self, effect: Callable[[], Any]) -> Any:
-        outcome = capture(effect)
-        await trio.sleep(0.01)
-        try:
-            return outcome.unwrap()
-        except ServerError as exc:
-            raise read_error(exc.payload) from exc
-
-    def _write(self, effect: Callable[[], Any]) -> Callable[[], Any]:
-        def write() -> Any:
-            made = effect()
-            self._world.written(self.name)
-            return made
-
-        return write
-
-    async def sql(
-        self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
-    ) -> Any:
-        return await self._answer(lambda: self.store.sql(statement, values))
-
-    async def get_object(self, bucket: str, key: str) -> Record | None:
-        try:
-            row = await self._answer(lambda: self.store.get(bucket, key))
-        except Exception as exc:
-            if getattr(exc, "is_missing", False):
-                return None
-            raise
-        return Record(row["key"], row["value"], row["_etag"])
+        super().__init__(store, f"{number}.moray.lab")
+        self._world = world
 
     async def put_object(
         self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
     ) -> str:
-        value = parsed(value)
-        self._world.check_update(value)
-        self._world.before_write(self.name)
-        made: str = await self._answer(
-            self._write(lambda: self.store.put(bucket, key, value, etag))
-        )
-        self._world.after_write(self.name)
-        return made
+        self._world.check_update(parsed(value))
+        return await super().put_object(bucket, key, value, etag)
 
     async def batch(self, puts: Sequence[Put]) -> None:
-        requests = [request(put) for put in puts]
-        for made in requests:
-            self._world.check_update(made["value"])
+        for put in puts:
+            self._world.check_update(parsed(put.value))
+        await super().batch(puts)
+
+    async def call(self, method: str, keys: Sequence[str], effect: Callable[[], T]) -> T:
+        if method not in ("put", "batch"):
+            return await super().call(method, keys, effect)
+
+        def write() -> T:
+            made = effect()
+            self._world.written(self.name)
+            return made
+
         self._world.before_write(self.name)
-        await self._answer(self._write(lambda: self.store.batch(requests, {})))
+        answer = await super().call(method, keys, write)
         self._world.after_write(self.name)
-
-
-def parsed(value: Mapping[str, Any] | JsonText) -> Mapping[str, Any]:
-    """A value as a server takes it, whichever way it was going to be sent."""
-    found: Mapping[str, Any] = json.loads(value) if isinstance(value, JsonText) else value
-    return found
-
-
-def request(put: Put) -> dict[str, Any]:
-    """A write of a batch as the embedded server takes it."""
-    value, options = parsed(put.value), {"etag": put.etag}
-    return {"bucket": put.bucket, "key": put.key, "value": value, "options": options}
+        return answer
 
 
 @attrs.define(eq=False)
@@ -212,8 +175,15 @@ class FakeAgents:
             raise failure
 
     async def delete(self, shark: str, assignment_id: str) -> None:
-        self.assignments.pop(assignment_id, None)
+        if (failure := self.away(shark)) is None:
+            self.assignments.pop(assignment_id, None)
         await trio.sleep(0.01)
+        if failure is not None:
+            raise failure
+
+    async def limit_bandwidth(self, shark: str, _bytes_per_s: int | None) -> bool:
+        await self.ping(shark)
+        return True
 
 
 @attrs.define(eq=False)
@@ -273,7 +243,10 @@ class World:
             options=self.options,
             **self.config_changes,
         )
-        moray = {n: FakeMoray(self, n, store) for n, store in self.shards.items()}
+        moray: dict[int, MorayShard] = {
+            n: FakeMoray(self, n, store) for n, store in self.shards.items()
+        }
+        agents: AgentService = self.agents
         limit = config.options.max_assignments_per_shark
         async with open_store(self.job_file, run=inline) as store:
             # The machine does not crash here, and to wait for its disk is most of a test's time.
@@ -285,13 +258,13 @@ class World:
                     "config": config,
                     "store": store,
                     "node_list": NodeList(ask),
-                    "agents": cast(Agents, self.agents),
-                    "scanned": cast(Mapping[int, scan.Shard], self.scanned or moray),
-                    "moray": cast(Mapping[int, MorayClient], moray),
+                    "agents": agents,
+                    "scanned": self.scanned or moray,
+                    "moray": moray,
                     "listing": self.listing,
                     "metrics": ManagerMetrics(config),
                     "ledger": ledger,
-                    "bandwidth": BandwidthLimit(cast(Agents, self.agents), None),
+                    "bandwidth": BandwidthLimit(agents, None),
                     "update_limiter": UpdateLimiter(
                         config.options.max_metadata_update_threads,
                         config.metadata_timeout,

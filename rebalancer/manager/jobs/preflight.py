@@ -22,8 +22,8 @@ from rebalancer.errors import PeerError, PeerMalformed
 from rebalancer.manager.pipeline.job import Job, rules_of
 from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
-from rebalancer.peers.agents import Agents
 from rebalancer.peers.names import Endpoint, resolve
+from rebalancer.peers.protocols import AgentPing
 from rebalancer.retry import retry
 
 #: A heartbeat comes every 5 s; storinfo takes one this old, in seconds, for a node that is away.
@@ -62,7 +62,7 @@ async def preflight(
     config: ManagerConfig,
     origin: str,
     nodes: Sequence[StorageNode],
-    agents: Agents,
+    agents: AgentPing,
     shards: Mapping[int, scan.Shard],
     clones: Mapping[int, Clone],
 ) -> list[Finding]:
@@ -224,7 +224,7 @@ def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
     return one.host == other.host and not is_apart
 
 
-async def _check_agent(agents: Agents, name: str) -> list[Finding]:
+async def _check_agent(agents: AgentPing, name: str) -> list[Finding]:
     ping = partial(agents.ping, name)
     # Once more, for a connection that the agent had closed.
     await retry(ping, tries=2, first_s=0.2, longest_s=0.2)

@@ -23,8 +23,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers import scan
-from rebalancer.peers.agents import Agents
-from rebalancer.peers.moray.client import MorayClient
+from rebalancer.peers.protocols import AgentService, MorayShard
 from rebalancer.waits import Waits
 
 
@@ -131,10 +130,10 @@ class Job:
     config: ManagerConfig
     store: JobStore
     node_list: NodeList
-    agents: Agents
+    agents: AgentService
     #: Where objects are looked for: the shards' clones, or their Morays.
     scanned: Mapping[int, scan.Shard]
-    moray: Mapping[int, MorayClient]
+    moray: Mapping[int, MorayShard]
     #: Records that are read anew, before any shard is scanned.
     listing: Listing | None
     metrics: ManagerMetrics

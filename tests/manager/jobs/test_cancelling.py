@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import attrs
 import pytest
@@ -25,10 +24,11 @@ from rebalancer.manager.pipeline.stages.poll import poll
 from rebalancer.manager.pipeline.stages.post import post
 from rebalancer.manager.store import discovery, unplaced
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
-from rebalancer.peers.agents import Agents, PostAnswer, Posted
+from rebalancer.peers.agents import PostAnswer, Posted
 from rebalancer.wire import Assignment
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import World, counts, make_world, record
+from tests.peers.fakes import RelayedAgents
 
 OBJECTS = 60
 
@@ -186,14 +186,14 @@ async def test_a_cancelled_job_can_go_on_from_its_file(
 ) -> None:
     """What was withdrawn is found by the next start, without anything against it."""
 
-    class Slow:
+    class Slow(RelayedAgents):
         """Agents that have not been told how much they may take in when the job is cancelled."""
 
-        async def limit_bandwidth(self, _shark: str, _bytes_per_s: int | None) -> bool:
+        async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
             await trio.sleep(1.0)
             return True
 
-    async with world.job(bandwidth=BandwidthLimit(cast(Agents, Slow()), 1_000_000)) as job:
+    async with world.job(bandwidth=BandwidthLimit(Slow(world.agents), 1_000_000)) as job:
         await run(job, cancel_after_s=0.5)
         left = job.store.uncopied
         assert rows(job, "SELECT count(*) FROM assignments WHERE state = 'rejected'") > [(0,)]

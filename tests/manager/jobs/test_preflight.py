@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pytest
@@ -16,7 +16,6 @@ from rebalancer.domain.placement import Rules
 from rebalancer.errors import PeerUnreachable
 from rebalancer.manager.jobs.preflight import (
     DEADLINE_S,
-    Clone,
     Heartbeat,
     judge_clone,
     judge_heartbeats,
@@ -179,9 +178,9 @@ async def ask(
         config or config_of(),
         SHARK,
         nodes,
-        cast(Agents, agents or FakeAgents()),
+        agents or FakeAgents(),
         {1: shard or FakeShard()},
-        {1: cast(Clone, clone or FakeShard())},
+        {1: clone or FakeShard()},
     )
 
 

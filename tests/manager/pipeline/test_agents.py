@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pytest
@@ -19,7 +19,7 @@ from rebalancer.manager.pipeline.stages.discover import PLACES, ROOM_S
 from rebalancer.manager.pipeline.stages.forget import LAST_S
 from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Agents, PostAnswer, Posted
-from rebalancer.peers.http import HttpClient, Reply
+from rebalancer.peers.http import Reply
 from rebalancer.peers.moray.client import Put
 from rebalancer.tokens import Token
 from rebalancer.wire import (
@@ -44,6 +44,7 @@ from tests.manager.world import (
     object_id,
     record,
 )
+from tests.peers.fakes import RelayedAgents
 
 TIMEOUT_S = 120
 
@@ -173,7 +174,7 @@ LIES: dict[str, tuple[Spoil, str]] = {
 
 def agents(world: World, spoil: Spoil, liars: Mapping[str, Any] | None = None) -> Agents:
     wire = Wire(world, spoil) if liars is None else Wire(world, spoil, frozenset(liars))
-    return Agents(cast(HttpClient, wire), 7878)
+    return Agents(wire, 7878)
 
 
 @pytest.mark.row("TEST-EVAC-3", "L9", "L10", "L22", "N9")
@@ -280,7 +281,8 @@ async def test_reasons_from_outside_do_no_harm(
         assignment = world.agents.assignments[told["uuid"]][1]
         if object_id(3) not in {task.object_id for task in assignment.tasks}:
             return told
-        return cast(dict[str, Any], failing(a_task(3, reason))(told))
+        answered: dict[str, Any] = failing(a_task(3, reason))(told)
+        return answered
 
     async with world.job(agents=agents(world, when_done(spoil))) as job:
         await flow.run(job)
@@ -297,7 +299,8 @@ async def test_a_failed_task_that_has_no_failure_is_not_copied(
         tasks = world.agents.assignments[told["uuid"]][1]
         body = json.loads(assignment_body(tasks, PostForm.LEGACY))
         listed = [{**task, "status": "Complete"} for task in body["tasks"]]
-        return cast(dict[str, Any], failing(*listed)(told))
+        answered: dict[str, Any] = failing(*listed)(told)
+        return answered
 
     async with world.job(agents=agents(world, when_done(spoil))) as job:
         await flow.run(job)
@@ -330,18 +333,16 @@ async def test_a_lost_answer_leaves_the_other_assignments_polled(
     moved_at: list[float] = []
     inner = agents(world, lambda told: told)
 
-    class Silent:
-        post, delete, ping = inner.post, inner.delete, world.agents.ping
-
+    class Silent(RelayedAgents):
         async def get(self, shark: str, assignment_id: str) -> Any:
             if silent.setdefault(shark, assignment_id) == assignment_id:
                 await trio.sleep(30)  # until the deadline
                 raise PeerUnreachable("no answer in 30 s")
-            return await inner.get(shark, assignment_id)
+            return await super().get(shark, assignment_id)
 
     world.before_write = lambda _name: moved_at.append(trio.current_time())
     began = trio.current_time()
-    async with world.job(agents=cast(Agents, Silent())) as job:
+    async with world.job(agents=Silent(inner)) as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 20}
     early = [at for at in moved_at if at - began < 300]
@@ -365,19 +366,17 @@ async def test_slow_metadata_is_not_held_against_an_agent(
             await trio.sleep(waits.pop() if waits else 0)
             await super().batch(puts)
 
-    class Slow:
-        async def get(self, shark: str, name: str) -> Any:
+    class Slow(RelayedAgents):
+        async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
             now = trio.current_time()
-            since = now - asked_at.get(name, now)
-            asked_at[name] = now
+            since = now - asked_at.get(assignment_id, now)
+            asked_at[assignment_id] = now
             if since > TIMEOUT_S:
                 raise PeerUnreachable("connection closed meanwhile")
-            return await world.agents.get(shark, name)
-
-        post, delete = world.agents.post, world.agents.delete
+            return await super().get(shark, assignment_id)
 
     moray = {number: SlowMoray(world, number, store) for number, store in world.shards.items()}
-    async with world.job(agents=cast(Agents, Slow()), moray=moray) as job:
+    async with world.job(agents=Slow(world.agents), moray=moray) as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 20}
         assert not waits
@@ -402,7 +401,7 @@ async def test_an_assignment_is_deleted_once_whichever_agent_answers(
                 return Reply(status, {}, b"")
             return await super().request(method, host, path, **rest)
 
-    http = cast(HttpClient, Deleting(world, lambda told: told))
+    http = Deleting(world, lambda told: told)
     async with world.job(agents=Agents(http, 7878)) as job:
         await flow.run(job)
     assert sorted(deleted) == sorted(f"/assignments/{name}" for name in world.agents.known_ever)
@@ -418,10 +417,8 @@ async def test_a_delete_that_fails_holds_nothing_up(
         world.options, max_tasks_per_assignment=1, max_metadata_update_threads=1
     )
 
-    class Sticky:
-        get, post = world.agents.get, world.agents.post
-
-        async def delete(self, _shark: str, _name: str) -> None:
+    class Sticky(RelayedAgents):
+        async def delete(self, shark: str, assignment_id: str) -> None:
             if failure == "hangs":
                 await trio.sleep(10)
             raise PeerRefused("500")
@@ -429,7 +426,7 @@ async def test_a_delete_that_fails_holds_nothing_up(
     written: list[float] = []
     world.written = lambda _name: written.append(trio.current_time())
     began = trio.current_time()
-    async with world.job(agents=cast(Agents, Sticky())) as job:
+    async with world.job(agents=Sticky(world.agents)) as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 200}
     assert len(world.agents.known_ever) == 200
@@ -508,20 +505,18 @@ async def test_hung_agents_do_not_hold_up_the_others(world: World, autojump_cloc
     posts: list[str] = []
     done: list[float] = []
 
-    class Hanging:
-        get, delete, ping = world.agents.get, world.agents.delete, world.agents.ping
-
+    class Hanging(RelayedAgents):
         async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
             if shark == hung:
                 posts.append(assignment.id)
                 await trio.sleep(60)
                 raise PeerUnreachable("no answer in 60 s")
-            return await world.agents.post(shark, assignment)
+            return await super().post(shark, assignment)
 
     world.before_write = lambda _name: done.append(trio.current_time())
     world.options = attrs.evolve(world.options, max_tasks_per_assignment=1)
     began = trio.current_time()
-    async with world.job(agents=cast(Agents, Hanging())) as job:
+    async with world.job(agents=Hanging(world.agents)) as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 20}
     assert posts
@@ -537,16 +532,14 @@ async def test_slow_agents_cost_the_others_nothing(tmp_path: Path, autojump_cloc
     deleted = set[str]()
     done: list[float] = []
 
-    class Slow:
-        ping = world.agents.ping
-
+    class Slow(RelayedAgents):
         async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
             await trio.sleep(5 if shark in slow else 0)
-            return await world.agents.post(shark, assignment)
+            return await super().post(shark, assignment)
 
         async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
             await trio.sleep(5 if shark in slow else 0)
-            return await world.agents.get(shark, assignment_id)
+            return await super().get(shark, assignment_id)
 
         async def delete(self, shark: str, assignment_id: str) -> None:
             await trio.sleep(5 if shark in slow else 0)
@@ -555,7 +548,7 @@ async def test_slow_agents_cost_the_others_nothing(tmp_path: Path, autojump_cloc
     world.before_write = lambda _name: done.append(trio.current_time())
     world.options = attrs.evolve(world.options, max_tasks_per_assignment=1, max_sharks=20)
     began = trio.current_time()
-    async with world.job(agents=cast(Agents, Slow())) as job:
+    async with world.job(agents=Slow(world.agents)) as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 200}
     assert len([at for at in done if at - began < 5]) >= 150
@@ -779,15 +772,13 @@ async def test_what_was_recorded_and_never_posted_is_no_fault_of_its_agent(
     """After a restart the agent does not know it: quietly, and the destination is used on."""
     held = trio.Event()
 
-    class Holding:
-        get, delete, ping = world.agents.get, world.agents.delete, world.agents.ping
-
-        async def post(self, _shark: str, _assignment: Assignment) -> PostAnswer:
+    class Holding(RelayedAgents):
+        async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
             held.set()
             await trio.sleep_forever()
             raise AssertionError
 
-    async with world.job(agents=cast(Agents, Holding())) as job, trio.open_nursery() as nursery:
+    async with world.job(agents=Holding(world.agents)) as job, trio.open_nursery() as nursery:
         nursery.start_soon(flow.run, job)
         await held.wait()
         await trio.sleep(1)
@@ -822,7 +813,7 @@ class Guarded(Wire):
 
 def guarded(world: World, tokens: dict[str, str], status: int = 401) -> Agents:
     wire = Guarded(world, lambda told: told, tokens=tokens, status=status)
-    return Agents(cast(HttpClient, wire), 7878, Token(value="todays"))
+    return Agents(wire, 7878, Token(value="todays"))
 
 
 @pytest.mark.parametrize("status", [401, 403])

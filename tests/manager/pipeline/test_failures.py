@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pytest
@@ -29,7 +28,6 @@ from rebalancer.manager.pipeline.listings import EarlierJob
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import assignments, discovery, unplaced, updates, views
 from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
-from rebalancer.peers.agents import Agents
 from rebalancer.peers.moray.errors import read_error
 from rebalancer_devregion.moray import faults
 from rebalancer_devregion.moray.errors import query_timeout
@@ -37,6 +35,7 @@ from tests.logs import capture_logs
 from tests.manager.pipeline.test_pipeline import change_while_copying
 from tests.manager.store.test_store import check_counters, found, keep, opened
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
+from tests.peers.fakes import RelayedAgents
 
 SHARK = ORIGIN.manta_storage_id
 
@@ -177,9 +176,9 @@ async def broken(*_args: object, **_more: object) -> None:
 
 def break_agents(name: str) -> Callable[[Job], Job]:
     def change(job: Job) -> Job:
-        parts = {part: getattr(job.agents, part) for part in ("post", "get", "delete", "ping")}
-        agents = SimpleNamespace(**{**parts, name: broken})
-        return attrs.evolve(job, agents=cast(Agents, agents))
+        agents = RelayedAgents(job.agents)
+        setattr(agents, name, broken)
+        return attrs.evolve(job, agents=agents)
 
     return change
 
@@ -191,7 +190,7 @@ def break_store(transaction: object) -> Callable[[Job], Job]:
         async def break_one(fn: Any, *args: Any, **options: Any) -> Any:
             return await (broken() if fn is transaction else write(fn, *args, **options))
 
-        cast(Any, job.store).write = break_one
+        vars(job.store)["write"] = break_one
         return job
 
     return change
@@ -199,7 +198,7 @@ def break_store(transaction: object) -> Callable[[Job], Job]:
 
 def break_writes(job: Job) -> Job:
     for shard in job.moray.values():
-        cast(Any, shard).batch = broken
+        vars(shard)["batch"] = broken
     return job
 
 

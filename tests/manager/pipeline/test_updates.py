@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -31,36 +31,36 @@ from rebalancer.manager.pipeline.stages.rewrite import (
 from rebalancer.manager.pipeline.stages.update import MAX_BATCH_RECORDS, chunks
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray import fast
-from rebalancer.peers.moray.client import MorayClient, Put, Record
 from rebalancer.peers.moray.errors import MorayError, read_error
 from rebalancer_devregion.moray.errors import MorayError as ServerError
 from rebalancer_devregion.moray.store import ShardStore
-from tests.manager.world import ORIGIN, make_world, object_id, record, request
+from tests.manager.world import ORIGIN, make_world, object_id, record
+from tests.peers.fakes import StoredShard
 
 DESTINATION = Shark("dc1", "9.stor.lab")
 HOUR_S = 3600.0
-Answer = Callable[[str, list[str]], Awaitable[None]]
+Answer = Callable[[str, Sequence[str]], Awaitable[None]]
+T = TypeVar("T")
 
 
-async def willing(_method: str, _keys: list[str]) -> None:
+async def willing(_method: str, _keys: Sequence[str]) -> None:
     await trio.sleep(0.01)
 
 
-@attrs.define(eq=False)
-class Shard:
-    """A shard's file behind the client's methods.
+class Shard(StoredShard):
+    """A shard that is interfered with.
 
     Mutable state: what was called on which keys; what is done before and after each call, which
     may raise.
     """
 
-    store: ShardStore
-    name: str = "1.moray.lab"
-    before: Answer = willing
-    after: Answer = willing
-    calls: list[str] = attrs.field(factory=list)
+    def __init__(self, store: ShardStore) -> None:
+        super().__init__(store)
+        self.before: Answer = willing
+        self.after: Answer = willing
+        self.calls = list[str]()
 
-    async def _call(self, method: str, keys: list[str], effect: Callable[[], Any]) -> Any:
+    async def call(self, method: str, keys: Sequence[str], effect: Callable[[], T]) -> T:
         self.calls.append(f"{method} {' '.join(keys)}")
         await self.before(method, keys)
         try:
@@ -69,26 +69,6 @@ class Shard:
             raise read_error(exc.payload) from exc
         await self.after(method, keys)
         return result
-
-    async def get_object(self, bucket: str, key: str) -> Record | None:
-        try:
-            row = await self._call("get", [key], lambda: self.store.get(bucket, key))
-        except MorayError as exc:
-            if exc.is_missing:
-                return None
-            raise
-        return Record(row["key"], row["value"], row["_etag"])
-
-    async def put_object(self, bucket: str, key: str, value: Any, etag: str) -> str:
-        put = Put(bucket, key, value, etag)
-        await self._call("put", [key], lambda: self._write([put]))
-        return ""
-
-    async def batch(self, puts: Sequence[Put]) -> None:
-        await self._call("batch", [put.key for put in puts], lambda: self._write(puts))
-
-    def _write(self, puts: Sequence[Put]) -> None:
-        self.store.batch([request(put) for put in puts], {})
 
 
 @attrs.frozen
@@ -141,8 +121,7 @@ class Rigs:
             members.append(as_discovered(stored(number, key, etag, json.dumps(value))))
         shard = Shard(store)
         update_limiter = UpdateLimiter(32, HOUR_S, lambda _limit, _in_force: None)
-        moray = cast(MorayClient, shard)
-        rewriter = Rewriter(1, moray, Evacuate(ORIGIN), update_limiter, batched)
+        rewriter = Rewriter(1, shard, Evacuate(ORIGIN), update_limiter, batched)
         return Rig(shard, members, update_limiter, rewriter)
 
 
@@ -166,7 +145,7 @@ def at(calls: set[int], error: Exception) -> Answer:
     """Raise `error` at these calls, counted from 1."""
     count = 0
 
-    async def answer(_method: str, _keys: list[str]) -> None:
+    async def answer(_method: str, _keys: Sequence[str]) -> None:
         nonlocal count
         count += 1
         await trio.lowlevel.checkpoint()
@@ -179,7 +158,7 @@ def at(calls: set[int], error: Exception) -> Answer:
 def always(error: Exception, *, key: str = "") -> Answer:
     """Raise `error`, if the key is among those concerned."""
 
-    async def answer(_method: str, keys: list[str]) -> None:
+    async def answer(_method: str, keys: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
         if not key or key in keys:
             raise error
@@ -311,7 +290,7 @@ async def test_a_conflict_that_reading_does_not_explain_is_narrowed_down(
 
 
 def writes_only(answer: Answer) -> Answer:
-    async def chosen(method: str, keys: list[str]) -> None:
+    async def chosen(method: str, keys: Sequence[str]) -> None:
         if method != "get":
             await answer(method, keys)
         await trio.lowlevel.checkpoint()
@@ -352,7 +331,7 @@ async def test_a_record_that_others_change_without_end_is_left_alone(
     rig = rigs(3)
     colours = iter(range(1000))
 
-    async def paint(method: str, keys: list[str]) -> None:
+    async def paint(method: str, keys: Sequence[str]) -> None:
         await trio.sleep(0.01)
         if method != "get" and "b" in keys:
             rig.change("b", colour=next(colours))
@@ -418,7 +397,7 @@ OVERLOADED = server_error("NoDatabasePeersError")
 
 
 def until(when_s: float, error: Exception) -> Answer:
-    async def answer(_method: str, _keys: list[str]) -> None:
+    async def answer(_method: str, _keys: Sequence[str]) -> None:
         await trio.sleep(0.01)
         if trio.current_time() < when_s:
             raise error
@@ -476,7 +455,7 @@ async def test_a_shard_that_refuses_is_there(rigs: Rigs, autojump_clock: object)
     refused = server_error("InvocationError")
     rig.shard.before = at({1, 4}, PeerUnreachable("lost"))
 
-    async def refuse(method: str, keys: list[str]) -> None:
+    async def refuse(method: str, keys: Sequence[str]) -> None:
         await trio.sleep(0.01)
         if method == "put":
             raise refused
@@ -557,7 +536,7 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
     rig = rigs(1)
     update_limiter, at_once, capacity, peaks = rig.update_limiter, 0, 4, list[int]()
 
-    async def work(_method: str, _keys: list[str]) -> None:
+    async def work(_method: str, _keys: Sequence[str]) -> None:
         nonlocal at_once
         at_once += 1
         peaks.append(at_once)

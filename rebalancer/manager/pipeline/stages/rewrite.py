@@ -23,8 +23,9 @@ from rebalancer.log import get_logger
 from rebalancer.manager.actions import Action
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.store.records import StoredRecord
-from rebalancer.peers.moray.client import MorayClient, Put
+from rebalancer.peers.moray.client import Put
 from rebalancer.peers.moray.errors import Kind, MorayError
+from rebalancer.peers.protocols import RecordStore
 from rebalancer.retry import pauses
 
 BUCKET = "manta"
@@ -103,7 +104,7 @@ class Rewriter:
     """A rewriter writes records of one shard."""
 
     shard: int
-    moray: MorayClient
+    moray: RecordStore
     action: Action
     update_limiter: UpdateLimiter
     #: Whether several records may be written by one call.
