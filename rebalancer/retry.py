@@ -1,10 +1,9 @@
-"""This module asks again after failures that pass, with growing pauses spread over many clients.
+"""This module asks again after transient failures, with growing pauses spread over many clients.
 
 `retry` asks a few times; `retry_while_transient` asks for as long as that can help, and shows
 operators what it waits for.
 """
 
-import errno
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,49 +11,13 @@ from typing import TypeVar
 
 import trio
 
-from rebalancer.errors import JobFailed, PeerError, StoreBusy, StoreError
+from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
+from rebalancer.transient import is_transient
 from rebalancer.waits import Waits
 
 log = get_logger()
 T = TypeVar("T")
-
-#: Errors of a process or machine that has run out of files or memory for now.
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-#: Shortages of space and processes besides, and troubles of disks and mounts that a person mends.
-_TRANSIENT_ERRNO = SHORTAGES | frozenset(
-    {
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EIO,
-        errno.EROFS,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-    }
-)
-#: Transient errors by sqlite's result codes: busy, locked, no memory, I/O error, full, cannot open.
-_TRANSIENT_SQLITE = frozenset({5, 6, 7, 10, 13, 14})
-
-
-def is_transient(exc: BaseException) -> bool:
-    """Tell whether what failed with `exc` may succeed later, by itself or with a person's help."""
-    if isinstance(exc, BaseExceptionGroup):
-        return all(map(is_transient, exc.exceptions))
-    if isinstance(exc, PeerError):
-        return exc.retryable
-    if isinstance(exc, StoreBusy):
-        return True
-    if isinstance(exc, StoreError | JobFailed):
-        return exc.__cause__ is not None and is_transient(exc.__cause__)
-    if (code := getattr(exc, "sqlite_errorcode", None)) is not None:
-        return code & 0xFF in _TRANSIENT_SQLITE  # extended codes have more above
-    if isinstance(exc, OSError):
-        return exc.errno in _TRANSIENT_ERRNO
-    # No thread can be had: the machine has too many.
-    is_threads = isinstance(exc, RuntimeError) and "start new thread" in str(exc)
-    return is_threads or isinstance(exc, MemoryError)
 
 
 def pauses(first_s: float, longest_s: float, rng: random.Random | None = None) -> Iterator[float]:

@@ -18,7 +18,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,6 +29,7 @@ import trio
 from rebalancer.errors import StoreBusy, StoreError
 from rebalancer.layout import Layout
 from rebalancer.threads import Work, run_sync
+from rebalancer.transient import TRANSIENT_AT_OPENING, is_transient_of_sqlite
 from rebalancer.waits import Waits
 
 #: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
@@ -50,20 +50,6 @@ LONGEST_PAUSE_S = 5.0
 
 #: What sqlite's functions raise over a file: also where what is wrong quotes broken text of it.
 FAILURES = (sqlite3.Error, UnicodeDecodeError)
-#: Primary result codes that say that the file cannot be used now, not that it is no good.
-_PASSING = {
-    sqlite3.SQLITE_BUSY: "another program has locked it (a sqlite3 shell, a backup)",
-    sqlite3.SQLITE_LOCKED: "",
-    sqlite3.SQLITE_FULL: "",
-    sqlite3.SQLITE_IOERR: "",
-    sqlite3.SQLITE_CANTOPEN: "",
-    sqlite3.SQLITE_PROTOCOL: "",
-    sqlite3.SQLITE_READONLY: "",
-}
-#: Those among them that waiting does not mend: the file was removed, or its file system is broken.
-_FINAL = {sqlite3.SQLITE_READONLY_DBMOVED, sqlite3.SQLITE_IOERR_CORRUPTFS}
-#: Why a file cannot be opened that may be opened later.
-_PASSING_ERRNO = {EMFILE, ENFILE, ENOMEM, ENOSPC, EDQUOT, EIO}
 _OPEN = {"ro": os.O_RDONLY, "rw": os.O_RDWR, "rwc": os.O_RDWR | os.O_CREAT}
 
 P = ParamSpec("P")
@@ -71,33 +57,22 @@ T = TypeVar("T")
 
 
 class RunSync(Protocol):
-    """Runs a blocking function: `trio.to_thread.run_sync`, or `inline` under a mock clock."""
+    """A `RunSync` runs blocking functions: in a thread, or on the spot under a mock clock."""
 
     def __call__(self, fn: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Run `fn(*args)` and return what it returns."""
-
-
-async def inline(fn: Callable[..., T], *args: Any) -> T:
-    """Return a `RunSync` for tests under a mock clock, which does not wait for threads."""
-    await trio.lowlevel.checkpoint()
-    return fn(*args)
 
 
 async def _in_thread(fn: Callable[..., T], *args: Any) -> T:
     return await run_sync(Work.STORE, fn, *args)
 
 
-def is_passing(exc: Exception) -> bool:
-    """Tell whether waiting may mend what `exc` tells of."""
-    code = getattr(exc, "sqlite_errorcode", 0)
-    return code & 0xFF in _PASSING and code not in _FINAL
-
-
 def store_error(path: Path, exc: Exception) -> StoreError:
     """Turn `exc`, met in using the file `path`, into an error of ours."""
-    hint = _PASSING.get(getattr(exc, "sqlite_errorcode", 0) & 0xFF, "")
-    text = f"{path}: {exc}{hint and ': '}{hint}"
-    return StoreBusy(text) if is_passing(exc) else StoreError(text)
+    is_locked = getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    hint = ": another program has locked it (a sqlite3 shell, a backup)" if is_locked else ""
+    text = f"{path}: {exc}{hint}"
+    return StoreBusy(text) if is_transient_of_sqlite(exc) else StoreError(text)
 
 
 def _opening_error(path: Path, mode: str, exc: Exception) -> StoreError:
@@ -109,7 +84,7 @@ def _opening_error(path: Path, mode: str, exc: Exception) -> StoreError:
     try:
         os.close(os.open(path, _OPEN[mode] | os.O_CLOEXEC | os.O_NONBLOCK, 0o644))
     except OSError as cause:
-        kind = StoreBusy if cause.errno in _PASSING_ERRNO else StoreError
+        kind = StoreBusy if cause.errno in TRANSIENT_AT_OPENING else StoreError
         error = kind(f"{path}: {exc}: {cause.strerror}")
         error.__cause__ = cause
         return error
@@ -239,7 +214,7 @@ class _Write:
         try:
             self.result = self.fn(db)
         except Exception as exc:
-            if not db.in_transaction or (isinstance(exc, sqlite3.Error) and is_passing(exc)):
+            if not db.in_transaction or is_transient_of_sqlite(exc):
                 raise
             self.failure = exc
             db.execute("ROLLBACK TO one")

@@ -15,8 +15,9 @@ import trio.testing
 
 from rebalancer.errors import StoreBusy, StoreError
 from rebalancer.layout import Layout
-from rebalancer.sqlite import WAL_BYTES, Database, Kept, inline, open_database
+from rebalancer.sqlite import WAL_BYTES, Database, Kept, open_database
 from rebalancer.waits import Waits
+from tests.inline import inline
 
 THINGS = Layout("a list of things", "CREATE TABLE IF NOT EXISTS things (n INTEGER);")
 

@@ -9,10 +9,10 @@ import trio
 
 from rebalancer.errors import RebalancerError, leaves
 from rebalancer.log import Seldom, get_logger
-from rebalancer.retry import SHORTAGES
 from rebalancer.serving.app import Application
 from rebalancer.serving.bounds import Bounds
 from rebalancer.serving.connection import Budget, Connection, Stream
+from rebalancer.transient import SHORTAGES
 
 #: Connections that wait in the kernel until there is room for them.
 BACKLOG = 1024

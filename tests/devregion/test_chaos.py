@@ -18,7 +18,6 @@ from rebalancer.manager.store import assignments, discovery
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.manager.store.records import NewAssignment, ScanPosition
 from rebalancer.peers.moray import fast
-from rebalancer.sqlite import inline
 from rebalancer_devregion import layout as layouts
 from rebalancer_devregion.chaos.links import Link, Whole, linked
 from rebalancer_devregion.chaos.monitor import Monitor
@@ -36,6 +35,7 @@ from rebalancer_devregion.chaos.schedule import (
 from rebalancer_devregion.contents import object_bytes, write, write_file
 from rebalancer_devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer_devregion.layout import Layout
+from tests.inline import inline
 from tests.manager.store.test_store import found
 
 # --- schedules ---------------------------------------------------------------------------

@@ -32,9 +32,9 @@ from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer, Posted
 from rebalancer.peers.moray.client import Put
 from rebalancer.peers.protocols import AgentService, MorayShard
-from rebalancer.sqlite import inline
 from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Task, failed
 from rebalancer_devregion.moray.store import ShardStore
+from tests.inline import inline
 from tests.peers.fakes import StoredShard, parsed
 
 T = TypeVar("T")

@@ -8,7 +8,8 @@ import trio
 
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerError, PeerUnreachable
-from rebalancer.retry import is_transient, retry_while_transient
+from rebalancer.retry import retry_while_transient
+from rebalancer.transient import is_transient
 from rebalancer.waits import Waits
 
 #: Seconds between two questions to storinfo.

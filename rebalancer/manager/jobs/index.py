@@ -31,12 +31,12 @@ from rebalancer.manager.jobs.recovery import (
 from rebalancer.manager.jobs.rows import JobRow, read_row
 from rebalancer.manager.store import job_file
 from rebalancer.manager.store.schema import INDEX
-from rebalancer.retry import is_transient
 from rebalancer.sqlite import (
     Database,
     open_database,
 )
 from rebalancer.threads import Work, run_sync
+from rebalancer.transient import is_transient
 
 T = TypeVar("T")
 #: Seconds that a request waits for the list; a job waits on.

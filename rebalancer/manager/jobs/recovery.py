@@ -19,7 +19,8 @@ from rebalancer.log import get_logger
 from rebalancer.manager.jobs.rows import read_row, read_whole_row
 from rebalancer.manager.store import job_file
 from rebalancer.manager.store.schema import INDEX
-from rebalancer.sqlite import FAILURES, connect, is_passing, store_error, transact
+from rebalancer.sqlite import FAILURES, connect, store_error, transact
+from rebalancer.transient import is_transient_of_sqlite
 
 log = get_logger()
 
@@ -87,7 +88,7 @@ def _broken(path: Path) -> str | None:
     except StoreBusy:
         raise
     except FAILURES as exc:
-        if is_passing(exc):
+        if is_transient_of_sqlite(exc):
             raise store_error(path, exc) from exc
         return str(exc)
     except StoreError as exc:

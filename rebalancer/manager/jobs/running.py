@@ -32,8 +32,9 @@ from rebalancer.manager.pipeline.job import Job, unless
 from rebalancer.manager.store import job_info, scans
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.rates import HOUR_S, Rates
-from rebalancer.retry import is_transient, pauses
+from rebalancer.retry import pauses
 from rebalancer.threads import Work, run_sync
+from rebalancer.transient import is_transient
 from rebalancer.waits import Waits
 
 #: A job that broke for a transient cause begins again after pauses in seconds that grow between

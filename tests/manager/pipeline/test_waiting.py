@@ -20,7 +20,6 @@ from rebalancer.errors import (
     PeerError,
     PeerRefused,
     PeerUnreachable,
-    StoreBusy,
     StoreError,
 )
 from rebalancer.manager.jobs import assembly, origin, running
@@ -28,63 +27,16 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listed, ObjectsFile
 from rebalancer.peers.moray.client import MorayClient
-from rebalancer.retry import is_transient, retry_while_transient
+from rebalancer.retry import retry_while_transient
 from rebalancer.threads import THREADS, Work
+from rebalancer.transient import is_transient
 from rebalancer.waits import Waits
 from tests.manager.http.test_api import Rig, open_rig
 from tests.manager.jobs.test_control import SMALL, ask, control
 from tests.manager.world import make_world, record
+from tests.test_transient import caused, sqlite_error
 
 # --- what waiting helps ----------------------------------------------------------------------
-
-
-def caused(exc: Exception, cause: Exception) -> Exception:
-    exc.__cause__ = cause
-    return exc
-
-
-def sqlite_error(code: int) -> Exception:
-    exc = Exception("sqlite says so")
-    exc.sqlite_errorcode = code  # type: ignore[attr-defined]
-    return exc
-
-
-@pytest.mark.parametrize(
-    ("exc", "helps"),
-    [
-        (PeerUnreachable("away"), True),
-        (PeerRefused("no"), False),
-        (OSError(errno.EMFILE, "too many open files"), True),
-        (OSError(errno.ENFILE, "too many open files in the system"), True),
-        (OSError(errno.ENOSPC, "no space left"), True),
-        (OSError(errno.EDQUOT, "quota"), True),
-        (OSError(errno.EIO, "a broken disk"), True),
-        (OSError(errno.ENOENT, "no such file"), False),
-        (OSError(errno.EACCES, "not allowed"), False),
-        (sqlite_error(5), True),  # busy
-        (sqlite_error(13), True),  # full
-        (sqlite_error(14 | 1 << 8), True),  # cannot open, in more words
-        (sqlite_error(10 | 3 << 8), True),  # I/O error, in more words
-        (sqlite_error(11), False),  # corrupt
-        (sqlite_error(19), False),  # a constraint
-        (caused(StoreError("f"), sqlite_error(13)), True),
-        (caused(StoreError("f"), sqlite_error(26)), False),  # no database
-        (StoreError("not ours"), False),
-        (StoreBusy("locked"), True),
-        (caused(JobFailed("f"), OSError(errno.EMFILE, "too many")), True),
-        (JobFailed("no such shark"), False),
-        (RuntimeError("can't start new thread"), True),
-        (RuntimeError("a mistake"), False),
-        (MemoryError(), True),
-        (ZeroDivisionError(), False),
-        (ExceptionGroup("", [PeerUnreachable("away"), OSError(errno.EMFILE, "")]), True),
-        (ExceptionGroup("", [PeerUnreachable("away"), ValueError()]), False),
-    ],
-    ids=repr,
-)
-def test_which_failures_are_transient(exc: Exception, helps: bool) -> None:
-    """Whatever passes by itself or is mended by a person outside; no mistake of ours."""
-    assert is_transient(exc) is helps
 
 
 async def test_a_patient_question_is_shown_while_it_waits(autojump_clock: object) -> None:

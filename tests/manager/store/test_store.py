@@ -28,8 +28,8 @@ from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
 from rebalancer.manager.store.schema import JOB_FILE, PUT_OFF
 from rebalancer.manager.store.views import read_job
-from rebalancer.sqlite import inline
 from tests.domain.test_reasons import SPELLINGS
+from tests.inline import inline
 from tests.manager.world import NODES, ORIGIN, counts, make_world, object_id, record
 
 DESTINATION = NODES[1].shark

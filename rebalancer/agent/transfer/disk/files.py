@@ -33,7 +33,7 @@ from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
-from rebalancer.retry import SHORTAGES
+from rebalancer.transient import SHORTAGES
 
 _READ_BYTES = 1 << 20
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"

@@ -26,7 +26,7 @@ from rebalancer.agent.transfer.sources.engine import (
 from rebalancer.agent.transfer.sources.patience import Patience
 from rebalancer.config import AgentSource
 from rebalancer.peers.quiet import is_quiet
-from rebalancer.retry import SHORTAGES
+from rebalancer.transient import SHORTAGES
 
 #: Bytes received at once.
 RECEIVE_BYTES = 256 << 10
