@@ -1,4 +1,55 @@
-"""This module has every exception that this program raises on purpose."""
+"""This module has the exceptions that this program raises on purpose, and draws all of them.
+
+An exception stands here if several packages know it.  One that a single protocol or layer raises
+and its callers catch is defined there; the drawing names its module.
+
+    Exception
+      RebalancerError
+        ConfigError
+        RequestError
+          BadRequest
+            TooLarge
+          BodyTooLarge
+          Conflict
+          Damaged
+          Forbidden
+          NotFound
+          Refused
+          Unavailable
+          Unprocessable
+        PeerError
+          PeerUnreachable
+          PeerRefused
+            PeerWantsToken
+          PeerMalformed
+            FastError               peers.moray.fast
+              BadCrc                peers.moray.fast
+              BadId                 peers.moray.fast
+              BadLength             peers.moray.fast
+              BadPayload            peers.moray.fast
+              BadStatus             peers.moray.fast
+              BadType               peers.moray.fast
+              BadVersion            peers.moray.fast
+              Truncated             peers.moray.fast
+          MorayError                peers.moray.errors
+        StoreError
+          StoreBusy
+          BrokenFile                agent.state.statefile
+          NewerFile                 agent.state.statefile
+        IllegalTransition
+        JobFailed
+        AdmError                    adm.client
+      ValueError
+        FieldError                  converter
+        UnusableRecord              domain.objects
+      AnswerFailed                  peers.connections
+      ConnectionFailed              peers.connections
+      FetchFailure                  agent.transfer.sources.engine
+      LocalFailure                  agent.transfer.disk.files
+      Gone                          serving.connection
+      Refusal                       serving.connection
+      _Failed                       manager.actions.verify.reader
+"""
 
 from collections.abc import Iterator
 
