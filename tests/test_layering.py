@@ -150,3 +150,18 @@ def test_only_the_command_line_names_the_embedded_region() -> None:
     }
 
     assert naming == {"cli.py"}
+
+
+#: Folders of tests that are of no package: they test tools, whole processes, or all readers.
+OF_NO_PACKAGE = {"bench", "data", "fuzz", "process", "tools"}
+
+
+def test_the_tests_mirror_the_packages() -> None:
+    """Whoever changes a folder of the program finds its tests in the folder of the same name."""
+    tests = Path(__file__).parent
+    packages = {"devregion": ROOT / "devregion" / "rebalancer_devregion"}
+    for path in tests.rglob("test_*.py"):
+        top, *rest = path.parent.relative_to(tests).parts or ("",)
+        if top and top not in OF_NO_PACKAGE:
+            mirrored = packages.get(top, PACKAGE / top).joinpath(*rest)
+            assert mirrored.is_dir(), f"{path} is the test of no folder"

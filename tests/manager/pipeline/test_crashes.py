@@ -14,7 +14,7 @@ from rebalancer.domain import reasons
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import EarlierJob
-from tests.manager.pipeline.test_final import on_shark, orphans, put_back, remaining, rounds
+from tests.manager.pipeline.test_final_scan import on_shark, orphans, put_back, remaining, rounds
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, World, counts, make_world, object_id, record
 

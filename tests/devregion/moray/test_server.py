@@ -22,7 +22,7 @@ from rebalancer_devregion.moray.errors import MorayError
 from rebalancer_devregion.moray.javascript import number_text, parse_float, stringify
 from rebalancer_devregion.moray.server import MorayDied, ShardServer
 from rebalancer_devregion.moray.store import ShardStore
-from tests.devregion.shards import Refused, Shard, a_shard, converse, ended, listen, request
+from tests.devregion.moray.shards import Refused, Shard, a_shard, converse, ended, listen, request
 
 NO_CACHE = {"noCache": True}
 DEMO = {"index": {"name": {"type": "string", "unique": True}, "n": {"type": "number"}}}

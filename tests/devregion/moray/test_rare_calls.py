@@ -9,7 +9,7 @@ import trio
 
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.fast import Message, Status
-from tests.devregion.shards import Refused, Shard, a_shard
+from tests.devregion.moray.shards import Refused, Shard, a_shard
 
 FIND = {"no_count": True}
 INDEX = {

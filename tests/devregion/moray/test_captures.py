@@ -19,9 +19,9 @@ from rebalancer.peers.moray.fast import Message
 from rebalancer_devregion.moray import faults
 from rebalancer_devregion.moray.server import MorayDied, ShardServer
 from rebalancer_devregion.moray.store import ShardStore
-from tests.devregion.shards import a_shard, converse
+from tests.devregion.moray.shards import a_shard, converse
 
-CAPTURES = Path(__file__).parent.parent / "data" / "captures"
+CAPTURES = Path(__file__).parents[2] / "data" / "captures"
 CONVERSATIONS = CAPTURES / "conversations"
 
 
