@@ -1,7 +1,7 @@
-"""The audit: a region after a job against what it was, invariant by invariant, object by object.
+"""An audit compares a region after a job with what it was, object by object.
 
-The numbers are those of the project's invariants.  What a crash or a race could have broken on
-the way shows in what is left: records, files, the job's rows, the agents' state.
+The numbers of its checks are those of the project's invariants.  What a crash or a race could have
+broken on the way shows in what is left: records, files, the job's rows, the agents' state.
 """
 
 import json
@@ -9,7 +9,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,28 @@ import attrs
 from rebalancer.domain.final_scan import FOUND_TOO_LATE
 from rebalancer.domain.objects import upload_sharks
 from rebalancer_devregion.checks import TITLES, Audit, Check
-from rebalancer_devregion.contents import md5
+from rebalancer_devregion.evidence import (
+    datacenters_in,
+    files_below,
+    last_look_of,
+    names_in,
+    open_to_read,
+    reason_of,
+    texts_of,
+)
 from rebalancer_devregion.expectations import EXPECTED, Kind, Outcome, accepts
 from rebalancer_devregion.layout import Layout
 from rebalancer_devregion.writer import REPLACING, Change, Changed, read_journal
 
+#: Of each node, its files by their paths: size and MD5.
+Files = Mapping[str, Mapping[str, tuple[int, str]]]
 #: What a job may say of an object that a user replaced or deleted.
 REPLACED = (None, ("complete", ""), ("skipped", "overwritten"), ("skipped", "deleted"))
 
 
 @attrs.frozen
 class _Pair:
-    """One record before and after."""
+    """A pair is one record before and after the job."""
 
     shard: int
     key: str
@@ -44,19 +53,19 @@ class _Pair:
 
 
 def audit(layout: Layout, job_file: Path, *, disturbed: bool = False) -> Audit:
-    """Check everything.  Blocking; reads only.
+    """Check every invariant of a region, and return the checks.  Blocking; reads only.
 
     The files of all nodes are read once; their digests are all that is kept of them.
-    `disturbed`: the nodes' HTTP servers did not always answer.
+    `disturbed` says that the nodes' HTTP servers did not always answer.
     """
     return _Auditor(layout, job_file, disturbed=disturbed).run()
 
 
 class _Auditor:
-    """One audit.
+    """An auditor makes one audit.
 
-    Mutable state: the checks, when the job began its last look, and what it then had no round
-    left for.
+    Mutable state: the checks, when the job began its last round, and the records for which it then
+    had no round left.
     """
 
     def __init__(self, layout: Layout, job_file: Path, *, disturbed: bool) -> None:
@@ -69,14 +78,19 @@ class _Auditor:
         self._changes, self._user_files = read_journal(layout.journal_file)
 
     def run(self) -> Audit:
-        with closing(_open(self._job_file)) as job, closing(_open(self._layout.before_file)) as old:
+        with (
+            closing(open_to_read(self._job_file)) as job,
+            closing(open_to_read(self._layout.before_file)) as old,
+        ):
             rows = {row["id"]: row for row in job.execute("SELECT * FROM evacuateobjects")}
             files = {
-                node.manta_storage_id: dict(_files(self._layout.manta_root(node.manta_storage_id)))
+                node.manta_storage_id: dict(
+                    files_below(self._layout.manta_root(node.manta_storage_id))
+                )
                 for node in self._layout.nodes
             }
             named: defaultdict[str, set[str]] = defaultdict(set)
-            self._last_look = _last_look(job)
+            self._last_look = last_look_of(job)
             self._too_late = {
                 (row["shard"], row["key"])
                 for row in job.execute("SELECT * FROM remaining WHERE why = ?", (FOUND_TOO_LATE,))
@@ -84,12 +98,12 @@ class _Auditor:
             for change in self._changes.values():
                 # The front end takes care of the copies that a record named when it was replaced.
                 if change.kind in REPLACING or self._is_late(change):
-                    named[change.object_id] |= _names(change.replaced)
+                    named[change.object_id] |= names_in(change.replaced)
             for pair in self._pairs(old):
                 row = rows.get(pair.object_id)
                 self._record(pair, row, files)
-                named[pair.object_id] |= _names(pair.after)
-                if self._layout.evacuated in _names(pair.before) - _names(pair.after):
+                named[pair.object_id] |= names_in(pair.after)
+                if self._layout.evacuated in names_in(pair.before) - names_in(pair.after):
                     recorded = row is not None and row["status"] == "complete"
                     text = f"the old copy of {pair.object_id} is not on record"
                     self._checks[10].that(recorded, text)
@@ -100,9 +114,9 @@ class _Auditor:
         return Audit(tuple(self._checks.values()))
 
     def _pairs(self, old: sqlite3.Connection) -> Iterator[_Pair]:
-        """Every record; what a user made of it is what the job had to leave as it was."""
+        """Yield every record; one that a user changed is compared with what the user made of it."""
         for number in self._layout.shards:
-            with closing(_open(self._layout.shard_file(number))) as live:
+            with closing(open_to_read(self._layout.shard_file(number))) as live:
                 for row in old.execute("SELECT * FROM records WHERE shard = ?", (number,)):
                     now = live.execute(
                         "SELECT _value, _etag FROM manta WHERE _key = ?", (row["key"],)
@@ -136,7 +150,7 @@ class _Auditor:
                         yield self._new_pair(live, change)
 
     def _new_pair(self, live: sqlite3.Connection, change: Changed) -> _Pair:
-        """A record that came while the job ran."""
+        """Return the pair of a record that was written while the job ran."""
         now = live.execute(
             "SELECT _value, _etag FROM manta WHERE _key = ?", (change.key,)
         ).fetchone()
@@ -153,7 +167,7 @@ class _Auditor:
         )
 
     def _is_late(self, change: Changed) -> bool:
-        """Whether the job had no round left for it, or its last look may have come before it."""
+        """Tell whether a change came after the job's last round had begun, or with no round left."""
         return change.at >= self._last_look or (change.shard, change.key) in self._too_late
 
     # --- records: invariants 1 to 5 ------------------------------------------------------
@@ -162,7 +176,7 @@ class _Auditor:
         self,
         pair: _Pair,
         row: sqlite3.Row | None,
-        files: Mapping[str, Mapping[str, tuple[int, str]]],
+        files: Files,
     ) -> None:
         where = f"shard {pair.shard} {pair.key}"
         if pair.after is None:
@@ -171,7 +185,7 @@ class _Auditor:
         moved = pair.after != pair.before
         complete = row is not None and row["status"] == "complete"
         if pair.kind is not Kind.DIRECTORY:
-            lay_there = self._layout.evacuated in _names(pair.before)
+            lay_there = self._layout.evacuated in names_in(pair.before)
             self._checks[5].that(
                 (moved == (complete and lay_there) or (pair.is_late and not moved))
                 and (moved or pair.after_etag == pair.before_etag),
@@ -185,8 +199,8 @@ class _Auditor:
 
     def _only_sharks(self, pair: _Pair, where: str) -> None:
         evacuated, after = self._layout.evacuated, pair.after or {}
-        before = _texts(pair.before)
-        now = _texts(after)
+        before = texts_of(pair.before)
+        now = texts_of(after)
         same = before.keys() == now.keys() and all(
             before[name] == now[name] for name in before if name != "sharks"
         )
@@ -202,11 +216,9 @@ class _Auditor:
             same = same and before["sharks"] == now["sharks"]
         self._checks[4].that(same, f"{where}: more than one entry of sharks changed")
 
-    def _copies(
-        self, pair: _Pair, where: str, files: Mapping[str, Mapping[str, tuple[int, str]]]
-    ) -> None:
+    def _copies(self, pair: _Pair, where: str, files: Files) -> None:
         after = pair.after or {}
-        old, new = _names(pair.before), _names(after)
+        old, new = names_in(pair.before), names_in(after)
         account = pair.before.get("creator") or pair.before.get("owner")
         path, digest = f"{account}/{pair.object_id}", pair.before.get("contentMD5")
 
@@ -223,7 +235,7 @@ class _Auditor:
         )
         entries = [s for s in after.get("sharks", []) if isinstance(s, dict)]
         twice = len(entries) > len(new) and after != pair.before
-        before_dcs, now_dcs = _datacenters(pair.before), _datacenters(after)
+        before_dcs, now_dcs = datacenters_in(pair.before), datacenters_in(after)
         self._checks[3].that(
             len(now_dcs) >= len(before_dcs) and not twice,
             f"{where}: was in {sorted(before_dcs)}, is in {sorted(now_dcs)}",
@@ -234,43 +246,54 @@ class _Auditor:
     def _rows(
         self, job: sqlite3.Connection, old: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]
     ) -> None:
-        check = self._checks[6]
-        expected_ids = set()
+        expected = self._late_objects(rows) | self._seeded_objects(old, rows)
+        holds = rows.keys() == expected
+        self._checks[6].that(holds, "the job has rows of objects it should not have")
+        self._counters(job, rows)
+        self._ends(job, rows)
+
+    def _late_objects(self, rows: Mapping[str, sqlite3.Row]) -> set[str]:
+        """Check the objects that users wrote while the job ran; return those that may have rows."""
+        expected = set()
+        for change in self._changes.values():
+            if change.kind is Change.LATE:
+                found = _end_of(rows.get(change.object_id))
+                holds = found == ("complete", "") or (found is None and self._is_late(change))
+                text = f"late {change.object_id}: is {found}, expected complete"
+                self._checks[6].that(holds, text)
+                expected |= {change.object_id} & rows.keys()
+        return expected
+
+    def _seeded_objects(self, old: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]) -> set[str]:
+        """Check the objects that were there before the job; return those that may have rows."""
+        check, expected = self._checks[6], set()
         replaced = {
             change.object_id for change in self._changes.values() if change.kind in REPLACING
         }
-        for change in self._changes.values():
-            if change.kind is Change.LATE:
-                row = rows.get(change.object_id)
-                found = None if row is None else (row["status"], _reason(row))
-                holds = found == ("complete", "") or (found is None and self._is_late(change))
-                check.that(holds, f"late {change.object_id}: is {found}, expected complete")
-                expected_ids |= {change.object_id} & rows.keys()
         for record in old.execute("SELECT DISTINCT object_id, kind FROM records"):
             kind, object_id = Kind(record["kind"]), record["object_id"]
             if kind is Kind.DIRECTORY:
                 continue
-            outcome, row = EXPECTED[kind], rows.get(object_id)
-            found = None if row is None else (row["status"], _reason(row))
-            wanted = None if outcome is None else (outcome.status, outcome.reason)
+            wanted, found = EXPECTED[kind], _end_of(rows.get(object_id))
             if object_id in replaced:
                 # Before, while or after the job met it.
                 check.that(found in REPLACED, f"{kind} {object_id}: replaced by a user, is {found}")
-                expected_ids |= {object_id} & rows.keys()
+                expected |= {object_id} & rows.keys()
                 continue
-            holds = accepts(
-                outcome,
-                None if found is None else Outcome(*found),
-                disturbed=self._disturbed,
-            )
-            check.that(holds, f"{kind} {object_id}: is {found}, expected {wanted}")
-            if outcome is not None:
-                expected_ids.add(object_id)
-        check.that(rows.keys() == expected_ids, "the job has rows of objects it should not have")
+            end = None if found is None else Outcome(*found)
+            holds = accepts(wanted, end, disturbed=self._disturbed)
+            text = wanted and (wanted.status, wanted.reason)
+            check.that(holds, f"{kind} {object_id}: is {found}, expected {text}")
+            if wanted is not None:
+                expected.add(object_id)
+        return expected
+
+    def _counters(self, job: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]) -> None:
+        """Check that the job's counts are those of its rows."""
         counted: defaultdict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
         for row in rows.values():
-            n, size = counted[row["status"], _reason(row)]
-            counted[row["status"], _reason(row)] = n + 1, size + row["bytes"]
+            objects, size = counted[row["status"], reason_of(row)]
+            counted[row["status"], reason_of(row)] = objects + 1, size + row["bytes"]
         (duplicates,) = job.execute("SELECT count(*) FROM duplicates").fetchone()
         if duplicates:
             counted["duplicates", ""] = duplicates, 0
@@ -278,16 +301,21 @@ class _Auditor:
             (r["status"], r["reason"]): (r["objects"], r["bytes"])
             for r in job.execute("SELECT * FROM counters WHERE objects <> 0")
         }
-        check.that(counters == dict(counted), f"counters {counters}, rows {dict(counted)}")
+        text = f"counters {counters}, rows {dict(counted)}"
+        self._checks[6].that(counters == dict(counted), text)
+
+    def _ends(self, job: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]) -> None:
+        """Check that every object, assignment and link is at an end."""
+        check = self._checks[7]
         for row in rows.values():
-            done = row["status"] in ("complete", "skipped", "error")
-            self._checks[7].that(done, f"{row['id']} is {row['status']}")
+            is_over = row["status"] in ("complete", "skipped", "error")
+            check.that(is_over, f"{row['id']} is {row['status']}")
         for assignment in job.execute("SELECT id, state FROM assignments"):
-            done = assignment["state"] in ("rejected", "post_processed")
-            self._checks[7].that(done, f"assignment {assignment['id']} is {assignment['state']}")
+            is_over = assignment["state"] in ("rejected", "post_processed")
+            check.that(is_over, f"assignment {assignment['id']} is {assignment['state']}")
         for link in job.execute("SELECT id, key, status FROM links"):
-            done = link["status"] == "complete" or rows[link["id"]]["status"] != "complete"
-            self._checks[7].that(done, f"{link['key']} of {link['id']} is {link['status']}")
+            is_over = link["status"] == "complete" or rows[link["id"]]["status"] != "complete"
+            check.that(is_over, f"{link['key']} of {link['id']} is {link['status']}")
 
     # --- what lies about: invariants 8 to 10 ---------------------------------------------
 
@@ -309,64 +337,79 @@ class _Auditor:
         job: sqlite3.Connection,
         old: sqlite3.Connection,
         rows: Mapping[str, sqlite3.Row],
-        files: Mapping[str, Mapping[str, tuple[int, str]]],
+        files: Files,
         named: Mapping[str, set[str]],
     ) -> None:
-        orphans = {(r["object_id"], r["shark"]) for r in job.execute("SELECT * FROM orphans")}
+        known = self._old_files(old, files, named)
+        self._new_files(job, rows, files, named, known)
+
+    def _old_files(
+        self, old: sqlite3.Connection, files: Files, named: Mapping[str, set[str]]
+    ) -> Mapping[str, set[str]]:
+        """Check the files of before and of users; return the paths of both by their nodes."""
+        check = self._checks[10]
         replaced = {
             r["object_id"]
             for r in old.execute(
                 "SELECT object_id FROM records WHERE kind = ?", (Kind.WRONG_AT_DESTINATION,)
             )
         }
-        seeded: defaultdict[str, set[str]] = defaultdict(set)
+        known: defaultdict[str, set[str]] = defaultdict(set)
         for file in old.execute("SELECT * FROM files"):
             node, path = file["node"], file["path"]
-            seeded[node].add(path)
+            known[node].add(path)
             now = files[node].get(path)
             object_id = path.rpartition("/")[2]
             # What lay under the name of an object that came here was no user's data.
             is_replaced = object_id in replaced and node in named[object_id]
-            self._checks[10].that(
-                now is not None and (now == (file["bytes"], file["md5"]) or is_replaced),
-                f"{node}: {path} is {'gone' if now is None else 'changed'}",
-            )
+            is_same = now == (file["bytes"], file["md5"])
+            text = f"{node}: {path} is {'gone' if now is None else 'changed'}"
+            check.that(now is not None and (is_same or is_replaced), text)
         for node, path, size, digest in self._user_files:
-            seeded[node].add(path)
+            known[node].add(path)
             is_there = files[node].get(path) == (size, digest)
-            self._checks[10].that(is_there, f"{node}: {path}, of a user, is gone or changed")
+            check.that(is_there, f"{node}: {path}, of a user, is gone or changed")
+        return known
+
+    def _new_files(
+        self,
+        job: sqlite3.Connection,
+        rows: Mapping[str, sqlite3.Row],
+        files: Files,
+        named: Mapping[str, set[str]],
+        known: Mapping[str, set[str]],
+    ) -> None:
+        """Check that files which nobody else made are the job's copies: named, or orphans."""
+        orphans = {(r["object_id"], r["shark"]) for r in job.execute("SELECT * FROM orphans")}
         for node, present in files.items():
-            for path in present.keys() - seeded[node]:
+            for path in present.keys() - known[node]:
                 object_id = path.rpartition("/")[2]
-                self._checks[9].that(
-                    object_id in rows
-                    and (rows[object_id]["dest_shark"] == node or (object_id, node) in orphans),
-                    f"{node}: {path} came from nowhere",
-                )
-                self._checks[10].that(
-                    node in named[object_id] or (object_id, node) in orphans,
-                    f"{node}: no record names {path}, and it is not in orphans",
-                )
+                is_orphan = (object_id, node) in orphans
+                is_sent = object_id in rows and rows[object_id]["dest_shark"] == node
+                is_ours = object_id in rows and (is_sent or is_orphan)
+                self._checks[9].that(is_ours, f"{node}: {path} came from nowhere")
+                text = f"{node}: no record names {path}, and it is not in orphans"
+                self._checks[10].that(node in named[object_id] or is_orphan, text)
 
     # --- what is left: invariant 11 ------------------------------------------------------
 
     def _references(self, job: sqlite3.Connection) -> None:
-        """Every live record against the job's list.
+        """Check that every live record which names the evacuated node is on the job's list.
 
-        What was written after the job had begun to look for the last time is not its fault.
+        A record that was written after the job had begun its last round is not its fault.
         """
         check, evacuated = self._checks[11], self._layout.evacuated
         listed = {(row["shard"], row["key"]) for row in job.execute("SELECT * FROM remaining")}
         late = {where for where, change in self._changes.items() if change.at >= self._last_look}
         mentions = set()
         for number in self._layout.shards:
-            with closing(_open(self._layout.shard_file(number))) as live:
+            with closing(open_to_read(self._layout.shard_file(number))) as live:
                 for key, text in live.execute("SELECT _key, _value FROM manta"):
                     where, record = (number, key), json.loads(text)
                     if f'"{evacuated}"' in text:
                         mentions.add(where)
                     uploads = {shark.manta_storage_id for shark in upload_sharks(record)}
-                    is_named = evacuated in _names(record) | uploads
+                    is_named = evacuated in names_in(record) | uploads
                     check.that(
                         not is_named or where in listed or where in late,
                         f"shard {number} {key}: names {evacuated}, and is not listed",
@@ -378,41 +421,6 @@ class _Auditor:
             )
 
 
-def _last_look(job: sqlite3.Connection) -> float:
-    """When the last final scan began, in seconds of the epoch; 0 without any."""
-    row = job.execute("SELECT started FROM rounds ORDER BY round DESC LIMIT 1").fetchone()
-    return 0.0 if row is None else datetime.fromisoformat(row["started"]).timestamp()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    db.row_factory = sqlite3.Row
-    return db
-
-
-def _files(root: Path) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Every file of a node but unfinished ones: its path, and its size and digest."""
-    for path in root.rglob("*"):
-        name = path.relative_to(root)
-        if path.is_file() and name.parts[0] != "rebalancer":
-            content = path.read_bytes()
-            yield str(name), (len(content), md5(content))
-
-
-def _names(record: Mapping[str, Any] | None) -> set[str]:
-    sharks = (record or {}).get("sharks")
-    if not isinstance(sharks, list):
-        return set()
-    return {s["manta_storage_id"] for s in sharks if isinstance(s, dict)}
-
-
-def _datacenters(record: Mapping[str, Any]) -> set[str]:
-    return {s["datacenter"] for s in record.get("sharks", []) if isinstance(s, dict)}
-
-
-def _texts(record: Mapping[str, Any]) -> dict[str, str]:
-    return {name: json.dumps(value) for name, value in record.items()}
-
-
-def _reason(row: sqlite3.Row) -> str:
-    return str(row["skipped_reason"] or row["error"] or row["outcome"] or "")
+def _end_of(row: sqlite3.Row | None) -> tuple[str, str] | None:
+    """Return an object's status and reason; None if the job has no row of it."""
+    return None if row is None else (row["status"], reason_of(row))
