@@ -167,7 +167,7 @@ class _Auditor:
         )
 
     def _is_late(self, change: Changed) -> bool:
-        """Tell whether a change came after the job's last round had begun, or with no round left."""
+        """Tell whether a change came after the job's last round began, or with no round left."""
         return change.at >= self._last_look or (change.shard, change.key) in self._too_late
 
     # --- records: invariants 1 to 5 ------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a region was before anything moved: kept in a sqlite file, for the audit."""
+"""This module keeps what a region was before anything moved, in a sqlite file for the audit."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ CREATE TABLE files (
 
 
 class Before:
-    """The file while it is being written."""
+    """A `Before` is the file while it is being written."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

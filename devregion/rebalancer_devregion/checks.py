@@ -1,4 +1,4 @@
-"""The checks of the audit: one for each of the project's invariants, with what broke it."""
+"""A check of an audit says whether one invariant of the project holds, and what broke it."""
 
 import attrs
 
@@ -22,7 +22,7 @@ TITLES = {
 
 @attrs.define
 class Check:
-    """One invariant.  Mutable state: how much was checked, and what broke it."""
+    """A check is one invariant.  Mutable state: how much was checked, and what broke it."""
 
     number: int
     checked: int = 0
@@ -31,16 +31,16 @@ class Check:
 
     @property
     def title(self) -> str:
-        """The invariant in a line."""
+        """Return the invariant in a line."""
         return TITLES[self.number]
 
     @property
     def ok(self) -> bool:
-        """Whether it holds, on something."""
+        """Tell whether it holds, on something."""
         return not self.violations and self.checked > 0
 
     def that(self, holds: bool, offender: str) -> None:
-        """One more was checked."""
+        """Count one more thing that was checked, and keep `text` unless it `holds`."""
         self.checked += 1
         if not holds:
             self.violations += 1
@@ -50,11 +50,11 @@ class Check:
 
 @attrs.frozen
 class Audit:
-    """The result, by invariant."""
+    """An audit has the result of each check."""
 
     checks: tuple[Check, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether all hold."""
+        """Tell whether all hold."""
         return all(check.ok for check in self.checks)

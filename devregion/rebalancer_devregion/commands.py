@@ -1,4 +1,4 @@
-"""`rebalancer region` and `rebalancer demo`: command lines to the embedded region."""
+"""This module has the command lines of the region: `rebalancer region` and `rebalancer demo`."""
 
 import shutil
 import sys

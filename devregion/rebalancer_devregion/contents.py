@@ -1,4 +1,4 @@
-"""What lies in a region: records and files, all decided by its seed.
+"""This module makes what lies in a region, records and files, all decided by its seed.
 
 Most objects on the evacuated node are ordinary; of each odd kind there are a few, because an
 evacuation that has met only ordinary objects has been tested on nothing.
@@ -37,7 +37,7 @@ KINDS_ON_EVACUATED = tuple(
 
 @attrs.frozen
 class File:
-    """A file that a node has: `content` is what its bytes are."""
+    """A file lies on a node; `content` is what its bytes are."""
 
     node: str
     path: str  # <account>/<object id>
@@ -46,7 +46,7 @@ class File:
 
 @attrs.frozen
 class Seeded:
-    """One record and the files of its object."""
+    """A seeded record has the files of its object."""
 
     kind: Kind
     shard: int
@@ -56,13 +56,13 @@ class Seeded:
 
     @property
     def object_id(self) -> str:
-        """The object's id; empty for a directory."""
+        """Return the object's id; empty for a directory."""
         return str(self.record.get("objectId", ""))
 
 
 @attrs.frozen
 class Summary:
-    """How much was made."""
+    """A summary says how much was made."""
 
     records: int
     files: int
@@ -82,19 +82,19 @@ def _block() -> bytes:
 
 
 def object_bytes(object_id: str, size: int) -> bytes:
-    """The bytes of an object: its id, then a block that all share, from a place of its own."""
+    """Return an object's bytes: its id, then a block that all share, from a place of its own."""
     start = int(object_id[:4], 16) % _BLOCK
     block = _block()[start:] + _block()[:start]
     return (object_id.encode() + block * (size // _BLOCK + 1))[:size]
 
 
 def md5(content: bytes) -> str:
-    """The digest as records spell it."""
+    """Return a digest as records spell it."""
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 class Generator:
-    """Makes records in the order of their keys' making.  Mutable state: the chance."""
+    """A generator makes records, in the order of their ids.  Mutable state: the chance."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -105,7 +105,7 @@ class Generator:
         self._serial = itertools.count(1)
 
     def all(self, ordinary: int) -> Iterator[Seeded]:
-        """`ordinary` ordinary objects on the evacuated node, odd ones, directories, others."""
+        """Yield `ordinary` ordinary objects of the evacuated node, odd ones, directories, more."""
         yield from self._directories()
         for number in range(ordinary):
             yield from self._make(Kind.ORDINARY)
@@ -209,7 +209,7 @@ class Generator:
     def _other_record(
         self, kind: Kind, name: str, nodes: list[Node], size: int
     ) -> Iterator[Seeded]:
-        """A good object, of which only the record is unusual."""
+        """Return a good object, of which only the record is unusual."""
         if kind is Kind.NON_ASCII_KEY:
             name = f"d\u00f6c \u2603 \U0001f600 {name}"
         elif kind is Kind.QUOTED_KEY:
@@ -228,7 +228,7 @@ class Generator:
     def _other_copies(
         self, kind: Kind, name: str, nodes: list[Node], size: int
     ) -> Iterator[Seeded]:
-        """An object that lies at other places than two nodes in two datacenters."""
+        """Yield an object that lies at other places than two nodes in two datacenters."""
         if kind in (Kind.SINGLE_COPY, Kind.SINGLE_COPY_MISSING):
             nodes = [self._origin]
         elif kind is Kind.THREE_COPIES:
@@ -242,7 +242,7 @@ class Generator:
         yield self._seeded(kind, record, () if missing else self._files(record, nodes))
 
     def _bad_source(self, kind: Kind, name: str, nodes: list[Node], size: int) -> Iterator[Seeded]:
-        """An object whose other copy is not what its record says."""
+        """Yield an object whose other copy is not what its record says."""
         record = self._record(name, nodes, size + 64)
         files = self._files(record, nodes)
         bad = []
@@ -260,7 +260,7 @@ class Generator:
         yield self._seeded(kind, record, tuple(bad))
 
     def _bad_record(self, kind: Kind, name: str, nodes: list[Node], size: int) -> Iterator[Seeded]:
-        """A record that cannot be used, or that the job has no business with."""
+        """Yield a record that cannot be used, or that the job has no business with."""
         if kind is Kind.NAMED_LIKE_SHARK:
             nodes = [self._in_own_datacenter(), self._in_other_datacenter()]
             record = self._record(self._origin.manta_storage_id, nodes, size)
@@ -290,7 +290,7 @@ class Generator:
     def _at_destination(
         self, kind: Kind, name: str, nodes: list[Node], size: int
     ) -> Iterator[Seeded]:
-        """A file of the object's name lies at each place where the copy may go."""
+        """Return an object of whose name a file lies wherever the copy may go."""
         record = self._record(name, nodes, size)
         files = list(self._files(record, nodes))
         for node in self._others:
@@ -304,7 +304,7 @@ class Generator:
     def _twice_recorded(
         self, kind: Kind, name: str, nodes: list[Node], size: int
     ) -> Iterator[Seeded]:
-        """An object that two records name."""
+        """Yield an object that two records name."""
         record = self._record(name, nodes, size)
         first = self._seeded(kind, record, self._files(record, nodes))
         yield first
@@ -343,7 +343,7 @@ def _shark(node: Node) -> dict[str, str]:
 
 
 def generate(layout: Layout, ordinary: int) -> Iterator[Seeded]:
-    """The contents of a region, the same for the same layout and number."""
+    """Return the contents of a region, the same for the same layout and number."""
     return Generator(layout).all(ordinary)
 
 

@@ -1,4 +1,4 @@
-"""The demonstration: a whole evacuation, watched, perhaps with two kills, then audited."""
+"""The demonstration is a whole evacuation, watched, perhaps with two kills, then audited."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ _LOOK_S = 0.05
 
 @attrs.define
 class Findings:
-    """What went wrong, if anything.  Mutable state: the list."""
+    """Findings are what went wrong, if anything.  Mutable state: the list."""
 
     texts: list[str] = attrs.field(factory=list)
 
@@ -53,7 +53,7 @@ class Findings:
 
 @attrs.frozen
 class Wishes:
-    """What to show besides a plain evacuation."""
+    """Wishes say what to show besides a plain evacuation."""
 
     kill: bool = False
     mixed: bool = False
@@ -62,7 +62,7 @@ class Wishes:
 
 
 async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
-    """The whole demonstration; whether every check held.
+    """Show the whole demonstration; return whether every check held.
 
     Raises:
       ProcessError: a program of the region did not start.
@@ -104,7 +104,7 @@ async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
 
 
 async def _adm(region: Region, *args: str) -> tuple[int, str]:
-    """The operator's command, as a process; its status and output."""
+    """Run the operator's command as a process; return its status and output."""
     done = await trio.run_process(
         [sys.executable, "-m", "rebalancer", "adm", "--url", region.url, *args],
         capture_stdout=True,
@@ -114,7 +114,7 @@ async def _adm(region: Region, *args: str) -> tuple[int, str]:
 
 
 def _mixed(layout: Layout) -> dict[str, Any]:
-    """Options of the manager: half of the agents are spoken to in the other dialect."""
+    """Return options of a manager that speaks to half of the agents in the other dialect."""
     half = layout.nodes[1 : 1 + len(layout.nodes) // 2]
     forms = {node.manta_storage_id: "tagged-array" for node in half}
     # What an agent was told is read from the files that it keeps.
@@ -122,7 +122,7 @@ def _mixed(layout: Layout) -> dict[str, Any]:
 
 
 def _spoken(layout: Layout, findings: Findings) -> Table:
-    """The dialects of the assignments that each agent was given, going by its files.  Blocking."""
+    """Return the dialects of what each agent was given, by its files.  Blocking."""
     table = Table("agent", "legacy", "tagged", title="assignments by dialect")
     wanted = _mixed(layout)["agent_dialects"]
     for node in layout.nodes:
@@ -189,7 +189,7 @@ async def _change(console: Console, region: Region) -> None:
 
 
 async def _progress(region: Region, job_id: str) -> float:
-    """The share of the objects met so far that are complete; 0 while the manager is away."""
+    """Return the share of objects met so far that are complete; 0 while the manager is away."""
     host, _, port = region.url.removeprefix("http://").partition(":")
     async with open_http({}) as http:
         reply = await http.request("GET", host, f"/jobs/{job_id}", port=int(port))
@@ -204,7 +204,7 @@ async def _reach(region: Region, job_id: str, share: float) -> None:
 
 @attrs.define
 class Kills:
-    """What was killed.  Mutable state: the manager first, then the agent."""
+    """Kills are the processes that were killed: the manager first, then an agent."""
 
     manager: bool = False
     agent: str = ""
@@ -236,7 +236,7 @@ async def _kill_both(console: Console, region: Region, job_id: str, kills: Kills
 
 
 def _busiest(layout: Layout) -> str:
-    """The node whose agent has most to do now; not the evacuated one, which is given nothing."""
+    """Return the node whose agent has most to do now, and never the evacuated one."""
     waiting = {
         node.manta_storage_id: sum(
             1 for _ in (layout.agent_state(node.manta_storage_id) / "scheduled").glob("*")
@@ -260,7 +260,7 @@ def _check_kills(console: Console, region: Region, kills: Kills, findings: Findi
 
 
 async def _check_counts(region: Region, job_id: str, findings: Findings) -> None:
-    """The API's counts against the rows."""
+    """Compare the API's counts with the rows."""
     host, _, port = region.url.removeprefix("http://").partition(":")
     async with open_http({}) as http:
         reply = await http.request("GET", host, f"/jobs/{job_id}", port=int(port))
@@ -277,13 +277,13 @@ async def _check_counts(region: Region, job_id: str, findings: Findings) -> None
 
 
 def count_rows(job_file: Path) -> dict[str, int]:
-    """SELECT status, count(*) of a job's objects.  Blocking."""
+    """Return the objects of a job by status, counted from its rows.  Blocking."""
     with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
         return dict(db.execute("SELECT status, count(*) FROM evacuateobjects GROUP BY status"))
 
 
 def reason_table(job_file: Path) -> Table:
-    """A job's objects by status and reason, counted from the rows."""
+    """Return a job's objects by status and reason, counted from the rows."""
     table = Table("status", "reason", "objects", "bytes", title="what became of the objects")
     with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
         for status, reason, objects, size in db.execute(
@@ -295,7 +295,7 @@ def reason_table(job_file: Path) -> Table:
 
 
 def remaining_table(job_file: Path) -> Table:
-    """What a job's final scans found, and the records that name its shark still, by reason."""
+    """Return what final scans found, and the records that still name the node, by reason."""
     table = Table("", "records", title="what the final scans found")
     with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
         for number, found in db.execute("SELECT round, found FROM rounds ORDER BY round"):
@@ -306,7 +306,7 @@ def remaining_table(job_file: Path) -> Table:
 
 
 def audit_table(report: Audit) -> Table:
-    """The audit, an invariant a line, with its first offenders."""
+    """Return the audit, an invariant a line, with its first offenders."""
     table = Table("", "invariant", "checked", "result", title="audit")
     for check in report.checks:
         result = "[green]holds[/]" if check.ok else "[red]VIOLATED[/]"

@@ -1,4 +1,4 @@
-"""The kinds of objects in a region, and how each must end when its node is evacuated."""
+"""This module knows the kinds of objects in a region, and how each must end in an evacuation."""
 
 import enum
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import attrs
 
 
 class Kind(enum.StrEnum):
-    """What is odd about an object, if anything."""
+    """A kind says what is odd about an object, if anything."""
 
     ORDINARY = "ordinary"
     NON_ASCII_KEY = "non_ascii_key"
@@ -42,7 +42,7 @@ class Kind(enum.StrEnum):
 
 @attrs.frozen
 class Outcome:
-    """The status and the reason (column `skipped_reason` or `error`) of an object's row."""
+    """An outcome is the status and the reason of an object's row."""
 
     status: str
     reason: str = ""

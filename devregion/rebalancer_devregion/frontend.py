@@ -1,4 +1,4 @@
-"""The region's front end at its worst: what reaches the evacuated node behind a job's back.
+"""The region's front end, at its worst, writes to the evacuated node behind a job's back.
 
 It puts whole records back as it had read them, without a look at what it replaces; objects whose
 upload had begun before the node became read-only are committed late; and uploads stay open that
@@ -64,7 +64,7 @@ async def leak(layout: Layout, patience_s: float = PATIENCE_S) -> None:
 
 @attrs.frozen
 class _FrontEnd:
-    """The front end, with what it needs to do its work."""
+    """A front end has what it needs to do its work."""
 
     layout: Layout
     shards: Mapping[int, MorayClient]
@@ -95,7 +95,7 @@ class _FrontEnd:
         return record
 
     async def _put_over(self, victim: Victim, value: dict[str, Any], etag: str) -> str | None:
-        """The new etag, or None if the record changed meanwhile.
+        """Put a record, and return its new etag, or None if the record changed meanwhile.
 
         The real front end puts without a condition; one that is renewed until it holds comes
         to the same.
@@ -108,7 +108,7 @@ class _FrontEnd:
             raise
 
     async def commit_late(self, number: int, template: Mapping[str, Any]) -> None:
-        """The object of an upload that was given the evacuated node when it began."""
+        """Write the object of an upload that was given the evacuated node when it began."""
         object_id = self._new_id()
         content = object_bytes(object_id, self.rng.randrange(1, 5000))
         nodes = self._nodes()
@@ -131,7 +131,7 @@ class _FrontEnd:
         self._note(number, key, Change.LATE, value, etag)
 
     async def open_upload(self, number: int, template: Mapping[str, Any]) -> None:
-        """The directory of an upload that was given the evacuated node, and goes on."""
+        """Write the directory of an upload that was given the evacuated node, and goes on."""
         upload_id = self._new_id()
         dirname = f"/{template['owner']}/uploads/{upload_id[:1]}"
         value = {
@@ -171,7 +171,7 @@ class _FrontEnd:
         return f"{self.rng.getrandbits(32):08x}-0000-4000-9000-{self.rng.getrandbits(48):012x}"
 
     def _nodes(self) -> list[Node]:
-        """The evacuated node, and one in another datacenter."""
+        """Return the evacuated node, and one in another datacenter."""
         origin = self.layout.node(self.layout.evacuated)
         others = [node for node in self.layout.nodes if node.datacenter != origin.datacenter]
         return [origin, self.rng.choice(others)]

@@ -1,4 +1,4 @@
-"""Where everything of an embedded region is: its folder, its addresses, its description.
+"""A layout says where everything of a region is: its folder, its addresses, its description.
 
     <folder>/region.json             this description
     <folder>/shards/<n>.sqlite       the records of Moray shard n
@@ -35,7 +35,7 @@ _FIRST_NODE, _FIRST_SHARD, _STORINFO, _MANAGER = 11, 201, 240, 250
 
 @attrs.frozen
 class Node:
-    """One storage node; sizes in MiB as its heartbeat reports them."""
+    """A node is one storage node; its sizes are in MiB, as its heartbeat reports them."""
 
     manta_storage_id: str
     datacenter: str
@@ -46,7 +46,7 @@ class Node:
 
 @attrs.frozen
 class Layout:
-    """One region, and the folder it lies in."""
+    """A layout is one region, and the folder it lies in."""
 
     folder: Path
     domain: str
@@ -60,24 +60,24 @@ class Layout:
     clones: bool = False
 
     def node(self, name: str) -> Node:
-        """The storage node called `name`."""
+        """Return the storage node called `name`."""
         return next(node for node in self.nodes if node.manta_storage_id == name)
 
     def manta_root(self, name: str) -> Path:
-        """The folder of a node's accounts."""
+        """Return the folder of a node's accounts."""
         return self.folder / "nodes" / name / "manta"
 
     def agent_state(self, name: str) -> Path:
-        """The folder of a node's agent."""
+        """Return the folder of a node's agent."""
         return self.folder / "nodes" / name / "state"
 
     def shard_file(self, number: int) -> Path:
-        """The records of one shard."""
+        """Return the records of one shard."""
         return self.folder / "shards" / f"{number}.sqlite"
 
     @property
     def before_file(self) -> Path:
-        """The records and expectations as they were seeded."""
+        """Return the records and expectations as they were seeded."""
         return self.folder / "before.sqlite"
 
     @property
@@ -86,30 +86,30 @@ class Layout:
         return self.folder / "writer.sqlite"
 
     def clone_host(self, number: int) -> str:
-        """The name of a shard's PostgreSQL clone."""
+        """Return the name of a shard's PostgreSQL clone."""
         return f"{number}.rebalancer-postgres.{self.domain}"
 
     def moray_host(self, number: int) -> str:
-        """The name of one shard."""
+        """Return the name of one shard."""
         return f"{number}.moray.{self.domain}"
 
     def moray_address(self, number: int) -> str:
-        """The address of one shard."""
+        """Return the address of one shard."""
         return f"{self.subnet}.{_FIRST_SHARD + self.shards.index(number)}"
 
     @property
     def storinfo_address(self) -> str:
-        """The address of storinfo."""
+        """Return the address of storinfo."""
         return f"{self.subnet}.{_STORINFO}"
 
     @property
     def manager_address(self) -> str:
-        """The address of the manager."""
+        """Return the address of the manager."""
         return f"{self.subnet}.{_MANAGER}"
 
     @property
     def hosts(self) -> dict[str, str]:
-        """The `hosts` table of every configuration of this region."""
+        """Return the `hosts` table of every configuration of this region."""
         table = {node.manta_storage_id: node.address for node in self.nodes}
         for number in self.shards:
             table[self.moray_host(number)] = f"{self.moray_address(number)}:{MORAY_PORT}"

@@ -1,4 +1,4 @@
-"""A real nginx as the HTTP server of a storage node, where one is installed."""
+"""A real nginx is the HTTP server of a storage node, where one is installed."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ _LOOK_S = 0.02
 
 @contextmanager
 def serving(program: str, folder: Path, root: Path, keepalive_s: int) -> Iterator[int]:
-    """nginx on the objects below `root`, with its own files in `folder`; its port.  Blocking.
+    """Serve the objects below `root` by nginx, with its files in `folder`; its port.  Blocking.
 
     With `keepalive_s` 0 every answer closes its connection, as many regions have it.
     """

@@ -1,4 +1,4 @@
-"""A real PostgreSQL with tables as Moray makes them, where one is installed.  Blocking."""
+"""A real PostgreSQL has tables as Moray makes them, where one is installed.  Blocking."""
 
 import os
 import pwd
@@ -51,7 +51,7 @@ _INDEXED = ("_etag", "_id", "_mtime", "_vnode", "dirname", "name", "objectid", "
 
 @attrs.define(eq=False)
 class Cluster:
-    """One server and its folder, which must be enterable for `UNPRIVILEGED` if we are root.
+    """A cluster is one server and its folder, which `UNPRIVILEGED` must be able to enter.
 
     Mutable state: the process, while it runs.
     """
@@ -63,7 +63,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """For a `hosts` table."""
+        """Return host and port for a `hosts` table."""
         return f"{self.host}:{self.port}"
 
     def start(self) -> None:
@@ -119,13 +119,13 @@ class Cluster:
             self._popen.wait(START_S)
 
     def connect(self, database: str = DATABASE) -> psycopg.Connection[tuple[Any, ...]]:
-        """A connection of its superuser, each statement a transaction; the caller closes it."""
+        """Connect as superuser, each statement a transaction; the caller closes the connection."""
         return psycopg.connect(
             host=self.host, port=self.port, user=USER, dbname=database, autocommit=True
         )
 
     def create(self, *, id_type: str = "bigint", has_idx: bool = False) -> None:
-        """The database `moray` with an empty table `manta`, as Moray makes it.
+        """Make the database `moray` with an empty table `manta`, as Moray does.
 
         Old tables have `id_type` integer, and the second id column once these have run out.
         """
@@ -166,7 +166,7 @@ def _user() -> int | None:
 
 @contextmanager
 def running(host: str = "127.0.0.1", port: int = 0) -> Iterator[Cluster]:
-    """A new server in a temporary folder; `port` 0 takes a free one.
+    """Run a new server in a temporary folder; `port` 0 takes a free one.
 
     Raises:
       ProcessError: it is not installed, or does not start.

@@ -1,4 +1,4 @@
-"""The programs of a region as processes: started, found ready, killed, ended."""
+"""This module starts the programs of a region as processes, finds them ready, and ends them."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class ProcessError(RebalancerError):
 
 
 def find_program(name: str) -> str | None:
-    """The path of an installed program, also where no PATH or only root's has it."""
+    """Return the path of an installed program, also where no PATH or only root's has it."""
     # Debian keeps the programs of a PostgreSQL server apart, by version.
     servers = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return shutil.which(name, path=":".join([os.environ["PATH"], "/usr/sbin", *map(str, servers)]))
@@ -36,7 +36,7 @@ def find_program(name: str) -> str | None:
 
 @attrs.define(eq=False)
 class Process:
-    """One program: its arguments, its log, and, once started, its process.
+    """A process is one program: its arguments, its log, and, once started, its pid.
 
     The log is appended to, so that it tells of all its lives.
     """
@@ -78,16 +78,16 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return the process id."""
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Tell whether it was started and has not ended."""
         return self._popen is not None and self._popen.poll() is None
 
     def lines(self) -> Iterator[dict[str, object]]:
-        """The JSON lines it logged since its last start."""
+        """Yield the JSON lines that the process logged since its last start."""
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             for line in log:
@@ -95,20 +95,20 @@ class Process:
                     yield json.loads(line)
 
     def tail(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait for it to be gone."""
+        """Send SIGKILL, and wait for the process to be gone."""
         self._process.kill()
         self._process.wait()
 
     async def stop(self) -> tuple[int, float]:
-        """SIGTERM; its exit status and the seconds it took.
+        """Send SIGTERM; return the exit status and the seconds it took.
 
         Raises:
           ProcessError: it did not end; it was killed.

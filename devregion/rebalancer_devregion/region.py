@@ -1,4 +1,4 @@
-"""An embedded region that runs: its servers, an agent on each node, and the manager.
+"""An embedded region that runs has its servers, an agent on each node, and the manager.
 
 The servers (Moray shards, storinfo, the nodes' HTTP servers) are one process; each agent and
 the manager are processes of their own, configured and started as a service manager would.
@@ -27,7 +27,7 @@ from rebalancer_devregion.servers import parts
 
 @attrs.frozen
 class Region:
-    """The processes of one region."""
+    """A region has the processes of its programs."""
 
     layout: Layout
     servers: Process
@@ -36,16 +36,16 @@ class Region:
 
     @property
     def url(self) -> str:
-        """Where the manager's API is."""
+        """Return where the manager's API is."""
         return f"http://{self.layout.manager_address}:{MANAGER_PORT}"
 
     @property
     def processes(self) -> list[Process]:
-        """All of them, those that others need first."""
+        """Return all processes, first those that others need."""
         return [self.servers, *self.agents.values(), self.manager]
 
     def job_file(self, job_id: str) -> Path:
-        """The state of one job."""
+        """Return the file of one job."""
         return self.layout.folder / "manager" / f"{job_id}.sqlite"
 
     async def start(self) -> None:
@@ -60,7 +60,7 @@ class Region:
                 nursery.start_soon(process.start)
 
     async def stop(self) -> None:
-        """End whatever still runs, those first that need others."""
+        """End whatever still runs, first what needs others."""
         for together in ([self.manager], self.agents.values(), [self.servers]):
             async with trio.open_nursery() as nursery:
                 for process in together:
@@ -162,7 +162,7 @@ def _agent_config(layout: Layout, node: Node, changes: Mapping[str, Mapping[str,
 
 
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """A TOML document of tables of plain values."""
+    """Return a TOML document of tables of plain values."""
     lines = []
     for table, values in tables.items():
         lines.append(f"[{table}]")
@@ -173,7 +173,7 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 @asynccontextmanager
 async def running(region: Region) -> AsyncIterator[Region]:
-    """Start the region; on leaving, nothing of it runs any more.
+    """Start the region; when the block ends, nothing of it runs any more.
 
     Raises:
       ProcessError: a program did not start.

@@ -70,7 +70,7 @@ async def serve(layout: Layout, only: Collection[str] = ()) -> None:
 
 @asynccontextmanager
 async def _clones(layout: Layout, shards: Iterable[int]) -> AsyncIterator[None]:
-    """A PostgreSQL for each shard, if the region has them, with what the shard holds now."""
+    """Run a PostgreSQL for each shard, if the region has clones, with what the shard holds now."""
 
     def start(stack: ExitStack) -> None:
         for number in shards:
@@ -89,5 +89,5 @@ async def _clones(layout: Layout, shards: Iterable[int]) -> AsyncIterator[None]:
 
 
 def access_log(layout: Layout, name: str) -> Path:
-    """The log of what a node's HTTP server sent."""
+    """Return the log of what a node's HTTP server sent."""
     return layout.folder / "log" / f"access-{name}.log"

@@ -1,4 +1,4 @@
-"""The HTTP server of a storage node: whole objects by GET and HEAD, as nginx serves them."""
+"""This HTTP server of a storage node serves whole objects by GET and HEAD, as nginx does."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _OBJECT = re.compile(rf"/{_UUID}/{_UUID}")
 
 @attrs.frozen
 class AccessLog:
-    """One line a GET: time, method, path, status, bytes sent, user agent, by tabs.
+    """An access log has a line a GET: time, method, path, status, bytes sent, user agent, by tabs.
 
     Unbuffered, so that a line is there when the next request is answered.
     """
@@ -79,7 +79,7 @@ class _Node:
             await trio.aclose_forcefully(stream)
 
     async def _exchange(self, stream: trio.SocketStream, protocol: h11.Connection) -> bool:
-        """One request and its answer; whether another may follow."""
+        """Answer one request; return whether another may follow."""
         request = await _receive(stream, protocol)
         if request is None:
             return False
@@ -108,7 +108,7 @@ class _Node:
         return protocol.our_state is h11.DONE and protocol.their_state is h11.DONE
 
     def _open(self, method: str, path: str) -> tuple[int, int | None, int]:
-        """Status, open file and its size."""
+        """Return the status, the open file and its size."""
         if method not in ("GET", "HEAD"):
             return 405, None, 0
         if not _OBJECT.fullmatch(path):
@@ -121,7 +121,7 @@ class _Node:
 
 
 async def _receive(stream: trio.SocketStream, protocol: h11.Connection) -> h11.Request | None:
-    """The next request, its body dropped; None when the client is done or idle for too long."""
+    """Return the next request, its body dropped; None when the client is done or idle for long."""
     request = None
     with trio.move_on_after(IDLE_S):
         while True:

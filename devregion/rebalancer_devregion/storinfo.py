@@ -1,4 +1,4 @@
-"""storinfo of the region: the list of storage nodes that accept writes.
+"""The region's storinfo lists the storage nodes that accept writes.
 
 As the real one answers, without its three bugs of the cursor search.
 """
@@ -17,7 +17,7 @@ Listing = Callable[[], list[dict[str, Any]]]
 
 
 def heartbeat(layout: Layout, name: str) -> dict[str, Any]:
-    """What a node's heartbeat writes into bucket `manta_storage`.
+    """Return what a node's heartbeat writes into bucket `manta_storage`.
 
     That of the evacuated node was stopped an hour ago.
     """
@@ -38,18 +38,18 @@ def heartbeat(layout: Layout, name: str) -> dict[str, Any]:
 
 
 def number(name: str) -> int:
-    """The number a node's name starts with."""
+    """Return the number a node's name starts with."""
     return int(name.split(".")[0])
 
 
 def listing(layout: Layout) -> list[dict[str, Any]]:
-    """All nodes but the evacuated one, which takes no writes, so that it is not listed."""
+    """Return all nodes but the evacuated one, which takes no writes, so that it is not listed."""
     names = (node.manta_storage_id for node in layout.nodes)
     return [heartbeat(layout, name) for name in names if name != layout.evacuated]
 
 
 def make_storinfo_app(nodes: Listing) -> App:
-    """The application; `nodes` is asked for each request."""
+    """Return the application; `nodes` is asked for each request."""
     app = App("STORINFO/1.0.1", 1 << 10)
 
     @app.get("/storagenodes")

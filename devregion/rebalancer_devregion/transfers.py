@@ -1,4 +1,4 @@
-"""What was fetched from where: the nodes' access logs against the agents' records."""
+"""This module compares the nodes' access logs with the agents' records: what was fetched where."""
 
 import json
 import sqlite3
@@ -11,7 +11,7 @@ import attrs
 
 @attrs.frozen
 class Transfer:
-    """One answered GET: when it ended (seconds since 1970), of what, and the bytes sent."""
+    """A transfer is one answered GET: its end in seconds since 1970, its path, the bytes sent."""
 
     at: float
     path: str
@@ -20,12 +20,12 @@ class Transfer:
 
     @property
     def object_id(self) -> str:
-        """The last part of the path."""
+        """Return the last part of the path."""
         return self.path.rpartition("/")[2]
 
 
 def transfers(log: Path) -> Iterator[Transfer]:
-    """The GETs of one access log."""
+    """Yield the GETs of one access log."""
     if not log.exists():
         return
     with log.open() as lines:
@@ -36,7 +36,7 @@ def transfers(log: Path) -> Iterator[Transfer]:
 
 
 def recorded_tasks(state: Path) -> frozenset[str]:
-    """The objects that the agent whose state is in `state` has recorded as copied.
+    """Return the objects that the agent whose state is in `state` has recorded as copied.
 
     Read by plain sqlite, as an operator would, while the agent is not running.  Not read-only:
     a transaction that the kill cut must be rolled back first.
@@ -53,7 +53,7 @@ def recorded_tasks(state: Path) -> frozenset[str]:
 def fetched_again(
     logs: Collection[Path], recorded: Collection[str], after: float
 ) -> list[Transfer]:
-    """The transfers that ended later than `after` of objects that were recorded by then."""
+    """Return the transfers that ended later than `after` of objects that were recorded by then."""
     known = frozenset(recorded)
     return [
         transfer

@@ -1,4 +1,4 @@
-"""The region's users: they change objects while a job moves them, and keep a journal of it.
+"""The region's users change objects while a job moves them, and keep a journal of it.
 
 Each change is conditional on the record as it was read, as the real front end's are.
 """
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS files (
 
 
 class Change(StrEnum):
-    """What a user does to an object, or the front end behind the job's back."""
+    """A change is what a user does to an object, or the front end behind the job's back."""
 
     TOUCH = "touch"
     OVERWRITE = "overwrite"
@@ -58,7 +58,7 @@ STALE_RECORDS = 8
 
 @attrs.frozen
 class Changed:
-    """One entry of the journal: the record that was replaced, if any, and what replaced it."""
+    """An entry of the journal has the record that was replaced, if any, and what replaced it."""
 
     shard: int
     key: str
@@ -74,7 +74,7 @@ class Changed:
 
 @attrs.frozen
 class Victim:
-    """A record as it was before the job."""
+    """A victim is a record as it was before the job."""
 
     shard: int
     key: str
@@ -82,7 +82,7 @@ class Victim:
 
 
 class Journal:
-    """What users did to a region.  Blocking."""
+    """A journal has what users did to a region.  Blocking."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -109,7 +109,7 @@ class Journal:
 def read_journal(
     path: Path,
 ) -> tuple[dict[tuple[int, str], Changed], list[tuple[str, str, int, str]]]:
-    """The changes by shard and key, and the files that users made; nothing without a journal."""
+    """Return the changes by shard and key, and the files of users; nothing without a journal."""
     if not path.exists():
         return {}, []
     with closing(sqlite3.connect(path)) as db:
@@ -148,12 +148,12 @@ async def change_objects(layout: Layout, share: float, pause_s: float) -> None:
 
 
 def stale_victims(layout: Layout) -> list[Victim]:
-    """The records that the front end puts back: the first that a job moves.  Blocking."""
+    """Return the records that the front end puts back: the first that a job moves.  Blocking."""
     return _victims(layout)[:STALE_RECORDS]
 
 
 def _victims(layout: Layout) -> list[Victim]:
-    """The ordinary objects on the evacuated node, in the order in which they were made."""
+    """Return the ordinary objects on the evacuated node, in the order in which they were made."""
     with closing(sqlite3.connect(layout.before_file)) as db:
         rows = db.execute(
             "SELECT shard, key, value FROM records WHERE kind = ? AND on_evacuated",
@@ -166,7 +166,7 @@ def _victims(layout: Layout) -> list[Victim]:
 
 @attrs.frozen
 class _User:
-    """Someone who changes objects of one shard."""
+    """A user changes objects of one shard."""
 
     layout: Layout
     moray: MorayClient
@@ -181,7 +181,7 @@ class _User:
             changed = await self._change(key, kind)
 
     async def _change(self, key: str, kind: Change) -> bool:
-        """False if the record changed under our hands."""
+        """Change an object; return False if somebody was quicker."""
         known = await self.moray.get_object(BUCKET, key)
         if known is None:
             raise PeerRefused(f"{key} is gone, and no user deleted it")
@@ -214,7 +214,7 @@ class _User:
         raise ValueError(f"users do not {kind}")
 
     def _new_version(self, old: Mapping[str, Any]) -> dict[str, Any]:
-        """A new upload, which the front end puts on nodes that are not read-only."""
+        """Return a new upload, which the front end puts on nodes that are not read-only."""
         object_id = f"{self.rng.getrandbits(32):08x}-0000-4000-8000-{self.rng.getrandbits(48):012x}"
         content = object_bytes(object_id, self.rng.randrange(1, 5000))
         open_nodes = [n for n in self.layout.nodes if n.manta_storage_id != self.layout.evacuated]

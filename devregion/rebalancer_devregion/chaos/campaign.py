@@ -19,7 +19,7 @@ from rebalancer_devregion.chaos.schedule import Schedule, make_schedule
 
 @attrs.frozen
 class Wishes:
-    """How much a campaign runs: from which seed on, how long or how often, how many at a time."""
+    """Wishes say how much a campaign runs: from which seed on, how long, how many at a time."""
 
     seed: int
     minutes: float
@@ -31,13 +31,13 @@ class Wishes:
 
 @attrs.define
 class Campaign:
-    """All runs so far.  Mutable state: their results."""
+    """A campaign has the results of all runs so far.  Mutable state: these results."""
 
     results: list[Result] = attrs.field(factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether there was a run, and nothing was wrong in any."""
+        """Tell whether there was a run, and nothing was wrong in any."""
         return bool(self.results) and all(result.ok for result in self.results)
 
     def table(self) -> Table:
@@ -64,7 +64,7 @@ class Campaign:
 
 
 async def campaign(console: Console, wishes: Wishes) -> bool:
-    """Run until the time is over; tells whether nothing was wrong."""
+    """Run until the time is over; return whether nothing was wrong."""
     done = Campaign()
     until = time.monotonic() + wishes.minutes * 60
     seeds = count(wishes.seed) if wishes.runs is None else _range(wishes.seed, wishes.runs)

@@ -18,7 +18,7 @@ _CLOSED = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Whole:
-    """Cuts a stream into whole Fast messages.  Mutable state: the part that is not yet whole."""
+    """A `Whole` cuts a stream into whole Fast messages.  Mutable state: what is not yet whole."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -44,7 +44,7 @@ class Whole:
 
 @attrs.define(eq=False)
 class Link:
-    """One link, from an address of its own to the server behind it.
+    """A link leads from an address of its own to the server behind it.
 
     What comes through is always `late_s` late.  Of a `framed` link, whole messages alone go to
     the server: a real Moray dies of a part, and a cut of ours is not the client's fault.  Mutable

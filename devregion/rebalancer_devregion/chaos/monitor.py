@@ -23,7 +23,7 @@ _SHOWN = 10
 
 @attrs.define
 class Findings:
-    """Counts of what was looked at, and texts of what was wrong.  Mutable state: both."""
+    """Findings count looks and keep texts of what was wrong.  Mutable state: both."""
 
     checked: Counter[str] = attrs.field(factory=Counter)
     violations: list[str] = attrs.field(factory=list)
@@ -40,7 +40,7 @@ class Findings:
 
 @attrs.frozen
 class _Seen:
-    """A record as it was last seen: its object, the names of its sharks, their datacenters."""
+    """This is a record as it was last seen: its object, its storage nodes, their datacenters."""
 
     object_id: str
     names: frozenset[str]
@@ -48,7 +48,7 @@ class _Seen:
 
 
 class Monitor:
-    """Looks at a region while a job runs.  Blocking.
+    """A monitor looks at a region while a job runs.  Blocking.
 
     Mutable state: what was found; each record as it was last seen, with the sharks that it named
     at first; and the copies that were whole when they were read, which must stay.

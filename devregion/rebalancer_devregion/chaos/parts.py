@@ -19,7 +19,7 @@ _FILES_LEFT = 1
 
 @attrs.define(eq=False)
 class Part:
-    """One process of a region under faults.
+    """A part is one process of a region under faults.
 
     Mutable state: whether it is meant to run, and a lock that keeps faults apart: one is over
     before another one hits the same process.
@@ -46,7 +46,7 @@ class Part:
         await self.process.stop()
 
     def limit_files(self) -> tuple[int, int]:
-        """Let the process open no more files; returns the limits that it had."""
+        """Let the process open no more files; return the limits that it had."""
         pid = self.process.pid
         known = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         in_use = max(map(int, os.listdir(f"/proc/{pid}/fd")), default=0)
@@ -84,7 +84,7 @@ async def holding(parts: Iterable[Part]) -> AsyncIterator[None]:
 
 
 async def watch(parts: Mapping[str, Part]) -> str:
-    """Return when a part that is meant to run has ended; says which, with the end of its log."""
+    """Return when a part that is meant to run has ended: its name, and the end of its log."""
     while True:
         for part in parts.values():
             if part.is_meant_to_run and not part.process.is_running:

@@ -52,7 +52,7 @@ Prepare = Callable[[Layout], Awaitable[None]]
 
 @attrs.define
 class Result:
-    """The outcome of a run.  Mutable state: all of it, while it runs."""
+    """A result is what became of a run.  Mutable state: all of it, while the run is under way."""
 
     seed: int
     #: Those that began while the job ran.
@@ -67,7 +67,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was wrong."""
+        """Tell whether nothing was wrong."""
         return self.end == "Complete" and not self.violations
 
 
@@ -127,7 +127,7 @@ def _region(schedule: Schedule, layout: Layout) -> Region:
 
 @attrs.define(eq=False)
 class _Chaos:
-    """A region under way, with the faults of its schedule.  Mutable state: the result."""
+    """A run has a region under way and the faults of its schedule.  Mutable state: the result."""
 
     schedule: Schedule
     layout: Layout

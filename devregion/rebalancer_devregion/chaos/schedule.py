@@ -24,7 +24,7 @@ USERS_IN = 3
 
 
 class FaultKind(enum.StrEnum):
-    """What is done to parts of a region, or to links between them."""
+    """A kind of fault is what is done to parts of a region, or to links between them."""
 
     KILL = "kill"  # SIGKILL, and a new start after a while
     STOP = "stop"  # SIGSTOP, and SIGCONT after a while
@@ -41,7 +41,7 @@ class FaultKind(enum.StrEnum):
 
 @attrs.frozen
 class Fault:
-    """One fault: when it begins, in seconds of the job's creation, whom it hits, how long."""
+    """A fault begins `at` seconds after the job's creation, hits its targets, and lasts a while."""
 
     at: float
     kind: FaultKind
@@ -56,7 +56,7 @@ class Fault:
 
 @attrs.frozen
 class Schedule:
-    """The plan of one run: its region, the settings of its programs, and faults in their order."""
+    """A schedule is one run: its region, the settings of its programs, its faults in order."""
 
     seed: int
     objects: int

@@ -1,1 +1,1 @@
-"""A Moray shard of the region: the methods that the rebalancer uses, with the real quirks."""
+"""This package is a Moray shard: the methods that the rebalancer uses, with the real quirks."""

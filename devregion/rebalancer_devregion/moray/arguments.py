@@ -1,4 +1,4 @@
-"""What each argument of a method must be; the server's complaints are those of its validator."""
+"""This module checks the arguments of methods, with the complaints of the server's validator."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What a bucket is configured as: its indexes, their types, its version, what is reindexed."""
+"""This module reads what a bucket is configured as: indexes, their types, version, reindexing."""
 
 import json
 import re
@@ -30,7 +30,7 @@ _RESERVED_INDEXES = frozenset({*INTERNAL, "_atime", "_ctime", "_rver", "_idx"})
 
 @attrs.frozen(slots=False)
 class Bucket:
-    """A bucket's configuration.
+    """A bucket is its configuration.
 
     `index` has the type of each index, `reindexing` the fields whose columns are not complete
     yet, by the version that brought them.
@@ -46,22 +46,22 @@ class Bucket:
 
     @property
     def version(self) -> int:
-        """0 for a bucket without versions."""
+        """Return the configured version; 0 for a bucket without versions."""
         return int(self.options.get("version") or 0)
 
     @cached_property
     def incomplete(self) -> frozenset[str]:
-        """The fields that count as unindexed until every row is reindexed."""
+        """Return the fields that count as unindexed until every row is reindexed."""
         return frozenset(name for names in self.reindexing.values() for name in names)
 
     @cached_property
     def usable(self) -> Mapping[str, str]:
-        """The indexes that can be relied on."""
+        """Return the indexes that can be relied on."""
         return {name: kind for name, kind in self.index.items() if name not in self.incomplete}
 
     @property
     def index_text(self) -> str:
-        """The configuration of the indexes, as `buckets_config` has it."""
+        """Return the configuration of the indexes, as `buckets_config` has it."""
         return stringify(
             {
                 name: {"type": kind, **({"unique": True} if name in self.unique else {})}
@@ -71,7 +71,7 @@ class Bucket:
 
     @cached_property
     def put_sql(self) -> str:
-        """Writes a record: key, value, etag, mtime, vnode and the columns in order."""
+        """Return the statement that writes key, value, etag, mtime, vnode and the columns."""
         extra = [*self.index, *(["_rver"] if self.reindexing else [])]
         names = "".join(f", {name.lower()}" for name in extra)
         updates = "".join(f", {name.lower()} = excluded.{name.lower()}" for name in extra)
@@ -87,7 +87,7 @@ class Bucket:
 
 
 def read_config(name: str, config: Mapping[str, Any]) -> Bucket:
-    """The bucket that a client asks for.
+    """Return the bucket that a client asks for.
 
     Raises:
       MorayError: InvalidBucketConfigError, InvalidBucketNameError, NotFunctionError.
@@ -144,7 +144,7 @@ def _bad_config(message: str) -> MorayError:
 
 
 def from_row(row: Mapping[str, Any]) -> Bucket:
-    """The bucket of a row of `buckets_config`."""
+    """Return the bucket of a row of `buckets_config`."""
     index = json.loads(row["index"])
     return Bucket(
         row["name"],

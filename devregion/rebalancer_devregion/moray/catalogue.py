@@ -1,4 +1,4 @@
-"""The buckets of one shard: their configurations and tables in sqlite.
+"""This module keeps the buckets of one shard: their configurations and tables in sqlite.
 
 Configurations are cached, as every process of a real shard caches them for itself: one that does
 not know of a change goes on with the old schema until its cache is old.
@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS serials (bucket TEXT PRIMARY KEY NOT NULL, last INTEG
 
 
 class Catalogue:
-    """The buckets of one file.  Blocking.
+    """A catalogue has the buckets of one file.  Blocking.
 
     Mutable state: the cached configurations, and the clock by which they age.
     """
@@ -49,7 +49,7 @@ class Catalogue:
                 self._add(db, bucket)
 
     def load(self, db: sqlite3.Connection, name: str, *, fresh: bool = False) -> Bucket:
-        """A bucket's configuration; `fresh` does without the cache.
+        """Return a bucket's configuration; `fresh` does without the cache.
 
         Raises:
           MorayError: BucketNotFoundError.
@@ -63,7 +63,7 @@ class Catalogue:
         return bucket
 
     def row(self, db: sqlite3.Connection, name: str) -> dict[str, Any]:
-        """A bucket as it is stored.
+        """Return a bucket as it is stored.
 
         Raises:
           MorayError: BucketNotFoundError.
@@ -74,7 +74,7 @@ class Catalogue:
         return dict(row)
 
     def rows(self, db: sqlite3.Connection) -> list[dict[str, Any]]:
-        """All buckets as they are stored, in the order they were made."""
+        """Return all buckets as they are stored, in the order they were made."""
         return [dict(row) for row in db.execute("SELECT * FROM buckets_config")]
 
     # --- steps of transactions -----------------------------------------------------------
@@ -129,7 +129,7 @@ class Catalogue:
         self._cache.pop(name, None)
 
     def reindexed(self, db: sqlite3.Connection, name: str) -> None:
-        """Every row is up to date: all indexes may be used."""
+        """Note that every row is up to date, so that all indexes may be used."""
         self._set_reindexing(db, name, {})
         self._cache.pop(name, None)
 

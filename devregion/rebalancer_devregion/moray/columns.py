@@ -1,4 +1,4 @@
-"""The columns of a bucket: how a field of a value gets into one, and how it comes back.
+"""This module puts fields of values into columns of a bucket, and reads them back.
 
 A column is laid over the value on reading, so what is read is not always what was put.
 """
@@ -36,7 +36,7 @@ _BOOLEAN = re.compile("true|false", re.IGNORECASE)
 
 
 def to_column(name: str, value: Any, kind: str) -> Any:
-    """What index `name` of type `kind` holds for a field's value.
+    """Return what index `name` of type `kind` holds for a field's value.
 
     Raises:
       MorayError: InvalidIndexTypeError, or that PostgreSQL does not take it.

@@ -1,4 +1,4 @@
-"""sqlite connections that answer as PostgreSQL would: one that writes, several that read."""
+"""This module makes sqlite connections that answer as PostgreSQL would."""
 
 import sqlite3
 import time
@@ -12,7 +12,7 @@ from rebalancer_devregion.moray.errors import MorayError
 
 
 class Watch:
-    """What our functions and the deadline of one connection share.
+    """A watch is what our functions and the deadline of one connection share.
 
     It does not know the connection, which knows it: no collector sees such a cycle, so that the
     connection would not be closed with its process, and sqlite's log would stay.
@@ -26,18 +26,18 @@ class Watch:
         self.failure: MorayError | None = None
 
     def is_late(self) -> bool:
-        """Whether the statement's time is over."""
+        """Tell whether the statement's time is over."""
         return time.monotonic() >= self.deadline
 
     def sleep(self, seconds: float) -> str:
-        """PostgreSQL's pg_sleep."""
+        """Sleep as PostgreSQL's pg_sleep does."""
         time.sleep(max(0.0, min(seconds, self.deadline - time.monotonic())))
         if self.is_late():
             raise TimeoutError
         return ""
 
     def divide(self, left: Any, right: Any, is_whole: int) -> Any:
-        """PostgreSQL's division, which cuts towards zero and fails on zero."""
+        """Divide as PostgreSQL does, which cuts towards zero and fails on zero."""
         if left is None or right is None:
             return None
         if right == 0:
@@ -47,7 +47,7 @@ class Watch:
 
 
 class Reader:
-    """A connection for one statement at a time."""
+    """A reader is a connection for one statement at a time."""
 
     def __init__(self, path: Path) -> None:
         # Opened for writing: whichever connection is closed last must be able to empty the log.
@@ -66,11 +66,11 @@ class Reader:
 
     @property
     def is_late(self) -> bool:
-        """Whether the statement's time is over."""
+        """Tell whether the statement's time is over."""
         return self._watch.is_late()
 
     def take_failure(self) -> MorayError | None:
-        """What one of our functions failed with in the last statement, if it was that."""
+        """Return the failure of one of our functions in the last statement, if there was one."""
         failure, self._watch.failure = self._watch.failure, None
         return failure
 
@@ -87,7 +87,7 @@ def _lower(text: Any) -> Any:
 
 
 class Readers:
-    """The connections that read, made as they are needed.  Mutable state: those that are free."""
+    """Readers are connections made as they are needed.  Mutable state: those that are free."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -95,7 +95,7 @@ class Readers:
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """A connection that sees all that was committed; of any thread."""
+        """Lend a connection that sees all that was committed; of any thread."""
         reader = self._free.pop() if self._free else Reader(self._path)
         try:
             yield reader

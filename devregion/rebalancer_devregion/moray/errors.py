@@ -1,4 +1,4 @@
-"""What a shard answers when it cannot do what was asked, under the real names."""
+"""A shard that cannot do what was asked answers one of these errors, under their real names."""
 
 import re
 import sqlite3
@@ -11,7 +11,7 @@ _NO_COLUMN = re.compile(r"table (\w+) has no column named (\w+)")
 
 
 class MorayError(Exception):
-    """An ERROR message: name, message, context and info.
+    """An ERROR message has a name, a message, a context and info.
 
     `rows` go out before it: those of an answer that failed on the way.
     """

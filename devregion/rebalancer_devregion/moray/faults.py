@@ -1,4 +1,4 @@
-"""Troubles of a real shard that sqlite does not have, to be switched on by name.
+"""Faults are troubles of a real shard that sqlite does not have, to be switched on by name.
 
 Messages, names and contexts are those that a real server gave.
 """
@@ -60,7 +60,7 @@ class _Plan:
 
 @attrs.define(eq=False)
 class Faults:
-    """What goes wrong with the requests to come.
+    """Faults say what goes wrong with the requests to come.
 
     Mutable state: the plans not used up, the records that somebody has locked, and the database
     connections in use if their number is limited.
@@ -102,7 +102,7 @@ class Faults:
         self._pool, self._claim_s = trio.Semaphore(connections), claim_s
 
     def before(self, method: str) -> None:
-        """A request is about to run.
+        """Have the faults of a request that is about to run.
 
         Raises:
           MorayError: a planned one.
@@ -110,7 +110,7 @@ class Faults:
         self._use(method, None)
 
     def after(self, method: str, rows: list[Any]) -> None:
-        """A request has made its rows.
+        """Have the faults of a request that has made its rows.
 
         Raises:
           MorayError: a planned one, with the rows that go out before it.

@@ -1,4 +1,4 @@
-"""Moray's search filters: parsed, and applied to one record.
+"""This module parses Moray's search filters, and applies them to one record.
 
 The real server filters twice: in SQL on what is indexed (`where.py`), then in JavaScript on each
 row, which is what `matches` does.
@@ -31,16 +31,16 @@ _IGNORING_CASE = ("caseIgnoreMatch", "caseIgnoreSubstringsMatch")
 
 
 class InvalidFilter(ValueError):
-    """Text that is no filter."""
+    """A text is no filter."""
 
 
 class Approximate(ValueError):
-    """A filter with `~=`, which the server fails on in another way."""
+    """A filter has `~=`, on which the server fails in another way."""
 
 
 @attrs.frozen
 class Term:
-    """One comparison; `parts` are the pieces between wildcards, one piece meaning none.
+    """A term is one comparison; `parts` are the pieces between wildcards, one piece meaning none.
 
     `rule` names the extension that compares, if one does.
     """
@@ -52,32 +52,32 @@ class Term:
 
     @property
     def is_presence(self) -> bool:
-        """Whether it asks only for a value to be there."""
+        """Tell whether it asks only for a value to be there."""
         return self.operator == "=" and self.parts == ("", "")
 
     @property
     def ignores_case(self) -> bool:
-        """Whether upper and lower case are alike."""
+        """Tell whether upper and lower case are alike."""
         return self.rule in _IGNORING_CASE
 
 
 @attrs.frozen
 class Every:
-    """Every member must match."""
+    """A record matches if every member does."""
 
     members: "tuple[Filter, ...]"
 
 
 @attrs.frozen
 class Either:
-    """One member must match."""
+    """A record matches if one member does."""
 
     members: "tuple[Filter, ...]"
 
 
 @attrs.frozen
 class Not:
-    """The member must not match."""
+    """A record matches if the member does not."""
 
     member: "Filter"
 
@@ -165,7 +165,7 @@ def _escaped(text: str, at: int) -> tuple[str, int]:
 
 
 def to_text(found: Filter) -> str:
-    """A filter as the server writes it in its errors."""
+    """Return a filter as the server writes it in its errors."""
     match found:
         case Not(member=member):
             return f"(!{to_text(member)})"
@@ -179,7 +179,7 @@ def to_text(found: Filter) -> str:
 
 
 def fields(found: Filter) -> list[str]:
-    """Every field a filter names, once, in their order."""
+    """Return every field that a filter names, once, in their order."""
     match found:
         case Term(field=field):
             return [field]
@@ -191,7 +191,7 @@ def fields(found: Filter) -> list[str]:
 
 @attrs.frozen
 class Range:
-    """An interval of PostgreSQL's notation, `[a,b)` and the like; None has no end there."""
+    """A range is in PostgreSQL's notation, `[a,b)` and the like; None is no end."""
 
     low: str | None
     high: str | None
@@ -200,7 +200,7 @@ class Range:
 
 
 def read_range(text: str) -> Range:
-    """An interval.
+    """Return an interval.
 
     Raises:
       InvalidFilter: it is none.
@@ -221,7 +221,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def matches(found: Filter, value: Mapping[str, Any], index: Mapping[str, str]) -> bool:
-    """The second stage, on a whole record with its `_` fields laid over it.
+    """Apply a filter's second stage to a whole record with its `_` fields laid over it.
 
     `index` gives the type of each field that the first stage could use.
     """
@@ -266,7 +266,7 @@ def _is_within(value: Any, limits: Range, kind: str | None) -> bool:
 
 
 def _compares(value: Any, operator: str, text: str, kind: str | None) -> bool:
-    """As JavaScript compares, which the first stage gave a number or boolean if it is indexed."""
+    """Compare as JavaScript does; the first stage made numbers and booleans of indexed values."""
     compare = _COMPARE[operator]
     if isinstance(value, str):
         if kind != "number":

@@ -1,4 +1,4 @@
-"""What values become on their way through a server written in JavaScript.
+"""This module does to values what a server written in JavaScript does on their way through.
 
 Every number is a double there, and JSON text is what JSON.stringify writes.  Etags are computed
 over that text, so it must be right to the letter.
@@ -22,7 +22,7 @@ _FLOAT = re.compile(r"\s*([+-]?(?:Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
 
 
 def stringify(value: Any) -> str:
-    """A value's JSON as JSON.stringify writes it: compact, non-ASCII as it is.
+    """Return a value's JSON as JSON.stringify writes it: compact, non-ASCII as it is.
 
     Lone surrogates, which have no UTF-8, become U+FFFD as when Node writes the text out.
     """
@@ -66,7 +66,7 @@ def _write(value: Any) -> str:
 
 
 def _ordered(members: Mapping[str, Any]) -> Iterable[str]:
-    """The keys as JavaScript enumerates them: those like integers first, by value."""
+    """Return the keys as JavaScript enumerates them: those like integers first, by value."""
     # Nearly no object has such keys, and one whose smallest key is above "9" has none.
     if min(members, default=":") >= ":":
         return members
@@ -81,7 +81,7 @@ def _is_index(key: str) -> bool:
 
 
 def as_double(value: float) -> int | float:
-    """The double nearest to a number; an int if that is exact and small."""
+    """Return the double nearest to a number; an int if that is exact and small."""
     if isinstance(value, int):
         if -MAX_SAFE <= value <= MAX_SAFE:
             return value
@@ -93,7 +93,7 @@ def as_double(value: float) -> int | float:
 
 
 def number_text(value: float) -> str:
-    """A number as String(value) gives it: the fewest digits that read back as the same double."""
+    """Return what String(number) gives: the fewest digits that read back as the same double."""
     if isinstance(value, int) and abs(value) <= MAX_SAFE:
         return str(value)
     value = float(value)
@@ -107,7 +107,7 @@ def number_text(value: float) -> str:
 
 
 def _place(digits: str, point: int) -> str:
-    """Digits with their decimal point after the first `point` of them."""
+    """Put the decimal point after the first `point` digits."""
     if len(digits) <= point <= 21:
         return digits + "0" * (point - len(digits))
     if 0 < point <= 21:
@@ -119,7 +119,7 @@ def _place(digits: str, point: int) -> str:
 
 
 def to_string(value: Any) -> str:
-    """What String(value) gives."""
+    """Return what String(value) gives."""
     match value:
         case str():
             return value
@@ -135,13 +135,13 @@ def to_string(value: Any) -> str:
 
 
 def parse_float(text: str) -> int | float:
-    """What parseFloat(text) gives: the number that the text begins with, else NaN."""
+    """Return what parseFloat(text) gives: the number that the text begins with, else NaN."""
     found = _FLOAT.match(text)
     return as_double(float(found[1])) if found else math.nan
 
 
 def to_number(text: str) -> int | float:
-    """What Number(text) gives: the whole text as a number, else NaN; 0 of blanks."""
+    """Return what Number(text) gives: the whole text as a number, else NaN; 0 of blanks."""
     stripped = text.strip()
     if not stripped:
         return 0

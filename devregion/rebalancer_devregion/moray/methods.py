@@ -1,4 +1,4 @@
-"""Moray's methods on one shard: their arguments, and the rows of their answers.
+"""This module has Moray's methods on one shard: their arguments, and the rows of their answers.
 
 `listen` and `unlisten` are the server's own, because they wait.
 """
@@ -26,7 +26,7 @@ Options = Mapping[str, Any]
 
 @attrs.frozen
 class Method:
-    """One method: the names of its arguments, what it does, and whether it writes.
+    """A method has the names of its arguments, what it does, and whether it writes.
 
     `run` takes the store and the arguments.
     """
@@ -37,7 +37,7 @@ class Method:
 
 
 def find_method(name: str, args: list[Any], message_id: int) -> Method:
-    """The method of a request whose arguments are right.
+    """Return the method of a request whose arguments are right.
 
     Raises:
       MorayError: FastError if there is no such method, InvocationError.
@@ -51,7 +51,7 @@ def find_method(name: str, args: list[Any], message_id: int) -> Method:
 
 
 def headers_of(name: str, args: list[Any]) -> list[Mapping[str, Any]]:
-    """The headers that a request hands to the triggers of its buckets."""
+    """Return the headers that a request hands to the triggers of its buckets."""
     if name not in ("putObject", "batch"):
         return []
     requests = args[0] if name == "batch" else []
@@ -94,7 +94,7 @@ def _no_tokens(_store: ShardStore, _options: Options) -> list[Any]:
 
 
 def _done(effect: Callable[..., Any]) -> Callable[..., list[Any]]:
-    """A method that answers with no rows."""
+    """Return a method that answers with no rows."""
 
     def run(*args: Any) -> list[Any]:
         effect(*args)

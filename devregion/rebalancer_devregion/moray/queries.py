@@ -1,4 +1,4 @@
-"""What a filter with its options asks for: the WHERE, the order and the limit."""
+"""A query is what a filter with its options asks for: the WHERE, the order and the limit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ DEFAULT_LIMIT = 1000
 
 @attrs.frozen
 class Query:
-    """A filter, its first stage on the indexes of a bucket, and which of its rows are wanted."""
+    """A query has a filter, its first stage on a bucket's indexes, and which rows are wanted."""
 
     found: Filter
     where: Where
@@ -25,7 +25,7 @@ class Query:
 
     @property
     def rest(self) -> str:
-        """The end of a statement for sqlite."""
+        """Return the end of a statement for sqlite."""
         order = self.order
         if "_id " not in order:
             # In PostgreSQL null is above all values.  Ids are left to sqlite's index of them.
@@ -34,7 +34,7 @@ class Query:
         return f"WHERE {self.where.for_sqlite}{order}{limit}"
 
     def statements(self, bucket: str, request_id: str) -> dict[str, Any]:
-        """What `sql_only` shows."""
+        """Return what `sql_only` shows."""
         end = f"FROM {bucket} WHERE {self.where.text}{self.order}{self.limit}"
         return {
             "count": f"SELECT count(1) over () as _count, '{request_id}' AS req_id {end}",
@@ -46,7 +46,7 @@ class Query:
 def read_query(
     bucket: Bucket, text: str, options: Mapping[str, Any], *, indexed_only: bool
 ) -> Query:
-    """The query of a filter; `indexed_only` refuses one that needs a second stage.
+    """Return the query of a filter; `indexed_only` refuses one that needs a second stage.
 
     Raises:
       MorayError: InvalidQueryError, NotIndexedError, `error` for an unknown column to sort by.
@@ -64,7 +64,7 @@ def read_query(
 
 
 def parse(text: str) -> Filter:
-    """A filter.
+    """Read a filter.
 
     Raises:
       MorayError: InvalidQueryError; `Error` for a comparison that the server cannot do.

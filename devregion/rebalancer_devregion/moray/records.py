@@ -1,4 +1,4 @@
-"""Steps of transactions on the records of one bucket; the connection is in one already."""
+"""This module has steps of transactions on records of one bucket; the connection is in one."""
 
 import json
 import secrets
@@ -24,7 +24,7 @@ from rebalancer_devregion.moray.pgtypes import checked_text, to_bigint
 
 
 class Absent(Enum):
-    """No condition on the etag, which is neither null nor a string."""
+    """An absent etag is no condition, which is neither null nor a string."""
 
     ABSENT = auto()
 
@@ -34,7 +34,7 @@ Etag = str | None | Absent
 
 
 def put(db: sqlite3.Connection, bucket: Bucket, key: str, value: Any, etag: Etag) -> str:
-    """Replace the whole record if the condition on its etag holds; the new etag.
+    """Replace the whole record if the condition on its etag holds; return the new etag.
 
     Raises:
       MorayError: EtagConflictError, UniqueAttributeError, InvalidIndexTypeError.
@@ -47,7 +47,7 @@ def put(db: sqlite3.Connection, bucket: Bucket, key: str, value: Any, etag: Etag
 
 
 def write(db: sqlite3.Connection, bucket: Bucket, key: str, value: Any) -> str:
-    """Replace the whole record, and every column from it; the new etag.
+    """Replace the whole record, and every column from it; return the new etag.
 
     Raises:
       MorayError: UniqueAttributeError, InvalidIndexTypeError.
@@ -67,7 +67,7 @@ def write(db: sqlite3.Connection, bucket: Bucket, key: str, value: Any) -> str:
 
 
 def _unique(error: sqlite3.IntegrityError, values: Mapping[str, Any]) -> MorayError:
-    """The violation of a unique index, which sqlite calls `table.column`."""
+    """Return the error of a unique index, which sqlite calls `table.column`."""
     column = str(error).rpartition(".")[2]
     named = {name.lower(): item for name, item in values.items()}
     return not_unique(column, named.get(column))
@@ -90,7 +90,7 @@ def delete(db: sqlite3.Connection, bucket: Bucket, key: str, etag: Etag) -> None
 
 
 def etag_of(db: sqlite3.Connection, bucket: Bucket, key: str) -> str | None:
-    """The etag of a record; None if there is none."""
+    """Return the etag of a record; None if there is none."""
     statement = f"SELECT _etag FROM {bucket.name} WHERE _key = ?"
     row = db.execute(statement, (checked_text(key),)).fetchone()
     return None if row is None else str(row["_etag"])
@@ -99,7 +99,7 @@ def etag_of(db: sqlite3.Connection, bucket: Bucket, key: str) -> str | None:
 def delete_many(
     db: sqlite3.Connection, bucket: Bucket, rest: str, values: Mapping[str, Any]
 ) -> int:
-    """Remove the records of a WHERE with its LIMIT; how many."""
+    """Remove the records of a WHERE with its LIMIT; return how many."""
     _keep_last_id(db, bucket)
     return db.execute(
         f"DELETE FROM {bucket.name} WHERE rowid IN (SELECT rowid FROM {bucket.name} {rest})",
@@ -108,7 +108,7 @@ def delete_many(
 
 
 def _keep_last_id(db: sqlite3.Connection, bucket: Bucket) -> None:
-    """Before a removal: the highest id must not be given again."""
+    """Note the highest id before a removal, for it must not be given again."""
     db.execute(
         "INSERT INTO serials (bucket, last)"
         f" SELECT ?, max(_id) FROM {bucket.name} HAVING max(_id) IS NOT NULL"
@@ -158,7 +158,7 @@ def update_many(
 
 
 def reindex(db: sqlite3.Connection, bucket: Bucket, count: int) -> tuple[int, int]:
-    """Fill the columns of up to `count` records that are behind; how many, and how many remain.
+    """Fill the columns of up to `count` records that are behind; return how many, and the rest.
 
     Raises:
       MorayError: a value does not fit its index.
@@ -179,14 +179,14 @@ def reindex(db: sqlite3.Connection, bucket: Bucket, count: int) -> tuple[int, in
 
 
 def read_value(row: sqlite3.Row, index: Mapping[str, str]) -> dict[str, Any]:
-    """The value of a row with its columns laid over it."""
+    """Return the value of a row with its columns laid over it."""
     value: dict[str, Any] = json.loads(row["_value"])
     overlay(value, row, index)
     return value
 
 
 def read_record(bucket: Bucket, row: sqlite3.Row) -> dict[str, Any]:
-    """A record as get and find return it."""
+    """Return a record as get and find return it."""
     return {
         "bucket": bucket.name,
         "key": row["_key"],

@@ -1,4 +1,4 @@
-"""Fast over TCP in front of a shard's records, as strict as the real server is fragile.
+"""This server speaks Fast over TCP, as strict with clients as the real server is fragile.
 
 Where a real Moray would exit, for all of its clients, `serve_shard` raises `MorayDied`, which
 ends the region: that is a finding about the client, not something to be tolerated.
@@ -46,7 +46,7 @@ async def _no_hook(_method: str, _args: list[Any]) -> None:
 
 @attrs.define(eq=False)
 class _Client:
-    """One connection.  Mutable state: the ids in flight, and who may write to it now."""
+    """A client is one connection.  Mutable state: the ids in flight, and who may write now."""
 
     stream: trio.abc.Stream
     number: int
@@ -71,7 +71,7 @@ class _Client:
 
 @attrs.define(eq=False)
 class ShardServer:
-    """One shard's server.
+    """A shard server is one shard's Moray.
 
     Mutable state: what it is asked to do by tests (`before_reply`, `faults`, `delay_end_s`, whether
     it is too busy to read), the updates running now and the most that ever ran at once, who listens
@@ -241,7 +241,7 @@ class ShardServer:
         return rows
 
     async def _notifications(self, name: str, args: list[Any]) -> list[Any]:
-        """Nobody notifies here: `listen` is answered when its request's id is told `unlisten`."""
+        """Answer `listen` when its request's id is told `unlisten`: nobody notifies here."""
         if name == "listen":
             stop = self._listeners.setdefault(str(args[1].get("req_id")), trio.Event())
             await stop.wait()
@@ -251,7 +251,7 @@ class ShardServer:
 
 
 def _malformed(client: _Client, message: Message) -> MorayError:
-    """A request without a method, which the server gets to answer before it exits."""
+    """Return the error of a request without a method, which the server sends before it exits."""
     request = {
         "status": int(message.status),
         "msgid": message.id,

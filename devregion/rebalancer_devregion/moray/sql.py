@@ -1,4 +1,4 @@
-"""Moray's `sql`: runs a statement on a connection, and gives its rows as the driver does."""
+"""Moray's `sql` runs a statement on a connection, and gives its rows as the driver does."""
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ def run(
     timeout_ms: int,
     columns_of: Callable[[str], Mapping[str, str]],
 ) -> list[dict[str, Any]]:
-    """The rows of a statement; `timeout_ms`, unless 0, is for its first row only.
+    """Return the rows of a statement; `timeout_ms`, unless 0, is for its first row only.
 
     Raises:
       MorayError: InternalError, QueryTimeoutError, or `error` with PostgreSQL's message and the
@@ -48,7 +48,7 @@ def run(
 
 
 def _on_wire(made: Statement, rows: list[Any]) -> list[dict[str, Any]]:
-    """Rows by column; of several columns of one name, the last."""
+    """Return rows by column; of several columns of one name, the last."""
     names = [name for name, _ in made.columns]
     found = [dict(zip(names, row, strict=True)) for row in rows]
     for name, kind in dict(made.columns).items():

@@ -1,4 +1,4 @@
-"""The statements of Moray's `sql`, translated for sqlite together with the types of their columns.
+"""This module translates the statements of Moray's `sql` for sqlite, with their columns' types.
 
 One SELECT of one table, with the expressions that somebody would ask a shard: comparisons,
 arithmetic, casts, `position`, aggregates.  All else is refused by name, never guessed.
@@ -82,7 +82,7 @@ _ATTRIBUTES = (
 
 @attrs.frozen
 class Statement:
-    """A statement for sqlite, and the name and type of each column of its rows."""
+    """A statement for sqlite has the name and type of each column of its rows."""
 
     text: str
     columns: tuple[tuple[str, str], ...]
@@ -96,12 +96,12 @@ class _Expression:
 
 
 def normalise(statement: str) -> str:
-    """The text as the server sees it: newlines are deleted, not replaced by blanks."""
+    """Return a text as the server sees it: newlines are deleted, not replaced by blanks."""
     return statement.replace("\n", "")
 
 
 def translate(statement: str, columns_of: Callable[[str], Mapping[str, str]]) -> Statement:
-    """A statement for sqlite; `columns_of` gives the columns of a table and their types.
+    """Return a statement for sqlite; `columns_of` gives the columns of a table and their types.
 
     Raises:
       MorayError: it is no SQL, or none that the region runs.
@@ -122,7 +122,7 @@ def _tokens(statement: str) -> list[tuple[str, str]]:
 
 
 class _Translator:
-    """One pass over the tokens, by precedence of operators.  Mutable state: the place."""
+    """A translator passes once over the tokens, by precedence.  Mutable state: the place."""
 
     def __init__(self, statement: str, columns_of: Callable[[str], Mapping[str, str]]) -> None:
         self._statement = statement
@@ -164,7 +164,7 @@ class _Translator:
         return self._unexpected()
 
     def _source(self) -> str:
-        """What the rows come from, which is looked up before the results that name columns."""
+        """Read the table of the rows, which is looked up before the results that name columns."""
         start, depth = self._at, 0
         for position in range(start, len(self._tokens)):
             value = self._tokens[position][1]
@@ -369,7 +369,7 @@ class _Translator:
         return token
 
     def _word(self, text: str) -> bool:
-        """Whether the next token is this one, which is then passed."""
+        """Tell whether the next token is this word, and pass it then."""
         kind, value = self._peek()
         if kind in ("word", "sign") and value.lower() == text:
             self._at += 1
@@ -406,7 +406,7 @@ def _wider(left: str, right: str) -> str:
 
 
 def to_wire(kind: str) -> Callable[[Any], Any] | None:
-    """How the driver gives a value of a column; None if as it is."""
+    """Return how the driver gives a value of a column; None if as it is."""
     return _TO_WIRE.get(kind)
 
 

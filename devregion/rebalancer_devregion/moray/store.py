@@ -1,4 +1,4 @@
-"""One shard's records in one sqlite file, with the columns PostgreSQL would have.
+"""This module keeps one shard's records in a sqlite file, with PostgreSQL's columns.
 
 Blocking.  The server calls what writes one at a time; what reads sees all that was committed, and
 any number of threads may read.
@@ -31,7 +31,7 @@ def _kind(kind: str) -> str:
 
 
 class ShardStore:
-    """The records of one shard.
+    """A shard store has the records of one shard.
 
     Every method raises `MorayError` for what a client did wrong: BucketNotFoundError for a bucket
     that is not there, and what its own contract says.
@@ -54,12 +54,12 @@ class ShardStore:
     # --- buckets -------------------------------------------------------------------------
 
     def buckets(self) -> list[dict[str, Any]]:
-        """All buckets as they are stored."""
+        """Return all buckets as they are stored."""
         with self._readers.reader() as reader:
             return self.catalogue.rows(reader.db)
 
     def bucket(self, name: str) -> dict[str, Any]:
-        """One bucket as it is stored."""
+        """Return one bucket as it is stored."""
         with self._readers.reader() as reader:
             return self.catalogue.row(reader.db, name)
 
@@ -87,7 +87,7 @@ class ShardStore:
         transact(self._db, self.catalogue.delete, name)
 
     def reindex(self, name: str, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Bring up to `count` records up to date: how many were, and how many are left.
+        """Bring up to `count` records up to date; return how many were, and how many are left.
 
         Raises:
           MorayError: InvalidArgumentError.
@@ -123,7 +123,7 @@ class ShardStore:
         etag: Etag = ABSENT,
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> str:
-        """Replace the whole record if the condition on its etag holds; the new etag.
+        """Replace the whole record if the condition on its etag holds; return the new etag.
 
         Raises:
           MorayError: EtagConflictError, UniqueAttributeError, InvalidIndexTypeError.
@@ -149,7 +149,7 @@ class ShardStore:
     def update_many(
         self, bucket: str, fields: Mapping[str, Any], text: str, options: Mapping[str, Any]
     ) -> tuple[int, str]:
-        """Set columns of the records that match, but not their values: how many, and their etag.
+        """Set columns of the records that match, not their values; return how many, and their etag.
 
         Raises:
           MorayError: InvalidQueryError, NotIndexedError, NotNullableError, FieldUpdateError.
@@ -158,7 +158,7 @@ class ShardStore:
         return self._write(self._update_many, found, fields, text, options)
 
     def delete_many(self, bucket: str, text: str, options: Mapping[str, Any]) -> int:
-        """Remove the records that match; how many.
+        """Remove the records that match; return how many.
 
         Raises:
           MorayError: InvalidQueryError, NotIndexedError.
@@ -167,7 +167,7 @@ class ShardStore:
         return self._write(self._delete_many, found, text, options)
 
     def batch(self, requests: Sequence[Mapping[str, Any]], outer: Mapping[str, Any]) -> list[Any]:
-        """All of the operations in order, or none; options of the outer call override.
+        """Do all operations in order, or none; options of the outer call override.
 
         Raises:
           MorayError: the first operation's that failed.
@@ -235,7 +235,7 @@ class ShardStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """One transaction; sqlite's complaints become PostgreSQL's."""
+        """Run one transaction; sqlite's complaints become PostgreSQL's."""
         try:
             return transact(self._db, run, *args, **kwargs)
         except sqlite3.OperationalError as exc:
@@ -246,7 +246,7 @@ class ShardStore:
     def get(
         self, bucket: str, key: str, options: Mapping[str, Any] = _NO_OPTIONS
     ) -> dict[str, Any]:
-        """One record.
+        """Return one record.
 
         Raises:
           MorayError: ObjectNotFoundError.
@@ -264,13 +264,13 @@ class ShardStore:
             return {**records.read_record(found, row), "_count": None}
 
     def _not_older(self, reader: Reader, bucket: Bucket, row: sqlite3.Row) -> Bucket:
-        """The bucket, read anew if a row was written under a newer configuration."""
+        """Return the bucket, read anew if a row was written under a newer configuration."""
         if "_rver" in row.keys() and (row["_rver"] or 0) > bucket.version:  # noqa: SIM118
             return self.catalogue.load(reader.db, bucket.name, fresh=True)
         return bucket
 
     def find(self, bucket: str, text: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The records that match, filtered twice: LIMIT applies before the second time.
+        """Return the records that match, filtered twice: LIMIT applies before the second time.
 
         With `sql_only`, what would be asked instead.
 
@@ -322,7 +322,7 @@ class ShardStore:
         values: Sequence[Any] = (),
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> list[dict[str, Any]]:
-        """The rows of a statement.
+        """Return the rows of a statement.
 
         Raises:
           MorayError: `error` with PostgreSQL's message, InternalError, QueryTimeoutError; some
@@ -334,7 +334,7 @@ class ShardStore:
             return sql.run(reader, statement, values, timeout_ms, columns_of)
 
     def _columns(self, reader: Reader, table: str) -> dict[str, str]:
-        """The columns of a table and their types in PostgreSQL; of any name if it has none."""
+        """Return the columns of a table and their types in PostgreSQL, also if it is no bucket."""
         rows = reader.db.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
         try:
             index = self.catalogue.load(reader.db, table).index

@@ -1,4 +1,4 @@
-"""The first stage of a filter: the WHERE that Moray makes of what is indexed.
+"""The first stage of a filter is the WHERE that Moray makes of what is indexed.
 
 The text is the real server's, parameters and blanks included, because `sql_only` shows it;
 `for_sqlite` says the same to sqlite.
@@ -35,25 +35,25 @@ _INTERNAL_TYPES: Mapping[str, str] = {"_id": "bigint", "_mtime": "bigint", "_txn
 
 @attrs.frozen
 class Where:
-    """A condition with parameters $1 and on, and their values."""
+    """A condition has parameters $1 and on, and their values."""
 
     text: str
     values: tuple[Any, ...]
 
     @property
     def for_sqlite(self) -> str:
-        """The condition in sqlite's spelling."""
+        """Return the condition in sqlite's spelling."""
         text = re.sub(r"LIKE (lower\(\$\d+\)|\$\d+)", r"LIKE \1 ESCAPE '\\'", self.text)
         return re.sub(r"\$(\d+)", r":p\1", text)
 
     @property
     def bindings(self) -> dict[str, Any]:
-        """Its parameters by sqlite's names."""
+        """Return the parameters by sqlite's names."""
         return {f"p{number}": value for number, value in enumerate(self.values, 1)}
 
 
 def compile_where(bucket: str, found: Filter, index: Mapping[str, str]) -> Where | None:
-    """The condition on indexed fields; None if there is none of them.
+    """Return the condition on indexed fields; None if there is none of them.
 
     `index` gives the type of each usable index.
 
@@ -94,7 +94,7 @@ def _compile(
 def _no_alternative(
     bucket: str, found: Filter, before: tuple[Filter, ...], index: Mapping[str, str]
 ) -> MorayError:
-    """The error; the server cannot write out a filter in which it has put numbers already."""
+    """Return the error of a filter in which the server has put numbers, so cannot write it out."""
     kinds = [
         index.get(name, filters.INTERNAL.get(name))
         for one in before
@@ -128,7 +128,7 @@ def _term(term: Term, index: Mapping[str, str], parameter: Callable[[Any], str])
 
 
 def _within(term: Term, kind: str, parameter: Callable[[Any], str]) -> str:
-    """The bounds one by one: sqlite has no ranges."""
+    """Return the bounds one by one: sqlite has no ranges."""
     limits = filters.read_range(term.parts[0])
     tests = [f"{term.field} IS NOT NULL"]
     if limits.low is not None:
@@ -165,6 +165,6 @@ def _check_has_pattern(column: str, kind: str, *, ignores_case: bool) -> None:
 
 
 def _pattern(parts: tuple[str, ...]) -> str:
-    """LIKE's pattern: a piece at the end may be anywhere, and % and _ are not escaped."""
+    """Return LIKE's pattern: a piece at the end may be anywhere, and % and _ are not escaped."""
     first, *others = parts
     return (f"{first}%" if first else "") + "".join(f"%{part}%" for part in others if part)
