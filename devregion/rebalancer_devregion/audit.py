@@ -14,8 +14,8 @@ from typing import Any
 
 import attrs
 
-from rebalancer.domain.final_scan import FOUND_TOO_LATE
 from rebalancer.domain.objects import upload_sharks
+from rebalancer.domain.reasons import FOUND_TOO_LATE
 from rebalancer_devregion.checks import TITLES, Audit, Check
 from rebalancer_devregion.evidence import (
     datacenters_in,
@@ -93,7 +93,9 @@ class _Auditor:
             self._last_look = last_look_of(job)
             self._too_late = {
                 (row["shard"], row["key"])
-                for row in job.execute("SELECT * FROM remaining WHERE why = ?", (FOUND_TOO_LATE,))
+                for row in job.execute(
+                    "SELECT * FROM remaining WHERE why = ?", (FOUND_TOO_LATE.word,)
+                )
             }
             for change in self._changes.values():
                 # The front end takes care of the copies that a record named when it was replaced.

@@ -121,7 +121,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
         table.add_row(one["manta_storage_id"], one["datacenter"], objects, size)
     table.add_section()
     for one in plan["skipped"]:
-        why = "left alone" if one["reason"] == EXCLUDED else "skipped"
+        why = "left alone" if one["reason"] == EXCLUDED.word else "skipped"
         objects, size = f"{one['objects']:,}", units.size(one["bytes"])
         table.add_row(f"{why}: {one['reason']}", "", objects, size)
     for one in plan["errors"]:
@@ -135,7 +135,7 @@ def what_does_not_fit(plan: Mapping[str, Any]) -> list[str]:
     """Return why a planned job would not move everything; nothing if it would."""
     if plan["fits"]:
         return []
-    refused = [one for one in plan["skipped"] if one["reason"] != EXCLUDED]
+    refused = [one for one in plan["skipped"] if one["reason"] != EXCLUDED.word]
     reasons = [f"{one['objects']:,} objects: {one['reason']}" for one in refused]
     return [*reasons, *plan["failures"]]
 

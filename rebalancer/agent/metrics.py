@@ -95,7 +95,7 @@ class AgentMetrics:
                 self._download_s.observe(event.seconds)
             if event.reason is not None:
                 counts["failed"] += 1
-                error_type = ERROR_TYPES.get(event.reason.name, reasons.UNKNOWN)
+                error_type = ERROR_TYPES.get(event.reason.name, reasons.UNKNOWN.word)
                 self._errors.labels(error_type=error_type).inc()
                 self._legacy.error_count.inc(value=event.reason.label)
             else:

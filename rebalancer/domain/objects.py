@@ -1,7 +1,6 @@
 """This module has what an object is to us: the fields of its record that decisions need."""
 
 import binascii
-import enum
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,6 +8,8 @@ from typing import Any, TypeGuard
 
 import attrs
 
+from rebalancer.domain import reasons
+from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import UNTRIED, Tried
 
 # Old ids are not version 4, so neither version nor variant is checked.
@@ -26,26 +27,12 @@ _ANY_UUID = re.compile(
 )
 
 
-class RecordError(enum.StrEnum):
-    """Why a record needs a person: the values of the `error` column."""
-
-    BAD_MORAY_CLIENT = "bad_moray_client"
-    BAD_MORAY_OBJECT = "bad_moray_object"
-    BAD_MANTA_OBJECT = "bad_manta_object"
-    BAD_SHARD_NUMBER = "bad_shard_number"
-    DUPLICATE_SHARK = "duplicate_shark"
-    INTERNAL_ERROR = "internal_error"
-    METADATA_UPDATE_FAILED = "metadata_update_failed"
-    MISSING_SHARKS = "missing_sharks"
-    BAD_CONTENT_LENGTH = "bad_content_length"
-
-
 class UnusableRecord(ValueError):
-    """A record that cannot be evacuated: `error` is for the column, the text says what is wrong."""
+    """A record that cannot be used, for `reason`; the text says what is wrong with it."""
 
-    def __init__(self, error: RecordError, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
-        self.error = error
+        self.reason = reason
 
 
 @attrs.frozen
@@ -142,7 +129,7 @@ def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
     """
     entries = record.get("sharks")
     if not isinstance(entries, list):
-        raise UnusableRecord(RecordError.MISSING_SHARKS, "sharks is not a list")
+        raise UnusableRecord(reasons.MISSING_SHARKS, "sharks is not a list")
     return tuple(map(_read_shark, entries))
 
 
@@ -165,7 +152,7 @@ def _read_shark(entry: object) -> Shark:
             shark = _known_shark(datacenter, name)
             if shark is not None:
                 return shark
-    raise UnusableRecord(RecordError.MISSING_SHARKS, "an entry of sharks is malformed")
+    raise UnusableRecord(reasons.MISSING_SHARKS, "an entry of sharks is malformed")
 
 
 @lru_cache(4096)
@@ -182,18 +169,18 @@ def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = No
     """
     sharks = read_sharks(record) if sharks is None else sharks
     if not isinstance(record.get("key"), str):
-        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "key is missing or no string")
+        raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "key is missing or no string")
     object_id, owner, md5 = record.get("objectId"), record.get("owner"), record.get("contentMD5")
     if not is_loose_uuid(object_id):
-        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "objectId is missing or no UUID")
+        raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "objectId is missing or no UUID")
     if not is_loose_uuid(owner):
-        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "owner is missing or no UUID")
+        raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "owner is missing or no UUID")
     account = account_of(record)
     if account != owner and not is_loose_uuid(account):
-        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "creator is no UUID")
+        raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "creator is no UUID")
     if not is_md5(md5):
         raise UnusableRecord(
-            RecordError.BAD_MANTA_OBJECT, "contentMD5 is missing or no base64 of 16 bytes"
+            reasons.BAD_MANTA_OBJECT, "contentMD5 is missing or no base64 of 16 bytes"
         )
     return MantaObject(object_id, account, md5, _read_size(record.get("contentLength")), sharks)
 
@@ -203,5 +190,5 @@ def _read_size(value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not int or value < 0:
-        raise UnusableRecord(RecordError.BAD_CONTENT_LENGTH, "contentLength is missing or no size")
+        raise UnusableRecord(reasons.BAD_CONTENT_LENGTH, "contentLength is missing or no size")
     return value

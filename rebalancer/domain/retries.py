@@ -1,51 +1,11 @@
 """This module tells what trying again can help, and what is to be avoided then."""
 
 import enum
-from collections.abc import Mapping
 
 import attrs
 
 from rebalancer.domain import reasons
-from rebalancer.domain.reasons import Reason
-
-
-class Remedy(enum.Enum):
-    """What may help an object that was not copied."""
-
-    NONE = enum.auto()
-    ELSEWHERE = enum.auto()  # another destination
-    OTHER_SOURCE = enum.auto()  # another destination, and another copy to read from
-    LATER = enum.auto()  # room may come free
-
-
-#: A fault of the copy that was read, or of the way to it: the destination is not to blame, but a
-#: destination elsewhere has another way to it.
-_OTHER_SOURCE = {
-    reasons.NETWORK_ERROR.name,
-    reasons.SOURCE_OTHER_ERROR.name,
-    reasons.SOURCE_IS_EVAC_SHARK.name,
-    reasons.MD5_MISMATCH.name,
-    reasons.HTTP_STATUS_CODE,
-}
-_REMEDIES: Mapping[str, Remedy] = {
-    reasons.OBJECT_ALREADY_ON_DEST_SHARK.name: Remedy.NONE,
-    reasons.OBJECT_ALREADY_IN_DATACENTER.name: Remedy.NONE,
-    reasons.DESTINATION_INSUFFICIENT_SPACE.name: Remedy.LATER,
-    **dict.fromkeys(_OTHER_SOURCE, Remedy.OTHER_SOURCE),
-}
-
-
-def remedy(reason: Reason) -> Remedy:
-    """Return what may help an object that was not copied for `reason`.
-
-    What is said of a destination or its agent, in words we know or not, need not be true of
-    another one.
-    """
-    return _REMEDIES.get(reason.name, Remedy.ELSEWHERE)
-
-
-#: A destination that was away, for a restart perhaps, may be back when all else is done.
-_AWAY = (reasons.DESTINATION_UNREACHABLE, reasons.AGENT_BUSY)
+from rebalancer.domain.reasons import Reason, Remedy
 
 
 class Next(enum.Enum):
@@ -61,10 +21,10 @@ def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
 
     The last of its tries waits, where the destination may only have been away.
     """
-    if remedy(reason) is Remedy.NONE or failures >= max_attempts:
+    if reason.remedy is Remedy.NONE or failures >= max_attempts:
         return Next.SKIPPED
     is_last = failures + 1 >= max_attempts
-    return Next.DEFERRED if is_last and reason in _AWAY else Next.AT_ONCE
+    return Next.DEFERRED if is_last and reason.may_come_back else Next.AT_ONCE
 
 
 @attrs.frozen
@@ -79,7 +39,7 @@ class Failure:
     @property
     def bad_source(self) -> str | None:
         """Return the shark to read from no more, if it is to blame."""
-        return self.source if remedy(self.reason) is Remedy.OTHER_SOURCE else None
+        return self.source if self.reason.remedy is Remedy.OTHER_SOURCE else None
 
 
 #: What a person can do most with, first: what is wrong with the copies of the object, then with

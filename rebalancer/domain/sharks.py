@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from rebalancer.domain import reasons
 from rebalancer.domain.objects import (
-    RecordError,
     Shark,
     UnusableRecord,
     is_loose_uuid,
@@ -62,13 +62,11 @@ def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:
     """
     names = [shark.manta_storage_id for shark in read_sharks(record)]
     if names.count(old) > 1:
-        raise UnusableRecord(RecordError.DUPLICATE_SHARK, f"{old} is named twice")
+        raise UnusableRecord(reasons.DUPLICATE_SHARK, f"{old} is named twice")
     if new.manta_storage_id in names:
-        raise UnusableRecord(
-            RecordError.DUPLICATE_SHARK, f"{new.manta_storage_id} is named already"
-        )
+        raise UnusableRecord(reasons.DUPLICATE_SHARK, f"{new.manta_storage_id} is named already")
     if old not in names:
-        raise UnusableRecord(RecordError.MISSING_SHARKS, f"{old} is not named")
+        raise UnusableRecord(reasons.MISSING_SHARKS, f"{old} is not named")
     changed = dict(record)
     changed["sharks"] = [
         {**entry, "datacenter": new.datacenter, "manta_storage_id": new.manta_storage_id}

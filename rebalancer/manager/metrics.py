@@ -70,9 +70,9 @@ class ManagerMetrics:
         """Count so many objects that were skipped for `reason`."""
         self._skips.inc(objects, reason.label)
 
-    def failed(self, error: str) -> None:
-        """Count an object that ended in `error`."""
-        self.legacy.error_count.inc(value=error)
+    def failed(self, reason: Reason) -> None:
+        """Count an object that ended as an error, for `reason`."""
+        self.legacy.error_count.inc(value=reason.word)
 
     def scanned(self, scan: ScanPosition) -> None:
         """Note how far a scan has come."""

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebalancer.domain import reasons
 from rebalancer.domain.objects import (
-    RecordError,
     UnusableRecord,
     account_of,
     copy_path,
     is_md5,
     read_object,
 )
+from rebalancer.domain.reasons import Reason
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 CREATOR = "1F4C8A90-6D2B-0C51-0C1E-0A7D5B8E2F11"
@@ -58,26 +59,26 @@ def test_a_copy_lies_in_the_folder_of_its_account() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("sharks", None, RecordError.MISSING_SHARKS),
-        ("sharks", {"0": 1}, RecordError.MISSING_SHARKS),
-        ("sharks", [{"manta_storage_id": "4.stor"}], RecordError.MISSING_SHARKS),
-        ("key", None, RecordError.BAD_MANTA_OBJECT),
-        ("owner", "../../etc", RecordError.BAD_MANTA_OBJECT),
-        ("creator", "../../etc", RecordError.BAD_MANTA_OBJECT),
-        ("objectId", 7, RecordError.BAD_MANTA_OBJECT),
-        ("contentMD5", "", RecordError.BAD_MANTA_OBJECT),
-        ("contentMD5", "L9NrIZXTY37AYVZN9+gZ7w", RecordError.BAD_MANTA_OBJECT),
-        ("contentLength", "4096", RecordError.BAD_CONTENT_LENGTH),
-        ("contentLength", True, RecordError.BAD_CONTENT_LENGTH),
-        ("contentLength", -1, RecordError.BAD_CONTENT_LENGTH),
-        ("contentLength", None, RecordError.BAD_CONTENT_LENGTH),
+        ("sharks", None, reasons.MISSING_SHARKS),
+        ("sharks", {"0": 1}, reasons.MISSING_SHARKS),
+        ("sharks", [{"manta_storage_id": "4.stor"}], reasons.MISSING_SHARKS),
+        ("key", None, reasons.BAD_MANTA_OBJECT),
+        ("owner", "../../etc", reasons.BAD_MANTA_OBJECT),
+        ("creator", "../../etc", reasons.BAD_MANTA_OBJECT),
+        ("objectId", 7, reasons.BAD_MANTA_OBJECT),
+        ("contentMD5", "", reasons.BAD_MANTA_OBJECT),
+        ("contentMD5", "L9NrIZXTY37AYVZN9+gZ7w", reasons.BAD_MANTA_OBJECT),
+        ("contentLength", "4096", reasons.BAD_CONTENT_LENGTH),
+        ("contentLength", True, reasons.BAD_CONTENT_LENGTH),
+        ("contentLength", -1, reasons.BAD_CONTENT_LENGTH),
+        ("contentLength", None, reasons.BAD_CONTENT_LENGTH),
     ],
 )
-def test_each_fault_has_its_error(field: str, value: Any, error: RecordError) -> None:
+def test_each_fault_has_its_error(field: str, value: Any, error: Reason) -> None:
     """A record that cannot be used says why in the column operators look at."""
     with pytest.raises(UnusableRecord) as caught:
         read_object({**GOOD, field: value})
-    assert error is caught.value.error
+    assert error is caught.value.reason
 
 
 JSON = st.recursive(

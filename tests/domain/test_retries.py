@@ -5,16 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
-from rebalancer.domain.reasons import Reason, http_status_code
+from rebalancer.domain.reasons import Reason, Remedy, http_status_code
 from rebalancer.domain.retries import (
     _MOST_TELLING,
     Failure,
     Next,
-    Remedy,
     Tried,
     after_failure,
     most_telling,
-    remedy,
 )
 from tests.domain.test_reasons import SPELLINGS
 
@@ -39,9 +37,9 @@ REMEDIES = {
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_reason_has_its_remedy(name: str) -> None:
     """No reason is forgotten; a word nobody knows may be about that destination only."""
-    assert remedy(Reason(name)) is REMEDIES[name]
-    assert remedy(reasons.http_status_code(404)) is Remedy.OTHER_SOURCE
-    assert remedy(Reason("OutOfCoffee")) is Remedy.ELSEWHERE
+    assert Reason(name).remedy is REMEDIES[name]
+    assert reasons.http_status_code(404).remedy is Remedy.OTHER_SOURCE
+    assert Reason("OutOfCoffee").remedy is Remedy.ELSEWHERE
 
 
 def test_a_source_is_remembered_only_if_it_is_to_blame() -> None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.domain.objects import RecordError, Shark, UnusableRecord
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import Shark, UnusableRecord
+from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict, judge, rewrite, splice
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
@@ -46,18 +48,16 @@ def test_invariant_4_only_the_one_entry_changes(extra: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("names", "error"),
     [
-        ((OLD, OLD), RecordError.DUPLICATE_SHARK),
-        ((OLD, "3.stor"), RecordError.DUPLICATE_SHARK),
-        (("2.stor",), RecordError.MISSING_SHARKS),
+        ((OLD, OLD), reasons.DUPLICATE_SHARK),
+        ((OLD, "3.stor"), reasons.DUPLICATE_SHARK),
+        (("2.stor",), reasons.MISSING_SHARKS),
     ],
 )
-def test_a_rewrite_that_would_lose_a_copy_is_refused(
-    names: tuple[str, ...], error: RecordError
-) -> None:
+def test_a_rewrite_that_would_lose_a_copy_is_refused(names: tuple[str, ...], error: Reason) -> None:
     """Twice the old shark, the new one already there, or the old one missing: no rewrite."""
     with pytest.raises(UnusableRecord) as caught:
         rewrite(record(*names), OLD, NEW)
-    assert error is caught.value.error
+    assert error is caught.value.reason
 
 
 @pytest.mark.parametrize("sharks", [None, {}, "x", [1], [{"datacenter": "dc1"}], [{}]])
@@ -65,7 +65,7 @@ def test_malformed_sharks_are_an_error_of_the_record(sharks: Any) -> None:
     """Whatever stands for `sharks`, there is no traceback."""
     with pytest.raises(UnusableRecord) as caught:
         rewrite({"sharks": sharks}, OLD, NEW)
-    assert caught.value.error is RecordError.MISSING_SHARKS
+    assert caught.value.reason is reasons.MISSING_SHARKS
 
 
 SPELLINGS = st.sampled_from(
@@ -188,7 +188,7 @@ def test_invariant_4_the_list_that_counts_is_rewritten(
         wanted = rewrite(json.loads(text), OLD, NEW)
     except UnusableRecord as exc:
         # Whatever else is wrong with it has kept discovery from taking it.
-        assert exc.error is not RecordError.DUPLICATE_SHARK or splice(text, OLD, NEW) is None
+        assert exc.reason is not reasons.DUPLICATE_SHARK or splice(text, OLD, NEW) is None
         return
     found = splice(text, OLD, NEW)
     assert found is None or json.loads(found) == wanted

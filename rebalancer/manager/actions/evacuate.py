@@ -7,11 +7,10 @@ from typing import Any
 import attrs
 
 from rebalancer import jsontext
-from rebalancer.domain import placement, sharks
+from rebalancer.domain import placement, reasons, sharks
 from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import (
     MantaObject,
-    RecordError,
     Shark,
     StorageNode,
     UnusableRecord,
@@ -20,7 +19,7 @@ from rebalancer.domain.objects import (
     read_sharks,
 )
 from rebalancer.domain.placement import Placement, Rules
-from rebalancer.domain.reasons import EXCLUDED, Reason
+from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict
 from rebalancer.manager.store.records import FoundRecord
 from rebalancer.wire import Task
@@ -38,10 +37,10 @@ class Evacuate:
         try:
             record = jsontext.loads_exactly(text)
         except (ValueError, RecursionError) as exc:
-            return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, str(exc))
+            return _unusable(shard, key, etag, text, reasons.BAD_MORAY_OBJECT, str(exc))
         if not isinstance(record, dict):
             detail = "the record is no object"
-            return _unusable(shard, key, etag, text, RecordError.BAD_MORAY_OBJECT, detail)
+            return _unusable(shard, key, etag, text, reasons.BAD_MORAY_OBJECT, detail)
         try:
             copies = read_sharks(record)
             names = [entry.manta_storage_id for entry in copies]
@@ -50,16 +49,16 @@ class Evacuate:
             obj = read_object(record, copies)
             if names.count(self.origin.manta_storage_id) > 1:
                 raise UnusableRecord(
-                    RecordError.DUPLICATE_SHARK, f"{self.origin.manta_storage_id} is named twice"
+                    reasons.DUPLICATE_SHARK, f"{self.origin.manta_storage_id} is named twice"
                 )
         except UnusableRecord as exc:
             # Without a list of sharks there is no telling whether the object lies here; the
             # record mentions this one, so a person should look.
             known = record.get("objectId")
             object_id = known if is_loose_uuid(known) else None
-            return _unusable(shard, key, etag, text, exc.error, str(exc), object_id)
-        outcome = EXCLUDED if key.startswith(self.exclude_key_prefixes) else None
-        return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, None, outcome)
+            return _unusable(shard, key, etag, text, exc.reason, str(exc), object_id)
+        reason = reasons.EXCLUDED if key.startswith(self.exclude_key_prefixes) else None
+        return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, reason)
 
     def plan(
         self,
@@ -102,10 +101,10 @@ def _unusable(
     key: str,
     etag: str,
     text: str,
-    error: RecordError,
+    reason: Reason,
     detail: str,
     object_id: str | None = None,
 ) -> FoundRecord:
     return FoundRecord(
-        object_id or f"{shard}:{key}", key, shard, etag, text, error=error, detail=detail
+        object_id or f"{shard}:{key}", key, shard, etag, text, reason=reason, detail=detail
     )

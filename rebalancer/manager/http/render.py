@@ -164,7 +164,7 @@ def plan(made: Plan) -> dict[str, Any]:
     return {
         "objects": made.status.total,
         "bytes": made.status.size(),
-        "fits": not made.failures and set(refused) <= {EXCLUDED},
+        "fits": not made.failures and set(refused) <= {EXCLUDED.word},
         "destinations": [
             {**attrs.asdict(shark), "objects": objects, "bytes": size}
             for shark, (objects, size) in made.destinations.items()

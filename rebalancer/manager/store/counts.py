@@ -8,9 +8,20 @@ from collections import Counter
 
 import attrs
 
+from rebalancer.domain.reasons import OF_OBJECTS, Column, Reason
 from rebalancer.domain.states import Move, ObjectStatus
 from rebalancer.manager.store.records import Status
 from rebalancer.manager.store.schema import PUT_OFF
+
+#: The word of an object's reason in SQL, null without one.
+REASON = f"coalesce({', '.join(OF_OBJECTS)})"
+
+
+def error_and_outcome(reason: Reason | None) -> tuple[str | None, str | None]:
+    """Return what columns `error` and `outcome` hold of a reason of our own, or of none."""
+    if reason is None:
+        return None, None
+    return (reason.word, None) if reason.column is Column.ERROR else (None, reason.word)
 
 
 @attrs.frozen
@@ -28,13 +39,14 @@ class Tally:
         self._objects: Counter[tuple[str, str]] = Counter()
         self._bytes: Counter[tuple[str, str]] = Counter()
 
-    def add(self, status: str, reason: str | None, objects: int, size: int) -> None:
+    def add(self, status: str, reason: Reason | None, objects: int, size: int) -> None:
         """Count so many more objects and bytes with `status` and `reason`."""
-        self._objects[status, reason or ""] += objects
-        self._bytes[status, reason or ""] += size
+        key = (status, "" if reason is None else reason.word)
+        self._objects[key] += objects
+        self._bytes[key] += size
 
     def move(
-        self, move: Move[ObjectStatus], objects: int, size: int, reason: str | None = None
+        self, move: Move[ObjectStatus], objects: int, size: int, reason: Reason | None = None
     ) -> None:
         """Count so many `objects` that have made `move`, from no reason to `reason`."""
         # What can still move has no reason yet.

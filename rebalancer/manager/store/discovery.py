@@ -9,8 +9,9 @@ import attrs
 
 from rebalancer.domain import states
 from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.reasons import Column
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
-from rebalancer.manager.store.counts import Tally, count_objects
+from rebalancer.manager.store.counts import Tally, count_objects, error_and_outcome
 from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition
 from rebalancer.manager.store.unplaced import last_row
 from rebalancer.sqlite import Kept, insert_rows
@@ -43,7 +44,7 @@ def store_found(
             if status is None:
                 note_duplicate(db, record, tally)
                 continue
-            tally.add(status, record.error or record.outcome, 1, record.size)
+            tally.add(status, record.reason, 1, record.size)
             if status is ObjectStatus.UNPROCESSED and record.obj is not None:
                 new.append(record.obj)
         if room is not None:
@@ -68,11 +69,11 @@ def first_status(
 
     `status` is the one that its object is in, or would be in if it were new.
     """
-    if record.error is not None:
-        return advance(states.OBJECT, status, ObjectEvent.UNUSABLE)
-    if record.outcome is not None:
-        return advance(states.OBJECT, status, ObjectEvent.REFUSED)
-    return status
+    if record.reason is None:
+        return status
+    is_error = record.reason.column is Column.ERROR
+    event = ObjectEvent.UNUSABLE if is_error else ObjectEvent.REFUSED
+    return advance(states.OBJECT, status, event)
 
 
 def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[ObjectStatus | None]:
@@ -93,7 +94,7 @@ def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[Objec
         for number, record in zip(numbers, records, strict=True)
     ]
     rows = [
-        (n, status, r.size, r.error, r.outcome, r.detail, r.earlier)
+        (n, status, r.size, *error_and_outcome(r.reason), r.detail, r.earlier)
         for n, status, r in zip(numbers, statuses, records, strict=True)
         if status is not None
     ]

@@ -5,10 +5,11 @@ import sqlite3
 import attrs
 
 from rebalancer.domain import states
-from rebalancer.domain.final_scan import FOUND_TOO_LATE, GONE, is_news
+from rebalancer.domain.final_scan import is_news
 from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.reasons import FOUND_TOO_LATE, read_word
 from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, advance
-from rebalancer.manager.store.counts import Tally
+from rebalancer.manager.store.counts import REASON, Tally, error_and_outcome
 from rebalancer.manager.store.discovery import (
     first_status,
     insert,
@@ -89,29 +90,28 @@ def _meet_again(
     db: sqlite3.Connection, tally: Tally, record: FoundRecord, *, is_last: bool
 ) -> _Met:
     known = db.execute(
-        "SELECT *, coalesce(skipped_reason, error, outcome) AS reason"
-        " FROM evacuateobjects WHERE id = ?",
+        f"SELECT *, {REASON} AS reason FROM evacuateobjects WHERE id = ?",
         (record.id,),
     ).fetchone()
     if known is not None and (known["shard"], known["key"]) != (record.shard, record.key):
         return _meet_link(db, tally, record, known, is_last=is_last)
     if known is not None:
         is_unchanged = known["etag"] == record.etag
-        if not is_news(known["status"], known["reason"], is_unchanged=is_unchanged):
+        if not is_news(known["status"], read_word(known["reason"]), is_unchanged=is_unchanged):
             return _Met(why=known["reason"])
     if known is not None and known["status"] == ObjectStatus.COMPLETE:
         _note_lost_name(db, known)
     if is_last:
-        return _Met(why=FOUND_TOO_LATE)
+        return _Met(why=FOUND_TOO_LATE.word)
     earlier = None
     if known is None:
         insert(db, [record])
     else:
         earlier = _take_again(db, tally, record, known)
     status = first_status(record)
-    tally.add(status, record.error or record.outcome, 1, record.size)
+    tally.add(status, record.reason, 1, record.size)
     if status is not ObjectStatus.UNPROCESSED or record.obj is None:
-        return _Met(why=record.error or record.outcome)
+        return _Met(why=None if record.reason is None else record.reason.word)
     return _Met(is_news=True, obj=attrs.evolve(record.obj, earlier=earlier))
 
 
@@ -121,7 +121,8 @@ def _take_again(
     """Give a known object another turn, with its record as it is now; where it has a copy."""
     old = ObjectStatus(known["status"])
     reopened = advance(states.OBJECT, old, ObjectEvent.REOPENED)
-    has_copy = old is ObjectStatus.COMPLETE or known["reason"] in GONE
+    reason = read_word(known["reason"])
+    has_copy = old is ObjectStatus.COMPLETE or (reason is not None and reason.is_gone)
     earlier = known["dest_shark"] if has_copy else None
     db.execute(
         "UPDATE records SET object = ?, etag = ? WHERE number = ?",
@@ -134,14 +135,13 @@ def _take_again(
         (
             first_status(record, reopened),
             record.size,
-            record.error,
-            record.outcome,
+            *error_and_outcome(record.reason),
             record.detail,
             earlier,
             known["number"],
         ),
     )
-    tally.add(old, known["reason"], -1, -known["bytes"])
+    tally.add(old, reason, -1, -known["bytes"])
     return None if earlier is None else str(earlier)
 
 
@@ -169,10 +169,10 @@ def _meet_link(
         return _Met(why=first["reason"])
     if link is not None:
         is_unchanged = link["etag"] == record.etag
-        if not is_news(link["status"], link["detail"], is_unchanged=is_unchanged):
+        if not is_news(link["status"], read_word(link["detail"]), is_unchanged=is_unchanged):
             return _Met(why=link["detail"] or link["status"])
     if is_last:
-        return _Met(why=FOUND_TOO_LATE)
+        return _Met(why=FOUND_TOO_LATE.word)
     if link is None:
         note_duplicate(db, record, tally)
     else:

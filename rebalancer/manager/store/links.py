@@ -7,6 +7,7 @@ import json
 import sqlite3
 
 from rebalancer.domain import states
+from rebalancer.domain.reasons import DELETED, OVERWRITTEN
 from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.orphans import forget_orphans
@@ -22,7 +23,8 @@ def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredR
         " FROM links l JOIN records r ON r.id = l.id JOIN progress p ON p.number = r.number"
         " JOIN assignments a ON a.number = p.assignment"
         f" WHERE l.status = '{LinkStatus.WAITING}' AND (l.shard, l.key) > (?, ?)"
-        f" AND (p.status = '{ObjectStatus.COMPLETE}' OR p.outcome IN ('deleted', 'overwritten'))"
+        f" AND (p.status = '{ObjectStatus.COMPLETE}'"
+        f" OR p.outcome IN ('{DELETED}', '{OVERWRITTEN}'))"
         " ORDER BY l.shard, l.key LIMIT ?",
         (*after, PAGE),
     )

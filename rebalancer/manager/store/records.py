@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from rebalancer.domain.objects import MantaObject, RecordError, Shark
+from rebalancer.domain.objects import MantaObject, Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import (
     OPEN_OBJECTS,
@@ -30,10 +30,8 @@ class FoundRecord:
     size: int = 0
     #: What placement needs, for a record that can be used.
     obj: MantaObject | None = None
-    #: Why it cannot be used, for objects that start and end in status error.
-    error: RecordError | None = None
-    #: Why it is left alone at the operator's wish.
-    outcome: str | None = None
+    #: Why its object ends at once: it cannot be used, or the operator wants it left alone.
+    reason: Reason | None = None
     detail: str | None = None
     #: The destination where an earlier job left a copy, which need not be made again.
     earlier: str | None = None
@@ -168,8 +166,7 @@ class UpdateResult:
 
     number: int
     event: ObjectEvent
-    error: RecordError | None = None
-    outcome: str | None = None
+    reason: Reason | None = None
     detail: str | None = None
     #: Path of the copy that no record names, if the update left one.
     orphan: str | None = None

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import attrs
 
 from rebalancer.domain import reasons, states
-from rebalancer.domain.objects import MantaObject, RecordError, UnusableRecord, read_object
-from rebalancer.domain.reasons import Reason
-from rebalancer.domain.retries import Remedy, Tried, most_telling, remedy
+from rebalancer.domain.objects import MantaObject, UnusableRecord, read_object
+from rebalancer.domain.reasons import Reason, Remedy
+from rebalancer.domain.retries import Tried, most_telling
 from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.counts import Tally
@@ -132,12 +132,12 @@ def _checked_object(row: sqlite3.Row) -> MantaObject:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         text = f"the row cannot be read: {type(exc).__name__}"
-        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, text) from exc
+        raise UnusableRecord(reasons.BAD_MANTA_OBJECT, text) from exc
     if obj.object_id != row["id"]:
-        raise UnusableRecord(RecordError.BAD_MANTA_OBJECT, "the record is another object's")
+        raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "the record is another object's")
     known = (row["shard"], int), (row["key"], str), (row["etag"], str)
     if not all(isinstance(value, kind) for value, kind in known):
-        raise UnusableRecord(RecordError.BAD_MORAY_OBJECT, "shard, key or etag is missing")
+        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, "shard, key or etag is missing")
     return obj
 
 
@@ -147,9 +147,9 @@ def _end_unusable(
     db.execute(
         "UPDATE progress SET status = ?, put_off = 0, error = ?, detail = ?"
         " WHERE number = ? AND status = ?",
-        (_FAIL.after, why.error, str(why), row["number"], _FAIL.before),
+        (_FAIL.after, why.reason.word, str(why), row["number"], _FAIL.before),
     )
-    tally.move(_FAIL, 1, row["bytes"], why.error)
+    tally.move(_FAIL, 1, row["bytes"], why.reason)
 
 
 def refuse(
@@ -163,7 +163,7 @@ def refuse(
     tally = Tally()
     deferred, skipped = 0, Counter[Reason]()
     for object_id, reason in refused:
-        if remedy(reason) is Remedy.LATER and _defer(db, object_id, max_attempts):
+        if reason.remedy is Remedy.LATER and _defer(db, object_id, max_attempts):
             deferred += 1
             tally.defer(1)
             continue
@@ -200,10 +200,10 @@ def _defer(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
     return bool(done.rowcount)
 
 
-def skip_page(db: sqlite3.Connection, outcome: str) -> bool:
+def skip_page(db: sqlite3.Connection, reason: Reason) -> bool:
     """Skip a page of objects without a destination, and return whether there were any.
 
-    `outcome` is the cause: one that the predecessor has no word for.
+    `reason` is one that the predecessor has no word for.
     """
     rows = db.execute(
         f"SELECT number, bytes, put_off FROM progress WHERE {_IS_UNPLACED} LIMIT ?", (PAGE,)
@@ -211,10 +211,10 @@ def skip_page(db: sqlite3.Connection, outcome: str) -> bool:
     db.execute(
         "UPDATE progress SET status = ?, outcome = ?, put_off = 0"
         " WHERE number IN (SELECT value FROM json_each(?)) AND status = ?",
-        (_SKIP.after, outcome, json.dumps([row["number"] for row in rows]), _SKIP.before),
+        (_SKIP.after, reason.word, json.dumps([row["number"] for row in rows]), _SKIP.before),
     )
     tally = Tally()
-    tally.move(_SKIP, len(rows), sum(row["bytes"] for row in rows), outcome)
+    tally.move(_SKIP, len(rows), sum(row["bytes"] for row in rows), reason)
     tally.defer(-sum(row["put_off"] for row in rows))
     tally.save(db)
     return bool(rows)
@@ -233,15 +233,16 @@ def skip(
     Raises:
       IllegalTransition: the object is not in the state that the move begins in, or is deferred.
     """
-    column, text = (reason.column, detail) if reason.is_known else (None, _tame(reason.column))
+    word, outcome = (reason.word, None) if reason.is_known else (None, reasons.UNKNOWN.word)
+    text = detail if reason.is_known else _tame(reason.word)
     row = db.execute(
         "UPDATE progress SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
         f" WHERE {OF_ID} AND status = ? AND NOT put_off RETURNING bytes",
-        (move.after, column, None if column else reasons.UNKNOWN, text, object_id, move.before),
+        (move.after, word, outcome, text, object_id, move.before),
     ).fetchone()
     if row is None:
         raise IllegalTransition(f"object {object_id} is not {move.before}, so it cannot be skipped")
-    tally.move(move, 1, row["bytes"], column or reasons.UNKNOWN)
+    tally.move(move, 1, row["bytes"], reason if reason.is_known else reasons.UNKNOWN)
 
 
 def _tame(text: str) -> str:

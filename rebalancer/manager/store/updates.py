@@ -10,7 +10,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.assignments import finish
-from rebalancer.manager.store.counts import Tally, move_rows
+from rebalancer.manager.store.counts import Tally, error_and_outcome, move_rows
 from rebalancer.manager.store.orphans import forget_orphans
 from rebalancer.manager.store.records import StoredRecord, UpdateResult
 
@@ -72,13 +72,19 @@ def _end_unwritten(db: sqlite3.Connection, tally: Tally, item: UpdateResult) -> 
     row = db.execute(
         "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
         " WHERE number = ? AND status = ? RETURNING bytes, dest_shark",
-        (ended.after, item.error, item.outcome, item.detail, item.number, ended.before),
+        (
+            ended.after,
+            *error_and_outcome(item.reason),
+            item.detail,
+            item.number,
+            ended.before,
+        ),
     ).fetchone()
     if row is None:
         raise _illegal(f"object {item.number}", ended)
-    tally.move(ended, 1, row["bytes"], item.error or item.outcome)
+    tally.move(ended, 1, row["bytes"], item.reason)
     if item.orphan is not None:
-        reason = str(item.error or item.outcome)
+        reason = str(item.reason)
         db.execute(
             "INSERT OR REPLACE INTO orphans SELECT id, ?, ?, ? FROM records WHERE number = ?",
             (row["dest_shark"], item.orphan, reason, item.number),

@@ -13,11 +13,12 @@ from typing import Any
 
 import attrs
 
-from rebalancer.domain.final_scan import FOUND_TOO_LATE
 from rebalancer.domain.objects import Shark
+from rebalancer.domain.reasons import FOUND_TOO_LATE
 from rebalancer.domain.states import AT_DESTINATION, LinkStatus, ObjectStatus
 from rebalancer.errors import StoreError
 from rebalancer.manager.store import counts, destinations, final_scans, job_info, scans
+from rebalancer.manager.store.counts import REASON
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
     Finding,
@@ -36,9 +37,8 @@ MAX_ROW = (1 << 63) - 1
 #: Rows of a report that are read at once.
 REPORT_ROWS = 1000
 
-_REASON = "coalesce(skipped_reason, error, outcome)"
 _OBJECT = (
-    f"id, key, shard, status, {_REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
+    f"id, key, shard, status, {REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
     " attempts, etag"
 )
 #: Kind -> the column that numbers its rows; what to tell, and from where.
@@ -198,7 +198,7 @@ def objects_page(
         rows = db.execute(
             f"SELECT number AS row, {_OBJECT} FROM evacuateobjects WHERE number > ?1"
             " AND number <= ?2 AND (?3 IS NULL OR status = ?3)"
-            f" AND (?4 IS NULL OR {_REASON} = ?4) ORDER BY number LIMIT ?5",
+            f" AND (?4 IS NULL OR {REASON} = ?4) ORDER BY number LIMIT ?5",
             (after, until, status, reason, limit),
         ).fetchall()
         (last,) = db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()

@@ -15,7 +15,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rebalancer.domain.objects import RecordError
+from rebalancer.domain import reasons
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.pipeline.job import Found, Job
@@ -118,7 +118,7 @@ def test_what_no_javascript_would_read_is_an_error_like_others(text: str) -> Non
     """The first would have stopped the scan of its shard; the others would be copied in vain."""
     read = Evacuate(ORIGIN).read(shard=1, key="/k", etag="e", text=text)
     assert read is not None
-    assert read.error is RecordError.BAD_MORAY_OBJECT
+    assert read.reason is reasons.BAD_MORAY_OBJECT
 
 
 KEYS = st.text(

@@ -152,7 +152,7 @@ async def seen(rig: Rig, case: Case, numbers: list[int], *, for_ever: bool) -> s
     assert ours is not None
     others = [member.outcome for member in members if member.record.key != KEY]
     assert for_ever or all(outcome and outcome.is_complete for outcome in others)
-    ended = "complete" if ours.is_complete else str(ours.error or ours.outcome)
+    ended = "complete" if ours.is_complete else str(ours.reason)
     return f"{', '.join(calls)}: {ended}{slower}"
 
 

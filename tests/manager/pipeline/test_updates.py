@@ -95,7 +95,7 @@ class Rig:
         except ServerError:
             text = ""
         assert found.is_complete == (DESTINATION.manta_storage_id in text)
-        return "written" if found.is_complete else str(found.error or found.outcome)
+        return "written" if found.is_complete else str(found.reason)
 
     def change(self, key: str, **fields: Any) -> None:
         """What a user does meanwhile."""

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import RecordError, Shark, read_object
+from rebalancer.domain.objects import Shark, read_object
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
@@ -91,8 +91,8 @@ async def step_found(store: JobStore, rng: random.Random) -> None:
     kinds: list[dict[str, Any]] = [
         {},
         {"key": f"/other/{rng.random()}"},
-        {"error": RecordError.MISSING_SHARKS, "obj": None},
-        {"outcome": "excluded"},
+        {"reason": reasons.MISSING_SHARKS, "obj": None},
+        {"reason": reasons.EXCLUDED},
     ]
     await keep(store, *[found(number, **rng.choice(kinds)) for number in numbers])
 
@@ -177,8 +177,8 @@ async def step_settle(store: JobStore, rng: random.Random) -> None:
     ).fetchall()
     outcomes = [
         {"event": ObjectEvent.METADATA_WRITTEN},
-        {"event": ObjectEvent.SUPERSEDED, "outcome": "deleted", "orphan": "/manta/a/b"},
-        {"event": ObjectEvent.UNUSABLE, "error": RecordError.METADATA_UPDATE_FAILED},
+        {"event": ObjectEvent.SUPERSEDED, "reason": reasons.DELETED, "orphan": "/manta/a/b"},
+        {"event": ObjectEvent.UNUSABLE, "reason": reasons.METADATA_UPDATE_FAILED},
     ]
     chosen = ready[: rng.randrange(4)]
     await store.write(

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import trio
 
-from rebalancer.domain.final_scan import UPLOAD_IN_PROGRESS
 from rebalancer.domain.objects import upload_sharks
+from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Found, Job
 from rebalancer.manager.pipeline.stages.sources import read_rows, scan_shards, send
@@ -92,4 +92,4 @@ def _read_upload(job: Job, number: int, row: scan.FoundRow) -> Remaining | None:
     names = [shark.manta_storage_id for shark in upload_sharks(record)]
     if job.action.origin.manta_storage_id not in names:
         return None
-    return Remaining(number, row.key, str(record["upload"].get("id", "")), UPLOAD_IN_PROGRESS)
+    return Remaining(number, row.key, str(record["upload"].get("id", "")), UPLOAD_IN_PROGRESS.word)

@@ -12,8 +12,7 @@ from rebalancer.domain.batches import Batch, BatchLimits
 from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, StorageNode
 from rebalancer.domain.placement import Placement, Rules
-from rebalancer.domain.reasons import Reason
-from rebalancer.domain.retries import Remedy, remedy
+from rebalancer.domain.reasons import Reason, Remedy
 from rebalancer.domain.states import AssignmentState
 from rebalancer.log import get_logger
 from rebalancer.manager.fleet import node_list
@@ -198,7 +197,7 @@ class _Placer:
             if not isinstance(plan, Reason):
                 return plan
         plan = self._ask(obj, self._selection.candidates)
-        may_pass = isinstance(plan, Reason) and remedy(plan) is Remedy.LATER
+        may_pass = isinstance(plan, Reason) and plan.remedy is Remedy.LATER
         if may_pass and self._is_old():
             self._selection = self._select()
             plan = self._ask(obj, self._selection.candidates)

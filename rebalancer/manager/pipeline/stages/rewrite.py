@@ -14,7 +14,9 @@ import attrs
 import trio
 
 from rebalancer import jsontext
-from rebalancer.domain.objects import RecordError, UnusableRecord
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import UnusableRecord
+from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict
 from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError, PeerRefused
@@ -50,8 +52,8 @@ class Outcome:
     """This tells how a record's update ended."""
 
     event: ObjectEvent
-    error: RecordError | None = None
-    outcome: str | None = None
+    #: Why the record does not name the new copy.
+    reason: Reason | None = None
     detail: str | None = None
 
     @property
@@ -63,9 +65,9 @@ class Outcome:
 WRITTEN = Outcome(ObjectEvent.METADATA_WRITTEN)
 
 _SUPERSEDED = {
-    Verdict.DELETED: "deleted",
-    Verdict.OVERWRITTEN: "overwritten",
-    Verdict.MOVED_ELSEWHERE: "moved_elsewhere",
+    Verdict.DELETED: reasons.DELETED,
+    Verdict.OVERWRITTEN: reasons.OVERWRITTEN,
+    Verdict.MOVED_ELSEWHERE: reasons.MOVED_ELSEWHERE,
 }
 
 
@@ -90,8 +92,8 @@ class Member:
         """Let it end as failed."""
         log.error("metadata update failed", object=self.record.id, error=str(cause))
         detail = f"{cause}; whether it was written is unknown" if self.is_stale else str(cause)
-        error = RecordError.METADATA_UPDATE_FAILED
-        self.outcome = Outcome(ObjectEvent.UNUSABLE, error, detail=detail)
+        reason = reasons.METADATA_UPDATE_FAILED
+        self.outcome = Outcome(ObjectEvent.UNUSABLE, reason, detail)
 
 
 def as_discovered(record: StoredRecord) -> Member:
@@ -195,7 +197,7 @@ class Rewriter:
                     continue
                 value = self._rewritten(member)
             except UnusableRecord as exc:
-                member.outcome = Outcome(ObjectEvent.UNUSABLE, exc.error, detail=str(exc))
+                member.outcome = Outcome(ObjectEvent.UNUSABLE, exc.reason, str(exc))
                 continue
             left.append((member, Put(BUCKET, record.key, value, member.etag)))
         return left
@@ -221,7 +223,7 @@ class Rewriter:
             return None
         if verdict is Verdict.ALREADY_MOVED:
             return WRITTEN
-        return Outcome(ObjectEvent.SUPERSEDED, outcome=_SUPERSEDED[verdict])
+        return Outcome(ObjectEvent.SUPERSEDED, _SUPERSEDED[verdict])
 
     async def _write(self, writes: list[tuple[Member, Put]]) -> None:
         for piece in _pieces(writes):

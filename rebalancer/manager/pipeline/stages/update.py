@@ -8,7 +8,9 @@ from operator import attrgetter
 
 import trio
 
-from rebalancer.domain.objects import RecordError, account_of, copy_path
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import account_of, copy_path
+from rebalancer.domain.reasons import Column
 from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job, Moved
@@ -111,7 +113,7 @@ async def _update_chunk(
 
 def _no_such_shard(shard: int) -> Outcome:
     detail = f"shard {shard} is not configured any more"
-    return Outcome(ObjectEvent.UNUSABLE, error=RecordError.BAD_SHARD_NUMBER, detail=detail)
+    return Outcome(ObjectEvent.UNUSABLE, reasons.BAD_SHARD_NUMBER, detail=detail)
 
 
 def _result_of(member: Member, outcome: Outcome) -> UpdateResult:
@@ -119,19 +121,18 @@ def _result_of(member: Member, outcome: Outcome) -> UpdateResult:
     if not outcome.is_complete:
         known = json.loads(record.text)  # as it was copied; `member.value` may be another object
         orphan = copy_path(account_of(known), record.id)
-    return UpdateResult(
-        record.number, outcome.event, outcome.error, outcome.outcome, outcome.detail, orphan
-    )
+    return UpdateResult(record.number, outcome.event, outcome.reason, outcome.detail, orphan)
 
 
 def _count(job: Job, outcomes: list[Outcome]) -> None:
     job.metrics.moved(sum(outcome.is_complete for outcome in outcomes))
     for outcome in outcomes:
-        if outcome.error is not None:
-            job.metrics.failed(outcome.error)
+        if outcome.reason is not None and outcome.reason.column is Column.ERROR:
+            job.metrics.failed(outcome.reason)
 
 
 async def _update_link(job: Job, link: StoredRecord) -> None:
     ((_, outcome),) = await _update_chunk(job, link.shard, [link])
-    detail = outcome.detail or outcome.outcome
+    reason = None if outcome.reason is None else outcome.reason.word
+    detail = outcome.detail or reason
     await job.store.write(links.record_update, link, outcome.event, detail)
