@@ -25,15 +25,17 @@ def _no_tables(db: sqlite3.Connection) -> int:
 class Layout:
     """The look of files of one kind.
 
-    `kind` is what to call one; `script` makes a new one, and is idempotent; `steps` lead from
-    version 1 to 2 and so on; `unversioned` tells the version of a file from before versions were
-    kept, by its tables: 0 if it has none.
+    `kind` is the name of the kind for people.  `script` makes a file of version `script_version`
+    and is idempotent; it is frozen, as is each of the `steps`, which lead from version 1 to 2 and
+    so on.  A new file takes the script, then the steps behind it.  `unversioned` returns the
+    version of a file from before versions were kept, by its tables: 0 if it has none.
     """
 
     kind: str
     script: str
     steps: tuple[Step, ...] = ()
     unversioned: Callable[[sqlite3.Connection], int] = _no_tables
+    script_version: int = 1
 
     @property
     def newest(self) -> int:
@@ -69,9 +71,9 @@ class Layout:
         version = self.version(db)  # anew: another may have done so meanwhile
         if version == 0:
             run_script(db, self.script)
-        else:
-            for step in self.steps[version - 1 :]:
-                step(db)
+            version = self.script_version
+        for step in self.steps[version - 1 :]:
+            step(db)
         db.execute(f"PRAGMA user_version={self.newest}")
 
 

@@ -180,7 +180,11 @@ def _version_of_index(db: sqlite3.Connection) -> int:
     return 0 if not columns else 1 + ("wish" in columns)
 
 
-JOB_FILE = Layout("a job's file", _SCRIPT, (_split_objects, _keep_counts), _version_of_job)
+#: Version 3 of a job's file is `schema.sql`, which never changes: whoever changes the layout adds
+#: a step to version 4, which new files take too.
+JOB_FILE = Layout(
+    "a job's file", _SCRIPT, (_split_objects, _keep_counts), _version_of_job, script_version=3
+)
 
 INDEX = Layout(
     "a list of jobs",
@@ -200,4 +204,5 @@ CREATE TABLE IF NOT EXISTS jobs (
 """,
     (_add_wish,),
     _version_of_index,
+    script_version=2,
 )

@@ -1,6 +1,6 @@
 -- One job.  Operators query `evacuateobjects`, `config` and `duplicates` by hand, which have the
 -- names and columns of the predecessor; columns after the marked line and all else are ours.
--- Whoever changes it gives it a number and a step from the version before, in `layouts.py`.
+-- This is version 3, and stays as it is: a later version is a step in `schema.py`.
 
 -- What the list of jobs says of this one, so that the list can be made anew from the jobs' files.
 CREATE TABLE IF NOT EXISTS job (

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from rebalancer.errors import StoreError
-from rebalancer.layout import Layout
+from rebalancer.layout import Layout, run_script
 from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.store import assignments, job_file, job_info, views
 from rebalancer.manager.store.job_store import open_store
@@ -206,3 +206,31 @@ async def test_a_file_that_must_be_there_is_not_made(content: bytes | None, tmp_
         async with open_store(path, must_exist=True):
             pass
     assert path.exists() == (content is not None)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [(JOB_FILE, "layout-job-3.sql"), (INDEX, "layout-index-2.sql")]
+)
+def test_the_layout_of_new_files_is_frozen(layout: Layout, name: str) -> None:
+    """A changed script would make files that no step leads to: a new layout takes a new step."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        run_script(db, layout.script)
+        rows = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+        made = "".join(f"{sql};\n" for (sql,) in rows)
+    assert made == (DATA / name).read_text()
+
+
+def test_a_new_file_takes_the_steps_behind_its_script() -> None:
+    """Nor does it take the steps before: the script has done what they do."""
+
+    def never(_db: sqlite3.Connection) -> None:
+        raise AssertionError
+
+    def add(db: sqlite3.Connection) -> None:
+        db.execute("ALTER TABLE a ADD COLUMN c")
+
+    layout = Layout("a file", "CREATE TABLE a (b);", (never, add), script_version=2)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        layout.bring_up(db)
+        assert [row[1] for row in db.execute("PRAGMA table_info(a)")] == ["b", "c"]
+        assert layout.is_newest(db)
