@@ -35,7 +35,7 @@ log = get_logger()
 
 
 async def run(config: ManagerConfig, path: Path | None = None) -> None:
-    """Serve the API and run the jobs until told to stop; `path` is read again on SIGUSR1.
+    """Serve the API and run the jobs until a signal ends them; SIGUSR1 has `path` read once more.
 
     Raises:
       StoreError: the state cannot be opened, or another manager has it.
@@ -73,7 +73,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
 
 @asynccontextmanager
 async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator[Jobs]:
-    """Open the state of the manager, and what its jobs share.
+    """Open the state of the manager, and the peers that its jobs share.
 
     Raises:
       StoreError: the state cannot be opened, or another manager has it.
@@ -105,7 +105,7 @@ def _load(path: Path | None) -> ManagerConfig:
 
 
 async def _take_up_change(jobs: Jobs, path: Path | None) -> None:
-    """Reload if the file has changed since it was read: until now SIGUSR1 was ignored."""
+    """Reload if the file has changed since the start, when SIGUSR1 was still ignored."""
     try:
         config = await run_sync(Work.OTHER, _load, path)
     except ConfigError:
@@ -117,7 +117,7 @@ async def _take_up_change(jobs: Jobs, path: Path | None) -> None:
 
 
 async def _reload(jobs: Jobs, path: Path | None) -> None:
-    """Take the file's new values for the next job, and what is live for those that run.
+    """Read the file anew: its values hold for the next job, its live keys for running jobs.
 
     A bad file leaves the old values in force.
     """

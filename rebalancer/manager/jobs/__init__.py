@@ -1,1 +1,1 @@
-"""This package has the jobs of a manager: what may be asked of them, and which of them runs."""
+"""This package has the jobs of a manager: the list, the events and the work of each."""

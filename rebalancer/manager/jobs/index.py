@@ -59,9 +59,9 @@ _UNFINISHED = sorted({words_of(state).state for state in JobState if state not i
 
 
 class JobIndex:
-    """All jobs.  Made by `open_index`.
+    """This object is the list of all jobs; `open_index` makes it.
 
-    What it says of a job is kept in the job's file too, so that a lost list can be made anew.
+    A job's row is repeated in the job's file, so that a lost list can be made anew.
     """
 
     def __init__(self, database: Database, patience_s: float = math.inf) -> None:
@@ -81,7 +81,7 @@ class JobIndex:
             return await self._database.read_within(self._patience_s, fn)
 
     async def _note(self, job_id: str) -> None:
-        """Repeat in a job's file what is recorded of it, which holds whether or not this can be."""
+        """Repeat a job's row in the job's file; the row holds if that fails."""
         try:
             await self._try_to_note(job_id)
         except Exception as exc:
@@ -99,7 +99,7 @@ class JobIndex:
             await self._database.run(note_in_job_file, self._database.path, values)
 
     async def add(self, job_id: str, action: str, params: dict[str, Any]) -> None:
-        """Record a new job, whose file exists already, as waiting for its turn."""
+        """Record a new job, whose file exists already, as queued."""
 
         def run(db: sqlite3.Connection) -> None:
             words = words_of(JobState.QUEUED)
@@ -129,7 +129,7 @@ class JobIndex:
         return await self._read(run)
 
     async def unfinished(self) -> list[JobRow]:
-        """Return the jobs that have not ended: those that run first, each kind oldest first."""
+        """Return the jobs that have not ended: those at work first, each kind oldest first."""
 
         def run(db: sqlite3.Connection) -> list[JobRow]:
             places = ", ".join("?" * len(_UNFINISHED))
@@ -141,7 +141,7 @@ class JobIndex:
         return await self._read(run)
 
     async def remove(self, job_id: str) -> None:
-        """Forget a job."""
+        """Remove a job from the list."""
 
         def run(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
@@ -150,7 +150,7 @@ class JobIndex:
         log.info("job", job=job_id, state="removed")
 
     async def set_params(self, job_id: str, params: dict[str, Any]) -> None:
-        """Record what is asked of a job anew."""
+        """Record new parameters of a job."""
 
         def run(db: sqlite3.Connection) -> None:
             db.execute("UPDATE jobs SET params = ? WHERE id = ?", (json.dumps(params), job_id))
@@ -159,7 +159,7 @@ class JobIndex:
         await self._note(job_id)
 
     async def advance(self, job_id: str, event: JobEvent, error: str | None = None) -> JobRow:
-        """Record what happened to a job: its new state, the time, and the cause if any.
+        """Record an event of a job: its new state, the time, and the error if any.
 
         Raises:
           IllegalTransition: that cannot happen to it, or there is no such job.
@@ -186,7 +186,7 @@ class JobIndex:
 
 
 def _after(words: Words, event: JobEvent) -> tuple[Words, str]:
-    """Return the columns of a job after an event, and the SQL that notes the time of it.
+    """Return the columns of a job after an event, and the SQL that records the time.
 
     Raises:
       IllegalTransition: the event cannot happen to such a job.
@@ -202,7 +202,7 @@ def _after(words: Words, event: JobEvent) -> tuple[Words, str]:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Turn a file that stays busy into the answer that the request can be tried again."""
+    """Turn a file that stays busy into the answer that the request can be retried."""
     try:
         yield
     except StoreBusy as exc:

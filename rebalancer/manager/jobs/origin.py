@@ -21,7 +21,7 @@ STORAGE_BUCKET = "manta_storage"
 
 
 async def storage_records(first: MorayClient, name: str) -> list[Record]:
-    """Read what the first shard knows of a storage node: no record, one, or two if more.
+    """Return the records of a storage node on the first shard, two at most.
 
     Raises:
       PeerError: it does not answer.
@@ -46,7 +46,7 @@ async def is_known(config: ManagerConfig, name: str) -> bool:
 
 
 def is_whole(origin: Shark | None) -> TypeGuard[Shark]:
-    """Tell whether more of the evacuated shark is known than its name, from the request."""
+    """Tell whether the evacuated node is known with its datacenter, not by its name alone."""
     return origin is not None and bool(origin.datacenter)
 
 
@@ -57,9 +57,7 @@ async def validated_origin(
     waits: Waits,
     patience_s: float = math.inf,
 ) -> Shark:
-    """The evacuated shark with its datacenter, from its heartbeat's record on the first shard.
-
-    storinfo cannot tell: it does not list a node that takes no writes.
+    """Return the evacuated node with its datacenter, from its record on the first shard.
 
     Raises:
       JobFailed: SharkNotFound; PeerError: the shard does not answer, or not what it should.

@@ -1,7 +1,7 @@
 """This module is the dry run, which finds out what a job would do, without its effects.
 
-Objects are looked for and placed as in a job, but in a file of its own that is thrown away, and
-nobody is told.
+Objects are discovered and placed as in a job, but in a file that is thrown away, and no agent is
+asked to work.
 """
 
 import shutil
@@ -33,7 +33,7 @@ from rebalancer.waits import Waits
 
 #: Folders of dry runs, beside the jobs' files.
 PREFIX = "plan-"
-#: What does not answer is waited for so many seconds: a person waits for the plan.
+#: Peers that do not answer are waited for so many seconds: a person waits for the plan.
 PATIENCE_S = 60.0
 #: Assignments never end in a dry run, so no destination may be taken for busy.
 UNLIMITED = 1 << 62
@@ -41,7 +41,7 @@ UNLIMITED = 1 << 62
 
 @attrs.frozen
 class Plan:
-    """What a job would do."""
+    """A plan has the objects and bytes that a job would move, by destination."""
 
     status: Status
     #: Objects and bytes by the destination that they would be given to.
@@ -52,7 +52,7 @@ class Plan:
 
 
 async def make_plan(resources: Resources, action: str, params: dict[str, Any]) -> Plan:
-    """Find out what a job would do.
+    """Make the plan of a job with these parameters.
 
     Raises:
       BadRequest: it would fail at once, and why.
@@ -122,6 +122,6 @@ async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
 
 
 def clean(data_dir: Path) -> None:
-    """Remove what dry runs left behind that were cut off with their manager.  Blocking."""
+    """Remove the folders of dry runs that were cut off with their manager.  Blocking."""
     for folder in data_dir.glob(f"{PREFIX}*"):
         shutil.rmtree(folder, ignore_errors=True)

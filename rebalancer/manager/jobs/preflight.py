@@ -1,4 +1,4 @@
-"""This module looks for what has spoilt evacuations before they began.
+"""This module checks, before an evacuation begins, for faults that have spoilt others.
 
 Operators evacuate nodes in odd states, so what it finds are warnings; a job that was asked to
 be strict is refused for any.
@@ -39,16 +39,16 @@ Check = Callable[[], Awaitable[list[Finding]]]
 
 
 class Clone(scan.Shard, Protocol):
-    """The PostgreSQL clone of a shard."""
+    """A clone is a PostgreSQL restored from a shard's snapshot."""
 
     @property
     def name(self) -> str:
-        """Its host name."""
+        """Return the host name of the clone."""
 
 
 @attrs.frozen
 class Heartbeat:
-    """The record that a storage node writes every few seconds, while it takes writes.
+    """A heartbeat is the record that a storage node writes every few seconds, if it takes writes.
 
     `timestamp_ms` is the node's own time, `written_ms` the shard's.  Whoever makes a node
     read-only by hand writes a `timestamp_ms` of long ago.
@@ -102,7 +102,7 @@ async def preflight(
 
 
 async def preflight_of(job: Job, clones: Mapping[int, Clone]) -> list[Finding]:
-    """Return all findings about `job`, as `preflight` does; `clones` are those of its shards."""
+    """Return all findings about `job`, as `preflight` does; `clones` has its shards' clones."""
     origin = job.action.origin.manta_storage_id
     looked_at = clones if job.scans else {}
     return await preflight(
@@ -114,7 +114,7 @@ async def preflight_of(job: Job, clones: Mapping[int, Clone]) -> list[Finding]:
 
 
 def judge_heartbeats(origin: str, beats: Sequence[Heartbeat], now_ms: int) -> list[Finding]:
-    """Return what is wrong unless the node is known once, and read-only for long enough."""
+    """Find fault with a node that is not known exactly once, or has taken writes lately."""
     found = []
     if len(beats) != 1:
         detail = f"{origin} is in manta_storage {len(beats)} times, expected once"
@@ -128,14 +128,14 @@ def judge_heartbeats(origin: str, beats: Sequence[Heartbeat], now_ms: int) -> li
 
 
 def judge_listing(origin: str, nodes: Iterable[StorageNode]) -> list[Finding]:
-    """Front ends choose no node that storinfo does not list."""
+    """Find fault with a listed node: front ends choose it for new objects."""
     if any(node.manta_storage_id == origin for node in nodes):
         return [Finding("storinfo", f"storinfo lists {origin}: it is chosen for new objects")]
     return []
 
 
 def judge_room(rules: Rules, origin: str, nodes: Sequence[StorageNode]) -> list[Finding]:
-    """There is room, and in two datacenters where there are several."""
+    """Find fault unless there is room, in two datacenters where there are several."""
     fill = rules.max_fill_percentage
     usable = {
         node.datacenter
@@ -152,10 +152,10 @@ def judge_room(rules: Rules, origin: str, nodes: Sequence[StorageNode]) -> list[
 def judge_clone(
     name: str, *, newest_ms: int, last_beat_ms: int, is_standby: bool, followers: int
 ) -> list[Finding]:
-    """It is no part of the live database, and was made after the node had become read-only.
+    """Find fault with a clone that is part of the live database, or older than the node's end.
 
-    Nobody tells when a clone was made, but its newest record does not lie: a clone that has
-    one written after the node's last heartbeat is new enough.  In a shard that is hardly ever
+    When a clone was made is recorded nowhere, but a clone with a record that is newer than the
+    node's last heartbeat is new enough.  In a shard that is hardly ever
     written to there may be none, although the clone is good.
     """
     found = []
@@ -232,7 +232,7 @@ async def _check_agent(agents: AgentPing, name: str) -> list[Finding]:
 
 
 async def _within(check: str, subject: str, ask: Check) -> list[Finding]:
-    """Return what `ask` finds; that there is no answer is a finding too."""
+    """Return the findings of `ask`; a peer that does not answer is a finding too."""
     try:
         with trio.fail_after(DEADLINE_S):
             return await ask()

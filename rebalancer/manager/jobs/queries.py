@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class JobDetails:
-    """A job as the API shows it."""
+    """This object has what the API shows of a job."""
 
     row: JobRow
     known: views.Overview
@@ -45,7 +45,7 @@ class JobQueries:
         return await self.index.all()
 
     async def details(self, job_id: str) -> JobDetails:
-        """Show a job with its counts; if its file is no good, with the reason instead.
+        """Return a job with its counts; if its file cannot be used, with the error instead.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
@@ -60,7 +60,7 @@ class JobQueries:
         return JobDetails(row, known, () if running is None else running.waits.causes)
 
     async def summary(self, job_id: str) -> dict[str, Any]:
-        """Summarise how a job is going.
+        """Return counts, rates and destinations of a job.
 
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
@@ -72,7 +72,7 @@ class JobQueries:
         return render.summary(details.row, details.known, rates, standings, details.waits)
 
     async def status(self) -> dict[str, Any]:
-        """Summarise how the manager itself is."""
+        """Return the numbers of jobs and nodes, and how the destinations stand."""
         shared = self.resources
         return render.status(
             await self.index.all(),
@@ -111,9 +111,9 @@ class JobQueries:
         return row
 
     async def report(self, row: JobRow) -> AsyncGenerator[bytes, None]:
-        """Yield all that is known of a job as lines of JSON: the job, each row, their number.
+        """Yield a job as lines of JSON: its description, each row of its file, and their number.
 
-        It is read a page at a time, so that it holds up nobody and takes no memory.
+        The file is read a page at a time, which blocks no other reader and takes little memory.
         """
         file = self.resources.file(row.id)
         known = await run_sync(Work.VIEWS, views.read_job, file)
@@ -140,7 +140,7 @@ class JobQueries:
 
 
 async def read_job_file(fn: Callable[..., T], *args: Any) -> T:
-    """Read something from a job's file for a request.
+    """Call `fn`, which reads a job's file, for a request.
 
     Raises:
       Unavailable: it cannot be read now.
@@ -152,7 +152,7 @@ async def read_job_file(fn: Callable[..., T], *args: Any) -> T:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what is wrong with a job's file into the answer to a request."""
+    """Turn a fault of a job's file into the answer to a request."""
     try:
         yield
     except StoreBusy as exc:

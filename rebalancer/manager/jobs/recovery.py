@@ -28,7 +28,7 @@ _PLACES = ", ".join("?" * len(job_file.NOTED))
 
 
 def tolerant(text: bytes) -> str:
-    """Decode text of a database, which may be broken: in one row it must not hide the others."""
+    """Decode text of a database; text that is broken in one row must not hide other rows."""
     return text.decode(errors="replace")
 
 
@@ -44,7 +44,7 @@ def note_in_job_file(index: Path, values: Sequence[object]) -> None:
 
 
 def log_not_noted(job_id: object, exc: Exception) -> None:
-    """Log that what is known of a job is not in its file."""
+    """Log that a job's row could not be repeated in the job's file."""
     error = str(exc) or repr(exc)
     log.warning("what is known of a job is not in its file", job=job_id, error=error)
 
@@ -70,7 +70,7 @@ def make_usable(path: Path) -> None:
 
 
 def _broken(path: Path) -> str | None:
-    """Find out what is wrong with the list for good; None if nothing is.
+    """Return what is wrong with the list for good, or None.
 
     Raises:
       StoreError: it cannot be used now, or is of a newer version.
@@ -107,7 +107,7 @@ def _make_anew(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _recovered(file: Path) -> tuple[Any, ...]:
-    """Make a job's row from its file alone; without a note in it, that of a failed job."""
+    """Make a job's row from the job's file alone; without a note there the job has failed."""
     shark, why = "", "its file does not say what became of it"
     try:
         noted = job_file.read_note(file)
@@ -137,7 +137,7 @@ def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[
 
 
 def compare(path: Path) -> None:
-    """Update the notes in the jobs' files, and mend by them rows that make no sense.  Blocking.
+    """Update the notes in the jobs' files, and mend broken rows by such notes.  Blocking.
 
     Raises:
       StoreError: the list cannot be used now.

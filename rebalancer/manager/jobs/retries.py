@@ -1,4 +1,4 @@
-"""A retry takes up what the jobs before it listed and did not do, or never looked at.
+"""This module says what a retry job has to look at, by what the jobs before it left.
 
 A job that ended before it had looked at everything leaves scans, and listings, half way; a retry
 goes on behind them.  One that ended as complete leaves only what it skipped.
@@ -54,7 +54,7 @@ def params_of_retry(
 
 @attrs.frozen
 class _Before:
-    """What a job that did not end as complete had to look at, besides what it stored itself."""
+    """This object has what an incomplete job had to look at, besides what its own file lists."""
 
     chain: tuple[str, ...]
     scans: bool
@@ -79,13 +79,13 @@ def _before(row: JobRow, known: Callable[[str], JobRow | None]) -> _Before:
 
 
 def scans_shards(params: Mapping[str, Any]) -> bool:
-    """Tell whether a job looks at the shards, or only at what is listed."""
+    """Tell whether a job scans the shards, or only reads what is listed."""
     is_listed = params.get("retry_of") is not None or params.get("objects_file") is not None
     return bool(params.get("scans", not is_listed))
 
 
 def listing_of(params: Mapping[str, Any], file: Callable[[str], Path]) -> Listing | None:
-    """Return what a job reads anew before it scans, or instead; `file` locates a job's file."""
+    """Return the records that a job reads anew, if any; `file` returns the path of a job's file."""
     objects_file = params.get("objects_file")
     listing: Listing | None = None if objects_file is None else ObjectsFile(Path(objects_file))
     if (earlier := params.get("retry_of")) is None:
@@ -108,7 +108,7 @@ def _part_of(part: str, job_id: str, earlier: str) -> str:
 def read_left(
     params: Mapping[str, Any], file: Callable[[str], Path]
 ) -> tuple[Sequence[ScanPosition], frozenset[int]]:
-    """Read how far the earlier jobs of a retry had looked, and the shards that they had to empty.
+    """Read the scan positions of the jobs before a retry job, and the shards they had to empty.
 
     Blocking.
 

@@ -12,7 +12,7 @@ from rebalancer.domain.states import ENDED, WISH_WORDS, JobState, Words, job_sta
 
 @attrs.frozen
 class JobRow:
-    """One job.  `state` is None if only another version knows what `words` mean."""
+    """A row is one job; `state` is None if only another version knows what `words` mean."""
 
     id: str
     action: str
@@ -26,7 +26,7 @@ class JobRow:
     words: Words = attrs.field(
         default=attrs.Factory(lambda row: words_of(row.state), takes_self=True)
     )
-    #: Whether its row makes no sense: then it is shown, and nothing can be done but remove it.
+    #: Whether its row makes no sense: then the job is shown, and can only be removed.
     is_broken: bool = False
 
     @property
@@ -36,9 +36,9 @@ class JobRow:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether nothing will happen to it any more.
+        """Tell whether nothing happens to the job any more.
 
-        Of a state that only another version knows, nothing is known.
+        A job in a state that only another version knows has not ended.
         """
         return self.is_broken or self.state in ENDED
 
@@ -50,7 +50,7 @@ class JobRow:
 
 
 def read_row(row: Mapping[str, Any]) -> JobRow:
-    """Read a row; of one that makes no sense, as much as can be shown."""
+    """Read a row; of a row that makes no sense, read as much as can be shown."""
     try:
         return read_whole_row(row)
     except (ValueError, TypeError, RecursionError) as exc:
@@ -61,7 +61,7 @@ def read_row(row: Mapping[str, Any]) -> JobRow:
 
 
 def read_whole_row(row: Mapping[str, Any]) -> JobRow:
-    """Read a row.
+    """Read a row that makes sense.
 
     Raises:
       ValueError, TypeError, KeyError, RecursionError: it makes no sense.

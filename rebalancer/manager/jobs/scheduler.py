@@ -1,4 +1,4 @@
-"""This module decides which jobs begin: a pure choice, and the loop that has it made."""
+"""This module decides which queued jobs begin: a pure choice, and the loop that makes it."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -33,7 +33,7 @@ def _excludes(other: JobRow, row: JobRow) -> bool:
 
 
 class Scheduler:
-    """This object has the choice made whenever it may have another result.
+    """This object repeats the choice whenever its result may differ.
 
     Mutable state: the event that wakes it.
     """
@@ -42,11 +42,11 @@ class Scheduler:
         self._woken = trio.Event()
 
     def wake(self) -> None:
-        """Have the choice made once more: a job was added, changed or has ended."""
+        """Repeat the choice: a job was added or changed, or has ended."""
         self._woken.set()
 
     async def run(self, start_due: Callable[[], Awaitable[None]]) -> None:
-        """Call `start_due`, which starts what may run now, at once and after each `wake`."""
+        """Call `start_due`, which starts jobs that may run, at once and after each `wake`."""
         while True:
             self._woken = trio.Event()
             await start_due()
