@@ -45,7 +45,12 @@ FORBIDDEN = {
 }
 #: Modules that these places alone, files or folders, may import.
 ONLY_IN = {
-    "pycurl": {"agent/transfer/sources/curl.py", "agent/transfer/sources/sockets.py"},
+    "pycurl": {
+        "agent/transfer/sources/curl.py",
+        "agent/transfer/sources/driver.py",
+        "agent/transfer/sources/exchange.py",
+        "agent/transfer/sources/sockets.py",
+    },
     "h11": {
         "peers/connections.py",
         "serving",

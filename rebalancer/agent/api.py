@@ -195,6 +195,7 @@ def _status(agent: Agent, free: int | None) -> dict[str, Any]:
         "state_write_retries": worker.state_retries,
         "waiting_for": [attrs.asdict(wait) for wait in worker.waits.causes[:MAX_CAUSES]],
         "last_errors": list(worker.last_errors),
+        "engine": next((one.engine for one in worker.fetchers if one.engine), None),
     }
 
 

@@ -43,8 +43,8 @@ Opener = Callable[[], AbstractAsyncContextManager[Line]]
 class FetcherHandle:
     """This handle is a fetcher as the agent has it, whatever process that lives in at the moment.
 
-    Mutable state: its connection while it lives; the parts of which it has lots, by the lots'
-    numbers; the limit that it was told; bytes that it waits to be granted; the turns of lots.
+    Mutable state: its connection while it lives, and its engine; the parts of which it has lots, by
+    their numbers; the limit that it was told; bytes that it waits to be granted; the turns of lots.
     """
 
     open: Opener
@@ -58,6 +58,8 @@ class FetcherHandle:
     wanted_at: float = 0.0
     waits: Waits = attrs.field(factory=Waits)
     number: int = 0
+    #: The name of the engine by which the process pulls objects; None before it is up.
+    engine: str | None = None
     turns: Turns = attrs.field(factory=Turns)
     _line: Line | None = None
     _lives: trio.Event = attrs.field(factory=trio.Event)
@@ -100,7 +102,8 @@ class FetcherHandle:
         try:
             async with self.open() as line:
                 with trio.move_on_after(READY_S):
-                    if isinstance(await line.receive(), Ready):
+                    if isinstance(ready := await line.receive(), Ready):
+                        self.engine = ready.engine
                         await self._is_up(line)
                 while self._line and (message := await line.receive()) is not None:
                     self._heard(message)

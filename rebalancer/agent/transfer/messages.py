@@ -106,9 +106,10 @@ class Begin(_Plain):
 
 @attrs.frozen
 class Ready(_Plain):
-    """A fetcher says, first of all, that it is up and that tasks may come."""
+    """A fetcher says, first of all, that it is up, and by which engine it pulls objects."""
 
     KIND = "ready"
+    engine: str
 
 
 @attrs.frozen

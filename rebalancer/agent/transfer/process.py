@@ -139,7 +139,7 @@ async def serve(
             nursery.start_soon(puller.run)
             nursery.start_soon(needs.run)
             task_status.started()
-            await line.send(Ready())
+            await line.send(Ready(puller.engine.name))
             while (message := await line.receive()) is not None:
                 lots.heard(message)
             nursery.cancel_scope.cancel()

@@ -56,7 +56,7 @@ async def send_both(line: Line, *messages: Message) -> None:
         Limit(True, 4096),
         Want(1 << 40),
         Grant(5),
-        Ready(),
+        Ready("libcurl"),
         Lack("Too many open files"),
         Lack(""),
     ],
@@ -100,7 +100,7 @@ class Scripted:
 
     async def _live(self, line: Line, answers: int) -> None:
         with suppress(trio.BrokenResourceError):
-            await line.send(Ready())
+            await line.send(Ready("plain"))
         async with trio.open_nursery() as nursery:
             while isinstance(lot := await line.receive(), Lot):
                 self.lots.append(lot)

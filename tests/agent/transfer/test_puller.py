@@ -58,6 +58,15 @@ async def test_objects_come_whole_under_their_names(tmp_path: Path) -> None:
         assert first.split("\r\n")[0].endswith(" http/1.1")
 
 
+async def test_the_status_names_the_engine(tmp_path: Path, engine: str) -> None:
+    """An operator sees which one pulls: the plain one is slower."""
+    async with open_rig(tmp_path, by_number(A)) as rig:
+        assert await rig.outcome(task(1, A)) == {}
+        status = await (await rig.client.get("/status")).get_json()
+
+        assert (list(status)[-1], status["engine"]) == ("engine", engine)
+
+
 @pytest.mark.parametrize("keep", [True, False])
 async def test_connections_are_kept_where_the_source_keeps_them(
     tmp_path: Path, keep: bool, engine: str

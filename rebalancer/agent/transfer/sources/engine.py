@@ -107,6 +107,10 @@ class Answer(Protocol):
 class Engine(Protocol):
     """An engine asks sources for objects, many at a time."""
 
+    @property
+    def name(self) -> str:
+        """Return the name of this engine, as the configuration has it."""
+
     async def run(self) -> None:
         """Drive the transfers for ever."""
 

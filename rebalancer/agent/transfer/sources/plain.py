@@ -150,6 +150,8 @@ class PlainEngine:
     Mutable state: the silences that are counted.
     """
 
+    name = "plain"
+
     def __init__(self, limits: AgentSource, allowance: Allowance, _most: int) -> None:
         self._limits = limits
         self._allowance = allowance

@@ -2,6 +2,8 @@
 
 import select
 import selectors
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import pycurl
@@ -13,7 +15,7 @@ class SelectedSockets:
     What libcurl does not wait for is not watched, so a spoilt connection is never known of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, _is_paused: Callable[[int], bool]) -> None:
         self.has_spoilt = False
         self._selector = selectors.DefaultSelector()
 
@@ -34,6 +36,9 @@ class SelectedSockets:
         """Return the sockets that are ready, and for what, in libcurl's words."""
         found = self._selector.select(0)
         return [(key.fd, _selected(events)) for key, events in found]
+
+    def shut_spoilt(self) -> None:
+        """Do nothing: of a kept connection nothing is known."""
 
     def close(self) -> None:
         """Stop watching."""
@@ -61,14 +66,16 @@ class EpollSockets:
     connection carries the next request at once.  One that was closed is not, whatever else has
     its number now.
 
-    Mutable state: the sockets that libcurl waits for, and whether another one became ready, whose
-    connection its source must have closed or spoilt.
+    Mutable state: what libcurl waits for, by socket, and whether another one became readable,
+    whose connection its source must have closed or spoilt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_paused: Callable[[int], bool]) -> None:
         self.has_spoilt = False
+        #: Tells whether a socket is that of an exchange that rests, so that much may come on it.
+        self._is_paused = is_paused
         self._epoll = select.epoll()
-        self._wanted: set[int] = set()
+        self._wanted: dict[int, int] = {}
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while a socket is ready."""
@@ -77,13 +84,15 @@ class EpollSockets:
     def watch(self, what: int, number: int) -> None:
         """Watch a socket for what libcurl waits for, or no longer if that is nothing."""
         if what == pycurl.POLL_REMOVE:
-            self._wanted.discard(number)
+            if self._wanted.pop(number, 0) & select.EPOLLOUT:  # it may be always ready for that
+                with suppress(OSError):
+                    self._epoll.modify(number, select.EPOLLIN)
             return
-        self._wanted.add(number)
+        events = self._wanted[number] = _EPOLL[what]
         try:
-            self._epoll.modify(number, _EPOLL[what])
+            self._epoll.modify(number, events)
         except FileNotFoundError:
-            self._epoll.register(number, _EPOLL[what])
+            self._epoll.register(number, events)
 
     def ready(self) -> list[tuple[int, int]]:
         """Return the sockets that are ready, and for what, in libcurl's words."""
@@ -94,15 +103,40 @@ class EpollSockets:
                 out = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
                 found.append((number, into | out))
             else:
-                self._epoll.unregister(number)
-                self.has_spoilt = True
+                self._check(number)
         return found
+
+    def shut_spoilt(self) -> None:
+        """Shut the kept connections that have become readable: the next request must not use them.
+
+        A whole answer that nobody asked for would be taken for that of the next request.
+        """
+        for number, _ in self._epoll.poll(0):
+            if number not in self._wanted:
+                self._check(number)
+
+    def _check(self, number: int) -> None:
+        """Shut a connection on which something came, and which is kept; libcurl learns by sending.
+
+        One whose exchange is paused is watched again when libcurl says so.
+        """
+        self._epoll.unregister(number)
+        if self._is_paused(number):
+            return
+        self.has_spoilt = True
+        with suppress(OSError):
+            kept = socket.socket(fileno=number)
+            try:
+                kept.shutdown(socket.SHUT_RDWR)
+            finally:
+                kept.detach()
 
     def close(self) -> None:
         """Stop watching."""
         self._epoll.close()
 
 
-def open_sockets() -> SelectedSockets | EpollSockets:
+def open_sockets(is_paused: Callable[[int], bool]) -> SelectedSockets | EpollSockets:
     """Return what the platform has: epoll, or what the standard library chooses, as kqueue."""
-    return EpollSockets() if hasattr(select, "epoll") else SelectedSockets()
+    made = EpollSockets if hasattr(select, "epoll") else SelectedSockets
+    return made(is_paused)

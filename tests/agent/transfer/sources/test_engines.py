@@ -19,7 +19,7 @@ from trio.testing import MockClock
 
 from rebalancer.agent.transfer.bandwidth import Allowance
 from rebalancer.agent.transfer.puller import Puller
-from rebalancer.agent.transfer.sources import curl
+from rebalancer.agent.transfer.sources import driver
 from rebalancer.agent.transfer.sources.choice import check_engine, open_engine
 from rebalancer.agent.transfer.sources.curl import CurlEngine
 from rebalancer.agent.transfer.sources.engine import (
@@ -218,7 +218,7 @@ async def test_silence_ends_a_transfer_that_nobody_else_feels(
 
 async def test_sockets_may_be_watched_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on platforms that have kqueue: many transfers, of which some open connections anew."""
-    monkeypatch.setattr(curl, "open_sockets", SelectedSockets)
+    monkeypatch.setattr(driver, "open_sockets", SelectedSockets)
     contents = [SMALL, LARGE, b"", SMALL * 2000]
     async with (
         open_source(lambda n, _: Answer(ok(contents[n % 4]), keep=n % 3 > 0)) as source,
@@ -258,15 +258,15 @@ async def test_an_answer_may_be_there_before_anybody_waits_for_it() -> None:
                 """Go on until libcurl was told to receive no more: nobody else has a turn."""
                 begin()
                 end = time.monotonic() + 10
-                while not any(one._is_full for one in engine._under_way.values()):
+                while not any(one.is_full for one in engine._driver.under_way.values()):
                     engine._judge(0.0)
                     assert time.monotonic() < end
 
-            engine.kick = kick_for_long  # type: ignore[method-assign]
+            engine.kick = kick_for_long
             judge = engine._judge
 
             def judge_as_before(seconds: float) -> None:
-                engine.kick = begin  # type: ignore[method-assign]
+                engine.kick = begin
                 judge(seconds)
 
             engine._judge = judge_as_before  # type: ignore[method-assign]
@@ -350,7 +350,7 @@ async def test_connections_are_given_up_when_files_lack() -> None:
 GONE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-@pytest.mark.parametrize("unasked", [b"unasked", GONE, b"\r\n\r\n"])
+@pytest.mark.parametrize("unasked", [b"unasked", GONE, b"\r\n\r\n", ok(b"another")])
 async def test_what_a_kept_connection_carries_unasked_is_not_the_next_answer(
     unasked: bytes,
 ) -> None:
@@ -363,6 +363,33 @@ async def test_what_a_kept_connection_carries_unasked_is_not_the_next_answer(
             assert await body(engine, where) == SMALL
             await trio.sleep(0.1)
         assert source.connections == 3
+
+
+async def test_an_answer_that_came_unasked_just_now_is_not_the_next_one() -> None:
+    """Before anybody but the next request could look at its connection."""
+
+    def serve(listener: socket.socket) -> None:
+        for more in (True, False):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(ok(SMALL))
+                if more:
+                    time.sleep(0.05)
+                    connection.sendall(ok(b"another"))
+                    has_sent.set()
+                with suppress(ConnectionResetError):
+                    connection.recv(1)
+
+    has_sent = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        async with running("libcurl", listener.getsockname()[1]) as (engine, where):
+            assert await body(engine, where) == SMALL
+            assert has_sent.wait(10)  # without a turn for any other trio task
+            assert await body(engine, where) == SMALL
+    thread.join()
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -499,10 +526,10 @@ async def test_a_transfer_that_libcurl_does_not_take_harms_no_other() -> None:
     ):
         assert await body(engine, where) == SMALL
         assert isinstance(engine, CurlEngine)
-        multi, engine._multi = engine._multi, Unwilling()
+        multi, engine._driver._multi = engine._driver._multi, Unwilling()
         with pytest.raises(pycurl.error):
             await engine.get(where, "/a/b")
-        engine._multi = multi
+        engine._driver._multi = multi
         await trio.sleep(0.3)  # while it is judged who keeps silent
         assert await body(engine, where) == SMALL
 
