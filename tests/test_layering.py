@@ -68,7 +68,7 @@ ONLY_IN = {
     "sqlite3": {
         "sqlite.py",
         "layout.py",
-        "agent/state/store.py",
+        "agent/state/reading.py",
         "agent/state/statefile.py",
         "manager/store",
         "manager/jobs/index.py",

@@ -10,9 +10,10 @@ import attrs
 
 from rebalancer import __version__, wire
 from rebalancer.agent.metrics import AgentMetrics
+from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import read_posted
 from rebalancer.agent.state.statefile import BrokenFile
-from rebalancer.agent.state.store import AssignmentStore, Cursor
+from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.worker import Worker
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
@@ -65,7 +66,7 @@ class Agent:
             posted = read_posted(body)
         else:
             posted = await run_sync(Work.VIEWS, read_posted, body)
-        name, saving = posted.key, self.worker.backlog.saving
+        name, saving = posted.key, self.worker.intake.backlog.saving
         if name in saving:
             raise Conflict(f"assignment {posted.id} is being saved")
         saving.add(name)
@@ -74,7 +75,7 @@ class Agent:
         except StoreError as exc:
             raise Unavailable(str(exc)) from exc
         else:
-            self.worker.add(stored)
+            self.worker.intake.add(stored)
         finally:
             saving.discard(name)
         return posted.id
@@ -98,7 +99,7 @@ class Agent:
             return await run_sync(Work.VIEWS, self.stands, name)
         except BrokenFile as exc:
             broken = exc
-        await self.worker.set_aside(name, broken)
+        await self.worker.intake.set_aside(name, broken)
         raise NotFound(f"the file of assignment {name} was broken")
 
     def stands(self, name: str) -> tuple[Dialect, AssignmentStats]:
@@ -152,7 +153,7 @@ def _route_assignments(app: App, agent: Agent) -> None:
     async def delete_assignment(_request: Request, assignment_id: str) -> Answer:
         name = _key(assignment_id)
         await run_sync(Work.STORE, agent.store.delete, name)
-        agent.worker.forget(name)
+        agent.worker.writer.forget(name)
         return Answer()
 
     @app.get("/assignments")
@@ -179,28 +180,28 @@ def _route_limits(app: App, agent: Agent) -> None:
 
 
 def _status(agent: Agent, free: int | None) -> dict[str, Any]:
-    """Return what an operator is told of an agent, whose disk has `free` bytes."""
-    worker = agent.worker
+    """Return the answer to GET /status, of an agent whose disk has `free` bytes."""
+    worker, backlog = agent.worker, agent.worker.intake.backlog
     return {
         "version": __version__,
         "uptime_s": round(time.monotonic() - agent.started, 3),
-        "waiting": len(worker.backlog),
-        "running": sorted(worker.backlog.running),
+        "waiting": len(backlog),
+        "running": sorted(backlog.running),
         "running_tasks": sum(fetcher.at_work for fetcher in worker.fetchers),
         "limits": attrs.asdict(worker.limits.values),
         "bytes_received": worker.received,
         "bytes_per_s": worker.bytes_per_s(),
         "disk_free_bytes": free,
-        "resume_failures": worker.resume_failures,
-        "state_write_retries": worker.state_retries,
+        "resume_failures": worker.intake.unreadable,
+        "state_write_retries": worker.writer.retries,
         "waiting_for": [attrs.asdict(wait) for wait in worker.waits.causes[:MAX_CAUSES]],
-        "last_errors": list(worker.last_errors),
+        "last_errors": list(worker.failures.last),
         "engine": next((one.engine for one in worker.fetchers if one.engine), None),
     }
 
 
 def _meaning(exc: Exception, request: Request) -> RequestError | None:
-    """Tell a client what an exception means: state that cannot be used may be so later."""
+    """Return the answer to an exception: state that cannot be used now may be so later."""
     if not isinstance(exc, StoreError):
         return None
     log.warning("state not available", path=request.path, error=str(exc))

@@ -10,7 +10,7 @@ from rebalancer.agent.api import Agent, make_api
 from rebalancer.agent.limits import Limits, configured
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.store import AssignmentStore
-from rebalancer.agent.transfer.disk.files import new_run
+from rebalancer.agent.transfer.disk.names import new_run
 from rebalancer.agent.transfer.pool import make_fetchers
 from rebalancer.agent.transfer.sources.choice import check_engine
 from rebalancer.agent.transfer.startup import Setup, open_files
@@ -46,7 +46,7 @@ def open_agent(config: AgentConfig) -> Agent:
 
 
 async def run(config: AgentConfig) -> None:
-    """Serve the API and work on assignments until told to stop.
+    """Serve the API and work on assignments until a signal ends the agent.
 
     Raises:
       StoreError: the state folder cannot be used, or another agent uses it or the folder of

@@ -204,7 +204,7 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     async with open_rig(tmp_path, answer) as rig:
         await rig.outcome(task(1, A), task(9, A))
         with trio.fail_after(10):
-            while rig.agent.worker.backlog.running:  # noqa: ASYNC110 - a moment longer than the report
+            while rig.agent.worker.intake.backlog.running:  # noqa: ASYNC110 - a moment longer than the report
                 await trio.sleep(0.01)
         reply = await rig.client.get("/status")
         status = await reply.get_json()

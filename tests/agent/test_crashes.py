@@ -237,7 +237,7 @@ async def run_until_the_end(scenario: Scenario, disk: Disk) -> Told:
                 posted = Posted.of(scenario.assignment(), Dialect.LEGACY)
                 stored = await trio.to_thread.run_sync(rig.agent.store.save, posted)
                 told.is_taken = True
-                rig.agent.worker.add(stored)
+                rig.agent.worker.intake.add(stored)
                 await ended(disk.folder / "state")
         except* SuddenEndError:
             pass

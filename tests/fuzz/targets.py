@@ -18,8 +18,10 @@ import attrs
 
 from rebalancer import wire
 from rebalancer.agent.limits import LimitValues
-from rebalancer.agent.state import store as agent_store
+from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import Posted, read_posted
+from rebalancer.agent.state.reading import read as read_stored
+from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.transfer.sources.engine import (
     MAX_HEAD_BYTES,
     FetchFailure,
@@ -119,7 +121,7 @@ def queries(data: bytes) -> None:
         assert 1 <= query.limit <= requests.MAX_PAGE
         assert 0 <= query.after <= requests.MAX_WHOLE
     with suppress(RequestError):
-        agent_store.Cursor.parse(data.decode("latin-1"))
+        Cursor.parse(data.decode("latin-1"))
 
 
 def agent_reports(data: bytes) -> None:
@@ -239,7 +241,7 @@ def folder() -> Path:
 
 @cache
 def _agent_file() -> bytes:
-    store = agent_store.AssignmentStore(folder() / "agent")
+    store = AssignmentStore(folder() / "agent")
     store.prepare()
     source = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
     task = {"object_id": OBJECT, "owner": ACCOUNT, "md5sum": MD5, "source": source}
@@ -272,7 +274,7 @@ def _read_agent_file(image: bytes) -> None:
     path = folder() / OBJECT
     path.write_bytes(image)
     with suppress(RebalancerError):
-        stored = agent_store.read(path)
+        stored = read_stored(path)
         for finished in (False, True):
             report = stored.report(running=False, finished=finished)
             json.dumps(wire.report_to_wire(report, stored.dialect))

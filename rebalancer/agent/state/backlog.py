@@ -1,4 +1,4 @@
-"""This module tells which assignment is next; of those that wait, few are in memory.
+"""This module keeps the order of scheduled assignments, few of them in memory.
 
 A manager may leave a hundred thousand here; what an agent holds must not grow with them.
 """
@@ -20,19 +20,19 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Backlog:
-    """A backlog has the assignments that wait, and knows those worked on or being saved.
+    """A backlog is the order of scheduled assignments, and has the ids of those at work.
 
-    Mutable state: the ids that are next, in order; those that could not be read, and when to try
-    again; whether the last taken was one of those; whether there are more on disk, and about how
-    many wait in all; an event for each change.
+    Mutable state: the ids that are next, in order; ids of files that could not be read, and when
+    to try them again; whether the last id taken was such a one; whether there are more on disk,
+    and about how many in all; an event for each change.
     """
 
     store: AssignmentStore
-    #: Taken and not done yet.
+    #: Ids taken and not done yet.
     running: set[str] = attrs.field(factory=set)
-    #: To be stored at this moment.
+    #: Ids of assignments that are being stored.
     saving: set[str] = attrs.field(factory=set)
-    #: Of no use to this agent, but not to be touched: written by a newer one.
+    #: Ids of files that a newer agent has written: of no use to this one, and not to be touched.
     refused: set[str] = attrs.field(factory=set)
     _later: dict[str, float] = attrs.field(factory=dict)
     _is_again: bool = False
@@ -43,13 +43,13 @@ class Backlog:
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __len__(self) -> int:
-        """Return how many assignments wait."""
+        """Return how many scheduled assignments are not at work."""
         return self._count
 
     def resume(self) -> None:
         """Read what an earlier run left; if that fails, `take` reads it later.  Blocking."""
         try:
-            names, self._count = self.store.waiting(LISTED, self.running)
+            names, self._count = self.store.unfinished(LISTED, self.running)
         except OSError as exc:
             log.warning("backlog not read", folder=str(self.store.scheduled), error=str(exc))
             self._has_more = True
@@ -57,7 +57,7 @@ class Backlog:
             self._next, self._has_more = dict.fromkeys(names), self._count > len(names)
 
     def add(self, name: str) -> None:
-        """Let one more assignment wait, which is stored, behind all that came before it."""
+        """Add a stored assignment, behind all that came before it."""
         self._count += 1
         if not self._has_more:
             self._next[name] = None
@@ -120,7 +120,7 @@ class Backlog:
         self._has_more = False
         passed = self.running | self.refused | self._later.keys()
         try:
-            names, count = await run_sync(Work.STORE, self.store.waiting, LISTED, passed)
+            names, count = await run_sync(Work.STORE, self.store.unfinished, LISTED, passed)
         except BaseException:
             self._has_more = True
             raise

@@ -47,7 +47,7 @@ def task_of(row: Row, status: TaskStatus = PENDING) -> Task:
 
 @attrs.frozen
 class Posted:
-    """An assignment that was posted: all of its tasks are pending."""
+    """A posted assignment is the body of a request: all of its tasks are pending."""
 
     #: As it was posted, and the form under which it is kept.
     id: str
@@ -136,7 +136,7 @@ def _usual(body: bytes) -> Posted | None:
 
 
 def are_sound(rows: Sequence[Sequence[object]]) -> bool:
-    """Tell whether the first five values of each row can be those of a task.
+    """Return whether the first five values of each row can be those of a task.
 
     True only where `wire` would take them; it may take more.
     """

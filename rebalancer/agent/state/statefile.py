@@ -5,7 +5,7 @@ or a want of file handles: what `parse` refuses is broken, whatever the state of
 
 Versions, in `PRAGMA user_version`, which the deployed agent neither reads nor changes:
 
-    0    the deployed agent's file, or one of ours whose `stats` tell of progress
+    0    the deployed agent's file, or one of ours whose `stats` count progress
     1    `stats` has zeros until every task has ended, since the deployed agent counts on from them
 """
 
@@ -75,13 +75,13 @@ class NewerFile(StoreError):
 
 @attrs.frozen
 class StoredAssignment:
-    """This is an assignment as it is on disk: its tasks, and how those stand that have ended."""
+    """A stored assignment is one as its file has it: its tasks, and the statuses of ended ones."""
 
     id: str
     rows: tuple[Row, ...]
     dialect: Dialect
     received_ns: int
-    #: Of the tasks that have ended, by their objects.
+    #: The statuses of tasks that have ended, by object id.
     statuses: Mapping[str, TaskStatus] = attrs.field(factory=dict)
     #: Whether the deployed agent made it: it gets no table that this one does not know.
     is_legacy: bool = False
@@ -100,11 +100,11 @@ class StoredAssignment:
 
     @property
     def is_finished(self) -> bool:
-        """Tell whether every task has ended."""
+        """Return whether every task has ended."""
         return len(self.statuses) == len(self.rows)
 
     def report(self, *, running: bool, finished: bool) -> AssignmentReport:
-        """Return what to tell of this assignment, complete only if every row on disk says so."""
+        """Return the report of this assignment, complete only if every row on disk says so."""
         failed = {name for name, status in self.statuses.items() if status.reason is not None}
         state, failures = "Running" if running else "Scheduled", None
         if finished and self.is_finished:
@@ -169,7 +169,7 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
 def _tasks(
     found: Sequence[tuple[Any, ...]],
 ) -> tuple[tuple[Row, ...], dict[str, TaskStatus]]:
-    """Read the rows of tasks; returns what the tasks are, and how those stand that have ended."""
+    """Read the rows of tasks; returns them without statuses, and the statuses of ended tasks."""
     if all(row[5] in _USUAL for row in found) and are_sound(found):
         statuses = {row[0]: COMPLETE for row in found if _USUAL[row[5]] is COMPLETE}
         return tuple([row[:5] for row in found]), statuses
@@ -192,8 +192,9 @@ def _task(
 def image(assignment: StoredAssignment) -> bytes:
     """Make the content of the file of an assignment.
 
-    Its rows tell of progress.  Its stats do so only at the end: before that the deployed agent,
-    should it be put back, begins to count at what they say, and does all tasks again.
+    Its rows have the statuses so far.  Its stats count them only at the end: before that the
+    deployed agent, should it be put back, begins to count at what they say, and does all tasks
+    again.
     """
     if assignment.is_finished:
         stats = assignment.report(running=False, finished=True).stats
@@ -252,5 +253,5 @@ def _blob(value: object) -> bytes:
 
 
 _PENDING = _status_blob(PENDING)
-#: How this agent writes what nearly all tasks are.
+#: The two statuses of nearly all tasks, as this agent writes them.
 _USUAL = {_PENDING: PENDING, _status_blob(COMPLETE): COMPLETE}

@@ -11,70 +11,30 @@ one.  From `scheduled` to `completed` they are moved likewise, so an assignment 
 exactly one of the two.  Blocking; called in threads.
 """
 
-import errno
 import heapq
 import os
-import sqlite3
-import stat
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import attrs
 
+from rebalancer.agent.state.cursor import Cursor, list_folder
 from rebalancer.agent.state.posted import Posted
-from rebalancer.agent.state.statefile import (
-    MAX_BYTES,
-    BrokenFile,
-    NewerFile,
-    StoredAssignment,
-    parse,
-)
+from rebalancer.agent.state.reading import COMPANIONS, is_any, read
+from rebalancer.agent.state.statefile import StoredAssignment
 from rebalancer.agent.state.statefile import image as file_image
 from rebalancer.agent.transfer.disk.folders import write_all
 from rebalancer.agent.transfer.disk.sync import sync_path, sync_paths
-from rebalancer.bodies import whole_number
-from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.errors import BadRequest, Conflict, Forbidden, NotFound, StoreError
+from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
 from rebalancer.log import get_logger
-from rebalancer.sqlite import connect
 
 #: More assignments than this hardly move between folders while these are listed.
 MOVING = 100
-#: What sqlite keeps beside a file while a program changes it.
-_COMPANIONS = ("-journal", "-wal", "-shm")
-#: What sqlite says of content, as against the state of the machine or another program's lock.
-_CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-#: Of what is no plain file: a symbolic link, or a socket.
-_NO_FILE = {errno.ELOOP, errno.ENXIO}
 
 log = get_logger()
-
-
-class Cursor(NamedTuple):
-    """A cursor tells where an assignment is among all: when it was received, in ns, and its id."""
-
-    received_ns: int
-    id: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Read what `str` made.
-
-        Raises:
-          BadRequest: it is something else.
-        """
-        received, _, name = text.partition(".")
-        if not is_loose_uuid(name):
-            raise BadRequest(f"before: expected <nanoseconds>.<uuid>, got {text[:80]!r}")
-        return cls(whole_number("before", received, 0, (1 << 63) - 1), name)
-
-    def __str__(self) -> str:
-        """Return this cursor as the address of the next page has it."""
-        return f"{self.received_ns}.{self.id}"
 
 
 @attrs.frozen
@@ -102,7 +62,7 @@ class AssignmentStore:
         try:
             for folder in (self.scheduled, self.completed, self.saving, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
-            # Else a loss of power could take the folder of what a request was told is stored.
+            # Else a loss of power could take the folder of an assignment that a request has stored.
             sync_path(self.folder)
             with suppress(PermissionError):  # then it is another's, who made our folder long ago
                 sync_path(self.folder.parent)
@@ -238,7 +198,7 @@ class AssignmentStore:
                     raise
         raise NotFound(f"there is no assignment {assignment_id}")
 
-    def waiting(self, limit: int, running: Collection[str] = ()) -> tuple[list[str], int]:
+    def unfinished(self, limit: int, running: Collection[str] = ()) -> tuple[list[str], int]:
         """Return the first unfinished assignments but for `running`, and how many there are.
 
         They are in the order they were received: that of the files' modification time, which
@@ -251,7 +211,7 @@ class AssignmentStore:
 
         def entries() -> Iterator[Cursor]:
             nonlocal in_all
-            for cursor in _cursors(self.scheduled):
+            for cursor in list_folder(self.scheduled):
                 if cursor.id not in running:
                     yield cursor
                     in_all += 1
@@ -265,7 +225,7 @@ class AssignmentStore:
         Raises:
           StoreError: a folder cannot be read at the moment.
         """
-        entries = (c for folder in (self.scheduled, self.completed) for c in _cursors(folder))
+        entries = (c for folder in (self.scheduled, self.completed) for c in list_folder(folder))
         known = (c for c in entries if before is None or c < before)
         # One that moves from folder to folder may be met twice.
         try:
@@ -303,72 +263,15 @@ class AssignmentStore:
         if source is None:
             return False
         try:
-            target = next(path for path in _names(self.quarantine / source.name) if not _any(path))
-            for suffix in ("", *_COMPANIONS):
+            target = next(
+                path for path in _names(self.quarantine / source.name) if not is_any(path)
+            )
+            for suffix in ("", *COMPANIONS):
                 with suppress(FileNotFoundError):
                     os.rename(f"{source}{suffix}", f"{target}{suffix}")
         except OSError as exc:
             raise StoreError(f"{source} cannot be put into quarantine: {exc}") from exc
         return True
-
-
-def read(path: Path) -> StoredAssignment:
-    """Read one file, of ours or of the predecessor.
-
-    Raises:
-      BrokenFile: it is no assignment.
-      NewerFile: a newer agent has written it.
-      StoreError: it cannot be read at the moment.
-    """
-    try:
-        content, changed_ns = _content(path)
-        return parse(path.name, content, changed_ns)
-    except (BrokenFile, NewerFile) as exc:
-        raise type(exc)(f"{path}: {exc}") from exc
-    except (OSError, MemoryError) as exc:
-        reason = getattr(exc, "strerror", None) or exc or "out of memory"
-        raise StoreError(f"{path}: cannot be read: {reason}") from exc
-
-
-def _content(path: Path) -> tuple[bytes, int]:
-    """Read a file, whatever it is; returns its content and when that was last changed."""
-    try:
-        # What is no plain file must not be waited for, nor followed out of the folder.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as exc:
-        if exc.errno in _NO_FILE:
-            raise BrokenFile("not an assignment: no plain file") from exc
-        raise
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BrokenFile("not an assignment: no plain file")
-        if status.st_size > MAX_BYTES:
-            raise BrokenFile(f"not an assignment: {status.st_size} bytes")
-        if any(_any(f"{path}{suffix}") for suffix in _COMPANIONS):
-            return _settled(path), status.st_mtime_ns
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(MAX_BYTES), status.st_mtime_ns
-    finally:
-        os.close(descriptor)
-
-
-def _settled(path: Path) -> bytes:
-    """Read a file that another program is changing: its content before, or after the change.
-
-    The deployed agent, when killed, leaves a journal; a person's sqlite3 has one while it writes.
-    """
-    try:
-        with closing(connect(path, mode="rw", wal=False)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            content = db.serialize()
-            db.execute("ROLLBACK")
-            return content
-    except (StoreError, sqlite3.Error) as exc:
-        error = exc if isinstance(exc, sqlite3.Error) else exc.__cause__
-        if getattr(error, "sqlite_errorcode", None) in _CONTENT_ERRORS:
-            raise BrokenFile(f"not an assignment: {error}") from exc
-        raise StoreError(f"{path}: cannot be read: {error}") from exc
 
 
 def _write_file(path: str, assignment: StoredAssignment) -> None:
@@ -381,21 +284,6 @@ def _write_file(path: str, assignment: StoredAssignment) -> None:
         os.close(file)
 
 
-def _cursors(folder: Path) -> Iterator[Cursor]:
-    """List the assignments in a folder, in no order."""
-    with os.scandir(folder) as found:
-        for entry in found:
-            if not is_loose_uuid(entry.name):
-                continue
-            try:
-                received_ns = entry.stat(follow_symlinks=False).st_mtime_ns
-            except FileNotFoundError:
-                continue  # it has just moved or gone
-            except OSError:
-                received_ns = 0  # a fault of this one must not hide the others
-            yield Cursor(received_ns, entry.name)
-
-
 def _names(path: Path) -> Iterator[Path]:
     """Yield `path`, then the same name with 1, 2 and so on behind it."""
     yield path
@@ -403,21 +291,8 @@ def _names(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.name}.{number}")
 
 
-def _any(path: str | Path) -> bool:
-    """Tell whether anything has this name, be it a link to nothing.
-
-    Raises:
-      OSError: that cannot be seen.
-    """
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def _is_there(path: str | Path) -> bool:
     try:
-        return _any(path)
+        return is_any(path)
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror or exc}") from exc

@@ -81,11 +81,11 @@ class Allowance:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether there is leave to receive."""
+        """Return whether there is leave to receive."""
         return not self.is_limited or self._left > 0
 
     async def wait(self) -> None:
-        """Wait for leave to receive about `at_once` bytes; what comes is then told by `spend`."""
+        """Wait for leave to receive about `at_once` bytes; `spend` counts what comes then."""
         while not self.is_open:
             if not self._is_asked:
                 self._is_asked = True

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import attrs
 import trio
 
-from rebalancer.agent.transfer.disk.files import LocalFailure, ObjectFiles, Staged, Whole
+from rebalancer.agent.transfer.disk.files import ObjectFiles
+from rebalancer.agent.transfer.disk.objects import LocalFailure, Staged, Whole
 from rebalancer.agent.transfer.line import Line
 from rebalancer.agent.transfer.messages import Report
 from rebalancer.agent.transfer.transfer import Transfer

@@ -1,4 +1,4 @@
-"""This module tells how many connections a process may have, and whether it lacks files for one."""
+"""This module bounds the connections of a process, and finds out if it lacks files for one."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def most_connections() -> int:
 
 
 def is_short_of_files() -> bool:
-    """Tell whether the process, or the machine, cannot open one more file now."""
+    """Return whether the process, or the machine, cannot open one more file now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as exc:

@@ -44,7 +44,7 @@ class FetcherHandle:
     """This handle is a fetcher as the agent has it, whatever process that lives in at the moment.
 
     Mutable state: its connection while it lives, and its engine; the parts of which it has lots, by
-    their numbers; the limit that it was told; bytes that it waits to be granted; the turns of lots.
+    their numbers; the limit in force; bytes that it waits to be granted; the turns of lots.
     """
 
     open: Opener
@@ -97,7 +97,7 @@ class FetcherHandle:
             await trio.sleep(next(waits))
 
     async def _live(self) -> tuple[bool, str]:
-        """Start the process and hear what it tells until it dies; says if it was up, or why not."""
+        """Start the process and hear it until it dies; returns whether it was up, or why not."""
         detail = "it ended before it was up"
         try:
             async with self.open() as line:
@@ -144,7 +144,7 @@ class FetcherHandle:
                 self.on_want()
 
     async def send(self, message: Message) -> None:
-        """Send a message to the process, if it lives; a new one will be told everything anew."""
+        """Send a message to the process, if it lives; a new one is sent everything anew."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if self._line is not None:
                 await self._line.send(message)
@@ -155,7 +155,7 @@ class FetcherHandle:
         await self.send(Grant(size))
 
     async def change_limit(self, limit: Limit) -> None:
-        """Tell the process of another limit; what it wanted under the last one is void."""
+        """Put another limit in force; the bytes wanted under the last one are void."""
         self.limit, self.wanted = limit, 0
         await self.send(limit)
 

@@ -9,7 +9,8 @@ from functools import partial
 import attrs
 import trio
 
-from rebalancer.agent.transfer.disk.files import ObjectFiles, new_run
+from rebalancer.agent.transfer.disk.files import ObjectFiles
+from rebalancer.agent.transfer.disk.names import new_run
 from rebalancer.agent.transfer.disk.room import Promised, new_file
 from rebalancer.agent.transfer.handle import FetcherHandle
 from rebalancer.agent.transfer.line import Line

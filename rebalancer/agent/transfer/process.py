@@ -36,7 +36,7 @@ from rebalancer.log import configure
 
 @attrs.define(eq=False)
 class _Needs:
-    """This object tells the agent what its fetcher needs: leave to receive, files, memory.
+    """These needs of a fetcher are sent to its agent: leave to receive, files, memory.
 
     Mutable state: the allowance; what lacks, by what it is needed for; whether something lacked
     at the last look; an event for each.
@@ -55,7 +55,7 @@ class _Needs:
     def lack(self, purpose: str, detail: str) -> None:
         """Note what lacks for a purpose, or by an empty text that nothing does.
 
-        Only a change is told.
+        Only a change is sent.
         """
         if detail:
             self._lacks[purpose] = detail
@@ -66,15 +66,15 @@ class _Needs:
             self._changed.set()
 
     async def run(self) -> None:
-        """Tell the agent for ever."""
+        """Send the needs for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_lack)
+            nursery.start_soon(self._send_lack)
             nursery.start_soon(self._ask)
 
     def _want(self) -> None:
         self._wanted.set()
 
-    async def _tell_lack(self) -> None:
+    async def _send_lack(self) -> None:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()

@@ -9,7 +9,9 @@ import trio
 
 from rebalancer.agent.transfer.bandwidth import Allowance
 from rebalancer.agent.transfer.connections import most_connections
-from rebalancer.agent.transfer.disk.files import Download, LocalFailure, ObjectFiles, Staged, Whole
+from rebalancer.agent.transfer.disk.download import Download
+from rebalancer.agent.transfer.disk.files import ObjectFiles
+from rebalancer.agent.transfer.disk.objects import LocalFailure, Staged, Whole
 from rebalancer.agent.transfer.sources.choice import open_engine
 from rebalancer.agent.transfer.sources.engine import (
     Answer,

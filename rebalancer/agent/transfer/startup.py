@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import attrs
 
-from rebalancer.agent.transfer.disk.files import ObjectFiles, new_run
+from rebalancer.agent.transfer.disk.files import ObjectFiles
+from rebalancer.agent.transfer.disk.names import new_run
 from rebalancer.agent.transfer.disk.room import Promised
 from rebalancer.agent.transfer.messages import Begin
 from rebalancer.config import AgentSource, AgentStorage

@@ -3,7 +3,7 @@
 import attrs
 
 from rebalancer.agent.state.posted import Row
-from rebalancer.agent.transfer.disk.files import Staged, Whole
+from rebalancer.agent.transfer.disk.objects import Staged, Whole
 from rebalancer.agent.transfer.messages import Finished, Lot
 from rebalancer.domain.reasons import Reason
 

@@ -94,7 +94,7 @@ async def test_a_folder_that_cannot_be_listed_is_listed_again(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AssignmentStore, "waiting", fail)
+        patch.setattr(AssignmentStore, "unfinished", fail)
         queue.resume()
         for _ in range(2):
             with pytest.raises(OSError, match="Too many"):
@@ -102,7 +102,7 @@ async def test_a_folder_that_cannot_be_listed_is_listed_again(
     for _ in range(7):
         taken.append(await queue.take())
     with monkeypatch.context() as patch:
-        patch.setattr(AssignmentStore, "waiting", fail)
+        patch.setattr(AssignmentStore, "unfinished", fail)
         with pytest.raises(OSError, match="Too many"):
             await queue.take()
     while len(queue):

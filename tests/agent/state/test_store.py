@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from rebalancer import wire
+from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import Posted
+from rebalancer.agent.state.reading import read
 from rebalancer.agent.state.statefile import BrokenFile, StoredAssignment
-from rebalancer.agent.state.store import AssignmentStore, Cursor, read
+from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
@@ -134,7 +136,7 @@ def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
     report = stored.report(running=False, finished=finished)
 
     assert [wire.status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
-    assert store.waiting(5) == ([ID], 1)
+    assert store.unfinished(5) == ([ID], 1)
     assert stored.dialect is Dialect.LEGACY
     assert (report.stats.state, report.stats.complete, report.stats.failed) == ("Scheduled", 3, 2)
 
@@ -242,7 +244,7 @@ def test_what_is_no_assignment_is_told_and_set_aside(
         store.load(ID)
     store.set_aside(ID)
     assert (store.quarantine / ID).read_bytes() == content
-    assert store.waiting(5) == ([], 0)
+    assert store.unfinished(5) == ([], 0)
 
 
 def test_a_database_of_another_layout_is_no_assignment(store: AssignmentStore) -> None:
@@ -273,7 +275,7 @@ def test_what_is_no_plain_file_is_broken(
         with pytest.raises(BrokenFile, match="no plain file"):
             store.load(uuid(number))
         assert store.set_aside(uuid(number))
-    assert store.waiting(10) == ([], 0)
+    assert store.unfinished(10) == ([], 0)
     assert len(list(store.quarantine.iterdir())) == 5
     assert (tmp_path / "elsewhere").exists()
 
@@ -306,7 +308,7 @@ def test_a_locked_file_is_not_broken(
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=0.01)
 
     with closing(lock(store.scheduled / ID)) as db:
-        monkeypatch.setattr("rebalancer.agent.state.store.connect", connect)
+        monkeypatch.setattr("rebalancer.agent.state.reading.connect", connect)
         with pytest.raises(StoreError, match="cannot be read: database is locked") as caught:
             store.load(ID)
         db.execute("ROLLBACK")
@@ -408,7 +410,7 @@ def test_a_file_that_cannot_be_looked_at_does_not_hide_the_others(
             yield map(Entry, found)
 
     monkeypatch.setattr(os, "scandir", scan)
-    assert set(store.waiting(5)[0]) == {uuid(1), uuid(2), uuid(3)}
+    assert set(store.unfinished(5)[0]) == {uuid(1), uuid(2), uuid(3)}
     assert {cursor.id for cursor in store.newest(5)} == {uuid(1), uuid(2), uuid(3)}
 
 
@@ -424,8 +426,8 @@ def test_waiting_is_in_the_order_received(store: AssignmentStore) -> None:
     (store.scheduled / "notes.txt").write_text("")
     (store.scheduled / f"{uuid(7)}-journal").write_text("")
 
-    assert store.waiting(5) == (names, 3)
-    assert store.waiting(1, [names[0]]) == ([names[1]], 2)
+    assert store.unfinished(5) == (names, 3)
+    assert store.unfinished(1, [names[0]]) == ([names[1]], 2)
 
 
 def test_newest_first_page_by_page(store: AssignmentStore) -> None:

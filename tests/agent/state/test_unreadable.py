@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import trio
 
-from rebalancer.agent import worker
+from rebalancer.agent import intake
+from rebalancer.agent import run as run_module
 from rebalancer.agent.state.statefile import VERSION, image
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.domain.objects import Shark
@@ -27,9 +28,10 @@ NAMES = [uuid(70 + number) for number in range(4)]
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "AGAIN_S", 0.05)
-    monkeypatch.setattr(worker, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(worker, "LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(intake, "AGAIN_S", 0.05)
+    monkeypatch.setattr(intake, "FIRST_REST_S", 0.01)
+    monkeypatch.setattr(intake, "LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(run_module, "FIRST_PAUSE_S", 0.01)
 
 
 def answer(_request: int, _path: str) -> Answer:
@@ -124,10 +126,10 @@ async def test_rests_stay_short_while_other_assignments_can_be_begun(
     async with open_rig(tmp_path, answer) as rig:
         with failing(monkeypatch, errno.EIO, NAMES[0]):
             for number in range(3):
-                rig.agent.worker._unread = 1000  # as after a thousand failures in a row
+                rig.agent.worker.intake._unread = 1000  # as after a thousand failures in a row
                 await rig.post([task(50, A)], uuid(100 + number))
                 assert await rig.finish(uuid(100 + number)) == []
-                assert rig.agent.worker._unread < 1000
+                assert rig.agent.worker.intake._unread < 1000
         assert await rig.finish(NAMES[0]) == []
 
 
@@ -160,9 +162,9 @@ async def test_a_folder_that_cannot_be_listed_is_waited_for(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AssignmentStore, "waiting", fail)
+        patch.setattr(AssignmentStore, "unfinished", fail)
         async with open_rig(tmp_path, answer) as rig:
-            cause = await until_waited_for(rig, worker.THE_BACKLOG)
+            cause = await until_waited_for(rig, intake.THE_BACKLOG)
             listed = await rig.client.get("/assignments")
             patch.undo()
             assert [await rig.finish(name) for name in NAMES] == [[]] * 4

@@ -109,7 +109,7 @@ class Folder:
         os.unlink(name, dir_fd=self.fd)
 
     def identity(self) -> tuple[int, int]:
-        """Return the device and number that tell this folder from all others."""
+        """Return the device and number by which this folder differs from all others."""
         found = os.fstat(self.fd)
         return found.st_dev, found.st_ino
 
@@ -175,7 +175,7 @@ class Tree:
         return cls(opened, inner)
 
     def is_at(self, root: Path) -> bool:
-        """Tell whether `root` still leads to this tree: it may have been unmounted, or replaced."""
+        """Return whether `root` still leads to this tree: it may have been unmounted since."""
         try:
             found = os.stat(root)
         except OSError:

@@ -76,7 +76,7 @@ def sync_file_system(folder: Path) -> bool:
     """Bring the whole file system of `folder` to stable storage.
 
     False where the platform cannot, or if anything failed: then files must be synced one by
-    one, which also tells which of them it was.
+    one, which also shows which of them it was.
     """
     try:
         file = os.open(folder, os.O_RDONLY)
@@ -89,5 +89,5 @@ def sync_file_system(folder: Path) -> bool:
 
 
 def sync_file_system_of(file: int) -> bool:
-    """Sync the file system of an open file or folder; tells whether that was possible."""
+    """Sync the file system of an open file or folder; returns whether that was possible."""
     return _syncfs is not None and _syncfs(file) == 0

@@ -20,8 +20,8 @@ from rebalancer.agent.transfer.sources.exchange import Exchange
 from rebalancer.agent.transfer.sources.patience import tick_s
 from rebalancer.config import AgentSource
 
-#: Bytes that libcurl receives at once: as many as stay in a processor's cache, and as few as it
-#: can be told to.
+#: Bytes that libcurl receives at once: as many as stay in a processor's cache, and the fewest
+#: that it accepts as a setting.
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 128 << 10, 1 << 10
 #: What libcurl calls failures of a source that could not be connected to.
 _UNREACHABLE = {

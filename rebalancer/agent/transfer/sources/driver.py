@@ -132,7 +132,7 @@ class Driver:
         self._on_ended(exchange, code, text)
 
     def _is_paused(self, number: int) -> bool:
-        """Tell whether a socket is that of an exchange of which nothing is received for now."""
+        """Return whether a socket is that of an exchange of which nothing is received for now."""
         paused = [one.curl for one in self.under_way.values() if one.is_full]
         return any(curl.getinfo(pycurl.ACTIVESOCKET) == number for curl in paused)
 

@@ -32,9 +32,9 @@ _BLANK = (b"\r\n", b"\n")
 
 
 class FetchFailure(Exception):
-    """An object could not be pulled; `may_pass` tells whether another try may help.
+    """An object could not be pulled; with `may_pass` another try may help.
 
-    `is_short` tells that this process lacks files or memory: it is tried until it has them.
+    With `is_short` this process lacks files or memory: it is tried until it has them.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Answer(Protocol):
 
     @property
     def length(self) -> int | None:
-        """Return the length of the body as the source tells it; None if it does not."""
+        """Return the length of the body that the source announced; None if it did not."""
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether nothing more is to come."""
+        """Return whether nothing more is to come."""
 
     @property
     def is_small(self) -> bool:
-        """Tell whether the answer was whole before more than `WHOLE_BYTES` had come."""
+        """Return whether the answer was whole before more than `WHOLE_BYTES` had come."""
 
     async def take(self) -> list[bytes]:
         """Wait for about `AHEAD_BYTES` of body; all that is left if `is_whole` is then true.

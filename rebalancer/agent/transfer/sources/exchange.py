@@ -58,7 +58,7 @@ class Exchange:
 
     Mutable state: the request; the bytes of the answer that came and were not taken; the failure,
     if it ended with one; the trio task that waits for these; how long the source has been silent;
-    and whether libcurl was told to receive no more for now, because enough waits to be taken.
+    and whether receiving is paused, because enough waits to be taken.
     """
 
     def __init__(self, engine: Keeper) -> None:
@@ -125,10 +125,10 @@ class Exchange:
         self.curl.setopt(pycurl.FRESH_CONNECT, 1)
 
     def is_stale(self, code: int) -> bool:
-        """Tell whether a kept connection may be at fault for how the exchange ended."""
+        """Return whether a kept connection may be at fault for how the exchange ended."""
         is_odd = code in _STALE if code else self.status == _REQUEST_TIMEOUT
-        is_settled = self._is_again or self._has_body
-        return is_odd and not is_settled and not self.curl.getinfo(pycurl.NUM_CONNECTS)
+        is_final = self._is_again or self._has_body
+        return is_odd and not is_final and not self.curl.getinfo(pycurl.NUM_CONNECTS)
 
     # --- what libcurl calls --------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Exchange:
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether nothing more is to come, not even a failure that `take` has yet to raise."""
+        """Return whether nothing more is to come, not even a failure from `take`."""
         return not (self.is_under_way or self._chunks or self._failure)
 
     # --- silence -------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""This module says what an object is on its way to the disk, and how the disk can fail it."""
+
+import base64
+import errno
+
+import attrs
+
+from rebalancer.agent.transfer.disk.folders import Tree
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import is_loose_uuid
+from rebalancer.domain.reasons import Reason
+from rebalancer.transient import SHORTAGES
+
+#: What a full disk, or an exhausted quota, is called.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+# These two are not frozen, which would take four times as long: there is one for each object.
+@attrs.define(eq=False)
+class Whole:
+    """An object lies whole in memory, not verified, with the MD5 (base64) that it is to have."""
+
+    owner: str
+    object_id: str
+    md5: str
+    body: bytes
+
+
+@attrs.define(eq=False)
+class Staged:
+    """A verified object lies in `tree` under its temporary name, until it gets its own."""
+
+    tree: Tree
+    temporary: str
+    owner: str
+    object_id: str
+
+
+class LocalFailure(Exception):
+    """The node's disk did not do what was asked.
+
+    With `may_pass` this process was short of files or memory, which is not the fault of the
+    object: it is tried again.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, may_pass: bool = False) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.may_pass = may_pass
+
+
+def failure_of(exc: OSError) -> LocalFailure:
+    """Return the failure of an object whose disk answered with `exc`."""
+    full = exc.errno in FULL
+    reason = reasons.DESTINATION_INSUFFICIENT_SPACE if full else reasons.AGENT_FS_ERROR
+    return LocalFailure(reason, str(exc), may_pass=exc.errno in SHORTAGES)
+
+
+def no_room(detail: str) -> LocalFailure:
+    """Return the failure of an object for which the disk has no room."""
+    return LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, detail)
+
+
+def check_names(owner: str, object_id: str) -> None:
+    """Check that both names are UUIDs.
+
+    Raises:
+      LocalFailure: one is none, so it could be anywhere.
+    """
+    if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
+        raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
+
+
+def check_digest(digest: bytes, md5: str) -> None:
+    """Compare an MD5 with the base64 form of the expected one.
+
+    Raises:
+      LocalFailure: `MD5Mismatch`.
+    """
+    actual = base64.b64encode(digest).decode()
+    if actual != md5:
+        raise LocalFailure(reasons.MD5_MISMATCH, f"MD5 is {actual}, expected {md5}")
