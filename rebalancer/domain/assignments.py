@@ -1,21 +1,75 @@
-"""This module tells what an agent's report means for each object of an assignment."""
+"""This module has an assignment, from placement to its end, and what its agent's report means."""
 
 from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
-from rebalancer.domain import reasons
+from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
+from rebalancer.domain.states import AssignmentEvent, AssignmentState, advance
 
 #: Failures that say the source could not be read, not that what was read is wrong.
 _UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
 
 
+# Not frozen, which would take three times as long to make: there is one for each object.
+@attrs.define
+class Task:
+    """A task is one object for an agent to pull from a source.
+
+    `account` is the one under which the copies lie, as by `objects.account_of`; the predecessor
+    sent the record's owner, which is wrong for links across accounts.  `md5` is base64.
+    """
+
+    object_id: str
+    account: str
+    md5: str
+    source: Shark
+
+
+@attrs.frozen
+class Assignment:
+    """An assignment is a batch of tasks for one destination, from placement to its end.
+
+    It is the same whether it was placed in this run or left by an earlier one.
+    """
+
+    id: str
+    destination: Shark
+    #: The objects that its agent is to copy; after a restart those that it may have yet to copy.
+    object_ids: tuple[str, ...]
+    #: Bytes that are claimed for it.
+    size: int
+    #: What its agent is to be given; nothing needs them once it was posted.
+    tasks: tuple[Task, ...] = ()
+    state: AssignmentState = AssignmentState.INIT
+    #: Whether it was posted in this run without an answer.
+    is_in_doubt: bool = False
+
+    @property
+    def shark(self) -> str:
+        """Return the name of the destination."""
+        return self.destination.manta_storage_id
+
+    def after(self, event: AssignmentEvent) -> "Assignment":
+        """Return the assignment as it is after `event`, whose agent needs no tasks any more.
+
+        Raises:
+          IllegalTransition: `event` cannot happen to it.
+        """
+        state = advance(states.ASSIGNMENT, self.state, event)
+        return attrs.evolve(self, state=state, tasks=(), is_in_doubt=False)
+
+    def in_doubt(self) -> "Assignment":
+        """Return the assignment as it is once it was posted and no answer came."""
+        return attrs.evolve(self, tasks=(), is_in_doubt=True)
+
+
 @attrs.frozen
 class Account:
-    """The posted tasks by what a report of completion says of them; each is in one set."""
+    """An account sorts the posted tasks by what a report of completion says; each is in one set."""
 
     #: Named as failed.
     failed: frozenset[str]

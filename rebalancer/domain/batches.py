@@ -1,15 +1,16 @@
-"""This module tells when a batch of objects for one destination is due to be sent."""
+"""This module tells when a batch of tasks for one destination is due, and makes its assignment."""
 
 import math
 
 import attrs
 
-from rebalancer.domain.objects import MantaObject, Shark, StorageNode
+from rebalancer.domain.assignments import Assignment, Task
+from rebalancer.domain.objects import MantaObject, Shark
 
 
 @attrs.frozen
 class BatchLimits:
-    """What closes a batch: a number of tasks or an age in seconds, whichever comes first."""
+    """The limits close a batch: a number of tasks or an age in seconds, whichever comes first."""
 
     max_tasks: int = 50
     max_age_s: float = 600.0
@@ -17,24 +18,27 @@ class BatchLimits:
 
 @attrs.define
 class Batch:
-    """Objects on their way into one assignment.  Its whole mutable state is `items` and `size`."""
+    """A batch has tasks on their way into one assignment.
 
-    destination: StorageNode
+    Mutable state: `tasks`, and `size` in bytes.
+    """
+
+    destination: Shark
     opened_at: float
-    #: Bytes this assignment may claim: half of what the destination could take when it was
-    #: opened, because others write there too.
+    #: Bytes that the assignment may claim: half of what the destination could take when the batch
+    #: was opened, because others write there too.
     claim_limit: int
-    items: list[tuple[MantaObject, Shark]] = attrs.field(factory=list)
+    tasks: list[Task] = attrs.field(factory=list)
     size: int = 0
 
     def add(self, obj: MantaObject, source: Shark) -> None:
-        """Take `obj`, to be read from `source`, into the batch."""
-        self.items.append((obj, source))
+        """Add the task to copy `obj` from `source`."""
+        self.tasks.append(Task(obj.object_id, obj.account, obj.md5, source))
         self.size += obj.size
 
     @property
     def left(self) -> int:
-        """Bytes of the claim that are not taken; fewer than none if the last object was larger."""
+        """Return the bytes of the claim that are not taken."""
         return self.claim_limit - self.size
 
     def fits(self, size: int) -> bool:
@@ -42,9 +46,14 @@ class Batch:
         return size <= self.left
 
     def is_full(self, limits: BatchLimits) -> bool:
-        """Tell whether it has all the tasks or bytes it may have."""
-        return len(self.items) >= limits.max_tasks or self.size >= self.claim_limit
+        """Tell whether the batch has all the tasks or bytes that it may have."""
+        return len(self.tasks) >= limits.max_tasks or self.size >= self.claim_limit
 
     def due_at(self, limits: BatchLimits) -> float:
         """Return the time, on the clock of `opened_at`, at which it is sent however small."""
-        return self.opened_at + limits.max_age_s if self.items else math.inf
+        return self.opened_at + limits.max_age_s if self.tasks else math.inf
+
+    def close(self, assignment_id: str) -> Assignment:
+        """Return the assignment of these tasks."""
+        ids = tuple([task.object_id for task in self.tasks])
+        return Assignment(assignment_id, self.destination, ids, self.size, tuple(self.tasks))

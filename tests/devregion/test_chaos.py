@@ -13,10 +13,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.store import assignments, discovery
 from rebalancer.manager.store.job_store import open_store
-from rebalancer.manager.store.records import NewAssignment, ScanPosition
+from rebalancer.manager.store.records import ScanPosition
 from rebalancer.peers.moray import fast
 from rebalancer_devregion import layout as layouts
 from rebalancer_devregion.chaos.links import Link, Whole, linked
@@ -236,7 +237,7 @@ async def watched(tmp_path: Path) -> Watched:
     job_file = tmp_path / "job.sqlite"
     async with open_store(job_file, run=inline) as store:
         await store.write(discovery.store_found, [found(1), found(2)], ScanPosition(1, "_id", 5, 5))
-        made = NewAssignment("known", Shark("dc1", "3.stor"), (found(1).id,), found(1).size)
+        made = Assignment("known", Shark("dc1", "3.stor"), (found(1).id,), found(1).size)
         await store.write(assignments.assign, made)
     watched = Watched(layout, job_file, Monitor(layout))
     assert watched.look() == []

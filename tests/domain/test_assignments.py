@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import (
     Account,
+    Assignment,
+    Task,
     account,
     failures,
     is_useless,
@@ -15,6 +17,10 @@ from rebalancer.domain.assignments import (
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
+from rebalancer.domain.states import AssignmentEvent
+from rebalancer.errors import IllegalTransition
+
+SOURCE = Shark("dc2", "3.stor")
 
 
 @pytest.mark.row("L9", "N9")
@@ -111,3 +117,19 @@ def test_long_assignments_are_asked_for_seldom() -> None:
     assert poll_interval(0) == 0.1
     assert poll_interval(20) == 2
     assert poll_interval(3600) == 10
+
+
+def test_an_assignment_keeps_its_objects_and_drops_its_tasks_once_its_agent_has_it() -> None:
+    """What is polled costs its ids only; every change of state is one of the table."""
+    placed = Assignment(
+        "a", Shark("dc1", "2.stor"), ("x", "y"), 7, tuple(Task(n, "o", "m", SOURCE) for n in "xy")
+    )
+    doubted = placed.in_doubt()
+    assert (doubted.state, doubted.is_in_doubt, doubted.tasks) == ("init", True, ())
+    accepted = placed.after(AssignmentEvent.ACCEPTED)
+    assert (accepted.state, accepted.object_ids, accepted.tasks) == ("assigned", ("x", "y"), ())
+    for begun in (doubted, accepted):
+        done = begun.after(AssignmentEvent.AGENT_DONE)
+        assert (done.state, done.size, done.shark) == ("agent_complete", 7, "2.stor")
+    with pytest.raises(IllegalTransition):
+        accepted.after(AssignmentEvent.ACCEPTED)

@@ -39,15 +39,15 @@ from results import Figure, Round, ratios, spread
 from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain import sharks
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
-from rebalancer.manager.pipeline.job import Moved
 from rebalancer.manager.pipeline.stages.update import update
 from rebalancer.manager.store import assignments, discovery
 from rebalancer.manager.store.job_store import JobStore, open_store
-from rebalancer.manager.store.records import NewAssignment, ScanPosition
+from rebalancer.manager.store.records import ScanPosition
 from rebalancer.peers.moray import connection, fast
 from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
 from rebalancer_devregion.moray.server import ShardServer
@@ -202,7 +202,7 @@ def seeded(shard: ShardStore, count: int) -> list[dict[str, Any]]:
     return values
 
 
-async def fill(store: JobStore, shard: ShardStore, count: int) -> list[Moved]:
+async def fill(store: JobStore, shard: ShardStore, count: int) -> list[Assignment]:
     """Fill the job's file with the objects of the shard's records, copied."""
     values = seeded(shard, count)
     action = Evacuate(ORIGIN)
@@ -217,11 +217,11 @@ async def fill(store: JobStore, shard: ShardStore, count: int) -> list[Moved]:
     moved = []
     for start in range(0, len(found), TASKS):
         ids = tuple(one.id for one in found[start : start + TASKS])
-        made = NewAssignment(str(uuid.uuid4()), DESTINATION, ids, 0)
+        made = Assignment(str(uuid.uuid4()), DESTINATION, ids, 0)
         await store.write(assignments.assign, made)
         await store.write(assignments.accept, made.id)
         await store.write(assignments.record_copied, made.id, {}, max_attempts=1)
-        moved.append(Moved(made.id, DESTINATION))
+        moved.append(made)
     return moved
 
 
@@ -260,7 +260,7 @@ async def measure(setting: Setting, folder: Path) -> Run:
                 job = make_job(config, store, JobLedger(FleetLedger(), 1), moray=clients)
                 await m[1].ping()
                 begun, cpu = time.perf_counter(), time.process_time()
-                send, receive = trio.open_memory_channel[Moved](len(moved))
+                send, receive = trio.open_memory_channel[Assignment](len(moved))
                 for item in moved:
                     send.send_nowait(item)
                 send.close()

@@ -15,7 +15,6 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.store.records import FoundRecord
-from rebalancer.wire import Task
 
 
 class Action(Protocol):
@@ -37,9 +36,6 @@ class Action(Protocol):
         rng: random.Random,
     ) -> Placement | Reason | None:
         """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
-
-    def task(self, obj: MantaObject, source: Shark) -> Task:
-        """Return what the agent is told."""
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark

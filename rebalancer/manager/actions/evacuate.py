@@ -22,7 +22,6 @@ from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict
 from rebalancer.manager.store.records import FoundRecord
-from rebalancer.wire import Task
 
 
 @attrs.frozen
@@ -70,14 +69,6 @@ class Evacuate:
     ) -> Placement | Reason | None:
         """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
         return placement.choose(obj, self.origin, candidates, rules, look, rng)
-
-    def task(self, obj: MantaObject, source: Shark) -> Task:
-        """Return what the agent is told.
-
-        Its `owner` is the account under which the file lies; the predecessor sent the record's
-        owner, which is wrong for links across accounts.
-        """
-        return Task(obj.object_id, obj.account, obj.md5, source)
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import trio
 
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerError, StoreError, Unavailable, leaves
@@ -23,7 +24,7 @@ from rebalancer.manager.jobs.assembly import Opened, Resources, make_job, open_s
 from rebalancer.manager.jobs.preflight import preflight_of
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.pipeline.job import Found, Job, Ready
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.pipeline.stages.sources import find
 from rebalancer.manager.store.job_store import open_store
@@ -95,17 +96,17 @@ async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Pl
 async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:
     objects, sizes = Counter[Shark](), Counter[Shark]()
 
-    async def count(ready: trio.MemoryReceiveChannel[Ready]) -> None:
-        async with ready:
-            async for assignment in ready:
-                objects[assignment.destination] += len(assignment.tasks)
+    async def count(placed: trio.MemoryReceiveChannel[Assignment]) -> None:
+        async with placed:
+            async for assignment in placed:
+                objects[assignment.destination] += len(assignment.object_ids)
                 sizes[assignment.destination] += assignment.size
 
-    found_send, found = trio.open_memory_channel[Found](1)
-    ready_send, ready = trio.open_memory_channel[Ready](1)
+    found_send, found = trio.open_memory_channel[Unplaced](1)
+    to_count, placed = trio.open_memory_channel[Assignment](1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(count, ready)
-        nursery.start_soon(place, job, found, ready_send)
+        nursery.start_soon(count, placed)
+        nursery.start_soon(place, job, found, to_count)
         async with found_send:
             await find(job, found_send)
     return {shark: (objects[shark], sizes[shark]) for shark in sorted(objects, key=str)}

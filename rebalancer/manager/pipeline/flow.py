@@ -12,11 +12,12 @@ from typing import Any
 
 import trio
 
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.completeness import NO_SHARD, Part, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import OPEN_OBJECTS, AssignmentState
 from rebalancer.errors import JobFailed
-from rebalancer.manager.pipeline.job import Found, Job, Moved, Ready, Sent
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.stages.discover import discover
 from rebalancer.manager.pipeline.stages.final_scan import next_round
 from rebalancer.manager.pipeline.stages.place import place
@@ -26,7 +27,7 @@ from rebalancer.manager.pipeline.stages.probe import probe
 from rebalancer.manager.pipeline.stages.sources import phase
 from rebalancer.manager.pipeline.stages.update import update, update_links
 from rebalancer.manager.store import assignments, final_scans, orphans, scans, unplaced
-from rebalancer.manager.store.records import OpenAssignment, ScanProgress
+from rebalancer.manager.store.records import ScanProgress
 
 #: What helps a job whose shard was taken out of the configuration.
 PUT_BACK = "the shard is not configured; put it back, then retry the job"
@@ -79,49 +80,45 @@ async def _drain(job: Job, scan_round: int) -> None:
     # Before any stage runs, or rows that a stage has just moved would be fed twice.
     left_over = await job.store.read(assignments.read_open)
     last_row = await job.store.read(unplaced.last_row)
-    found_send, found = trio.open_memory_channel[Found](QUEUE)
-    ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
-    sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
-    moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
-    queues = {"found": found, "ready": ready, "sent": sent, "moved": moved}
+    feed, unplaced_objects = trio.open_memory_channel[Unplaced](QUEUE)
+    to_post, placed = trio.open_memory_channel[Assignment](QUEUE)
+    to_poll, posted = trio.open_memory_channel[Assignment](QUEUE)
+    to_update, copied = trio.open_memory_channel[Assignment](QUEUE)
+    queues = {"found": unplaced_objects, "ready": placed, "sent": posted, "moved": copied}
     with job.metrics.watching({name: _length(queue) for name, queue in queues.items()}):
         async with trio.open_nursery() as nursery:
             start = nursery.start_soon
-            async with found_send, found, ready_send, ready, sent_send, sent, moved_send, moved:
+            async with feed, unplaced_objects, to_post, placed, to_poll, posted, to_update, copied:
                 _claim(job, left_over)
-                start(_recover, left_over, sent_send.clone(), moved_send.clone())
-                start(discover, job, scan_round, last_row, found_send.clone())
-                start(place, job, found.clone(), ready_send.clone())
-                start(post, job, ready.clone(), sent_send.clone())
-                start(poll, job, sent.clone(), moved_send.clone())
-                start(update, job, moved.clone())
+                start(_recover, left_over, to_poll.clone(), to_update.clone())
+                start(discover, job, scan_round, last_row, feed.clone())
+                start(place, job, unplaced_objects.clone(), to_post.clone())
+                start(post, job, placed.clone(), to_poll.clone())
+                start(poll, job, posted.clone(), to_update.clone())
+                start(update, job, copied.clone())
 
 
 def _length(queue: trio.MemoryReceiveChannel[Any]) -> Callable[[], int]:
     return lambda: queue.statistics().current_buffer_used
 
 
-def _claim(job: Job, left_over: list[OpenAssignment]) -> None:
+def _claim(job: Job, left_over: list[Assignment]) -> None:
     for assignment in left_over:
         if assignment.state is not AssignmentState.AGENT_COMPLETE:
-            job.ledger.claim(assignment.destination.manta_storage_id, assignment.size)
-            job.ledger.posted(assignment.destination.manta_storage_id)
+            job.ledger.claim(assignment.shark, assignment.size)
+            job.ledger.posted(assignment.shark)
 
 
 async def _recover(
-    left_over: list[OpenAssignment],
-    sent: trio.MemorySendChannel[Sent],
-    moved: trio.MemorySendChannel[Moved],
+    left_over: list[Assignment],
+    to_poll: trio.MemorySendChannel[Assignment],
+    to_update: trio.MemorySendChannel[Assignment],
 ) -> None:
     """Feed what an earlier run left half way into the stage that its state names."""
-    async with sent, moved:
-        for left in left_over:
-            if left.state is AssignmentState.AGENT_COMPLETE:
-                await moved.send(Moved(left.id, left.destination))
-            else:
-                ids = frozenset(left.object_ids)
-                is_accepted = left.state is AssignmentState.ASSIGNED
-                await sent.send(Sent(left.id, left.destination, ids, left.size, is_accepted))
+    async with to_poll, to_update:
+        for assignment in left_over:
+            is_copied = assignment.state is AssignmentState.AGENT_COMPLETE
+            await (to_update if is_copied else to_poll).send(assignment)
 
 
 async def _unfinished(job: Job) -> list[Part]:

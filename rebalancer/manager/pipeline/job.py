@@ -10,8 +10,9 @@ import attrs
 import trio
 
 from rebalancer.config import ManagerConfig
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.batches import BatchLimits
-from rebalancer.domain.objects import MantaObject, Shark
+from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.placement import Rules
 from rebalancer.manager.actions import Action
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
@@ -28,51 +29,17 @@ from rebalancer.waits import Waits
 
 
 @attrs.frozen
-class Found:
-    """discover -> place: objects that need a destination.
-
-    `flush`: nothing else may come for a while, so batches should not wait to fill.
-    """
+class Unplaced:
+    """Discovery sends this message to placement: objects that need a destination."""
 
     objects: tuple[MantaObject, ...]
-    flush: bool = False
-
-
-@attrs.frozen
-class Ready:
-    """place -> post: an assignment, recorded, with what its agent must be told."""
-
-    id: str
-    destination: Shark
-    tasks: tuple[tuple[MantaObject, Shark], ...]  # each with its source
-    size: int
-
-
-@attrs.frozen
-class Sent:
-    """post -> poll: an assignment that its agent has, or may have."""
-
-    id: str
-    destination: Shark
-    object_ids: frozenset[str]
-    size: int
-    #: Whether the agent has said that it has it.
-    is_accepted: bool = True
-    #: Whether it was posted and no answer came.
-    in_doubt: bool = False
-
-
-@attrs.frozen
-class Moved:
-    """poll -> update: an assignment whose agent is done."""
-
-    id: str
-    destination: Shark
+    #: Whether nothing else may come for a while, so that batches should not wait to fill.
+    is_flush: bool = False
 
 
 @attrs.define
 class Absence:
-    """The objects that are put off because every destination which could have them is away.
+    """An absence has the objects that are deferred because all their destinations are away.
 
     Mutable state: how many there are, and how many destinations had come back before the first.
     """
@@ -80,14 +47,14 @@ class Absence:
     objects: int = 0
     returns: int = 0
 
-    def note(self, returns: int) -> None:
-        """One more is put off; `returns` is the ledger's count."""
+    def note(self, objects: int, returns: int) -> None:
+        """Count so many more `objects`; `returns` is the ledger's count of destinations."""
         if not self.objects:
             self.returns = returns
-        self.objects += 1
+        self.objects += objects
 
     def forget(self) -> None:
-        """None of them is put off any more."""
+        """Note that none of the objects is deferred any more."""
         self.objects = 0
 
 
@@ -119,7 +86,7 @@ async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> No
 class Job:
     """What the stages of one job share.
 
-    Mutable state: `update_limiter`, whose number changes while the job runs; `given_back`, the
+    Mutable state: `update_limiter`, whose number changes while the job runs; `requeued`, the
     assignments with objects that `discover` must feed again; `absence`, the objects that wait for
     destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when
     nothing more is to be begun.
@@ -152,7 +119,7 @@ class Job:
     max_objects: int | None = None
     rng: random.Random = attrs.field(factory=random.Random)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
-    given_back: deque[str] = attrs.field(factory=deque)
+    requeued: deque[str] = attrs.field(factory=deque)
     absence: Absence = attrs.field(factory=Absence)
     failures: list[str] = attrs.field(factory=list)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
@@ -196,6 +163,11 @@ class Job:
     async def unless_cancelled(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work`, and give it up once nothing more is to be begun."""
         await unless(self.cancelled, work)
+
+    def requeue(self, assignment: Assignment) -> None:
+        """Let `discover` feed the objects of an ended assignment that are unplaced again."""
+        self.requeued.append(assignment.id)
+        self.store.wake()
 
     def cancel(self) -> None:
         """Begin nothing more; what agents finish is still recorded."""

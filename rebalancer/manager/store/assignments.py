@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import attrs
 
 from rebalancer.domain import reasons, states
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import Shark, read_object
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure, Next, Tried, after_failure
@@ -23,7 +24,7 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store import destinations
 from rebalancer.manager.store.counts import Tally, move_rows
 from rebalancer.manager.store.orphans import note_orphan
-from rebalancer.manager.store.records import NewAssignment, OpenAssignment, UncopiedCounts
+from rebalancer.manager.store.records import UncopiedCounts
 from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tried
 
 #: Condition of rows of `progress` that are in the assignment of an id.
@@ -39,7 +40,7 @@ _SKIP = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.REFUSED)
 _DEFER = move(states.OBJECT, _RETURN.after, ObjectEvent.DEFERRED)
 
 
-def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
+def assign(db: sqlite3.Connection, assignment: Assignment) -> None:
     """Record an assignment with its objects, before its agent can know it.
 
     Raises:
@@ -50,9 +51,9 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
         " VALUES (?, ?, ?, ?, ?, ?)",
         (
             assignment.id,
-            assignment.destination.manta_storage_id,
+            assignment.shark,
             assignment.destination.datacenter,
-            AssignmentState.INIT,
+            assignment.state,
             len(assignment.object_ids),
             assignment.size,
         ),
@@ -66,7 +67,7 @@ def assign(db: sqlite3.Connection, assignment: NewAssignment) -> None:
         (
             _PLACE.after,
             number,
-            assignment.destination.manta_storage_id,
+            assignment.shark,
             json.dumps(assignment.object_ids),
             _PLACE.before,
         ),
@@ -176,18 +177,18 @@ def requeue_unaccounted(
     return failing.save(assignment_id, copied=0)
 
 
-def read_open(db: sqlite3.Connection) -> list[OpenAssignment]:
+def read_open(db: sqlite3.Connection) -> list[Assignment]:
     """Return the assignments that have not ended, the oldest first."""
     rows = db.execute(
         f"SELECT * FROM assignments WHERE state IN ({_OPEN}) ORDER BY created, id"
     ).fetchall()
     return [
-        OpenAssignment(
+        Assignment(
             row["id"],
             Shark(row["dest_datacenter"], row["dest_shark"]),
-            AssignmentState(row["state"]),
             _ids_of(db, row["id"]),
             row["bytes"],
+            state=AssignmentState(row["state"]),
         )
         for row in rows
     ]

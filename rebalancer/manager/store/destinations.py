@@ -4,10 +4,10 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from rebalancer.manager.store.records import NewAssignment
+from rebalancer.domain.assignments import Assignment
 
 
-def give(db: sqlite3.Connection, assignment: NewAssignment) -> None:
+def give(db: sqlite3.Connection, assignment: Assignment) -> None:
     """A destination has been given an assignment."""
     db.execute(
         "INSERT INTO destinations (shark, datacenter, assignments, tasks, bytes)"
@@ -15,7 +15,7 @@ def give(db: sqlite3.Connection, assignment: NewAssignment) -> None:
         " assignments = assignments + 1, tasks = tasks + excluded.tasks,"
         " bytes = bytes + excluded.bytes",
         (
-            assignment.destination.manta_storage_id,
+            assignment.shark,
             assignment.destination.datacenter,
             len(assignment.object_ids),
             assignment.size,

@@ -8,7 +8,6 @@ from rebalancer.domain.objects import MantaObject, Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import (
     OPEN_OBJECTS,
-    AssignmentState,
     ObjectEvent,
     ObjectStatus,
 )
@@ -110,27 +109,6 @@ class Orphan:
     shark: str
     path: str
     reason: str
-
-
-@attrs.frozen
-class NewAssignment:
-    """An assignment about to be posted."""
-
-    id: str
-    destination: Shark
-    object_ids: tuple[str, ...]
-    size: int
-
-
-@attrs.frozen
-class OpenAssignment:
-    """An assignment that an earlier run left unfinished."""
-
-    id: str
-    destination: Shark
-    state: AssignmentState
-    object_ids: tuple[str, ...]
-    size: int
 
 
 @attrs.frozen

@@ -10,14 +10,16 @@ import pytest
 import trio
 import trio.testing
 
+from rebalancer import wire
 from rebalancer.domain import reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import read_object
 from rebalancer.domain.retries import UNTRIED
 from rebalancer.errors import PeerUnreachable
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.flow import QUEUE
-from rebalancer.manager.pipeline.job import Found, Job, Moved, Ready, Sent
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.stages.discover import discover
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.pipeline.stages.poll import poll
@@ -25,9 +27,8 @@ from rebalancer.manager.pipeline.stages.post import post
 from rebalancer.manager.store import discovery, unplaced
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers.agents import PostAnswer, Posted
-from rebalancer.wire import Assignment
 from tests.manager.store.test_store import check_counters
-from tests.manager.world import World, counts, make_world, record
+from tests.manager.world import ORIGIN, World, counts, make_world, record
 from tests.peers.fakes import RelayedAgents
 
 OBJECTS = 60
@@ -42,7 +43,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-async def feed(job: Job, found: trio.MemorySendChannel[Found]) -> None:
+async def feed(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
     """Stands for discovery, which goes on until it hears of the cancellation."""
     async with found:
         for start in range(0, OBJECTS, 10):
@@ -54,12 +55,12 @@ async def feed(job: Job, found: trio.MemorySendChannel[Found]) -> None:
             new = await job.store.write(
                 discovery.store_found, records, ScanPosition(1, "_id", 1, 2)
             )
-            await found.send(Found(tuple(new)))
+            await found.send(Unplaced(tuple(new)))
             await trio.sleep(0.03)
-        await found.send(Found((), flush=True))
+        await found.send(Unplaced((), is_flush=True))
 
 
-async def take(moved: trio.MemoryReceiveChannel[Moved], done: list[str]) -> None:
+async def take(moved: trio.MemoryReceiveChannel[Assignment], done: list[str]) -> None:
     async for item in moved:
         done.append(item.id)
 
@@ -67,10 +68,10 @@ async def take(moved: trio.MemoryReceiveChannel[Moved], done: list[str]) -> None
 async def run(job: Job, *, cancel_after_s: float) -> list[str]:
     """Placement, posting and polling, cancelled meanwhile; the assignments that were done."""
     done: list[str] = []
-    found_send, found = trio.open_memory_channel[Found](QUEUE)
-    ready_send, ready = trio.open_memory_channel[Ready](QUEUE)
-    sent_send, sent = trio.open_memory_channel[Sent](QUEUE)
-    moved_send, moved = trio.open_memory_channel[Moved](QUEUE)
+    found_send, found = trio.open_memory_channel[Unplaced](QUEUE)
+    ready_send, ready = trio.open_memory_channel[Assignment](QUEUE)
+    sent_send, sent = trio.open_memory_channel[Assignment](QUEUE)
+    moved_send, moved = trio.open_memory_channel[Assignment](QUEUE)
     await job.node_list.ready(job.waits)
     with trio.fail_after(100_000):
         async with trio.open_nursery() as nursery:
@@ -102,7 +103,7 @@ async def test_nothing_is_begun_and_nothing_is_left_half_way(
     world.agents.fails = lambda _shark, _task: rng.choice([None, None, reasons.AGENT_FS_ERROR])
     async with world.job() as job:
 
-        def answer(_shark: str, assignment: Assignment) -> PostAnswer | None:
+        def answer(_shark: str, assignment: wire.Assignment) -> PostAnswer | None:
             if job.cancelled.is_set():
                 posted_late.append(assignment.id)
             return None
@@ -146,7 +147,7 @@ async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
     world: World, autojump_clock: object
 ) -> None:
     """Placement takes those objects after the cancellation, and nothing else happens any more."""
-    send, receive = trio.open_memory_channel[Found](0)
+    send, receive = trio.open_memory_channel[Unplaced](0)
     async with world.job() as job:
         text = json.dumps(record(1))
         obj = read_object(json.loads(text))
@@ -154,13 +155,12 @@ async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
         await job.store.write(discovery.store_found, [made], ScanPosition(1, "_id", 1, 2))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(discover, job, 0, 0, send)
-            assert await receive.receive() == Found((), flush=True)  # all shards are scanned
+            assert await receive.receive() == Unplaced((), is_flush=True)  # all shards are scanned
             await trio.testing.wait_all_tasks_blocked()
-            job.given_back.append("an assignment")
-            job.store.wake()
+            job.requeue(Assignment("an assignment", ORIGIN, (), 0))
             await trio.testing.wait_all_tasks_blocked()
             job.cancel()
-            assert await receive.receive() == Found((), flush=True)
+            assert await receive.receive() == Unplaced((), is_flush=True)
             with trio.fail_after(60), pytest.raises(trio.EndOfChannel):
                 await receive.receive()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rebalancer.domain import reasons
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
-from rebalancer.manager.pipeline.job import Found, Job
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.listings import EarlierJob, Listed, Listing, ObjectsFile, check
 from rebalancer.manager.pipeline.stages.sources import find
 from rebalancer.peers import scan
@@ -159,14 +159,14 @@ def seed(world: World, cluster: Cluster, rows: Sequence[dict[str, Any]]) -> None
 
 async def discovered(job: Job) -> None:
     """Run the source of a job to its end, as if placement took all."""
-    send, receive = trio.open_memory_channel[Found](0)
+    send, receive = trio.open_memory_channel[Unplaced](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_drain, receive)
         async with send:
             await find(job, send)
 
 
-async def _drain(receive: trio.MemoryReceiveChannel[Found]) -> None:
+async def _drain(receive: trio.MemoryReceiveChannel[Unplaced]) -> None:
     async with receive:
         async for _ in receive:
             pass

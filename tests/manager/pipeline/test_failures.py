@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from rebalancer.domain import reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import StorageNode, read_object
 from rebalancer.domain.placement import free_bytes
 from rebalancer.domain.reasons import Reason
@@ -23,11 +24,11 @@ from rebalancer.errors import (
     leaves,
 )
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.pipeline.job import Found, Job, Ready
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.listings import EarlierJob
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import assignments, discovery, unplaced, updates, views
-from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
+from rebalancer.manager.store.records import FoundRecord, ScanPosition, UpdateResult
 from rebalancer.peers.moray.errors import read_error
 from rebalancer_devregion.moray import faults
 from rebalancer_devregion.moray.errors import query_timeout
@@ -373,8 +374,8 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
     """One object that waits for others: no longer than max_assignment_age."""
     world = make_world(tmp_path / "w", [])
     world.options = attrs.evolve(world.options, max_tasks_per_assignment=50, max_assignment_age=90)
-    feed, objects = trio.open_memory_channel[Found](1)
-    send, ready = trio.open_memory_channel[Ready](1)
+    feed, objects = trio.open_memory_channel[Unplaced](1)
+    send, ready = trio.open_memory_channel[Assignment](1)
     obj = read_object(record(1))
     async with world.job() as job, trio.open_nursery() as nursery:
         await job.node_list.ready(job.waits)
@@ -382,7 +383,7 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
         new = FoundRecord(obj.object_id, "k", 1, "e", "{}", obj.size, obj)
         stored = await job.store.write(discovery.store_found, [new], ScanPosition(1, "_id", 1, 2))
         began = trio.current_time()
-        await feed.send(Found(tuple(stored)))
+        await feed.send(Unplaced(tuple(stored)))
         item = await ready.receive()
         assert 90 <= trio.current_time() - began < 91
         assert len(item.tasks) == 1
@@ -397,7 +398,7 @@ async def test_an_assignment_may_be_as_large_as_configured(tmp_path: Path) -> No
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, *[found(number) for number in numbers])
         names = tuple(object_id(number) for number in numbers)
-        await store.write(assignments.assign, NewAssignment("a", NODES[1].shark, names, 1))
+        await store.write(assignments.assign, Assignment("a", NODES[1].shark, names, 1))
         assert (await counts(store)) == {("assigned", ""): 10_000}
 
 
@@ -561,7 +562,7 @@ async def test_what_has_no_place_in_the_end_is_told_by_its_failures(
     "change",
     [
         lambda store: store.write(
-            assignments.assign, NewAssignment("a", NODES[1].shark, (object_id(9),), 1)
+            assignments.assign, Assignment("a", NODES[1].shark, (object_id(9),), 1)
         ),
         lambda store: store.write(
             unplaced.refuse, [(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1

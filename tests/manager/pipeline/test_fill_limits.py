@@ -13,18 +13,19 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rebalancer import wire
 from rebalancer.domain import reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import StorageNode, read_object
 from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import Reason
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.pipeline.job import Found, Job, Ready
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import discovery
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers.agents import PostAnswer
-from rebalancer.wire import Assignment, Task
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, World, counts, make_world, object_id, record
 
@@ -77,14 +78,14 @@ class Region:
             for name, disk in self.disks.items()
         )
 
-    def post(self, shark: str, assignment: Assignment) -> PostAnswer | Exception | None:
+    def post(self, shark: str, assignment: wire.Assignment) -> PostAnswer | Exception | None:
         if assignment.id not in self.world.agents.assignments:
             self.accepted[shark] += sum(self.sizes[task.object_id] for task in assignment.tasks)
             self.check(shark)
         return None
 
-    def copy(self, fails: Callable[[str], bool]) -> Callable[[str, Task], Reason | None]:
-        def run(shark: str, task: Task) -> Reason | None:
+    def copy(self, fails: Callable[[str], bool]) -> Callable[[str, wire.Task], Reason | None]:
+        def run(shark: str, task: wire.Task) -> Reason | None:
             size = self.sizes[task.object_id]
             self.accepted[shark] -= size
             if fails(task.object_id):
@@ -189,15 +190,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-async def placed(job: Job, numbers: Sequence[int], feed: Any, ready: Any) -> list[Ready]:
+async def placed(job: Job, numbers: Sequence[int], feed: Any, ready: Any) -> list[Assignment]:
     """Let a running placement place these objects; the assignments it makes."""
     objects = []
     for number in numbers:
         obj = read_object(record(number, sharks=[attrs.asdict(ORIGIN)]))
         objects.append(FoundRecord(obj.object_id, obj.object_id, 1, "e", "{}", obj.size, obj))
     new = await job.store.write(discovery.store_found, objects, ScanPosition(1, "_id", 1, 2))
-    await feed.send(Found(tuple(new), flush=True))
-    made: list[Ready] = []
+    await feed.send(Unplaced(tuple(new), is_flush=True))
+    made: list[Assignment] = []
     while sum(len(item.tasks) for item in made) < len(new):
         made.append(await ready.receive())
     for item in made:
@@ -210,11 +211,11 @@ async def test_limits_that_change_hold_from_the_next_object_on(
     world: World, autojump_clock: object
 ) -> None:
     """Tasks an assignment, destinations at a time, blacklist, evacuations, fill."""
-    feed_send, feed = trio.open_memory_channel[Found](2)
-    ready_send, ready = trio.open_memory_channel[Ready](100)
+    feed_send, feed = trio.open_memory_channel[Unplaced](2)
+    ready_send, ready = trio.open_memory_channel[Assignment](100)
     evacuating = {"nobody"}
 
-    def where(made: list[Ready]) -> set[str]:
+    def where(made: list[Assignment]) -> set[str]:
         return {item.destination.manta_storage_id for item in made}
 
     async with world.job(evacuating=lambda: evacuating) as job, trio.open_nursery() as nursery:
@@ -255,9 +256,9 @@ async def test_objects_wait_for_a_destination_that_is_busy(
 ) -> None:
     """No assignment more than a node may have; the next one when one is over."""
     world.nodes = world.nodes[1:2]
-    feed_send, feed = trio.open_memory_channel[Found](2)
-    ready_send, ready = trio.open_memory_channel[Ready](100)
-    _, silent = trio.open_memory_channel[Ready](0)
+    feed_send, feed = trio.open_memory_channel[Unplaced](2)
+    ready_send, ready = trio.open_memory_channel[Assignment](100)
+    _, silent = trio.open_memory_channel[Assignment](0)
     async with world.job() as job, trio.open_nursery() as nursery:
         await job.node_list.ready(job.waits)
         nursery.start_soon(place, job, feed, ready_send)

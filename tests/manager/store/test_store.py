@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import Shark, read_object
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
@@ -25,7 +26,7 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import assignments, discovery, scans, unplaced, updates
 from rebalancer.manager.store.job_file import create
 from rebalancer.manager.store.job_store import JobStore, open_store
-from rebalancer.manager.store.records import FoundRecord, NewAssignment, ScanPosition, UpdateResult
+from rebalancer.manager.store.records import FoundRecord, ScanPosition, UpdateResult
 from rebalancer.manager.store.schema import JOB_FILE, PUT_OFF
 from rebalancer.manager.store.views import read_job
 from tests.domain.test_reasons import SPELLINGS
@@ -103,7 +104,7 @@ async def step_assign(store: JobStore, rng: random.Random) -> None:
     if chosen:
         size = sum(read_object(record(int(name[-12:]))).size for name in chosen)
         name = f"assignment-{rng.random()}"
-        await store.write(assignments.assign, NewAssignment(name, DESTINATION, chosen, size))
+        await store.write(assignments.assign, Assignment(name, DESTINATION, chosen, size))
 
 
 async def step_refuse(store: JobStore, rng: random.Random) -> None:
@@ -327,9 +328,7 @@ async def one_of_each(path: Path) -> None:
     """A file with an object that waits and one in an assignment."""
     async with opened(path) as store:
         await keep(store, found(1), found(2))
-        await store.write(
-            assignments.assign, NewAssignment("first", DESTINATION, (object_id(2),), 2)
-        )
+        await store.write(assignments.assign, Assignment("first", DESTINATION, (object_id(2),), 2))
 
 
 def plan(db: sqlite3.Connection, query: str) -> str:
@@ -445,12 +444,10 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
     """Assigned twice, settled before it is copied, skipped after: refused, nothing changed."""
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.write(
-            assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)
-        )
+        await store.write(assignments.assign, Assignment("a", DESTINATION, (object_id(1),), 1001))
         before = (await store.status()).counts
         for wrong in (
-            store.write(assignments.assign, NewAssignment("b", DESTINATION, (object_id(1),), 1001)),
+            store.write(assignments.assign, Assignment("b", DESTINATION, (object_id(1),), 1001)),
             store.write(updates.record_updates, [UpdateResult(1, ObjectEvent.METADATA_WRITTEN)]),
             store.write(unplaced.refuse, [(object_id(1), reasons.NETWORK_ERROR)], max_attempts=1),
         ):
@@ -465,9 +462,7 @@ async def test_an_assignment_ends_with_its_last_objects_or_they_do_not(tmp_path:
     last = [UpdateResult(1, ObjectEvent.METADATA_WRITTEN)]
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
-        await store.write(
-            assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)
-        )
+        await store.write(assignments.assign, Assignment("a", DESTINATION, (object_id(1),), 1001))
         await store.write(assignments.accept, "a")
         await store.write(assignments.record_copied, "a", {}, max_attempts=3)
         with pytest.raises(IllegalTransition):
@@ -485,7 +480,7 @@ async def test_what_is_put_off_is_taken_up_before_anything_else(tmp_path: Path) 
         no_room = [(object_id(1), reasons.DESTINATION_INSUFFICIENT_SPACE)]
         await store.write(unplaced.refuse, no_room, max_attempts=3)
         for wrong in (
-            store.write(assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)),
+            store.write(assignments.assign, Assignment("a", DESTINATION, (object_id(1),), 1001)),
             store.write(unplaced.refuse, no_room, max_attempts=3),
         ):
             with pytest.raises(IllegalTransition):
@@ -493,9 +488,7 @@ async def test_what_is_put_off_is_taken_up_before_anything_else(tmp_path: Path) 
             check_counters(store)
         _, objects = await store.write(unplaced.requeue_deferred, 0)
         assert [obj.object_id for obj in objects] == [object_id(1)]
-        await store.write(
-            assignments.assign, NewAssignment("a", DESTINATION, (object_id(1),), 1001)
-        )
+        await store.write(assignments.assign, Assignment("a", DESTINATION, (object_id(1),), 1001))
         check_counters(store)
 
 

@@ -1,11 +1,11 @@
-"""This stage finds all that needs a destination: new, left by an earlier run, or given back."""
+"""This stage finds all that needs a destination: new, left by an earlier run, or requeued."""
 
 from functools import partial
 
 import trio
 
 from rebalancer.manager.fleet import ledger, node_list
-from rebalancer.manager.pipeline.job import Found, Job, unless
+from rebalancer.manager.pipeline.job import Job, Unplaced, unless
 from rebalancer.manager.pipeline.stages.final_scan import look_again
 from rebalancer.manager.pipeline.stages.sources import find, send
 from rebalancer.manager.store import unplaced
@@ -19,7 +19,7 @@ PLACES = "a destination for what is left"
 
 
 async def discover(
-    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Found]
+    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Unplaced]
 ) -> None:
     """Feed placement with all that needs a destination, until nothing can any more.
 
@@ -30,7 +30,7 @@ async def discover(
     """
     scanned = trio.Event()
     async with found, trio.open_nursery() as nursery:
-        nursery.start_soon(_feed_given_back, job, scanned, found)
+        nursery.start_soon(_feed_requeued, job, scanned, found)
         async with trio.open_nursery() as looking:
             looking.start_soon(_end_when_cancelled, job, looking.cancel_scope)
             # First, because a final scan makes stored rows unprocessed again.
@@ -40,7 +40,7 @@ async def discover(
             else:
                 await find(job, found)
             looking.cancel_scope.cancel()
-        await found.send(Found((), flush=True))
+        await found.send(Unplaced((), is_flush=True))
         scanned.set()
         job.store.wake()
 
@@ -50,22 +50,22 @@ async def _end_when_cancelled(job: Job, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Found]) -> None:
+async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Unplaced]) -> None:
     row = 0
     while row < last_row:
         row, objects = await job.store.read(unplaced.read_new, row, last_row)
         await send(found, objects)
 
 
-async def _feed_given_back(
-    job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Found]
+async def _feed_requeued(
+    job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Unplaced]
 ) -> None:
     try:
         while not job.cancelled.is_set():
-            if job.given_back:
-                returned = job.given_back.popleft()
+            if job.requeued:
+                returned = job.requeued.popleft()
                 objects = await job.store.read(unplaced.read_returned, returned)
-                await found.send(Found(tuple(objects), flush=True))
+                await found.send(Unplaced(tuple(objects), is_flush=True))
                 continue  # the job may have been cancelled meanwhile, and nothing else tells of it
             if scanned.is_set() and job.store.uncopied == job.store.deferred:
                 if not job.store.deferred:
@@ -99,10 +99,10 @@ async def _await_return(job: Job) -> None:
         await job.ledger.wait_change()
 
 
-async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Found]) -> None:
+async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
     """Feed each object that was put off once: what placement puts off again lies behind."""
     row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
         await send(found, objects)
         row, objects = await job.store.write(unplaced.requeue_deferred, row)
-    await found.send(Found((), flush=True))
+    await found.send(Unplaced((), is_flush=True))

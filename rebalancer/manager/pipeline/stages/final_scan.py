@@ -13,7 +13,7 @@ import trio
 from rebalancer.domain.objects import upload_sharks
 from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Found, Job
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.stages.sources import read_rows, scan_shards, send
 from rebalancer.manager.store import final_scans
 from rebalancer.manager.store.records import FoundRecord, Remaining, ScanPosition
@@ -23,7 +23,7 @@ from rebalancer.sqlite import Kept
 log = get_logger()
 
 
-async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Found]) -> None:
+async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Unplaced]) -> None:
     """Send on every object that has to be moved after all; list all others in the store.
 
     Behind the last of the configured rounds everything is listed.  A shard that does not

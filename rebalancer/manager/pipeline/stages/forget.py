@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from rebalancer.domain.assignments import Assignment
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Job, Moved
+from rebalancer.manager.pipeline.job import Job
 from rebalancer.retry import pauses
 
 #: Deletes that one destination may have under way; further ones are left out.
@@ -32,20 +33,22 @@ class Forgetting:
         self._nursery = nursery
         self._under_way: Counter[str] = Counter()
 
-    def forget(self, item: Moved) -> None:
+    def forget(self, assignment: Assignment) -> None:
         """Have its agent drop an assignment, if the job wants that and the agent keeps up."""
         if not self._job.config.delete_assignments:
             return
-        shark = item.destination.manta_storage_id
+        shark = assignment.shark
         if self._under_way[shark] < AT_ONE:
             self._under_way[shark] += 1
-            self._nursery.start_soon(self._delete, shark, item)
+            self._nursery.start_soon(self._delete, shark, assignment)
         else:
-            log.info("assignment left at its agent, which deletes slowly", id=item.id, shark=shark)
+            log.info(
+                "assignment left at its agent, which deletes slowly", id=assignment.id, shark=shark
+            )
 
-    async def _delete(self, shark: str, item: Moved) -> None:
+    async def _delete(self, shark: str, assignment: Assignment) -> None:
         try:
-            await _delete(self._job, item)
+            await _delete(self._job, assignment)
         finally:
             self._under_way[shark] -= 1
 
@@ -58,14 +61,14 @@ async def forgetting(job: Job) -> AsyncIterator[Forgetting]:
         nursery.cancel_scope.deadline = trio.current_time() + LAST_S
 
 
-async def _delete(job: Job, item: Moved) -> None:
+async def _delete(job: Job, assignment: Assignment) -> None:
     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     for _ in range(TRIES):
         try:
-            await job.agents.delete(item.destination.manta_storage_id, item.id)
+            await job.agents.delete(assignment.shark, assignment.id)
         except PeerError as exc:
             error = str(exc)
         else:
             return
         await trio.sleep(next(waits))
-    log.info("assignment not deleted at its agent", id=item.id, error=error)
+    log.info("assignment not deleted at its agent", id=assignment.id, error=error)

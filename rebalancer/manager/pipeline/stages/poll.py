@@ -6,13 +6,14 @@ import attrs
 import trio
 
 from rebalancer.domain import assignments, reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import Failure
-from rebalancer.domain.states import AssignmentState
+from rebalancer.domain.states import AssignmentEvent, AssignmentState
 from rebalancer.errors import PeerError, PeerUnreachable, PeerWantsToken
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Job, Moved, Sent
-from rebalancer.manager.pipeline.returns import give_back, note_uncopied, withdraw
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.pipeline.requeue import end_lost, requeue_uncopied, withdraw
 from rebalancer.manager.store.assignments import record_copied, requeue_unaccounted
 from rebalancer.wire import AssignmentReport
 
@@ -21,9 +22,12 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class _Watched:
-    """An assignment is under way: since when, when to ask next, how many tasks were processed."""
+    """A watched assignment is under way at its agent.
 
-    item: Sent
+    Mutable state: when to ask for it next, and how many tasks were processed when it was last.
+    """
+
+    assignment: Assignment
     since: float
     ask_at: float
     processed: int = 0
@@ -31,16 +35,16 @@ class _Watched:
 
 async def poll(
     job: Job,
-    sent: trio.MemoryReceiveChannel[Sent],
-    moved: trio.MemorySendChannel[Moved],
+    posted: trio.MemoryReceiveChannel[Assignment],
+    copied: trio.MemorySendChannel[Assignment],
 ) -> None:
     """Watch every assignment, in one task a destination, until it is done."""
     watchers: dict[str, _Watcher] = {}
-    async with sent, moved, trio.open_nursery() as nursery:
-        async for item in sent:
-            name = item.destination.manta_storage_id
-            watcher = watchers.setdefault(name, _Watcher(job, name, moved))
-            if watcher.add(item):
+    async with posted, copied, trio.open_nursery() as nursery:
+        async for assignment in posted:
+            name = assignment.shark
+            watcher = watchers.setdefault(name, _Watcher(job, name, copied))
+            if watcher.add(assignment):
                 nursery.start_soon(watcher.run)
 
 
@@ -50,21 +54,21 @@ class _Watcher:
     Mutable state: those under way, and when one of them last made progress.
     """
 
-    def __init__(self, job: Job, shark: str, moved: trio.MemorySendChannel[Moved]) -> None:
+    def __init__(self, job: Job, shark: str, copied: trio.MemorySendChannel[Assignment]) -> None:
         self._job = job
         self._shark = shark
-        self._moved = moved
+        self._copied = copied
         self._watched: dict[str, _Watched] = {}
         self._progress_at = 0.0
         self._added = trio.Event()
 
-    def add(self, item: Sent) -> bool:
-        """Watch `item` too; tells whether `run` must be started, because nothing was watched."""
+    def add(self, assignment: Assignment) -> bool:
+        """Watch an assignment; tell whether `run` must be started, as nothing was watched."""
         now = trio.current_time()
         idle = not self._watched
         if idle:
             self._progress_at = now
-        self._watched[item.id] = _Watched(item, now, now + assignments.poll_interval(0))
+        self._watched[assignment.id] = _Watched(assignment, now, now + assignments.poll_interval(0))
         self._added.set()
         return idle
 
@@ -79,27 +83,28 @@ class _Watcher:
             await self._ask(due)
 
     async def _ask(self, watched: _Watched) -> None:
-        item = watched.item
+        assignment = watched.assignment
         try:
-            report = await self._job.agents.get(self._shark, item.id)
+            report = await self._job.agents.get(self._shark, assignment.id)
         except PeerError as exc:
             if isinstance(exc, PeerUnreachable | PeerWantsToken):
                 self._job.health.no_answer(self._shark, str(exc))
             await self._await_progress(watched, reasons.DESTINATION_UNREACHABLE, str(exc))
             return
         self._job.health.answered(self._shark)
-        if report is None and not item.is_accepted:
-            await self._untaken(item)
+        if report is None and assignment.state is not AssignmentState.ASSIGNED:
+            await self._untaken(assignment)
         elif report is None:
-            await self._lose(item, reasons.AGENT_ASSIGNMENT_NO_ENT, "the agent does not know it")
+            detail = "the agent does not know it"
+            await self._lose(assignment, reasons.AGENT_ASSIGNMENT_NO_ENT, detail)
         elif report.stats.failures is None:
             # No more progress than there are tasks, or an agent could count on for ever.
-            if watched.processed < report.stats.complete <= len(item.object_ids):
+            if watched.processed < report.stats.complete <= len(assignment.object_ids):
                 self._progress_at = trio.current_time()
                 watched.processed = report.stats.complete
             await self._await_progress(watched, reasons.NETWORK_ERROR, "it makes no progress")
         else:
-            await self._finish(item, report)
+            await self._finish(assignment, report)
 
     async def _await_progress(self, watched: _Watched, reason: Reason, detail: str) -> None:
         """Ask again later, unless the agent has had its time."""
@@ -109,33 +114,34 @@ class _Watcher:
         # and one that has just come has all the time that others have had.
         begun = max(self._progress_at, watched.since)
         if now - begun > self._job.config.agent_timeout:
-            await self._lose(watched.item, reason, detail)
+            await self._lose(watched.assignment, reason, detail)
 
-    async def _untaken(self, item: Sent) -> None:
+    async def _untaken(self, assignment: Assignment) -> None:
         """Give up an assignment that its agent never accepted and does not have: it got lost."""
         ledger = self._job.ledger
-        if item.in_doubt and ledger.health.untaken_s(self._shark) >= self._job.config.agent_timeout:
+        is_over = ledger.health.untaken_s(self._shark) >= self._job.config.agent_timeout
+        if assignment.is_in_doubt and is_over:
             detail = "the agent answers, but takes no assignment"
-            await self._lose(item, reasons.DESTINATION_UNREACHABLE, detail)
+            await self._lose(assignment, reasons.DESTINATION_UNREACHABLE, detail)
             return
-        if item.in_doubt:
+        if assignment.is_in_doubt:
             ledger.health.set_away(self._shark, "it did not answer to an assignment")
-        await withdraw(self._job, item.id, self._shark, item.size, is_in_doubt=item.in_doubt)
-        del self._watched[item.id]
+        await withdraw(self._job, assignment)
+        del self._watched[assignment.id]
 
-    async def _lose(self, item: Sent, reason: Reason, detail: str) -> None:
-        await give_back(self._job, item.id, self._shark, item.size, reason, detail)
-        del self._watched[item.id]
+    async def _lose(self, assignment: Assignment, reason: Reason, detail: str) -> None:
+        await end_lost(self._job, assignment, reason, detail)
+        del self._watched[assignment.id]
 
-    async def _finish(self, item: Sent, report: AssignmentReport) -> None:
-        if report.uuid != item.id:
-            log.error("report of another assignment", id=item.id, destination=self._shark)
-            await self._lose(item, reasons.ASSIGNMENT_MISMATCH, _mismatch(item, report))
+    async def _finish(self, assignment: Assignment, report: AssignmentReport) -> None:
+        if report.uuid != assignment.id:
+            log.error("report of another assignment", id=assignment.id, destination=self._shark)
+            await self._lose(assignment, reasons.ASSIGNMENT_MISMATCH, _mismatch(assignment, report))
             return
-        self._job.metrics.took("copy", trio.current_time() - self._watched[item.id].since)
+        self._job.metrics.took("copy", trio.current_time() - self._watched[assignment.id].since)
         stats, listed = report.stats, report.stats.failures or ()
         account = assignments.account(
-            item.object_ids,
+            assignment.object_ids,
             [task.object_id for task in listed],
             failed=stats.failed,
             complete=stats.complete,
@@ -154,56 +160,57 @@ class _Watcher:
                 raw = failure.reason.name[:200]
                 log.warning("unknown reason", object=name, destination=self._shark, reason=raw)
         if account.unaccounted:
-            await self._ask_again(item, failed, _mismatch(item, report))
+            await self._requeue_unaccounted(assignment, failed, _mismatch(assignment, report))
         else:
-            await self._take(item, failed)
+            await self._take(assignment, failed)
 
-    async def _take(self, item: Sent, failed: Mapping[str, Failure]) -> None:
-        """Record that all objects of `item` but the `failed` ones are copied."""
+    async def _take(self, assignment: Assignment, failed: Mapping[str, Failure]) -> None:
+        """Record that all objects of `assignment` but the `failed` ones are copied."""
         attempts = self._job.config.max_attempts
         uncopied = await self._job.store.write(
-            record_copied, item.id, failed, max_attempts=attempts
+            record_copied, assignment.id, failed, max_attempts=attempts
         )
-        if assignments.is_useless(len(item.object_ids), failed.values()):
-            self._job.ledger.failed(self._shark, item.size)
+        if assignments.is_useless(len(assignment.object_ids), failed.values()):
+            self._job.ledger.failed(self._shark, assignment.size)
         else:
-            self._job.ledger.done(self._shark, item.size)
-        note_uncopied(self._job, item.id, uncopied)
-        log.debug(
-            "assignment", id=item.id, state=AssignmentState.AGENT_COMPLETE, failed=len(failed)
-        )
-        await self._moved.send(Moved(item.id, item.destination))
+            self._job.ledger.done(self._shark, assignment.size)
+        requeue_uncopied(self._job, assignment, uncopied)
+        done = assignment.after(AssignmentEvent.AGENT_DONE)
+        log.debug("assignment", id=done.id, state=done.state, failed=len(failed))
+        await self._copied.send(done)
         # That may have taken long, in which nobody could see the others' progress.
         self._progress_at = trio.current_time()
         # Last, because `add` starts another `run` once nothing is watched.
-        del self._watched[item.id]
+        del self._watched[assignment.id]
 
-    async def _ask_again(self, item: Sent, failed: Mapping[str, Failure], detail: str) -> None:
-        """Ask once more for those objects of `item` that the agent does not account for."""
+    async def _requeue_unaccounted(
+        self, assignment: Assignment, failed: Mapping[str, Failure], detail: str
+    ) -> None:
+        """Requeue the objects that the agent does not account for, to be found there if copied."""
         log.warning(
             "assignment does not add up",
-            id=item.id,
+            id=assignment.id,
             destination=self._shark,
             reason=detail,
-            asked_again=len(item.object_ids) - len(failed),
+            asked_again=len(assignment.object_ids) - len(failed),
         )
         uncopied = await self._job.store.write(
             requeue_unaccounted,
-            item.id,
+            assignment.id,
             failed,
             max_attempts=self._job.config.max_attempts,
             detail=detail,
         )
         # The agent may have done its work and only have counted badly.
-        self._job.ledger.done(self._shark, item.size)
-        note_uncopied(self._job, item.id, uncopied)
-        del self._watched[item.id]
+        self._job.ledger.done(self._shark, assignment.size)
+        requeue_uncopied(self._job, assignment, uncopied)
+        del self._watched[assignment.id]
 
 
-def _mismatch(item: Sent, report: AssignmentReport) -> str:
+def _mismatch(assignment: Assignment, report: AssignmentReport) -> str:
     stats = report.stats
     return (
-        f"posted {len(item.object_ids)} tasks as {item.id}; the agent reports {stats.complete} of"
-        f" {stats.total} processed, {stats.failed} failed and lists {len(stats.failures or ())},"
-        f" of {report.uuid}"
+        f"posted {len(assignment.object_ids)} tasks as {assignment.id}; the agent reports"
+        f" {stats.complete} of {stats.total} processed, {stats.failed} failed and lists"
+        f" {len(stats.failures or ())}, of {report.uuid}"
     )

@@ -5,15 +5,17 @@ import enum
 import attrs
 import trio
 
+from rebalancer import wire
 from rebalancer.domain import reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.states import AssignmentEvent
 from rebalancer.errors import PeerError
-from rebalancer.manager.pipeline.job import Job, Ready, Sent
-from rebalancer.manager.pipeline.returns import give_back, withdraw
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.pipeline.requeue import end_lost, withdraw
 from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Posted
 from rebalancer.retry import pauses
-from rebalancer.wire import Assignment
 
 #: Tries before another destination is sought for the objects.
 TRIES = 5
@@ -22,48 +24,51 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 async def post(
     job: Job,
-    ready: trio.MemoryReceiveChannel[Ready],
-    sent: trio.MemorySendChannel[Sent],
+    placed: trio.MemoryReceiveChannel[Assignment],
+    posted: trio.MemorySendChannel[Assignment],
 ) -> None:
-    """Post each assignment as soon as it comes; give back the objects of those no agent took.
+    """Post each assignment as soon as it comes; requeue the objects of those that no agent took.
 
-    None waits for another one, so that a slow agent holds up its own only.  There are no more of
-    them at a time than all destinations may have, which the ledger bounds.
+    No assignment waits for another one, so that a slow agent holds up its own only.  There are no
+    more of them at a time than all destinations may have, which the ledger bounds.
     """
-    async with ready, sent, trio.open_nursery() as nursery:
-        async for item in ready:
-            nursery.start_soon(_post, job, item, sent)
+    async with placed, posted, trio.open_nursery() as nursery:
+        async for assignment in placed:
+            nursery.start_soon(_post, job, assignment, posted)
 
 
-async def _post(job: Job, item: Ready, sent: trio.MemorySendChannel[Sent]) -> None:
+async def _post(
+    job: Job, assignment: Assignment, posted: trio.MemorySendChannel[Assignment]
+) -> None:
     """Post an assignment.
 
     Once the job is cancelled, what has not been posted is withdrawn.  So is what cannot have come
     to its agent, which is away: that is no failure of the objects.  An agent that may have the
     assignment is asked for it by polling.
     """
-    shark = item.destination.manta_storage_id
+    shark = assignment.shark
     if not (job.cancelled.is_set() or job.health.is_away(shark)):
         await job.bandwidth.announce(shark)
     if job.cancelled.is_set() or job.health.is_away(shark):
-        await withdraw(job, item.id, shark, item.size)
+        await withdraw(job, assignment)
         return
     with job.metrics.timed("post"):
-        result = await _deliver(job, item)
-    ids = frozenset(obj.object_id for obj, _ in item.tasks)
+        result = await _deliver(job, assignment)
     match result.delivery:
         case _Delivery.TAKEN:
-            await job.store.write(assignments.accept, item.id)
-            await sent.send(Sent(item.id, item.destination, ids, item.size))
+            await job.store.write(assignments.accept, assignment.id)
+            await posted.send(assignment.after(AssignmentEvent.ACCEPTED))
         case _Delivery.IN_DOUBT:
-            await sent.send(Sent(item.id, item.destination, ids, item.size, False, True))
+            await posted.send(assignment.in_doubt())
         case _Delivery.NEVER_SENT:
-            await withdraw(job, item.id, shark, item.size)
+            await withdraw(job, assignment)
         case _Delivery.REFUSED:
-            await give_back(job, item.id, shark, item.size, result.reason, result.detail)
+            await end_lost(job, assignment, result.reason, result.detail)
 
 
 class _Delivery(enum.Enum):
+    """A delivery is how the tries to post an assignment ended."""
+
     TAKEN = enum.auto()
     REFUSED = enum.auto()
     NEVER_SENT = enum.auto()
@@ -72,23 +77,26 @@ class _Delivery(enum.Enum):
 
 @attrs.frozen
 class _Result:
-    """This tells how a delivery ended; of a refused one also why, for a column and for a person."""
+    """A result is how a delivery ended; if it was refused, `reason` is for the column.
+
+    `detail` is for a person.
+    """
 
     delivery: _Delivery
     reason: Reason = reasons.DESTINATION_UNREACHABLE
     detail: str = ""
 
 
-async def _deliver(job: Job, item: Ready) -> _Result:
-    tasks = tuple(job.action.task(obj, source) for obj, source in item.tasks)
-    assignment = Assignment(item.id, tasks)
-    shark = item.destination.manta_storage_id
+async def _deliver(job: Job, assignment: Assignment) -> _Result:
+    shark = assignment.shark
+    tasks = tuple(wire.Task(t.object_id, t.account, t.md5, t.source) for t in assignment.tasks)
+    body = wire.Assignment(assignment.id, tasks)
     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     result, was_sent = _Result(_Delivery.NEVER_SENT), False
     for _ in range(TRIES):
         wait = next(waits)
         try:
-            answer = await job.agents.post(shark, assignment)
+            answer = await job.agents.post(shark, body)
         except PeerError as exc:
             was_sent = was_sent or getattr(exc, "was_sent", True)
             # Also one whose agent answers, but to no assignment, comes to its end.

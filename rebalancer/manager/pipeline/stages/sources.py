@@ -12,7 +12,7 @@ from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.domain.objects import MantaObject, copy_path
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Found, Job
+from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.listings import Listed, Listing
 from rebalancer.manager.store import discovery, scans
 from rebalancer.manager.store.records import (
@@ -35,7 +35,7 @@ Sink = Callable[[ScanPosition, list[scan.FoundRow]], Awaitable[None]]
 log = get_logger()
 
 
-async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
+async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
     """Send on every object of the job's source, each once, behind the stored positions.
 
     A shard that waiting cannot help is noted in `job.failures`; the others go on.
@@ -55,10 +55,10 @@ async def find(job: Job, found: trio.MemorySendChannel[Found]) -> None:
     await scan_shards(job, job.scanned, keep)
 
 
-async def send(found: trio.MemorySendChannel[Found], objects: Sequence[MantaObject]) -> None:
+async def send(found: trio.MemorySendChannel[Unplaced], objects: Sequence[MantaObject]) -> None:
     """Send `objects` on in messages of bounded size."""
     for start in range(0, len(objects), CHUNK):
-        await found.send(Found(tuple(objects[start : start + CHUNK])))
+        await found.send(Unplaced(tuple(objects[start : start + CHUNK])))
 
 
 # --- scans -------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[
 # --- listings ----------------------------------------------------------------------------
 
 
-async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Found]) -> None:
+async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Unplaced]) -> None:
     run = job.store.database.run
     insist = partial(
         retry_while_transient,

@@ -9,11 +9,12 @@ from operator import attrgetter
 import trio
 
 from rebalancer.domain import reasons
+from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import account_of, copy_path
 from rebalancer.domain.reasons import Column
 from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Job, Moved
+from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
 from rebalancer.manager.pipeline.stages.rewrite import (
     MAX_BATCH_BYTES,
@@ -33,14 +34,14 @@ MAX_BATCH_RECORDS = 100
 log = get_logger()
 
 
-async def update(job: Job, moved: trio.MemoryReceiveChannel[Moved]) -> None:
+async def update(job: Job, copied: trio.MemoryReceiveChannel[Assignment]) -> None:
     """Update the records of each assignment, as many at a time as `job.update_limiter` allows."""
-    async with moved, forgetting(job) as agents, trio.open_nursery() as nursery:
-        async for item in moved:
+    async with copied, forgetting(job) as agents, trio.open_nursery() as nursery:
+        async for assignment in copied:
             # Before the task starts, so that no more of them exist than may work.
-            await job.update_limiter.acquire(item)
-            work = partial(_update_timed, job, item, agents)
-            nursery.start_soon(_release_after, job, item, work)
+            await job.update_limiter.acquire(assignment)
+            work = partial(_update_timed, job, assignment, agents)
+            nursery.start_soon(_release_after, job, assignment, work)
 
 
 async def update_links(job: Job) -> None:
@@ -61,14 +62,14 @@ async def _release_after(job: Job, borrower: object, work: Callable[[], Awaitabl
         job.update_limiter.release(borrower)
 
 
-async def _update_timed(job: Job, item: Moved, agents: Forgetting) -> None:
+async def _update_timed(job: Job, assignment: Assignment, agents: Forgetting) -> None:
     with job.metrics.timed("update"):
-        await _update_assignment(job, item)
-    agents.forget(item)
+        await _update_assignment(job, assignment)
+    agents.forget(assignment)
 
 
-async def _update_assignment(job: Job, item: Moved) -> None:
-    records = await job.store.write(updates.read_pending, item.id)
+async def _update_assignment(job: Job, assignment: Assignment) -> None:
+    records = await job.store.write(updates.read_pending, assignment.id)
     by_shard: defaultdict[int, list[StoredRecord]] = defaultdict(list)
     for record in records:
         by_shard[record.shard].append(record)
@@ -76,11 +77,11 @@ async def _update_assignment(job: Job, item: Moved) -> None:
     for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
         done = await _update_chunk(job, shard, chunk)
         results = [_result_of(member, outcome) for member, outcome in done]
-        await job.store.write(updates.record_updates, results, None if left else item.id)
+        await job.store.write(updates.record_updates, results, None if left else assignment.id)
         _count(job, [outcome for _, outcome in done])
     if not parts:
-        await job.store.write(updates.record_updates, (), item.id)
-    log.debug("assignment", id=item.id, state=AssignmentState.POST_PROCESSED)
+        await job.store.write(updates.record_updates, (), assignment.id)
+    log.debug("assignment", id=assignment.id, state=AssignmentState.POST_PROCESSED)
 
 
 def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:

@@ -1,0 +1,44 @@
+"""This module ends assignments that were not copied whole, and requeues what was not copied."""
+
+from rebalancer.domain.assignments import Assignment
+from rebalancer.domain.reasons import Reason
+from rebalancer.log import get_logger
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.store import assignments
+from rebalancer.manager.store.records import UncopiedCounts
+
+log = get_logger()
+
+
+async def withdraw(job: Job, assignment: Assignment) -> None:
+    """End an assignment that no agent has, and none is to blame for: its objects are as before.
+
+    One that is in doubt may have come to its agent after all, so its copies are listed.
+    """
+    is_in_doubt = assignment.is_in_doubt
+    await job.store.write(assignments.withdraw, assignment.id, is_in_doubt=is_in_doubt)
+    job.ledger.unsent(assignment.shark, assignment.size)
+    job.requeue(assignment)
+    log.debug("assignment", id=assignment.id, destination=assignment.shark, state="withdrawn")
+
+
+async def end_lost(job: Job, assignment: Assignment, reason: Reason, detail: str) -> None:
+    """End an assignment that came to nothing: its objects are requeued, or skipped."""
+    log.warning("assignment lost", id=assignment.id, destination=assignment.shark, reason=detail)
+    uncopied = await job.store.write(
+        assignments.give_back,
+        assignment.id,
+        reason,
+        max_attempts=job.config.max_attempts,
+        detail=detail,
+    )
+    job.ledger.failed(assignment.shark, assignment.size)
+    requeue_uncopied(job, assignment, uncopied)
+
+
+def requeue_uncopied(job: Job, assignment: Assignment, uncopied: UncopiedCounts) -> None:
+    """Requeue the objects of an assignment that are to be tried again, and count the others."""
+    for reason, count in uncopied.skipped.items():
+        job.metrics.skipped(reason, count)
+    if uncopied.requeued:
+        job.requeue(assignment)
