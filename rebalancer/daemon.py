@@ -40,7 +40,7 @@ log = get_logger()
 
 @attrs.frozen
 class Listen:
-    """This is an address to serve on; port 0 means any free one."""
+    """An address to serve on; port 0 means any free one."""
 
     host: str
     port: int
@@ -107,8 +107,8 @@ async def serve(
     """Run `service` and both HTTP applications until SIGTERM or SIGINT.
 
     `on_stop` is called first when the end begins, then `service` is cancelled.  A second
-    signal cuts the grace of the HTTP servers short.  If `service` fails, so does this, and the
-    process: the service manager starts it again.
+    signal cuts the grace of the HTTP servers short.  If `service` fails, the process ends, and the
+    service manager starts it once more.
     """
     collect_rarely()
     stopping, reloading = trio.Event(), trio.open_memory_channel[None](1)
@@ -185,10 +185,10 @@ async def listen(
     return _spell(host, port)
 
 
-async def read_again(token: Token) -> None:
-    """Read `token` from its file again; while that has none, the old token stays in force."""
+async def reload_token(token: Token) -> None:
+    """Read `token` anew from its file; while the file has none, the old token stays in force."""
     try:
-        await run_sync(Work.OTHER, token.read_again)
+        await run_sync(Work.OTHER, token.reload)
     except ConfigError as exc:
         log.error("token not read again", error=str(exc))
     else:

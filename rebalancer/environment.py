@@ -13,7 +13,7 @@ from rebalancer.peers.names import split_port
 
 @attrs.frozen
 class _Variable:
-    """Reads a text into values for keys, each a path of one or two names."""
+    """A variable whose text is read into values for keys, each a path of one or two names."""
 
     keys: tuple[tuple[str, ...], ...]
     read: Callable[[str], tuple[Any, ...]]
@@ -77,9 +77,9 @@ AGENT: Mapping[str, _Variable] = {
 def override(
     document: Mapping[str, Any], variables: Mapping[str, _Variable], environment: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """`document` with the values that `environment` has for its keys; empty texts count as none.
+    """Return `document` with the values of `environment` for its keys; empty texts count as none.
 
-    Also tells of each variable that cannot be used its value and what was expected.
+    The list has a fault for each variable that cannot be used: its value, and what was expected.
     """
     made, wrong = dict(document), list[str]()
     for name, variable in variables.items():

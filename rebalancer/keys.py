@@ -1,4 +1,4 @@
-"""Unknown names in what comes from outside are told here, with the nearest known one.
+"""This module finds unknown names in what comes from outside, and the nearest known one.
 
 A key that is ignored is worse than one that is refused: whoever misspells a limit gets none.
 """
@@ -11,7 +11,7 @@ MOST_LISTED = 12
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """Find the one of `known` that `name` most likely misspells; None if none is near."""
+    """Return the known name that `name` most likely misspells; None if none is near."""
     wanted = _folded(name)
     whole = {_folded(other): other for other in known}
     # `prt` is near no whole name, but near a word of `listen_port`.
@@ -28,7 +28,7 @@ def _folded(name: str) -> str:
 
 def unknown(keys: Iterable[object], known: Collection[str], where: str = "") -> list[str]:
     """Say of each of `keys` that it is not in `known`; `where` is put before its name."""
-    told = []
+    faults = []
     for key in keys:
         if key in known:
             continue
@@ -37,5 +37,5 @@ def unknown(keys: Iterable[object], known: Collection[str], where: str = "") -> 
         hint = f"; did you mean {other}?" if other else ""
         if not other and len(known) <= MOST_LISTED:
             hint = f"; expected one of {', '.join(known)}"
-        told.append(f"{where}{name[:100]}: unknown key{hint}")
-    return told
+        faults.append(f"{where}{name[:100]}: unknown key{hint}")
+    return faults

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time, by a lock of the kernel that ends with the process.
+"""This module claims a folder for one process at a time, by a lock that ends with the process.
 
 Two programs on one folder of state would each believe that they alone change it.  There is no file
 of a process's number that could be left over: whatever ends the process frees the folder.

@@ -62,7 +62,7 @@ class Sink:
     """A sink is a queue of lines that a thread writes to a file descriptor.
 
     Mutable state, under a lock: the lines that wait, and their size; how many were dropped, in
-    all and since the last line that told of it; whether the thread is writing, or must be woken.
+    all and since the last line that said so; whether the thread is writing, or must be woken.
     """
 
     def __init__(self, fd: int, most: int = QUEUE_BYTES) -> None:
@@ -70,11 +70,11 @@ class Sink:
         self.dropped = 0
         self._fd = fd
         self._most = most
-        self._untold = 0
+        self._unreported = 0
         self._lines = deque[bytes]()
         self._size = 0
         self._is_writing = self._is_asleep = False
-        self._tell: Callable[[int], bytes] = lambda count: b"%d log lines dropped\n" % count
+        self._report: Callable[[int], bytes] = lambda count: b"%d log lines dropped\n" % count
         #: Whether a part of a line is the last that was written.
         self._is_cut = False
         self._change = threading.Condition()
@@ -94,9 +94,9 @@ class Sink:
             elif is_urgent or self._is_asleep or self._size > PIECE:
                 self._change.notify_all()
 
-    def tell_by(self, tell: Callable[[int], bytes]) -> None:
-        """Have `tell` make the line that says how many were dropped."""
-        self._tell = tell
+    def report_by(self, report: Callable[[int], bytes]) -> None:
+        """Have `report` make the line that says how many were dropped."""
+        self._report = report
 
     def flush(self, within_s: float = FLUSH_S) -> None:
         """Wait until all is written, but no longer than `within_s`."""
@@ -106,7 +106,7 @@ class Sink:
 
     def _drop(self, count: int) -> None:
         self.dropped += count
-        self._untold += count
+        self._unreported += count
 
     def _run(self) -> None:
         while True:
@@ -120,12 +120,12 @@ class Sink:
             written = self._write(data)
             with self._change:
                 self._drop(len(lines) - data.count(b"\n", 0, written))
-                untold = self._untold
-            if untold and written == len(data):
-                told = self._tell(untold)
-                if self._write(told) == len(told):
+                unreported = self._unreported
+            if unreported and written == len(data):
+                report = self._report(unreported)
+                if self._write(report) == len(report):
                     with self._change:
-                        self._untold -= untold
+                        self._unreported -= unreported
 
     def _gather(self) -> None:
         """Wait until there are lines.
@@ -151,7 +151,7 @@ class Sink:
         return lines
 
     def _write(self, data: bytes) -> int:
-        """Write `data`; returns how many bytes went.  A line that was cut before is ended first."""
+        """Write `data`, after the end of a line that was cut; return how many bytes went."""
         done = 0
         try:
             if self._is_cut:
@@ -207,7 +207,7 @@ def hold_descriptors() -> None:
 
 @attrs.frozen
 class _Bunyan:
-    """This object makes records in bunyan's format, of the program `name` in this process."""
+    """A maker of records in bunyan's format, of the program `name` in this process."""
 
     name: str
     hostname: str = attrs.field(factory=socket.gethostname)
@@ -235,7 +235,7 @@ class _Bunyan:
         return json.dumps(record, default=str).encode(errors="backslashreplace") + b"\n"
 
     def of_dropped(self, count: int) -> bytes:
-        """Make the line that tells of `count` lines that were dropped."""
+        """Make the line about `count` lines that were dropped."""
         return self.line(LEVELS["warning"], "log lines were dropped", {"count": count})
 
 
@@ -279,7 +279,7 @@ output = _output(_Bunyan("rebalancer"), 0, lambda line: print(line.decode(), end
 
 
 def replace(new: Output) -> Output:
-    """Have records go elsewhere from now on; returns where they went before."""
+    """Send records to `new` from now on; return the output that had them before."""
     global output
     old, output = output, new
     return old
@@ -290,7 +290,7 @@ def configure(name: str, level: str, stream: TextIO | None = None) -> None:
     bunyan, least = _Bunyan(name), LEVELS[level_name(level)]
     if stream is None:
         sink = stdout()
-        sink.tell_by(bunyan.of_dropped)
+        sink.report_by(bunyan.of_dropped)
         replace(_output_to(sink, bunyan, least))
     else:
         replace(_output(bunyan, least, lambda line: stream.write(line.decode())))
@@ -324,7 +324,7 @@ class Logger:
 
 
 class _Forward(logging.Handler):
-    """This handler hands records of the standard library's loggers to ours."""
+    """A handler that hands records of the standard library's loggers to ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname.lower()

@@ -15,12 +15,12 @@ TOTAL = "total"
 
 
 class LegacyMetrics:
-    """This object has the families of the deployed programs, with their constant labels."""
+    """The families of metrics of the deployed programs, with their constant labels."""
 
     def __init__(
         self, registry: prometheus.CollectorRegistry | None, labels: Mapping[str, str]
     ) -> None:
-        """Without a registry they count, but nobody sees it."""
+        """Make the families; without a registry they count, but are not exported."""
         self._labels = {**labels, "zonename": platform.node()}
         self._registry = registry
         self.request_count = self._counter("request_count", "Requests served.", "req")
@@ -43,7 +43,7 @@ class LegacyMetrics:
 
 
 class BareCounter(Collector):
-    """This counter has its very name: prometheus_client's own would be `<name>_total`.
+    """A counter of exactly its name: prometheus_client's own would be `<name>_total`.
 
     It is exported as untyped, because that library knows no counter of such a name.  With a
     label, every step counts for the label's value and for `total`.
@@ -72,7 +72,7 @@ class BareCounter(Collector):
 
 
 class LogMetrics(Collector):
-    """This tells how many lines of the log could not be written, as the log itself counts them."""
+    """A collector of the number of lines that the log could not write."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield the count so far, for the registry."""

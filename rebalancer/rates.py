@@ -1,4 +1,4 @@
-"""This module tells how fast something goes, and how long it will take, from samples."""
+"""This module computes how fast something goes, and how long it will take, from samples."""
 
 from collections import deque
 
@@ -22,7 +22,7 @@ class Rates:
         return bool(self._samples)
 
     def add(self, now_s: float, objects: int, size: int) -> None:
-        """At `now_s`, `objects` of `size` bytes in all were done."""
+        """Note that at `now_s`, `objects` of `size` bytes in all were done."""
         if self._samples and now_s - self._samples[-1][0] < self.step_s:
             return
         self._samples.append((now_s, objects, size))
@@ -30,7 +30,7 @@ class Rates:
             self._samples.popleft()
 
     def per_s(self, within_s: float | None = None) -> tuple[float, float]:
-        """Objects and bytes a second over the last `within_s` seconds, or the whole window."""
+        """Return objects and bytes a second, over `within_s` seconds or the whole window."""
         if not self._samples:
             return 0.0, 0.0
         t1, n1, b1 = self._samples[-1]

@@ -1,4 +1,4 @@
-"""Blocking work runs in threads, and each kind of work has a limit of its own.
+"""This module runs blocking work in threads, with a limit for each kind of work.
 
 With one limit for all, sixty slow readers of a database kept commits, status requests and look-ups
 of names waiting for a thread.  Here a kind that is slow makes only its own kind wait.

@@ -1,4 +1,4 @@
-"""Tokens that requests bear are read from files, and again when the operator says so."""
+"""This module reads the tokens that requests bear from files, anew when the operator says so."""
 
 import attrs
 
@@ -35,7 +35,7 @@ class Token:
         self.value = read_token(path)
         self.path = path
 
-    def read_again(self) -> None:
+    def reload(self) -> None:
         """Read the same file, which may have changed.  Blocking.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A program says here what it waits for that only time or a person can mend.
+"""This module keeps what a program waits for that only time or a person can mend.
 
 A cause is shown to the operator for as long as it lasts.  The log has one warning when it begins,
 one a minute while it lasts, and one line when it is over, however often it is met meanwhile.
@@ -20,7 +20,7 @@ log = get_logger()
 
 @attrs.frozen
 class Wait:
-    """One cause of waiting.
+    """A wait has one cause.
 
     `subject` names the thing that is waited for, as a person would ("storinfo", "shard 2",
     "the disk of /rebalancer/db"); `detail` is its last error; `since` is UTC in ISO 8601.
@@ -39,7 +39,7 @@ class _Entry:
 
 
 class Waits:
-    """The causes of waiting at the moment, by subject.
+    """The waits of a program or a job at the moment, by subject.
 
     `fields` are added to every line of the log.  Mutable state: the causes.  Methods have no
     await and are called from the event loop only.

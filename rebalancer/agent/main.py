@@ -84,6 +84,6 @@ async def _serve(config: AgentConfig) -> None:
             api_at=at,
             metrics=exported,
             metrics_at=daemon.Listen(config.metrics.host, config.metrics.port),
-            on_reload=partial(daemon.read_again, token),
+            on_reload=partial(daemon.reload_token, token),
             on_stop=drain,
         )

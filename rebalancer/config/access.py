@@ -8,7 +8,7 @@ from rebalancer.converter import FieldError
 
 @attrs.frozen
 class ApiAccess:
-    """Who may use an API, and whether it speaks TLS."""
+    """The access to an API: who may use it, and whether it speaks TLS."""
 
     #: A file with the token that every request must bear, but for GET /ping; empty: none.
     #: SIGUSR1 reads the same file anew.

@@ -12,7 +12,7 @@ from rebalancer.converter import FieldError
 
 @attrs.frozen
 class Shard:
-    """One shard of the metadata tier: `<number>.moray.<domain>`."""
+    """A shard of the metadata tier: `<number>.moray.<domain>`."""
 
     host: str = key(reload=NEXT_JOB, validator=checks.numbered)
 
@@ -116,6 +116,6 @@ class ManagerConfig:
 
     @property
     def storinfo(self) -> str:
-        """Host of storinfo, perhaps with a port."""
+        """Return the host of storinfo, perhaps with a port."""
         url = self.storinfo_url or f"http://storinfo.{self.domain_name}"
         return url.removeprefix("http://").rstrip("/")

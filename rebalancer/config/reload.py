@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Reload(enum.StrEnum):
-    """When a new value of a key is in force."""
+    """A reload says when a new value of a key is in force."""
 
     #: When SIGUSR1 comes, also for jobs that run.
     LIVE = "live"

@@ -56,7 +56,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
                 nursery.start_soon(jobs.run)
 
         async def reload() -> None:
-            await daemon.read_again(api_token)
+            await daemon.reload_token(api_token)
             await _reload(jobs, path)
 
         await daemon.serve(

@@ -25,7 +25,7 @@ DELETE_S = 10.0
 
 
 class Posted(enum.Enum):
-    """This tells what an agent made of a posted assignment."""
+    """A kind of answer that an agent gives to a posted assignment."""
 
     ACCEPTED = enum.auto()  # or it had it already
     BUSY = enum.auto()
@@ -34,7 +34,7 @@ class Posted(enum.Enum):
 
 @attrs.frozen
 class PostAnswer:
-    """This is the outcome of a POST; `detail` is for the log, `retry_after_s` for BUSY."""
+    """An answer to a POST; `detail` is for the log, `retry_after_s` for BUSY."""
 
     outcome: Posted
     detail: str = ""

@@ -15,7 +15,7 @@ from rebalancer.peers.quiet import is_quiet
 
 #: A connection must be made within this many seconds, TLS included.
 CONNECT_S = 5.0
-#: One that nobody used for so many seconds is closed.
+#: A connection that nobody used for so many seconds is closed.
 KEPT_S = 5.0
 #: Requests to one place at a time.  Each that is slow to answer has a connection for itself, and
 #: must leave the others to the rest.
@@ -34,7 +34,7 @@ def affordable(files: int) -> int:
 
 
 class ConnectionFailed(Exception):
-    """There is no connection, so nothing was asked; the text or the cause says why."""
+    """No connection was made, so nothing was asked; the text or the cause says why."""
 
 
 class AnswerFailed(Exception):
@@ -167,7 +167,7 @@ class Connection:
 class Connections:
     """This object lends the connections of a client, and bounds how many there are.
 
-    Mutable state: the ones that are kept, the one kept for longest first, and those of each place;
+    Mutable state: the kept connections, the one kept for longest first, and those of each place;
     how many may be in use besides, in all and of each place.
     """
 

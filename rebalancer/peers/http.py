@@ -155,7 +155,7 @@ class HttpClient:
           PeerUnreachable: no answer came, or it broke off, also while it is read.
         """
         content = body if isinstance(body, bytes) else _json_of(body)
-        # What is unpacked has no bound, so nothing may be packed.
+        # Unpacking has no bound, so nothing may be packed.
         lines = [("host", host), ("accept-encoding", "identity")]
         if content:
             lines.append(("content-type", "application/json"))

@@ -26,7 +26,7 @@ SILENCE_S = 60
 #: Classes of SQLSTATE, and states, that pass by themselves or once a person has seen to the server:
 #: connection, rollback of one of several, resources, object in use, operator, system, old snapshot.
 _PASSING = ("08", "40", "53", "55", "57", "58", "72")
-#: Those of them that do not: the database was dropped.
+#: States of those classes that do not pass: the database was dropped.
 _LASTING = ("57P04",)
 #: Parts of what a server says to a client that it does not let in: libpq tells no SQLSTATE of that.
 _REFUSED_TEXTS = ("authentication failed", "no pg_hba.conf entry", "no password", "does not exist")
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 class PostgresShard:
-    """One shard's clone.  Made by `open_postgres`.
+    """A client of one shard's clone.  Made by `open_postgres`.
 
     Mutable state: its one connection, made when needed and given up after any error, and how long
     a statement may take there.
@@ -146,9 +146,9 @@ def _line(exc: psycopg.Error) -> str:
 async def open_postgres(
     names: Mapping[int, str], hosts: Mapping[str, str]
 ) -> AsyncIterator[dict[int, PostgresShard]]:
-    """The clones of all shards, by number.
+    """Open clients of the clones of all shards, by number.
 
-    Nothing is connected yet: one that is down fails its statements, not this.
+    Nothing is connected yet: a clone that is down fails its statements, not this.
     """
     shards = {
         number: PostgresShard(name, locate(name, hosts, DEFAULT_PORT))

@@ -133,7 +133,7 @@ class Resolver:
     """Look-ups of shards.  Mutable state: the answers so far, and whom it asks."""
 
     hosts: Mapping[str, str]
-    #: None: those of `file`.
+    #: None: the name servers of `file`.
     nameserver: Endpoint | None = None
     file: str = "/etc/resolv.conf"
     question_s: float = QUESTION_S
@@ -251,7 +251,7 @@ def _version(file: str) -> tuple[int, int, int]:
 
 
 def _is_refusal(exc: Exception) -> bool:
-    """Whether every name server refused: so Triton's answers for a name that it does not know."""
+    """Tell whether all name servers refused: Triton's does so for a name that it does not know."""
     if not isinstance(exc, dns.resolver.NoNameservers):
         return False
     errors = exc.kwargs.get("errors", ())

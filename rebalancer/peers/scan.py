@@ -32,12 +32,12 @@ STATEMENT_S = 60.0
 
 
 class Shard(Protocol):
-    """Whatever runs statements on one shard: its database, or its Moray."""
+    """A shard runs statements: by its database, or by its Moray."""
 
     async def sql(
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = STATEMENT_S
     ) -> list[dict[str, Any]]:
-        """The rows of a one-line statement with parameters $1 and on, within so many seconds.
+        """Return the rows of a one-line statement with parameters $1 and on, in `within_s`.
 
         Raises:
           PeerError: none of the rows can be relied on.
@@ -56,7 +56,7 @@ class FoundRow:
 
 
 async def id_columns(shard: Shard) -> tuple[str, ...]:
-    """The id columns that table `manta` of this shard has, and `NO_ID`, in the order to scan.
+    """Return the id columns of table `manta` of this shard, and `NO_ID`, in the order to scan.
 
     Raises:
       PeerError.
@@ -97,7 +97,7 @@ async def window(
 ) -> list[FoundRow]:
     """Return the objects' rows with `after < id <= until` whose record holds `shark` as a string.
 
-    Those of `directories` too, if so wished.  `columns` are all that `id_columns` told.  Some
+    With `directories`, those too.  `columns` are all of `id_columns`.  Some
     rows may hold the name in another field: look at the parsed `sharks` too.
 
     Raises:
@@ -121,7 +121,7 @@ async def window(
 
 
 async def rows_of(shard: Shard, keys: Sequence[str]) -> list[FoundRow]:
-    """Return the rows of those of the objects `keys` that exist.
+    """Return the rows of the objects `keys`, as far as they exist.
 
     Raises:
       PeerError.

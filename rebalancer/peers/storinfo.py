@@ -29,7 +29,7 @@ log = get_logger()
 class LeftOut:
     """A record of the entries of storinfo's list that cannot be used.
 
-    Mutable state: what is wrong with those of the last list, and what was logged already.
+    Mutable state: what is wrong with entries of the last list, and what was logged already.
     """
 
     def __init__(self) -> None:

@@ -85,9 +85,9 @@ class Answer:
         cls, status: int, message: str, headers: Mapping[str, str], *, is_json: bool
     ) -> "Answer":
         """Return the answer that tells of an error."""
-        body, told = error_body(message, is_json=is_json)
-        content_type = told.pop("Content-Type")
-        return cls(body, status, content_type, {**told, **headers})
+        body, head = error_body(message, is_json=is_json)
+        content_type = head.pop("Content-Type")
+        return cls(body, status, content_type, {**head, **headers})
 
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -100,7 +100,7 @@ Meaning = Callable[[Exception, Request], RequestError | None]
 class Application(ABC):
     """An application decides which requests it answers, and how it tells of errors.
 
-    Errors are told as text, as the predecessors' were, unless the client or `errors_are_json`
+    Errors are answered as text, as the predecessors' were, unless the client or `errors_are_json`
     wants JSON.
     """
 
@@ -131,12 +131,12 @@ class Application(ABC):
 
     def _failed(self, request: Request, exc: Exception) -> Answer:
         """Return the answer to a request that met an exception."""
-        told = exc
+        cause = exc
         if isinstance(exc, ExceptionGroup):
             found = list(leaves(exc))
             if all(isinstance(one, RebalancerError) for one in found):
-                told = found[0]
-        error = told if isinstance(told, RequestError) else self.meaning(told, request)
+                cause = found[0]
+        error = cause if isinstance(cause, RequestError) else self.meaning(cause, request)
         if error is None:
             log.error("request failed", path=request.path, exc_info=exc)
             return self.refuse(request, 500, "internal error: see the log")

@@ -251,8 +251,8 @@ class Connection:
     async def _disconnected(self) -> None:
         """Return when the client has gone; a piece of what it sends ahead is kept.
 
-        One that has ended what it sends may still wait for its answer, as `nc -N` does, so it is
-        taken for gone only a while later.
+        A client that has ended what it sends may still wait for its answer, as `nc -N` does, so it
+        is taken for gone only a while later.
         """
         try:
             while not self._is_at_end and len(self._protocol.trailing_data[0]) < PIECE:
@@ -384,7 +384,7 @@ def _check(head: h11.Request, headers: dict[bytes, bytes]) -> None:
     if b"transfer-encoding" in headers and (
         b"content-length" in headers or head.http_version == b"1.0"
     ):
-        # Whoever passed it on may have gone by the other one, and taken for a part of the body
+        # A proxy that passed it on may have gone by the other one, and taken for a part of the body
         # what is a request to us.
         raise Refusal(400, "Transfer-Encoding: not with Content-Length, and not in HTTP/1.0")
     if len(length) > 18:

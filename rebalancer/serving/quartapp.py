@@ -22,7 +22,7 @@ def _make_quart() -> QuartTrio:
     made = QuartTrio(__name__, static_folder=None)
     # `//` in a path is no slip that a redirection, in HTML, should mend: there is no such path.
     made.url_map.merge_slashes = False
-    # What exceptions are told as is the same for all applications, and no page in HTML.
+    # All applications answer to exceptions alike, and not by a page in HTML.
     made.config.update(PROPAGATE_EXCEPTIONS=True, TRAP_HTTP_EXCEPTIONS=True)
     return made
 

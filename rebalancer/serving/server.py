@@ -99,7 +99,7 @@ class Server:
             if not self._part_with_one(now=trio.current_time()):
                 soonest = min(connection.may_go for connection in self.connections)
                 now = trio.current_time()
-                # Those that are answered now may be idle, and not end, a moment later.
+                # Connections that are answered now may be idle, and not end, a moment later.
                 with trio.move_on_at(min(max(soonest, now + 0.01), now + LOOK_S)):
                     await ended.wait()
             else:
@@ -117,11 +117,11 @@ class Server:
         try:
             await connection.run()
         except* RebalancerError as group:  # the head was sent, so the client sees half an answer
-            told = "; ".join(map(str, leaves(group)))
-            self._cut.say(log.warning, "an answer was cut short", error=told)
+            text = "; ".join(map(str, leaves(group)))
+            self._cut.say(log.warning, "an answer was cut short", error=text)
         except* Exception as group:
-            told = "; ".join(map(repr, leaves(group)))
-            self._broke.say(log.error, "a connection ended by an error", error=told, exc_info=group)
+            text = "; ".join(map(repr, leaves(group)))
+            self._broke.say(log.error, "a connection ended by an error", error=text, exc_info=group)
         finally:
             del self.connections[connection]
             self._ended.set()

@@ -23,7 +23,7 @@ CALL_S = 60.0
 
 @attrs.frozen
 class Record:
-    """One record: where it is, its value, and the version a put can be conditional on."""
+    """A record: where it is, its value, and the version a put can be conditional on."""
 
     key: str
     value: dict[str, Any]
@@ -33,7 +33,7 @@ class Record:
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define
 class Put:
-    """One conditional write of a batch.  The value may be JSON text already."""
+    """A conditional write of a batch.  The value may be JSON text already."""
 
     bucket: str
     key: str
@@ -42,7 +42,7 @@ class Put:
 
 
 class MorayClient:
-    """One shard.  Made by `open_moray`."""
+    """A client of one shard.  Made by `open_moray`."""
 
     def __init__(self, pool: Pool) -> None:
         self.name = pool.name
@@ -69,7 +69,7 @@ class MorayClient:
     async def get_object(self, bucket: str, key: str) -> Record | None:
         """Return the record as it is now, or None if there is none.
 
-        The server may answer from a cache 30 s old, and dies of it, unless told `noCache`.
+        The server may answer from a cache 30 s old, and dies of it, without `noCache`.
 
         Raises:
           MorayError, PeerUnreachable.
@@ -185,7 +185,7 @@ async def open_moray(
     connections: int,
     nameserver: Endpoint | None = None,
 ) -> AsyncIterator[dict[int, MorayClient]]:
-    """Clients of all shards, by number, each with at most `connections` connections.
+    """Open clients of all shards, by number, each with at most `connections` connections.
 
     Nothing is looked up or connected yet: a shard that is down fails its calls, not this.
     `nameserver` is asked instead of the system's.

@@ -31,7 +31,7 @@ from rebalancer.threads import Work, run_sync
 #: busy takes the rest some seconds later.
 SEND_GRACE_S = 600.0
 #: Once the owner is cancelled, a message that has begun gets this many seconds to leave; no other
-#: is begun.  SMF kills a service 30 s after it was told to stop.
+#: is begun.  SMF kills a service 30 s after the signal to stop.
 STOP_GRACE_S = 20.0
 #: The kernel's buffer for what we send.  A socket counts as writable while a third of its buffer
 #: is free (as Linux counts, which doubles it and limits it to twice 208 KiB), so that a message of
@@ -239,7 +239,7 @@ class Connection:
     async def _receive(self) -> None:
         """Read answers until the stream ends; after what is no Fast, only throw away what comes.
 
-        What is left unread when the socket is closed would make the kernel send a reset.
+        Bytes left unread when the socket is closed would make the kernel send a reset.
         """
         decoder: fast.Decoder | None = fast.Decoder()
         reason = "closed by the server"

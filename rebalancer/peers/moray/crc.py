@@ -17,17 +17,17 @@ def _low_bytes(text: str) -> bytes:
 
 
 def crc_v1(text: str) -> int:
-    """CRC-16/XMODEM over the low byte of each UTF-16 code unit of `text`."""
+    """Return CRC-16/XMODEM over the low byte of each UTF-16 code unit of `text`."""
     return binascii.crc_hqx(_low_bytes(text), 0)
 
 
 def crc_v2(payload: bytes) -> int:
-    """CRC-16/ARC (polynomial 0x8005 reflected, start 0) over the bytes."""
+    """Return CRC-16/ARC (polynomial 0x8005 reflected, start 0) over the bytes."""
     return crc16.arc(payload)
 
 
 def record_etag(text: str) -> str:
-    """The `_etag` of a record: CRC-32 of its JSON text, over low bytes too, in upper-case hex.
+    """Return a record's `_etag`: CRC-32 of its JSON text, over low bytes too, in upper-case hex.
 
     Only a Moray server computes this; a client copies what it was given.
     """

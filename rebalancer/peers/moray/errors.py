@@ -8,7 +8,7 @@ from rebalancer.errors import PeerError
 
 
 class Kind(enum.Enum):
-    """What an error asks of the client; the text is for docs/moray-errors.md."""
+    """A kind of error says what the client does about it; the text is for docs/moray-errors.md."""
 
     PERMANENT = "gives up at once"
     MISSING = "reads the record again: it may be deleted"

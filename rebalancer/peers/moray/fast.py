@@ -67,7 +67,7 @@ class Truncated(FastError):
 
 
 class Status(enum.IntEnum):
-    """What a message is."""
+    """A status says what a message is."""
 
     DATA = 1
     END = 2
@@ -79,7 +79,7 @@ _STATUSES: Mapping[int, Status] = {int(status): status for status in Status}
 
 @attrs.frozen
 class Message:
-    """One message.  `data` is a list, for ERROR an object with `name` and `message`."""
+    """A message.  `data` is a list, for ERROR an object with `name` and `message`."""
 
     id: int
     status: Status
@@ -115,7 +115,7 @@ def encode(message: Message) -> bytes:
 
 
 def to_json(method: str | None, value: Any) -> str:
-    """`value` as a message of `method` has it.
+    """Return `value` as a message of `method` has it.
 
     Raises:
       PeerRefused: a number is infinite or none.
@@ -167,7 +167,7 @@ class Decoder:
         return not self._buffer
 
     def close(self) -> None:
-        """The stream has ended.
+        """Note that the stream has ended.
 
         Raises:
           Truncated: part of a message was received.

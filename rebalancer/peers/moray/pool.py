@@ -24,9 +24,9 @@ SHUN_S = 30.0
 
 
 class Pool:
-    """At most `limit` connections to the shard called `name`, and one more while one is moved.
+    """A pool has at most `limit` connections to the shard `name`, one more while one is moved.
 
-    Those that take no further calls do not count while they end; there are at most as many of
+    Connections that take no further calls do not count while they end; there are at most as many of
     them again.
 
     Mutable state: the open connections and where they lead, those that end, how many are being
@@ -160,7 +160,7 @@ class Pool:
         now = trio.current_time()
         if self._spread_at is None or not self._open:
             self._spread_at = now
-        # Those that are being opened now are spread as they come.
+        # Connections that are being opened now are spread as they come.
         if now - self._spread_at >= SPREAD_S and not self._opening:
             self._spread_at = now
             self._nursery.start_soon(self._move_one)
