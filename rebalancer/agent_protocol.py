@@ -96,7 +96,7 @@ class Assignment:
 
 @attrs.frozen
 class AssignmentStats:
-    """These stats are what an agent tells of an assignment.
+    """The counts and the state that an agent reports of an assignment.
 
     `complete` counts processed tasks, failed ones included.  `failures` is None while the
     assignment is not complete, then the tasks that failed.

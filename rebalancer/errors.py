@@ -86,13 +86,13 @@ class Forbidden(RequestError):
 
 
 class NotFound(RequestError):
-    """There is no such thing."""
+    """The thing that was asked for does not exist."""
 
     status = 404
 
 
 class Conflict(RequestError):
-    """There is such a thing already, or it is in a state that forbids this."""
+    """The request conflicts with a thing that exists already, or with its state."""
 
     status = 409
 
@@ -122,7 +122,7 @@ class Refused(RequestError):
 
 
 class Damaged(RequestError):
-    """What the answer would be made of cannot be read, and waiting does not mend it."""
+    """The file that the answer would be made of cannot be read, and waiting does not mend it."""
 
     status = 500
 
@@ -141,7 +141,7 @@ class PeerError(RebalancerError):
 
 
 class PeerUnreachable(PeerError):
-    """There was no connection, or it broke, or no answer came in time: the outcome is unknown.
+    """A peer has not answered: no connection was made, it broke, or time ran out.
 
     `was_sent` is false if there was no connection, so that what was asked cannot have happened.
     """

@@ -19,7 +19,7 @@ class JsonText(str):
 
 
 def dumps(value: Any) -> str:
-    """`value` as JavaScript would write it: compact, and not only in ASCII.
+    """Write `value` as JavaScript would: compact, and not only in ASCII.
 
     Raises:
       ValueError: a number is infinite or none, for which JSON has no form.
@@ -30,7 +30,7 @@ def dumps(value: Any) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """What `json.loads` returns or raises, in a third of the time, but without its constants.
+    """Parse as `json.loads` does, in a third of the time, but without its constants.
 
     msgspec is strict where Python's parser is not: lone surrogates, which JavaScript writes, and
     numbers that no double can hold.  So whatever it refuses is read once more.

@@ -253,7 +253,7 @@ def _observe_nothing(_db: sqlite3.Connection) -> None:
 
 
 class Database:
-    """One sqlite file, its writer and its reader.
+    """A database is one sqlite file, with its writer and its reader.
 
     `write` and `read` take a function of the connection, which may be run more than once.  Made
     by `open_database` only.

@@ -9,24 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 #: Where the rules hold.
-ROOMS = [
-    "rebalancer/config",
-    "rebalancer/serving",
-    "rebalancer/peers",
-    "rebalancer/cli.py",
-    "rebalancer/daemon.py",
-    "rebalancer/environment.py",
-    "rebalancer/keys.py",
-    "rebalancer/layout.py",
-    "rebalancer/lock.py",
-    "rebalancer/log.py",
-    "rebalancer/metrics.py",
-    "rebalancer/rates.py",
-    "rebalancer/retry.py",
-    "rebalancer/threads.py",
-    "rebalancer/tokens.py",
-    "rebalancer/waits.py",
-]
+ROOMS = ["rebalancer", "devregion/rebalancer_devregion"]
+#: Where they do not hold yet: the API's bodies, its users, and the actions.
+NOT_YET = (
+    "rebalancer/actions",
+    "rebalancer/adm",
+    "rebalancer/api",
+    "rebalancer/bodies.py",
+    "rebalancer/jsontext.py",
+    "rebalancer/manager/actions",
+    "rebalancer/manager/http",
+    "rebalancer/manager/store/checks.py",
+)
 
 #: Words with which no first line begins: they point at something that was said elsewhere, or they
 #: withhold the subject.  "This" is allowed where the noun follows: "This module reads ...".
@@ -93,10 +87,8 @@ def faults(text: str) -> list[str]:
 
 def modules() -> list[Path]:
     """All modules of the rooms."""
-    paths = [ROOT / room for room in ROOMS]
-    return sorted(
-        file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])
-    )
+    files = (file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+    return sorted(file for file in files if not str(file.relative_to(ROOT)).startswith(NOT_YET))
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -18,7 +18,7 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=Fal
 
 @click.group()
 def region() -> None:
-    """A Manta region on this machine, to rehearse an evacuation on."""
+    """Make and run a Manta region on this machine, to rehearse an evacuation on."""
 
 
 @region.command()

@@ -82,7 +82,7 @@ class Layout:
 
     @property
     def journal_file(self) -> Path:
-        """What users changed meanwhile."""
+        """Return the file of what users changed meanwhile."""
         return self.folder / "writer.sqlite"
 
     def clone_host(self, number: int) -> str:

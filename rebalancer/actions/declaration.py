@@ -14,7 +14,7 @@ _KEY = "parameter"
 
 @attrs.frozen
 class Option:
-    """How `rebalancer adm job create` takes a parameter: its flags, its help and its placeholder.
+    """An option says how `rebalancer adm job create` takes a parameter, and explains it.
 
     A parameter that is a bool is a switch.  `help` is shown by `--help`; the API shows the text
     of the parameter itself.
@@ -27,7 +27,7 @@ class Option:
 
 @attrs.frozen
 class Parameter:
-    """What is known of a field of an action's parameters beside its type and its default.
+    """A parameter describes a field of an action's parameters, beside its type and its default.
 
     `about` is its text in the OpenAPI document, `schema` has further keys of its JSON schema
     there, `minimum` among them; without an `option`, the operator's command does not offer it.

@@ -35,7 +35,7 @@ class AdmError(RebalancerError):
 
 
 def read_url(url: str) -> tuple[str, Endpoint]:
-    """Scheme and place of a manager; `http` where no scheme is named.
+    """Split a URL into scheme and place of a manager; `http` where no scheme is named.
 
     Raises:
       ValueError: it is no such URL, and why.
@@ -52,7 +52,7 @@ def read_url(url: str) -> tuple[str, Endpoint]:
 
 @attrs.frozen
 class Access:
-    """How to get at a manager."""
+    """An access says where a manager is, and by which token and authorities it is asked."""
 
     url: str
     #: File of the token that it asks for; empty: none.
@@ -153,7 +153,7 @@ class Manager:
     async def objects(
         self, job_id: str, *, status: str | None, reason: str | None, limit: int | None
     ) -> AsyncIterator[list[dict[str, Any]]]:
-        """Pages of a job's objects, some of them perhaps empty: `limit` objects, or all.
+        """Yield pages of a job's objects, some of them perhaps empty: `limit` objects, or all.
 
         Raises:
           AdmError: no answer, or there is no such job.
@@ -208,7 +208,7 @@ def _check(reply: Reply) -> None:
 
 @asynccontextmanager
 async def open_manager(access: Access, silence_s: float = ANSWER_S) -> AsyncIterator[Manager]:
-    """A manager to ask, that may be silent for so long; nothing has been sent yet.
+    """Open a client of a manager that may be silent for so long; nothing has been sent yet.
 
     Raises:
       AdmError: the URL cannot be used.

@@ -35,7 +35,7 @@ def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None
 
 @adm.group()
 def job() -> None:
-    """Jobs: each empties one storage node.
+    """Make, show and control jobs.
 
     A job waits for its turn, runs, and ends as complete, failed or cancelled.  One that failed,
     was cancelled or had to skip something can be retried: the new job takes up what is left.  One

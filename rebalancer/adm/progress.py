@@ -67,7 +67,7 @@ def settled(view: Mapping[str, Any]) -> tuple[int, int]:
 
 @attrs.frozen
 class Glance:
-    """How far a job is."""
+    """A glance says how far a job is."""
 
     #: What the job is at.
     phase: str

@@ -15,7 +15,7 @@ from rebalancer.adm.client import AdmError, Manager
 
 @attrs.define
 class Tally:
-    """Whether a report is whole: its last line counts those between it and the first.
+    """A tally tells whether a report is whole: its last line counts the lines before it.
 
     Mutable state: what has been seen.
     """
@@ -25,7 +25,7 @@ class Tally:
     _last: bytes = b""
 
     def add(self, piece: bytes) -> None:
-        """More of the report."""
+        """Take more of the report."""
         self.lines += piece.count(b"\n")
         text = self._last + piece
         self._last = text[text.rfind(b"\n", 0, -1) + 1 :]
@@ -63,7 +63,7 @@ async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> int:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at `path` when it was written to the end, on stable storage; else nothing is.
+    """Open a file that appears at `path`, on stable storage, only if it is written to its end.
 
     A link stays, and leads to it.
 

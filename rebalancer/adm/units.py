@@ -30,7 +30,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As exact as matters: `42 s`, `7 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Spell a time as exactly as matters: `42 s`, `7 min`, `3 h 05 min`, `2 d 4 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -14,7 +14,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Failures:
-    """These are the failures of late.  Mutable state: the texts of the last ones."""
+    """The failures of late.  Mutable state: the texts of the last ones."""
 
     last: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_ERRORS))
 

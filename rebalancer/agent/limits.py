@@ -17,7 +17,7 @@ MAX_WIDTH = 256
 
 @attrs.frozen
 class LimitValues:
-    """These limit bytes a second of all transfers (None: no limit), and tasks of an assignment."""
+    """The limits of bytes a second of all transfers (None: no limit), and of tasks at a time."""
 
     bandwidth_bytes_per_s: int | None
     workers_per_assignment: int

@@ -14,7 +14,7 @@ from rebalancer.domain.objects import StorageNode
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define
 class Outlook:
-    """What a node can do for the next object: `room` in bytes, and how it stands."""
+    """An outlook says what a node can do for the next object, with `room` in bytes."""
 
     room: int
     #: It has all the assignments it may have.

@@ -37,7 +37,7 @@ class UnusableRecord(ValueError):
 
 @attrs.frozen
 class Shark:
-    """One storage node as a record names it."""
+    """A shark is a storage node as a record names it."""
 
     datacenter: str
     manta_storage_id: str
@@ -45,7 +45,7 @@ class Shark:
 
 @attrs.frozen
 class StorageNode:
-    """One storage node as storinfo lists it; sizes in MiB, `percent_used` rounded up by it."""
+    """A storage node as storinfo lists it; sizes in MiB, `percent_used` rounded up by storinfo."""
 
     manta_storage_id: str
     datacenter: str
@@ -134,7 +134,7 @@ def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
 
 
 def upload_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
-    """The storage nodes that an upload in progress was given, going by its directory's record.
+    """Return the storage nodes that an upload in progress was given, by its directory's record.
 
     Its parts and at last its object go there, even if they take no other writes any more.
     """
@@ -157,12 +157,12 @@ def _read_shark(entry: object) -> Shark:
 
 @lru_cache(4096)
 def _known_shark(datacenter: str, name: str) -> Shark | None:
-    """The storage node, if `name` can be one's.  A region has a thousand, and each record two."""
+    """Return the storage node, if `name` can be one's.  Records share a thousand of them."""
     return Shark(datacenter, name) if is_storage_id(name) else None
 
 
 def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = None) -> MantaObject:
-    """The essentials of a record of bucket `manta`; `sharks`, if `read_sharks` has told them.
+    """Return the essentials of a record of bucket `manta`; `sharks` are those of `read_sharks`.
 
     Raises:
       UnusableRecord: a field that an evacuation needs is missing or of another kind.

@@ -27,20 +27,20 @@ class Pace:
 
     @property
     def limit(self) -> int:
-        """At least 1: an overload that has passed is noticed by trying."""
+        """Return the limit in force, at least 1: the end of an overload is noticed by trying."""
         return int(self._limit)
 
     def resize(self, ceiling: int) -> None:
-        """The operator has spoken: the new ceiling is the limit at once, up or down."""
+        """Take an operator's new ceiling, which is the limit at once, up or down."""
         self.ceiling = ceiling
         self._limit = float(ceiling)
 
     def on_success(self) -> None:
-        """A write was done."""
+        """Note that a write was done."""
         self._limit = min(float(self.ceiling), self._limit + 1 / self._limit)
 
     def on_overload(self, *, asked_at: float, now: float, at_work: int) -> None:
-        """The answer to what was asked at `asked_at`, while `at_work` updaters worked.
+        """Note an overload, met by what was asked at `asked_at`, with `at_work` updates running.
 
         What was asked before the last halving tells nothing about the pace since: the answers
         to all that was under way come together, and must not halve once each.
@@ -53,7 +53,7 @@ class Pace:
 
 @attrs.define
 class Patience:
-    """Whether something that keeps failing is waited for any longer.
+    """A patience decides whether something that keeps failing is waited for any longer.
 
     Mutable state: since when nothing has succeeded.
     """
@@ -62,11 +62,11 @@ class Patience:
     _failing_since: float | None = attrs.field(init=False, default=None)
 
     def on_success(self) -> None:
-        """It works again."""
+        """Note that it works again."""
         self._failing_since = None
 
     def on_failure(self, now: float) -> None:
-        """It failed, perhaps once more."""
+        """Note that it failed, perhaps once more."""
         if self._failing_since is None:
             self._failing_since = now
 

@@ -46,7 +46,7 @@ class _Meaning:
 
 @attrs.frozen
 class Reason:
-    """One reason why an object was skipped, failed, or stays where it is.
+    """A reason why an object was skipped, failed, or stays where it is.
 
     `name` is the variant as it travels; `code` is set for `HTTPStatusCode` only.  A name that
     nobody knows is kept as it came, never replaced by a default.  A reason of our own

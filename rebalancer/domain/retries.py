@@ -9,7 +9,7 @@ from rebalancer.domain.reasons import Reason, Remedy
 
 
 class Next(enum.Enum):
-    """What becomes of an object that was not copied."""
+    """The step that follows for an object that was not copied."""
 
     SKIPPED = enum.auto()
     AT_ONCE = enum.auto()  # it is tried again
@@ -98,7 +98,7 @@ class Tried:
         return Tried(self.destinations | {destination}, sources, told, self.away)
 
     def is_excused(self, failure: Failure) -> bool:
-        """Whether `failure` is no attempt of the object: its source was away, for the first time.
+        """Tell whether `failure` is no attempt: its source was away for the first time.
 
         A node that is started again would else use up the attempts of objects of which each
         counts: those whose other copy is no good.

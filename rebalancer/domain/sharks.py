@@ -25,7 +25,7 @@ _SPELLED = "\\u"
 
 
 class Verdict(enum.Enum):
-    """What a record, as it is now, asks for."""
+    """A verdict says what a record, as it is now, asks for."""
 
     REWRITE = enum.auto()  # still on the evacuated shark: exchange the entry
     ALREADY_MOVED = enum.auto()  # names the destination, and not the evacuated shark
@@ -52,7 +52,7 @@ def judge(record: Mapping[str, Any] | None, object_id: str, old: str, new: str) 
 
 
 def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:
-    """The record with the one entry of shark `old` naming `new`; every other value untouched.
+    """Return the record with the entry of shark `old` naming `new`; all else is untouched.
 
     The entry keeps its place in the list and any fields we do not know.
 

@@ -25,7 +25,7 @@ class ObjectStatus(enum.StrEnum):
 
 
 class ObjectEvent(enum.StrEnum):
-    """What happens to an object."""
+    """An event in the life of an object."""
 
     PLACED = "placed"
     DEFERRED = "deferred"  # no destination has room now: it waits for all else to end
@@ -59,7 +59,7 @@ class AssignmentState(enum.StrEnum):
 
 
 class AssignmentEvent(enum.StrEnum):
-    """What happens to an assignment."""
+    """An event in the life of an assignment."""
 
     ACCEPTED = "accepted"
     LOST = "lost"  # no agent will finish it
@@ -68,7 +68,7 @@ class AssignmentEvent(enum.StrEnum):
 
 
 class JobState(enum.StrEnum):
-    """What is true of a job; `words_of` has the columns that record it."""
+    """A job's true state; `words_of` has the columns that record it."""
 
     QUEUED = "queued"  # waiting for its turn
     RUNNING = "running"
@@ -82,7 +82,7 @@ class JobState(enum.StrEnum):
 
 
 class JobEvent(enum.StrEnum):
-    """What happens to a job."""
+    """An event in the life of a job."""
 
     STARTED = "started"
     FINISHED = "finished"

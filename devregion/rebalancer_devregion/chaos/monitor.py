@@ -40,7 +40,7 @@ class Findings:
 
 @attrs.frozen
 class _Seen:
-    """This is a record as it was last seen: its object, its storage nodes, their datacenters."""
+    """A record as it was last seen: its object, its storage nodes, their datacenters."""
 
     object_id: str
     names: frozenset[str]

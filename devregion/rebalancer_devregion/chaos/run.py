@@ -1,4 +1,4 @@
-"""One run makes a region and a job, brings about faults, and looks at everything."""
+"""This module runs a job in a region of its own, brings about faults, and looks at everything."""
 
 import shutil
 import sqlite3

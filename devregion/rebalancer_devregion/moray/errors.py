@@ -34,12 +34,12 @@ class MorayError(Exception):
         self.rows = rows
 
     def after(self, rows: Sequence[Any]) -> "MorayError":
-        """The same error, with rows that go out before it."""
+        """Return the error with rows that go out before it."""
         return MorayError(**self.payload, rows=rows)
 
 
 def conflict(bucket: str, key: str, expected: str | None, actual: str | None) -> MorayError:
-    """The record does not have the etag that a write is conditional on."""
+    """Make the error of a record without the etag that a write is conditional on."""
     want = "null" if expected is None else expected
     have = "null" if actual is None else actual
     return MorayError(
@@ -50,22 +50,22 @@ def conflict(bucket: str, key: str, expected: str | None, actual: str | None) ->
 
 
 def not_found(bucket: str, key: str) -> MorayError:
-    """There is no such record."""
+    """Make the error of a missing record."""
     return MorayError("ObjectNotFoundError", f"{bucket}::{key} does not exist")
 
 
 def no_bucket(bucket: str) -> MorayError:
-    """There is no such bucket."""
+    """Make the error of a missing bucket."""
     return MorayError("BucketNotFoundError", f"{bucket} does not exist")
 
 
 def invalid_query(text: str) -> MorayError:
-    """A filter that does not parse, or in which nothing is indexed."""
+    """Make the error of a filter that does not parse, or in which nothing is indexed."""
     return MorayError("InvalidQueryError", f"{text} is an invalid filter")
 
 
 def not_indexed(bucket: str, text: str) -> MorayError:
-    """An alternative of a filter, or a field to update, has no index."""
+    """Make the error of a filter's alternative, or a field to update, without index."""
     message = f"{bucket} does not have indexes that support {text}"
     return MorayError("NotIndexedError", message)
 
@@ -73,7 +73,7 @@ def not_indexed(bucket: str, text: str) -> MorayError:
 def indexes_required(
     bucket: str, text: str, reindexing: Iterable[str], unindexed: Iterable[str]
 ) -> MorayError:
-    """A filter must use indexes only, and does not."""
+    """Make the error of a filter that must use indexes only, and does not."""
     return MorayError(
         "NotIndexedError",
         f"{bucket} does not have indexes that support {text}."
@@ -82,13 +82,13 @@ def indexes_required(
 
 
 def _inspected(names: Iterable[str]) -> str:
-    """A list of names as Node shows it."""
+    """Spell a list of names as Node shows it."""
     shown = ", ".join(f"'{name}'" for name in names)
     return f"[ {shown} ]" if shown else "[]"
 
 
 def not_unique(attribute: str, value: Any) -> MorayError:
-    """A unique index, or the primary key, has the value already."""
+    """Make the error of a value that a unique index, or the primary key, has already."""
     return MorayError(
         "UniqueAttributeError",
         f'"{attribute}" is a unique attribute; value "{to_string(value)}" already exists',
@@ -96,12 +96,12 @@ def not_unique(attribute: str, value: Any) -> MorayError:
 
 
 def bad_update(fields: Mapping[str, Any]) -> MorayError:
-    """There is nothing to update."""
+    """Make the error of an update without fields."""
     return MorayError("FieldUpdateError", f"{stringify(fields)} is not a valid update definition")
 
 
 def invocation(method: str, argument: str, position: int, expected: str, why: str) -> MorayError:
-    """An argument is not what the method takes."""
+    """Make the error of an argument that the method does not take."""
     return MorayError(
         "InvocationError",
         f'{method} expects "{argument}" (args[{position}]) to be {expected}: {why}',
@@ -109,12 +109,12 @@ def invocation(method: str, argument: str, position: int, expected: str, why: st
 
 
 def query_timeout(statement: str) -> MorayError:
-    """A statement had no row within the `timeout` of its request."""
+    """Make the error of a statement without a row within the `timeout` of its request."""
     return MorayError("QueryTimeoutError", f"query timeout: {statement}")
 
 
 def from_sqlite(error: sqlite3.Error) -> MorayError:
-    """PostgreSQL's error for sqlite's; without SQLSTATE, as Moray passes it on."""
+    """Make PostgreSQL's error of sqlite's; without SQLSTATE, as Moray passes it on."""
     text = str(error)
     if missing := _NO_COLUMN.fullmatch(text):
         relation, column = missing.groups()

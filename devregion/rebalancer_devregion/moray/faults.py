@@ -16,28 +16,28 @@ CLAIM_S = 5.0
 
 
 def deadlock() -> MorayError:
-    """Two transactions lock the same records in different orders."""
+    """Make the fault of two transactions that lock the same records in different orders."""
     return MorayError("error", "deadlock detected")
 
 
 def backend_killed() -> MorayError:
-    """An administrator, or a takeover, ended the database connection of a statement."""
+    """Make the fault of a database connection that an administrator, or a takeover, ended."""
     return MorayError("error", "terminating connection due to administrator command")
 
 
 def database_down() -> MorayError:
-    """The database went away under connections that Moray thinks are good."""
+    """Make the fault of a database that went away under connections that seem good."""
     text = "Postgres client failed: Connection terminated unexpectedly"
     return MorayError("VError", text)
 
 
 def connection_refused() -> MorayError:
-    """No connection to the database could be made."""
+    """Make the fault of a database that takes no connection."""
     return MorayError("Error", "connect ECONNREFUSED 127.0.0.1:5432")
 
 
 def overloaded() -> MorayError:
-    """Every database connection is taken, and stayed so."""
+    """Make the fault of a pool whose every connection is taken, and stays so."""
     return MorayError(
         "NoDatabasePeersError",
         "unable to acquire backend connection due to service being overloaded",
@@ -46,7 +46,7 @@ def overloaded() -> MorayError:
 
 
 def first_put_race(key: str) -> MorayError:
-    """Somebody else put the same new record at the same time, and was first."""
+    """Make the fault of another client that put the same new record first."""
     return not_unique("_key", key)
 
 

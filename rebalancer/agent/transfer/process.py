@@ -36,7 +36,7 @@ from rebalancer.log import configure
 
 @attrs.define(eq=False)
 class _Needs:
-    """These needs of a fetcher are sent to its agent: leave to receive, files, memory.
+    """The needs of a fetcher, which its agent meets: leave to receive, files, memory.
 
     Mutable state: the allowance; what lacks, by what it is needed for; whether something lacked
     at the last look; an event for each.

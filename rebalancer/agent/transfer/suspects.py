@@ -29,7 +29,7 @@ log = get_logger()
 
 @attrs.define(eq=False)
 class Turns:
-    """These turns let lots be at a fetcher together, or one of them alone.
+    """A turn lets lots be at a fetcher together, or one of them alone.
 
     Mutable state: how many are there together, whether one is alone, how many wish to be; an
     event for each change.

@@ -34,7 +34,7 @@ class _Entry:
 
 @attrs.frozen
 class Standing:
-    """How one destination stands, for people."""
+    """A standing of one destination, for people."""
 
     shark: str
     #: Bytes promised to objects, or copied so lately that storinfo may not know.

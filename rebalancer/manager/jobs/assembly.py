@@ -156,7 +156,7 @@ class Shards:
 
 @asynccontextmanager
 async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
-    """The configured shards.  Nothing is connected yet."""
+    """Open the configured shards.  Nothing is connected yet."""
     threads = config.options.max_metadata_update_threads
     names = {shard.number: shard.host for shard in config.shards}
     async with open_moray(names, config.hosts, connections=threads) as moray:

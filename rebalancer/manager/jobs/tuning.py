@@ -11,7 +11,7 @@ from rebalancer.config.reload import Reload, adopt, changed
 
 @attrs.frozen
 class Tuning:
-    """What an operator has changed of one job; None: as the file says."""
+    """A tuning has what an operator has changed of one job; None: as the file says."""
 
     max_metadata_update_threads: int | None = None
     max_sharks: int | None = None

@@ -84,7 +84,7 @@ async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> No
 
 @attrs.define(eq=False)
 class Job:
-    """What the stages of one job share.
+    """A job is what its stages share.
 
     Mutable state: `update_limiter`, whose number changes while the job runs; `requeued`, the
     assignments with objects that `discover` must feed again; `absence`, the objects that wait for

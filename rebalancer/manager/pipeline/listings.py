@@ -31,7 +31,7 @@ class Copied:
 
 @attrs.frozen
 class Listed:
-    """One record; `shard` is None if the listing does not tell."""
+    """A record that a listing names; `shard` is None if the listing does not say."""
 
     shard: int | None
     key: str
@@ -43,7 +43,7 @@ class Listing(Protocol):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Their names."""
+        """Return the names of the parts."""
 
     def until(self, part: str, /) -> int:
         """Return the last position in `part`.
@@ -62,17 +62,17 @@ class Listing(Protocol):
 
 @attrs.frozen
 class EarlierJob:
-    """What an earlier job skipped, could not do, or met again when it had no round left for it."""
+    """The records that an earlier job skipped, could not do, or met when it had no round left."""
 
     path: Path
     parts: tuple[str, ...] = views.RETRYABLE
 
     def until(self, part: str) -> int:
-        """As in `Listing`; positions are rows."""
+        """Return the end of a part, as in `Listing`; positions are rows."""
         return views.last_retryable(self.path, part)
 
     def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
-        """As in `Listing`."""
+        """Return what `Listing` promises."""
         end, named = views.retryable(self.path, part, after, PAGE)
         return end, [Listed(one.shard or None, one.key, _copy_of(one)) for one in named]
 
@@ -92,16 +92,16 @@ class Joined:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """As in `Listing`."""
+        """Return what `Listing` promises."""
         return tuple(self.by_part)
 
     def until(self, part: str) -> int:
-        """As in `Listing`."""
+        """Return what `Listing` promises."""
         listing, name = self.by_part[part]
         return listing.until(name)
 
     def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
-        """As in `Listing`."""
+        """Return what `Listing` promises."""
         listing, name = self.by_part[part]
         return listing.page(name, after)
 
@@ -114,14 +114,14 @@ class ObjectsFile:
     parts: tuple[str, ...] = ("file",)
 
     def until(self, _part: str) -> int:
-        """As in `Listing`; positions are bytes."""
+        """Return the end of a part, as in `Listing`; positions are bytes."""
         try:
             return self.path.stat().st_size
         except OSError as exc:
             raise JobFailed(f"{self.path}: {exc.strerror}") from exc
 
     def page(self, _part: str, after: int) -> tuple[int, list[Listed]]:
-        """As in `Listing`."""
+        """Return what `Listing` promises."""
         listed = list[Listed]()
         try:
             with self.path.open("rb") as file:

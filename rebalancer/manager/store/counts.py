@@ -26,7 +26,7 @@ def error_and_outcome(reason: Reason | None) -> tuple[str | None, str | None]:
 
 @attrs.frozen
 class Counts:
-    """How many objects there are by status, and how many of the unprocessed are deferred."""
+    """The counts of objects by status, and of those that are deferred."""
 
     by_status: Counter[str] = attrs.field(factory=Counter)
     deferred: int = 0

@@ -1,4 +1,4 @@
-"""What each destination was given and how it did: kept by the writer, as `counters` is."""
+"""This module keeps what each destination was given and how it did, as `counters` is kept."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from rebalancer.domain.assignments import Assignment
 
 
 def give(db: sqlite3.Connection, assignment: Assignment) -> None:
-    """A destination has been given an assignment."""
+    """Count an assignment that a destination has been given."""
     db.execute(
         "INSERT INTO destinations (shark, datacenter, assignments, tasks, bytes)"
         " VALUES (?, ?, 1, ?, ?) ON CONFLICT (shark) DO UPDATE SET"
@@ -24,7 +24,7 @@ def give(db: sqlite3.Connection, assignment: Assignment) -> None:
 
 
 def count(db: sqlite3.Connection, assignment_id: str, *, copied: int, failed: int) -> None:
-    """An assignment has come to its end at its destination."""
+    """Count the end of an assignment at its destination."""
     db.execute(
         "UPDATE destinations SET copied = copied + ?, failed = failed + ?"
         " WHERE shark = (SELECT dest_shark FROM assignments WHERE id = ?)",

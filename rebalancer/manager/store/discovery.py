@@ -105,7 +105,7 @@ def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[Objec
 
 
 def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
-    """A record of an object that is known: the same one, or one more, which becomes a link."""
+    """Store a record of a known object: the same record, or one more, which becomes a link."""
     first = db.execute("SELECT shard, key FROM records WHERE id = ?", (record.id,)).fetchone()
     if (first["shard"], first["key"]) == (record.shard, record.key):
         return  # the same record, met again

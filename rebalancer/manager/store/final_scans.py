@@ -77,7 +77,7 @@ def store_found(
 
 @attrs.frozen
 class _Met:
-    """What a record that a final scan met comes to: perhaps another turn, perhaps a line."""
+    """A record that a final scan met, by what it comes to: another turn, or a line of the list."""
 
     is_news: bool = False
     #: Why it is listed as remaining.
@@ -146,7 +146,7 @@ def _take_again(
 
 
 def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row) -> None:
-    """No record names the copy of a complete object, until one does again."""
+    """Note the copy of a complete object as an orphan: no record names it, until one does again."""
     # With several records there is no telling here whether another of them does.
     if db.execute("SELECT 1 FROM links WHERE id = ?", (known["id"],)).fetchone() is None:
         note_orphan(db, known, "its record was put back")
@@ -186,7 +186,7 @@ def _meet_link(
 
 
 def _list_remaining(db: sqlite3.Connection, left: Remaining) -> int:
-    """1 if it was not on the list yet, else 0."""
+    """List a record that stays; return 1 if it was not on the list yet, else 0."""
     return db.execute(
         "INSERT INTO remaining VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", attrs.astuple(left)
     ).rowcount

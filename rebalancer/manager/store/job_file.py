@@ -71,7 +71,7 @@ def _write_note(db: sqlite3.Connection, values: Sequence[object]) -> None:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """What `note` has kept; without a note no more than the evacuated shark, or nothing.  Blocking.
+    """Read what `note` has kept; without a note the evacuated node, or nothing.  Blocking.
 
     Raises:
       StoreError: the file cannot be read, or is no job's.

@@ -19,7 +19,7 @@ NOT_CONFIGURED = "its shard is not configured"
 # Not frozen, which would take three times as long to make: there is one for each record.
 @attrs.define
 class FoundRecord:
-    """One record that discovery met, ready to be stored."""
+    """A record that discovery met, ready to be stored."""
 
     id: str
     key: str
@@ -38,7 +38,7 @@ class FoundRecord:
 
 @attrs.frozen
 class ScanPosition:
-    """Of the ids of a shard's column, those up to `position` are stored; the last is `until`.
+    """A position says that all ids up to it are stored, of a column whose last id is `until`.
 
     For a job that does not scan: of a part of its listing.  `round` 0 is discovery, the others
     are final scans.
@@ -113,7 +113,7 @@ class Orphan:
 
 @attrs.frozen
 class UncopiedCounts:
-    """How many objects that were not copied are requeued, deferred and skipped."""
+    """The counts of objects that were not copied and are requeued, deferred or skipped."""
 
     #: Objects that return to placement at once.
     requeued: int
@@ -140,7 +140,7 @@ class StoredRecord:
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define
 class UpdateResult:
-    """How the metadata update of an object ended; `number` is the object's row."""
+    """A result of the metadata update of an object; `number` is the object's row."""
 
     number: int
     event: ObjectEvent

@@ -65,7 +65,7 @@ _STRANGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
 
 @attrs.frozen
 class Overview:
-    """What to show of a job."""
+    """An overview has what is shown of a job."""
 
     origin: Shark | None
     status: Status
@@ -176,7 +176,7 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
 
 @attrs.frozen
 class Page:
-    """Some objects of a job, and the row to ask for the next ones from, if there are more."""
+    """A page of a job's objects, and the row to ask for the next ones from, if there are more."""
 
     objects: Sequence[Mapping[str, Any]]
     after: int | None
@@ -207,7 +207,7 @@ def objects_page(
 
 
 def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mapping[str, Any]]]:
-    """Some of all that a job's file tells, of one `kind` of `REPORT`, from rows behind `after`.
+    """Return a page of a job's report: lines of one `kind` of `REPORT`, from rows behind `after`.
 
     Returns the last row seen; no rows means there are no more.  Blocking.
 

@@ -24,7 +24,7 @@ TRIES, LONGEST_PAUSE_S = 4, 0.005
 
 
 class Promised:
-    """This counts the bytes promised to a process's transfers, and to those of all processes.
+    """A count of the bytes promised to a process's transfers, and to those of all processes.
 
     Mutable state: its own number, also in memory that is shared.
     """

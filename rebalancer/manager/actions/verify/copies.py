@@ -17,7 +17,7 @@ _SPAN = 1 << 64
 
 
 class FaultKind(enum.StrEnum):
-    """What can be wrong with a copy; the gravest kind of an object's copies is its reason."""
+    """A kind of fault of a copy; the gravest of an object's copies is the object's reason."""
 
     COPY_MISSING = "copy_missing"
     WRONG_MD5 = "wrong_md5"
@@ -32,7 +32,7 @@ GRAVITY = tuple(FaultKind)
 
 @attrs.frozen
 class Copy:
-    """One copy of an object, as the object's record describes it.
+    """A copy of an object, as the object's record describes it.
 
     `shark` is the name of the storage node, `path` the copy's path on the node's web server, `size`
     is in bytes, `md5` is base64.

@@ -49,7 +49,7 @@ class _Failed(Exception):
 
 @attrs.define
 class _Node:
-    """What is known of a storage node.  Mutable state: whether it fails, and the last try."""
+    """A storage node as it answered so far.  Mutable state: whether it fails, and the last try."""
 
     patience: Patience
     tried_at: float = float("-inf")

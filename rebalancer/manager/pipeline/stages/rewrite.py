@@ -49,7 +49,7 @@ log = get_logger()
 
 @attrs.frozen
 class Outcome:
-    """This tells how a record's update ended."""
+    """An outcome says how a record's update ended."""
 
     event: ObjectEvent
     #: Why the record does not name the new copy.

@@ -140,7 +140,7 @@ class _Turn:
 
 @attrs.frozen
 class _Patient:
-    """This shard is asked again for as long as the job waits for it, whatever it is asked."""
+    """A patient shard is asked again for as long as the job waits for it."""
 
     job: Job
     shard: scan.Shard
@@ -273,7 +273,7 @@ async def _look_up(job: Job, listing: Listing, found: trio.MemorySendChannel[Unp
 
 @attrs.frozen
 class _Read:
-    """This has listed records as they are now, and those that the job has no business with.
+    """The listed records as they are now, and those that the job has no business with.
 
     `orphans` are the copies, made by an earlier job, of the latter.
     """
