@@ -9,7 +9,6 @@ import sqlite3
 from rebalancer.domain import states
 from rebalancer.domain.reasons import DELETED, OVERWRITTEN
 from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, move
-from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.orphans import forget_orphans
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.manager.store.unplaced import PAGE
@@ -33,18 +32,17 @@ def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredR
 
 def record_update(
     db: sqlite3.Connection, link: StoredRecord, event: ObjectEvent, detail: str | None
-) -> None:
+) -> bool:
     """Record how the update of a link ended, and why, if its record was not written.
 
-    Raises:
-      IllegalTransition: the link is gone, or its update is recorded already.
+    Returns False, and changes nothing, if the link does not wait any more: a person has removed
+    or changed its row meanwhile, which is no reason to end a job.
     """
     ended = move(states.LINK, LinkStatus.WAITING, event)
     done = db.execute(
         "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ? AND status = ?",
         (ended.after, detail, link.shard, link.key, ended.before),
     )
-    if done.rowcount != 1:
-        raise IllegalTransition(f"link {link.key} is not {ended.before}")
-    if ended.after is LinkStatus.COMPLETE:
+    if ended.after is LinkStatus.COMPLETE:  # the copy has a name, whatever the row says
         forget_orphans(db, json.dumps([link.number]))
+    return done.rowcount == 1

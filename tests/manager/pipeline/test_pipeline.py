@@ -1,6 +1,9 @@
 """The pipeline, end to end, on virtual time; and every way an object can leave its path."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +369,26 @@ async def test_links_and_duplicates_move_once_and_are_all_rewritten(
             (object_id(1), "/account/stor/1", "[1]"),
             (object_id(2), "/account/stor/2", "[2]"),
         ]
+    world.close()
+
+
+async def test_a_link_that_a_person_removes_while_it_is_written_ends_no_job(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """Its record names the new copy, and the row of the job's file stays gone."""
+    link = record(1, key="/account/stor/link", name="link")
+    world = make_world(tmp_path / "w", [record(1), link])
+
+    def remove_link(_shard: str) -> None:
+        with closing(sqlite3.connect(world.job_file)) as db, db:
+            db.execute("DELETE FROM links")
+
+    writes = count(1)
+    world.after_write = lambda shard: remove_link(shard) if next(writes) == 2 else None
+    assert await world.run() == {("complete", ""): 1, ("duplicates", ""): 1}
+    assert all(ORIGIN.manta_storage_id not in str(r["sharks"]) for r in world.records())
+    with closing(sqlite3.connect(world.job_file)) as db:
+        assert db.execute("SELECT count(*) FROM links").fetchone() == (0,)
     world.close()
 
 

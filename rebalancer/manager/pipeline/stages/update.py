@@ -136,4 +136,5 @@ async def _update_link(job: Job, link: StoredRecord) -> None:
     ((_, outcome),) = await _update_chunk(job, link.shard, [link])
     reason = None if outcome.reason is None else outcome.reason.word
     detail = outcome.detail or reason
-    await job.store.write(links.record_update, link, outcome.event, detail)
+    if not await job.store.write(links.record_update, link, outcome.event, detail):
+        log.warning("link changed by hand", job=job.id, key=link.key, update=outcome.event)
