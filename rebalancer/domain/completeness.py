@@ -50,6 +50,28 @@ class Part:
     column: str = LAST_COLUMN
 
 
+@attrs.frozen
+class UnfinishedScan:
+    """A scan did not come to its end, for which its job fails; `why` is for a person.
+
+    The reading of a listing is the scan of `NO_SHARD` in round 0.
+    """
+
+    round: int
+    shard: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{scan_name(self.round, self.shard)} did not finish: {self.why}"
+
+
+def scan_name(scan_round: int, shard: int) -> str:
+    """Return what a person calls the scan of a shard in a round, or the reading of a listing."""
+    if shard == NO_SHARD:
+        return "discovery"
+    return f"the final scan of shard {shard}" if scan_round else f"discovery on shard {shard}"
+
+
 def needed(
     shards: Collection[int], rounds: Iterable[int], listed: Iterable[str] = ()
 ) -> list[Part]:

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from rebalancer.errors import PeerUnreachable
-from rebalancer.manager.pipeline.stages.rewrite import MAX_BATCH_BYTES
+from rebalancer.manager.pipeline.stages.update_batches import MAX_BATCH_BYTES
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.client import CALL_S, MorayClient, open_moray
 from rebalancer.peers.moray.connection import SEND_GRACE_S, STOP_GRACE_S

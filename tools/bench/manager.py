@@ -149,7 +149,8 @@ class Split(trio.abc.Instrument):
 STAGES = {
     "discover": (
         "manager.pipeline.stages.discover",
-        "manager.pipeline.stages.sources",
+        "manager.pipeline.stages.scan_shards",
+        "manager.pipeline.stages.read_listing",
         "store: discovery.store_found",
     ),
     "place": ("manager.pipeline.stages.place", "store: assignments.assign", "store: unplaced"),

@@ -25,8 +25,8 @@ from rebalancer.manager.jobs.preflight import preflight_of
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.manager.pipeline.stages.place import place
-from rebalancer.manager.pipeline.stages.sources import find
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.manager.store.records import Finding, Status
 from rebalancer.threads import Work, run_sync
@@ -90,7 +90,9 @@ async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Pl
         await job.node_list.ready(job.waits, PATIENCE_S)
         warnings = await preflight_of(job, shards.clones)
         destinations = await _place_all(job)
-        return Plan(await job_store.status(), destinations, warnings, job.failures)
+        return Plan(
+            await job_store.status(), destinations, warnings, list(map(str, job.unfinished))
+        )
 
 
 async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.completeness import NO_SHARD, Part, needed, unfinished
+from rebalancer.domain.completeness import NO_SHARD, Part, UnfinishedScan, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import OPEN_OBJECTS, AssignmentState
 from rebalancer.errors import JobFailed
@@ -24,7 +24,6 @@ from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.pipeline.stages.poll import poll
 from rebalancer.manager.pipeline.stages.post import post
 from rebalancer.manager.pipeline.stages.probe import probe
-from rebalancer.manager.pipeline.stages.sources import phase
 from rebalancer.manager.pipeline.stages.update import update, update_links
 from rebalancer.manager.store import assignments, final_scans, orphans, scans, unplaced
 from rebalancer.manager.store.records import ScanProgress
@@ -131,19 +130,22 @@ async def _unfinished(job: Job) -> list[Part]:
     return [] if job.has_enough else left
 
 
-async def _check_progress(job: Job, scan_round: int) -> None:
-    """Note as failures what the rounds so far did not look at, unless that is noted already."""
+async def _why_failed(job: Job, scan_round: int) -> list[str]:
+    """Return why the job fails, if it does, as far as the rounds up to `scan_round` tell."""
     progress = await job.store.read(scans.read_progress)
-    for shard in progress.dropped:
-        job.failures.append(f"listed records of shard {shard} were left out: {PUT_BACK}")
+    noted = {(scan.round, scan.shard) for scan in job.unfinished}
+    left_out = [
+        f"listed records of shard {shard} were left out: {PUT_BACK}" for shard in progress.dropped
+    ]
+    others = list[str]()
     for part in await _unfinished(job):
-        what = phase(part.round, part.shard)
-        is_told = any(failure.startswith(f"{what} did not") for failure in job.failures)
-        if part.round > scan_round or is_told:
+        if part.round > scan_round or (part.round, part.shard) in noted:
             continue
+        noted.add((part.round, part.shard))
         is_there = part.shard == NO_SHARD or part.shard in job.moray
         why = _reached(part, progress) if is_there else PUT_BACK
-        job.failures.append(f"{what} did not finish: {why}")
+        others.append(str(UnfinishedScan(part.round, part.shard, why)))
+    return [*map(str, job.unfinished), *left_out, *others]
 
 
 def _reached(part: Part, progress: ScanProgress) -> str:
@@ -161,10 +163,10 @@ async def _check_end(job: Job, scan_round: int) -> None:
     Raises:
       JobFailed: they did not, and why.
     """
-    await _check_progress(job, scan_round)
+    failures = await _why_failed(job, scan_round)
     status = await job.store.status()
     unfinished = {name: status.objects(name) for name in OPEN_OBJECTS if status.objects(name)}
     if unfinished:
-        job.failures.append(f"objects were left unfinished: {unfinished}")
-    if job.failures:
-        raise JobFailed("; ".join(job.failures))
+        failures.append(f"objects were left unfinished: {unfinished}")
+    if failures:
+        raise JobFailed("; ".join(failures))

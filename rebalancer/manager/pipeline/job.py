@@ -4,7 +4,7 @@ import math
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
 import trio
@@ -12,6 +12,7 @@ import trio
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.batches import BatchLimits
+from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.placement import Rules
 from rebalancer.manager.actions import Action
@@ -27,6 +28,9 @@ from rebalancer.peers import scan
 from rebalancer.peers.protocols import AgentService, MorayShard
 from rebalancer.waits import Waits
 
+#: Objects in one message to placement.
+CHUNK = 200
+
 
 @attrs.frozen
 class Unplaced:
@@ -35,6 +39,14 @@ class Unplaced:
     objects: tuple[MantaObject, ...]
     #: Whether nothing else may come for a while, so that batches should not wait to fill.
     is_flush: bool = False
+
+
+async def send_unplaced(
+    channel: trio.MemorySendChannel[Unplaced], objects: Sequence[MantaObject]
+) -> None:
+    """Send objects on to placement in messages of bounded size."""
+    for start in range(0, len(objects), CHUNK):
+        await channel.send(Unplaced(tuple(objects[start : start + CHUNK])))
 
 
 @attrs.define
@@ -88,8 +100,8 @@ class Job:
 
     Mutable state: `update_limiter`, whose number changes while the job runs; `requeued`, the
     assignments with objects that `discover` must feed again; `absence`, the objects that wait for
-    destinations which are away; `failures`, what makes the job end as failed; `cancelled`, set when
-    nothing more is to be begun.
+    destinations which are away; `unfinished`, the scans for which the job ends as failed;
+    `cancelled`, set when nothing more is to be begun.
     """
 
     id: str
@@ -121,7 +133,7 @@ class Job:
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     requeued: deque[str] = attrs.field(factory=deque)
     absence: Absence = attrs.field(factory=Absence)
-    failures: list[str] = attrs.field(factory=list)
+    unfinished: list[UnfinishedScan] = attrs.field(factory=list)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
     #: Names of the sharks that any job evacuates, hence no destinations.
     evacuating: Callable[[], Collection[str]] = attrs.field(

@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
+from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.listings import EarlierJob, Listed, Listing, ObjectsFile, check
-from rebalancer.manager.pipeline.stages.sources import find
+from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.peers import scan
 from rebalancer.peers.postgres import open_postgres
 from rebalancer_devregion import postgres
@@ -190,7 +191,7 @@ async def _found_by(world: World, name: str, listing: Listing | None = None) -> 
     world.job_name, world.listing = name, listing
     async with world.job() as job:
         await discovered(job)
-        assert job.failures == []
+        assert job.unfinished == []
     return kept(world.job_file)
 
 
@@ -391,7 +392,7 @@ async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: obj
     async with world.job() as job:
         lossy = Unsteady(job.scanned[1], frozenset(range(1, 100, 2)))
         await discovered(attrs.evolve(job, scanned={1: lossy}))
-        assert job.failures == []
+        assert job.unfinished == []
     assert kept(world.job_file) == whole
     world.close()
 
@@ -405,7 +406,7 @@ async def test_a_shard_that_refuses_its_scan_fails_the_job_at_its_end(
     async with world.job() as job:
         refusing = Unsteady(job.scanned[2], frozenset(range(3, 1000)), NO_TABLE)
         await discovered(attrs.evolve(job, scanned={**job.scanned, 2: refusing}))
-        assert job.failures == [f"discovery on shard 2 did not finish: {NO_TABLE}"]
+        assert job.unfinished == [UnfinishedScan(0, 2, str(NO_TABLE))]
     assert len(kept(world.job_file)["objects"]) >= 10
     world.close()
 
@@ -426,6 +427,6 @@ async def test_a_shard_that_stays_away_is_waited_for_while_the_others_are_scanne
         with trio.fail_after(60):
             while nursery.child_tasks:  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.1)
-        assert (job.failures, job.waits.causes) == ([], [])
+        assert (job.unfinished, job.waits.causes) == ([], [])
     assert len(kept(world.job_file)["objects"]) == 20
     world.close()

@@ -16,7 +16,8 @@ import trio
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
-from rebalancer.manager.pipeline.stages.rewrite import Member, Rewriter, as_discovered
+from rebalancer.manager.pipeline.stages.rewrite import Rewriter
+from rebalancer.manager.pipeline.stages.update_batches import Member, as_discovered
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import Kind, classify

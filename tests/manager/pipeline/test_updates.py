@@ -21,14 +21,15 @@ from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.pipeline.stages.rewrite import (
+from rebalancer.manager.pipeline.stages.rewrite import Rewriter
+from rebalancer.manager.pipeline.stages.update_batches import (
     CONFLICTS,
     MAX_BATCH_BYTES,
+    MAX_BATCH_RECORDS,
     Member,
-    Rewriter,
     as_discovered,
+    chunks,
 )
-from rebalancer.manager.pipeline.stages.update import MAX_BATCH_RECORDS, chunks
 from rebalancer.manager.store.records import StoredRecord
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import MorayError, read_error

@@ -5,10 +5,14 @@ from functools import partial
 import trio
 
 from rebalancer.manager.fleet import ledger, node_list
-from rebalancer.manager.pipeline.job import Job, Unplaced, unless
+from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced, unless
 from rebalancer.manager.pipeline.stages.final_scan import look_again
-from rebalancer.manager.pipeline.stages.sources import find, send
-from rebalancer.manager.store import unplaced
+from rebalancer.manager.pipeline.stages.read_listing import read_listing
+from rebalancer.manager.pipeline.stages.scan_shards import read_rows, scan_shards
+from rebalancer.manager.store import discovery, unplaced
+from rebalancer.manager.store.records import ScanPosition
+from rebalancer.peers import scan
+from rebalancer.sqlite import Kept
 
 #: Seconds before objects for which there was no room are tried again: storinfo has told by then
 #: of all that was copied.
@@ -45,6 +49,26 @@ async def discover(
         job.store.wake()
 
 
+async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
+    """Send on every object that the job has to move, each once, behind the stored positions.
+
+    A shard that waiting cannot help is noted in `job.unfinished`; the others go on.
+    """
+    if job.listing is not None:
+        await read_listing(job, job.listing, found)
+    if not job.scans:
+        return
+
+    async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:
+        records = read_rows(job, scanned.shard, rows)
+        new = await job.store.write(
+            discovery.store_found, Kept(records), scanned, limit=job.max_objects
+        )
+        await send_unplaced(found, new)
+
+    await scan_shards(job, job.scanned, keep)
+
+
 async def _end_when_cancelled(job: Job, scope: trio.CancelScope) -> None:
     await job.cancelled.wait()
     scope.cancel()
@@ -54,7 +78,7 @@ async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Un
     row = 0
     while row < last_row:
         row, objects = await job.store.read(unplaced.read_new, row, last_row)
-        await send(found, objects)
+        await send_unplaced(found, objects)
 
 
 async def _feed_requeued(
@@ -103,6 +127,6 @@ async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Unplaced]) -> N
     """Feed each object that was put off once: what placement puts off again lies behind."""
     row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
-        await send(found, objects)
+        await send_unplaced(found, objects)
         row, objects = await job.store.write(unplaced.requeue_deferred, row)
     await found.send(Unplaced((), is_flush=True))

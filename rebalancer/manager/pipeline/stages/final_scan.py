@@ -13,8 +13,8 @@ import trio
 from rebalancer.domain.objects import upload_sharks
 from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Job, Unplaced
-from rebalancer.manager.pipeline.stages.sources import read_rows, scan_shards, send
+from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced
+from rebalancer.manager.pipeline.stages.scan_shards import read_rows, scan_shards
 from rebalancer.manager.store import final_scans
 from rebalancer.manager.store.records import FoundRecord, Remaining, ScanPosition
 from rebalancer.peers import scan
@@ -27,7 +27,7 @@ async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Un
     """Send on every object that has to be moved after all; list all others in the store.
 
     Behind the last of the configured rounds everything is listed.  A shard that does not
-    answer is noted in `job.failures`; the others go on.
+    answer is noted in `job.unfinished`; the others go on.
     """
     is_last = scan_round > job.config.final_scans
 
@@ -36,7 +36,7 @@ async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Un
         new = await job.store.write(
             final_scans.store_found, Kept(records), scanned, is_last=is_last
         )
-        await send(found, new)
+        await send_unplaced(found, new)
 
     await scan_shards(job, job.moray, keep, scan_round=scan_round)
 

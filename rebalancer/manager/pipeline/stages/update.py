@@ -2,9 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from operator import attrgetter
 
 import trio
 
@@ -16,20 +15,15 @@ from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
-from rebalancer.manager.pipeline.stages.rewrite import (
-    MAX_BATCH_BYTES,
+from rebalancer.manager.pipeline.stages.rewrite import Rewriter
+from rebalancer.manager.pipeline.stages.update_batches import (
     Member,
     Outcome,
-    Rewriter,
     as_discovered,
-    put_bytes,
+    chunks,
 )
 from rebalancer.manager.store import links, updates
 from rebalancer.manager.store.records import StoredRecord, UpdateResult
-
-#: A batch holds records of one assignment and shard, but not more of them than this, nor more than
-#: `MAX_BATCH_BYTES`: 200 keep a real server busy for 0.2 s, in which it serves nobody else.
-MAX_BATCH_RECORDS = 100
 
 log = get_logger()
 
@@ -82,23 +76,6 @@ async def _update_assignment(job: Job, assignment: Assignment) -> None:
     if not parts:
         await job.store.write(updates.record_updates, (), assignment.id)
     log.debug("assignment", id=assignment.id, state=AssignmentState.POST_PROCESSED)
-
-
-def chunks(records: Iterable[StoredRecord]) -> Iterator[list[StoredRecord]]:
-    """Return the records of one shard in order of their keys, cut into batches."""
-    chunk: list[StoredRecord] = []
-    size = 0
-    # Two batches that lock the same keys in other orders deadlock.
-    for record in sorted(records, key=attrgetter("key")):
-        length = put_bytes(record.key, record.text)
-        is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
-        if chunk and is_full:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(record)
-        size += length
-    if chunk:
-        yield chunk
 
 
 async def _update_chunk(

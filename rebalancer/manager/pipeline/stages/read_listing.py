@@ -1,0 +1,148 @@
+"""This module reads anew the records that a listing names, and drops those of other objects."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import attrs
+import trio
+
+from rebalancer.domain.completeness import NO_SHARD, UnfinishedScan
+from rebalancer.domain.objects import MantaObject, copy_path
+from rebalancer.errors import PeerError
+from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced
+from rebalancer.manager.pipeline.listings import Copied, Listed, Listing
+from rebalancer.manager.pipeline.stages.scan_shards import PatientShard, read_rows
+from rebalancer.manager.store import discovery, scans
+from rebalancer.manager.store.records import (
+    NOT_CONFIGURED,
+    Dropped,
+    FoundRecord,
+    Orphan,
+    ScanPosition,
+)
+from rebalancer.peers import scan
+from rebalancer.retry import retry_while_transient
+
+T = TypeVar("T")
+
+
+async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel[Unplaced]) -> None:
+    """Send on every listed object that the job has to move, behind the stored positions.
+
+    What does not answer is waited for.  A shard that waiting cannot help ends the reading, and is
+    noted in `job.unfinished`.
+    """
+    for part in listing.parts:
+        begun = await _position(job, listing, part)
+        while begun.position < begun.until and not job.has_enough:
+            read = partial(job.store.database.run, listing.page, part, begun.position)
+            end, listed = await _patiently(job, read)
+            begun = attrs.evolve(begun, position=end if listed else begun.until)
+            try:
+                anew = await _read_anew(job, listed)
+            except PeerError as exc:
+                job.unfinished.append(UnfinishedScan(0, NO_SHARD, str(exc)))
+                return
+            job.metrics.scanned(begun)
+            await send_unplaced(found, await _store(job, anew, begun))
+
+
+async def _position(job: Job, listing: Listing, part: str) -> ScanPosition:
+    """Return how far a part of the listing was read; store the beginning of a new one."""
+    begun = await job.store.read(scans.read_position, NO_SHARD, part)
+    if begun is None:
+        until = await _patiently(job, partial(job.store.database.run, listing.until, part))
+        begun = ScanPosition(NO_SHARD, part, 0, until)
+        # An empty part has an end too, and the job's end asks for it.
+        await job.store.write(discovery.store_found, [], begun)
+    return begun
+
+
+async def _patiently(job: Job, read: Callable[[], Awaitable[T]]) -> T:
+    """Read the listing, for as long as the job waits for a file that cannot be used."""
+    return await retry_while_transient(
+        read, waits=job.waits, subject="the list of objects", bound_s=job.patience_s
+    )
+
+
+async def _store(job: Job, read: "_Read", until: ScanPosition) -> list[MantaObject]:
+    return await job.store.write(
+        discovery.store_found,
+        read.records,
+        until,
+        limit=job.max_objects,
+        dropped=read.dropped,
+        orphans=read.orphans,
+    )
+
+
+@attrs.frozen
+class _Read:
+    """A reading has listed records as they are now, and those that the job has no business with.
+
+    `orphans` are copies that an earlier job made of objects that are left out or overwritten.
+    """
+
+    records: list[FoundRecord] = attrs.field(factory=list)
+    dropped: list[Dropped] = attrs.field(factory=list)
+    orphans: list[Orphan] = attrs.field(factory=list)
+
+    def drop(self, shard: int, listed: Listed, why: str, now: str = "") -> None:
+        """Leave a listed record out; `now` is its text, if there still is one."""
+        self.dropped.append(Dropped(shard, listed.key, why))
+        copy = listed.copy
+        # A record that names the copy was updated, though its job did not come to know.
+        if copy is not None and why != NOT_CONFIGURED and f'"{copy.shark}"' not in now:
+            self.orphans.append(_orphan(copy, f"its record {why}"))
+
+    def take(self, record: FoundRecord, listed: Listed) -> None:
+        """Take a record, with the copy that an earlier job made, unless it is another object's."""
+        copy = listed.copy
+        if copy is not None and copy.object_id != record.id:
+            self.orphans.append(_orphan(copy, "its record was overwritten"))
+        elif copy is not None and record.obj is not None:
+            obj = attrs.evolve(record.obj, earlier=copy.shark)
+            record = attrs.evolve(record, earlier=copy.shark, obj=obj)
+        self.records.append(record)
+
+
+def _orphan(copy: Copied, reason: str) -> Orphan:
+    return Orphan(copy.object_id, copy.shark, copy_path(copy.account, copy.object_id), reason)
+
+
+async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
+    wanted = defaultdict[int, list[Listed]](list)
+    for one in listed:
+        for number in job.moray if one.shard is None else [one.shard]:
+            wanted[number].append(one)
+    read, known = _Read(), set[str]()
+    for number, members in wanted.items():
+        if number not in job.moray:
+            for one in members:
+                read.drop(number, one, NOT_CONFIGURED)
+            continue
+        # Of records of one object the first counts, and that must not depend on the shard's mood.
+        places = {one.key: one for one in reversed(members)}
+        shard = PatientShard(job, job.moray[number], f"shard {number}")
+        by_key = {row.key: row for row in await scan.rows_of(shard, list(places))}
+        for key, one in reversed(places.items()):
+            if (row := by_key.get(key)) is None:
+                continue
+            known.add(key)
+            record = _read_mention(job, number, row)
+            if record is None:
+                read.drop(number, one, "is not on the shark any more", row.value)
+            else:
+                read.take(record, one)
+    for one in listed:
+        if one.key not in known and (one.shard is None or one.shard in job.moray):
+            read.drop(one.shard or NO_SHARD, one, "does not exist any more")
+    return read
+
+
+def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:
+    if f'"{job.action.origin.manta_storage_id}"' not in row.value:
+        return None
+    return next(read_rows(job, number, [row]), None)

@@ -1,0 +1,184 @@
+"""This module scans shards in windows of ids, several at a time, behind the stored positions."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer.domain.completeness import UnfinishedScan
+from rebalancer.errors import PeerError
+from rebalancer.log import get_logger
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.store import scans
+from rebalancer.manager.store.records import FoundRecord, ScanPosition
+from rebalancer.peers import scan
+from rebalancer.retry import retry_while_transient
+
+#: Takes the rows of a window, and keeps them together with how far the scan has come.
+Sink = Callable[[ScanPosition, list[scan.FoundRow]], Awaitable[None]]
+
+log = get_logger()
+
+
+async def scan_shards(
+    job: Job, shards: Mapping[int, scan.Shard], keep: Sink, *, scan_round: int = 0
+) -> None:
+    """Hand the rows that mention the evacuated shark to `keep`, behind the stored positions.
+
+    Round 0 is discovery, which looks at objects only; the others are final scans, which look
+    at directories too.  A shard that does not answer is waited for, one that waiting cannot help
+    is noted in `job.unfinished`; either way the others go on.
+    """
+    readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
+    async with trio.open_nursery() as nursery:
+        for number, shard in shards.items():
+            nursery.start_soon(_scan_shard, job, number, shard, readers, keep, scan_round)
+
+
+async def _scan_shard(
+    job: Job,
+    number: int,
+    shard: scan.Shard,
+    readers: trio.CapacityLimiter,
+    keep: Sink,
+    scan_round: int,
+) -> None:
+    turn = _Turn(readers)
+    where = "shard" if job.moray.get(number) is shard else "the clone of shard"
+    patient = PatientShard(job, shard, f"{where} {number}", turn.rest)
+    await turn.take()
+    try:
+        columns = await scan.id_columns(patient)
+        for column in columns:
+            await _scan_column(job, number, patient, columns, column, keep, scan_round)
+    except PeerError as exc:
+        # The other shards go on; the job fails when they are done.
+        log.error("scan given up", job=job.id, shard=number, error=str(exc))
+        job.unfinished.append(UnfinishedScan(scan_round, number, str(exc)))
+    else:
+        log.info("scan finished", job=job.id, shard=number, round=scan_round)
+    finally:
+        turn.give()
+
+
+@attrs.define(eq=False)
+class _Turn:
+    """A turn is leave to read, which so many readers have at a time.
+
+    A shard that is waited for gives its turn away meanwhile: others may have an answer.  Mutable
+    state: whether it has its turn.
+    """
+
+    readers: trio.CapacityLimiter
+    _has_it: bool = False
+
+    async def take(self) -> None:
+        await self.readers.acquire_on_behalf_of(self)
+        self._has_it = True
+
+    def give(self) -> None:
+        if self._has_it:
+            self._has_it = False
+            self.readers.release_on_behalf_of(self)
+
+    async def rest(self, pause_s: float) -> None:
+        self.give()
+        await trio.sleep(pause_s)
+        await self.take()
+
+
+@attrs.frozen
+class PatientShard:
+    """A patient shard is asked again for as long as the job waits for it."""
+
+    job: Job
+    shard: scan.Shard
+    #: What the job waits for, in words.
+    subject: str
+    rest: Callable[[float], Awaitable[None]] = trio.sleep
+
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a statement; this is the method of `scan.Shard`."""
+        return await retry_while_transient(
+            partial(self.shard.sql, statement, values, within_s=within_s),
+            waits=self.job.waits,
+            subject=self.subject,
+            bound_s=self.job.patience_s,
+            sleep=self.rest,
+        )
+
+
+async def _scan_column(
+    job: Job,
+    number: int,
+    shard: scan.Shard,
+    columns: tuple[str, ...],
+    column: str,
+    keep: Sink,
+    scan_round: int,
+) -> None:
+    begun = await job.store.read(scans.read_position, number, column, scan_round)
+    if begun is None:
+        until = await scan.last_id(shard, column)
+        begun = ScanPosition(number, column, 0, until, scan_round)
+    window = await _window_behind(begun, job, shard, columns)
+    while window is not None and not job.has_enough:
+        job.metrics.scanned(window.scanned)
+        ask = partial(_window_behind, window.scanned, job, shard, columns)
+        # The server looks for the next rows while these are stored, and never further ahead.
+        window = await _while_asking(partial(keep, window.scanned, window.rows), ask)
+
+
+@attrs.frozen
+class _Window:
+    """A window has its rows, and how far the scan has come once they are kept."""
+
+    scanned: ScanPosition
+    rows: list[scan.FoundRow]
+
+
+async def _window_behind(
+    done: ScanPosition, job: Job, shard: scan.Shard, columns: tuple[str, ...]
+) -> _Window | None:
+    """Ask for the next window of a scan that has come as far as `done`; None behind the last.
+
+    Raises:
+      PeerError: the shard does not answer.
+    """
+    if done.position >= done.until or job.has_enough:
+        return None
+    end = min(done.position + job.config.options.md_read_chunk_size, done.until)
+    shark = job.action.origin.manta_storage_id
+    span = columns, done.column, done.position, end
+    with job.metrics.timed("scan"):
+        rows = await scan.window(shard, *span, shark, directories=done.round > 0)
+    return _Window(attrs.evolve(done, position=end), rows)
+
+
+async def _while_asking(
+    keep: Callable[[], Awaitable[None]], ask: Callable[[], Awaitable[_Window | None]]
+) -> _Window | None:
+    """Do both at a time; once `keep` is done, returns or raises what `ask` did."""
+    window: _Window | None = None
+    failure: PeerError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        try:
+            window = await ask()
+        except PeerError as exc:
+            failure = exc
+    if failure is not None:
+        raise failure
+    return window
+
+
+def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
+    """Yield the records of a window that concern the job, parsed as they are taken, in a thread."""
+    for row in rows:
+        record = job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        if record is not None:
+            yield record
