@@ -15,9 +15,10 @@ import cattrs
 import cattrs.v
 from cattrs import BaseConverter, IterableValidationError, IterableValidationNote
 from cattrs.cols import list_structure_factory
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from rebalancer import jsontext
+from rebalancer.api.fields import facts_of, key_of
 from rebalancer.errors import BadRequest, TooLarge
 
 CattrsConverter = cattrs.Converter
@@ -83,8 +84,9 @@ def _brief_text(value: Any) -> str:
 
 def _structure_object(made: cattrs.Converter, kind: type[T], **fields: Any) -> Any:
     """Structure an attrs class from a JSON object, `fields` by hooks of their own."""
-    hooks: dict[str, Any] = {name: override(struct_hook=hook) for name, hook in fields.items()}
-    inner = make_dict_structure_fn(kind, made, **hooks)
+    overrides: dict[str, Any] = _keys(kind)
+    overrides |= {name: override(struct_hook=hook) for name, hook in fields.items()}
+    inner = make_dict_structure_fn(kind, made, **overrides)
 
     def hook(value: Any, _type: Any) -> T:
         if not isinstance(value, Mapping):
@@ -110,6 +112,21 @@ def register_positional(made: cattrs.Converter, kind: type[T], **fields: Any) ->
         return structured
 
     made.register_structure_hook(kind, hook)
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    """Return the overrides of fields that have another key in JSON, or are left out by default."""
+    overrides = {}
+    for field in attrs.fields(kind):
+        key, may_miss = key_of(field), not facts_of(field).is_always_there
+        may_miss = may_miss and field.default is not attrs.NOTHING
+        if key != field.name or may_miss:
+            overrides[field.name] = override(rename=key, omit_if_default=may_miss)
+    return overrides
+
+
+def _unstructure_object(made: cattrs.Converter, kind: Any) -> Any:
+    return make_dict_unstructure_fn(kind, made, **_keys(kind))
 
 
 def _is_array(kind: Any) -> bool:
@@ -165,6 +182,7 @@ def _make_converter(
     made.register_structure_hook(float, _structure_float)
     made.register_structure_hook_factory(_is_array, _structure_array)
     made.register_structure_hook_factory(attrs.has, lambda kind: _structure_object(made, kind))
+    made.register_unstructure_hook_factory(attrs.has, lambda kind: _unstructure_object(made, kind))
     if register is not None:
         register(made)
     return made
@@ -197,10 +215,16 @@ class StrictConverter:
             more = ["..."] if len(faults) >= MAX_FAULTS else []
             raise BadRequest("; ".join([*told, *more])) from exc
 
+    def unstructure(self, value: Any) -> Any:
+        """Turn an attrs class into what `json.dumps` takes, keys in the order of fields."""
+        return self._fast.unstructure(value)
+
 
 _converter = StrictConverter()
 #: Turn parsed JSON into attrs classes that need no hooks of their own, as `StrictConverter` does.
 structure = _converter.structure
+#: Turn attrs classes into parsed JSON.
+unstructure = _converter.unstructure
 
 
 def _format_fault(exc: BaseException, kind: type | None) -> str:

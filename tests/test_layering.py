@@ -18,6 +18,14 @@ MODULES = {
 
 #: Folder or file -> prefixes of modules it must not import.
 FORBIDDEN = {
+    "api": [
+        "rebalancer.manager",
+        "rebalancer.agent",
+        "rebalancer.adm",
+        "rebalancer.peers",
+        "rebalancer.serving",
+        "trio",
+    ],
     "manager": ["rebalancer.agent", "rebalancer_devregion"],
     "agent": ["rebalancer.manager", "rebalancer_devregion", "rebalancer.peers.moray"],
     "peers": ["rebalancer.manager", "rebalancer.agent", "rebalancer_devregion", "sqlite3"],
@@ -63,7 +71,7 @@ ONLY_IN = {
     "cattrs": {"converter.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"converter.py"},
-    "msgspec": {"jsontext.py", "agent/state/posted.py"},
+    "msgspec": {"jsontext.py", "agent/state/posted.py", "api"},
     "psycopg": {"peers/postgres.py", "rebalancer_devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",

@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from rebalancer.api.fields import FACTS, Facts
+
 #: The highest whole number that can be stored.
 MAX_WHOLE = (1 << 63) - 1
 #: The key of a field's metadata.
@@ -42,7 +44,8 @@ def parameter(
     about: str, option: Option | None = None, *, default: Any = attrs.NOTHING, **schema: Any
 ) -> Any:
     """Declare a field of an action's parameters; without a `default` it is required."""
-    return attrs.field(default=default, metadata={_KEY: Parameter(about, option, schema)})
+    metadata = {_KEY: Parameter(about, option, schema), FACTS: Facts(about, schema=schema)}
+    return attrs.field(default=default, metadata=metadata)
 
 
 def parameters_of(params: type[attrs.AttrsInstance]) -> dict[str, tuple[Any, Parameter]]:

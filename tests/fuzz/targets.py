@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 import attrs
 
 from rebalancer import wire
+from rebalancer.actions.declaration import MAX_WHOLE
 from rebalancer.agent.limits import LimitValues
 from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import Posted, read_posted
@@ -119,7 +120,7 @@ def queries(data: bytes) -> None:
     with suppress(RequestError):
         query = requests.read_objects_query(given)
         assert 1 <= query.limit <= requests.MAX_PAGE
-        assert 0 <= query.after <= requests.MAX_WHOLE
+        assert 0 <= query.after <= MAX_WHOLE
     with suppress(RequestError):
         Cursor.parse(data.decode("latin-1"))
 

@@ -10,6 +10,9 @@ from typing import Any
 from quart import Quart, Response, request
 
 from rebalancer import __version__
+from rebalancer.api.jobs import Deleted
+from rebalancer.api.status import Ping
+from rebalancer.converter import unstructure
 from rebalancer.daemon import body_json
 from rebalancer.errors import BadRequest, Unprocessable
 from rebalancer.manager.http import render
@@ -37,11 +40,11 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
 
     @app.quart.get("/ping")
     async def ping() -> Response:
-        return _json({"ping": "pong", "version": __version__})
+        return _shown(Ping(ping="pong", version=__version__))
 
     @app.quart.get("/status")
     async def status() -> Response:
-        return _json(await jobs.queries.status())
+        return _shown(await jobs.queries.status())
 
     @app.quart.get("/openapi.json")
     async def describe() -> Response:
@@ -57,7 +60,7 @@ def _route_changes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> No
         check_no_query(request.args)
         wanted = read_new_job(await _body())
         if wanted.dry_run:
-            return _json(render.plan(await jobs.plan(wanted)))
+            return _shown(render.plan(await jobs.plan(wanted)))
         return _new_id(await jobs.create(wanted))
 
     @quart.post("/jobs/<job_id>/retry")
@@ -78,32 +81,33 @@ def _route_changes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> No
         count("delete_job")
         check_no_query(request.args)
         await jobs.delete(job_id)
-        return _json({"deleted": job_id.lower()})
+        return _shown(Deleted(deleted=job_id.lower()))
 
 
 def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
     @quart.get("/jobs")
     async def list_jobs() -> Response:
         count("list_jobs")
-        return _json([render.listed(row) for row in await jobs.queries.list()])
+        return _shown([render.listed(row) for row in await jobs.queries.list()])
 
     @quart.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         count("get_job")
         details = await jobs.queries.details(job_id)
-        return _json(render.job(details.row, details.known, details.waits))
+        return _shown(render.job(details.row, details.known, details.waits))
 
     @quart.get("/jobs/<job_id>/objects")
     async def list_objects(job_id: str) -> Response:
         count("list_objects")
         query = read_objects_query(request.args.items(multi=True))
         page = await jobs.queries.objects(job_id, query)
+        # As `Objects` of `rebalancer.api` has it: rows by the thousand get no instance each.
         return _json({"objects": page.objects, "after": page.after})
 
     @quart.get("/jobs/<job_id>/summary")
     async def summarize_job(job_id: str) -> Response:
         count("job_summary")
-        return _json(await jobs.queries.summary(job_id))
+        return _shown(await jobs.queries.summary(job_id))
 
     @quart.get("/jobs/<job_id>/report")
     async def report_job(job_id: str) -> Response:
@@ -123,6 +127,11 @@ def _new_id(job_id: str) -> Response:
     # The rewrite's generated client wants a JSON string, the deployed one bare text.
     text = json.dumps(job_id) if prefers_json(request.headers.get("accept", "")) else f"{job_id}\n"
     return Response(text, content_type="application/json")
+
+
+def _shown(body: Any) -> Response:
+    """Answer with a body of a class of `rebalancer.api`, or with a list of such."""
+    return _json(unstructure(body))
 
 
 def _json(value: Any) -> Response:

@@ -1,64 +1,60 @@
-"""The description of the manager's API that `GET /openapi.json` serves: OpenAPI 3.1.  Pure.
+"""This module describes the manager's API for `GET /openapi.json`: OpenAPI 3.1.  Pure.
 
-What bodies hold is in `schemas`; here are the calls, and what each answers in which case.
+The bodies are the classes of `rebalancer.api`; here are the calls, and the answers of each.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from rebalancer import __version__
 from rebalancer.actions import DECLARED
+from rebalancer.actions.declaration import MAX_WHOLE, Declaration
+from rebalancer.api import document as part
+from rebalancer.api.jobs import Deleted, Job, JobListed, Summary
+from rebalancer.api.objects import REPORT_LINES, Objects
+from rebalancer.api.plan import Plan
+from rebalancer.api.requests import SETTINGS, ControlJob
+from rebalancer.api.schemas import Schema, one_of, ref, schemas_of, text
+from rebalancer.api.status import Message, Ping, Status
 from rebalancer.domain.states import ObjectStatus
-from rebalancer.manager.http.requests import DEFAULT_PAGE, MAX_PAGE, MAX_WHOLE
-from rebalancer.manager.http.schemas import SCHEMAS, Schema, array, ref, text, whole
+from rebalancer.manager.http.requests import DEFAULT_PAGE, MAX_PAGE
 
 _ABOUT = """\
 Jobs that empty storage nodes ("sharks") of a Manta object store.  One manager serves a region.
 
 A job is made with `POST /jobs`, waits in `Setup` until it is its turn, is `Running`, and ends as
-`Complete`, `Failed` or, cancelled, `Stopped`; one that is paused is `Stopped` too, until it is
-resumed.  `GET /jobs/{job_id}/summary` is for watching it, `GET /jobs/{job_id}/objects` for looking
-into it, `GET /jobs/{job_id}/report` for keeping.
+`Complete`, `Failed` or, cancelled, `Stopped`; a paused job is `Stopped` too, until it is resumed.
+Use `GET /jobs/{job_id}/summary` to watch a job, `GET /jobs/{job_id}/objects` to look into it, and
+`GET /jobs/{job_id}/report` to keep everything that is known of it.
 
 **Errors** are plain text, as they always were.  A client whose `Accept` begins with
 `application/json` gets `{"message": ..., "request_id": ...}` instead.  A job that does not exist
-is a 400 here, not a 404; a 404 means that the path is none of this API's.  A method that a path
-does not have is a 405 whose `Allow` names those it has.  `HEAD` and `OPTIONS` work wherever they
-make sense.
+is a 400 here, not a 404; a 404 means that this API has no such path.  A method that a path does
+not have is a 405, whose `Allow` names the methods that the path has.  `HEAD` and `OPTIONS` work
+wherever they make sense.
 
 **Whole numbers** are written without a fraction in requests: 22, not 22.0.
 
-**Clients should ignore fields that they do not know.**  This document tells what this version
-shows; later ones may show more.
+**Clients should ignore fields that they do not know.**  This document describes the answers of
+this version; later versions may show more.
 """
-
-_ERROR_TEXTS: Mapping[int, str] = {
-    401: "The manager wants a token, and the request bears none, or another.",
-    404: "The id holds a slash, so that the path is none of this API's.",
-    408: "The body did not come within a minute.",
-    413: "The body is longer than a mebibyte.",
-    500: "Something is broken: the manager's log tells what.",
-}
-_ERROR_HEADERS: Mapping[int, tuple[str, ...]] = {
-    401: ("WWW-Authenticate",),
-    503: ("Retry-After",),
-}
+_ERRORS = part.Errors(
+    texts={
+        401: "The manager wants a token, and the request bears none, or a wrong one.",
+        404: "The id holds a slash, so this API has no such path.",
+        408: "The body did not arrive within a minute.",
+        413: "The body is longer than a mebibyte.",
+        500: "The manager has a fault: its log has the cause.",
+    },
+    content={"text/plain": text(), part.JSON: ref("Message")},
+    headers={401: ("WWW-Authenticate",), 503: ("Retry-After",)},
+)
 _HEADERS: Mapping[str, Any] = {
-    "Server": {
-        "description": "The program and its version.",
-        "required": True,
-        "schema": text(pattern="^rebalancer-manager "),
-    },
-    "Retry-After": {
-        "description": "Seconds after which it may be worth another try.",
-        "required": True,
-        "schema": whole(),
-    },
-    "WWW-Authenticate": {
-        "description": "How to show that one may ask.",
-        "required": True,
-        "schema": {"const": "Bearer"},
-    },
+    "Retry-After": part.header(
+        "Seconds after which another try may succeed.", {"type": "integer", "minimum": 0}
+    ),
+    "WWW-Authenticate": part.header(
+        "The kind of credentials that the manager wants.", {"const": "Bearer"}
+    ),
 }
 #: The calls whose path names a job.
 _OF_A_JOB = (
@@ -70,66 +66,14 @@ _OF_A_JOB = (
     "summarize_job",
     "report_job",
 )
-_NO_JOB = "The id is no UUID, or no job has it."
-
-
-def _answer(about: str, content: Mapping[str, Schema], *headers: str) -> dict[str, Any]:
-    named = ("Server", *headers)
-    return {
-        "description": about,
-        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in named},
-        "content": {kind: {"schema": schema} for kind, schema in content.items()},
-    }
+_NO_JOB = "The id is no UUID, or no job has this id."
 
 
 def _leading(answer: dict[str, Any], job_id: str) -> dict[str, Any]:
-    """`answer`, with what can be asked next of the job whose id is at `job_id` in it."""
+    """Return `answer` with links to the calls about the job whose id is at `job_id` in it."""
     parameters = {"job_id": job_id}
     links = {name: {"operationId": name, "parameters": parameters} for name in _OF_A_JOB}
     return {**answer, "links": links}
-
-
-def _json(schema: Schema) -> dict[str, Schema]:
-    return {"application/json": schema}
-
-
-def _error(status: int, about: str) -> dict[str, Any]:
-    content = {"text/plain": text(), **_json(ref("Message"))}
-    return _answer(about, content, *_ERROR_HEADERS.get(status, ()))
-
-
-def _operation(
-    name: str,
-    summary: str,
-    about: str,
-    answer: dict[str, Any],
-    errors: Mapping[int, str] | None = None,
-    *,
-    body: dict[str, Any] | None = None,
-    query: tuple[dict[str, Any], ...] = (),
-    is_open: bool = False,
-) -> dict[str, Any]:
-    """Return the description of one call.  `errors` tells of those that are its own."""
-    general = [500] if is_open else [401, 500]
-    if body is not None:
-        general += [408, 413]
-    told = {status: _ERROR_TEXTS[status] for status in general} | dict(errors or {})
-    made: dict[str, Any] = {
-        "operationId": name,
-        "summary": summary,
-        "description": about,
-        "responses": {
-            "200": answer,
-            **{str(status): _error(status, told[status]) for status in sorted(told)},
-        },
-    }
-    if query:
-        made["parameters"] = list(query)
-    if body is not None:
-        made["requestBody"] = body
-    if is_open:
-        made["security"] = []
-    return made
 
 
 def _of_job(
@@ -141,77 +85,70 @@ def _of_job(
     **more: Any,
 ) -> dict[str, Any]:
     """Return the description of a call whose path names a job."""
-    own = {400: _NO_JOB, 404: _ERROR_TEXTS[404], **(errors or {})}
-    return _operation(name, summary, about, answer, own, **more)
+    own = {400: _NO_JOB, 404: _ERRORS.texts[404], **(errors or {})}
+    return _ERRORS.operation(name, summary, about, answer, own, **more)
 
 
-def _body(schema: Schema, examples: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {name: {"value": value} for name, value in examples.items()}
-    return {
-        "required": True,
-        "description": "JSON, whatever the request's Content-Type.",
-        "content": {"application/json": {"schema": schema, "examples": shown}},
-    }
-
-
-def _query(name: str, schema: Schema, about: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": about, "schema": schema}
-
-
-_BAD_BODY = "The body is no JSON, or the field that the message names is missing, wrong or unknown."
-_NEW_ID = "The new job's id: bare text and a newline, which is no JSON, as it always was."
-_NEW_ID_AS_JSON = " A JSON string if the request's Accept begins with `application/json`."
-
-_CREATE = _operation(
+_BAD_BODY = (
+    "The body is not JSON, or the field that the message names is missing, wrong or unknown."
+)
+_NEW_ID = (
+    "The id of the new job: bare text and a newline, which is not JSON, as it always was.  A JSON"
+    " string if the request's Accept begins with `application/json`."
+)
+_FORBIDDEN = (
+    "`Snaplink Cleanup Required`: the configuration forbids evacuations.  Any other text: the"
+    " manager has a fault, and its log has the cause."
+)
+_CREATE = _ERRORS.operation(
     "create_job",
-    "Make a job, or tell what it would do",
+    "Make a job, or show what it would do",
     "\n\n".join(declared.about for declared in DECLARED.values()),
-    # No links lead on from here: nothing is at the id of a plan.
-    _answer(
-        f"{_NEW_ID}{_NEW_ID_AS_JSON}  Of a dry run: the plan.",
-        _json({"oneOf": [ref("JobId"), ref("Plan")]}),
-    ),
+    # No links lead on from here: a plan has no id.
+    part.shows(f"{_NEW_ID}  For a dry run: the plan.", {"oneOf": [ref("JobId"), ref("Plan")]}),
     {
         400: "The shark's name cannot be one, no storage node has it, or the file of objects"
-        " cannot be read; of a dry run: the job would fail at once, and why.",
-        409: "Another job empties this node, or will: the message names it.  Of a dry run: another"
-        " one is under way.",
+        " cannot be read.  For a dry run: the job would fail at once, and the cause.",
+        409: "Another job empties this node, or will: the message names it.  For a dry run: another"
+        " dry run is under way.",
         422: _BAD_BODY,
-        500: "`Snaplink Cleanup Required`: the configuration forbids evacuations.  Any other text:"
-        " something is broken, and the manager's log tells what.",
-        503: "A dry run: a shard or storinfo does not answer.",
+        500: _FORBIDDEN,
+        503: "For a dry run: a shard or storinfo does not answer.",
     },
-    body=_body(
+    body=part.takes(
         ref("NewJob"),
         {name: body for declared in DECLARED.values() for name, body in declared.examples.items()},
     ),
 )
-_LIST = _operation(
+_LIST = _ERRORS.operation(
     "list_jobs",
     "List all jobs",
-    "Oldest first, also those that have ended and were not removed.",
-    _leading(_answer("All jobs.", _json(array(ref("JobListed")))), "$response.body#/0/id"),
+    "The oldest job comes first.  Jobs that have ended are listed until they are removed.",
+    _leading(
+        part.shows("All jobs.", {"type": "array", "items": ref("JobListed")}),
+        "$response.body#/0/id",
+    ),
 )
 _GET = _of_job(
     "get_job",
     "Show a job and its counts",
-    "Its counts cost the same at ten objects and at fifty million.",
-    _answer("The job.", _json(ref("Job"))),
+    "The counts cost the same at ten objects and at fifty million.",
+    part.shows("The job.", Job),
 )
 _CHANGE = _of_job(
     "change_job",
     "Pause, resume or cancel a job, or change a setting of it",
-    "`pause` stops a job as it is, `resume` lets it go on, `cancel` begins nothing more, waits for"
-    " what agents are doing and ends the job.  The settings are those of a running job, change at"
-    " once, and outlive a restart of the manager.",
-    _answer("Done; the body is empty.", {}),
+    "`pause` stops a job as it is, and `resume` lets it go on.  `cancel` begins nothing more, waits"
+    " for what agents are doing and ends the job.  A setting can be changed while the job runs, is"
+    " in force at once, and outlives a restart of the manager.",
+    part.answer("The change is made; the body is empty.", {}),
     {
-        400: f"{_NO_JOB}  Of a setting: the job does not run, the configuration has fixed it, or"
-        " the number is out of range.",
-        409: "The job is in no state for this.",
+        400: f"{_NO_JOB}  For a setting: the job does not run, the configuration fixes the setting,"
+        " or the number is out of range.",
+        409: "The state of the job does not allow this change.",
         422: _BAD_BODY,
     },
-    body=_body(
+    body=part.takes(
         ref("Change"),
         {
             "pause": {"action": "pause"},
@@ -227,83 +164,84 @@ _CHANGE = _of_job(
 _DELETE = _of_job(
     "delete_job",
     "Remove a job that has ended",
-    "Its file, which tells what became of each object, is gone with it: keep the report first.",
-    _answer("It is gone.", _json(ref("Deleted"))),
-    {409: "It has not ended, or a job that has not ended retries it."},
+    "The job's file, which says what became of each object, is removed too: keep the report first.",
+    part.shows("The job is removed.", Deleted),
+    {409: "The job has not ended, or a job that has not ended retries it."},
 )
 _RETRY = _of_job(
     "retry_job",
-    "Make a job of what an earlier one could not do",
-    "It takes up what the earlier job skipped or had an error with, and reads each record anew."
-    "  If that one failed or was cancelled, it also goes on where that one stopped looking.",
-    _leading(_answer(f"{_NEW_ID}{_NEW_ID_AS_JSON}", _json(ref("JobId"))), "$response.body"),
-    {
-        409: "The earlier job has not ended.",
-        500: "`Snaplink Cleanup Required`: the configuration forbids evacuations.  Any other text:"
-        " something is broken, and the manager's log tells what.",
-    },
+    "Make a job of what an earlier job could not do",
+    "The new job takes the objects that the earlier job skipped or had an error with, and reads"
+    " each record anew.  After a job that failed or was cancelled, it also goes on where that job"
+    " stopped looking for objects.",
+    _leading(part.shows(_NEW_ID, ref("JobId")), "$response.body"),
+    {409: "The earlier job has not ended.", 500: _FORBIDDEN},
 )
 _LIST_OBJECTS = _of_job(
     "list_objects",
     "Page through a job's objects",
-    "Ask again with the answer's `after` until that is null.  A page may hold fewer objects than"
-    " `limit`, even none, and not be the last: a filter looks at so many rows at a time only.",
-    _answer("A page.", _json(ref("Objects"))),
+    "Ask again with the `after` of the answer until it is null.  A page that is not the last may"
+    " hold fewer objects than `limit`, or none: a filter looks at a bounded number of rows at a"
+    " time.",
+    part.shows("A page of objects.", Objects),
     {400: f"{_NO_JOB}  Or the parameter that the message names is unknown or wrong."},
     query=(
-        _query("status", text(enum=list(ObjectStatus)), "Only objects of this status."),
-        _query("reason", text(), "Only objects with this reason, such as `md5_mismatch`."),
-        _query(
+        part.parameter("status", text(enum=list(ObjectStatus)), "Only objects in this status."),
+        part.parameter("reason", text(), "Only objects with this reason, such as `md5_mismatch`."),
+        part.parameter(
             "after",
-            whole(maximum=MAX_WHOLE, default=0),
+            {"type": "integer", "minimum": 0, "maximum": MAX_WHOLE, "default": 0},
             "Only objects behind this row; from an earlier answer.",
         ),
-        _query(
+        part.parameter(
             "limit",
-            whole(minimum=1, maximum=MAX_PAGE, default=DEFAULT_PAGE),
-            "How many at most.",
+            {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
+            "The most objects in the answer.",
         ),
     ),
 )
 _SUMMARY = _of_job(
     "summarize_job",
-    "Tell how a job is going",
-    "Counts by reason, rates, the time left, each destination and each shard's scan, at a cost that"
-    " does not depend on the job's size: fit to be asked every second.",
-    _answer("How it is going.", _json(ref("Summary"))),
+    "Show how a job is going",
+    "The summary has counts by reason, rates, the time left, each destination and each shard's"
+    " scan.  Its cost does not depend on the job's size, so it can be asked for every second.",
+    part.shows("The summary.", Summary),
 )
 _REPORT = _of_job(
     "report_job",
     "Take all that is known of a job",
-    "Its audit record: one JSON object a line, each as the schema `ReportLine` tells, read while it"
-    " is sent.  The first line is the job, the last has type `end` and the number of those"
-    " between; a report without it was cut short.",
-    _answer("The lines.", {"application/x-ndjson": text("Each line: schema `ReportLine`.")}),
+    "The report is the audit record of a job: one JSON object a line, each as the schema"
+    " `ReportLine` says, read while it is sent.  The first line is the job.  The last line has type"
+    " `end` and the number of lines between; a report without it was cut short.",
+    part.answer("The lines.", {"application/x-ndjson": text("Each line: schema `ReportLine`.")}),
 )
-_PING = _operation(
+_PING = _ERRORS.operation(
     "ping",
-    "Tell that the manager is alive",
-    "It looks at nothing, and needs no token.",
-    _answer("It is.", _json(ref("Ping"))),
+    "Show that the manager is alive",
+    "This call looks at nothing, and needs no token.",
+    part.shows("The manager is alive.", Ping),
     is_open=True,
 )
-_STATUS = _operation(
+_STATUS = _ERRORS.operation(
     "status",
-    "Tell how the manager is",
-    "Its jobs by state, how old its list of storage nodes is, and how destinations stand.",
-    _answer("How it is.", _json(ref("Status"))),
+    "Show how the manager is",
+    "The status has the number of jobs by state, the age of the list of storage nodes, and what is"
+    " under way at each destination.",
+    part.shows("The status.", Status),
 )
-_DESCRIBE = _operation(
+_DESCRIBE = _ERRORS.operation(
     "describe",
     "Describe this API",
-    "This document.",
-    _answer("OpenAPI 3.1.", _json({"type": "object", "required": ["openapi", "info", "paths"]})),
+    "The answer is this document.",
+    part.shows(
+        "An OpenAPI 3.1 document.", {"type": "object", "required": ["openapi", "info", "paths"]}
+    ),
 )
 _JOB_ID = {
     "name": "job_id",
     "in": "path",
     "required": True,
-    "description": "The job's id; upper and lower case are one.",
+    "description": "The job's id; upper and lower case are the same.",
     "schema": ref("JobId"),
 }
 _PATHS: Mapping[str, Mapping[str, Any]] = {
@@ -318,31 +256,51 @@ _PATHS: Mapping[str, Mapping[str, Any]] = {
     "/openapi.json": {"get": _DESCRIBE},
 }
 
+
+def _new_job(declared: Declaration) -> Schema:
+    """Return the schema of the body that makes a job of an action."""
+    properties = {
+        "action": text("The kind of job.", enum=[declared.name]),
+        "params": ref(declared.params.__name__),
+    }
+    if declared.has_plan:
+        properties["dry_run"] = {
+            "type": "boolean",
+            "default": False,
+            "description": "Only show what the job would do.",
+        }
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["action", "params"],
+        "additionalProperties": False,
+    }
+
+
+_CHANGES: tuple[type[Any], ...] = (ControlJob, *SETTINGS.values())
+_SCHEMAS: Mapping[str, Schema] = {
+    **schemas_of(
+        *(Job, JobListed, Summary, Deleted, Objects, Plan, Ping, Status, Message),
+        *REPORT_LINES.values(),
+        *_CHANGES,
+        *(declared.params for declared in DECLARED.values()),
+    ),
+    "JobId": text(format="uuid"),
+    "ReportLine": one_of(*REPORT_LINES.values()),
+    "Change": one_of(*_CHANGES),
+    "NewJob": {"oneOf": [_new_job(declared) for declared in DECLARED.values()]},
+}
+
 #: The description, as JSON has it.
-DOCUMENT: Mapping[str, Any] = {
-    "openapi": "3.1.0",
-    "info": {
-        "title": "Manta rebalancer: manager",
-        "version": __version__,
-        "summary": "Empties storage nodes of a Manta object store without losing an object.",
-        "description": _ABOUT,
-        "license": {"name": "MPL-2.0", "identifier": "MPL-2.0"},
-    },
-    # Without a token file in its configuration, a manager answers everybody.
-    "security": [{}, {"token": []}],
-    "paths": {
+DOCUMENT: Mapping[str, Any] = part.document(
+    "manager",
+    "Manta rebalancer: manager",
+    "Empties storage nodes of a Manta object store without losing an object.",
+    _ABOUT,
+    {
         path: {**calls, **({"parameters": [_JOB_ID]} if "{job_id}" in path else {})}
         for path, calls in _PATHS.items()
     },
-    "components": {
-        "schemas": dict(SCHEMAS),
-        "headers": dict(_HEADERS),
-        "securitySchemes": {
-            "token": {
-                "type": "http",
-                "scheme": "bearer",
-                "description": "What is in the file `api.token_file` of the configuration.",
-            }
-        },
-    },
-}
+    _SCHEMAS,
+    _HEADERS,
+)

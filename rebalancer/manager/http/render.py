@@ -1,4 +1,4 @@
-"""This module makes JSON of what the manager's API shows.  Pure."""
+"""This module makes the answers of the manager's API, of classes in `rebalancer.api`.  Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,69 +7,93 @@ from typing import Any
 import attrs
 
 from rebalancer import __version__
+from rebalancer.api import jobs as api
+from rebalancer.api import plan as api_plan
+from rebalancer.api import status as api_status
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.fleet.ledger import Standing
 from rebalancer.manager.jobs.plan import Plan
 from rebalancer.manager.jobs.rows import JobRow
-from rebalancer.manager.store.records import ScanPosition, Status
+from rebalancer.manager.store.records import Finding, Round, ScanPosition, Status
 from rebalancer.manager.store.views import Overview
 from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
 from rebalancer.waits import Wait
 
 
-def listed(row: JobRow) -> dict[str, Any]:
+def listed(row: JobRow) -> api.JobListed:
     """Render a job in the list of all jobs."""
-    return {"id": row.id, "action": row.action.capitalize(), "state": row.state_shown}
+    return api.JobListed(id=row.id, action=row.action.capitalize(), state=row.state_shown)
 
 
-def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> dict[str, Any]:
+def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.Job:
     """Render a job: what the predecessor shows, and more; `waits` is what it waits for."""
     origin, status = known.origin, known.status
-    shown = {
-        "config": {
-            "action": row.action.capitalize(),
-            "from_shark": {
-                "datacenter": "" if origin is None else origin.datacenter,
-                "manta_storage_id": "" if origin is None else origin.manta_storage_id,
-            },
-            "max_objects": row.params.get("max_objects"),
-        },
-        "results": results(status),
-        "bytes": {"complete": status.size(ObjectStatus.COMPLETE), "total": status.size()},
-        "scans": [attrs.asdict(scan) for scan in known.scans],
-        "rounds": [attrs.asdict(one) for one in known.rounds],
-        "warnings": [attrs.asdict(finding) for finding in known.warnings],
-        "waiting": waiting(waits),
-        "created": row.created,
-        "started": row.started,
-        "finished": row.finished,
-        "state": row.state_shown,
-    }
-    if row.words.wish is not None:
-        shown["wish"] = row.words.wish
-    if row.error is not None:
-        shown["error"] = row.error
-    return shown
+    return api.Job(
+        config=api.JobConfig(
+            action=row.action.capitalize(),
+            from_shark=api.FromShark(
+                datacenter="" if origin is None else origin.datacenter,
+                manta_storage_id="" if origin is None else origin.manta_storage_id,
+            ),
+            max_objects=row.params.get("max_objects"),
+        ),
+        results=results(status),
+        bytes=api.JobBytes(complete=status.size(ObjectStatus.COMPLETE), total=status.size()),
+        scans=_scans(known.scans),
+        rounds=_rounds(known.rounds),
+        warnings=_findings(known.warnings),
+        waiting=_waiting(waits),
+        created=row.created,
+        started=row.started,
+        finished=row.finished,
+        state=row.state_shown,
+        wish=row.words.wish,
+        error=row.error,
+    )
 
 
-def waiting(waits: Iterable[Wait]) -> list[dict[str, str]]:
+def _scans(scans: Iterable[ScanPosition]) -> tuple[api.Scan, ...]:
+    return tuple(
+        api.Scan(
+            shard=scan.shard,
+            column=scan.column,
+            position=scan.position,
+            until=scan.until,
+            round=scan.round,
+        )
+        for scan in scans
+    )
+
+
+def _rounds(rounds: Iterable[Round]) -> tuple[api.Round, ...]:
+    return tuple(
+        api.Round(round=one.round, started=one.started, found=one.found, remaining=one.remaining)
+        for one in rounds
+    )
+
+
+def _findings(findings: Iterable[Finding]) -> tuple[api.Finding, ...]:
+    return tuple(api.Finding(check=one.check, detail=one.detail) for one in findings)
+
+
+def _waiting(waits: Iterable[Wait]) -> tuple[api.Wait, ...]:
     """Render what a job waits for, the oldest first."""
-    return [{"for": one.subject, "since": one.since, "detail": one.detail} for one in waits]
+    return tuple(api.Wait(subject=one.subject, since=one.since, detail=one.detail) for one in waits)
 
 
-def results(status: Status) -> dict[str, int]:
+def results(status: Status) -> api.Results:
     """Render a job's counts under the predecessor's names."""
     counts = {
-        "Unprocessed": status.objects(ObjectStatus.UNPROCESSED),
-        "Assigned": status.objects(ObjectStatus.ASSIGNED),
-        "Skipped": status.objects(ObjectStatus.SKIPPED),
-        "Error": status.objects(ObjectStatus.ERROR),
-        "Post Processing": status.objects(ObjectStatus.POST_PROCESSING),
-        "Complete": status.objects(ObjectStatus.COMPLETE),
-        "Duplicates": status.objects("duplicates"),
+        "unprocessed": status.objects(ObjectStatus.UNPROCESSED),
+        "assigned": status.objects(ObjectStatus.ASSIGNED),
+        "skipped": status.objects(ObjectStatus.SKIPPED),
+        "error": status.objects(ObjectStatus.ERROR),
+        "post_processing": status.objects(ObjectStatus.POST_PROCESSING),
+        "complete": status.objects(ObjectStatus.COMPLETE),
+        "duplicates": status.objects("duplicates"),
     }
-    return {"Total": sum(counts.values()), **counts}
+    return api.Results(total=sum(counts.values()), **counts)
 
 
 def summary(
@@ -78,45 +102,47 @@ def summary(
     rates: Rates | None,
     standings: Iterable[Standing],
     waits: Iterable[Wait] = (),
-) -> dict[str, Any]:
+) -> api.Summary:
     """Render how a job is going.
 
     `rates` are those of a job that runs, `standings` its destinations', `waits` what it waits for.
     """
     status = known.status
-    cause = {} if row.error is None else {"error": row.error}
     per_s = (0.0, 0.0) if rates is None else rates.per_s(MINUTE_S)
-    return {
-        "id": row.id,
-        "state": row.state_shown,
-        "counts": [
-            {"status": name, "reason": reason, "objects": objects, "bytes": size}
+    return api.Summary(
+        id=row.id,
+        state=row.state_shown,
+        counts=tuple(
+            api.ReasonCount(status=name, reason=reason, objects=objects, bytes=size)
             for (name, reason), (objects, size) in sorted(status.counts.items())
             if objects
-        ],
-        "rates": {} if rates is None else _rates(rates),
-        "eta_s": eta_s(
+        ),
+        rates=_rates(rates),
+        eta_s=eta_s(
             settled=status.settled,
             known=status.total,
             scanned=_scanned(known.scans),
             per_s=per_s[0],
         ),
-        "scans": [attrs.asdict(scan) for scan in known.scans],
-        "rounds": [attrs.asdict(one) for one in known.rounds],
-        "warnings": [attrs.asdict(finding) for finding in known.warnings],
-        "waiting": waiting(waits),
-        "destinations": _destinations(known.destinations, standings),
-        "tuning": row.params.get("tuning", {}),
-        **cause,
-    }
+        scans=_scans(known.scans),
+        rounds=_rounds(known.rounds),
+        warnings=_findings(known.warnings),
+        waiting=_waiting(waits),
+        destinations=_destinations(known.destinations, standings),
+        tuning=row.params.get("tuning", {}),
+        error=row.error,
+    )
 
 
-def _rates(rates: Rates) -> dict[str, Any]:
-    spans = {"minute": MINUTE_S, "hour": HOUR_S}
-    return {
-        name: dict(zip(("objects_per_s", "bytes_per_s"), rates.per_s(span), strict=True))
-        for name, span in spans.items()
-    }
+def _rates(rates: Rates | None) -> api.SummaryRates:
+    if rates is None:
+        return api.SummaryRates()
+    return api.SummaryRates(minute=_rate(rates, MINUTE_S), hour=_rate(rates, HOUR_S))
+
+
+def _rate(rates: Rates, span_s: float) -> api.Rate:
+    objects_per_s, bytes_per_s = rates.per_s(span_s)
+    return api.Rate(objects_per_s=objects_per_s, bytes_per_s=bytes_per_s)
 
 
 def _scanned(scans: Sequence[ScanPosition]) -> float:
@@ -128,9 +154,13 @@ def _scanned(scans: Sequence[ScanPosition]) -> float:
 
 def _destinations(
     kept: Iterable[Mapping[str, Any]], standings: Iterable[Standing]
-) -> list[dict[str, Any]]:
-    now = {standing.shark: attrs.asdict(standing) for standing in standings}
-    return [{**one, "now": now.get(one["shark"])} for one in kept]
+) -> tuple[api.Destination, ...]:
+    now = {standing.shark: standing for standing in _standings(standings)}
+    return tuple(api.Destination(**one, now=now.get(one["shark"])) for one in kept)
+
+
+def _standings(standings: Iterable[Standing]) -> tuple[api.Standing, ...]:
+    return tuple(api.Standing(**attrs.asdict(standing)) for standing in standings)
 
 
 def status(
@@ -141,19 +171,19 @@ def status(
     nodes: int,
     age_s: float | None,
     max_concurrent_jobs: int,
-) -> dict[str, Any]:
+) -> api_status.Status:
     """Render how the manager is; `nodes` is what storinfo lists, told `age_s` seconds ago."""
-    return {
-        "version": __version__,
-        "jobs": dict(Counter(row.state_shown for row in rows)),
-        "running": list(running),
-        "max_concurrent_jobs": max_concurrent_jobs,
-        "storinfo": {"nodes": nodes, "age_s": age_s},
-        "destinations": [attrs.asdict(standing) for standing in standings],
-    }
+    return api_status.Status(
+        version=__version__,
+        jobs=dict(Counter(row.state_shown for row in rows)),
+        running=tuple(running),
+        max_concurrent_jobs=max_concurrent_jobs,
+        storinfo=api_status.Storinfo(nodes=nodes, age_s=age_s),
+        destinations=_standings(standings),
+    )
 
 
-def plan(made: Plan) -> dict[str, Any]:
+def plan(made: Plan) -> api_plan.Plan:
     """Render what a job would do."""
     counts = made.status.counts
     refused = {
@@ -161,24 +191,24 @@ def plan(made: Plan) -> dict[str, Any]:
         for (name, reason), count in sorted(counts.items())
         if name == ObjectStatus.SKIPPED and count[0]
     }
-    return {
-        "objects": made.status.total,
-        "bytes": made.status.size(),
-        "fits": not made.failures and set(refused) <= {EXCLUDED.word},
-        "destinations": [
-            {**attrs.asdict(shark), "objects": objects, "bytes": size}
+    return api_plan.Plan(
+        objects=made.status.total,
+        bytes=made.status.size(),
+        fits=not made.failures and set(refused) <= {EXCLUDED.word},
+        destinations=tuple(
+            api_plan.PlannedDestination(**attrs.asdict(shark), objects=objects, bytes=size)
             for shark, (objects, size) in made.destinations.items()
-        ],
-        "skipped": [
-            {"reason": reason, "objects": objects, "bytes": size}
+        ),
+        skipped=tuple(
+            api_plan.PlannedSkip(reason=reason, objects=objects, bytes=size)
             for reason, (objects, size) in refused.items()
-        ],
-        "errors": [
-            {"error": reason, "objects": objects}
+        ),
+        errors=tuple(
+            api_plan.PlannedError(error=reason, objects=objects)
             for (name, reason), (objects, _) in sorted(counts.items())
             if name == ObjectStatus.ERROR and objects
-        ],
-        "duplicates": made.status.objects("duplicates"),
-        "warnings": [attrs.asdict(finding) for finding in made.warnings],
-        "failures": made.failures,
-    }
+        ),
+        duplicates=made.status.objects("duplicates"),
+        warnings=_findings(made.warnings),
+        failures=tuple(made.failures),
+    )

@@ -1,6 +1,5 @@
 """This module reads and checks the bodies and queries of the manager's API.  Pure."""
 
-import enum
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,19 +7,19 @@ import attrs
 
 from rebalancer import keys, wire
 from rebalancer.actions import DECLARED
-from rebalancer.actions.declaration import Declaration
+from rebalancer.actions.declaration import MAX_WHOLE, Declaration
+from rebalancer.api import requests as api
+from rebalancer.api.fields import facts_of
+from rebalancer.api.requests import Control
 from rebalancer.bodies import whole_number
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
 
-MIN_UPDATERS, MAX_UPDATERS = 1, 250
 #: Errors of one request that are told.
 MOST_TOLD = 10
 #: Objects of one page of a listing.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
-#: The highest number that a row, or a limit, can have.
-MAX_WHOLE = (1 << 63) - 1
 
 
 @attrs.frozen
@@ -32,14 +31,6 @@ class NewJob:
     params: Any
     #: Only tell what the job would do.
     dry_run: bool = False
-
-
-class Control(enum.StrEnum):
-    """What can be asked of a job whether it runs or not."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    CANCEL = "cancel"
 
 
 @attrs.frozen
@@ -67,15 +58,20 @@ class Range:
     name: str
     minimum: int
     maximum: int
-    or_null: bool = False
+    or_null: bool
+
+    @classmethod
+    def of(cls, name: str, change: type[attrs.AttrsInstance]) -> "Range":
+        """Return the range that the body of a change allows."""
+        field = attrs.fields_dict(change)["params"]
+        bounds = facts_of(field).schema
+        return cls(name, bounds["minimum"], bounds["maximum"], or_null=field.type is not int)
 
 
-#: By the action that changes them.  Bounds are those of the configuration.
+#: By the action that changes them.
 SETTINGS: Mapping[str, Range] = {
-    "set_metadata_threads": Range("max_metadata_update_threads", MIN_UPDATERS, MAX_UPDATERS),
-    "set_max_sharks": Range("max_sharks", 1, 10_000),
-    "set_max_tasks_per_assignment": Range("max_tasks_per_assignment", 1, 10_000),
-    "set_bandwidth": Range("bandwidth_bytes_per_s", 1, 1 << 50, or_null=True),
+    facts_of(attrs.fields_dict(change)["action"]).schema["const"]: Range.of(name, change)
+    for name, change in api.SETTINGS.items()
 }
 ACTIONS_ON_JOBS = (*SETTINGS, *Control)
 

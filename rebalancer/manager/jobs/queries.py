@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import attrs
 
+from rebalancer.api.jobs import Summary
+from rebalancer.api.status import Status
+from rebalancer.converter import unstructure
 from rebalancer.errors import BadRequest, Damaged, StoreBusy, StoreError, Unavailable
 from rebalancer.manager.http import render
 from rebalancer.manager.http.requests import ObjectsQuery, checked_id
@@ -59,7 +62,7 @@ class JobQueries:
         running = self.running.get(row.id)
         return JobDetails(row, known, () if running is None else running.waits.causes)
 
-    async def summary(self, job_id: str) -> dict[str, Any]:
+    async def summary(self, job_id: str) -> Summary:
         """Return counts, rates and destinations of a job.
 
         Raises:
@@ -71,7 +74,7 @@ class JobQueries:
         standings = self.resources.fleet_ledger.snapshot()
         return render.summary(details.row, details.known, rates, standings, details.waits)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Status:
         """Return the numbers of jobs and nodes, and how the destinations stand."""
         shared = self.resources
         return render.status(
@@ -117,7 +120,7 @@ class JobQueries:
         """
         file = self.resources.file(row.id)
         known = await run_sync(Work.VIEWS, views.read_job, file)
-        yield _line({"type": "job", "id": row.id, **render.job(row, known)})
+        yield _line({"type": "job", "id": row.id, **unstructure(render.job(row, known))})
         lines = 0
         for kind in views.REPORT:
             after, page = await run_sync(Work.VIEWS, views.report_page, file, kind, 0)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from rebalancer.api.requests import Control
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import (
@@ -22,7 +23,7 @@ from rebalancer.domain.states import (
 )
 from rebalancer.errors import BadRequest, Conflict, IllegalTransition, Unavailable
 from rebalancer.log import get_logger
-from rebalancer.manager.http.requests import Control, NewJob, Setting, check_range, checked_id
+from rebalancer.manager.http.requests import NewJob, Setting, check_range, checked_id
 from rebalancer.manager.jobs.admission import check_params, look_up, params_of
 from rebalancer.manager.jobs.assembly import Resources, read_tuning
 from rebalancer.manager.jobs.index import JobIndex

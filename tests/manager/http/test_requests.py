@@ -6,12 +6,12 @@ import attrs
 import pytest
 
 from rebalancer.actions.evacuate import EvacuateParams
+from rebalancer.api.requests import Control
 from rebalancer.config import ManagerConfig, Shard
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, RequestError, Unprocessable
 from rebalancer.manager.http.requests import (
     SETTINGS,
-    Control,
     NewJob,
     ObjectsQuery,
     Range,

@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from rebalancer.actions.evacuate import EvacuateParams
+from rebalancer.api.requests import Control
 from rebalancer.domain.states import JobEvent, JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable, Unavailable
-from rebalancer.manager.http.requests import Control, NewJob
+from rebalancer.manager.http.requests import NewJob
 from rebalancer.manager.jobs import admission, service
 from rebalancer.manager.jobs import index as index_module
 from rebalancer.manager.jobs.assembly import Resources

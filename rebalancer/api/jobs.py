@@ -1,0 +1,225 @@
+"""This module has the bodies about jobs: as the list and a single job show them, and their summary.
+
+Field order is the order of keys in the answers.  Fields with `if_missing` are not shown by the
+predecessor, whose answers `adm` reads too.
+"""
+
+import attrs
+
+from rebalancer.api.fields import Amount, Count, Positive, Time, Uuid, about
+from rebalancer.domain.states import STATE_WORDS, WISH_WORDS, ObjectStatus
+
+_STATE = (
+    "The state of the job: "
+    + ", ".join(word.capitalize() for word in STATE_WORDS)
+    + ".  A state that this version does not know, left by another one, is shown as it was found."
+)
+_WAITING = "What the job waits for now; the longest wait comes first."
+_SHARK = "1.stor.example.com"
+
+
+@attrs.frozen(kw_only=True)
+class JobListed:
+    """An entry of the list of all jobs."""
+
+    id: Uuid
+    action: str = about(examples=["Evacuate"])
+    state: str = about(_STATE, examples=["Running"])
+
+
+@attrs.frozen(kw_only=True)
+class FromShark:
+    """The storage node that a job empties."""
+
+    datacenter: str = about("Empty until the job has looked its node up.")
+    manta_storage_id: str = about(examples=[_SHARK])
+
+
+@attrs.frozen(kw_only=True)
+class JobConfig:
+    """What a job was made for."""
+
+    action: str = about(examples=["Evacuate"])
+    from_shark: FromShark
+    max_objects: Count | None = about("The most objects that the job takes; null: all.")
+
+
+@attrs.frozen(kw_only=True)
+class Results:
+    """The number of a job's objects in each status."""
+
+    total: Count = about("The sum of the others.", key="Total")
+    unprocessed: Count = about("Objects found, without a destination yet.", key="Unprocessed")
+    assigned: Count = about(
+        "Objects in an assignment, which an agent may be working on.", key="Assigned"
+    )
+    skipped: Count = about(
+        "Objects left where they are, for a reason that may pass: a retry job takes them up.",
+        key="Skipped",
+    )
+    error: Count = about(
+        "Objects left where they are, for a reason that a person should look at.", key="Error"
+    )
+    post_processing: Count = about(
+        "Objects copied and verified, whose records do not say so yet.", key="Post Processing"
+    )
+    complete: Count = about("Objects copied, whose records name the copy.", key="Complete")
+    duplicates: Count = about(
+        "Objects with several records, which are in one of the other counts as well.",
+        key="Duplicates",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class JobBytes:
+    """The bytes of the objects that are known so far."""
+
+    complete: Count = about("Bytes of the objects that are complete.")
+    total: Count = about("Bytes of all objects.")
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """How far a job has looked through the ids of a shard, or through a listing."""
+
+    shard: Count = about("The shard's number; 0 for a listing.")
+    column: str = about("The ids that are looked through: `_id`, `_idx`, or the part of a listing.")
+    position: Count = about("The last id that was looked at; what was found is in the job's file.")
+    until: Count = about("The last id that there is.")
+    round: Count = about("0 for discovery, from 1 on for final scans.", if_missing=0)
+
+
+@attrs.frozen(kw_only=True)
+class Round:
+    """A final scan: a search of the live metadata for records that still name the node."""
+
+    round: Positive
+    started: Time
+    found: Count = about("Records that were found and moved too.")
+    remaining: Count = about("Records that still name the node; the report lists them.")
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """A warning of the pre-flight."""
+
+    check: str = about("The name of the check.", examples=["heartbeat", "clone", "room"])
+    detail: str = about("The finding, for a person.")
+
+
+@attrs.frozen(kw_only=True)
+class Wait:
+    """Something that a job waits for; the job goes on by itself when it is there."""
+
+    subject: str = about("What is waited for.", key="for", examples=["storinfo", "shard 2"])
+    since: Time
+    detail: str = about("The last error, for a person.")
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """A job and its counts."""
+
+    config: JobConfig
+    results: Results
+    bytes: JobBytes = about(if_missing=JobBytes(complete=0, total=0))
+    scans: tuple[Scan, ...] | None = about(
+        "How far the job has looked.", if_missing=None, is_never_null=True
+    )
+    rounds: tuple[Round, ...] = about("The final scans, the latest last.", if_missing=())
+    warnings: tuple[Finding, ...] = about("The warnings of the pre-flight.", if_missing=())
+    waiting: tuple[Wait, ...] = about(
+        "What the job waits for now, the oldest first.", if_missing=()
+    )
+    created: Time = about(if_missing="")
+    started: Time | None = about("null: it has not started.", if_missing=None)
+    finished: Time | None = about("null: it has not ended.", if_missing=None)
+    state: str = about(_STATE, examples=["Running"])
+    wish: str | None = about(
+        "What an operator has asked for, whether it is carried out or not.",
+        default=None,
+        enum=list(WISH_WORDS),
+    )
+    error: str | None = about("Why the job failed; missing unless it did.", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class ReasonCount:
+    """The objects of a job that have one status for one reason."""
+
+    status: str = about(enum=[*ObjectStatus, "duplicates"])
+    reason: str = about("Empty where the status says it all.")
+    objects: Positive
+    bytes: Count
+
+
+@attrs.frozen(kw_only=True)
+class Rate:
+    """How fast objects come to their end."""
+
+    objects_per_s: Amount = about("Objects that came to their end, a second.")
+    bytes_per_s: Amount = about("Bytes of these objects, a second.")
+
+
+@attrs.frozen(kw_only=True)
+class SummaryRates:
+    """Rates over the last minute and the last hour; neither is there unless the job runs."""
+
+    minute: Rate | None = about(default=None)
+    hour: Rate | None = about(default=None)
+
+
+@attrs.frozen(kw_only=True)
+class Standing:
+    """A destination as all running jobs see it now."""
+
+    shark: str = about(examples=[_SHARK])
+    claimed: Count = about(
+        "Bytes promised to objects, or copied so lately that storinfo may not know of them."
+    )
+    assignments: Count = about("Assignments under way.")
+    failures: Count = about("Failures in a row.")
+    avoided_for_s: Amount = about("Seconds for which other destinations are preferred to this one.")
+
+
+@attrs.frozen(kw_only=True)
+class Destination:
+    """A destination of a job: what it was given, and what became of that."""
+
+    shark: str = about(examples=[_SHARK])
+    datacenter: str
+    assignments: Count = about("Assignments that it was given.")
+    tasks: Count = about("Objects in these assignments.")
+    bytes: Count = about("Bytes of these objects.")
+    copied: Count = about("Objects of which it has a verified copy.")
+    failed: Count = about("Objects that it did not copy, or of which that is not known.")
+    now: Standing | None = about("null: nothing is under way there.")
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """How a job is going."""
+
+    id: Uuid
+    state: str = about(_STATE, examples=["Running"])
+    counts: tuple[ReasonCount, ...]
+    rates: SummaryRates
+    eta_s: Amount | None = about("Seconds until the job ends; null if there is no telling.")
+    scans: tuple[Scan, ...] = about("How far the job has looked.")
+    rounds: tuple[Round, ...] = about("The final scans, the latest last.")
+    warnings: tuple[Finding, ...] = about("The warnings of the pre-flight.")
+    waiting: tuple[Wait, ...] = about(
+        "What the job waits for now, the oldest first.", if_missing=()
+    )
+    destinations: tuple[Destination, ...]
+    tuning: dict[str, Positive | None] = about(
+        "The settings that an operator has changed for this job; null: no limit."
+    )
+    error: str | None = about("Why the job failed; missing unless it did.", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class Deleted:
+    """The answer to the removal of a job."""
+
+    deleted: Uuid = about("The id of the job that was removed.")
