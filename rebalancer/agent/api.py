@@ -133,6 +133,13 @@ def make_api(agent: Agent) -> App:
     async def status(_request: Request) -> Answer:
         return _json(_status(agent, await agent.worker.free_bytes()))
 
+    @app.get("/openapi.json")
+    async def describe(_request: Request) -> Answer:
+        # Agents are rarely asked for it, and start without the modules that it takes.
+        from rebalancer.agent.openapi import description
+
+        return _json(description())
+
     return app
 
 

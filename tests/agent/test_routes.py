@@ -23,6 +23,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
         asked: dict[tuple[str, str], tuple[str, Any]] = {
             ("GET", "/ping"): ("/ping", None),
             ("GET", "/status"): ("/status", None),
+            ("GET", "/openapi.json"): ("/openapi.json", None),
             ("GET", "/limits"): ("/limits", None),
             ("PUT", "/limits"): ("/limits", {"workers_per_assignment": 2}),
             ("GET", "/assignments"): ("/assignments", None),

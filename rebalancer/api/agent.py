@@ -1,0 +1,154 @@
+"""This module has the bodies of the agent's API.
+
+The agent writes its answers without these classes, in the dialect of the request; its tests hold
+every answer to the schemas that are generated from them.
+"""
+
+from typing import Any, Literal
+
+import attrs
+
+from rebalancer.api.fields import Amount, Count, Positive, Time, Uuid, about
+
+_REASON = {"description": "The reason, a word such as `MD5Mismatch`, or an object with a code."}
+#: A task's status in both dialects: of deployed programs, and of the rewrite.
+_STATUS = [
+    {"enum": ["Pending", "Running", "Complete", None]},
+    {
+        "type": "object",
+        "properties": {"Failed": _REASON},
+        "required": ["Failed"],
+        "additionalProperties": False,
+    },
+    {
+        "type": "object",
+        "properties": {
+            "state": {"enum": ["Pending", "Running", "Complete", "Failed"]},
+            "reason": _REASON,
+        },
+        "required": ["state"],
+        "additionalProperties": False,
+    },
+]
+
+
+@attrs.frozen(kw_only=True)
+class TaskSource:
+    """The storage node that an object is pulled from."""
+
+    datacenter: str
+    manta_storage_id: str = about("The host name of the node.", examples=["1.stor.example.com"])
+
+
+@attrs.frozen(kw_only=True)
+class AgentTask:
+    """An object to pull."""
+
+    object_id: Uuid
+    owner: Uuid = about("The account under whose id the object lies.")
+    md5sum: str = about("The MD5 of the object, in base64.", examples=["L9NrIZXTY37AYVZN9+gZ7w=="])
+    source: TaskSource
+    status: Any = about(
+        "The status of the task, in the dialect of deployed programs or of the rewrite.  In a"
+        " posted assignment it is ignored: every task is pending.",
+        default=None,
+        anyOf=_STATUS,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class PostedAssignment:
+    """A batch of tasks for this agent."""
+
+    id: str = about("The assignment's id: a UUID, with hyphens or without.")
+    tasks: tuple[AgentTask, ...] = about("Up to 10,000 tasks, each of another object.")
+
+
+@attrs.frozen(kw_only=True)
+class CompleteState:
+    """The state of an assignment that has no task left to do."""
+
+    Complete: tuple[AgentTask, ...] | None = about("The tasks that failed; null: none.")
+
+
+@attrs.frozen(kw_only=True)
+class AgentStats:
+    """The counts of an assignment."""
+
+    state: Literal["Scheduled", "Running"] | CompleteState
+    failed: Count = about("Tasks that failed.")
+    complete: Count = about("Tasks that have ended, failed tasks included.")
+    total: Count = about("All tasks.")
+
+
+@attrs.frozen(kw_only=True)
+class AgentReport:
+    """An assignment as the agent stands with it."""
+
+    uuid: Uuid
+    stats: AgentStats
+
+
+@attrs.frozen(kw_only=True)
+class AgentAssignment:
+    """An entry of the list of assignments."""
+
+    uuid: Uuid
+    state: Literal["Scheduled", "Running", "Complete"]
+    failed: Count = about("Tasks that failed.")
+    complete: Count = about("Tasks that have ended, failed tasks included.")
+    total: Count = about("All tasks.")
+
+
+@attrs.frozen(kw_only=True)
+class AgentLimits:
+    """The limits in force."""
+
+    bandwidth_bytes_per_s: Positive | None = about(
+        "Bytes a second of all transfers; null: no limit."
+    )
+    workers_per_assignment: Positive = about("Objects of one assignment at a time.", maximum=256)
+
+
+@attrs.frozen(kw_only=True)
+class AgentLimitsChange:
+    """A change of limits: a limit that is left out stays as it is."""
+
+    bandwidth_bytes_per_s: Positive | None = about(
+        "Bytes a second of all transfers; null: no limit.", default=None
+    )
+    workers_per_assignment: Positive | None = about(
+        "Objects of one assignment at a time.", default=None, is_never_null=True, maximum=256
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AgentWait:
+    """Something that the agent waits for."""
+
+    subject: str = about("What is waited for.")
+    detail: str = about("The last error, for a person.")
+    since: Time
+
+
+@attrs.frozen(kw_only=True)
+class AgentStatus:
+    """The agent itself."""
+
+    version: str
+    uptime_s: Amount
+    waiting: Count = about("Assignments that are stored and not begun.")
+    running: tuple[Uuid, ...] = about("Assignments that are worked on.")
+    running_tasks: Count = about("Objects that are being pulled.")
+    limits: AgentLimits
+    bytes_received: Count = about("Bytes pulled since the agent started.")
+    bytes_per_s: Amount = about("Bytes pulled a second, of late.")
+    disk_free_bytes: Count | None = about("null: the disk does not answer.")
+    resume_failures: Count = about("Failures to take up stored assignments after a start.")
+    state_write_retries: Count = about("Writes of state files that were tried again.")
+    waiting_for: tuple[AgentWait, ...] = about("What the agent waits for.")
+    last_errors: tuple[str, ...] = about("The latest errors, for a person.")
+    engine: str | None = about(
+        "The engine that pulls objects; null until a fetcher has said which it uses.",
+        examples=["libcurl"],
+    )
