@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from rebalancer.converter import parse_json
 from rebalancer.errors import BadRequest
-from rebalancer.wire import parse_json
 
 #: Lists and objects within one another.  An assignment has four, a job three.
 MAX_DEPTH = 32

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from rebalancer import bodies, daemon, wire
+from rebalancer import bodies, daemon
+from rebalancer.agent_protocol import MAX_TASKS
 from rebalancer.config import AgentApi
+from rebalancer.converter import MAX_VALUES
 from rebalancer.manager.http.api import MAX_BODY_BYTES
 from rebalancer.serving import bounds
 from rebalancer.serving.bounds import Bounds
@@ -33,7 +35,7 @@ def test_the_bounds_on_the_page_are_those_in_force() -> None:
         ("body, for the manager", size(MAX_BODY_BYTES)),
         (
             "body, for the agent",
-            f"{agents} (`max_body_bytes`): {wire.MAX_TASKS:,} tasks, the most that are taken, "
+            f"{agents} (`max_body_bytes`): {MAX_TASKS:,} tasks, the most that are taken, "
             "need 4 MiB",
         ),
         ("body, in time", f"{had.body_s:g} s"),
@@ -41,7 +43,7 @@ def test_the_bounds_on_the_page_are_those_in_force() -> None:
             f"bodies above {size(had.small_body_bytes)}, together",
             f"{size(had.bodies_bytes)} a port, or two of the largest",
         ),
-        ("values in a body", f"{wire.MAX_VALUES:,}"),
+        ("values in a body", f"{MAX_VALUES:,}"),
         ("lists and objects within one another", str(bodies.MAX_DEPTH)),
         ("a connection without a request", f"{had.idle_s:g} s"),
         ("a client that takes nothing of its answer", f"{had.send_s:g} s"),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import attrs
 
-from rebalancer import wire
+from rebalancer.converter import structure
 
 SOURCE_PORT = 8080  # the storage nodes' HTTP server: 80 would need privileges
 AGENT_PORT = 7878
@@ -137,7 +137,7 @@ def load(folder: Path) -> Layout:
         domain=fields["domain"],
         subnet=fields["subnet"],
         seed=fields["seed"],
-        nodes=wire.structure(fields["nodes"], tuple[Node, ...]),
+        nodes=structure(fields["nodes"], tuple[Node, ...]),
         shards=tuple(fields["shards"]),
         evacuated=fields["evacuated"],
         clones=fields["clones"],

@@ -8,13 +8,14 @@ from typing import Any
 
 import attrs
 
-from rebalancer import __version__, wire
+from rebalancer import __version__
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import read_posted
 from rebalancer.agent.state.statefile import BrokenFile
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.worker import Worker
+from rebalancer.agent_protocol import AssignmentReport, AssignmentStats, Dialect, report_to_wire
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
 from rebalancer.daemon import AT_ONCE_BYTES, body_json
@@ -30,7 +31,6 @@ from rebalancer.errors import (
 from rebalancer.log import get_logger
 from rebalancer.serving.app import Answer, App, Request
 from rebalancer.threads import Work, run_sync
-from rebalancer.wire import AssignmentReport, AssignmentStats, Dialect
 
 log = get_logger()
 
@@ -92,7 +92,7 @@ class Agent:
         dialect, stats = progress
         fixed = self.config.dialect
         report = AssignmentReport(name, stats)
-        return wire.report_to_wire(report, dialect if fixed == "auto" else Dialect(fixed))
+        return report_to_wire(report, dialect if fixed == "auto" else Dialect(fixed))
 
     async def _look(self, name: str) -> tuple[Dialect, AssignmentStats]:
         try:

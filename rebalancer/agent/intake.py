@@ -8,10 +8,10 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.backlog import Backlog
 from rebalancer.agent.state.statefile import BrokenFile, NewerFile, StoredAssignment
 from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent_protocol import AssignmentStats, Dialect
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
-from rebalancer.wire import AssignmentStats, Dialect
 
 #: Tasks of scheduled assignments that are kept in memory, so that they need not be read again:
 #: some 300 bytes each.

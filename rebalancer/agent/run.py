@@ -9,8 +9,8 @@ import trio
 from rebalancer.agent.state.statefile import StoredAssignment
 from rebalancer.agent.transfer.messages import Finished
 from rebalancer.agent.transfer.parts import Part
+from rebalancer.agent_protocol import COMPLETE, TaskStatus, failed
 from rebalancer.retry import pauses
-from rebalancer.wire import COMPLETE, TaskStatus, failed
 
 #: Rows of a running assignment are at most this many seconds behind.
 PROGRESS_S = 1.0

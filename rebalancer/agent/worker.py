@@ -24,11 +24,11 @@ from rebalancer.agent.transfer.handle import FetcherHandle
 from rebalancer.agent.transfer.messages import Report
 from rebalancer.agent.transfer.suspects import pull_part
 from rebalancer.agent.writer import ProgressWriter
+from rebalancer.agent_protocol import AssignmentStats, Dialect
 from rebalancer.config import AgentServer
 from rebalancer.log import get_logger
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
-from rebalancer.wire import AssignmentStats, Dialect
 
 #: Assignments that are pulled but not on disk yet, before the next one has to wait.
 BEHIND = 16

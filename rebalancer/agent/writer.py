@@ -14,8 +14,8 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.run import Run
 from rebalancer.agent.state.statefile import StoredAssignment
 from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent_protocol import AssignmentStats, Dialect
 from rebalancer.threads import Work, run_sync
-from rebalancer.wire import AssignmentStats, Dialect
 
 #: Seconds for which an assignment that has ended waits for others to be written with it.
 MOMENT_S = 0.01

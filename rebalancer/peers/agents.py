@@ -6,16 +6,16 @@ from typing import Any
 
 import attrs
 
-from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused, PeerWantsToken
-from rebalancer.peers.http import Reply, Requests
-from rebalancer.tokens import Token
-from rebalancer.wire import (
+from rebalancer.agent_protocol import (
     Assignment,
     AssignmentReport,
     PostForm,
     assignment_body,
     read_report,
 )
+from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused, PeerWantsToken
+from rebalancer.peers.http import Reply, Requests
+from rebalancer.tokens import Token
 
 PING_S = 5.0
 POST_S = 60.0  # the agent answers after its disk has the assignment

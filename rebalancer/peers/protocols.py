@@ -7,11 +7,11 @@ same tests (`tests/peers/test_moray_conformance.py`, `tests/peers/test_agent_con
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rebalancer.agent_protocol import Assignment, AssignmentReport
 from rebalancer.jsontext import JsonText
 from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer
 from rebalancer.peers.moray.client import Put, Record
-from rebalancer.wire import Assignment, AssignmentReport
 
 
 class RecordStore(Protocol):

@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import PeerMalformed, PeerRefused
+from rebalancer.jsontext import is_text
 from rebalancer.log import get_logger
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.names import is_address
-from rebalancer.wire import is_text
 
 #: The most a real storinfo gives at once.
 PAGE = 500

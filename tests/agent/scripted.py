@@ -12,8 +12,8 @@ from rebalancer.agent.api import Agent, make_api
 from rebalancer.agent.main import open_agent
 from rebalancer.agent.state.posted import row_of
 from rebalancer.agent.state.statefile import StoredAssignment
+from rebalancer.agent_protocol import PENDING, Dialect, Task
 from rebalancer.config import AgentConfig, read_agent
-from rebalancer.wire import PENDING, Dialect, Task
 from tests.sources import ASSIGNMENT, OWNER, Answer, Source, open_source, uuid
 from tests.web import Client
 

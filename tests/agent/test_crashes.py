@@ -25,8 +25,8 @@ from rebalancer.agent.transfer.disk import sync
 from rebalancer.agent.transfer.line import Line
 from rebalancer.agent.transfer.messages import Report
 from rebalancer.agent.worker import Worker
+from rebalancer.agent_protocol import Assignment, Dialect, Task
 from rebalancer.domain.objects import Shark
-from rebalancer.wire import Assignment, Dialect, Task
 from tests.agent.scripted import open_rig
 from tests.sources import ASSIGNMENT, OWNER, Answer, md5, ok, task, uuid
 

@@ -12,12 +12,19 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer import wire
 from rebalancer.agent.state.statefile import image, parse
+from rebalancer.agent_protocol import (
+    COMPLETE,
+    PENDING,
+    Dialect,
+    Task,
+    TaskStatus,
+    failed,
+    read_assignment,
+)
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
-from rebalancer.wire import COMPLETE, PENDING, Dialect, Task, TaskStatus
 from tests.agent.scripted import open_rig, stored_of
 from tests.domain.test_reasons import SPELLINGS
 from tests.sources import Answer, ok, uuid
@@ -167,8 +174,8 @@ STATUSES = st.sampled_from(
     [
         PENDING,
         COMPLETE,
-        wire.failed(reasons.http_status_code(404)),
-        *(wire.failed(Reason(name)) for name in SPELLINGS),
+        failed(reasons.http_status_code(404)),
+        *(failed(Reason(name)) for name in SPELLINGS),
     ]
 )
 
@@ -191,7 +198,7 @@ def test_a_reason_of_another_program_does_not_come_from_a_post(tmp_path: Path) -
     """What is posted as failed for a reason nobody knows is stored as pending."""
     body = json.loads(POSTS["ours"][0])
     body["tasks"][0]["status"] = {"Failed": "Foo"}
-    posted = wire.read_assignment(body)
+    posted = read_assignment(body)
     content = image(stored_of(ID, posted.tasks, Dialect.LEGACY, 5))
     assert deployed_ends_with(content) == {"total": 1, "complete": 1}
     assert attrs.evolve(parse(ID, content, 5)).tasks[0].status == PENDING

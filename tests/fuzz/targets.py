@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl
 
 import attrs
 
-from rebalancer import wire
 from rebalancer.actions.declaration import MAX_WHOLE
 from rebalancer.agent.limits import LimitValues
 from rebalancer.agent.state.cursor import Cursor
@@ -29,8 +28,16 @@ from rebalancer.agent.transfer.sources.engine import (
     read_head,
     read_status,
 )
+from rebalancer.agent_protocol import (
+    Dialect,
+    detect_dialect,
+    read_assignment,
+    read_report,
+    report_to_wire,
+)
 from rebalancer.bodies import read_body
 from rebalancer.config import read_agent, read_manager
+from rebalancer.converter import parse_json
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import RebalancerError, RequestError
 from rebalancer.jsontext import dumps, loads
@@ -91,7 +98,7 @@ def http_answers(data: bytes) -> None:
 def request_bodies(data: bytes) -> None:
     """The bodies of all routes of both services are read, or refused with a message."""
     readers: tuple[Callable[[Any], Any], ...] = (
-        wire.read_assignment,
+        read_assignment,
         LimitValues(None, 4).changed,
         requests.read_new_job,
         requests.read_change,
@@ -99,9 +106,9 @@ def request_bodies(data: bytes) -> None:
     with suppress(RequestError):
         quickly = read_posted(data)
         value = read_body(data)
-        assert quickly == Posted.of(wire.read_assignment(value), wire.detect_dialect(value))
+        assert quickly == Posted.of(read_assignment(value), detect_dialect(value))
     try:
-        body = wire.parse_json(data)
+        body = parse_json(data)
     except RequestError as exc:
         assert str(exc)
         return
@@ -128,11 +135,11 @@ def queries(data: bytes) -> None:
 def agent_reports(data: bytes) -> None:
     """An agent's report is read, in either dialect, or refused; and can be written again."""
     try:
-        report = wire.read_report(wire.parse_json(data))
+        report = read_report(parse_json(data))
     except RequestError:
         return
-    for dialect in wire.Dialect:
-        json.dumps(wire.report_to_wire(report, dialect))
+    for dialect in Dialect:
+        json.dumps(report_to_wire(report, dialect))
 
 
 def records(data: bytes) -> None:
@@ -246,8 +253,8 @@ def _agent_file() -> bytes:
     store.prepare()
     source = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
     task = {"object_id": OBJECT, "owner": ACCOUNT, "md5sum": MD5, "source": source}
-    assignment = wire.read_assignment({"id": OBJECT, "tasks": [task]})
-    store.save(Posted.of(assignment, wire.Dialect.LEGACY))
+    assignment = read_assignment({"id": OBJECT, "tasks": [task]})
+    store.save(Posted.of(assignment, Dialect.LEGACY))
     found = store.find(OBJECT)
     assert found is not None
     return found.read_bytes()
@@ -278,8 +285,8 @@ def _read_agent_file(image: bytes) -> None:
         stored = read_stored(path)
         for finished in (False, True):
             report = stored.report(running=False, finished=finished)
-            json.dumps(wire.report_to_wire(report, stored.dialect))
-            wire.detect_dialect(wire.report_to_wire(report, stored.dialect))
+            json.dumps(report_to_wire(report, stored.dialect))
+            detect_dialect(report_to_wire(report, stored.dialect))
 
 
 def _show_job_file(image: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from rebalancer.agent_protocol import Assignment, AssignmentReport, AssignmentStats, Task, failed
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
@@ -32,7 +33,6 @@ from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer, Posted
 from rebalancer.peers.moray.client import Put
 from rebalancer.peers.protocols import AgentService, MorayShard
-from rebalancer.wire import Assignment, AssignmentReport, AssignmentStats, Task, failed
 from rebalancer_devregion.moray.store import ShardStore
 from tests.inline import inline
 from tests.peers.fakes import StoredShard, parsed

@@ -12,6 +12,7 @@ import attrs
 import trio
 from outcome import capture
 
+from rebalancer.agent_protocol import Assignment, AssignmentReport
 from rebalancer.errors import PeerUnreachable
 from rebalancer.jsontext import JsonText
 from rebalancer.peers import scan
@@ -19,7 +20,6 @@ from rebalancer.peers.agents import PostAnswer
 from rebalancer.peers.moray.client import Put, Record
 from rebalancer.peers.moray.errors import MorayError, read_error
 from rebalancer.peers.protocols import AgentService
-from rebalancer.wire import Assignment, AssignmentReport
 from rebalancer_devregion.moray.errors import MorayError as ServerError
 from rebalancer_devregion.moray.store import ShardStore
 

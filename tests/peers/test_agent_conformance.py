@@ -14,6 +14,7 @@ import trio
 
 from rebalancer.agent.api import make_api
 from rebalancer.agent.main import open_agent
+from rebalancer.agent_protocol import Assignment, AssignmentReport, Task, TaskState
 from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import NETWORK_ERROR
@@ -21,7 +22,6 @@ from rebalancer.errors import PeerUnreachable
 from rebalancer.peers.agents import Agents, Posted
 from rebalancer.peers.http import open_http
 from rebalancer.peers.protocols import AgentService
-from rebalancer.wire import Assignment, AssignmentReport, Task, TaskState
 from tests.agent.scripted import settings
 from tests.manager.world import FakeAgents
 from tests.peers.cuts import behind_a_link, cut_for_good

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trustme
 
+from rebalancer.agent_protocol import Assignment, Task
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers import http as module
@@ -17,7 +18,6 @@ from rebalancer.peers.agents import Agents, Posted
 from rebalancer.peers.http import HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, is_address, locate, resolve, split_port
 from rebalancer.peers.resolver import Resolver
-from rebalancer.wire import Assignment, Task
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 ASSIGNMENT = Assignment(ID, (Task(ID, ID, "L9NrIZXTY37AYVZN9+gZ7w==", Shark("dc1", "2.stor")),))

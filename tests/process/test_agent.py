@@ -19,8 +19,8 @@ import trustme
 
 from rebalancer.agent.state.posted import Posted
 from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent_protocol import Assignment, Dialect, Task
 from rebalancer.domain.objects import Shark
-from rebalancer.wire import Assignment, Dialect, Task
 from tests.conftest import require
 from tests.process.regions import Alone, agent_alone, reach, run
 from tests.sources import ASSIGNMENT, OWNER, Answer, md5, ok, open_source, task, uuid

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import attrs
 import msgspec
 
-from rebalancer.bodies import read_body
-from rebalancer.domain.objects import Shark, canonical_uuid, is_loose_uuid, is_storage_id
-from rebalancer.wire import (
+from rebalancer.agent_protocol import (
     MAX_TASKS,
     PENDING,
     Assignment,
@@ -21,9 +19,11 @@ from rebalancer.wire import (
     Task,
     TaskStatus,
     detect_dialect,
-    is_text,
     read_assignment,
 )
+from rebalancer.bodies import read_body
+from rebalancer.domain.objects import Shark, canonical_uuid, is_loose_uuid, is_storage_id
+from rebalancer.jsontext import is_text
 
 #: Of a task: object_id, owner, md5sum, datacenter, manta_storage_id.  What an agent does with fifty
 #: of them in a few milliseconds is done with plain tuples: in messages, in statements, in memory.

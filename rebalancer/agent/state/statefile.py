@@ -20,8 +20,7 @@ from typing import Any
 import attrs
 
 from rebalancer.agent.state.posted import Row, are_sound, row_of, task_of
-from rebalancer.errors import BadRequest, StoreError
-from rebalancer.wire import (
+from rebalancer.agent_protocol import (
     COMPLETE,
     PENDING,
     AssignmentReport,
@@ -30,11 +29,12 @@ from rebalancer.wire import (
     Task,
     TaskState,
     TaskStatus,
-    parse_json,
+    read_task,
     stats_to_wire,
     status_to_wire,
-    structure,
 )
+from rebalancer.converter import parse_json
+from rebalancer.errors import BadRequest, StoreError
 
 #: Of the files that are written.
 VERSION = 1
@@ -186,7 +186,7 @@ def _task(
         raise BadRequest(f"the status of object {object_id} is {status!r}")
     source = {"datacenter": datacenter, "manta_storage_id": manta_storage_id}
     ids = {"object_id": object_id, "owner": owner, "md5sum": md5sum}
-    return structure({**ids, "source": source, "status": parse_json(status)}, Task)
+    return read_task({**ids, "source": source, "status": parse_json(status)})
 
 
 def image(assignment: StoredAssignment) -> bytes:

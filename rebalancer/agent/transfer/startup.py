@@ -10,7 +10,7 @@ from rebalancer.agent.transfer.disk.names import new_run
 from rebalancer.agent.transfer.disk.room import Promised
 from rebalancer.agent.transfer.messages import Begin
 from rebalancer.config import AgentSource, AgentStorage
-from rebalancer.wire import parse_json, structure
+from rebalancer.converter import parse_json, structure
 
 
 @attrs.frozen

@@ -5,13 +5,14 @@ from typing import Any
 
 import attrs
 
-from rebalancer import keys, wire
+from rebalancer import keys
 from rebalancer.actions import DECLARED
 from rebalancer.actions.declaration import MAX_WHOLE, Declaration
 from rebalancer.api import requests as api
 from rebalancer.api.fields import facts_of
 from rebalancer.api.requests import Control
 from rebalancer.bodies import whole_number
+from rebalancer.converter import structure
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
@@ -106,7 +107,7 @@ def read_new_job(body: Any) -> NewJob:
     if dry_run and not declared.has_plan:
         raise Unprocessable(f"dry_run: {declared.name} has none")
     try:
-        params = wire.structure(_named(body.get("params"), declared), declared.params)
+        params = structure(_named(body.get("params"), declared), declared.params)
     except BadRequest as exc:
         raise Unprocessable(f"params: {exc}") from exc
     declared.check(params)

@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import trio
 
-from rebalancer import wire
 from rebalancer.config import ManagerConfig, read_token
+from rebalancer.converter import structure
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import ConfigError, PeerUnreachable
 from rebalancer.manager.actions import ACTIONS, Action
@@ -81,7 +81,7 @@ class Opened:
 
 def read_tuning(row: JobRow) -> Tuning:
     """Return what an operator has changed of a job."""
-    return wire.structure(row.params.get("tuning", {}), Tuning)
+    return structure(row.params.get("tuning", {}), Tuning)
 
 
 async def make_job(

@@ -11,8 +11,8 @@ from rebalancer.agent.state import backlog
 from rebalancer.agent.state.backlog import Backlog
 from rebalancer.agent.state.posted import Posted
 from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent_protocol import Assignment, Dialect, Task
 from rebalancer.domain.objects import Shark
-from rebalancer.wire import Assignment, Dialect, Task
 from tests.sources import OWNER, md5, uuid
 
 TASK = Task(uuid(1), OWNER, md5(b"x"), Shark("dc1", "2.stor.lab"))

@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 
-from rebalancer import wire
 from rebalancer.agent.state import posted as module
 from rebalancer.agent.state.posted import Posted, read_posted
+from rebalancer.agent_protocol import (
+    MAX_TASKS,
+    Assignment,
+    Dialect,
+    PostForm,
+    assignment_body,
+    detect_dialect,
+    read_assignment,
+)
 from rebalancer.bodies import read_body
 from rebalancer.errors import RequestError
-from rebalancer.wire import Assignment, Dialect, PostForm
 from tests.agent.test_interplay import POSTS
 from tests.sources import ASSIGNMENT, OWNER, md5, task, uuid
 
@@ -58,7 +65,7 @@ ODD: list[Any] = [
 
 def carefully(body: bytes) -> Posted:
     value = read_body(body)
-    return Posted.of(wire.read_assignment(value), wire.detect_dialect(value))
+    return Posted.of(read_assignment(value), detect_dialect(value))
 
 
 def outcome(read: Any, body: bytes) -> Posted | tuple[type, str]:
@@ -120,8 +127,8 @@ def test_what_managers_send_is_read_quickly(
     form: PostForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours in both dialects, the deployed one, and the rewrite's."""
-    assignment = wire.read_assignment(GOOD)
-    ours = wire.assignment_body(assignment, form)
+    assignment = read_assignment(GOOD)
+    ours = assignment_body(assignment, form)
     bodies = [ours, *(POSTS[name][0].encode() for name in list(POSTS)[:3])]
     expected = [carefully(body) for body in bodies]
     monkeypatch.delattr(module, "read_body")
@@ -133,9 +140,9 @@ def test_a_body_of_too_many_tasks_is_refused_before_they_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As every text of as many values is."""
-    rows = tuple((uuid(n), OWNER, md5(b"x"), "dc1", "2.stor.lab") for n in range(wire.MAX_TASKS))
+    rows = tuple((uuid(n), OWNER, md5(b"x"), "dc1", "2.stor.lab") for n in range(MAX_TASKS))
     tasks = tuple(map(module.task_of, rows))
-    most = wire.assignment_body(Assignment(ASSIGNMENT, tasks), PostForm.LEGACY)
+    most = assignment_body(Assignment(ASSIGNMENT, tasks), PostForm.LEGACY)
     assert read_posted(most) == Posted(ASSIGNMENT, ASSIGNMENT, rows, Dialect.LEGACY)
     monkeypatch.delattr(module, "_DECODER")
     many = b'{"id":"x","tasks":[' + b"{}," * 30_001 + b"{}]}"

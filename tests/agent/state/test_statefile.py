@@ -12,18 +12,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rebalancer import wire
 from rebalancer.agent.state import statefile
 from rebalancer.agent.state.statefile import BrokenFile, NewerFile, image, parse
+from rebalancer.agent_protocol import COMPLETE, PENDING, Dialect, Task, failed
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
-from rebalancer.wire import Dialect, Task
 from tests.agent.scripted import stored_of
 from tests.sources import ASSIGNMENT, OWNER, md5, uuid
 
 KEPT = Path(__file__).parent / "kept"
 SOURCE = Shark("dc1", "2.stor.lab")
-STATUSES = (wire.COMPLETE, wire.failed(reasons.http_status_code(404)), wire.PENDING)
+STATUSES = (COMPLETE, failed(reasons.http_status_code(404)), PENDING)
 STORED = stored_of(
     ASSIGNMENT,
     tuple(Task(uuid(n), OWNER, md5(b"x"), SOURCE, status) for n, status in enumerate(STATUSES)),
@@ -63,7 +62,7 @@ def test_what_is_written_is_read() -> None:
 def test_stats_are_zeros_until_all_tasks_have_ended() -> None:
     """The deployed agent, put back, counts on from them and does every task: 92 of 60 once."""
     ((before,),) = select(image(STORED), "SELECT stats FROM stats")
-    done = STORED.updated({uuid(2): wire.COMPLETE})
+    done = STORED.updated({uuid(2): COMPLETE})
     ((after,),) = select(image(done), "SELECT stats FROM stats")
 
     assert json.loads(before) == {"state": "Scheduled", "failed": 0, "complete": 0, "total": 3}
@@ -82,9 +81,9 @@ def test_a_file_of_the_version_before_is_read_and_brought_up_to_date() -> None:
 
     assert [task.object_id for task in stored.tasks] == [uuid(3), uuid(2), uuid(1)]
     assert [task.status for task in stored.tasks] == [
-        wire.COMPLETE,
-        wire.PENDING,
-        wire.failed(reasons.http_status_code(404)),
+        COMPLETE,
+        PENDING,
+        failed(reasons.http_status_code(404)),
     ]
     assert (stored.dialect, stored.received_ns) == (Dialect.TAGGED, 1795641412747713843)
     assert select(written, "PRAGMA user_version") == [(statefile.VERSION,)]

@@ -15,16 +15,24 @@ from typing import Any
 
 import pytest
 
-from rebalancer import wire
 from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import Posted
 from rebalancer.agent.state.reading import read
 from rebalancer.agent.state.statefile import BrokenFile, StoredAssignment
 from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent_protocol import (
+    COMPLETE,
+    PENDING,
+    Assignment,
+    Dialect,
+    Task,
+    TaskStatus,
+    failed,
+    status_to_wire,
+)
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import Conflict, Forbidden, NotFound, StoreError
-from rebalancer.wire import Assignment, Dialect, Task, TaskStatus
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 MD5 = "L9NrIZXTY37AYVZN9+gZ7w=="
@@ -106,10 +114,10 @@ def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore)
     """Statuses as they come; at the end the stats with the failed tasks, in `completed`."""
     store.save(Posted.of(assignment(), Dialect.LEGACY))
     stored, _ = store.load(ID)
-    failure = wire.failed(reasons.MD5_MISMATCH)
-    stored = written(store, stored, {uuid(3): wire.COMPLETE, uuid(1): failure})
+    failure = failed(reasons.MD5_MISMATCH)
+    stored = written(store, stored, {uuid(3): COMPLETE, uuid(1): failure})
     scheduled = rows(store.scheduled / ID, "select object_id, status from tasks order by rowid")
-    written(store, stored, {uuid(2): wire.failed(reasons.http_status_code(404))})
+    written(store, stored, {uuid(2): failed(reasons.http_status_code(404))})
 
     assert scheduled == [
         (uuid(3), b'"Complete"'),
@@ -119,9 +127,9 @@ def test_progress_and_the_end_are_in_the_deployed_layout(store: AssignmentStore)
     assert list(store.scheduled.iterdir()) == []
     ((stats,),) = rows(store.completed / ID, "select stats from stats")
     told = json.loads(stats)
-    failed = {task["object_id"]: task["status"] for task in told["state"]["Complete"]}
+    failures = {task["object_id"]: task["status"] for task in told["state"]["Complete"]}
     assert (told["failed"], told["complete"], told["total"]) == (2, 3, 3)
-    assert failed == {
+    assert failures == {
         uuid(2): {"Failed": {"HTTPStatusCode": 404}},
         uuid(1): {"Failed": "MD5Mismatch"},
     }
@@ -135,7 +143,7 @@ def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
     stored, finished = store.load(ID)
     report = stored.report(running=False, finished=finished)
 
-    assert [wire.status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
+    assert [status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
     assert store.unfinished(5) == ([ID], 1)
     assert stored.dialect is Dialect.LEGACY
     assert (report.stats.state, report.stats.complete, report.stats.failed) == ("Scheduled", 3, 2)
@@ -145,7 +153,7 @@ def test_a_file_of_the_deployed_agent_is_finished_in_its_layout(store: Assignmen
     """No table but its two, so that the deployed agent reads it again."""
     legacy_file(store.scheduled / ID, ["Complete", "Pending"])
     stored, _ = store.load(ID)
-    written(store, stored, {uuid(1): wire.COMPLETE})
+    written(store, stored, {uuid(1): COMPLETE})
 
     assert rows(store.completed / ID, "select name from sqlite_master where type = 'table'") == [
         ("tasks",),
@@ -330,7 +338,7 @@ def test_what_a_killed_program_was_changing_is_as_before(store: AssignmentStore)
         shutil.copy(store.folder / name, store.scheduled / name)
 
     stored, _ = store.load(ID)
-    assert {task.status for task in stored.tasks} == {wire.PENDING}
+    assert {task.status for task in stored.tasks} == {PENDING}
 
 
 def test_a_file_in_wal_mode_is_read(store: AssignmentStore) -> None:
@@ -343,7 +351,7 @@ def test_a_file_in_wal_mode_is_read(store: AssignmentStore) -> None:
     closed = store.load(ID)[0]
 
     for stored in (while_open, closed):
-        assert [task.status for task in stored.tasks] == [wire.COMPLETE, wire.PENDING]
+        assert [task.status for task in stored.tasks] == [COMPLETE, PENDING]
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ENOMEM])
@@ -422,7 +430,7 @@ def test_waiting_is_in_the_order_received(store: AssignmentStore) -> None:
         legacy_file(store.scheduled / name, ["Pending", "Pending"])
         os.utime(store.scheduled / name, (1000 + at, 1000 + at))
     stored, _ = store.load(names[0])
-    written(store, stored, {uuid(0): wire.COMPLETE})
+    written(store, stored, {uuid(0): COMPLETE})
     (store.scheduled / "notes.txt").write_text("")
     (store.scheduled / f"{uuid(7)}-journal").write_text("")
 

@@ -15,9 +15,9 @@ from rebalancer.agent import intake
 from rebalancer.agent import run as run_module
 from rebalancer.agent.state.statefile import VERSION, image
 from rebalancer.agent.state.store import AssignmentStore
+from rebalancer.agent_protocol import PENDING, Dialect, Task
 from rebalancer.domain.objects import Shark
 from rebalancer.metrics import metrics_app
-from rebalancer.wire import PENDING, Dialect, Task
 from tests.agent.scripted import Rig, open_rig, stored_of
 from tests.sources import OWNER, Answer, md5, ok, task, uuid
 from tests.web import Client

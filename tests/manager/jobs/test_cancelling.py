@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from rebalancer import wire
+from rebalancer import agent_protocol
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import read_object
@@ -103,7 +103,7 @@ async def test_nothing_is_begun_and_nothing_is_left_half_way(
     world.agents.fails = lambda _shark, _task: rng.choice([None, None, reasons.AGENT_FS_ERROR])
     async with world.job() as job:
 
-        def answer(_shark: str, assignment: wire.Assignment) -> PostAnswer | None:
+        def answer(_shark: str, assignment: agent_protocol.Assignment) -> PostAnswer | None:
             if job.cancelled.is_set():
                 posted_late.append(assignment.id)
             return None

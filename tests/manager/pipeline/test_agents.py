@@ -10,6 +10,16 @@ import attrs
 import pytest
 import trio
 
+from rebalancer.agent_protocol import (
+    Assignment,
+    AssignmentReport,
+    Dialect,
+    PostForm,
+    Task,
+    assignment_body,
+    read_assignment,
+    report_to_wire,
+)
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.reasons import Reason
@@ -22,16 +32,6 @@ from rebalancer.peers.agents import Agents, PostAnswer, Posted
 from rebalancer.peers.http import Reply
 from rebalancer.peers.moray.client import Put
 from rebalancer.tokens import Token
-from rebalancer.wire import (
-    Assignment,
-    AssignmentReport,
-    Dialect,
-    PostForm,
-    Task,
-    assignment_body,
-    read_assignment,
-    report_to_wire,
-)
 from tests.logs import capture_logs
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import (

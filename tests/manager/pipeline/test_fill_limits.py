@@ -13,7 +13,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalancer import wire
+from rebalancer import agent_protocol
+from rebalancer.agent_protocol import Task
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import StorageNode, read_object
@@ -78,14 +79,16 @@ class Region:
             for name, disk in self.disks.items()
         )
 
-    def post(self, shark: str, assignment: wire.Assignment) -> PostAnswer | Exception | None:
+    def post(
+        self, shark: str, assignment: agent_protocol.Assignment
+    ) -> PostAnswer | Exception | None:
         if assignment.id not in self.world.agents.assignments:
             self.accepted[shark] += sum(self.sizes[task.object_id] for task in assignment.tasks)
             self.check(shark)
         return None
 
-    def copy(self, fails: Callable[[str], bool]) -> Callable[[str, wire.Task], Reason | None]:
-        def run(shark: str, task: wire.Task) -> Reason | None:
+    def copy(self, fails: Callable[[str], bool]) -> Callable[[str, Task], Reason | None]:
+        def run(shark: str, task: Task) -> Reason | None:
             size = self.sizes[task.object_id]
             self.accepted[shark] -= size
             if fails(task.object_id):

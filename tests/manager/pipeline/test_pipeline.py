@@ -11,12 +11,12 @@ import attrs
 import pytest
 import trio
 
+from rebalancer.agent_protocol import Assignment, AssignmentReport
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import JobFailed, PeerRefused, PeerUnreachable
 from rebalancer.manager.pipeline import flow
 from rebalancer.peers.agents import PostAnswer, Posted
-from rebalancer.wire import Assignment, AssignmentReport
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
 

@@ -9,6 +9,7 @@ import attrs
 import pytest
 import trio
 
+from rebalancer.agent_protocol import Assignment, Task
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.reasons import Reason
@@ -17,7 +18,6 @@ from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.discover import ROOM_S
-from rebalancer.wire import Assignment, Task
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import attrs
 import trio
 
+from rebalancer.agent_protocol import AssignmentReport
 from rebalancer.domain import assignments, reasons
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.reasons import Reason
@@ -15,7 +16,6 @@ from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.requeue import end_lost, requeue_uncopied, withdraw
 from rebalancer.manager.store.assignments import record_copied, requeue_unaccounted
-from rebalancer.wire import AssignmentReport
 
 log = get_logger()
 
