@@ -9,8 +9,8 @@ Adding an action:
    `Declaration`.  Server, OpenAPI document and `rebalancer adm job create <name>` follow from it.
 2. `DECLARED` below: the declaration.
 3. `rebalancer/manager/actions/<name>.py`, or a package: a class with the members of
-   `rebalancer.manager.actions.action.Action`.
-4. `ACTIONS` in `rebalancer/manager/actions/__init__.py`: an instance of the class.
+   `rebalancer.manager.actions.action.JobAction`.
+4. `ACTIONS` in `rebalancer/manager/actions/registry.py`: an instance of the class.
 5. `docs/<name>.md`: the page for operators; `tests/manager/actions/<name>/`, where the sweep of
    crashes runs over the action's job too.
 """
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 
 from rebalancer.actions.declaration import Declaration
 from rebalancer.actions.evacuate import EVACUATE
+from rebalancer.actions.verify import VERIFY
 
 #: Every action by its name.
-DECLARED: Mapping[str, Declaration] = {one.name: one for one in (EVACUATE,)}
+DECLARED: Mapping[str, Declaration] = {one.name: one for one in (EVACUATE, VERIFY)}

@@ -10,6 +10,8 @@ from rebalancer.api.fields import FACTS, Facts
 
 #: The highest whole number that can be stored.
 MAX_WHOLE = (1 << 63) - 1
+#: What a parameter must match that names a storage node.
+STORAGE_NODE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$"
 #: The key of a field's metadata.
 _KEY = "parameter"
 
@@ -25,6 +27,8 @@ class Option:
     flags: tuple[str, ...]
     help: str
     metavar: str | None = None
+    #: Whether its value is the id of a job, which may be cut to its first characters.
+    is_job: bool = False
 
 
 @attrs.frozen
@@ -72,8 +76,28 @@ class Declaration:
     examples: Mapping[str, Mapping[str, Any]]
     #: The names of the parameters that may be sent as an array of values, in its order.
     positional: tuple[str, ...] = ()
+    #: The name of the parameter with the storage node that one job at a time may be about, and that
+    #: is to receive no copies meanwhile.
+    node_parameter: str | None = None
+    #: Returns `config` of a job's view, from its parameters and from what is known of its node;
+    #: without it, the parameters by their names.
+    config: Callable[[Mapping[str, Any], Mapping[str, str]], Mapping[str, Any]] | None = None
+    #: The schema of what `config` returns, its properties by name.
+    config_schema: Mapping[str, Any] | None = None
+    #: The names of texts among the parameters of which exactly one is given, if there are such.
+    alternatives: tuple[str, ...] = ()
     #: Whether a dry run can tell what a job would do.
     has_plan: bool = False
+
+    def node(self, params: Mapping[str, Any]) -> str | None:
+        """Return the storage node that no two jobs may be about, None if there is no such rule."""
+        return None if self.node_parameter is None else str(params[self.node_parameter])
+
+    def shown_config(self, params: Mapping[str, Any], node: Mapping[str, str]) -> dict[str, Any]:
+        """Return `config` of a job's view; `node` is what is known of its node."""
+        if self.config is not None:
+            return dict(self.config(params, node))
+        return {field.name: params.get(field.name) for field in attrs.fields(self.params)}
 
     def request(self, given: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """Return the body of POST /jobs: what was `given`, without what is as by default."""

@@ -7,6 +7,7 @@ import attrs
 
 from rebalancer.actions.declaration import (
     MAX_WHOLE,
+    STORAGE_NODE_PATTERN,
     Declaration,
     Option,
     is_path,
@@ -23,7 +24,7 @@ class EvacuateParams:
     from_shark: str = parameter(
         "The node to empty; the region's domain is appended to a short name.",
         Option(("-s", "--shark"), "Storage node to empty, e.g. 1.stor."),
-        pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$",
+        pattern=STORAGE_NODE_PATTERN,
         examples=["1.stor", "1.stor.example.com"],
     )
     max_objects: int | None = parameter(
@@ -77,6 +78,26 @@ def _subject(told: Mapping[str, Any]) -> str:
     return str(shark["manta_storage_id"] if isinstance(shark, Mapping) else shark)
 
 
+def _config(params: Mapping[str, Any], node: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return `config` of a job's view, with the fields of the predecessor."""
+    return {"from_shark": dict(node), "max_objects": params.get("max_objects")}
+
+
+_CONFIG_SCHEMA = {
+    "from_shark": {
+        "type": "object",
+        "properties": {
+            "datacenter": {
+                "type": "string",
+                "description": "Empty until the job has looked its node up.",
+            },
+            "manta_storage_id": {"type": "string", "examples": ["1.stor.example.com"]},
+        },
+        "required": ["datacenter", "manta_storage_id"],
+        "additionalProperties": False,
+    },
+    "max_objects": {"type": ["integer", "null"], "minimum": 0, "description": "null: all."},
+}
 _PARAMS = {"from_shark": "1.stor"}
 
 EVACUATE = Declaration(
@@ -109,5 +130,8 @@ EVACUATE = Declaration(
         "a plan": {"action": "evacuate", "params": _PARAMS, "dry_run": True},
     },
     positional=("from_shark", "max_objects"),
+    node_parameter="from_shark",
+    config=_config,
+    config_schema=_CONFIG_SCHEMA,
     has_plan=True,
 )

@@ -7,7 +7,7 @@ import click
 from rebalancer.adm.client import Access, Manager, with_manager
 from rebalancer.adm.options import confirm, job_argument, json_option, read_rate, yes_option
 from rebalancer.adm.output import echo_json
-from rebalancer.adm.progress import settled, state_words
+from rebalancer.adm.progress import settled, state_words, subject
 from rebalancer.adm.units import size
 
 
@@ -161,7 +161,6 @@ async def _find_view(manager: Manager, uuid: str) -> dict[str, Any]:
 
 
 def _described(view: dict[str, Any]) -> str:
-    shark = view["config"]["from_shark"]["manta_storage_id"]
     done, known = settled(view)
     progress = f"{done:,} of {known:,} objects settled"
-    return f"job {view['id']} of {shark} ({state_words(view)}, {progress})"
+    return f"job {view['id']} of {subject(view)} ({state_words(view)}, {progress})"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rebalancer.actions import DECLARED
-from rebalancer.actions.declaration import Declaration
+from rebalancer.actions.declaration import Declaration, parameters_of
 from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
 from rebalancer.adm.options import action_options, job_argument, json_option
@@ -35,9 +35,16 @@ def _creation(declared: Declaration) -> click.Command:
         if dry_run:
             _plan(context, declared, body, as_json)
             return
-        reply = with_manager(context.obj, lambda manager: manager.ask("POST", "/jobs", body))
-        _echo_new_job(reply, as_json)
 
+        async def post(manager: Manager) -> Reply:
+            for name in jobs & body["params"].keys():
+                body["params"][name] = await manager.find(body["params"][name])
+            return await manager.ask("POST", "/jobs", body)
+
+        _echo_new_job(with_manager(context.obj, post), as_json)
+
+    known = parameters_of(declared.params).items()
+    jobs = {name for name, (_, one) in known if one.option is not None and one.option.is_job}
     options = action_options(declared)
     if declared.has_plan:
         told = "Only tell what the job would do: see job plan."

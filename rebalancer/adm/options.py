@@ -121,6 +121,7 @@ def _option(
         required=is_required,
         **by_default,
         metavar=option.metavar,
+        shell_complete=_complete_job if option.is_job else None,
         help=option.help,
     )
 

@@ -5,12 +5,21 @@ from typing import Any
 
 import attrs
 
+from rebalancer.actions import DECLARED
+from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.adm import units
 from rebalancer.adm.printing import printable
 from rebalancer.rates import Rates, eta_s
 
 #: States of a job that something will still happen to by itself.
 GOING = ("Init", "Setup", "Running")
+
+
+def subject(view: Mapping[str, Any]) -> str:
+    """Return what a job is about: the node that it empties, or what else its action says."""
+    config = view["config"]
+    declared = DECLARED.get(str(config.get("action", "")).lower(), EVACUATE)
+    return declared.subject(config)
 
 
 def state_words(view: Mapping[str, Any]) -> str:

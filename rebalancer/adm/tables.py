@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rebalancer.adm import units
 from rebalancer.adm.printing import printable
-from rebalancer.adm.progress import state_words
+from rebalancer.adm.progress import state_words, subject
 from rebalancer.domain.reasons import EXCLUDED
 
 
@@ -45,9 +45,8 @@ def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def counts_table(view: Mapping[str, Any]) -> Table:
     """Return a job's counts."""
-    shark = view["config"]["from_shark"]["manta_storage_id"]
     words = state_words(view)
-    table = _table(shark, words, figures=(words,))
+    table = _table(subject(view), words, figures=(words,))
     for name, count in view["results"].items():
         table.add_row(name, f"{count:,}")
     return table

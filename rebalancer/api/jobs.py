@@ -4,6 +4,8 @@ Field order is the order of keys in the answers.  Fields with `if_missing` are n
 predecessor, whose answers `adm` reads too.
 """
 
+from typing import Any
+
 import attrs
 
 from rebalancer.api.fields import Amount, Count, Positive, Time, Uuid, about
@@ -25,23 +27,6 @@ class JobListed:
     id: Uuid
     action: str = about(examples=["Evacuate"])
     state: str = about(_STATE, examples=["Running"])
-
-
-@attrs.frozen(kw_only=True)
-class FromShark:
-    """The storage node that a job empties."""
-
-    datacenter: str = about("Empty until the job has looked its node up.")
-    manta_storage_id: str = about(examples=[_SHARK])
-
-
-@attrs.frozen(kw_only=True)
-class JobConfig:
-    """What a job was made for."""
-
-    action: str = about(examples=["Evacuate"])
-    from_shark: FromShark
-    max_objects: Count | None = about("The most objects that the job takes; null: all.")
 
 
 @attrs.frozen(kw_only=True)
@@ -120,7 +105,7 @@ class Wait:
 class Job:
     """A job and its counts."""
 
-    config: JobConfig
+    config: dict[str, Any] = about("What the job was made for.")
     results: Results
     bytes: JobBytes = about(if_missing=JobBytes(complete=0, total=0))
     scans: tuple[Scan, ...] | None = about(

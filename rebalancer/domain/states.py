@@ -34,6 +34,8 @@ class ObjectEvent(enum.StrEnum):
     COPIED = "copied"
     REFUSED = "refused"  # this copy cannot be made now
     UNUSABLE = "unusable"  # its record cannot be used
+    CONFIRMED = "confirmed"  # its copies are as its record says, where nothing is to be moved
+    FAULTY = "faulty"  # they are not
     METADATA_WRITTEN = "metadata_written"
     SUPERSEDED = "superseded"  # a user's write won, or the object is gone
     REOPENED = "reopened"  # a final scan met its record, which names the shark once more
@@ -102,6 +104,8 @@ OBJECT: Mapping[ObjectStatus, Mapping[ObjectEvent, ObjectStatus]] = {
         _OE.REQUEUED: _O.UNPROCESSED,
         _OE.REFUSED: _O.SKIPPED,
         _OE.UNUSABLE: _O.ERROR,
+        _OE.CONFIRMED: _O.COMPLETE,
+        _OE.FAULTY: _O.ERROR,
     },
     _O.ASSIGNED: {
         _OE.COPIED: _O.POST_PROCESSING,

@@ -62,9 +62,9 @@ class ManagerMetrics:
         """Count a request, named as the predecessor named its routes."""
         self.legacy.request_count.inc(value=name)
 
-    def moved(self, objects: int) -> None:
-        """Count so many objects as complete."""
-        self.legacy.object_count.inc(objects, "evacuate")
+    def completed(self, action: str, objects: int) -> None:
+        """Count so many objects of jobs of an action as complete."""
+        self.legacy.object_count.inc(objects, action)
 
     def skipped(self, reason: Reason, objects: int = 1) -> None:
         """Count so many objects that were skipped for `reason`."""

@@ -41,7 +41,7 @@ from rebalancer.converter import parse_json
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import RebalancerError, RequestError
 from rebalancer.jsontext import dumps, loads
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.http import render, requests
 from rebalancer.manager.pipeline.listings import EarlierJob, ObjectsFile, check
 from rebalancer.manager.store import job_file, views

@@ -19,7 +19,7 @@ from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.jsontext import JsonText
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList

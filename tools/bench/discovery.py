@@ -35,7 +35,7 @@ from rebalancer import daemon
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import StorageNode
 from rebalancer.log import configure
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline.job import Job, Unplaced

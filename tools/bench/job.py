@@ -9,7 +9,7 @@ from objects import OWNER
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.ledger import JobLedger
 from rebalancer.manager.fleet.node_list import NodeList

@@ -42,7 +42,7 @@ from rebalancer.domain import sharks
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.log import configure
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
 from rebalancer.manager.pipeline.stages.update import update
 from rebalancer.manager.store import assignments, discovery

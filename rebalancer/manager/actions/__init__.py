@@ -1,7 +1,6 @@
-"""This package has the kinds of jobs that a manager can run.
+"""This package has the kinds of jobs that a manager can run, and here what moving objects asks.
 
-A job of another kind is another class with these members and a line in `ACTIONS`; pipeline,
-stages, store and agent stay as they are.
+`rebalancer.actions` says how another kind of job is added.
 """
 
 import random
@@ -13,12 +12,11 @@ from rebalancer.domain.objects import MantaObject, Shark, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Verdict
-from rebalancer.manager.actions.evacuate import Evacuate
 from rebalancer.manager.store.records import FoundRecord
 
 
 class Action(Protocol):
-    """What a kind of job decides; all of it pure."""
+    """What the pipeline that moves objects asks its job to decide; all of it pure."""
 
     @property
     def origin(self) -> Shark:
@@ -47,6 +45,3 @@ class Action(Protocol):
 
     def splice(self, text: str, destination: Shark) -> str | None:
         """Return the same done to a record's text; None: it must be parsed."""
-
-
-ACTIONS: Mapping[str, type[Evacuate]] = {"evacuate": Evacuate}

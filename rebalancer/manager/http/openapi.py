@@ -3,7 +3,7 @@
 The bodies are the classes of `rebalancer.api`; here are the calls, and the answers of each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebalancer.actions import DECLARED
@@ -277,8 +277,31 @@ def _new_job(declared: Declaration) -> Schema:
     }
 
 
+def _config(declared: Declaration) -> Schema:
+    """Return the schema of `config` of a job of an action."""
+    shown = declared.config_schema
+    if shown is None:
+        shown = _SCHEMAS[declared.params.__name__]["properties"]
+    properties = {"action": text(enum=[declared.name.capitalize()]), **shown}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _alternatives(names: Sequence[str]) -> Schema:
+    """Return what a schema says beside if exactly one of the properties `names` is given."""
+    none = {name: {"type": "null"} for name in names}
+    given = [
+        {"properties": {**none, name: {"type": "string"}}, "required": [name]} for name in names
+    ]
+    return {"oneOf": given} if given else {}
+
+
 _CHANGES: tuple[type[Any], ...] = (ControlJob, *SETTINGS.values())
-_SCHEMAS: Mapping[str, Schema] = {
+_SCHEMAS: dict[str, Schema] = {
     **schemas_of(
         *(Job, JobListed, Summary, Deleted, Objects, Plan, Ping, Status, Message),
         *REPORT_LINES.values(),
@@ -289,6 +312,11 @@ _SCHEMAS: Mapping[str, Schema] = {
     "ReportLine": one_of(*REPORT_LINES.values()),
     "Change": one_of(*_CHANGES),
     "NewJob": {"oneOf": [_new_job(declared) for declared in DECLARED.values()]},
+}
+for _declared in DECLARED.values():
+    _SCHEMAS[_declared.params.__name__].update(_alternatives(_declared.alternatives))
+_SCHEMAS["Job"]["properties"]["config"] = {
+    "oneOf": [_config(declared) for declared in DECLARED.values()]
 }
 
 #: The description, as JSON has it.

@@ -7,9 +7,12 @@ from typing import Any
 import attrs
 
 from rebalancer import __version__
+from rebalancer.actions import DECLARED
+from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.api import jobs as api
 from rebalancer.api import plan as api_plan
 from rebalancer.api import status as api_status
+from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.fleet.ledger import Standing
@@ -30,14 +33,7 @@ def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.Job:
     """Render a job: what the predecessor shows, and more; `waits` is what it waits for."""
     origin, status = known.origin, known.status
     return api.Job(
-        config=api.JobConfig(
-            action=row.action.capitalize(),
-            from_shark=api.FromShark(
-                datacenter="" if origin is None else origin.datacenter,
-                manta_storage_id="" if origin is None else origin.manta_storage_id,
-            ),
-            max_objects=row.params.get("max_objects"),
-        ),
+        config={"action": row.action.capitalize(), **_config(row, origin)},
         results=results(status),
         bytes=api.JobBytes(complete=status.size(ObjectStatus.COMPLETE), total=status.size()),
         scans=_scans(known.scans),
@@ -51,6 +47,12 @@ def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.Job:
         wish=row.words.wish,
         error=row.error,
     )
+
+
+def _config(row: JobRow, origin: Shark | None) -> Mapping[str, Any]:
+    """Return what a job is about; of an action that nobody knows, as an evacuation shows it."""
+    node = attrs.asdict(Shark("", "") if origin is None else origin)
+    return DECLARED.get(row.action, EVACUATE).shown_config(row.params, node)
 
 
 def _scans(scans: Iterable[ScanPosition]) -> tuple[api.Scan, ...]:

@@ -11,9 +11,8 @@ import trio
 
 from rebalancer.config import ManagerConfig, read_token
 from rebalancer.converter import structure
-from rebalancer.domain.objects import Shark
 from rebalancer.errors import ConfigError, PeerUnreachable
-from rebalancer.manager.actions import ACTIONS, Action
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
 from rebalancer.manager.fleet.node_list import NodeList
@@ -104,12 +103,13 @@ async def make_job(
     """
     shards, store = opened.shards, opened.store
     resources.agent_token.value = await _read_token(config.agent_token_file, waits, patience_s)
-    origin = await validated_origin(store, shards.moray, row.node, waits, patience_s)
+    node = row.params["from_shark"]
+    origin = await validated_origin(store, shards.moray, node, waits, patience_s)
     agents, threads = resources.agents(config), config.options.max_metadata_update_threads
     show_limit, patience = metrics.show_update_limit, config.metadata_timeout
     return Job(
         id=row.id,
-        action=make_action(row.action, origin, config),
+        action=Evacuate(origin, config.exclude_key_prefixes),
         config=config,
         store=store,
         node_list=resources.node_list,
@@ -165,11 +165,6 @@ async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
             return
         async with open_postgres(_clones(config), config.hosts) as clones:
             yield Shards(moray, clones)
-
-
-def make_action(name: str, origin: Shark, config: ManagerConfig) -> Action:
-    """Return what a job of this kind decides."""
-    return ACTIONS[name](origin, config.exclude_key_prefixes)
 
 
 def _clones(config: ManagerConfig) -> dict[int, str]:

@@ -8,16 +8,24 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TypeGuard
 
+import trio
+
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
-from rebalancer.errors import JobFailed, PeerError
+from rebalancer.errors import BadRequest, JobFailed, PeerError
+from rebalancer.log import get_logger
 from rebalancer.manager.store import job_info
 from rebalancer.manager.store.job_store import JobStore
+from rebalancer.manager.store.records import Finding
 from rebalancer.peers.moray.client import MorayClient, Record, open_moray
 from rebalancer.retry import retry_while_transient
 from rebalancer.waits import Waits
 
 STORAGE_BUCKET = "manta_storage"
+#: A storage node is looked up within this many seconds, or the job is made unchecked.
+LOOK_UP_S = 5.0
+
+log = get_logger()
 
 
 async def storage_records(first: MorayClient, name: str) -> list[Record]:
@@ -76,3 +84,26 @@ async def validated_origin(
     origin = Shark(datacenter, name)
     await job_store.write(job_info.write_origin, origin)
     return origin
+
+
+def full_name(name: str, domain: str) -> str:
+    """Return the name of a storage node with the region's domain."""
+    return name if name.endswith(f".{domain}") else f"{name}.{domain}"
+
+
+async def look_up_node(node: str, config: ManagerConfig) -> list[Finding]:
+    """Look a job's node up; if that cannot be done now, the finding says so.
+
+    Raises:
+      BadRequest: there is no such node.
+    """
+    try:
+        with trio.fail_after(LOOK_UP_S):
+            found = await is_known(config, node)
+    except (trio.TooSlowError, PeerError) as exc:
+        why = str(exc) or f"no answer within {LOOK_UP_S:.0f} s"
+        log.warning("storage node not looked up", shark=node, error=why)
+        return [Finding("storage_record", f"{node} was not looked up when the job was made: {why}")]
+    if not found:
+        raise BadRequest(f"SharkNotFound: {node} is not in {STORAGE_BUCKET}")
+    return []

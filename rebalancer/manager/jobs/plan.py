@@ -83,7 +83,7 @@ async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Pl
             config,
             Opened(shards, job_store, ledger),
             metrics=ManagerMetrics(config),
-            waits=Waits(plan_of=row.node),
+            waits=Waits(plan_of=row.node or ""),
             cancelled=trio.Event(),
             patience_s=PATIENCE_S,
         )

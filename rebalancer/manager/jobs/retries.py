@@ -29,7 +29,7 @@ def params_of_retry(
     Raises:
       BadRequest: something of the earlier jobs is missing that cannot be found anew.
     """
-    made: dict[str, Any] = {"from_shark": row.node, "retry_of": row.id}
+    made: dict[str, Any] = {"from_shark": row.params["from_shark"], "retry_of": row.id}
     if row.state is JobState.COMPLETE:
         return made
     before = _before(row, known)

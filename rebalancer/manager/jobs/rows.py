@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from rebalancer.actions import DECLARED
 from rebalancer.domain.states import ENDED, WISH_WORDS, JobState, Words, job_state, words_of
 
 
@@ -30,9 +31,9 @@ class JobRow:
     is_broken: bool = False
 
     @property
-    def node(self) -> str:
-        """Return the name of the storage node that the job is about."""
-        return str(self.params["from_shark"])
+    def node(self) -> str | None:
+        """Return the name of the storage node that no two jobs may be about, if there is one."""
+        return DECLARED[self.action].node(self.params) if self.action in DECLARED else None
 
     @property
     def has_ended(self) -> bool:
@@ -67,7 +68,9 @@ def read_whole_row(row: Mapping[str, Any]) -> JobRow:
       ValueError, TypeError, KeyError, RecursionError: it makes no sense.
     """
     params = json.loads(row["params"])
-    if not isinstance(params, dict) or not isinstance(params.get("from_shark"), str):
+    declared = DECLARED.get(row["action"])
+    needed = None if declared is None else declared.node_parameter
+    if not isinstance(params, dict) or not (needed is None or isinstance(params.get(needed), str)):
         raise TypeError("params is no object that names a shark")
     for name in ("id", "action", "state", "created"):
         if not isinstance(row[name], str):

@@ -4,9 +4,8 @@ Pausing a job is cancelling its pipeline, as the end of the process is; going on
 A job that is cancelled is drained: nothing more begins, and what agents finish is recorded.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 import trio
@@ -15,25 +14,14 @@ from rebalancer.config import ManagerConfig
 from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
 from rebalancer.errors import JobFailed, PeerError, StoreError, leaves
 from rebalancer.log import get_logger
-from rebalancer.manager.jobs.assembly import (
-    Opened,
-    Resources,
-    make_job,
-    open_shards,
-    read_tuning,
-)
-from rebalancer.manager.jobs.origin import is_whole, validated_origin
-from rebalancer.manager.jobs.preflight import preflight_of
-from rebalancer.manager.jobs.retries import read_left
+from rebalancer.manager.actions.registry import ACTIONS
+from rebalancer.manager.jobs.assembly import Resources, read_tuning
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.tuning import reloaded, tuned
-from rebalancer.manager.pipeline import flow
-from rebalancer.manager.pipeline.job import Job, unless
-from rebalancer.manager.store import job_info, scans
-from rebalancer.manager.store.job_store import open_store
+from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.rates import HOUR_S, Rates
 from rebalancer.retry import pauses
-from rebalancer.threads import Work, run_sync
 from rebalancer.transient import is_transient
 from rebalancer.waits import Waits
 
@@ -98,9 +86,14 @@ class RunningJob:
         self.base = reloaded(self.base, config)
         self._configure()
 
+    @property
+    def config(self) -> ManagerConfig:
+        """Return the configuration in force, with what an operator has changed for this job."""
+        return tuned(self.base, read_tuning(self.row))
+
     def _configure(self) -> None:
         if self.job is not None:
-            self.job.configure(tuned(self.base, read_tuning(self.row)))
+            self.job.configure(self.config)
 
     # --- the work -------------------------------------------------------------------------
 
@@ -147,82 +140,38 @@ class RunningJob:
                 return
 
     async def _work(self) -> None:
-        config = tuned(self.base, read_tuning(self.row))
-        async with self._open(config) as opened:
-            if not await self._find_origin(opened):
-                return  # it was cancelled, and nothing of it had begun
-            job = await make_job(
-                self.resources,
-                self.row,
-                config,
-                opened,
-                metrics=self.resources.metrics,
-                waits=self.waits,
-                cancelled=self.cancelled,
-            )
-            self.job = job
-            try:
-                self._configure()
-                if not job.cancelled.is_set() and not await job.store.read(scans.has_begun):
-                    await job.unless_cancelled(partial(self._prepare, job, opened))
-                await self._flow(job)
-            finally:
-                self.job = None
+        await ACTIONS[self.row.action].run(self)
+
+    # --- what actions are lent ------------------------------------------------------------
 
     @asynccontextmanager
-    async def _open(self, config: ManagerConfig) -> AsyncIterator[Opened]:
-        async with AsyncExitStack() as stack:
-            shards = await stack.enter_async_context(open_shards(config))
-            file = self.resources.file(self.row.id)
-            # A job on the list has a file: one that is gone is not begun anew.
-            opening = open_store(file, waits=self.waits, must_exist=True)
-            store = await stack.enter_async_context(opening)
-            limit = config.options.max_assignments_per_shark
-            ledger = stack.enter_context(self.resources.fleet_ledger.open(limit))
-            yield Opened(shards, store, ledger)
-
-    async def _find_origin(self, opened: Opened) -> bool:
-        """Look the evacuated node up; return whether it is known, as the job was not cancelled."""
-        if is_whole(await opened.store.read(job_info.read_origin)):
-            return True
-        moray = opened.shards.moray
-        look_up = partial(validated_origin, opened.store, moray, self.row.node, self.waits)
-        await unless(self.cancelled, look_up)
-        return not self.cancelled.is_set()
-
-    async def _prepare(self, job: Job, opened: Opened) -> None:
-        """Do what comes before a job looks for objects.
+    async def open_store(self) -> AsyncIterator[JobStore]:
+        """Open the job's file.  A job on the list has one: one that is gone is not begun anew.
 
         Raises:
-          JobFailed: something is amiss, and the job is to be strict.
-          StoreError: the file of a job that it retries cannot be read.
+          StoreError: it cannot be opened.
         """
-        await job.node_list.ready(job.waits)
-        findings = await preflight_of(job, opened.shards.clones)
-        for finding in findings:
-            log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
-        await job.store.write(job_info.write_warnings, findings)
-        if findings and self.row.params.get("strict"):
-            raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
-        await self._take_over(job)
+        file = self.resources.file(self.row.id)
+        async with open_store(file, waits=self.waits, must_exist=True) as store:
+            yield store
 
-    async def _take_over(self, job: Job) -> None:
-        """Let a retry job go on where the jobs before it stopped looking.
+    @contextmanager
+    def controlling(self, job: Job) -> Iterator[None]:
+        """Let operators change and cancel the pipeline `job` in this context."""
+        self.job = job
+        try:
+            self._configure()
+            yield
+        finally:
+            self.job = None
 
-        Raises:
-          StoreError: one of their files cannot be read.
-        """
-        params = self.row.params
-        if "scans" in params:
-            positions, shards = await run_sync(Work.VIEWS, read_left, params, self.resources.file)
-            shards = shards if job.scans else frozenset()
-            await job.store.write(scans.continue_scans, positions, shards)
-
-    async def _flow(self, job: Job) -> None:
+    @asynccontextmanager
+    async def measuring(self, store: JobStore) -> AsyncIterator[None]:
+        """Measure the job's rates while it works."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_measure, job, self.rates)
+            nursery.start_soon(_measure, store, self.rates)
             nursery.start_soon(_note_sound, self.waits)
-            await flow.run(job)
+            yield
             nursery.cancel_scope.cancel()
 
 
@@ -236,9 +185,9 @@ def _causes(job_id: str, group: BaseExceptionGroup[Exception]) -> str:
     return "; ".join(sorted(causes))
 
 
-async def _measure(job: Job, rates: Rates) -> None:
+async def _measure(store: JobStore, rates: Rates) -> None:
     while True:
-        status = await job.store.status()
+        status = await store.status()
         rates.add(trio.current_time(), status.settled, status.size(ObjectStatus.COMPLETE))
         await trio.sleep(SAMPLE_S)
 

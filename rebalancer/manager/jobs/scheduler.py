@@ -29,7 +29,7 @@ def to_start(rows: Iterable[JobRow], running: Sequence[JobRow], limit: int) -> l
 
 
 def _excludes(other: JobRow, row: JobRow) -> bool:
-    return other.id == row.id or other.node == row.node
+    return other.id == row.id or (row.node is not None and other.node == row.node)
 
 
 class Scheduler:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from rebalancer.actions import DECLARED
 from rebalancer.api.requests import Control
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
@@ -23,13 +24,12 @@ from rebalancer.domain.states import (
 )
 from rebalancer.errors import BadRequest, Conflict, IllegalTransition, Unavailable
 from rebalancer.log import get_logger
+from rebalancer.manager.actions.registry import ACTIONS
 from rebalancer.manager.http.requests import NewJob, Setting, check_range, checked_id
-from rebalancer.manager.jobs.admission import check_params, look_up, params_of
 from rebalancer.manager.jobs.assembly import Resources, read_tuning
 from rebalancer.manager.jobs.index import JobIndex
-from rebalancer.manager.jobs.plan import Plan, make_plan
+from rebalancer.manager.jobs.plan import Plan
 from rebalancer.manager.jobs.queries import JobQueries, answering, read_job_file
-from rebalancer.manager.jobs.retries import params_of_retry
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.jobs.scheduler import Scheduler, to_start
@@ -93,7 +93,7 @@ class Jobs:
     async def _start_due(self, nursery: trio.Nursery) -> None:
         async with self.deciding:
             rows = await _surely(self.index.unfinished)
-            self.resources.evacuating = frozenset(row.node for row in rows)
+            self.resources.evacuating = frozenset(row.node for row in rows if row.node)
             at_work = [running.row for running in self.running.values()]
             for row in to_start(rows, at_work, self.resources.config.max_concurrent_jobs):
                 running = RunningJob(await self._begin(row), self.resources)
@@ -133,19 +133,30 @@ class Jobs:
           Refused, BadRequest: nothing was made.
           Conflict: another job empties this node, or will.
         """
-        params = params_of(wanted, self.resources.config)
-        await check_params(params, self.resources)
-        await self._refuse_second(params)
-        findings = await look_up(params, self.resources.config)
+        action = ACTIONS[wanted.action]
+        params = action.params(wanted.params, self.resources.config)
+        await self._check(wanted.action, params)
+        await self._refuse_second(wanted.action, params)
+        findings = await action.look_up(params, self.resources.config)
         async with self._making:
             # Somebody may have made one meanwhile.
-            await self._refuse_second(params)
+            await self._refuse_second(wanted.action, params)
             return await self._add(wanted.action, params, findings)
 
-    async def _refuse_second(self, params: Mapping[str, Any]) -> None:
+    async def _check(self, action: str, params: Mapping[str, Any]) -> None:
+        """Check what can be known before a job has its turn.
+
+        Raises:
+          RequestError: there can be no such job.
+        """
+        known = {row.id: row for row in await self._request_index.all()}
+        await ACTIONS[action].check(params, self.resources, known.get)
+
+    async def _refuse_second(self, action: str, params: Mapping[str, Any]) -> None:
         """Refuse a second job about one node, which is a slip; retry jobs are not checked here."""
+        node = DECLARED[action].node(params)
         for row in await self._request_index.unfinished():
-            if row.node == params["from_shark"]:
+            if node is not None and row.node == node:
                 raise Conflict(f"Job {row.id}, which is {_shown(row)}, is for {row.node} already")
 
     async def retry(self, job_id: str) -> str:
@@ -155,8 +166,8 @@ class Jobs:
           Refused, BadRequest: nothing was made.
           Conflict: the earlier job has not ended.
         """
-        _, params = await self._retry_of(job_id)
-        await check_params(params, self.resources)
+        row, params = await self._retry_of(job_id)
+        await self._check(row.action, params)
         async with self._deciding():
             # An earlier job may have been removed meanwhile, and from now on it cannot be.
             row, params = await self._retry_of(job_id)
@@ -174,7 +185,10 @@ class Jobs:
             raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
         _require(row, f"retried: {row.error}", not row.is_broken)
         known = {other.id: other for other in await self._request_index.all()}
-        return row, params_of_retry(row, known.get, await self._taken(row))
+        action = ACTIONS.get(row.action)
+        if action is None:
+            raise BadRequest(f"Job {row.id}: nothing is known of the action {row.action}")
+        return row, action.retry(row, known.get, await self._taken(row))
 
     async def _taken(self, row: JobRow) -> int:
         """Return how many objects of a job's limit are done with."""
@@ -188,7 +202,8 @@ class Jobs:
     ) -> str:
         job_id = str(uuid.uuid4())
         # The file first: a job on the list always has one.
-        origin = Shark("", params["from_shark"])
+        node = DECLARED[action].node(params)
+        origin = None if node is None else Shark("", node)
         with _carried_out():
             with answering():
                 await run_sync(
@@ -196,7 +211,7 @@ class Jobs:
                 )
             await self._request_index.add(job_id, action, params)
             state = words_of(JobState.QUEUED).state
-            log.info("job", job=job_id, state=state, action=action, **params)
+            log.info("job", **{**params, "job": job_id, "state": state, "action": action})
             self.scheduler.wake()
         return job_id
 
@@ -208,14 +223,15 @@ class Jobs:
           Conflict: another plan is being made.
           Unavailable: a shard or storinfo does not answer.
         """
-        params = params_of(wanted, self.resources.config)
-        await check_params(params, self.resources)
+        action = ACTIONS[wanted.action]
+        params = action.params(wanted.params, self.resources.config)
+        await self._check(wanted.action, params)
         try:
             self._planning.acquire_nowait()
         except trio.WouldBlock:
             raise Conflict("another dry run is under way") from None
         try:
-            return await make_plan(self.resources, wanted.action, params)
+            return await action.plan(self.resources, params)
         finally:
             self._planning.release()
 
@@ -319,8 +335,10 @@ class Jobs:
             row = await self.queries.known(job_id)
             _require(row, "removed, because it has not ended", row.has_ended)
             for other in await self._request_index.unfinished():
-                needed = row.id in (other.params.get("retry_of"), *other.params.get("chain", ()))
-                _require(row, f"removed, because job {other.id} retries it", not needed)
+                action = ACTIONS.get(other.action)
+                used = {} if action is None else action.used_jobs(other.params)
+                why = f"removed, because job {other.id} {used.get(row.id)} it"
+                _require(row, why, row.id not in used)
             with _carried_out():
                 # The row first: a file without one is only clutter.
                 await self._request_index.remove(row.id)

@@ -22,7 +22,7 @@ NOTED = ("id", "action", "state", "params", "created", "started", "finished", "e
 NOTE_LOCK_S = 1.0
 
 
-def create(path: Path, origin: Shark, findings: Sequence[Finding] = ()) -> None:
+def create(path: Path, origin: Shark | None, findings: Sequence[Finding] = ()) -> None:
     """Make the file of a new job, with what was found when it was made.  Blocking.
 
     Raises:
@@ -40,8 +40,9 @@ def create(path: Path, origin: Shark, findings: Sequence[Finding] = ()) -> None:
         raise StoreError(f"{path}: {exc}") from exc
 
 
-def _begin(db: sqlite3.Connection, origin: Shark, findings: Sequence[Finding]) -> None:
-    job_info.write_origin(db, origin)
+def _begin(db: sqlite3.Connection, origin: Shark | None, findings: Sequence[Finding]) -> None:
+    if origin is not None:
+        job_info.write_origin(db, origin)
     job_info.write_warnings(db, findings)
 
 

@@ -206,6 +206,19 @@ def objects_page(
     return Page([_without_row(row) for row in rows], seen if seen < last else None)
 
 
+def last_reported(path: Path, kind: str) -> int:
+    """Return the last row that a report has of a `kind` of `REPORT`, 0 without any.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        row, columns = _COLUMNS[kind]
+        source = columns.rpartition(" FROM ")[2]
+        (last,) = db.execute(f"SELECT ifnull(max({row}), 0) FROM {source}").fetchone()
+        return int(last)
+
+
 def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mapping[str, Any]]]:
     """Return a page of a job's report: lines of one `kind` of `REPORT`, from rows behind `after`.
 

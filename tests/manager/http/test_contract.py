@@ -85,6 +85,15 @@ class Served:
         listed = self.session.get(f"{self.url}/jobs").json()
         return [(self._kind(job), job["id"]) for job in listed]
 
+    def evacuation(self) -> str:
+        """The id of an evacuation that has ended."""
+        listed = self.session.get(f"{self.url}/jobs").json()
+        return next(
+            str(job["id"])
+            for job in listed
+            if (job["action"], job["state"]) == ("Evacuate", "Complete")
+        )
+
     def _kind(self, job: dict[str, str]) -> str:
         if job["state"] != "Stopped":
             return job["state"]
@@ -185,13 +194,16 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
     params = case.body.get("params") if isinstance(case.body, dict) else None
     if isinstance(params, dict):
         # For a schema 22.0 is an integer, for this API it is none, as its description says.
-        limit = params.get("max_objects")
-        if isinstance(limit, float) and limit.is_integer():
-            params["max_objects"] = int(limit)
-        shark, file = params.get("from_shark"), params.get("objects_file")
-        if is_storage_id(shark) and ":" not in str(shark):
-            at.named += 1
-            params["from_shark"] = FREE[at.named % len(FREE)]
+        for name, value in params.items():
+            if isinstance(value, float) and value.is_integer() and name != "sample":
+                params[name] = int(value)
+        for name in ("from_shark", "shark"):
+            if is_storage_id(shark := params.get(name)) and ":" not in str(shark):
+                at.named += 1
+                params[name] = FREE[at.named % len(FREE)]
+        if is_loose_uuid(params.get("job")):
+            params["job"] = at.evacuation()
+        file = params.get("objects_file")
         if isinstance(file, str) and file.startswith("/") and "\0" not in file:
             params["objects_file"] = str(at.listing)
 

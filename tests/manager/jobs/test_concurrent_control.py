@@ -13,9 +13,11 @@ from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.api.requests import Control
 from rebalancer.domain.states import JobEvent, JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable, Unavailable
+from rebalancer.manager.actions.action import Known
+from rebalancer.manager.actions.evacuate.action import EvacuateAction
 from rebalancer.manager.http.requests import NewJob
-from rebalancer.manager.jobs import admission, service
 from rebalancer.manager.jobs import index as index_module
+from rebalancer.manager.jobs import service
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.pipeline import flow
@@ -86,17 +88,19 @@ async def test_a_job_that_is_removed_while_its_retry_is_made_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its file the retry could only fail; so whoever is second is refused."""
-    real = admission.check_params
+    action, real = EvacuateAction(), EvacuateAction.check
 
-    async def check(params: Mapping[str, Any], resources: Resources) -> None:
-        await real(params, resources)
+    async def check(
+        _self: object, params: Mapping[str, Any], resources: Resources, known: Known
+    ) -> None:
+        await real(action, params, resources, known)
         if "retry_of" in params:
             await rig.jobs.delete(params["retry_of"])
 
     async with open_rig(tmp_path, objects=3) as rig:
         job_id = await rig.create(from_shark="9.stor")
         await rig.reach(job_id, "Failed")
-        monkeypatch.setattr(service, "check_params", check)
+        monkeypatch.setattr(EvacuateAction, "check", check)
         with pytest.raises(BadRequest, match=f"Could not find job UUID: {job_id}"):
             await rig.jobs.retry(job_id)
         assert await rig.jobs.index.all() == []

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rebalancer.domain import reasons
 from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.listings import EarlierJob, Listed, Listing, ObjectsFile, check
 from rebalancer.manager.pipeline.stages.discover import find

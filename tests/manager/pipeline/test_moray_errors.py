@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from rebalancer.domain.objects import Shark
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.pipeline.stages.rewrite import Rewriter
 from rebalancer.manager.pipeline.stages.update_batches import Member, as_discovered

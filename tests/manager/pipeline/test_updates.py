@@ -18,7 +18,7 @@ from rebalancer import config
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
-from rebalancer.manager.actions.evacuate import Evacuate
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.stages.rewrite import Rewriter

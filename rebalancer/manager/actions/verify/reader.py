@@ -6,6 +6,7 @@ configured port.  A node that does not answer is waited for, visibly, and for a 
 
 import hashlib
 from collections import defaultdict
+from contextlib import aclosing
 
 import attrs
 import trio
@@ -129,7 +130,7 @@ class Reader:
                 "HEAD", copy.shark, copy.path, port=self.port, within_s=HEAD_S
             )
         except PeerUnreachable as exc:
-            raise _Failed(str(exc), is_away=True) from exc
+            raise _Failed(_why(exc, copy), is_away=True) from exc
         _check_status(reply.status)
         fault = judge_head(copy, reply.status, reply.headers)
         return fault if fault is not None or not is_sampled else await self._read(copy)
@@ -146,13 +147,19 @@ class Reader:
                 _check_status(answer.status)
                 if (fault := judge_head(copy, answer.status, answer.headers)) is not None:
                     return fault
-                async for piece in answer.pieces():
-                    digest.update(piece)
-                    size += len(piece)
-                    await trio.sleep(self.rate.spend(len(piece), trio.current_time()))
+                async with aclosing(answer.pieces()) as pieces:
+                    async for piece in pieces:
+                        digest.update(piece)
+                        size += len(piece)
+                        await trio.sleep(self.rate.spend(len(piece), trio.current_time()))
         except PeerUnreachable as exc:
-            raise _Failed(str(exc), is_away=not exc.was_sent) from exc
+            raise _Failed(_why(exc, copy), is_away=not exc.was_sent) from exc
         return judge_size(copy, size) or judge_md5(copy, digest.digest())
+
+
+def _why(exc: PeerUnreachable, copy: Copy) -> str:
+    """Return why a node did not answer, without the path: it may be told of other copies there."""
+    return str(exc).rpartition(f"{copy.path}: ")[2]
 
 
 def _check_status(status: int) -> None:

@@ -103,7 +103,7 @@ def _result_of(member: Member, outcome: Outcome) -> UpdateResult:
 
 
 def _count(job: Job, outcomes: list[Outcome]) -> None:
-    job.metrics.moved(sum(outcome.is_complete for outcome in outcomes))
+    job.metrics.completed("evacuate", sum(outcome.is_complete for outcome in outcomes))
     for outcome in outcomes:
         if outcome.reason is not None and outcome.reason.column is Column.ERROR:
             job.metrics.failed(outcome.reason)

@@ -1,0 +1,69 @@
+"""This module says what a kind of job is to the manager: what may be asked of it, and its work.
+
+The manager lists, schedules, pauses and shows jobs without knowing what they do; whatever depends
+on that is a member of the job's action.  `rebalancer.actions` has the parameters of each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rebalancer.config import ManagerConfig
+from rebalancer.manager.store.records import Finding
+
+if TYPE_CHECKING:
+    from rebalancer.manager.jobs.assembly import Resources
+    from rebalancer.manager.jobs.plan import Plan
+    from rebalancer.manager.jobs.rows import JobRow
+    from rebalancer.manager.jobs.running import RunningJob
+
+#: Returns the row of a job by its id, None if there is no such job.
+Known = Callable[[str], "JobRow | None"]
+
+
+class JobAction(Protocol):
+    """A kind of job.  `params` are those that are kept of a request."""
+
+    def params(self, given: Any, config: ManagerConfig) -> dict[str, Any]:
+        """Return what is kept of the parameters `given` in a request."""
+
+    async def check(self, params: Mapping[str, Any], resources: "Resources", known: Known) -> None:
+        """Check what can be known before a job, or its dry run, has its turn.
+
+        Raises:
+          RequestError: there can be no such job, and why.
+        """
+
+    async def look_up(self, params: Mapping[str, Any], config: ManagerConfig) -> Sequence[Finding]:
+        """Look up what a new job works on; what cannot be asked now is a finding.
+
+        Raises:
+          BadRequest: there is no such thing.
+        """
+
+    def used_jobs(self, params: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the ids of jobs whose files are needed, each with what is done to them: a verb."""
+
+    def retry(self, row: "JobRow", known: Known, taken: int) -> dict[str, Any]:
+        """Return the parameters of a job that retries `row`, of whose limit `taken` are done.
+
+        Raises:
+          BadRequest: something of the earlier jobs is missing that cannot be found anew.
+        """
+
+    async def plan(self, resources: "Resources", params: dict[str, Any]) -> "Plan":
+        """Tell what a job would do; asked only of an action that declares a dry run.
+
+        Raises:
+          BadRequest: it would fail at once, and why.
+          Unavailable: a peer does not answer.
+        """
+
+    async def run(self, running: "RunningJob") -> None:
+        """Do the work of a job from wherever an earlier run left it, to its end.
+
+        To be cancelled is to be paused, or killed.  Once `running.cancelled` is set, nothing more
+        is begun.
+
+        Raises:
+          Exception: the job failed; where it is transient, the job is run once more.
+        """

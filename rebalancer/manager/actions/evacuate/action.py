@@ -1,0 +1,149 @@
+"""This module is what evacuations are to the manager: their parameters, and the flow of a job."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rebalancer.actions.evacuate import EvacuateParams
+from rebalancer.config import ManagerConfig
+from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError
+from rebalancer.log import get_logger
+from rebalancer.manager.actions.action import Known
+from rebalancer.manager.jobs.assembly import Opened, Resources, make_job, open_shards
+from rebalancer.manager.jobs.origin import full_name, is_whole, look_up_node, validated_origin
+from rebalancer.manager.jobs.plan import Plan, make_plan
+from rebalancer.manager.jobs.preflight import preflight_of
+from rebalancer.manager.jobs.retries import params_of_retry, read_left
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.pipeline import flow
+from rebalancer.manager.pipeline.job import Job, unless
+from rebalancer.manager.pipeline.listings import check
+from rebalancer.manager.store import job_info, scans
+from rebalancer.manager.store.records import Finding
+from rebalancer.threads import Work, run_sync
+
+if TYPE_CHECKING:
+    from rebalancer.manager.jobs.running import RunningJob
+
+log = get_logger()
+
+
+class EvacuateAction:
+    """Evacuations empty the storage node `from_shark` of their parameters."""
+
+    def params(self, given: EvacuateParams, config: ManagerConfig) -> dict[str, Any]:
+        """Return what is kept of the parameters of a request."""
+        return {
+            "from_shark": full_name(given.from_shark, config.domain_name),
+            "max_objects": given.max_objects or None,
+            "objects_file": given.objects_file,
+            "strict": given.strict,
+        }
+
+    async def check(self, params: Mapping[str, Any], resources: Resources, _known: Known) -> None:
+        """Check what can be known before a job has its turn.
+
+        Raises:
+          Refused: no evacuation is allowed at all.
+          BadRequest: the listing cannot be read.
+        """
+        if resources.config.snaplink_cleanup_required:
+            raise Refused("Snaplink Cleanup Required")
+        if (listing := resources.listing(params)) is not None:
+            try:
+                await run_sync(Work.OTHER, check, listing)
+            except (JobFailed, StoreError) as exc:
+                raise BadRequest(str(exc)) from exc
+
+    async def look_up(self, params: Mapping[str, Any], config: ManagerConfig) -> Sequence[Finding]:
+        """Look the evacuated node up; if that cannot be done now, the job does it.
+
+        Raises:
+          BadRequest: there is no such node.
+        """
+        return await look_up_node(params["from_shark"], config)
+
+    def used_jobs(self, params: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the jobs that a retry job takes up."""
+        earlier = (params.get("retry_of"), *params.get("chain", ()))
+        return {job_id: "retries" for job_id in earlier if job_id is not None}
+
+    def retry(self, row: JobRow, known: Known, taken: int) -> dict[str, Any]:
+        """Return the parameters of a job that retries `row`, as `params_of_retry` does."""
+        return params_of_retry(row, known, taken)
+
+    async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
+        """Tell what a job would do, as `make_plan` does."""
+        return await make_plan(resources, "evacuate", params)
+
+    async def run(self, running: "RunningJob") -> None:
+        """Run the pipeline of an evacuation."""
+        async with _open(running) as opened:
+            if not await _find_origin(running, opened):
+                return  # it was cancelled, and nothing of it had begun
+            job = await make_job(
+                running.resources,
+                running.row,
+                running.config,
+                opened,
+                metrics=running.resources.metrics,
+                waits=running.waits,
+                cancelled=running.cancelled,
+            )
+            with running.controlling(job):
+                if not job.cancelled.is_set() and not await job.store.read(scans.has_begun):
+                    await job.unless_cancelled(partial(_prepare, running, job, opened))
+                async with running.measuring(job.store):
+                    await flow.run(job)
+
+
+@asynccontextmanager
+async def _open(running: "RunningJob") -> AsyncIterator[Opened]:
+    config = running.config
+    async with AsyncExitStack() as stack:
+        shards = await stack.enter_async_context(open_shards(config))
+        store = await stack.enter_async_context(running.open_store())
+        limit = config.options.max_assignments_per_shark
+        yield Opened(shards, store, stack.enter_context(running.resources.fleet_ledger.open(limit)))
+
+
+async def _find_origin(running: "RunningJob", opened: Opened) -> bool:
+    """Look the evacuated node up; return whether it is known, as the job was not cancelled."""
+    if is_whole(await opened.store.read(job_info.read_origin)):
+        return True
+    node = running.row.params["from_shark"]
+    moray = opened.shards.moray
+    await unless(
+        running.cancelled, partial(validated_origin, opened.store, moray, node, running.waits)
+    )
+    return not running.cancelled.is_set()
+
+
+async def _prepare(running: "RunningJob", job: Job, opened: Opened) -> None:
+    """Do what comes before an evacuation looks for objects.
+
+    Raises:
+      JobFailed: something is amiss, and the job is to be strict.
+      StoreError: the file of a job that it retries cannot be read.
+    """
+    await job.node_list.ready(job.waits)
+    findings = await preflight_of(job, opened.shards.clones)
+    for finding in findings:
+        log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
+    await job.store.write(job_info.write_warnings, findings)
+    if findings and running.row.params.get("strict"):
+        raise JobFailed("pre-flight: " + "; ".join(finding.detail for finding in findings))
+    await _take_over(running, job)
+
+
+async def _take_over(running: "RunningJob", job: Job) -> None:
+    """Let a retry job go on where the jobs before it stopped looking.
+
+    Raises:
+      StoreError: one of their files cannot be read.
+    """
+    params = running.row.params
+    if "scans" in params:
+        positions, shards = await run_sync(Work.VIEWS, read_left, params, running.resources.file)
+        await job.store.write(scans.continue_scans, positions, shards if job.scans else frozenset())

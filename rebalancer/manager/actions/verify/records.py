@@ -1,0 +1,117 @@
+"""This module decides what the records of an object ask to be verified.  Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from rebalancer import jsontext
+from rebalancer.domain import reasons
+from rebalancer.domain.objects import (
+    MantaObject,
+    UnusableRecord,
+    is_loose_uuid,
+    read_object,
+    read_sharks,
+)
+from rebalancer.domain.reasons import DELETED, OVERWRITTEN, Reason
+from rebalancer.manager.actions.verify.copies import Copy, copies_of
+from rebalancer.manager.store.records import FoundRecord
+
+
+@attrs.frozen
+class Skip:
+    """An object that is not verified, because its records changed meanwhile, which is no fault."""
+
+    reason: Reason
+
+
+@attrs.frozen
+class Unusable:
+    """An object with a record of which no object can be made."""
+
+    reason: Reason
+    detail: str
+
+
+@attrs.frozen
+class ToVerify:
+    """The copies that all records of an object name together, each once."""
+
+    copies: tuple[Copy, ...]
+
+
+def read_record(text: str) -> tuple[MantaObject, frozenset[str]]:
+    """Return the object of a record, and the names of the storage nodes that the record names.
+
+    Raises:
+      UnusableRecord: no object can be made of it.
+    """
+    record = _parsed(text)
+    sharks = read_sharks(record)
+    names = [shark.manta_storage_id for shark in sharks]
+    if len(set(names)) < len(names):
+        raise UnusableRecord(reasons.DUPLICATE_SHARK, "a storage node is named twice")
+    return read_object(record, sharks), frozenset(names)
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    """Parse the text of a record.
+
+    Raises:
+      UnusableRecord: it is no JSON object.
+    """
+    try:
+        record = jsontext.loads_exactly(text)
+    except (ValueError, RecursionError) as exc:
+        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, str(exc)) from exc
+    if not isinstance(record, dict):
+        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, "the record is no object")
+    return record
+
+
+def found_record(
+    shard: int, key: str, etag: str, text: str, node: str | None = None
+) -> FoundRecord | None:
+    """Return a record as the store keeps it; None if it does not name `node` as a copy's place."""
+    try:
+        obj, names = read_record(text)
+    except UnusableRecord as exc:
+        known = _object_id(text) or f"{shard}:{key}"
+        return FoundRecord(known, key, shard, etag, text, reason=exc.reason, detail=str(exc))
+    if node is not None and node not in names:
+        return None
+    return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj)
+
+
+def left_out(object_id: str, shard: int, key: str, reason: Reason) -> FoundRecord:
+    """Return a record that an earlier job knew and that is not verified, as the store keeps it."""
+    return FoundRecord(object_id, key, shard, "", "", reason=reason)
+
+
+def judge_records(object_id: str, texts: Sequence[str | None]) -> ToVerify | Skip | Unusable:
+    """Return what the records of an object, as they are now, ask for.
+
+    None in `texts` is a record that is gone.  One that became another object's says nothing about
+    this object.
+    """
+    there = [text for text in texts if text is not None]
+    own = [text for text in there if _object_id(text) in (object_id, None)]
+    if not own:
+        return Skip(OVERWRITTEN if there else DELETED)
+    copies = dict[Copy, None]()
+    try:
+        for text in own:
+            obj, _ = read_record(text)
+            copies |= dict.fromkeys(copies_of(obj))
+    except UnusableRecord as exc:
+        return Unusable(exc.reason, str(exc))
+    return ToVerify(tuple(copies))
+
+
+def _object_id(text: str) -> str | None:
+    try:
+        object_id = _parsed(text).get("objectId")
+    except UnusableRecord:
+        return None
+    return object_id if is_loose_uuid(object_id) else None

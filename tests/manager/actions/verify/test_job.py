@@ -1,0 +1,254 @@
+"""A verify job finds what is not as records say, on real web servers, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from rebalancer.errors import JobFailed
+from rebalancer.manager.actions.verify.collect import Shards
+from rebalancer.manager.actions.verify.copies import is_sampled
+from rebalancer.manager.store import views
+from tests.manager.actions.verify.region import Region, content, good_record, open_region
+from tests.manager.pipeline.test_crashes import Crash
+from tests.manager.store.test_store import check_counters
+from tests.manager.world import ORIGIN, counts, object_id
+
+OBJECTS = 12
+NODE = "2.stor.lab"
+#: Objects with an odd number have a copy there.
+OTHER = "4.stor.lab"
+
+
+def records(**fields: Any) -> list[dict[str, Any]]:
+    return [good_record(number, **fields) for number in range(1, OBJECTS + 1)]
+
+
+async def verified(region: Region, **params: Any) -> dict[tuple[str, str], int]:
+    """Run a job to its end, whatever it finds, and return its counts."""
+    async with region.job(**params) as (job, store):
+        try:
+            await job.run(trio.Event())
+        except JobFailed:
+            assert any(status == "error" for status, _ in await counts(store))
+        else:
+            assert not any(status == "error" for status, _ in await counts(store))
+        check_counters(store)
+        return await counts(store)
+
+
+def listed(region: Region, status: str = "error") -> dict[str, tuple[str, str]]:
+    """The reason and the detail of each object with this status in the job's report, by id."""
+    _, lines = views.report_page(region.world.folder / "verify.sqlite", "object", 0)
+    return {
+        line["id"]: (line["reason"], line["detail"]) for line in lines if line["status"] == status
+    }
+
+
+async def test_a_sound_region_is_found_sound(tmp_path: Path) -> None:
+    """Every object whose record names the node is complete, and the job does not fail."""
+    async with open_region(tmp_path, records()) as region:
+        assert await verified(region, shark=NODE, sample=1.0) == {("complete", ""): OBJECTS // 2}
+
+
+async def test_what_is_wrong_is_listed_with_its_place(tmp_path: Path) -> None:
+    """Copies are deleted, cut, and changed at the same length; the others are right."""
+    async with open_region(tmp_path, records()) as region:
+        region.copy(1, NODE).unlink()
+        region.copy(3, NODE).write_bytes(content(3)[:-1])
+        region.copy(5, ORIGIN.manta_storage_id).write_bytes(content(5)[::-1])
+        region.copy(7, NODE).unlink()
+        region.copy(7, ORIGIN.manta_storage_id).write_bytes(b"")
+
+        assert await verified(region, shark=NODE, sample=1.0) == {
+            ("complete", ""): 2,
+            ("error", "copy_missing"): 2,
+            ("error", "wrong_size"): 1,
+            ("error", "wrong_md5"): 1,
+        }
+    found = listed(region)
+    assert found[object_id(1)][0] == "copy_missing"
+    assert NODE in found[object_id(1)][1]
+    assert object_id(1) in found[object_id(1)][1]
+    assert found[object_id(7)][0] == "copy_missing"
+    assert all(node in found[object_id(7)][1] for node in (NODE, ORIGIN.manta_storage_id))
+
+
+async def test_sample_0_looks_at_sizes_only(tmp_path: Path) -> None:
+    """A copy of the right length with other bytes is found by reading it, and not otherwise."""
+    async with open_region(tmp_path, records()) as region:
+        for number in range(1, OBJECTS + 1):
+            region.copy(number, ORIGIN.manta_storage_id).write_bytes(content(number)[::-1])
+        assert await verified(region, shark=NODE, sample=0.0) == {("complete", ""): OBJECTS // 2}
+
+
+async def test_a_part_of_the_objects_is_read_whole(tmp_path: Path) -> None:
+    """Those whose ids belong to the share, whichever run looks at them."""
+    node = ORIGIN.manta_storage_id
+    async with open_region(tmp_path, records()) as region:
+        for number in range(1, OBJECTS + 1):
+            region.copy(number, node).write_bytes(content(number)[::-1])
+        await verified(region, shark=node, sample=0.5)
+    expected = {object_id(n) for n in range(1, OBJECTS + 1) if is_sampled(object_id(n), 0.5)}
+    assert 0 < len(expected) < OBJECTS
+    assert set(listed(region)) == expected
+
+
+async def test_what_users_change_meanwhile_is_no_fault(tmp_path: Path) -> None:
+    """Records that are gone, or other objects' by now, are skipped; a moved one is followed."""
+    async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
+        await job._collector(Shards(job.moray, job.waits)).run()
+        for number in (1, 3, 5):
+            region.copy(number, NODE).unlink()
+        region.world.shards[region.shard_of(1)].delete("manta", "/account/stor/1")
+        new = good_record(3, objectId=object_id(103), sharks=[])
+        region.put(new, region.shard_of(3))
+        sharks = [{"datacenter": "dc1", "manta_storage_id": ORIGIN.manta_storage_id}]
+        region.put(good_record(5, sharks=sharks), region.shard_of(5))
+        await job.run(trio.Event())
+
+        assert await counts(store) == {
+            ("complete", ""): 4,
+            ("skipped", "deleted"): 1,
+            ("skipped", "overwritten"): 1,
+        }
+
+
+async def test_a_node_that_is_down_is_listed_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    """What lies on the other nodes is compared all the same."""
+    async with open_region(tmp_path, records()) as region:
+        region.hosts[NODE] = "127.0.0.1:1"
+        region.copy(2, OTHER).unlink()
+        node = ORIGIN.manta_storage_id
+        assert await verified(region, shark=node, patience_s=0) == {
+            ("complete", ""): OBJECTS // 2 - 1,
+            ("error", "node_unreachable"): OBJECTS // 2,
+            ("error", "copy_missing"): 1,
+        }
+
+
+async def test_records_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
+    """A node that is named twice is one copy less than the record says."""
+    twice = [{"datacenter": "dc1", "manta_storage_id": NODE}] * 2
+    made = [*records(), good_record(13, sharks=twice), good_record(15, contentMD5="odd")]
+    async with open_region(tmp_path, made) as region:
+        found = await verified(region, shark=NODE)
+        assert found["error", "duplicate_shark"] == 1
+        assert found["error", "bad_manta_object"] == 1
+
+
+async def test_each_record_of_an_object_is_looked_at(tmp_path: Path) -> None:
+    """A link may name other nodes than the first record of its object."""
+    link = good_record(1, key="/account/stor/link")
+    link["sharks"] = [{"datacenter": "dc1", "manta_storage_id": n} for n in (NODE, OTHER)]
+    async with open_region(tmp_path, [*records(), link]) as region:
+        region.copy(1, OTHER).unlink()
+        assert (await verified(region, shark=NODE))["error", "copy_missing"] == 1
+    assert OTHER in listed(region)[object_id(1)][1]
+
+
+# --- what a job has moved ----------------------------------------------------------------
+
+
+async def moved(region: Region) -> str:
+    """Let an evacuation move everything, with its copies; return the name of its file."""
+    assert (await region.world.run())["complete", ""] == OBJECTS
+    for object_name, node in region.world.agents.copies:
+        number = int(object_name[-12:])
+        path = region.copy(number, node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content(number))
+    return region.world.job_name
+
+
+async def test_what_a_job_has_moved_is_verified(tmp_path: Path) -> None:
+    """Each object where its record says now; what is gone since is skipped."""
+    async with open_region(tmp_path, records()) as region:
+        name = await moved(region)
+        region.world.shards[region.shard_of(2)].delete("manta", "/account/stor/2")
+        one = next(r for r in region.world.records() if r["objectId"] == object_id(3))
+        region.copy(3, one["sharks"][0]["manta_storage_id"]).unlink()
+        assert await verified(region, job=name, sample=1.0) == {
+            ("complete", ""): OBJECTS - 2,
+            ("skipped", "deleted"): 1,
+            ("error", "copy_missing"): 1,
+        }
+    assert set(listed(region)) == {object_id(3)}
+
+
+# --- stopping and going on ---------------------------------------------------------------
+
+
+async def test_a_cancelled_job_skips_what_is_left(tmp_path: Path) -> None:
+    """It ends at once; nothing counts as looked at that was not."""
+    cancelled = trio.Event()
+    async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
+        await job._collector(Shards(job.moray, job.waits)).run()
+        cancelled.set()
+        await job.run(cancelled)
+        assert await counts(store) == {("skipped", "cancelled"): OBJECTS // 2}
+
+
+async def test_a_retry_looks_again_at_what_was_not_right(tmp_path: Path) -> None:
+    """Not at what was; a copy that was put back is right now."""
+    async with open_region(tmp_path, records()) as region:
+        kept = region.copy(1, NODE).read_bytes()
+        region.copy(1, NODE).unlink()
+        region.copy(3, NODE).unlink()
+        assert (await verified(region, shark=NODE))["error", "copy_missing"] == 2
+        region.copy(1, NODE).write_bytes(kept)
+        assert await verified(region, name="second", retry_of="verify", shark=NODE) == {
+            ("complete", ""): 1,
+            ("error", "copy_missing"): 1,
+        }
+
+
+async def test_a_retry_of_a_job_that_had_not_collected_all_looks_at_everything(
+    tmp_path: Path,
+) -> None:
+    """What the cancelled one did not come to is only known from where it looked."""
+    cancelled = trio.Event()
+    cancelled.set()
+    async with open_region(tmp_path, records()) as region:
+        async with region.job(shark=NODE) as (job, store):
+            await job.run(cancelled)
+            assert await counts(store) == {}
+        found = await verified(region, name="second", retry_of="verify", shark=NODE)
+        assert found == {("complete", ""): OBJECTS // 2}
+
+
+@pytest.mark.parametrize("where", ["before_commit", "after_commit"])
+async def test_crash_at_every_commit(where: str, tmp_path: Path) -> None:
+    """Killed one commit later each time, a job goes on and finds the same."""
+    async with open_region(tmp_path, records()) as region:
+        region.copy(1, NODE).unlink()
+        for k in range(1, 100):
+            (tmp_path / "verify.sqlite").unlink(missing_ok=True)
+            if not await crashed(region, where, k):
+                break
+            found = await verified(region, shark=NODE, sample=1.0)
+            assert found == {("complete", ""): 5, ("error", "copy_missing"): 1}, k
+        assert k > 5
+
+
+async def crashed(region: Region, where: str, k: int) -> bool:
+    """Run a job until its k-th commit; tell whether it came so far."""
+    commits = 0
+
+    def crash() -> None:
+        nonlocal commits
+        commits += 1
+        if commits == k:
+            raise Crash
+
+    has_crashed = False
+    try:
+        async with region.job(shark=NODE, sample=1.0) as (job, store):
+            setattr(store.database, where, crash)
+            await job.run(trio.Event())
+    except* Crash:
+        has_crashed = True
+    except* JobFailed:
+        pass
+    return has_crashed
