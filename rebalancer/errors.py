@@ -45,7 +45,7 @@ and its callers catch is defined there; the drawing names its module.
       AnswerFailed                  peers.connections
       ConnectionFailed              peers.connections
       FetchFailure                  agent.transfer.sources.engine
-      LocalFailure                  agent.transfer.disk.files
+      LocalFailure                  agent.transfer.disk.objects
       Gone                          serving.connection
       Refusal                       serving.connection
       _Failed                       manager.actions.verify.reader
