@@ -22,7 +22,7 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 @attrs.frozen
 class Facts:
-    """These facts are what a body's field says beside its type."""
+    """The facts that a body's field declares beside its type."""
 
     #: What the field holds, for operators; empty where its name and type say it all.
     text: str = ""

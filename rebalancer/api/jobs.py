@@ -65,7 +65,7 @@ class JobBytes:
 
 @attrs.frozen(kw_only=True)
 class Scan:
-    """How far a job has looked through the ids of a shard, or through a listing."""
+    """A scan says how far a job has looked through a shard's ids, or through a listing."""
 
     shard: Count = about("The shard's number; 0 for a listing.")
     column: str = about("The ids that are looked through: `_id`, `_idx`, or the part of a listing.")
@@ -140,7 +140,7 @@ class ReasonCount:
 
 @attrs.frozen(kw_only=True)
 class Rate:
-    """How fast objects come to their end."""
+    """A rate at which objects come to their end."""
 
     objects_per_s: Amount = about("Objects that came to their end, a second.")
     bytes_per_s: Amount = about("Bytes of these objects, a second.")
@@ -183,7 +183,7 @@ class Destination:
 
 @attrs.frozen(kw_only=True)
 class Summary:
-    """How a job is going."""
+    """A summary of how a job is going."""
 
     id: Uuid
     state: str = about(_STATE, examples=["Running"])

@@ -36,7 +36,7 @@ class PlannedError:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a job would do."""
+    """A plan says what a job would do."""
 
     objects: Count = about("Objects that have a copy on the node.")
     bytes: Count = about("Bytes of these objects.")

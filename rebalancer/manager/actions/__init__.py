@@ -16,7 +16,7 @@ from rebalancer.manager.store.records import FoundRecord
 
 
 class Action(Protocol):
-    """What the pipeline that moves objects asks its job to decide; all of it pure."""
+    """An action of the pipeline that moves objects decides for it, by pure functions."""
 
     @property
     def origin(self) -> Shark:

@@ -44,7 +44,7 @@ class Setting:
 
 @attrs.frozen
 class ObjectsQuery:
-    """Which objects of a job to list: those with rows behind `after`."""
+    """A query selects objects of a job: up to `limit` with rows behind `after`."""
 
     status: ObjectStatus | None
     reason: str | None
@@ -54,7 +54,7 @@ class ObjectsQuery:
 
 @attrs.frozen
 class Range:
-    """What a setting may be; `name` is a field of `Tuning`."""
+    """A range bounds a setting; `name` is a field of `Tuning`."""
 
     name: str
     minimum: int
@@ -78,7 +78,7 @@ ACTIONS_ON_JOBS = (*SETTINGS, *Control)
 
 
 def checked_id(job_id: str) -> str:
-    """`job_id` in lower case.
+    """Return `job_id` in lower case.
 
     Raises:
       BadRequest: it is no UUID.

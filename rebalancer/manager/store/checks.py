@@ -28,7 +28,7 @@ class Unchecked:
 
 @attrs.frozen
 class CheckResult:
-    """What came of looking at an object, by the number of its row.
+    """A result of looking at an object, by the number of its row.
 
     `reason` is why it is not confirmed; `detail` is for a person.
     """
