@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_every_module_that_the_page_of_the_architecture_names_exists() -> None:
         for p in (ROOT / top).rglob("*.py")
     ]
     assert [name for name in named if not any(p.endswith(f"/{name}") for p in paths)] == []
+
+
+def test_the_page_of_modules_is_what_the_modules_say() -> None:
+    """`tools/modules` makes it anew of their docstrings."""
+    checked = subprocess.run([ROOT / "tools/modules", "--check"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_every_dependency_is_explained() -> None:
