@@ -17,9 +17,9 @@ import trio
 from rebalancer.errors import RebalancerError
 
 #: A program answers within this many seconds of its start.
-START_S = 30.0
+START_S = 60.0
 #: SIGTERM ends any of them within this many seconds.
-STOP_S = 10.0
+STOP_S = 30.0
 _LOOK_S = 0.02
 
 
