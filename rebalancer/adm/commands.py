@@ -11,7 +11,7 @@ from rebalancer.adm.options import access_options
 @access_options
 @click.pass_context
 def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None:
-    """Ask the manager to make, show, steer and watch jobs.
+    """Ask the manager to make, show, control and watch jobs.
 
     The options here go before the command, and can be given as REBALANCER_URL,
     REBALANCER_TOKEN_FILE and REBALANCER_CA_FILE in the environment.
