@@ -1,4 +1,4 @@
-"""This module puts jobs together from what all jobs share and what each was asked for."""
+"""This module assembles a job from the resources of all jobs and from the row of this one."""
 
 import math
 from collections.abc import AsyncIterator, Mapping
@@ -34,23 +34,23 @@ from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
 from rebalancer.waits import Waits
 
-#: The subject of the wait for the agents' token, in words.
+#: What operators read that a job waits for while the file of the token cannot be read.
 TOKEN = "the agents' token"
 
 
 @attrs.define(eq=False)
 class Resources:
-    """All jobs of a manager share these.
+    """All jobs of a manager share these resources.
 
-    Mutable state: the configuration of the next job, and the names of the nodes that jobs have
-    yet to empty.
+    Mutable state: the configuration of the next job; the token for agents; and the names of the
+    nodes that unfinished jobs evacuate.
     """
 
     config: ManagerConfig
     node_list: NodeList
     http: HttpClient
     metrics: ManagerMetrics
-    #: The agents ask for it; jobs that begin have it read again.
+    #: The token that agents demand.  It is read again whenever a job begins.
     agent_token: Token = attrs.field(factory=Token)
     fleet_ledger: FleetLedger = attrs.field(factory=FleetLedger)
     evacuating: frozenset[str] = frozenset()
@@ -60,7 +60,7 @@ class Resources:
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
 
     def listing(self, params: Mapping[str, Any]) -> Listing | None:
-        """Return the records that a job reads anew, before it scans or in place of scans."""
+        """Return the listing of a job, which it reads before its scans or in place of them."""
         return listing_of(params, self.file)
 
     def agents(self, config: ManagerConfig) -> Agents:
@@ -71,7 +71,7 @@ class Resources:
 
 @attrs.frozen
 class Opened:
-    """A job that is being put together has these open."""
+    """The clients and files here stay open for as long as a job runs."""
 
     shards: "Shards"
     store: JobStore
@@ -79,7 +79,7 @@ class Opened:
 
 
 def read_tuning(row: JobRow) -> Tuning:
-    """Return what an operator has changed of a job."""
+    """Return the limits that an operator has changed for a job."""
     return structure(row.params.get("tuning", {}), Tuning)
 
 
@@ -94,12 +94,11 @@ async def make_job(
     cancelled: trio.Event,
     patience_s: float = math.inf,
 ) -> Job:
-    """Put a job's parts together; peers that do not answer are waited for `patience_s` seconds.
+    """Assemble an evacuation; wait up to `patience_s` seconds for a peer that does not answer.
 
     Raises:
       JobFailed: the evacuated node is unknown.
-      PeerError: the first shard does not answer.
-      ConfigError: the agents' token cannot be read.
+      PeerError: the first shard does not answer, or the agents' token cannot be read.
     """
     shards, store = opened.shards, opened.store
     resources.agent_token.value = await _read_token(config.agent_token_file, waits, patience_s)
@@ -131,10 +130,10 @@ async def make_job(
 
 
 async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
-    """Read the agents' token; a file that is not there may be on its way.
+    """Read the agents' token; wait for its file, which may be put there only later.
 
     Raises:
-      ConfigError: it cannot be read for `patience_s` seconds.
+      PeerUnreachable: the file cannot be read for `patience_s` seconds.
     """
 
     async def ask() -> str | None:
@@ -148,7 +147,7 @@ async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
 
 @attrs.frozen
 class Shards:
-    """The metadata of a region: live, and the clones of it that are scanned, if there are any."""
+    """The shards of a region, and their clones, which are scanned instead if there are any."""
 
     moray: Mapping[int, MorayClient]
     clones: Mapping[int, PostgresShard]
@@ -156,7 +155,7 @@ class Shards:
 
 @asynccontextmanager
 async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
-    """Open the configured shards.  Nothing is connected yet."""
+    """Open clients of the configured shards, which connect when they are first used."""
     threads = config.options.max_metadata_update_threads
     names = {shard.number: shard.host for shard in config.shards}
     async with open_moray(names, config.hosts, connections=threads) as moray:

@@ -1,7 +1,8 @@
 """This module does the work of one job that has its turn.
 
-Pausing a job is cancelling its pipeline, as the end of the process is; going on is recovery.
-A job that is cancelled is drained: nothing more begins, and what agents finish is recorded.
+To pause a job is to cancel its tasks, which is what the end of the process does too; to resume it
+is to recover from that.  A cancelled job is drained: it begins nothing more, and records what its
+agents still finish.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -25,12 +26,12 @@ from rebalancer.retry import pauses
 from rebalancer.transient import is_transient
 from rebalancer.waits import Waits
 
-#: A job that broke for a transient cause begins again after pauses in seconds that grow between
-#: these.
+#: Seconds from a transient failure of a job until its work begins again: the first pause, and the
+#: longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-#: A job that has run for so many seconds since is taken to be sound again.
+#: A job that runs for so many seconds after a failure has recovered from it.
 SOUND_S = 60.0
-#: The subject of the wait meanwhile, in words.
+#: What operators read that a job waits for after a transient failure.
 MACHINE = "this machine, or its peers"
 #: Seconds between two measurements of how far a job is; they are kept for an hour.
 SAMPLE_S = 5.0
@@ -42,9 +43,9 @@ log = get_logger()
 class RunningJob:
     """This object does the work of a job that has its turn.
 
-    Mutable state: the job's row as it was last recorded; the configuration it began with, as
-    far as the file has not changed; the job itself, once its peers are known; what it waits for;
-    whether nothing more of it is to be begun.
+    Mutable state: the job's row as it was last recorded; the configuration of the job, with the
+    live keys of the latest reload; the pipeline, while there is one; what the job waits for;
+    whether it is cancelled; its rates.
     """
 
     row: JobRow
@@ -59,30 +60,30 @@ class RunningJob:
     waits: Waits = attrs.field(
         default=attrs.Factory(lambda self: Waits(job=self.row.id), takes_self=True)
     )
-    #: Objects settled, and bytes moved.
+    #: The rates at which objects come to an end, and bytes are moved.
     rates: Rates = attrs.field(factory=lambda: Rates(HOUR_S + SAMPLE_S))
 
     # --- what operators change ------------------------------------------------------------
 
     def pause(self, row: JobRow) -> None:
-        """Stop the job as it is; `row` records that."""
+        """Stop the job where it is; `row` is its row as paused."""
         self.row = row
         self.scope.cancel()
 
     def cancel(self, row: JobRow) -> None:
-        """Let the job begin nothing more; `row` records that."""
+        """Let the job begin nothing more; `row` is its row as cancelled."""
         self.row = row
         self.cancelled.set()
         if self.job is not None:
             self.job.cancel()
 
     def tune(self, row: JobRow) -> None:
-        """Put the settings in force that `row` records."""
+        """Put the limits that `row` records in force."""
         self.row = row
         self._configure()
 
     def reload(self, config: ManagerConfig) -> None:
-        """Take over from a new configuration what is live."""
+        """Take over the live keys of a new configuration."""
         self.base = reloaded(self.base, config)
         self._configure()
 
@@ -98,7 +99,7 @@ class RunningJob:
     # --- the work -------------------------------------------------------------------------
 
     async def run(self) -> tuple[JobEvent, str | None]:
-        """Do the job's work for as long as it is to run; return what became of it, and why."""
+        """Do the job's work until it ends or is paused; return the event, and why the job broke."""
         if self.row.state is JobState.DRAINING:
             self.cancelled.set()
         if self.row.state is JobState.PAUSING:
@@ -108,7 +109,7 @@ class RunningJob:
             with self.scope:
                 await self._work_through()
         except* Exception as group:
-            # One that is paused meets again whatever passes, when it is resumed.
+            # A paused job is not broken by a transient failure: it can be resumed.
             is_paused = self.scope.cancel_called and is_transient(group)
             event = JobEvent.RESTED if is_paused else JobEvent.BROKE
             error = None if is_paused else _causes(self.row.id, group)
@@ -118,9 +119,9 @@ class RunningJob:
         return event, error
 
     async def _work_through(self) -> None:
-        """Do the job's work; if it breaks for what passes, begin again after a pause.
+        """Do the job's work; after each transient failure, begin again after a pause.
 
-        That is what a restart of the manager would do, and what it would find is the same.
+        A restart of the manager would do the same, from the same rows.
         """
         pause, begun = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), trio.current_time()
         while True:
@@ -132,7 +133,8 @@ class RunningJob:
                 if trio.current_time() - begun > SOUND_S:
                     pause = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
                 group = exc if isinstance(exc, ExceptionGroup) else ExceptionGroup("", [exc])
-                self.waits.begin(MACHINE, "; ".join(sorted({str(one) for one in leaves(group)})))
+                details = sorted({str(leaf) for leaf in leaves(group)})
+                self.waits.begin(MACHINE, "; ".join(details))
                 await trio.sleep(next(pause))
                 begun = trio.current_time()
             else:
@@ -146,10 +148,10 @@ class RunningJob:
 
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[JobStore]:
-        """Open the job's file.  A job on the list has one: one that is gone is not begun anew.
+        """Open the job's file.  Every job on the list has one, so a missing file is a failure.
 
         Raises:
-          StoreError: it cannot be opened.
+          StoreError: the file is missing, or cannot be opened.
         """
         file = self.resources.file(self.row.id)
         async with open_store(file, waits=self.waits, must_exist=True) as store:
@@ -170,18 +172,18 @@ class RunningJob:
         """Measure the job's rates while it works."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_measure, store, self.rates)
-            nursery.start_soon(_note_sound, self.waits)
+            nursery.start_soon(_note_recovery, self.waits)
             yield
             nursery.cancel_scope.cancel()
 
 
 def _causes(job_id: str, group: BaseExceptionGroup[Exception]) -> str:
-    """Return why a job broke, for people; what is a mistake of ours is logged."""
-    told, ours = group.split((JobFailed, PeerError, StoreError))
-    causes = set() if told is None else {str(exc) for exc in leaves(told)}
-    if ours is not None:
-        log.error("job broke", job=job_id, exc_info=ours)
-        causes |= {repr(exc) for exc in leaves(ours)}
+    """Return why a job broke, for people; log the traces of bugs."""
+    expected, bugs = group.split((JobFailed, PeerError, StoreError))
+    causes = set() if expected is None else {str(exc) for exc in leaves(expected)}
+    if bugs is not None:
+        log.error("job broke", job=job_id, exc_info=bugs)
+        causes |= {repr(exc) for exc in leaves(bugs)}
     return "; ".join(sorted(causes))
 
 
@@ -192,7 +194,7 @@ async def _measure(store: JobStore, rates: Rates) -> None:
         await trio.sleep(SAMPLE_S)
 
 
-async def _note_sound(waits: Waits) -> None:
-    """Note that what had broken a job is over, once the job has run for a while."""
+async def _note_recovery(waits: Waits) -> None:
+    """End the wait that a transient failure began, once the job has run for a while after it."""
     await trio.sleep(SOUND_S)
     waits.end(MACHINE)

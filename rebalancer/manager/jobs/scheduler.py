@@ -7,42 +7,43 @@ import trio
 from rebalancer.domain.states import JobState
 from rebalancer.manager.jobs.rows import JobRow
 
-#: Cancelled jobs of which agents still finish something; they take no turn.
-_DRAINED = (JobState.CANCELLING, JobState.DRAINING)
+#: States of cancelled jobs whose agents still finish assignments; such a job needs no turn.
+_DRAINING = (JobState.CANCELLING, JobState.DRAINING)
 
 
 def to_start(rows: Iterable[JobRow], running: Sequence[JobRow], limit: int) -> list[JobRow]:
     """Return the jobs that begin now, in this order.
 
-    `rows` has all jobs that have not ended, in the order of their turns, `running` those of them
-    that run; of these, `limit` may do so at a time.  No two jobs about one node run at a time.
+    `rows` are all jobs that have not ended, in the order of their turns; `running` are the jobs
+    that run already.  At most `limit` jobs run at a time, and at most one for each node.
     """
     started = list[JobRow]()
     for row in rows:
         at_work = [*running, *started]
         if row.state is JobState.PAUSED or any(_excludes(other, row) for other in at_work):
             continue
-        taken = sum(other.state not in _DRAINED for other in at_work)
-        if row.state in _DRAINED or taken < limit:
+        turns_taken = sum(other.state not in _DRAINING for other in at_work)
+        if row.state in _DRAINING or turns_taken < limit:
             started.append(row)
     return started
 
 
 def _excludes(other: JobRow, row: JobRow) -> bool:
+    """Tell whether `row` must not run while `other` does: they are one job, or for one node."""
     return other.id == row.id or (row.node is not None and other.node == row.node)
 
 
 class Scheduler:
-    """This object repeats the choice whenever its result may differ.
+    """This object chooses anew which jobs begin, whenever the choice may have another result.
 
-    Mutable state: the event that wakes it.
+    Mutable state: the event that `wake` sets.
     """
 
     def __init__(self) -> None:
         self._woken = trio.Event()
 
     def wake(self) -> None:
-        """Repeat the choice: a job was added or changed, or has ended."""
+        """Choose anew, because a job was added or changed, or has ended."""
         self._woken.set()
 
     async def run(self, start_due: Callable[[], Awaitable[None]]) -> None:

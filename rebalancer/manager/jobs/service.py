@@ -1,4 +1,4 @@
-"""This module records every event of a job, from requests and from its run, and acts on it."""
+"""This module records each event of a job, whether of a request or of its run, and acts on it."""
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -39,9 +39,9 @@ from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
 
-#: A job that is paused has come to rest within this many seconds, or the request says so.
+#: Seconds for which a request waits: for a paused job to stop, or for its turn to change a job.
 REST_S = 20.0
-#: The first pause in seconds before the list of jobs is asked again for a job that runs.
+#: Seconds before the first retry of a call of the list of jobs.
 FIRST_PAUSE_S = 1.0
 
 T = TypeVar("T")
@@ -53,11 +53,12 @@ log = get_logger()
 class Jobs:
     """This object owns the jobs of a manager.
 
-    Mutable state: the jobs that have their turn, by id; the lock of whoever decides on a job;
-    the locks of requests that make jobs, and plans.
+    Mutable state: the jobs that have their turn, by id; the lock that is held while the state of
+    any job is changed; the lock of requests that create jobs, and the one of dry runs.
     """
 
-    #: The list of jobs, for which jobs wait as long as it takes; requests have a bounded one.
+    #: The list of jobs.  The run of a job waits for it without end; requests have one of their
+    #: own, `queries.index`, which waits for a bounded time.
     index: JobIndex
     resources: Resources
     running: dict[str, RunningJob] = attrs.field(factory=dict)
@@ -69,7 +70,7 @@ class Jobs:
             takes_self=True,
         )
     )
-    _making: trio.Lock = attrs.field(factory=trio.Lock)
+    _creating: trio.Lock = attrs.field(factory=trio.Lock)
     _planning: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
@@ -77,7 +78,7 @@ class Jobs:
         return self.queries.index
 
     def reload(self, config: ManagerConfig) -> None:
-        """Take a new configuration: for the next job, and what is live for those that run."""
+        """Use `config` for the next jobs, and its live keys for the running jobs too."""
         self.resources.config = config
         for running in self.running.values():
             running.reload(config)
@@ -86,13 +87,13 @@ class Jobs:
     # --- turns -----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs for ever; first those that an earlier run of the manager left."""
+        """Run jobs for ever; the jobs that an earlier run of the manager left come first."""
         async with trio.open_nursery() as nursery:
             await self.scheduler.run(partial(self._start_due, nursery))
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
         async with self.deciding:
-            rows = await _surely(self.index.unfinished)
+            rows = await _ask_job_list(self.index.unfinished)
             self.resources.evacuating = frozenset(row.node for row in rows if row.node)
             at_work = [running.row for running in self.running.values()]
             for row in to_start(rows, at_work, self.resources.config.max_concurrent_jobs):
@@ -107,10 +108,13 @@ class Jobs:
         return row
 
     async def _run(self, running: RunningJob) -> None:
-        """Run one job to its end, which is recorded; cut off, it goes on at the next start."""
+        """Run one job until it ends or pauses, and record which.
+
+        If the manager stops meanwhile, nothing is recorded, and its next run resumes the job.
+        """
         try:
             event, error = await running.run()
-            # An operator may have decided something of the job meanwhile, as of one that runs.
+            # A request that changes the job must find it either running or recorded as ended.
             async with self.deciding:
                 await self._record(running.row.id, event, error)
         except IllegalTransition as exc:  # a person has changed the list of jobs
@@ -121,16 +125,16 @@ class Jobs:
             self.scheduler.wake()
 
     async def _record(self, job_id: str, event: JobEvent, error: str | None = None) -> JobRow:
-        """Record what has happened to a job, as soon as this machine can."""
-        return await _surely(partial(self.index.advance, job_id, event, error))
+        """Record an event of a job, however long the list of jobs does not answer."""
+        return await _ask_job_list(partial(self.index.advance, job_id, event, error))
 
-    # --- making ----------------------------------------------------------------------------
+    # --- creating --------------------------------------------------------------------------
 
     async def create(self, wanted: NewJob) -> str:
-        """Make a job; returns its id.
+        """Create a job, and return its id.
 
         Raises:
-          Refused, BadRequest: nothing was made.
+          Refused, BadRequest: no job was created.
           Conflict: another job empties this node, or will.
         """
         action = ACTIONS[wanted.action]
@@ -138,43 +142,51 @@ class Jobs:
         await self._check(wanted.action, params)
         await self._refuse_second(wanted.action, params)
         findings = await action.look_up(params, self.resources.config)
-        async with self._making:
-            # Somebody may have made one meanwhile.
+        async with self._creating:
+            # Another request may have created a job for the node during the look-up.
             await self._refuse_second(wanted.action, params)
             return await self._add(wanted.action, params, findings)
 
     async def _check(self, action: str, params: Mapping[str, Any]) -> None:
-        """Check what can be known before a job has its turn.
+        """Check the parameters of a job, as far as that can be done before its turn.
 
         Raises:
-          RequestError: there can be no such job.
+          RequestError: such a job cannot be created.
         """
         known = {row.id: row for row in await self._request_index.all()}
         await ACTIONS[action].check(params, self.resources, known.get)
 
     async def _refuse_second(self, action: str, params: Mapping[str, Any]) -> None:
-        """Refuse a second job about one node, which is a slip; retry jobs are not checked here."""
+        """Refuse a second job for one node, which is an operator's slip.
+
+        A retry job is allowed beside another job for its node: the scheduler runs one at a time.
+
+        Raises:
+          Conflict: a job that has not ended is for the same node.
+        """
         node = DECLARED[action].node(params)
         for row in await self._request_index.unfinished():
             if node is not None and row.node == node:
-                raise Conflict(f"Job {row.id}, which is {_shown(row)}, is for {row.node} already")
+                raise Conflict(
+                    f"Job {row.id}, which is {_state_word(row)}, is for {row.node} already"
+                )
 
     async def retry(self, job_id: str) -> str:
-        """Make a job of what an earlier one skipped or could not do; returns its id.
+        """Create the retry job of an ended job, and return the id of the new one.
 
         Raises:
-          Refused, BadRequest: nothing was made.
+          Refused, BadRequest: no job was created.
           Conflict: the earlier job has not ended.
         """
-        row, params = await self._retry_of(job_id)
+        row, params = await self._retry_params(job_id)
         await self._check(row.action, params)
         async with self._deciding():
-            # An earlier job may have been removed meanwhile, and from now on it cannot be.
-            row, params = await self._retry_of(job_id)
+            # Read again, because only now can nobody remove the earlier job.
+            row, params = await self._retry_params(job_id)
             return await self._add(row.action, params)
 
-    async def _retry_of(self, job_id: str) -> tuple[JobRow, dict[str, Any]]:
-        """Return a job, and the parameters of its retry.
+    async def _retry_params(self, job_id: str) -> tuple[JobRow, dict[str, Any]]:
+        """Return an ended job, and the parameters of its retry job.
 
         Raises:
           BadRequest: there is no such job, or it cannot be retried.
@@ -182,16 +194,18 @@ class Jobs:
         """
         row = await self.queries.known(job_id)
         if not row.has_ended:
-            raise Conflict(f"Job {row.id} is still {_shown(row)}: it can be retried when it ended")
+            raise Conflict(
+                f"Job {row.id} is still {_state_word(row)}: it can be retried when it ended"
+            )
         _require(row, f"retried: {row.error}", not row.is_broken)
         known = {other.id: other for other in await self._request_index.all()}
         action = ACTIONS.get(row.action)
         if action is None:
             raise BadRequest(f"Job {row.id}: nothing is known of the action {row.action}")
-        return row, action.retry(row, known.get, await self._taken(row))
+        return row, action.retry(row, known.get, await self._moved_within_limit(row))
 
-    async def _taken(self, row: JobRow) -> int:
-        """Return how many objects of a job's limit are done with."""
+    async def _moved_within_limit(self, row: JobRow) -> int:
+        """Return how many objects a job has moved of those that its limit allows; 0 without one."""
         if row.params.get("max_objects") is None:
             return 0
         overview = await read_job_file(views.read_job, self.resources.file(row.id))
@@ -204,7 +218,7 @@ class Jobs:
         # The file first: a job on the list always has one.
         node = DECLARED[action].node(params)
         origin = None if node is None else Shark("", node)
-        with _carried_out():
+        with _uninterrupted():
             with answering():
                 await run_sync(
                     Work.STORE, job_file.create, self.resources.file(job_id), origin, findings
@@ -216,10 +230,10 @@ class Jobs:
         return job_id
 
     async def plan(self, wanted: NewJob) -> Plan:
-        """Tell what a job would do.
+        """Return what a job would do: the dry run of an action.
 
         Raises:
-          Refused, BadRequest: such a job could not be made, or would fail at once.
+          Refused, BadRequest: such a job could not be created, or would fail at once.
           Conflict: another plan is being made.
           Unavailable: a shard or storinfo does not answer.
         """
@@ -250,12 +264,12 @@ class Jobs:
         async with self._deciding():
             row = await self.queries.known(row.id)
             _require(row, f"changed: {row.error}", not row.is_broken)
-            with _carried_out():
+            with _uninterrupted():
                 await self._decide(row, wanted)
             running = self.running.get(row.id)
-        # Others may decide meanwhile: this takes as long as agents and threads do.
+        # Without the lock, because waiting for agents and threads must not hold up other requests.
         if running is not None:
-            await _see_through(running, wanted)
+            await _await_effect(running, wanted)
 
     async def _decide(self, row: JobRow, wanted: Control | Setting) -> None:
         match wanted:
@@ -270,10 +284,10 @@ class Jobs:
 
     @asynccontextmanager
     async def _deciding(self) -> AsyncIterator[None]:
-        """Let nobody else decide on jobs in this context.
+        """Hold the lock for changes of jobs, for a request.
 
         Raises:
-          Unavailable: somebody else decides, and waits for the list of jobs.
+          Unavailable: another holds the lock for long, because the list of jobs does not answer.
         """
         lock = self.deciding
         with trio.move_on_after(REST_S) as waiting:
@@ -295,7 +309,7 @@ class Jobs:
         check_range(setting)
         tuning = attrs.evolve(read_tuning(row), **{setting.name: setting.value})
         params = {**row.params, "tuning": attrs.asdict(tuning)}
-        # First on disk: what was asked for outlives a restart.
+        # Recorded before it is in force, so that it outlives a restart.
         await self._request_index.set_params(row.id, params)
         running.tune(attrs.evolve(running.row, params=params))
         log.info("job changed", job=row.id, setting=setting.name, value=setting.value)
@@ -339,21 +353,24 @@ class Jobs:
                 used = {} if action is None else action.used_jobs(other.params)
                 why = f"removed, because job {other.id} {used.get(row.id)} it"
                 _require(row, why, row.id not in used)
-            with _carried_out():
+            with _uninterrupted():
                 # The row first: a file without one is only clutter.
                 await self._request_index.remove(row.id)
                 await run_sync(Work.STORE, job_file.remove, self.resources.file(row.id))
 
 
 @contextmanager
-def _carried_out() -> Iterator[None]:
-    """Do what is recorded, too, though the client may go between the two: both take seconds."""
-    with trio.CancelScope(shield=True):  # bounded by the patience of requests
+def _uninterrupted() -> Iterator[None]:
+    """Let no cancellation come between two steps that belong together, here and on disk.
+
+    A request is cancelled when its client hangs up, which may happen between the steps.
+    """
+    with trio.CancelScope(shield=True):  # its steps wait for a bounded time, as requests do
         yield
 
 
-async def _see_through(running: RunningJob, wanted: Control | Setting) -> None:
-    """Return when what was decided has been done, or cannot be done at once."""
+async def _await_effect(running: RunningJob, wanted: Control | Setting) -> None:
+    """Wait until a change that was recorded is in force, for a bounded time."""
     match wanted:
         case Setting(name="bandwidth_bytes_per_s") if running.job is not None:
             await running.job.bandwidth.change(wanted.value, running.job.ledger.at_work)
@@ -364,18 +381,21 @@ async def _see_through(running: RunningJob, wanted: Control | Setting) -> None:
 
 def _require(row: JobRow, what: str, allowed: bool) -> None:
     if not allowed:
-        raise Conflict(f"Job {row.id} is {_shown(row)}: it cannot be {what}")
+        raise Conflict(f"Job {row.id} is {_state_word(row)}: it cannot be {what}")
 
 
-def _shown(row: JobRow) -> str:
-    """Return a job's state for people: its word in the API, but what has stopped is told apart."""
+def _state_word(row: JobRow) -> str:
+    """Return the word of a job's state for people.
+
+    The API has one word for several states; a person is told whether a job is paused or cancelled.
+    """
     if row.state in (JobState.PAUSED, JobState.CANCELLED):
         return row.state
     return row.words.state
 
 
-async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
-    """Use the list of jobs, without which the manager can do nothing, however long that takes."""
+async def _ask_job_list(ask: Callable[[], Awaitable[T]]) -> T:
+    """Retry a call of the list of jobs without end: without it the manager can do nothing."""
     return await retry_while_transient(
         ask, waits=Waits(), subject="the list of jobs", first_s=FIRST_PAUSE_S
     )
