@@ -94,7 +94,7 @@ async def make_job(
     cancelled: trio.Event,
     patience_s: float = math.inf,
 ) -> Job:
-    """Assemble an evacuation; wait up to `patience_s` seconds for a peer that does not answer.
+    """Build an evacuation; wait up to `patience_s` seconds for a peer that does not answer.
 
     Raises:
       JobFailed: the evacuated node is unknown.

@@ -11,9 +11,9 @@ log = get_logger()
 
 
 async def withdraw(job: Job, assignment: Assignment) -> None:
-    """End an assignment that no agent has, and none is to blame for: its objects are as before.
+    """End an assignment that no agent has, through no fault of its objects, and requeue them.
 
-    One that is in doubt may have come to its agent after all, so its copies are listed.
+    If it is in doubt whether the agent got it, the copies that may exist are listed as orphans.
     """
     is_in_doubt = assignment.is_in_doubt
     await job.store.write(assignments.withdraw, assignment.id, is_in_doubt=is_in_doubt)
@@ -26,7 +26,7 @@ async def end_lost(job: Job, assignment: Assignment, reason: Reason, detail: str
     """End an assignment that came to nothing: its objects are requeued, or skipped."""
     log.warning("assignment lost", id=assignment.id, destination=assignment.shark, reason=detail)
     uncopied = await job.store.write(
-        assignments.give_back,
+        assignments.requeue_lost,
         assignment.id,
         reason,
         max_attempts=job.config.max_attempts,

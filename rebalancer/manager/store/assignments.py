@@ -1,4 +1,4 @@
-"""This module has rows of assignments, and of their objects until these are copied."""
+"""This module keeps the rows of assignments, and of their objects until they are copied."""
 
 import json
 import sqlite3
@@ -27,9 +27,9 @@ from rebalancer.manager.store.orphans import note_orphan
 from rebalancer.manager.store.records import UncopiedCounts
 from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tried
 
-#: Condition of rows of `progress` that are in the assignment of an id.
+#: SQL condition: the row of `progress` belongs to the assignment with this id.
 _IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
-#: Condition of rows among these whose objects are not copied yet.
+#: SQL condition: it does, and its object is not copied yet.
 _UNCOPIED_IN = f"{_IN} AND status = '{ObjectStatus.ASSIGNED}'"
 _OPEN = ", ".join(f"'{state}'" for state in states.OPEN_ASSIGNMENTS)
 
@@ -44,7 +44,7 @@ def assign(db: sqlite3.Connection, assignment: Assignment) -> None:
     """Record an assignment with its objects, before its agent can know it.
 
     Raises:
-      IllegalTransition: one of the objects is not waiting for a destination.
+      IllegalTransition: one of the objects is not unplaced, or is deferred.
     """
     number = db.execute(
         "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
@@ -62,7 +62,7 @@ def assign(db: sqlite3.Connection, assignment: Assignment) -> None:
     count = db.execute(
         "UPDATE progress SET status = ?, assignment = ?, dest_shark = ?"
         " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
-        # The sign keeps sqlite from walking the index of all that waits.
+        # The sign keeps sqlite from walking the index of all unplaced objects.
         " AND +status = ? AND NOT put_off",
         (
             _PLACE.after,
@@ -89,20 +89,20 @@ def accept(db: sqlite3.Connection, assignment_id: str) -> None:
 
 
 def withdraw(db: sqlite3.Connection, assignment_id: str, *, is_in_doubt: bool) -> None:
-    """End an assignment that no agent got: its objects return to placement at no cost.
+    """End an assignment that no agent got, and requeue its objects, which costs them no attempt.
 
-    If that is in doubt, the copies that its agent may have made are listed as orphans.
+    If the agent may have got it, the copies that it may have made are listed as orphans.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, "never sent")
     tally = Tally()
     for row in _objects_of(db, assignment_id):
         if is_in_doubt:
             note_orphan(db, row, "its agent may have been given it")
-        _return(db, tally, row)
+        _make_unplaced(db, tally, row)
     tally.save(db)
 
 
-def give_back(
+def requeue_lost(
     db: sqlite3.Connection,
     assignment_id: str,
     reason: Reason,
@@ -110,11 +110,11 @@ def give_back(
     max_attempts: int,
     detail: str,
 ) -> UncopiedCounts:
-    """End an assignment that its agent did not finish: its objects return to placement.
+    """End an assignment that its agent did not finish, and requeue its objects.
 
     Objects that another destination cannot help, or that have failed `max_attempts` times, are
-    skipped with `reason`.  The agent may have copied some of them before, so their copies are
-    listed as possible orphans.  `detail` is for a person.
+    skipped instead.  The agent may have copied some of the objects nevertheless, so their copies
+    are listed as orphans.  `reason` is why the assignment is lost; `detail` is for a person.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)
@@ -131,10 +131,10 @@ def record_copied(
     *,
     max_attempts: int,
 ) -> UncopiedCounts:
-    """Record that the agent is done: all objects are verified copies, except those in `failed`.
+    """Record that the agent is done: it has copied and verified all objects but `failed` ones.
 
-    `failed` has a failure by object id.  Failed objects that another destination or source may
-    help return to placement, until they have failed `max_attempts` times; the others are skipped.
+    `failed` has the failures by object id.  A failed object is requeued if another destination or
+    source may help and it has failed fewer than `max_attempts` times; otherwise it is skipped.
 
     Raises:
       IllegalTransition: an object in `failed` is not in the assignment.
@@ -143,8 +143,8 @@ def record_copied(
     failing = _Failing(db, max_attempts)
     for object_id, failure in failed.items():
         failing.report(_object_of(db, assignment_id, object_id), failure)
-    left = move_rows(db, failing.tally, _COPY, _IN, assignment_id)
-    return failing.save(assignment_id, copied=left)
+    copied = move_rows(db, failing.tally, _COPY, _IN, assignment_id)
+    return failing.save(assignment_id, copied=copied)
 
 
 def requeue_unaccounted(
@@ -157,10 +157,10 @@ def requeue_unaccounted(
 ) -> UncopiedCounts:
     """End an assignment whose agent is done, but accounts only for the objects in `failed`.
 
-    Objects in `failed` end as with `record_copied`.  The others return to placement, with this
-    destination to be tried first under another assignment: its agent finds the copies that it
-    made.  The first time that costs an object no attempt; an agent that never counts right must
-    not get the object for ever.  `detail` is for a person.
+    What `record_copied` does with failed objects is done with them here too.  The others are
+    requeued, and this destination is tried first for them, because its agent will find the copies
+    that it made.  The first time, this costs an object no attempt; the second time it does, so that
+    an agent that never counts right does not get the object for ever.  `detail` is for a person.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)
@@ -171,7 +171,7 @@ def requeue_unaccounted(
             continue
         note_orphan(db, row, "its agent did not account for it")
         if row["earlier_shark"] is None:
-            failing.ask_same_again(row)
+            failing.prefer_same_destination(row)
         else:
             failing.fail(row, reasons.ASSIGNMENT_MISMATCH)
     return failing.save(assignment_id, copied=0)
@@ -203,7 +203,7 @@ def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
 
 
 def finish(db: sqlite3.Connection, assignment_id: str) -> None:
-    """End an assignment of which every object is settled."""
+    """End an assignment whose objects are all settled."""
     _advance(db, assignment_id, AssignmentEvent.SETTLED)
 
 
@@ -220,7 +220,7 @@ def _advance(
 
 
 def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]:
-    """Select the objects that an assignment still has to copy."""
+    """Return the rows of the objects that an assignment still has to copy."""
     return db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark, earlier_shark"
         f" FROM progress JOIN records USING (number) WHERE {_UNCOPIED_IN}",
@@ -229,10 +229,10 @@ def _objects_of(db: sqlite3.Connection, assignment_id: str) -> list[sqlite3.Row]
 
 
 def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sqlite3.Row:
-    """Select one of the objects that an assignment still has to copy.
+    """Return the row of one of the objects that an assignment still has to copy.
 
     Raises:
-      IllegalTransition: the assignment does not have it.
+      IllegalTransition: the object is not one of them.
     """
     row: sqlite3.Row | None = db.execute(
         "SELECT id, object, bytes, attempts, tried, dest_shark"
@@ -247,7 +247,7 @@ def _object_of(db: sqlite3.Connection, assignment_id: str, object_id: str) -> sq
 
 @attrs.define
 class _Failing:
-    """Decides what becomes of the objects of one assignment that were not copied, and counts them.
+    """This object requeues or skips the uncopied objects of one assignment, and counts them.
 
     Mutable state: the counts, which `save` writes.
     """
@@ -255,11 +255,14 @@ class _Failing:
     db: sqlite3.Connection
     max_attempts: int
     tally: Tally = attrs.field(factory=Tally)
-    _fates: Counter[Next] = attrs.field(factory=Counter)
+    _next_steps: Counter[Next] = attrs.field(factory=Counter)
     _skipped: Counter[Reason] = attrs.field(factory=Counter)
 
     def report(self, row: sqlite3.Row, failure: Failure) -> None:
-        """Take an object that its agent reports as failed; some failures cost it no attempt."""
+        """Requeue or skip an object that its agent reports as failed.
+
+        A failure that is excused, because the source was away, costs the object no attempt.
+        """
         if read_tried(row).is_excused(failure):
             self._excuse(row, failure)
         else:
@@ -273,34 +276,34 @@ class _Failing:
         *,
         detail: str | None = None,
     ) -> None:
-        """End an assigned object as skipped, or return it to placement.
+        """Requeue an object that failed, or skip it.
 
-        `reason` is why it failed this time; what is recorded, and counted, is what tells most of
-        all that it failed for.
+        `reason` is why it failed this time.  A skipped object is recorded and counted under the
+        most telling reason of all its failures.
         """
         tried = read_tried(row).and_also(row["dest_shark"], bad_source, reason)
-        fate = after_failure(reason, row["attempts"] + 1, self.max_attempts)
-        self._fates[fate] += 1
-        if fate is Next.SKIPPED:
-            told = tried.reason or reason
-            if told != reason:
+        next_step = after_failure(reason, row["attempts"] + 1, self.max_attempts)
+        self._next_steps[next_step] += 1
+        if next_step is Next.SKIPPED:
+            recorded = tried.reason or reason
+            if recorded != reason:
                 detail = f"in the end: {reason}"
-            skip(self.db, self.tally, row["id"], _SKIP, told, detail)
-            self._skipped[told] += 1
+            skip(self.db, self.tally, row["id"], _SKIP, recorded, detail)
+            self._skipped[recorded] += 1
             return
-        self._return(row, 1, tried, is_deferred=fate is Next.DEFERRED)
+        self._requeue(row, 1, tried, is_deferred=next_step is Next.DEFERRED)
 
     def _excuse(self, row: sqlite3.Row, failure: Failure) -> None:
-        """Return an object whose source was away: it waits, if none is left that was not."""
+        """Requeue an object whose source was away; defer it if no other source is left."""
         tried = read_tried(row).without_answer(row["dest_shark"], failure)
         sharks = read_object(json.loads(row["object"])).sharks
         is_last = {shark.manta_storage_id for shark in sharks} <= tried.away | tried.sources
-        self._fates[Next.DEFERRED if is_last else Next.AT_ONCE] += 1
-        self._return(row, 0, tried, is_deferred=is_last)
+        self._next_steps[Next.DEFERRED if is_last else Next.AT_ONCE] += 1
+        self._requeue(row, 0, tried, is_deferred=is_last)
 
-    def _return(self, row: sqlite3.Row, attempts: int, tried: Tried, *, is_deferred: bool) -> None:
-        """Leave an object without a destination again, with what is to be avoided from now on."""
-        _return(self.db, self.tally, row)
+    def _requeue(self, row: sqlite3.Row, attempts: int, tried: Tried, *, is_deferred: bool) -> None:
+        """Make an object unplaced again, with so many more `attempts`, and note what it `tried`."""
+        _make_unplaced(self.db, self.tally, row)
         if is_deferred:
             self.tally.defer(1)
         self.db.execute(
@@ -315,28 +318,28 @@ class _Failing:
             ),
         )
 
-    def ask_same_again(self, row: sqlite3.Row) -> None:
-        """Return an object to placement whose copy may lie at this destination, at no cost."""
-        _return(self.db, self.tally, row)
+    def prefer_same_destination(self, row: sqlite3.Row) -> None:
+        """Requeue an object whose copy may lie at this destination, which costs it no attempt."""
+        _make_unplaced(self.db, self.tally, row)
         self.db.execute(
             f"UPDATE progress SET earlier_shark = ? WHERE {OF_ID}", (row["dest_shark"], row["id"])
         )
-        self._fates[Next.AT_ONCE] += 1
+        self._next_steps[Next.AT_ONCE] += 1
 
     def save(self, assignment_id: str, *, copied: int) -> UncopiedCounts:
-        """Write the counts, with `copied` further objects; return the counts of the uncopied."""
-        destinations.count(self.db, assignment_id, copied=copied, failed=self._fates.total())
+        """Write the counts, also of `copied` objects; return the counts of the uncopied objects."""
+        destinations.count(self.db, assignment_id, copied=copied, failed=self._next_steps.total())
         self.tally.save(self.db)
-        fates = self._fates
-        return UncopiedCounts(fates[Next.AT_ONCE], fates[Next.DEFERRED], self._skipped)
+        counts = self._next_steps
+        return UncopiedCounts(counts[Next.AT_ONCE], counts[Next.DEFERRED], self._skipped)
 
 
-def _return(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
-    """Leave an assigned object without a destination again."""
-    done = db.execute(
+def _make_unplaced(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:
+    """Take an assigned object's destination from it, so that it is unplaced again."""
+    updated = db.execute(
         f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = ?",
         (_RETURN.after, row["id"], _RETURN.before),
     )
-    if done.rowcount != 1:
+    if updated.rowcount != 1:
         raise IllegalTransition(f"object {row['id']} is not {_RETURN.before}, so it cannot return")
     tally.move(_RETURN, 1, row["bytes"])

@@ -1,4 +1,4 @@
-"""This module has rows of objects that are without a destination."""
+"""This module keeps the rows of unplaced objects: objects without a destination."""
 
 import json
 import sqlite3
@@ -16,12 +16,12 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.counts import Tally
 from rebalancer.manager.store.records import UncopiedCounts
 
-#: Rows read at once where a job's rows are walked.
+#: Rows that are read or changed by one statement.
 PAGE = 500
-#: Condition of the row of `progress` that is of the object of an id.
+#: SQL condition: the row of `progress` belongs to the object with this id.
 OF_ID = "number = (SELECT number FROM records WHERE id = ?)"
-#: Condition of rows of objects without a destination.  Its word stands in the text, because sqlite
-#: uses the index of these rows only if it sees the word.
+#: SQL condition: the object is unplaced.  The status is part of the text and no parameter, because
+#: sqlite uses the partial index of these rows only where it sees the status.
 _IS_UNPLACED = f"status = '{ObjectStatus.UNPROCESSED}'"
 _UNPLACED = (
     "SELECT number, id, shard, key, etag, bytes, object, tried, earlier_shark"
@@ -35,17 +35,17 @@ _FAIL = move(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.UNUSABLE)
 
 
 def requeue_all(db: sqlite3.Connection) -> int:
-    """Make objects that were deferred, or returned to placement, like new ones.
+    """Make objects that were deferred or requeued like new ones.
 
-    Returns how many objects are without a destination in all.  From now on `read_new` has them,
-    and `read_returned` and `requeue_deferred` do not.
+    Returns how many objects are unplaced in all.  From now on `read_new` reads them, and
+    `read_returned` and `requeue_deferred` do not.
     """
     _requeue_deferred(db, 0, None)
     db.execute(
         f"UPDATE progress SET assignment = NULL WHERE {_IS_UNPLACED} AND assignment IS NOT NULL"
     )
-    (left,) = db.execute(f"SELECT count(*) FROM progress WHERE {_IS_UNPLACED}").fetchone()
-    return int(left)
+    (count,) = db.execute(f"SELECT count(*) FROM progress WHERE {_IS_UNPLACED}").fetchone()
+    return int(count)
 
 
 def last_row(db: sqlite3.Connection) -> int:
@@ -57,7 +57,7 @@ def read_new(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[
     """Return a page of objects that were not placed yet, from rows after `after` up to `until`.
 
     Returns the last row seen and the objects; no objects means that there are no more.  Objects
-    that were returned or deferred during this run are left to `read_returned` and
+    that were requeued or deferred during this run are read by `read_returned` and
     `requeue_deferred`.
     """
     rows = db.execute(
@@ -69,7 +69,7 @@ def read_new(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[
 
 
 def read_returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
-    """Return the objects of an assignment that were returned to placement."""
+    """Return the objects of an assignment that were requeued."""
     rows = db.execute(
         f"{_UNPLACED} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",
         (assignment_id,),
@@ -78,7 +78,7 @@ def read_returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObjec
 
 
 def requeue_deferred(db: sqlite3.Connection, after: int) -> tuple[int, list[MantaObject]]:
-    """Return a page of the deferred objects, from rows after `after`, deferred no more.
+    """Make a page of deferred objects, from rows after `after`, like new ones.
 
     Returns the last row seen and the objects; no objects means that there are no more.
     """
@@ -90,8 +90,8 @@ def _requeue_deferred(
 ) -> tuple[int, list[MantaObject]]:
     """Make a page of the deferred objects like new ones; all of them if `limit` is None.
 
-    Returns the last row seen and the objects of the last page.  Rows that a person has changed are
-    deferred too, so a row of which no object can be made is found here: it ends as an error.
+    Returns the last row seen and the objects of the last page.  A row that a person has
+    changed is deferred, so it is read here: if no object can be made of it, it ends as an error.
     """
     tally, objects = Tally(), list[MantaObject]()
     last = after
@@ -135,8 +135,8 @@ def _checked_object(row: sqlite3.Row) -> MantaObject:
         raise UnusableRecord(reasons.BAD_MANTA_OBJECT, text) from exc
     if obj.object_id != row["id"]:
         raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "the record is another object's")
-    known = (row["shard"], int), (row["key"], str), (row["etag"], str)
-    if not all(isinstance(value, kind) for value, kind in known):
+    required = (row["shard"], int), (row["key"], str), (row["etag"], str)
+    if not all(isinstance(value, kind) for value, kind in required):
         raise UnusableRecord(reasons.BAD_MORAY_OBJECT, "shard, key or etag is missing")
     return obj
 
@@ -155,10 +155,9 @@ def _end_unusable(
 def refuse(
     db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], *, max_attempts: int
 ) -> UncopiedCounts:
-    """Record that there is no destination for objects; `refused` has ids, each with its reason.
+    """Record that no destination was found for objects; `refused` has ids, each with its reason.
 
-    An object that waiting may help is deferred, until it has been refused `max_attempts` times;
-    any other is skipped.
+    An object is deferred if waiting may help and it has an attempt left; otherwise it is skipped.
     """
     tally = Tally()
     deferred, skipped = 0, Counter[Reason]()
@@ -168,16 +167,16 @@ def refuse(
             tally.defer(1)
             continue
         row = db.execute(f"SELECT tried FROM progress WHERE {OF_ID}", (object_id,)).fetchone()
-        told = reason if row is None else most_telling(read_tried(row).reason, reason)
-        detail = None if told == reason else f"in the end: {reason}"
-        skip(db, tally, object_id, _SKIP, told, detail)
-        skipped[told] += 1
+        recorded = reason if row is None else most_telling(read_tried(row).reason, reason)
+        detail = None if recorded == reason else f"in the end: {reason}"
+        skip(db, tally, object_id, _SKIP, recorded, detail)
+        skipped[recorded] += 1
     tally.save(db)
     return UncopiedCounts(0, deferred, skipped)
 
 
 def defer(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
-    """Defer objects whose destinations are all away, at no attempt."""
+    """Defer objects whose destinations are all away, which costs them no attempt."""
     count = db.execute(
         "UPDATE progress SET status = ?, put_off = 1 WHERE +status = ? AND NOT put_off"
         " AND number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))",
@@ -191,19 +190,19 @@ def defer(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:
 
 
 def _defer(db: sqlite3.Connection, object_id: str, max_attempts: int) -> bool:
-    """Defer an object if it has an attempt left; return whether it had."""
-    done = db.execute(
+    """Defer an object at the cost of an attempt; return whether it had one left."""
+    updated = db.execute(
         "UPDATE progress SET status = ?, put_off = 1, attempts = attempts + 1"
         f" WHERE {OF_ID} AND status = ? AND NOT put_off AND attempts + 1 < ?",
         (_DEFER.after, object_id, _DEFER.before, max_attempts),
     )
-    return bool(done.rowcount)
+    return bool(updated.rowcount)
 
 
 def skip_page(db: sqlite3.Connection, reason: Reason) -> bool:
-    """Skip a page of objects without a destination, and return whether there were any.
+    """Skip a page of unplaced objects for `reason`; return whether there were any.
 
-    `reason` is one that the predecessor has no word for.
+    `reason` must be one of ours, because it goes into the column that the predecessor lacks.
     """
     rows = db.execute(
         f"SELECT number, bytes, put_off FROM progress WHERE {_IS_UNPLACED} LIMIT ?", (PAGE,)
@@ -228,10 +227,10 @@ def skip(
     reason: Reason,
     detail: str | None = None,
 ) -> None:
-    """End an object as skipped for `reason`, by the refusing `move` of its state.
+    """End an object as skipped for `reason`; `move` leads there from the status that it has now.
 
     Raises:
-      IllegalTransition: the object is not in the state that the move begins in, or is deferred.
+      IllegalTransition: the object has another status, or is deferred.
     """
     word, outcome = (reason.word, None) if reason.is_known else (None, reasons.UNKNOWN.word)
     text = detail if reason.is_known else _tame(reason.word)
@@ -246,7 +245,7 @@ def skip(
 
 
 def _tame(text: str) -> str:
-    """Make `text` from outside fit for a column: not endless, and without halves of characters."""
+    """Make a text from outside fit for a column: cut it, and replace lone surrogates."""
     return text[:200].encode(errors="replace").decode()
 
 
@@ -256,27 +255,27 @@ def _object_of(row: sqlite3.Row) -> MantaObject:
 
 
 def read_tried(row: sqlite3.Row) -> Tried:
-    """Read with what copying the object has failed."""
+    """Return the destinations and sources with which copying the object has failed, and why."""
     if row["tried"] is None:
         return Tried()
     known = json.loads(row["tried"])
-    told = known.get("reason")
+    reason = known.get("reason")
     return Tried(
         frozenset(known["destinations"]),
         frozenset(known["sources"]),
-        None if told is None else Reason(*told),
+        None if reason is None else Reason(*reason),
         frozenset(known.get("away", ())),
     )
 
 
 def write_tried(tried: Tried) -> str:
-    """Write `tried` as its column holds it."""
-    told = None if tried.reason is None else (tried.reason.name[:200], tried.reason.code)
+    """Return `tried` as the text of its column."""
+    reason = None if tried.reason is None else (tried.reason.name[:200], tried.reason.code)
     return json.dumps(
         {
             "destinations": sorted(tried.destinations),
             "sources": sorted(tried.sources),
-            "reason": told,
+            "reason": reason,
             "away": sorted(tried.away),
         }
     )

@@ -1,4 +1,4 @@
-"""This module has rows of copied objects, until their records name the copies."""
+"""This module keeps the rows of copied objects, until their records name the copies."""
 
 import json
 import sqlite3
@@ -18,9 +18,10 @@ _COMPLETE = move(states.OBJECT, ObjectStatus.POST_PROCESSING, ObjectEvent.METADA
 
 
 def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
-    """Return the records of an assignment whose objects are copied, as discovered.
+    """Return the records, as discovered, of those objects of an assignment that are copied.
 
-    Run it by `write`: the writer has the rows in its cache, which the reader loses at each commit.
+    Call it by `JobStore.write`, though it only reads: the writer's connection has the rows in its
+    cache, and the reader's cache is emptied by each commit.
     """
     rows = db.execute(
         "SELECT r.number, r.id, r.key, r.shard, r.etag, r.object, a.dest_datacenter, a.dest_shark"
@@ -37,7 +38,7 @@ def record_updates(
 ) -> None:
     """Record how the metadata updates of objects ended.
 
-    With these results every object of the assignment `finished` has ended, so that it ends too.
+    `finished` is the id of the assignment of which these are the last results: it ends too.
 
     Raises:
       IllegalTransition: one of the objects is not copied, or its update is recorded already.
@@ -56,38 +57,41 @@ def record_updates(
 
 
 def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> None:
-    """End objects whose records name their copies: nearly all, so in one statement."""
+    """End objects whose records name their copies.
+
+    One statement does it for all of them, because nearly all objects end so.
+    """
     if not numbers:
         return
     listed = json.dumps(numbers)
-    these = "number IN (SELECT value FROM json_each(?))"
-    if move_rows(db, tally, _COMPLETE, these, listed) != len(numbers):
+    is_listed = "number IN (SELECT value FROM json_each(?))"
+    if move_rows(db, tally, _COMPLETE, is_listed, listed) != len(numbers):
         raise _illegal("an object", _COMPLETE)
     forget_orphans(db, listed)
 
 
-def _end_unwritten(db: sqlite3.Connection, tally: Tally, item: UpdateResult) -> None:
+def _end_unwritten(db: sqlite3.Connection, tally: Tally, result: UpdateResult) -> None:
     """End an object whose record was not made to name its copy."""
-    ended = move(states.OBJECT, ObjectStatus.POST_PROCESSING, item.event)
+    ended = move(states.OBJECT, ObjectStatus.POST_PROCESSING, result.event)
     row = db.execute(
         "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
         " WHERE number = ? AND status = ? RETURNING bytes, dest_shark",
         (
             ended.after,
-            *error_and_outcome(item.reason),
-            item.detail,
-            item.number,
+            *error_and_outcome(result.reason),
+            result.detail,
+            result.number,
             ended.before,
         ),
     ).fetchone()
     if row is None:
-        raise _illegal(f"object {item.number}", ended)
-    tally.move(ended, 1, row["bytes"], item.reason)
-    if item.orphan is not None:
-        reason = str(item.reason)
+        raise _illegal(f"object {result.number}", ended)
+    tally.move(ended, 1, row["bytes"], result.reason)
+    if result.orphan is not None:
+        reason = str(result.reason)
         db.execute(
             "INSERT OR REPLACE INTO orphans SELECT id, ?, ?, ? FROM records WHERE number = ?",
-            (row["dest_shark"], item.orphan, reason, item.number),
+            (row["dest_shark"], result.orphan, reason, result.number),
         )
 
 
@@ -96,7 +100,7 @@ def _illegal(subject: str, move: Move[ObjectStatus]) -> IllegalTransition:
 
 
 def stored_record(row: sqlite3.Row) -> StoredRecord:
-    """Return the record in a row, whose last columns are its destination's."""
+    """Return the record in a row as `read_pending` selects it."""
     number, object_id, key, shard, etag, text, datacenter, name = row
     return StoredRecord(number, object_id, key, shard, etag, text, _shark(datacenter, name))
 

@@ -1,6 +1,6 @@
-"""This module looks into a job's file: what the API shows, and what a retry takes up.
+"""This module reads a job's file for the API, for reports and for retry jobs.
 
-Read-only, blocking, on a connection of its own: neither a running job nor its writer is held up.
+Its functions block, and open the file for themselves, so that they hold up no running job.
 """
 
 import json
@@ -30,7 +30,7 @@ from rebalancer.manager.store.records import (
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import connect, prepare, store_error
 
-#: Rows that a page of a listing may look at: some tenths of a second.
+#: Rows that are looked at for one page of objects: some tenths of a second.
 WINDOW = 500_000
 #: The highest row there can be.
 MAX_ROW = (1 << 63) - 1
@@ -41,7 +41,7 @@ _OBJECT = (
     f"id, key, shard, status, {REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
     " attempts, etag"
 )
-#: Kind -> the column that numbers its rows; what to tell, and from where.
+#: For each kind of line in a report: the column that numbers its rows, and what is selected.
 _COLUMNS = {
     "warning": ("rowid", '"check", detail FROM warnings'),
     "object": ("number", f"{_OBJECT} FROM evacuateobjects"),
@@ -55,11 +55,11 @@ _COLUMNS = {
         "id, dest_shark, dest_datacenter, state, tasks, bytes, created, detail FROM assignments",
     ),
 }
-#: What a report tells, in this order.
+#: The kinds of lines in a report, in their order.
 REPORT = tuple(_COLUMNS)
 
 
-#: What comes of values of another kind than the program writes.
+#: Exceptions that values raise which the program did not write, in a file that a person changed.
 _STRANGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -100,19 +100,19 @@ def read_job(path: Path) -> Overview:
 #: What is shown of a job whose file cannot be read.
 NOTHING = Overview(None, Status({}), (), (), (), ())
 
-#: The objects of a job that another job can take up, their further records, and what came back
-#: after the last round, and listed records whose shard was not configured: all that an operator
-#: may have mended meanwhile.
+#: What a retry job takes from an ended job: objects without a moved copy, links that were not
+#: updated, records that were found after the last round, and listed records whose shard was not
+#: configured.  An operator may have mended the cause of each.
 RETRYABLE = ("objects", "links", "remaining", "dropped")
 _RETRYABLE = {
-    # A job that broke has objects that came to no end.
+    # Not only skipped and failed objects: if the job broke, others have not come to an end.
     "objects": ("number", f"evacuateobjects WHERE status <> '{ObjectStatus.COMPLETE}'"),
     "links": ("rowid", f"links WHERE status <> '{LinkStatus.COMPLETE}'"),
     "remaining": ("rowid", f"remaining WHERE why = '{FOUND_TOO_LATE}'"),
     "dropped": ("rowid", f"dropped WHERE reason = '{NOT_CONFIGURED}'"),
 }
-# Of a row of `objects`: its id, where a copy may lie that no record and no list of the earlier job
-# names, and its record.
+# Columns of an object: its id; the node where a copy of it may lie, unless the copy is listed as an
+# orphan; and its record, if there is such a node.
 _AT_DESTINATION = ", ".join(f"'{status}'" for status in AT_DESTINATION)
 _PLACE = f"CASE WHEN status IN ({_AT_DESTINATION}) THEN dest_shark ELSE earlier_shark END"
 _COPY = (
@@ -132,7 +132,7 @@ def read_scan_progress(path: Path) -> ScanProgress:
 
 
 def last_retryable(path: Path, part: str) -> int:
-    """Return the last row in `part` of `RETRYABLE`, 0 without any.  Blocking.
+    """Return the number of the last row in `part` of `RETRYABLE`, 0 if it is empty.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
@@ -145,18 +145,18 @@ def last_retryable(path: Path, part: str) -> int:
 
 @attrs.frozen
 class Retryable:
-    """A record that another job can take up; `shark` has a copy of its object, perhaps."""
+    """A record that a retry job can take; a copy of its object may lie on `shark`."""
 
     shard: int
     key: str
     object_id: str | None = None
     shark: str | None = None
-    #: The record as the earlier job knew it, where there may be a copy.
+    #: The record as the earlier job knew it, if there is a `shark`.
     text: str | None = None
 
 
 def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[Retryable]]:
-    """Read records that another job can take up; returns also the last row looked at.
+    """Return the last row looked at, and a page of the records that a retry job can take.
 
     Blocking.
 
@@ -176,7 +176,7 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
 
 @attrs.frozen
 class Page:
-    """A page of a job's objects, and the row to ask for the next ones from, if there are more."""
+    """A page of a job's objects; `after` is where the next page begins, None if there is none."""
 
     objects: Sequence[Mapping[str, Any]]
     after: int | None
@@ -185,10 +185,10 @@ class Page:
 def objects_page(
     path: Path, status: str | None, reason: str | None, after: int, limit: int
 ) -> Page:
-    """Return objects from rows behind `after`, in the order in which they were found.
+    """Return a page of objects from rows after `after`, in the order in which they were found.
 
-    It looks at `WINDOW` rows at most, so a page may hold fewer objects than `limit`, or none,
-    though there are more.  Blocking.
+    At most `WINDOW` rows are looked at, so a page may have fewer objects than `limit`, or none,
+    though more follow.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
@@ -207,7 +207,7 @@ def objects_page(
 
 
 def last_reported(path: Path, kind: str) -> int:
-    """Return the last row that a report has of a `kind` of `REPORT`, 0 without any.  Blocking.
+    """Return the number of the last row of a `kind` of `REPORT`, 0 if there is none.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
@@ -220,7 +220,7 @@ def last_reported(path: Path, kind: str) -> int:
 
 
 def report_page(path: Path, kind: str, after: int) -> tuple[int, Sequence[Mapping[str, Any]]]:
-    """Return a page of a job's report: lines of one `kind` of `REPORT`, from rows behind `after`.
+    """Return a page of a job's report: lines of one `kind` of `REPORT`, from rows after `after`.
 
     Returns the last row seen; no rows means there are no more.  Blocking.
 
@@ -242,17 +242,17 @@ def _without_row(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """Make a value fit for JSON: a file that was changed by hand may hold any."""
+    """Make a value fit for JSON: a file that a person changed may hold a value of any type."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check(known: Overview) -> None:
-    """Refuse a file whose rows cannot be shown.
+    """Check that an overview can be shown.
 
     Raises:
-      TypeError, ValueError: something is of another kind than it should be.
+      TypeError, ValueError: a value has a type that the program does not write.
     """
     for key, value in known.status.counts.items():
         if not all(isinstance(text, str) for text in key) or not all(
@@ -285,12 +285,5 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as exc:
         raise store_error(path, exc) from exc
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as exc:
+    except _STRANGE as exc:
         raise StoreError(f"{path} holds what a job's file does not: {exc}") from exc

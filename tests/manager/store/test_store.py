@@ -114,10 +114,10 @@ async def step_refuse(store: JobStore, rng: random.Random) -> None:
     await store.write(unplaced.refuse, chosen, max_attempts=rng.randrange(1, 4))
 
 
-async def step_give_back(store: JobStore, rng: random.Random) -> None:
+async def step_requeue_lost(store: JobStore, rng: random.Random) -> None:
     if names := assignments_in(store, "'init', 'assigned'"):
         await store.write(
-            assignments.give_back,
+            assignments.requeue_lost,
             rng.choice(names),
             rng.choice([reasons.AGENT_ASSIGNMENT_NO_ENT, reasons.NETWORK_ERROR]),
             max_attempts=rng.randrange(3),
@@ -234,7 +234,7 @@ STEPS = (
     step_found,
     step_assign,
     step_refuse,
-    step_give_back,
+    step_requeue_lost,
     step_ask_again,
     step_withdraw,
     step_take_up,
