@@ -1,7 +1,7 @@
-"""This module places objects: it gathers tasks in one batch a destination, and closes those due.
+"""This module places objects: it gathers tasks in a batch for each destination.
 
-A placer neither waits nor sends nor claims: it says which of these is to be done, and its caller
-does it before the placer is called again.
+A placer neither waits nor sends nor claims: it returns what is to be sent, what to be claimed and
+whether to wait, and its caller does that before it calls the placer again.
 """
 
 import enum
@@ -19,7 +19,7 @@ from rebalancer.domain.objects import MantaObject, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason, Remedy
 
-#: Seconds for which it holds that there is no room for an object: copies settle meanwhile.
+#: After so many seconds, destinations without room are looked at again: claims may have ended.
 FULL_S = 1.0
 
 #: Chooses the destination and source of an object, as `placement.choose` does.
@@ -34,7 +34,7 @@ class Claims(Protocol):
 
     @property
     def changes(self) -> int:
-        """Return how many times a destination may have become a better one."""
+        """Return how many times a destination may have got room, or ceased to be busy or away."""
 
     def look(self, shark: str, /) -> tuple[int, bool]:
         """Return the bytes claimed at `shark`, and whether it is busy."""
@@ -76,31 +76,31 @@ class Conditions:
 
 
 class Hold(enum.Enum):
-    """The cause for which no object can be placed now."""
+    """A hold is why no object can be placed before something changes."""
 
     BUSY = enum.auto()  # every destination that fits has all the assignments that it may have
     ALL_AWAY = enum.auto()  # no destination answers
-    UNHEARD = enum.auto()  # none has answered lately, though some are not known to be away
+    UNHEARD = enum.auto()  # none has answered lately, but some may not be away
 
 
 @attrs.define
 class Step:
-    """A step has what came of the objects of one call.
+    """A step is the result of one call of `Placer.place`.
 
-    Each object is in a batch, in `refused`, in `deferred` or in `rest`.
+    Each object of the call is in a batch, in `refused`, in `deferred` or in `rest`.
     """
 
     #: Full batches, to be sent before `rest` is placed.
     full: list[Batch] = attrs.field(factory=list)
-    #: Bytes to be claimed, by destination: of the full batches and of those that still fill.
+    #: Bytes to be claimed, by destination, for all objects that this call has put in batches.
     claims: dict[str, int] = attrs.field(factory=dict)
-    #: Objects that have no destination, with the reason.
+    #: Ids of objects for which there is no destination, each with the reason.
     refused: list[tuple[str, Reason]] = attrs.field(factory=list)
-    #: Objects whose destinations are away, to be placed when nothing else is under way.
+    #: Ids of objects whose destinations are all away, to be placed when nothing else is under way.
     deferred: list[str] = attrs.field(factory=list)
     #: Objects to be placed by the next call.
     rest: Sequence[MantaObject] = ()
-    #: Why the first of `rest` has to wait for a change.
+    #: Why the objects of `rest` have to wait.
     hold: Hold | None = None
 
 
@@ -108,9 +108,9 @@ class Placer:
     """A placer gathers tasks in batches, one batch a destination.
 
     Mutable state: the batches; the destinations in the order in which they are tried, since when
-    and for how many objects that order was used, and what each node may take in all; the outlook
-    of the nodes that were looked at in this step, with the claims at them; and when all
-    destinations were away last.
+    and for how many objects that order was used, and how many bytes each may take in all; the
+    outlook of each node that was looked at since this step or order began, with the claims at it;
+    and when all destinations were last away.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Placer:
         self._batches: dict[str, Batch] = {}
         self._step = Step()
         self._now = now
-        self._held_at = -math.inf
+        self._all_away_at = -math.inf
         self._rank()
 
     @property
@@ -161,29 +161,29 @@ class Placer:
         self._begin(conditions, now)
         step = self._step
         for index, obj in enumerate(objects):
-            plan = self._choose(obj)
-            if isinstance(plan, Placement):
-                self._add(obj, plan)
+            choice = self._choose(obj)
+            if isinstance(choice, Placement):
+                self._add(obj, choice)
                 if step.full:
                     step.rest = objects[index + 1 :]
                     break
                 continue
-            step.hold = self._hold(plan)
+            step.hold = self._hold(choice)
             if step.hold is not None:
                 step.rest = objects[index:]
                 break
-            if plan == reasons.DESTINATION_UNREACHABLE and not self._is_given_up():
+            if choice == reasons.DESTINATION_UNREACHABLE and not self._are_given_up():
                 step.deferred.append(obj.object_id)
-            elif plan is not None:
-                step.refused.append((obj.object_id, plan))
+            elif choice is not None:
+                step.refused.append((obj.object_id, choice))
         return step
 
     def _begin(self, conditions: Conditions, now: float) -> None:
         was_held = self._step.hold is not None
         self._step, self._now = Step(), now
-        is_as_before = conditions.is_as(self._conditions)
+        is_unchanged = conditions.is_as(self._conditions)
         self._conditions = conditions
-        if was_held or not is_as_before:
+        if was_held or not is_unchanged:
             self._rank()
         else:
             self._outlooks.clear()
@@ -191,56 +191,57 @@ class Placer:
     # --- choosing ------------------------------------------------------------------------
 
     def _choose(self, obj: MantaObject) -> Placement | Reason | None:
-        # Claims change with every object, so the roomiest are not the roomiest for ever.
-        if self._served >= self._most:
+        # Each placed object takes room, so after some of them the order is wrong.
+        if self._placed_in_order >= self._order_lasts:
             self._rank()
         if obj.earlier is not None:
-            plan = self._ask(obj, self._only(obj.earlier))
-            if not isinstance(plan, Reason):
-                return plan
-        plan = self._ask(obj, self._candidates)
-        may_pass = isinstance(plan, Reason) and plan.remedy is Remedy.LATER
-        if may_pass and self._is_old():
+            choice = self._choose_from(obj, self._only(obj.earlier))
+            if not isinstance(choice, Reason):
+                return choice
+        choice = self._choose_from(obj, self._candidates)
+        may_get_room = isinstance(choice, Reason) and choice.remedy is Remedy.LATER
+        if may_get_room and self._may_have_more_room():
             self._rank()
-            plan = self._ask(obj, self._candidates)
-        self._served += 1
-        return plan
+            choice = self._choose_from(obj, self._candidates)
+        self._placed_in_order += 1
+        return choice
 
-    def _ask(self, obj: MantaObject, among: Candidates) -> Placement | Reason | None:
+    def _choose_from(self, obj: MantaObject, among: Candidates) -> Placement | Reason | None:
         return self._choose_among(obj, among, self._conditions.rules, self._look, self._rng)
 
     def _only(self, name: str) -> Candidates:
-        """Return the node that has a copy from before, which need only be found there."""
+        """Return only the node of this name, whose agent may have made a copy already."""
         known = self._candidates.nodes
         return candidates.rank((n for n in known if n.manta_storage_id == name), self._look)
 
-    def _hold(self, plan: Reason | None) -> Hold | None:
-        """Return why an object without a destination has to wait, if it has to."""
-        if plan is None:
+    def _hold(self, refusal: Reason | None) -> Hold | None:
+        """Return why an object that was not placed has to wait, None if it need not."""
+        if refusal is None:
             return Hold.BUSY
-        if plan != reasons.DESTINATION_UNREACHABLE:
+        if refusal != reasons.DESTINATION_UNREACHABLE:
             return None
-        # All of them are looked at, so that those of which nobody knows are asked at once.
+        # A list, so that `is_there` is called for all: a call has an unheard destination asked.
         if any([self._answers.is_there(name) for name in self._names()]):
             return None  # this object has no destination; others may
         if not all(self._answers.is_away(name) for name in self._names()):
             return Hold.UNHEARD
-        self._held_at = self._now
+        self._all_away_at = self._now
         return Hold.ALL_AWAY
 
-    def _is_given_up(self) -> bool:
-        """Tell whether every destination that is away has been so for longer than is waited for it.
+    def _are_given_up(self) -> bool:
+        """Tell whether every destination that is away has been so for longer than the patience.
 
-        While all are away that tells nothing of each, so the time counts from the end of that.
+        While all destinations are away, the cause is likely here and in none of them, so the time
+        is counted from when that ended.
         """
         away = [self._answers.away_s(name) for name in self._names() if self._answers.is_away(name)]
-        return min([*away, self._now - self._held_at]) >= self._conditions.patience_s
+        return min([*away, self._now - self._all_away_at]) >= self._conditions.patience_s
 
     def _names(self) -> Iterable[str]:
         return (node.manta_storage_id for node in self._candidates.nodes)
 
-    def _is_old(self) -> bool:
-        """Tell whether there may be more room by now than when destinations were ranked."""
+    def _may_have_more_room(self) -> bool:
+        """Tell whether destinations may have more room now than when they were ranked."""
         return self._now - self._ranked_at > FULL_S or self._changes != self._claims.changes
 
     def _rank(self) -> None:
@@ -255,11 +256,11 @@ class Placer:
         self._outlooks: dict[str, Outlook] = {}
         self._claimed: dict[str, int] = {}
         self._candidates = candidates.rank(eligible, self._look)
-        self._served, self._most = 0, rules.max_sharks * conditions.limits.max_tasks
+        self._placed_in_order, self._order_lasts = 0, rules.max_sharks * conditions.limits.max_tasks
         self._ranked_at, self._changes = self._now, self._claims.changes
 
     def _look(self, node: StorageNode) -> Outlook:
-        """Return how `node` stands, and the bytes that the next object for it may have."""
+        """Return the outlook of `node`, from memory if this step has looked at it already."""
         name = node.manta_storage_id
         outlook = self._outlooks.get(name)
         if outlook is None:
@@ -277,7 +278,7 @@ class Placer:
         return max(left, self._claim_limit(name))
 
     def _claim_limit(self, name: str) -> int:
-        # Half, because others write there too.
+        # Half of the free bytes, because others write there too.
         return self._free(name) // 2
 
     def _free(self, name: str) -> int:
@@ -285,17 +286,17 @@ class Placer:
 
     # --- batches -------------------------------------------------------------------------
 
-    def _add(self, obj: MantaObject, plan: Placement) -> None:
-        """Claim the place of an object in a batch; a full one is in the step then."""
-        step, name = self._step, plan.destination.manta_storage_id
+    def _add(self, obj: MantaObject, choice: Placement) -> None:
+        """Add an object to the batch of its destination; move a batch that is full to the step."""
+        step, name = self._step, choice.destination.manta_storage_id
         batch = self._batches.get(name)
         if batch is not None and not batch.fits(obj.size):
             step.full.append(self._batches.pop(name))
             batch = None
         if batch is None:
-            batch = Batch(plan.destination.shark, self._now, self._claim_limit(name))
+            batch = Batch(choice.destination.shark, self._now, self._claim_limit(name))
             self._batches[name] = batch
-        batch.add(obj, plan.source)
+        batch.add(obj, choice.source)
         self._claimed[name] += obj.size
         step.claims[name] = step.claims.get(name, 0) + obj.size
         if batch.is_full(self._conditions.limits):

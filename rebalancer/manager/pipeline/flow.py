@@ -1,9 +1,9 @@
 """This module runs a job from its first object to its last, through stages and channels.
 
-Rules.  (1) Each stage owns its channel ends and closes them, so the end travels by itself.
-(2) Record in the store, then send: what is in a channel is on disk, so losing it costs nothing.
-(3) Channels form a line; what flows back is a synchronous call of the ledger, or a row of the
-store.  (4) Stopping is cancelling; starting is recovery.
+Its rules: (1) Each stage owns its ends of the channels and closes them, so that the end of the job
+travels down the line by itself.  (2) Record in the store, then send: what is in a channel is on
+disk, so losing it costs nothing.  (3) Channels form a line.  Whatever has to go back is a call of
+the ledger, or a row of the store.  (4) Stopping is cancelling; starting is recovery.
 """
 
 from collections.abc import Callable
@@ -28,28 +28,28 @@ from rebalancer.manager.pipeline.stages.update import update, update_links
 from rebalancer.manager.store import assignments, final_scans, orphans, scans, unplaced
 from rebalancer.manager.store.records import ScanProgress
 
-#: What helps a job whose shard was taken out of the configuration.
+#: What an operator can do if a shard was taken out of the configuration.
 PUT_BACK = "the shard is not configured; put it back, then retry the job"
-#: Messages that wait between two stages; each holds up to an assignment of objects.
+#: Messages that a channel between two stages can hold, each of up to an assignment of objects.
 QUEUE = 2
 
 
 async def run(job: Job) -> None:
     """Run `job`, from wherever an earlier run left it, to its end.
 
-    A job that is cancelled ends when its agents are done: what has no assignment is skipped.
-    Once all that was found is at an end, the live metadata is scanned for what names the shark
-    nevertheless, and that goes the same way.
+    A cancelled job ends when its agents are done: objects without an assignment are skipped.
+    Once all objects that were found are at an end, a final scan of the live metadata looks for
+    records that name the evacuated node nevertheless, and their objects go the same way.
 
     Raises:
-      ExceptionGroup: a stage failed; its JobFailed says why where the cause is not ours.
-      JobFailed: a scan did not finish on every shard; all else is done.
+      ExceptionGroup: a stage failed; a JobFailed in it says why, unless the cause is a bug.
+      JobFailed: the scan of some shard did not finish; all other work is done.
     """
     await job.unless_cancelled(partial(job.node_list.ready, job.waits))
     if job.scans:
         await job.store.write(scans.add_shards, tuple(job.moray))
     left = await _unfinished(job)
-    # Earlier rounds too may have shards left: those that were configured only later.
+    # An earlier round too may be unfinished: on shards that were configured only after it.
     scan_round = left[0].round if left else await job.store.read(final_scans.last_round)
     while True:
         async with trio.open_nursery() as beside:
@@ -65,7 +65,7 @@ async def run(job: Job) -> None:
         if job.cancelled.is_set():
             return
         if await job.store.take_changes():
-            continue  # somebody has made rows wait again in the file itself
+            continue  # a person has made objects unplaced again, in the file itself
         await _check_end(job, scan_round)
         left = await _unfinished(job)
         due = left[0].round if left else await next_round(job)
@@ -75,8 +75,8 @@ async def run(job: Job) -> None:
 
 
 async def _drain(job: Job, scan_round: int) -> None:
-    """Bring all to an end that was left over and that the scans of one round find."""
-    # Before any stage runs, or rows that a stage has just moved would be fed twice.
+    """Bring to an end what an earlier run left over, and what the scans of one round find."""
+    # Read before any stage runs, or rows that a stage has just moved would be fed twice.
     left_over = await job.store.read(assignments.read_open)
     last_row = await job.store.read(unplaced.last_row)
     feed, unplaced_objects = trio.open_memory_channel[Unplaced](QUEUE)
@@ -102,6 +102,7 @@ def _length(queue: trio.MemoryReceiveChannel[Any]) -> Callable[[], int]:
 
 
 def _claim(job: Job, left_over: list[Assignment]) -> None:
+    """Enter into the ledger the assignments that an earlier run left with agents."""
     for assignment in left_over:
         if assignment.state is not AssignmentState.AGENT_COMPLETE:
             job.ledger.claim(assignment.shark, assignment.size)
@@ -113,7 +114,7 @@ async def _recover(
     to_poll: trio.MemorySendChannel[Assignment],
     to_update: trio.MemorySendChannel[Assignment],
 ) -> None:
-    """Feed what an earlier run left half way into the stage that its state names."""
+    """Feed each assignment that an earlier run left into the stage that its state calls for."""
     async with to_poll, to_update:
         for assignment in left_over:
             is_copied = assignment.state is AssignmentState.AGENT_COMPLETE
@@ -121,7 +122,7 @@ async def _recover(
 
 
 async def _unfinished(job: Job) -> list[Part]:
-    """Return what the job has yet to look at: nothing more, if it takes no further objects."""
+    """Return the parts of discovery that are left; none if the job takes no more objects."""
     progress = await job.store.read(scans.read_progress)
     shards = progress.shards if job.scans else ()
     listed = () if job.listing is None else job.listing.parts
@@ -131,7 +132,7 @@ async def _unfinished(job: Job) -> list[Part]:
 
 
 async def _why_failed(job: Job, scan_round: int) -> list[str]:
-    """Return why the job fails, if it does, as far as the rounds up to `scan_round` tell."""
+    """Return the failures of the rounds up to `scan_round`, which make the job fail."""
     progress = await job.store.read(scans.read_progress)
     noted = {(scan.round, scan.shard) for scan in job.unfinished}
     left_out = [
@@ -143,25 +144,25 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
             continue
         noted.add((part.round, part.shard))
         is_there = part.shard == NO_SHARD or part.shard in job.moray
-        why = _reached(part, progress) if is_there else PUT_BACK
+        why = _position(part, progress) if is_there else PUT_BACK
         others.append(str(UnfinishedScan(part.round, part.shard, why)))
     return [*map(str, job.unfinished), *left_out, *others]
 
 
-def _reached(part: Part, progress: ScanProgress) -> str:
+def _position(part: Part, progress: ScanProgress) -> str:
     """Say how far the scan of an unfinished part came."""
     for scan in progress.scans:
-        is_its = (scan.round, scan.shard) == (part.round, part.shard)
-        if is_its and scan.position < scan.until:
+        is_of_part = (scan.round, scan.shard) == (part.round, part.shard)
+        if is_of_part and scan.position < scan.until:
             return f"it stands at {scan.position:,} of {scan.until:,} in {scan.column}"
     return "it has not begun"
 
 
 async def _check_end(job: Job, scan_round: int) -> None:
-    """Fail the job unless the rounds so far came to their end.
+    """Check that all rounds so far, and all objects that they found, are at an end.
 
     Raises:
-      JobFailed: they did not, and why.
+      JobFailed: they are not; its text says why.
     """
     failures = await _why_failed(job, scan_round)
     status = await job.store.status()

@@ -1,4 +1,4 @@
-"""This module has a running job: what its stages share."""
+"""This module defines a running pipeline: what its stages share."""
 
 import math
 import random
@@ -37,7 +37,7 @@ class Unplaced:
     """Discovery sends this message to placement: objects that need a destination."""
 
     objects: tuple[MantaObject, ...]
-    #: Whether nothing else may come for a while, so that batches should not wait to fill.
+    #: No other message may come for a while, so batches are closed however small they are.
     is_flush: bool = False
 
 
@@ -51,22 +51,23 @@ async def send_unplaced(
 
 @attrs.define
 class Absence:
-    """An absence has the objects that are deferred because all their destinations are away.
+    """An absence counts the objects that are deferred because all their destinations are away.
 
-    Mutable state: how many there are, and how many destinations had come back before the first.
+    Mutable state: the count of these objects; and, from when the first of them was deferred, the
+    ledger's count of destinations that have come back.
     """
 
     objects: int = 0
     returns: int = 0
 
     def note(self, objects: int, returns: int) -> None:
-        """Count so many more `objects`; `returns` is the ledger's count of destinations."""
+        """Count so many more `objects`; `returns` is the ledger's count of destinations now."""
         if not self.objects:
             self.returns = returns
         self.objects += objects
 
     def forget(self) -> None:
-        """Note that none of the objects is deferred any more."""
+        """Count from 0 again, because none of the objects is deferred any more."""
         self.objects = 0
 
 
@@ -82,7 +83,7 @@ def rules_of(config: ManagerConfig) -> Rules:
 
 
 async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> None:
-    """Do `work`, and give it up when `event` is set."""
+    """Do `work`, and cancel it when `event` is set."""
 
     async def give_up() -> None:
         await event.wait()
@@ -96,12 +97,12 @@ async def unless(event: trio.Event, work: Callable[[], Awaitable[object]]) -> No
 
 @attrs.define(eq=False)
 class Job:
-    """A job is what its stages share.
+    """A job has what the stages of its pipeline share.
 
-    Mutable state: `update_limiter`, whose number changes while the job runs; `requeued`, the
-    assignments with objects that `discover` must feed again; `absence`, the objects that wait for
-    destinations which are away; `unfinished`, the scans for which the job ends as failed;
-    `cancelled`, set when nothing more is to be begun.
+    Mutable state: `config`, and the limit in `update_limiter`, which operators change while the job
+    runs; `requeued`, the assignments with objects that `discover` must feed again; `absence`, the
+    objects that wait for destinations which are away; `unfinished`, the scans that make the job
+    fail in the end; `cancelled`, set when the job must begin nothing more.
     """
 
     id: str
@@ -113,20 +114,19 @@ class Job:
     #: Where objects are looked for: the shards' clones, or their Morays.
     scanned: Mapping[int, scan.Shard]
     moray: Mapping[int, MorayShard]
-    #: Records that are read anew, before any shard is scanned.
+    #: The listing that is read before any shard is scanned.
     listing: Listing | None
     metrics: ManagerMetrics
     ledger: JobLedger
     bandwidth: BandwidthLimit
     update_limiter: UpdateLimiter
-    #: Whether its shards are looked at: all of them, or what an earlier job left of them.
+    #: Whether shards are scanned: all of them, or, of a retry job, what the earlier job left.
     scans: bool = attrs.field(
         default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
     )
-    #: What it waits for.
     waits: Waits = attrs.field(factory=Waits)
-    #: Seconds for which it waits for what does not answer before it looks for objects; a job as
-    #: long as it takes.
+    #: Seconds to wait for a peer that does not answer before discovery.  A job waits without end, a
+    #: dry run does not.
     patience_s: float = math.inf
     max_objects: int | None = None
     rng: random.Random = attrs.field(factory=random.Random)
@@ -135,7 +135,7 @@ class Job:
     absence: Absence = attrs.field(factory=Absence)
     unfinished: list[UnfinishedScan] = attrs.field(factory=list)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
-    #: Names of the sharks that any job evacuates, hence no destinations.
+    #: Returns the names of the nodes that any job evacuates, which are therefore no destinations.
     evacuating: Callable[[], Collection[str]] = attrs.field(
         default=attrs.Factory(
             lambda job: lambda: (job.action.origin.manta_storage_id,), takes_self=True
@@ -160,11 +160,11 @@ class Job:
 
     @property
     def has_enough(self) -> bool:
-        """Tell whether it takes no further objects, because of its limit."""
+        """Tell whether the job takes no more objects, because of its limit."""
         return self.max_objects is not None and self.store.objects >= self.max_objects
 
     def configure(self, config: ManagerConfig) -> None:
-        """Go on with another configuration, as far as it matters to a job that runs."""
+        """Put another configuration in force, with its limits on updates."""
         threads = config.options.max_metadata_update_threads
         if threads != self.config.options.max_metadata_update_threads:
             self.update_limiter.resize(threads)
@@ -173,15 +173,15 @@ class Job:
         self.config = config
 
     async def unless_cancelled(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work`, and give it up once nothing more is to be begun."""
+        """Do `work`, and cancel it when the job is cancelled."""
         await unless(self.cancelled, work)
 
     def requeue(self, assignment: Assignment) -> None:
-        """Let `discover` feed the objects of an ended assignment that are unplaced again."""
+        """Let `discover` feed those objects of an assignment that are unplaced again."""
         self.requeued.append(assignment.id)
         self.store.wake()
 
     def cancel(self) -> None:
-        """Begin nothing more; what agents finish is still recorded."""
+        """Let the stages begin nothing more; they still record what agents finish."""
         self.cancelled.set()
         self.store.wake()

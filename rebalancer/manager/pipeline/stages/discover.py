@@ -1,4 +1,4 @@
-"""This stage finds all that needs a destination: new, left by an earlier run, or requeued."""
+"""This stage feeds unplaced objects to placement: found, left by an earlier run, or requeued."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import trio
 
 from rebalancer.manager.fleet import ledger, node_list
 from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced, unless
-from rebalancer.manager.pipeline.stages.final_scan import look_again
+from rebalancer.manager.pipeline.stages.final_scan import run_final_scan
 from rebalancer.manager.pipeline.stages.read_listing import read_listing
 from rebalancer.manager.pipeline.stages.scan_shards import read_rows, scan_shards
 from rebalancer.manager.store import discovery, unplaced
@@ -14,45 +14,47 @@ from rebalancer.manager.store.records import ScanPosition
 from rebalancer.peers import scan
 from rebalancer.sqlite import Kept
 
-#: Seconds before objects for which there was no room are tried again: storinfo has told by then
-#: of all that was copied.
+#: Seconds until placement is given deferred objects again: by then storinfo's list shows how much
+#: room the copies that were made have left.
 ROOM_S = ledger.UNREPORTED_S + node_list.PERIOD_S
 
-#: What is waited for, in words, while there is no destination for what is left.
+#: What operators read that a job waits for while only deferred objects are left.
 PLACES = "a destination for what is left"
 
 
 async def discover(
     job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Unplaced]
 ) -> None:
-    """Feed placement with all that needs a destination, until nothing can any more.
+    """Feed unplaced objects to placement, until no object of the job can become unplaced any more.
 
-    That is: what an earlier run stored (rows up to `last_row`), what the scans of this round
-    find, and the objects that were not copied, for as long as any are under way.  When nothing
-    else is, those that there was no destination for are fed again.  Of a cancelled job nothing is
-    fed any more.
+    First come the objects that an earlier run stored (rows up to `last_row`), then those that the
+    scans of this round find; meanwhile also those that are requeued.  Deferred objects are fed when
+    nothing else is under way.  Once the job is cancelled, no object is fed any more.
     """
     scanned = trio.Event()
     async with found, trio.open_nursery() as nursery:
         nursery.start_soon(_feed_requeued, job, scanned, found)
-        async with trio.open_nursery() as looking:
-            looking.start_soon(_end_when_cancelled, job, looking.cancel_scope)
-            # First, because a final scan makes stored rows unprocessed again.
-            await _feed_stored(job, last_row, found)
-            if scan_round:
-                await look_again(job, scan_round, found)
-            else:
-                await find(job, found)
-            looking.cancel_scope.cancel()
+        await job.unless_cancelled(partial(_feed_round, job, scan_round, last_row, found))
         await found.send(Unplaced((), is_flush=True))
         scanned.set()
         job.store.wake()
 
 
-async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
-    """Send on every object that the job has to move, each once, behind the stored positions.
+async def _feed_round(
+    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Unplaced]
+) -> None:
+    # Stored rows come first, because a final scan makes more of them unprocessed again.
+    await _feed_stored(job, last_row, found)
+    if scan_round:
+        await run_final_scan(job, scan_round, found)
+    else:
+        await find(job, found)
 
-    A shard that waiting cannot help is noted in `job.unfinished`; the others go on.
+
+async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
+    """Send on every object that the job has to move, each once, from the stored positions on.
+
+    The scan of a shard that waiting cannot help is noted in `job.unfinished`; the others go on.
     """
     if job.listing is not None:
         await read_listing(job, job.listing, found)
@@ -69,11 +71,6 @@ async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
     await scan_shards(job, job.scanned, keep)
 
 
-async def _end_when_cancelled(job: Job, scope: trio.CancelScope) -> None:
-    await job.cancelled.wait()
-    scope.cancel()
-
-
 async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Unplaced]) -> None:
     row = 0
     while row < last_row:
@@ -87,14 +84,14 @@ async def _feed_requeued(
     try:
         while not job.cancelled.is_set():
             if job.requeued:
-                returned = job.requeued.popleft()
-                objects = await job.store.read(unplaced.read_returned, returned)
+                assignment_id = job.requeued.popleft()
+                objects = await job.store.read(unplaced.read_returned, assignment_id)
                 await found.send(Unplaced(tuple(objects), is_flush=True))
-                continue  # the job may have been cancelled meanwhile, and nothing else tells of it
+                continue  # to look whether the job was cancelled during the `send`
             if scanned.is_set() and job.store.uncopied == job.store.deferred:
                 if not job.store.deferred:
                     return
-                await _await_places(job)
+                await _await_destinations(job)
                 if not job.cancelled.is_set():
                     job.absence.forget()
                     await _feed_deferred(job, found)
@@ -106,8 +103,8 @@ async def _feed_requeued(
         job.waits.end(PLACES)
 
 
-async def _await_places(job: Job) -> None:
-    """Wait until there may be a destination for what is put off, or the job is cancelled."""
+async def _await_destinations(job: Job) -> None:
+    """Wait until deferred objects may have a destination, or the job is cancelled."""
     detail = f"{job.store.deferred:,} objects have none yet; the next try is within {ROOM_S:.0f} s"
     job.waits.begin(PLACES, detail)
     with trio.move_on_after(ROOM_S):
@@ -115,16 +112,17 @@ async def _await_places(job: Job) -> None:
 
 
 async def _await_return(job: Job) -> None:
-    """Return when a destination is back that all of the objects which are put off may wait for.
+    """Wait until a destination is back, if it is for this that every deferred object waits.
 
-    One that lacked room is not tried sooner for that: each try is one of its attempts.
+    If some objects lacked room instead, this waits for ever, because to feed these early would
+    cost each of them an attempt.
     """
     while job.absence.objects < job.store.deferred or job.health.returns == job.absence.returns:
         await job.ledger.wait_change()
 
 
 async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
-    """Feed each object that was put off once: what placement puts off again lies behind."""
+    """Feed each deferred object once: the walk has passed any that placement defers again."""
     row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
         await send_unplaced(found, objects)

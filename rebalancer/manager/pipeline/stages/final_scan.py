@@ -1,8 +1,8 @@
-"""This stage looks for what still, or again, names the evacuated shark when a job seems done.
+"""This stage finds records that still name the evacuated node when a job seems done.
 
-Other writers put whole records back as they read them, and uploads that began long ago end on
-the shark.  Only the live metadata can tell, so it is asked through Moray, wherever discovery
-looked.
+Other writers put back whole records as they had read them, and uploads that began long ago end on
+the node.  Only the live metadata shows that, so the scan asks Moray, even if discovery scanned
+clones.
 """
 
 import json
@@ -23,11 +23,13 @@ from rebalancer.sqlite import Kept
 log = get_logger()
 
 
-async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Unplaced]) -> None:
-    """Send on every object that has to be moved after all; list all others in the store.
+async def run_final_scan(
+    job: Job, scan_round: int, found: trio.MemorySendChannel[Unplaced]
+) -> None:
+    """Send on every object that has to be moved after all; list the other records as remaining.
 
-    Behind the last of the configured rounds everything is listed.  A shard that does not
-    answer is noted in `job.unfinished`; the others go on.
+    After the last of the configured rounds, every record is listed.  The scan of a shard that does
+    not answer is noted in `job.unfinished`, and those of the other shards go on.
     """
     is_last = scan_round > job.config.final_scans
 
@@ -42,10 +44,10 @@ async def look_again(job: Job, scan_round: int, found: trio.MemorySendChannel[Un
 
 
 async def next_round(job: Job) -> int | None:
-    """Begin the next final scan; None if no other is due.
+    """Begin another round of final scans and return its number; return None if none is due.
 
-    Only a job that takes all there is on the shard ends with one.  A scan whose findings were
-    moved is followed by another, which sees what became of them.
+    Only a job that takes all objects of the node has final scans.  If a round found something to
+    move, another follows, to see whether the records name the node no more.
     """
     if why := _why_none(job):
         log.info("no final scan", job=job.id, why=why)
@@ -62,6 +64,7 @@ async def next_round(job: Job) -> int | None:
 
 
 def _why_none(job: Job) -> str | None:
+    """Return why a job has no final scans, None if it has."""
     if not job.config.final_scans:
         return "final_scans is 0"
     if not job.scans:
@@ -74,7 +77,10 @@ def _why_none(job: Job) -> str | None:
 def _read_rows(
     job: Job, number: int, rows: Iterable[scan.FoundRow]
 ) -> Iterator[FoundRecord | Remaining]:
-    """Yield the records of a window that name the shark, parsed as they are taken, in a thread."""
+    """Yield the records and uploads of a window that name the evacuated node.
+
+    The store takes them in its thread, so that they are parsed there and not in the event loop.
+    """
     for row in rows:
         if not row.is_directory:
             yield from read_rows(job, number, [row])
@@ -83,6 +89,7 @@ def _read_rows(
 
 
 def _read_upload(job: Job, number: int, row: scan.FoundRow) -> Remaining | None:
+    """Return the upload in the record of a directory, if it will end on the evacuated node."""
     try:
         record = json.loads(row.value)
     except ValueError:

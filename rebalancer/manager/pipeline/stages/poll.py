@@ -24,7 +24,7 @@ log = get_logger()
 class _Watched:
     """A watched assignment is under way at its agent.
 
-    Mutable state: when to ask for it next, and how many tasks were processed when it was last.
+    Mutable state: when to ask for it next, and how many tasks it had processed in the last report.
     """
 
     assignment: Assignment
@@ -49,9 +49,9 @@ async def poll(
 
 
 class _Watcher:
-    """A watcher asks for the assignments of one destination.
+    """A watcher polls the assignments of one destination.
 
-    Mutable state: those under way, and when one of them last made progress.
+    Mutable state: the assignments under way, and when any of them last made progress.
     """
 
     def __init__(self, job: Job, shark: str, copied: trio.MemorySendChannel[Assignment]) -> None:
@@ -63,17 +63,17 @@ class _Watcher:
         self._added = trio.Event()
 
     def add(self, assignment: Assignment) -> bool:
-        """Watch an assignment; tell whether `run` must be started, as nothing was watched."""
+        """Watch an assignment too; return whether `run` must be started, as it is the only one."""
         now = trio.current_time()
-        idle = not self._watched
-        if idle:
+        is_only = not self._watched
+        if is_only:
             self._progress_at = now
         self._watched[assignment.id] = _Watched(assignment, now, now + assignments.poll_interval(0))
         self._added.set()
-        return idle
+        return is_only
 
     async def run(self) -> None:
-        """Ask until nothing is under way."""
+        """Poll until no assignment is under way."""
         while self._watched:
             due = min(self._watched.values(), key=lambda watched: watched.ask_at)
             self._added = trio.Event()
@@ -93,7 +93,7 @@ class _Watcher:
             return
         self._job.health.answered(self._shark)
         if report is None and assignment.state is not AssignmentState.ASSIGNED:
-            await self._untaken(assignment)
+            await self._end_unposted(assignment)
         elif report is None:
             detail = "the agent does not know it"
             await self._lose(assignment, reasons.AGENT_ASSIGNMENT_NO_ENT, detail)
@@ -107,17 +107,17 @@ class _Watcher:
             await self._finish(assignment, report)
 
     async def _await_progress(self, watched: _Watched, reason: Reason, detail: str) -> None:
-        """Ask again later, unless the agent has had its time."""
+        """Poll again later, unless there was no progress for too long."""
         now = trio.current_time()
         watched.ask_at = now + assignments.poll_interval(now - watched.since)
-        # Agents work on one assignment after the other, so the progress of any counts for all;
-        # and one that has just come has all the time that others have had.
+        # Agents work on one assignment after the other, so the progress of any counts for all.
+        # An assignment that was added later has its full time from then on.
         begun = max(self._progress_at, watched.since)
         if now - begun > self._job.config.agent_timeout:
             await self._lose(watched.assignment, reason, detail)
 
-    async def _untaken(self, assignment: Assignment) -> None:
-        """Give up an assignment that its agent never accepted and does not have: it got lost."""
+    async def _end_unposted(self, assignment: Assignment) -> None:
+        """End an assignment that its agent never accepted and does not have: the post got lost."""
         ledger = self._job.ledger
         is_over = ledger.health.untaken_s(self._shark) >= self._job.config.agent_timeout
         if assignment.is_in_doubt and is_over:
@@ -149,9 +149,9 @@ class _Watcher:
         )
         failed = assignments.failures(
             [
-                (t.object_id, t.status.reason, t.source)
-                for t in listed
-                if t.object_id in account.failed
+                (task.object_id, task.status.reason, task.source)
+                for task in listed
+                if task.object_id in account.failed
             ],
             self._job.action.origin.manta_storage_id,
         )
@@ -162,9 +162,9 @@ class _Watcher:
         if account.unaccounted:
             await self._requeue_unaccounted(assignment, failed, _mismatch(assignment, report))
         else:
-            await self._take(assignment, failed)
+            await self._record(assignment, failed)
 
-    async def _take(self, assignment: Assignment, failed: Mapping[str, Failure]) -> None:
+    async def _record(self, assignment: Assignment, failed: Mapping[str, Failure]) -> None:
         """Record that all objects of `assignment` but the `failed` ones are copied."""
         attempts = self._job.config.max_attempts
         uncopied = await self._job.store.write(
@@ -178,7 +178,7 @@ class _Watcher:
         done = assignment.after(AssignmentEvent.AGENT_DONE)
         log.debug("assignment", id=done.id, state=done.state, failed=len(failed))
         await self._copied.send(done)
-        # That may have taken long, in which nobody could see the others' progress.
+        # The `send` may have taken long, in which the other assignments were not polled.
         self._progress_at = trio.current_time()
         # Last, because `add` starts another `run` once nothing is watched.
         del self._watched[assignment.id]
@@ -186,7 +186,10 @@ class _Watcher:
     async def _requeue_unaccounted(
         self, assignment: Assignment, failed: Mapping[str, Failure], detail: str
     ) -> None:
-        """Requeue the objects that the agent does not account for, to be found there if copied."""
+        """Requeue the objects that the agent does not account for.
+
+        They go to the same agent first, which finds any of them that it has copied.
+        """
         log.warning(
             "assignment does not add up",
             id=assignment.id,
@@ -201,7 +204,7 @@ class _Watcher:
             max_attempts=self._job.config.max_attempts,
             detail=detail,
         )
-        # The agent may have done its work and only have counted badly.
+        # No failure of the destination: its agent may only have counted badly.
         self._job.ledger.done(self._shark, assignment.size)
         requeue_uncopied(self._job, assignment, uncopied)
         del self._watched[assignment.id]

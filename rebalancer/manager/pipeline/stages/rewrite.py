@@ -1,8 +1,8 @@
-"""This module has a shard's records name their new copies: in one batch, if all goes well.
+"""This module rewrites records of a shard to name their new copies: in one batch, if all goes well.
 
-A write is conditional on the etag that was read, so it may be tried again without harm; one
-whose outcome is unknown is settled by reading.  Nothing is given up because a shard is down or
-overloaded, but after the patience of `UpdateLimiter`.
+Each write is conditional on the etag that was read, so it may be retried without harm.  If it is
+unknown whether a write took effect, the record is read again.  If a shard is down or overloaded,
+updates are given up only after the patience of `UpdateLimiter`.
 """
 
 from collections import deque
@@ -38,7 +38,8 @@ from rebalancer.retry import pauses
 
 BUCKET = "manta"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-#: Records read at a time.  A server has some fifteen database connections, for all its clients.
+#: Records that are read at a time: a Moray has some fifteen connections to its database, for all
+#: clients.
 READERS = 4
 
 log = get_logger()
@@ -63,10 +64,10 @@ class Rewriter:
     batched: bool = True
 
     async def rewrite(self, members: Sequence[Member]) -> None:
-        """Give each of the members its outcome.
+        """Update the record of each member, and set the member's outcome.
 
-        Cancelled, some may have been written without having theirs: a later call with the same
-        records reads them, and finds it so.
+        If this is cancelled, a record may be written whose member has no outcome yet.  A later call
+        with the same record reads it, and finds it written.
         """
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         patience = self.update_limiter.patience()
@@ -77,7 +78,7 @@ class Rewriter:
             asked_at = trio.current_time()
             try:
                 await self._read_stale(group)
-                await self._write(self._still_to_write(group))
+                await self._write(self._due_writes(group))
                 patience.on_success()
                 continue
             except PeerError as exc:
@@ -108,10 +109,10 @@ class Rewriter:
         self.update_limiter.failed(self.shard, str(failure))
 
     async def _read_stale(self, group: list[Member]) -> None:
-        """Read the records of a group that are stale.
+        """Read the stale records of a group.
 
         Raises:
-          PeerError: the first that a reader met; a record that was not read is still stale.
+          PeerError: the first failure; the records that were not read stay stale.
         """
         stale = deque(member for member in group if member.is_stale)
         failures: list[PeerError] = []
@@ -124,7 +125,7 @@ class Rewriter:
                     failures.append(exc)
 
         if stale:
-            await self._read(stale.popleft())  # alone: the server may still be away
+            await self._read(stale.popleft())  # one alone, in case the server is still away
         if stale:
             async with trio.open_nursery() as nursery:
                 for _ in range(READERS):
@@ -138,22 +139,22 @@ class Rewriter:
         member.etag = "" if known is None else known.etag
         member.is_stale, member.was_read = False, True
 
-    def _still_to_write(self, group: list[Member]) -> list[tuple[Member, Put]]:
-        """Return the writes that are left to do; a member that needs none has an outcome now."""
-        left = []
+    def _due_writes(self, group: list[Member]) -> list[tuple[Member, Put]]:
+        """Return the writes that members need; set the outcome of each member that needs none."""
+        due = []
         for member in group:
             record = member.record
             try:
-                # What discovery stored has been judged by it.
-                if member.was_read and (found := self._judge(member)) is not None:
-                    member.outcome = found
+                # A record that was not read since discovery has been judged there.
+                if member.was_read and (outcome := self._judge(member)) is not None:
+                    member.outcome = outcome
                     continue
                 value = self._rewritten(member)
             except UnusableRecord as exc:
                 member.outcome = Outcome(ObjectEvent.UNUSABLE, exc.reason, str(exc))
                 continue
-            left.append((member, Put(BUCKET, record.key, value, member.etag)))
-        return left
+            due.append((member, Put(BUCKET, record.key, value, member.etag)))
+        return due
 
     def _rewritten(self, member: Member) -> Mapping[str, Any] | JsonText:
         record = member.record
@@ -165,7 +166,7 @@ class Rewriter:
         return self.action.rewrite(jsontext.loads(record.text), record.destination)
 
     def _judge(self, member: Member) -> Outcome | None:
-        """Return how an update ended, going by the record; None if that is still to be written.
+        """Return how an update ended, as the record shows; None if it must still be written.
 
         Raises:
           UnusableRecord: the record has no usable `sharks`.
@@ -179,10 +180,10 @@ class Rewriter:
         return Outcome(ObjectEvent.SUPERSEDED, _SUPERSEDED[verdict])
 
     async def _write(self, writes: list[tuple[Member, Put]]) -> None:
-        for piece in pieces(writes):
-            await self._write_at_once(piece)
+        for batch in pieces(writes):
+            await self._write_batch(batch)
 
-    async def _write_at_once(self, writes: list[tuple[Member, Put]]) -> None:
+    async def _write_batch(self, writes: list[tuple[Member, Put]]) -> None:
         if len(writes) == 1:
             put = writes[0][1]
             await self.moray.put_object(put.bucket, put.key, put.value, put.etag)
@@ -194,7 +195,7 @@ class Rewriter:
 
 
 def _kind(exc: PeerError, group: list[Member]) -> Kind:
-    """Return what to do about a call that failed; whether it took effect may be unknown."""
+    """Return the kind of a failed call; mark members as stale if it may have taken effect."""
     if isinstance(exc, MorayError):
         return exc.kind
     if isinstance(exc, PeerRefused):
