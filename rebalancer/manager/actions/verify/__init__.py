@@ -1,1 +1,1 @@
-"""This package is the action `verify`: it reads copies of objects, and lists what is not right."""
+"""This package is the action `verify`: it compares copies with records, and lists the faults."""

@@ -1,4 +1,4 @@
-"""This module is what verify jobs are to the manager: their parameters, and how one is run."""
+"""This module gives the manager the action `verify`: its parameters, its checks and its run."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ class VerifyAction:
     """Verify jobs compare copies with records; they change nothing but their own files."""
 
     def params(self, given: VerifyParams, config: ManagerConfig) -> dict[str, Any]:
-        """Return what is kept of the parameters of a request."""
+        """Return the parameters of a request as the list of jobs keeps them."""
         kept = attrs.asdict(given)
         if given.job is not None:
             kept["job"] = given.job.lower()
@@ -59,12 +59,12 @@ class VerifyAction:
         return [] if params["shark"] is None else await look_up_node(params["shark"], config)
 
     def used_jobs(self, params: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return the job whose objects are verified, and the one that is retried."""
+        """Return the ids of the jobs whose files this job reads, each with the verb for why."""
         used = {params["job"]: "verifies", params.get("retry_of"): "retries"}
         return {job_id: verb for job_id, verb in used.items() if job_id is not None}
 
     def retry(self, row: JobRow, known: Known, _taken: int) -> dict[str, Any]:
-        """Return the parameters of a job that looks again at what was not found to be right.
+        """Return the parameters of a retry job, which verifies the unconfirmed objects once more.
 
         Raises:
           BadRequest: the job whose objects are verified was removed.
@@ -74,7 +74,7 @@ class VerifyAction:
         return {**row.params, "retry_of": row.id}
 
     async def plan(self, resources: Resources, params: dict[str, Any]) -> "Plan":
-        """Refuse a dry run, which is not declared.
+        """Refuse a dry run, which the action does not declare.
 
         Raises:
           BadRequest: always.

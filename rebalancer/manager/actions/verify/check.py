@@ -17,9 +17,9 @@ from rebalancer.manager.store.checks import CheckResult, Unchecked
 from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers import scan
 
-#: Objects that wait for a turn while others are looked at.
+#: Objects that wait in the channel while others are verified.
 QUEUE = 1
-#: An object whose record keeps changing while its copies are looked at is looked at so often.
+#: How often an object is verified at most, if its records change each time meanwhile.
 TURNS = 3
 
 Records = Mapping[tuple[int, str], scan.FoundRow]
@@ -37,10 +37,10 @@ class Checker:
     metrics: ManagerMetrics
 
     async def run(self) -> None:
-        """Look at all objects that are not at an end.
+        """Verify all objects that are not at an end.
 
         Raises:
-          ExceptionGroup: a PeerError of a shard that waiting does not change.
+          ExceptionGroup: a PeerError of a shard that is not transient.
         """
         send, receive = trio.open_memory_channel[tuple[Unchecked, Records]](QUEUE)
         async with trio.open_nursery() as nursery:
@@ -54,52 +54,53 @@ class Checker:
         """Hand out the objects with their records as they are now, a page at a time."""
         row = 0
         while page := await self.store.read(checks.read_unchecked, row):
-            records = await self.shards.texts([one for item in page for one in item.records])
-            for item in page:
-                await send.send((item, records))
+            places = [place for unchecked in page for place in unchecked.records]
+            records = await self.shards.texts(places)
+            for unchecked in page:
+                await send.send((unchecked, records))
             row = page[-1].number
 
-    async def _work(self, items: trio.MemoryReceiveChannel[tuple[Unchecked, Records]]) -> None:
-        async with items:
-            async for item, records in items:
-                result = await self._check(item, records)
+    async def _work(self, receive: trio.MemoryReceiveChannel[tuple[Unchecked, Records]]) -> None:
+        async with receive:
+            async for unchecked, records in receive:
+                result = await self._check(unchecked, records)
                 await self.store.write(checks.record_checks, [result])
                 self._count(result)
 
-    async def _check(self, item: Unchecked, records: Records) -> CheckResult:
-        """Return what came of looking at an object.
+    async def _check(self, unchecked: Unchecked, records: Records) -> CheckResult:
+        """Verify an object, and return the result.
 
-        A fault counts only if the records still ask for the same copies after it was found: its
-        owner may have removed or replaced the object meanwhile.
+        A fault counts only if the records still name the same copies after it was found, because
+        the object's owner may have removed or replaced the object meanwhile.
         """
-        verdict, faults = self._judge(item, records), list[Fault]()
+        verdict, faults = self._judge(unchecked, records), list[Fault]()
         for _ in range(TURNS):
             if not isinstance(verdict, ToVerify):
                 break
-            faults = await self._faults(item.id, verdict.copies)
+            faults = await self._faults(unchecked.id, verdict.copies)
             if not faults:
-                return CheckResult(item.number, ObjectEvent.CONFIRMED)
-            now = self._judge(item, await self.shards.texts(item.records))
+                return CheckResult(unchecked.number, ObjectEvent.CONFIRMED)
+            now = self._judge(unchecked, await self.shards.texts(unchecked.records))
             if now == verdict:
                 break
             verdict = now
         match verdict:
             case Skip():
-                return CheckResult(item.number, ObjectEvent.REFUSED, reason=verdict.reason)
+                return CheckResult(unchecked.number, ObjectEvent.REFUSED, reason=verdict.reason)
             case Unusable():
                 event, why = ObjectEvent.UNUSABLE, verdict.reason
-                return CheckResult(item.number, event, reason=why, detail=verdict.detail)
+                return CheckResult(unchecked.number, event, reason=why, detail=verdict.detail)
         detail = "; ".join(map(str, faults))
         return CheckResult(
-            item.number,
+            unchecked.number,
             ObjectEvent.FAULTY,
             reason=Reason(gravest(faults), is_own=True),
             detail=detail,
         )
 
-    def _judge(self, item: Unchecked, records: Records) -> ToVerify | Skip | Unusable:
-        rows = [records.get(place) for place in item.records]
-        return judge_records(item.id, [None if row is None else row.value for row in rows])
+    def _judge(self, unchecked: Unchecked, records: Records) -> ToVerify | Skip | Unusable:
+        rows = [records.get(place) for place in unchecked.records]
+        return judge_records(unchecked.id, [None if row is None else row.value for row in rows])
 
     async def _faults(self, object_id: str, copies: Sequence[Copy]) -> list[Fault]:
         whole = is_sampled(object_id, self.sample)

@@ -1,7 +1,8 @@
-"""This module stores the objects that a verify job looks at, each once, behind stored positions.
+"""This module stores the objects that a verify job is to verify, each of them once.
 
-They are what an earlier job has moved, what the shards name a storage node for, or what an earlier
-verify job did not find to be right.
+They are the objects that an earlier job has moved, those with a copy on one storage node, or those
+that an earlier verify job did not confirm.  Each page or window is stored together with the
+position that was reached, so that a job that was stopped goes on from there.
 """
 
 from collections import defaultdict
@@ -30,26 +31,26 @@ from rebalancer.waits import Waits
 
 T = TypeVar("T")
 
-#: Lines of a report that have a record each.
+#: The kinds of lines of a report that name a record each.
 KINDS = ("object", "link")
-#: Takes a line of an earlier job's report: whether its record is to be verified.
+#: Tells whether the record that a line of an earlier job's report names is to be verified.
 Choice = Callable[[Mapping[str, Any]], bool]
-#: The position that is stored when all has been collected.
+#: The position that is stored when all objects have been collected.
 ALL = ScanPosition(NO_SHARD, "collected", 1, 1)
 
 
 def has_moved(line: Mapping[str, Any]) -> bool:
-    """Tell whether a line of a report has a record that its job made to name a new copy."""
+    """Tell whether a line of a report is of a record that its job has updated."""
     return bool(line["status"] == ObjectStatus.COMPLETE)
 
 
-def is_not_right(line: Mapping[str, Any]) -> bool:
-    """Tell whether a line of a verify job's report has an object that was not found to be right."""
+def is_unconfirmed(line: Mapping[str, Any]) -> bool:
+    """Tell whether a line of a verify job's report is of an object that it did not confirm."""
     return bool(line["type"] == "link" or line["status"] != ObjectStatus.COMPLETE)
 
 
 def has_collected_all(file: Path) -> bool:
-    """Read whether an earlier verify job has collected everything.  Blocking.
+    """Tell whether an earlier verify job has collected all its objects.  Blocking.
 
     Raises:
       StoreError: its file cannot be read.
@@ -59,7 +60,7 @@ def has_collected_all(file: Path) -> bool:
 
 @attrs.frozen
 class Shards:
-    """The live metadata, which is asked for as long as waiting can help."""
+    """The live shards; each call is retried for as long as its failure is transient."""
 
     moray: Mapping[int, scan.Shard]
     waits: Waits
@@ -68,7 +69,7 @@ class Shards:
         """Return the answer of a shard.
 
         Raises:
-          PeerError: one that waiting does not change.
+          PeerError: a failure that is not transient.
         """
         subject = f"shard {number}"
         return await retry_while_transient(question, waits=self.waits, subject=subject)
@@ -76,10 +77,10 @@ class Shards:
     async def texts(
         self, places: Sequence[tuple[int, str]]
     ) -> dict[tuple[int, str], scan.FoundRow]:
-        """Return the records that are there, by shard and key.
+        """Return those records at `places` that exist, by shard and key.
 
         Raises:
-          PeerError: a shard gave an answer that waiting does not change.
+          PeerError: a shard's failure is not transient.
         """
         keys, found = defaultdict[int, list[str]](list), dict[tuple[int, str], scan.FoundRow]()
         for number, key in places:
@@ -101,24 +102,24 @@ class Collector:
     #: Called with each position that was stored.
     on_position: Callable[[ScanPosition], None]
 
-    async def has_all(self) -> bool:
-        """Tell whether everything was collected, by this run or an earlier one."""
+    async def has_finished(self) -> bool:
+        """Tell whether all objects are collected, by this run of the job or an earlier one."""
         return await self.store.read(scans.read_position, NO_SHARD, ALL.column) is not None
 
     async def finish(self) -> None:
-        """Note that everything was collected."""
+        """Note that all objects are collected."""
         await self.store.write(discovery.store_found, [], ALL)
 
-    # --- what an earlier job knows ---------------------------------------------------------
+    # --- objects of an earlier job ---------------------------------------------------------
 
-    async def take_listed(self, file: Path, is_chosen: Choice, prefix: str) -> None:
-        """Store the records in the file of an earlier job that `is_chosen` is true of.
+    async def store_reported(self, file: Path, is_chosen: Choice, prefix: str) -> None:
+        """Store the records that lines in an earlier job's report name, if `is_chosen` of the line.
 
-        Positions are stored under names that begin with `prefix`.
+        `file` is that job's file.  Positions are stored under names that begin with `prefix`.
 
         Raises:
           StoreError: the file cannot be read.
-          PeerError: a shard gave an answer that waiting does not change.
+          PeerError: a shard's failure is not transient.
         """
         for kind in KINDS:
             column = f"{prefix} {kind}s"
@@ -153,13 +154,13 @@ class Collector:
             return left_out(object_id, shard, key, OVERWRITTEN)
         return record
 
-    # --- what shards name a node for -------------------------------------------------------
+    # --- objects with a copy on one node ---------------------------------------------------
 
-    async def take_named(self, node: str) -> None:
+    async def store_named(self, node: str) -> None:
         """Store the records of all shards that name the storage node `node`.
 
         Raises:
-          ExceptionGroup: a PeerError of a shard that waiting does not change.
+          ExceptionGroup: a PeerError of a shard that is not transient.
         """
         turns = trio.CapacityLimiter(self.readers)
         async with trio.open_nursery() as nursery:

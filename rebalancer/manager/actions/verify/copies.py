@@ -1,4 +1,4 @@
-"""This module decides which copies of an object are read, and what an answer about one proves.
+"""This module decides which copies are read whole, and what the fault of a copy is.
 
 Pure: the module `reader` asks the storage nodes.
 """
@@ -12,12 +12,12 @@ import attrs
 
 from rebalancer.domain.objects import MantaObject
 
-#: Object ids are spread evenly over so many numbers.
+#: The count of numbers over which a digest spreads object ids evenly.
 _SPAN = 1 << 64
 
 
 class FaultKind(enum.StrEnum):
-    """A kind of fault of a copy; the gravest of an object's copies is the object's reason."""
+    """A kind of fault of a copy; the gravest of an object's faults gives the object's reason."""
 
     COPY_MISSING = "copy_missing"
     WRONG_MD5 = "wrong_md5"

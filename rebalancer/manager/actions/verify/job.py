@@ -5,6 +5,7 @@ so a job that was stopped or killed goes on where it was.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rebalancer.manager.actions.verify.collect import (
     Shards,
     has_collected_all,
     has_moved,
-    is_not_right,
+    is_unconfirmed,
 )
 from rebalancer.manager.actions.verify.rate import ByteRate
 from rebalancer.manager.actions.verify.reader import Reader
@@ -38,7 +39,7 @@ from rebalancer.waits import Waits
 
 @attrs.frozen
 class VerifyJob:
-    """A verify job that has its turn; `params` are those that are kept of its request."""
+    """A verify job that has its turn; `params` are its parameters in the list of jobs."""
 
     params: Mapping[str, Any]
     config: ManagerConfig
@@ -54,21 +55,22 @@ class VerifyJob:
         """Bring the job to its end; when `cancelled` is set, what is left is skipped.
 
         Raises:
-          JobFailed: something is not right, or was not looked at; its text says how much of what.
+          JobFailed: objects have faults or could not be verified; its text counts them by reason.
           StoreError: the file of the other job cannot be read.
-          ExceptionGroup: a PeerError of a shard that waiting does not change.
+          ExceptionGroup: a PeerError of a shard that is not transient.
         """
         shards = Shards(self.moray, self.waits)
-        await unless(cancelled, self._collector(shards).run)
+        await unless(cancelled, partial(self._collect, shards))
         await unless(cancelled, self._checker(shards).run)
         if cancelled.is_set():
             while await self.store.write(unplaced.skip_page, CANCELLED):
                 pass
             return
-        if found := what_was_found(await self.store.status()):
-            raise JobFailed(found)
+        if faults := count_faults(await self.store.status()):
+            raise JobFailed(faults)
 
-    def _collector(self, shards: Shards) -> "_Collection":
+    async def _collect(self, shards: Shards) -> None:
+        """Store every object that the job is to verify, unless that was done already."""
         options, params = self.config.options, self.params
         collector = Collector(
             self.store,
@@ -77,7 +79,19 @@ class VerifyJob:
             options.md_read_chunk_size,
             self.metrics.scanned,
         )
-        return _Collection(collector, params, self.file)
+        if await collector.has_finished():
+            return
+        had_finished = False
+        if (earlier := params.get("retry_of")) is not None:
+            await collector.store_reported(self.file(earlier), is_unconfirmed, "retried")
+            had_finished = await run_sync(Work.VIEWS, has_collected_all, self.file(earlier))
+        # Objects that the earlier job had yet to collect are found only where it looked for them.
+        if not had_finished:
+            if params["job"] is not None:
+                await collector.store_reported(self.file(params["job"]), has_moved, "moved")
+            else:
+                await collector.store_named(params["shark"])
+        await collector.finish()
 
     def _checker(self, shards: Shards) -> Checker:
         params = self.params
@@ -88,32 +102,8 @@ class VerifyJob:
         )
 
 
-@attrs.frozen
-class _Collection:
-    collector: Collector
-    params: Mapping[str, Any]
-    file: Callable[[str], Path]
-
-    async def run(self) -> None:
-        """Store every object that the job is to look at, unless that was done already."""
-        collector, params = self.collector, self.params
-        if await collector.has_all():
-            return
-        had_all = False
-        if (earlier := params.get("retry_of")) is not None:
-            await collector.take_listed(self.file(earlier), is_not_right, "retried")
-            had_all = await run_sync(Work.VIEWS, has_collected_all, self.file(earlier))
-        # What an earlier job did not come to collect is only known from where it looked.
-        if not had_all:
-            if params["job"] is not None:
-                await collector.take_listed(self.file(params["job"]), has_moved, "moved")
-            else:
-                await collector.take_named(params["shark"])
-        await collector.finish()
-
-
-def what_was_found(status: Status) -> str:
-    """Say how many objects are not as their records say, by reason; empty if all are."""
+def count_faults(status: Status) -> str:
+    """Say how many objects are not as their records say, by reason; an empty text if all are."""
     found = {
         reason: objects
         for (name, reason), (objects, _) in sorted(status.counts.items())

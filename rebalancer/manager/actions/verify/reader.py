@@ -27,20 +27,20 @@ from rebalancer.peers.http import HttpClient
 from rebalancer.retry import pauses
 from rebalancer.waits import Waits
 
-#: A HEAD is answered within so many seconds; a body may take as long as something comes of it.
+#: Seconds within which a HEAD must be answered; a body may take as long as bytes keep coming.
 HEAD_S = 30.0
-#: So often a copy is asked for whose node answers with an error of its own, or cuts the body.
+#: How often a copy is asked for whose node answers with a 5xx status, or breaks off the body.
 TRIES = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
-#: A node that was waited for in vain is tried again so many seconds after the last try.  Copies on
-#: it are given up meanwhile without a question, because each may take half a minute.
+#: A node that was waited for in vain is asked again so many seconds after it was last asked.  Until
+#: then its copies are given up without asking, because each HEAD may take half a minute.
 PROBE_S = 60.0
 
 
 class _Failed(Exception):
-    """A node gave no answer about a copy that could be believed.
+    """A storage node gave no usable answer about a copy.
 
-    `is_away` tells whether it is the node that is waited for, and not this copy.
+    `is_away` tells whether the node does not answer at all, so that it is waited for.
     """
 
     def __init__(self, detail: str, *, is_away: bool) -> None:
@@ -50,14 +50,14 @@ class _Failed(Exception):
 
 @attrs.define
 class _Node:
-    """A storage node as it answered so far.  Mutable state: whether it fails, and the last try."""
+    """A storage node.  Mutable state: since when it does not answer, and when it was last asked."""
 
     patience: Patience
     tried_at: float = float("-inf")
     last_failure: str = ""
 
     def is_given_up(self, now: float) -> bool:
-        """Tell whether the node was waited for in vain, and is not to be tried again yet."""
+        """Tell whether the node was waited for in vain, and is not to be asked again yet."""
         return self.patience.is_over(now) and now - self.tried_at < PROBE_S
 
 
@@ -65,8 +65,8 @@ class _Node:
 class Reader:
     """A reader compares copies with their records; the copies of one node share its patience.
 
-    `patience_s` is how many seconds a node is waited for.  Mutable state: the nodes by name, the
-    storage nodes that are waited for, and the byte rate.
+    `patience_s` is how many seconds a node is waited for.  Mutable state: the nodes, by name; how
+    many tasks wait for each; and the byte rate.
     """
 
     http: HttpClient
@@ -82,7 +82,7 @@ class Reader:
         node = self._nodes.get(copy.shark)
         if node is None:
             node = self._nodes[copy.shark] = _Node(Patience(self.patience_s))
-        own, tries = Patience(self.patience_s), 0
+        copy_patience, tries = Patience(self.patience_s), 0
         pause = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             if node.is_given_up(trio.current_time()):
@@ -95,8 +95,8 @@ class Reader:
                 if exc.is_away:
                     node.last_failure = str(exc)
                     node.patience.on_failure(now)
-                    own.on_failure(now)
-                    if node.patience.is_over(now) or own.is_over(now):
+                    copy_patience.on_failure(now)
+                    if node.patience.is_over(now) or copy_patience.is_over(now):
                         return unreachable(copy, str(exc))
                 else:
                     node.patience.on_success()
@@ -108,7 +108,7 @@ class Reader:
                 return fault
 
     async def _rest(self, shark: str, pause_s: float, why: str) -> None:
-        """Sleep before a node is asked again, which is shown for as long as anybody waits."""
+        """Sleep before a node is asked again; operators see the wait until the last task's ends."""
         subject = f"storage node {shark}"
         self._waiting[subject] += 1
         self.waits.begin(subject, why)
@@ -120,10 +120,10 @@ class Reader:
                 self.waits.end(subject)
 
     async def _ask(self, copy: Copy, is_sampled: bool) -> Fault | None:
-        """Ask once.
+        """Ask the node for a copy once, and return the fault of the copy.
 
         Raises:
-          _Failed: no answer came that could be believed.
+          _Failed: the node gave no usable answer.
         """
         try:
             reply = await self.http.request(
@@ -136,10 +136,10 @@ class Reader:
         return fault if fault is not None or not is_sampled else await self._read(copy)
 
     async def _read(self, copy: Copy) -> Fault | None:
-        """Read the bytes of a copy.
+        """Read and hash the bytes of a copy, and return its fault.
 
         Raises:
-          _Failed: they do not come whole.
+          _Failed: the bytes do not come whole.
         """
         digest, size = hashlib.md5(usedforsecurity=False), 0
         try:
@@ -158,11 +158,15 @@ class Reader:
 
 
 def _why(exc: PeerUnreachable, copy: Copy) -> str:
-    """Return why a node did not answer, without the path: it may be told of other copies there."""
+    """Return why a node did not answer, without the path: other copies there get the same text."""
     return str(exc).rpartition(f"{copy.path}: ")[2]
 
 
 def _check_status(status: int) -> None:
-    """Raise `_Failed` for a status by which a node says that it cannot answer now."""
+    """Check that a status is an answer about the copy.
+
+    Raises:
+      _Failed: the node says that it cannot answer now.
+    """
     if status >= 500:
         raise _Failed(f"status {status}", is_away=False)

@@ -1,4 +1,4 @@
-"""This module decides what the records of an object ask to be verified.  Pure."""
+"""This module decides which copies of an object are verified, from its records.  Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ from rebalancer.manager.store.records import FoundRecord
 
 @attrs.frozen
 class Skip:
-    """An object that is not verified, because its records changed meanwhile, which is no fault."""
+    """An object is skipped, because its records changed meanwhile, which is no fault."""
 
     reason: Reason
 
 
 @attrs.frozen
 class Unusable:
-    """An object with a record of which no object can be made."""
+    """An object has a record that cannot be read as one of an object."""
 
     reason: Reason
     detail: str
@@ -36,7 +36,7 @@ class Unusable:
 
 @attrs.frozen
 class ToVerify:
-    """The copies that all records of an object name together, each once."""
+    """An object is verified by these copies: all that its records name, each once."""
 
     copies: tuple[Copy, ...]
 
@@ -90,10 +90,9 @@ def left_out(object_id: str, shard: int, key: str, reason: Reason) -> FoundRecor
 
 
 def judge_records(object_id: str, texts: Sequence[str | None]) -> ToVerify | Skip | Unusable:
-    """Return what the records of an object, as they are now, ask for.
+    """Return how to verify an object, from its records as they are now.
 
-    None in `texts` is a record that is gone.  One that became another object's says nothing about
-    this object.
+    A text is None if that record is gone.  A record that another object has now is left out.
     """
     there = [text for text in texts if text is not None]
     own = [text for text in there if _object_id(text) in (object_id, None)]

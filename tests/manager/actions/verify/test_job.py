@@ -98,7 +98,7 @@ async def test_a_part_of_the_objects_is_read_whole(tmp_path: Path) -> None:
 async def test_what_users_change_meanwhile_is_no_fault(tmp_path: Path) -> None:
     """Records that are gone, or other objects' by now, are skipped; a moved one is followed."""
     async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
-        await job._collector(Shards(job.moray, job.waits)).run()
+        await job._collect(Shards(job.moray, job.waits))
         for number in (1, 3, 5):
             region.copy(number, NODE).unlink()
         region.world.shards[region.shard_of(1)].delete("manta", "/account/stor/1")
@@ -184,7 +184,7 @@ async def test_a_cancelled_job_skips_what_is_left(tmp_path: Path) -> None:
     """It ends at once; nothing counts as looked at that was not."""
     cancelled = trio.Event()
     async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
-        await job._collector(Shards(job.moray, job.waits)).run()
+        await job._collect(Shards(job.moray, job.waits))
         cancelled.set()
         await job.run(cancelled)
         assert await counts(store) == {("skipped", "cancelled"): OBJECTS // 2}
