@@ -1,8 +1,8 @@
-"""This module works on assignments: in the order they came, so many at a time.
+"""This module has assignments pulled: in the order in which they came, some at a time.
 
-fetchers -> reports -> one writer of rows: a fetcher reports an object when its file, the file's
-name and its folder are on stable storage; then its task's row may say so, and not before.  While
-disks bring the end of one assignment to rest, the next is being pulled.
+Fetchers send reports, and one writer records them.  A fetcher reports an object when its file,
+the file's name and the folder are on stable storage, and only then may the row of its task say so.
+While the last objects of one assignment are being committed, the next one is pulled already.
 """
 
 import math
@@ -30,11 +30,11 @@ from rebalancer.log import get_logger
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
 
-#: Assignments that are pulled but not on disk yet, before the next one has to wait.
+#: So many assignments may be pulled but not committed; with more, the next one waits.
 BEHIND = 16
 #: Seconds over which the rate of /status is measured.
 FLOW_S = 10.0
-#: Seconds between two looks at the space on the disk, and for which one of them is waited for.
+#: Seconds between two looks at the free space of the disk; and to wait for its answer.
 WATCH_DISK_S, DISK_ANSWER_S = 5.0, 2.0
 
 log = get_logger()
@@ -44,8 +44,8 @@ log = get_logger()
 class Worker:
     """The worker has the assignments of an agent pulled.
 
-    Mutable state: the intake of assignments; the writer, with the runs; the failures of late;
-    what is waited for; bytes received, in all and lately.
+    Mutable state: the intake of assignments; the writer, with the runs; the latest failures; what
+    the agent waits for; the bytes received, in all and lately.
     """
 
     server: AgentServer
@@ -62,22 +62,22 @@ class Worker:
     _flow: deque[tuple[float, int]] = attrs.field(factory=deque)
 
     def __attrs_post_init__(self) -> None:
-        """Begin without assignments, and hear what fetchers report."""
+        """Begin without assignments, and have fetchers call `heard` with their reports."""
         self.intake = Intake(self.store, self.metrics, self.failures, self.waits)
         self.writer = ProgressWriter(self.store, self.metrics, self.failures)
         for fetcher in self.fetchers:
             fetcher.waits, fetcher.on_report = self.waits, self.heard
 
     def progress(self, name: str) -> tuple[Dialect, AssignmentStats] | None:
-        """Return how an assignment stands, going by its rows, and its dialect.
+        """Return the dialect of an assignment, and its counts as they are recorded.
 
-        From memory, because managers ask often; None if it is not being worked on, has not just
-        been posted, and has not just ended.
+        They come from memory, because managers poll often.  None means that memory does not have
+        the assignment: it is not being pulled, nor was it just posted, nor has it just ended.
         """
         return self.intake.progress(name) or self.writer.progress(name)
 
     def resume(self) -> None:
-        """Queue what an earlier run left, before anything new comes.  Blocking.
+        """Queue the assignments that an earlier run left, before any new one.  Blocking.
 
         Raises:
           OSError: a folder cannot be used.
@@ -97,36 +97,36 @@ class Worker:
                 nursery.start_soon(self._work, nursery)
 
     async def free_bytes(self) -> int | None:
-        """Return the bytes that may still be used; None if the disk does not say so in time."""
+        """Return the free bytes of the disk; None if it does not answer in time."""
         with trio.move_on_after(DISK_ANSWER_S), suppress(OSError):
             free = self.files.free_bytes
             return await run_sync(Work.OBJECTS, free, abandon_on_cancel=True)
         return None
 
     async def _watch_disk(self) -> None:
-        """Keep the gauge of free bytes: asking the disk when it is scraped could take for ever."""
+        """Update the gauge of free bytes; a scrape that asked the disk itself could hang."""
         while True:
             free = await self.free_bytes()
             self.metrics.disk_free.set(math.nan if free is None else free)  # not 0: nobody knows
             await trio.sleep(WATCH_DISK_S)
 
     async def _work(self, nursery: trio.Nursery) -> None:
-        """Have one assignment after the other pulled."""
+        """Have one assignment after the other pulled, for ever."""
         runs = self.writer.runs
         while True:
             if (assignment := await self.intake.take()) is None:
                 continue
             run = runs[assignment.id] = Run.of(assignment)
-            # One fetcher each while there are enough assignments for all: fewer messages.
-            alone = max(1, len(self.fetchers) // len(self.intake.backlog.running))
-            run.divide(min(alone, self.limits.width()))
+            # With an assignment for each fetcher, none is divided, which saves messages.
+            parts = max(1, len(self.fetchers) // len(self.intake.backlog.running))
+            run.divide(min(parts, self.limits.width()))
             nursery.start_soon(self._finish, run)
             await run.pulled()
             while len(runs) >= self.server.workers + BEHIND:
                 await next(iter(runs.values())).done.wait()
 
     async def _finish(self, run: Run) -> None:
-        """Have the parts of an assignment pulled, and wait until its file says that all is done."""
+        """Have the parts of an assignment pulled, and wait until its file is in `completed`."""
         name, begun = run.assignment.id, trio.current_time()
         idlest = sorted(self.fetchers, key=lambda fetcher: fetcher.tasks)
         self.writer.wake()
@@ -142,7 +142,7 @@ class Worker:
         log.info("assignment", id=name, state="complete", tasks=len(run.assignment.rows), s=seconds)
 
     def heard(self, report: Report) -> None:
-        """Note and count what a fetcher reports."""
+        """Note and count the objects that a fetcher reports as pulled or failed."""
         size, is_due, runs = 0, False, self.writer.runs
         for event in report.finished:
             is_due |= runs[event.assignment].finish(event)
@@ -159,7 +159,7 @@ class Worker:
             self.writer.wake()
 
     def bytes_per_s(self) -> int:
-        """Return how many bytes a second came in lately, of whole objects."""
+        """Return how many bytes a second were received lately, counting whole objects only."""
         self._forget_flow()
         return round(sum(size for _, size in self._flow) / FLOW_S)
 

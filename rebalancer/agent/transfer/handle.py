@@ -1,4 +1,4 @@
-"""This module keeps a fetcher process alive, sends it lots, and hears its reports."""
+"""This module keeps a fetcher process alive, sends it lots, and receives its reports."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ from rebalancer.log import get_logger
 from rebalancer.retry import pauses
 from rebalancer.waits import Waits
 
-#: Seconds between a death and the next start, and the longest if none comes up.
+#: Seconds from the death of a fetcher to its next start; the longest, if it does not come up.
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-#: A fetcher is up within so many seconds, or is started anew.
+#: Seconds within which a fetcher must be up; otherwise it is started anew.
 READY_S = 60.0
 
 NO_LIMIT = Limit(False, AT_ONCE_BYTES)
@@ -41,10 +41,11 @@ Opener = Callable[[], AbstractAsyncContextManager[Line]]
 
 @attrs.define(eq=False)
 class FetcherHandle:
-    """This handle is a fetcher as the agent has it, whatever process that lives in at the moment.
+    """A handle is the agent's side of a fetcher, and stays the same when the process is replaced.
 
-    Mutable state: its connection while it lives, and its engine; the parts of which it has lots, by
-    their numbers; the limit in force; bytes that it waits to be granted; the turns of lots.
+    Mutable state: the connection to the process while it is up, and the process's engine; for each
+    lot under way, by its number, the part that it is of; the limit in force; the bytes that the
+    fetcher waits to be granted; the turns of lots.
     """
 
     open: Opener
@@ -62,12 +63,12 @@ class FetcherHandle:
     engine: str | None = None
     turns: Turns = attrs.field(factory=Turns)
     _line: Line | None = None
-    _lives: trio.Event = attrs.field(factory=trio.Event)
+    _up: trio.Event = attrs.field(factory=trio.Event)
     _parts: dict[int, Part] = attrs.field(factory=dict)
     _numbers: "itertools.count[int]" = attrs.field(factory=itertools.count)
 
     @property
-    def _subject(self) -> str:
+    def _process_subject(self) -> str:
         return f"fetcher process {self.number}"
 
     @property
@@ -88,16 +89,19 @@ class FetcherHandle:
         """Keep the process of this fetcher alive for ever."""
         waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
         while True:
-            was_up, detail = await self._live()
+            was_up, detail = await self._run_process()
             if was_up:
                 log.error("fetcher died", lots=len(self._parts))
                 waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
             else:
-                self.waits.begin(self._subject, detail)
+                self.waits.begin(self._process_subject, detail)
             await trio.sleep(next(waits))
 
-    async def _live(self) -> tuple[bool, str]:
-        """Start the process and hear it until it dies; returns whether it was up, or why not."""
+    async def _run_process(self) -> tuple[bool, str]:
+        """Start the process, and receive from it until it dies.
+
+        Returns whether it was up, and a text for people that says why if it was not.
+        """
         detail = "it ended before it was up"
         try:
             async with self.open() as line:
@@ -113,7 +117,7 @@ class FetcherHandle:
         was_up = self._line is not None
         self._line, self.wanted = None, 0
         if was_up:
-            self._lives = trio.Event()
+            self._up = trio.Event()
         for part in self._parts.values():
             part.over.set()
         return was_up, detail
@@ -122,8 +126,8 @@ class FetcherHandle:
         self._line = line
         if self.limit.is_limited:
             await self.send(self.limit)
-        self.waits.end(self._subject)
-        self._lives.set()
+        self.waits.end(self._process_subject)
+        self._up.set()
 
     def _heard(self, message: Message) -> None:
         match message:
@@ -131,7 +135,8 @@ class FetcherHandle:
                 for event in message.finished:
                     self._parts[event.lot].finish(event.object_id)
                 for number in message.pulled:
-                    # It may be over already; and the last tasks of several lots are yet to come.
+                    # The lot may be over already.  If it is not the last of its part, the part is
+                    # not pulled yet.
                     if (part := self._parts.get(number)) is not None and part.is_last:
                         part.pulled.set()
                 self.on_report(message)
@@ -144,7 +149,7 @@ class FetcherHandle:
                 self.on_want()
 
     async def send(self, message: Message) -> None:
-        """Send a message to the process, if it lives; a new one is sent everything anew."""
+        """Send a message to the process, if it is up; a new process is sent all it needs anyway."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if self._line is not None:
                 await self._line.send(message)
@@ -155,7 +160,7 @@ class FetcherHandle:
         await self.send(Grant(size))
 
     async def change_limit(self, limit: Limit) -> None:
-        """Put another limit in force; the bytes wanted under the last one are void."""
+        """Put another limit in force; a want under the old limit is void."""
         self.limit, self.wanted = limit, 0
         await self.send(limit)
 
@@ -164,11 +169,11 @@ class FetcherHandle:
         for number, part in list(self._parts.items()):
             await self.send(Width(number, part.widen(width)))
 
-    async def attempt(
+    async def pull_once(
         self, part: Part, rows: Sequence[Row], width: int
     ) -> tuple[Sequence[Row], bool]:
-        """Have `rows` pulled once; returns those that are left, and whether the fetcher died."""
-        await self._lives.wait()
+        """Have `rows` pulled; return the rows that are left, and whether the fetcher died."""
+        await self._up.wait()
         lot = part.lot(next(self._numbers), rows, width)
         self._parts[lot.number] = part
         try:
@@ -177,7 +182,7 @@ class FetcherHandle:
             await self._line.send(lot)
             await part.over.wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await trio.sleep(PAUSE_S)  # it did not have them yet
+            await trio.sleep(PAUSE_S)  # the fetcher died before it had the lot
             return rows, False
         finally:
             del self._parts[lot.number]

@@ -1,4 +1,4 @@
-"""This module opens an agent's fetchers, each in a process of its own or all within the agent."""
+"""This module opens an agent's fetchers: each in its own process, or one in the agent's process."""
 
 import socket
 import sys
@@ -27,16 +27,17 @@ def make_fetchers(
     processes: int,
     files: ObjectFiles,
 ) -> list[FetcherHandle]:
-    """Make so many fetchers, each in a process of its own; 0: one within this process."""
+    """Make fetchers in so many processes; with 0 processes, one fetcher within this process."""
     if not processes:
-        return [FetcherHandle(partial(_within, setup))]
+        return [FetcherHandle(partial(_in_this_process, setup))]
     promises = new_file()
     setups = [attrs.evolve(setup, promises=promises, slot=slot) for slot in range(processes)]
-    return [FetcherHandle(partial(_process, one, files), number=one.slot) for one in setups]
+    return [FetcherHandle(partial(_in_own_process, one, files), number=one.slot) for one in setups]
 
 
 @asynccontextmanager
-async def _process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Line]:
+async def _in_own_process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Line]:
+    """Run a fetcher in a process of its own while its line is in use."""
     setup = attrs.evolve(setup, run=new_run())
     assert setup.promises is not None
     ours, theirs = socket.socketpair()
@@ -65,14 +66,15 @@ async def _process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Line]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            # It could not do so itself if it was killed, and a large one takes much space.
+            # A fetcher that was killed leaves its temporary files, which may be large.
             with suppress(OSError):
                 await run_sync(Work.OBJECTS, files.clear, setup.run)
-            Promised.shared(setup.promises, setup.slot)  # it needs nothing any more
+            Promised.shared(setup.promises, setup.slot)  # an ended fetcher needs no room
 
 
 @asynccontextmanager
-async def _within(setup: Setup) -> AsyncIterator[Line]:
+async def _in_this_process(setup: Setup) -> AsyncIterator[Line]:
+    """Run a fetcher in tasks of this process while its line is in use."""
     ours, theirs = socket.socketpair()
     try:
         async with trio.open_nursery() as nursery:

@@ -1,6 +1,7 @@
 """This module is a fetcher process, which pulls the objects of lots and puts them into place.
 
-It ends when the agent closes its connection, be it by dying; signals are for the agent alone.
+It ends when its connection to the agent closes, as it also does when the agent dies.  It ignores
+signals, which a terminal sends to all its processes: the agent decides when to stop.
 """
 
 import gc
@@ -36,51 +37,51 @@ from rebalancer.log import configure
 
 @attrs.define(eq=False)
 class _Needs:
-    """The needs of a fetcher, which its agent meets: leave to receive, files, memory.
+    """This object tells the agent what its fetcher needs: leave to receive bytes, and free files.
 
-    Mutable state: the allowance; what lacks, by what it is needed for; whether something lacked
-    at the last look; an event for each.
+    Mutable state: the allowance of bytes; for each purpose, the text of what is lacking; whether
+    anything was lacking after the last change; an event each for wants and for lacks.
     """
 
     line: Line
     allowance: Allowance = attrs.field(init=False)
     _wanted: trio.Event = attrs.field(factory=trio.Event)
-    _lacks: dict[str, str] = attrs.field(factory=dict)
+    _lacking: dict[str, str] = attrs.field(factory=dict)
     _has_lacked: bool = False
-    _changed: trio.Event = attrs.field(factory=trio.Event)
+    _lack_changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        self.allowance = Allowance(self._want)
+        self.allowance = Allowance(self._note_want)
 
     def lack(self, purpose: str, detail: str) -> None:
-        """Note what lacks for a purpose, or by an empty text that nothing does.
+        """Note what is lacking for a purpose; an empty `detail` means that nothing is.
 
-        Only a change is sent.
+        The agent is sent only the changes between something and nothing.
         """
         if detail:
-            self._lacks[purpose] = detail
+            self._lacking[purpose] = detail
         else:
-            self._lacks.pop(purpose, None)
-        if bool(self._lacks) != self._has_lacked:
-            self._has_lacked = bool(self._lacks)
-            self._changed.set()
+            self._lacking.pop(purpose, None)
+        if bool(self._lacking) != self._has_lacked:
+            self._has_lacked = bool(self._lacking)
+            self._lack_changed.set()
 
     async def run(self) -> None:
-        """Send the needs for ever."""
+        """Send the needs to the agent, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_lack)
-            nursery.start_soon(self._ask)
+            nursery.start_soon(self._send_wants)
 
-    def _want(self) -> None:
+    def _note_want(self) -> None:
         self._wanted.set()
 
     async def _send_lack(self) -> None:
         while True:
-            await self._changed.wait()
-            self._changed = trio.Event()
-            await self.line.send(Lack(next(iter(self._lacks.values()), "")))
+            await self._lack_changed.wait()
+            self._lack_changed = trio.Event()
+            await self.line.send(Lack(next(iter(self._lacking.values()), "")))
 
-    async def _ask(self) -> None:
+    async def _send_wants(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
@@ -89,9 +90,9 @@ class _Needs:
 
 @attrs.define(eq=False)
 class _Lots:
-    """This object has the lots that its fetcher works on.
+    """This object has the lots that the fetcher works on.
 
-    Mutable state: the lanes of each lot, by its number, until nothing of it is left to pull.
+    Mutable state: the lanes of each lot, by the lot's number, until all its objects are pulled.
     """
 
     puller: Puller
@@ -101,7 +102,7 @@ class _Lots:
     _lanes: dict[int, Lanes] = attrs.field(factory=dict)
 
     def heard(self, message: Message) -> None:
-        """Do what the agent says."""
+        """Act on a message from the agent."""
         match message:
             case Lot(number=number, width=width):
                 self._lanes[number] = Lanes(message, self.puller, self.committer, width)
@@ -121,7 +122,7 @@ class _Lots:
 async def serve(
     line: Line, setup: Setup, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Pull lots until the other side is gone."""
+    """Pull the lots that come over `line`, until the agent closes it."""
 
     def count_cleanup_failure() -> None:
         committer.cleanup_failures += 1
@@ -151,10 +152,11 @@ def main() -> None:
     """Run the process; its argument is the descriptor of the connection to the agent."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # What there is now stays, and most of what is made for an object is gone without a search.
+    # Objects that exist now stay; most that come later are freed by reference counts alone, so the
+    # collector of cycles need not run often.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    # By default a thread may keep the loop waiting for 5 ms each time that it wants to go on.
+    # By default, each time that the event loop wants to run, a thread may delay it by 5 ms.
     sys.setswitchinterval(0.0002)
     connection = socket.socket(fileno=int(sys.argv[1]))
     trio.run(_run, connection)

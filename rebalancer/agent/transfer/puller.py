@@ -1,4 +1,4 @@
-"""This module pulls objects from other storage nodes: a large one to disk, verified as it flows."""
+"""This module pulls objects from other storage nodes: large ones to disk, small ones to memory."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -28,9 +28,9 @@ from rebalancer.peers.names import is_host, locate
 from rebalancer.retry import pauses
 from rebalancer.threads import Work, run_sync
 
-#: Objects of one source that are pulled one after the other, before others have a turn.
+#: Objects of one source that a lane takes at once, to pull them one after the other.
 AT_A_TIME = 8
-#: So many sources are remembered with their addresses.
+#: Sources whose addresses are remembered.
 SOURCES = 4096
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
@@ -39,7 +39,7 @@ log = get_logger()
 
 #: Takes a transfer whose object was pulled, or failed.
 Take = Callable[[Transfer], None]
-#: Takes transfers that another lane had better pull.
+#: Takes transfers back, for any lane to pull.
 GiveBack = Callable[[Iterable[Transfer]], None]
 
 
@@ -47,15 +47,15 @@ GiveBack = Callable[[Iterable[Transfer]], None]
 class Puller:
     """A puller pulls objects from their sources through the engine.
 
-    Mutable state: the engine's transfers; leave to have so many connections at a time; sources
-    and their addresses, by name.
+    Mutable state: the engine, with its transfers; `turns`, which bounds the connections that are in
+    use at a time; the sources with their addresses, by name.
     """
 
     files: ObjectFiles
     source: AgentSource
     hosts: Mapping[str, str]
     allowance: Allowance = attrs.field(factory=Allowance)
-    #: Called with what is lacking, and with an empty text when nothing is any more.
+    #: Called with the text of what is lacking, and with an empty text when nothing is lacking.
     on_lack: Callable[[str], None] = lambda _detail: None
     turns: trio.CapacityLimiter = attrs.field(init=False)
     engine: Engine = attrs.field(init=False)
@@ -68,15 +68,15 @@ class Puller:
         self.engine = open_engine(self.source, self.allowance, most)
 
     async def run(self) -> None:
-        """Drive the transfers for ever."""
+        """Drive the transfers of the engine, for ever."""
         await self.engine.run()
 
     async def pull(self, transfers: deque[Transfer], take: Take, give_back: GiveBack) -> None:
         """Pull the objects of `transfers`, which have one source, one after the other.
 
-        A small object comes into memory, a large one verified under a temporary name.  When a
-        large one comes, the transfers behind it are given back.  Nothing is left behind by one
-        that fails or is cancelled.
+        A small object is pulled into memory, and verified when it is committed; a large one is
+        verified as it is written, under a temporary name.  The transfers behind a large one are given back, so that
+        they need not wait for it.  A transfer that fails or is cancelled leaves no file.
         """
         since, failing = trio.current_time(), None
         while transfers:
@@ -113,7 +113,7 @@ class Puller:
         """Return the source that a transfer names.
 
         Raises:
-          FetchFailure: nobody can, or nobody may, ask it.
+          FetchFailure: the name is no usable one, or not allowed.
         """
         if (known := self._sources.get(name)) is not None:
             return known
@@ -125,7 +125,7 @@ class Puller:
             made = Source(name, locate(name, self.hosts, self.source.port))
         except ValueError as exc:
             raise unreachable(str(exc), may_pass=False) from exc
-        # What is no plain name could mean another host to whoever reads it in a request.
+        # A name with other characters could be read as another host in the request.
         if not (is_host(made.at.host) and is_host(host.strip("[]") or name)):
             raise unreachable(f"{name}: expected the name of a host", may_pass=False)
         self._sources[name] = made
@@ -154,24 +154,24 @@ class Puller:
                 return
             if not answer.is_whole:
                 give_back([transfers.pop() for _ in range(len(transfers) - 1)][::-1])
-            await self._large(transfer, answer, chunks)
+            await self._pull_large(transfer, answer, chunks)
         except LocalFailure as exc:
             raise FetchFailure(exc.reason, str(exc), is_short=exc.may_pass) from exc
         finally:
             answer.close()
 
-    async def _large(self, transfer: Transfer, answer: Answer, chunks: list[bytes]) -> None:
+    async def _pull_large(self, transfer: Transfer, answer: Answer, chunks: list[bytes]) -> None:
         """Take the rest of a body, of which `chunks` came, to the disk.
 
         Raises:
-          LocalFailure: it is not what it should be, or the disk failed.
-          FetchFailure: it does not come.
+          LocalFailure: the object has another MD5 or size, or the disk failed.
+          FetchFailure: the rest of the body does not come.
         """
         download: Download | None = None
         try:
             while True:
                 is_last = answer.is_whole
-                step = partial(self._store, download, transfer, answer.length, chunks, is_last)
+                step = partial(self._write, download, transfer, answer.length, chunks, is_last)
                 begun, staged = await run_sync(Work.OBJECTS, step)
                 if staged is not None:
                     transfer.pulled, transfer.size = staged, begun.size
@@ -183,7 +183,7 @@ class Puller:
                 download.discard()
             raise
 
-    def _store(
+    def _write(
         self,
         download: Download | None,
         transfer: Transfer,
@@ -202,7 +202,7 @@ class Puller:
 
 
 def _finish(transfers: deque[Transfer], take: Take, since: float) -> float:
-    """Hand on the first of `transfers`, begun at `since`; returns when that was."""
+    """Hand the first of `transfers`, begun at `since`, to `take`; return the time of that."""
     transfer, now = transfers.popleft(), trio.current_time()
     transfer.seconds = now - since
     take(transfer)

@@ -79,7 +79,7 @@ class Attempts(Protocol):
     turns: Turns
     on_report: Callable[[Report], None]
 
-    async def attempt(
+    async def pull_once(
         self, part: Part, rows: Sequence[Row], width: int
     ) -> tuple[Sequence[Row], bool]:
         """Have `rows` pulled once; returns those that are left, and whether the fetcher died."""
@@ -104,7 +104,7 @@ async def _pull_lot(
     deaths, part.is_last = 0, is_last
     while rows and deaths < SUSPICION:
         async with fetcher.turns.turn(alone=False):
-            rows, has_died = await fetcher.attempt(part, rows, width())
+            rows, has_died = await fetcher.pull_once(part, rows, width())
         deaths += has_died
     if rows:
         log.warning("tasks are tried alone", tasks=len(rows), deaths=deaths)
@@ -124,7 +124,7 @@ async def _pull_suspects(
     while rows and deaths < DEATHS:
         part.is_last = is_last
         async with fetcher.turns.turn(alone=True):
-            left, has_died = await fetcher.attempt(part, rows, width())
+            left, has_died = await fetcher.pull_once(part, rows, width())
         if has_died and len(left) > 1:
             middle = len(left) // 2
             await _pull_suspects(fetcher, part, left[:middle], width, is_last=False)
