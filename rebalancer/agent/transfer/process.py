@@ -37,7 +37,7 @@ from rebalancer.log import configure
 
 @attrs.define(eq=False)
 class _Needs:
-    """This object tells the agent what its fetcher needs: leave to receive bytes, and free files.
+    """This object sends the agent what its fetcher needs: leave to receive, files, memory.
 
     Mutable state: the allowance of bytes; for each purpose, the text of what is lacking; whether
     anything was lacking after the last change; an event each for wants and for lacks.

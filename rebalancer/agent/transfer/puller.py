@@ -75,8 +75,9 @@ class Puller:
         """Pull the objects of `transfers`, which have one source, one after the other.
 
         A small object is pulled into memory, and verified when it is committed; a large one is
-        verified as it is written, under a temporary name.  The transfers behind a large one are given back, so that
-        they need not wait for it.  A transfer that fails or is cancelled leaves no file.
+        verified as it is written, under a temporary name.  The transfers behind a large one are
+        given back, so that they need not wait for it.  A transfer that fails or is cancelled leaves
+        no file.
         """
         since, failing = trio.current_time(), None
         while transfers:
