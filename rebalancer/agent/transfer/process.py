@@ -102,7 +102,7 @@ class _Lots:
     _lanes: dict[int, Lanes] = attrs.field(factory=dict)
 
     def heard(self, message: Message) -> None:
-        """Act on a message from the agent."""
+        """Carry out a message from the agent."""
         match message:
             case Lot(number=number, width=width):
                 self._lanes[number] = Lanes(message, self.puller, self.committer, width)
