@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from rebalancer.domain.reasons import Reason
+from rebalancer.domain.reasons import BAD_SHARD_NUMBER, Reason
 from rebalancer.domain.states import ObjectEvent
 from rebalancer.manager.actions.verify.collect import Shards
 from rebalancer.manager.actions.verify.copies import Copy, Fault, gravest, is_sampled
@@ -99,6 +99,9 @@ class Checker:
         )
 
     def _judge(self, unchecked: Unchecked, records: Records) -> ToVerify | Skip | Unusable:
+        for shard, _ in unchecked.records:
+            if shard not in self.shards.moray:
+                return Unusable(BAD_SHARD_NUMBER, f"shard {shard} is not configured")
         rows = [records.get(place) for place in unchecked.records]
         return judge_records(unchecked.id, [None if row is None else row.value for row in rows])
 

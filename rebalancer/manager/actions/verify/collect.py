@@ -15,11 +15,11 @@ import attrs
 import trio
 
 from rebalancer.domain.completeness import NO_SHARD
-from rebalancer.domain.reasons import BAD_SHARD_NUMBER, DELETED, OVERWRITTEN
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.actions.verify.records import (
     found_record,
     left_out,
+    unknown_id,
 )
 from rebalancer.manager.store import discovery, scans, views
 from rebalancer.manager.store.job_store import JobStore
@@ -142,17 +142,18 @@ class Collector:
     def _read_line(
         self, line: Mapping[str, Any], found: Mapping[tuple[int, str], scan.FoundRow]
     ) -> FoundRecord:
+        """Return the record that a line of a report names, under the line's object.
+
+        Whether one that is gone, or became another object's, ends its object is judged when all
+        records of the object are known: a link may have outlived it.
+        """
         object_id, shard, key = line["id"], line["shard"], line["key"]
-        if shard not in self.shards.moray:
-            detail = f"shard {shard} is not configured"
-            why = BAD_SHARD_NUMBER
-            return FoundRecord(object_id, key, shard, "", "", reason=why, detail=detail)
         if (row := found.get((shard, key))) is None:
-            return left_out(object_id, shard, key, DELETED)
+            return left_out(object_id, shard, key)
         record = found_record(shard, key, row.etag, row.value)
-        if record is None or (record.obj is not None and record.id != object_id):
-            return left_out(object_id, shard, key, OVERWRITTEN)
-        return record
+        if record is None or record.id not in (object_id, unknown_id(shard, key)):
+            return left_out(object_id, shard, key)
+        return attrs.evolve(record, id=object_id)
 
     # --- objects with a copy on one node ---------------------------------------------------
 

@@ -52,7 +52,10 @@ def read_record(text: str) -> tuple[MantaObject, frozenset[str]]:
     names = [shark.manta_storage_id for shark in sharks]
     if len(set(names)) < len(names):
         raise UnusableRecord(reasons.DUPLICATE_SHARK, "a storage node is named twice")
-    return read_object(record, sharks), frozenset(names)
+    obj = read_object(record, sharks)
+    if obj.size and not sharks:
+        raise UnusableRecord(reasons.MISSING_SHARKS, "no storage node is named")
+    return obj, frozenset(names)
 
 
 def _parsed(text: str) -> Mapping[str, Any]:
@@ -77,16 +80,21 @@ def found_record(
     try:
         obj, names = read_record(text)
     except UnusableRecord as exc:
-        known = _object_id(text) or f"{shard}:{key}"
+        known = _object_id(text) or unknown_id(shard, key)
         return FoundRecord(known, key, shard, etag, text, reason=exc.reason, detail=str(exc))
     if node is not None and node not in names:
         return None
     return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj)
 
 
-def left_out(object_id: str, shard: int, key: str, reason: Reason) -> FoundRecord:
-    """Return a record that an earlier job knew and that is not verified, as the store keeps it."""
-    return FoundRecord(object_id, key, shard, "", "", reason=reason)
+def left_out(object_id: str, shard: int, key: str) -> FoundRecord:
+    """Return a record that an earlier job knew and that was not found, as the store keeps it."""
+    return FoundRecord(object_id, key, shard, "", "")
+
+
+def unknown_id(shard: int, key: str) -> str:
+    """Return what stands for the id of an object whose record does not tell it."""
+    return f"{shard}:{key}"
 
 
 def judge_records(object_id: str, texts: Sequence[str | None]) -> ToVerify | Skip | Unusable:

@@ -1,5 +1,6 @@
 """A verify job finds what is not as records say, on real web servers, and nothing else."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,34 @@ async def test_records_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
         assert found["error", "bad_manta_object"] == 1
 
 
+async def test_an_object_that_has_lost_all_its_copies_is_listed(tmp_path: Path) -> None:
+    """A record that names no storage node is right only if there is nothing to store."""
+    async with open_region(tmp_path, records()) as region:
+        async with region.job(shark=NODE) as (job, _):
+            await job._collector(Shards(job.moray, job.waits)).run()
+        region.put(good_record(1, sharks=[]), region.shard_of(1))
+        assert await verified(region, shark=NODE) == {
+            ("complete", ""): OBJECTS // 2 - 1,
+            ("error", "missing_sharks"): 1,
+        }
+
+
+async def test_a_record_whose_shard_cannot_be_asked_is_not_taken_for_deleted(
+    tmp_path: Path,
+) -> None:
+    """A manager was started with fewer shards than the one that has found the objects."""
+    async with open_region(tmp_path, records()) as region:
+        async with region.job(shark=NODE) as (job, _):
+            await job._collector(Shards(job.moray, job.waits)).run()
+        gone = region.shard_of(1)
+        lost = sum(region.shard_of(number) == gone for number in range(1, OBJECTS, 2))
+        store = region.world.shards.pop(gone)
+        found = await verified(region, shark=NODE)
+        region.world.shards[gone] = store
+        assert found["error", "bad_shard_number"] == lost
+        assert ("skipped", "deleted") not in found
+
+
 async def test_each_record_of_an_object_is_looked_at(tmp_path: Path) -> None:
     """A link may name other nodes than the first record of its object."""
     link = good_record(1, key="/account/stor/link")
@@ -175,6 +204,42 @@ async def test_what_a_job_has_moved_is_verified(tmp_path: Path) -> None:
             ("error", "copy_missing"): 1,
         }
     assert set(listed(region)) == {object_id(3)}
+
+
+async def test_a_link_outlives_the_record_that_its_object_was_moved_by(tmp_path: Path) -> None:
+    """The object is still there by the link's name, so its copies are looked at."""
+    link = good_record(1, key="/account/stor/link")
+    async with open_region(tmp_path, [*records(), link]) as region:
+        name = await moved(region)
+        lines = [line for kind in ("object", "link") for line in report(region, name, kind)]
+        first = next(line for line in lines if line["id"] == object_id(1))
+        region.world.shards[first["shard"]].delete("manta", first["key"])
+        left = next(r for r in region.world.records() if r["objectId"] == object_id(1))
+        region.copy(1, left["sharks"][0]["manta_storage_id"]).unlink()
+        found = await verified(region, job=name)
+        assert found["error", "copy_missing"] == 1
+        assert found["complete", ""] == OBJECTS - 1
+
+
+async def test_an_unusable_record_of_another_object_says_nothing_of_this_one(
+    tmp_path: Path,
+) -> None:
+    """Its key was written over, as with a record that can be used; the report has the object."""
+    async with open_region(tmp_path, records()) as region:
+        name = await moved(region)
+        region.put(good_record(3, objectId=object_id(103), contentMD5="odd"), region.shard_of(3))
+        region.put(good_record(4, objectId="odd"), region.shard_of(4))
+        assert await verified(region, job=name) == {
+            ("complete", ""): OBJECTS - 2,
+            ("skipped", "overwritten"): 1,
+            ("error", "bad_manta_object"): 1,
+        }
+    assert set(listed(region, "skipped")) == {object_id(3)}
+    assert set(listed(region)) == {object_id(4)}
+
+
+def report(region: Region, name: str, kind: str) -> list[Mapping[str, Any]]:
+    return list(views.report_page(region.world.folder / f"{name}.sqlite", kind, 0)[1])
 
 
 # --- stopping and going on ---------------------------------------------------------------
