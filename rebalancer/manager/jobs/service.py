@@ -145,7 +145,12 @@ class Jobs:
         async with self._creating:
             # Another request may have created a job for the node during the look-up.
             await self._refuse_second(wanted.action, params)
-            return await self._add(wanted.action, params, findings)
+            if not action.used_jobs(params):
+                return await self._add(wanted.action, params, findings)
+            async with self._deciding():
+                # A job that is used may have been removed meanwhile, and from now on it cannot be.
+                await self._check(wanted.action, params)
+                return await self._add(wanted.action, params, findings)
 
     async def _check(self, action: str, params: Mapping[str, Any]) -> None:
         """Check the parameters of a job, as far as that can be done before its turn.

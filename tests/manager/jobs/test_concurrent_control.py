@@ -1,7 +1,7 @@
 """What operators decide is carried out, whoever goes meanwhile and whatever they decide at once."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ import pytest
 import trio
 
 from rebalancer.actions.evacuate import EvacuateParams
+from rebalancer.actions.verify import VerifyParams
 from rebalancer.api.requests import Control
+from rebalancer.config import ManagerConfig
 from rebalancer.domain.states import JobEvent, JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable, Unavailable
 from rebalancer.manager.actions.action import Known
 from rebalancer.manager.actions.evacuate.action import EvacuateAction
+from rebalancer.manager.actions.verify.action import VerifyAction
 from rebalancer.manager.http.requests import NewJob
 from rebalancer.manager.jobs import index as index_module
 from rebalancer.manager.jobs import service
@@ -22,6 +25,7 @@ from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
+from rebalancer.manager.store.records import Finding
 from tests.manager.http.test_api import open_rig
 from tests.manager.jobs.test_control import SMALL, control
 
@@ -103,6 +107,27 @@ async def test_a_job_that_is_removed_while_its_retry_is_made_has_none(
         monkeypatch.setattr(EvacuateAction, "check", check)
         with pytest.raises(BadRequest, match=f"Could not find job UUID: {job_id}"):
             await rig.jobs.retry(job_id)
+        assert await rig.jobs.index.all() == []
+
+
+async def test_a_job_that_is_removed_while_its_verification_is_made_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a retry: it could only fail."""
+    real = VerifyAction.look_up
+
+    async def look_up(
+        self: VerifyAction, params: Mapping[str, Any], config: ManagerConfig
+    ) -> Sequence[Finding]:
+        await rig.jobs.delete(params["job"])
+        return await real(self, params, config)
+
+    monkeypatch.setattr(VerifyAction, "look_up", look_up)
+    async with open_rig(tmp_path, objects=3) as rig:
+        job_id = await rig.create(from_shark="9.stor")
+        await rig.reach(job_id, "Failed")
+        with pytest.raises(BadRequest, match=f"Could not find job UUID: {job_id}"):
+            await rig.jobs.create(NewJob("verify", VerifyParams(job=job_id)))
         assert await rig.jobs.index.all() == []
 
 

@@ -143,7 +143,7 @@ async def test_an_object_that_has_lost_all_its_copies_is_listed(tmp_path: Path) 
     """A record that names no storage node is right only if there is nothing to store."""
     async with open_region(tmp_path, records()) as region:
         async with region.job(shark=NODE) as (job, _):
-            await job._collector(Shards(job.moray, job.waits)).run()
+            await job._collect(Shards(job.moray, job.waits))
         region.put(good_record(1, sharks=[]), region.shard_of(1))
         assert await verified(region, shark=NODE) == {
             ("complete", ""): OBJECTS // 2 - 1,
@@ -157,7 +157,7 @@ async def test_a_record_whose_shard_cannot_be_asked_is_not_taken_for_deleted(
     """A manager was started with fewer shards than the one that has found the objects."""
     async with open_region(tmp_path, records()) as region:
         async with region.job(shark=NODE) as (job, _):
-            await job._collector(Shards(job.moray, job.waits)).run()
+            await job._collect(Shards(job.moray, job.waits))
         gone = region.shard_of(1)
         lost = sum(region.shard_of(number) == gone for number in range(1, OBJECTS, 2))
         store = region.world.shards.pop(gone)
