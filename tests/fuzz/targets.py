@@ -294,7 +294,7 @@ def _show_job_file(image: bytes) -> None:
     path.write_bytes(image)
     with suppress(RebalancerError):
         overview = views.read_job(path)
-        json.dumps(render.results(overview.status))
+        json.dumps(attrs.asdict(render.results(overview.status)))
     for kind in views.REPORT:
         with suppress(RebalancerError):
             _, rows = views.report_page(path, kind, 0)

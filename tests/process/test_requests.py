@@ -57,7 +57,7 @@ MANAGER = [
     asked("POST", "/jobs", b'{"action":', 422, "not JSON"),
     asked("POST", "/jobs", b"\xff\xfe", 422, "not JSON"),
     asked("POST", "/jobs", [], 422, "action: expected the name"),
-    asked("POST", "/jobs", job(action="dance"), 422, "expected one of evacuate, got dance"),
+    asked("POST", "/jobs", job(action="dance"), 422, "expected one of evacuate, verify, got dance"),
     asked("POST", "/jobs", job(params=7), 422, "params"),
     asked("POST", "/jobs", job(params={}), 422, "from_shark is missing"),
     asked("POST", "/jobs", job(params={"from_shark": 5}), 422, "expected a string, got 5"),

@@ -86,15 +86,8 @@ def _waiting(waits: Iterable[Wait]) -> tuple[api.Wait, ...]:
 
 def results(status: Status) -> api.Results:
     """Render a job's counts under the predecessor's names."""
-    counts = {
-        "unprocessed": status.objects(ObjectStatus.UNPROCESSED),
-        "assigned": status.objects(ObjectStatus.ASSIGNED),
-        "skipped": status.objects(ObjectStatus.SKIPPED),
-        "error": status.objects(ObjectStatus.ERROR),
-        "post_processing": status.objects(ObjectStatus.POST_PROCESSING),
-        "complete": status.objects(ObjectStatus.COMPLETE),
-        "duplicates": status.objects("duplicates"),
-    }
+    counts = {str(one): status.objects(one) for one in ObjectStatus}
+    counts["duplicates"] = status.objects("duplicates")
     return api.Results(total=sum(counts.values()), **counts)
 
 
