@@ -10,7 +10,7 @@ import attrs
 
 from rebalancer.api.fields import Count, Time, Uuid, about
 from rebalancer.api.jobs import Job
-from rebalancer.domain.states import AssignmentState, ObjectStatus
+from rebalancer.domain.states import AssignmentState, LinkStatus, ObjectStatus
 
 REASON = (
     "The reason: one of the agent or of placement (`md5_mismatch`,"
@@ -88,7 +88,7 @@ class ReportLink:
     id: str
     key: str
     shard: Count
-    status: str = about(enum=["waiting", "complete", "skipped", "error"])
+    status: str = about(enum=list(LinkStatus))
     detail: str | None
 
 

@@ -27,6 +27,16 @@ def text(about: str = "", **more: Any) -> Schema:
     return {"type": "string", **more, **({"description": about} if about else {})}
 
 
+def closed(properties: Mapping[str, Any], required: Iterable[str]) -> Schema:
+    """Return the schema of an object that has no other keys than `properties`."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
 def one_of(*kinds: type[Any]) -> Schema:
     """Return the schema of a body that is of one of some classes."""
     return {"oneOf": [ref(kind.__name__) for kind in kinds]}
@@ -67,13 +77,7 @@ def _completed(kind: Any, schema: Mapping[str, Any]) -> Schema:
         properties[key] = _bounded(given, facts.schema)
         if facts.text:
             properties[key]["description"] = facts.text
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-        "description": (kind.__doc__ or "").strip(),
-    }
+    return {**closed(properties, required), "description": (kind.__doc__ or "").strip()}
 
 
 def _bounded(schema: Schema, keywords: Mapping[str, Any]) -> Schema:

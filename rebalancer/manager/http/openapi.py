@@ -13,7 +13,7 @@ from rebalancer.api.jobs import Deleted, Job, JobListed, Summary
 from rebalancer.api.objects import REPORT_LINES, Objects
 from rebalancer.api.plan import Plan
 from rebalancer.api.requests import SETTINGS, ControlJob
-from rebalancer.api.schemas import Schema, one_of, ref, schemas_of, text
+from rebalancer.api.schemas import Schema, closed, one_of, ref, schemas_of, text
 from rebalancer.api.status import Message, Ping, Status
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.http.requests import DEFAULT_PAGE, MAX_PAGE
@@ -269,12 +269,7 @@ def _new_job(declared: Declaration) -> Schema:
             "default": False,
             "description": "Only show what the job would do.",
         }
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": ["action", "params"],
-        "additionalProperties": False,
-    }
+    return closed(properties, ["action", "params"])
 
 
 def _config(declared: Declaration) -> Schema:
@@ -283,12 +278,7 @@ def _config(declared: Declaration) -> Schema:
     if shown is None:
         shown = _SCHEMAS[declared.params.__name__]["properties"]
     properties = {"action": text(enum=[declared.name.capitalize()]), **shown}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return closed(properties, properties)
 
 
 def _alternatives(names: Sequence[str]) -> Schema:
