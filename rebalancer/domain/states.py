@@ -29,8 +29,7 @@ class ObjectEvent(enum.StrEnum):
 
     PLACED = "placed"
     DEFERRED = "deferred"  # no destination has room now: it waits for all else to end
-    REQUEUED = "requeued"  # all else has ended: find a destination for what was deferred
-    RETURNED = "returned"  # not copied there: find another destination
+    REQUEUED = "requeued"  # not copied there, or deferred until now: find another destination
     COPIED = "copied"
     REFUSED = "refused"  # this copy cannot be made now
     UNUSABLE = "unusable"  # its record cannot be used
@@ -109,7 +108,7 @@ OBJECT: Mapping[ObjectStatus, Mapping[ObjectEvent, ObjectStatus]] = {
     },
     _O.ASSIGNED: {
         _OE.COPIED: _O.POST_PROCESSING,
-        _OE.RETURNED: _O.UNPROCESSED,
+        _OE.REQUEUED: _O.UNPROCESSED,
         _OE.REFUSED: _O.SKIPPED,
     },
     _O.POST_PROCESSING: {

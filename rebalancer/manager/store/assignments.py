@@ -35,9 +35,9 @@ _OPEN = ", ".join(f"'{state}'" for state in states.OPEN_ASSIGNMENTS)
 
 _PLACE = move(states.OBJECT, ObjectStatus.UNPROCESSED, ObjectEvent.PLACED)
 _COPY = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.COPIED)
-_RETURN = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.RETURNED)
+_REQUEUE = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.REQUEUED)
 _SKIP = move(states.OBJECT, ObjectStatus.ASSIGNED, ObjectEvent.REFUSED)
-_DEFER = move(states.OBJECT, _RETURN.after, ObjectEvent.DEFERRED)
+_DEFER = move(states.OBJECT, _REQUEUE.after, ObjectEvent.DEFERRED)
 
 
 def assign(db: sqlite3.Connection, assignment: Assignment) -> None:
@@ -310,7 +310,7 @@ class _Failing:
             "UPDATE progress SET status = ?, attempts = attempts + ?, tried = ?,"
             f" earlier_shark = NULL, put_off = ? WHERE {OF_ID}",
             (
-                _DEFER.after if is_deferred else _RETURN.after,
+                _DEFER.after if is_deferred else _REQUEUE.after,
                 attempts,
                 write_tried(tried),
                 is_deferred,
@@ -338,8 +338,10 @@ def _make_unplaced(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> No
     """Take an assigned object's destination from it, so that it is unplaced again."""
     updated = db.execute(
         f"UPDATE progress SET status = ?, dest_shark = NULL WHERE {OF_ID} AND status = ?",
-        (_RETURN.after, row["id"], _RETURN.before),
+        (_REQUEUE.after, row["id"], _REQUEUE.before),
     )
     if updated.rowcount != 1:
-        raise IllegalTransition(f"object {row['id']} is not {_RETURN.before}, so it cannot return")
-    tally.move(_RETURN, 1, row["bytes"])
+        raise IllegalTransition(
+            f"object {row['id']} is not {_REQUEUE.before}, so it cannot be requeued"
+        )
+    tally.move(_REQUEUE, 1, row["bytes"])

@@ -93,7 +93,7 @@ class JobStore:
     async def load(self) -> None:
         """Bring the mirror up to date with the file, before any other use.
 
-        Objects that an earlier run deferred, or returned to placement, become like new ones.
+        Objects that an earlier run deferred, or requeued, become like new ones.
         """
         await self.write(unplaced.requeue_all)
 

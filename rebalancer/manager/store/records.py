@@ -115,9 +115,9 @@ class Orphan:
 class UncopiedCounts:
     """The counts of objects that were not copied and are requeued, deferred or skipped."""
 
-    #: Objects that return to placement at once.
+    #: Objects that placement gets at once.
     requeued: int
-    #: Objects that return to placement when all other work of the job has ended.
+    #: Objects that placement gets when all other work of the job has ended.
     deferred: int
     skipped: Mapping[Reason, int]
 

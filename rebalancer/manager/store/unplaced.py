@@ -38,7 +38,7 @@ def requeue_all(db: sqlite3.Connection) -> int:
     """Make objects that were deferred or requeued like new ones.
 
     Returns how many objects are unplaced in all.  From now on `read_new` reads them, and
-    `read_returned` and `requeue_deferred` do not.
+    `read_requeued` and `requeue_deferred` do not.
     """
     _requeue_deferred(db, 0, None)
     db.execute(
@@ -57,7 +57,7 @@ def read_new(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[
     """Return a page of objects that were not placed yet, from rows after `after` up to `until`.
 
     Returns the last row seen and the objects; no objects means that there are no more.  Objects
-    that were requeued or deferred during this run are read by `read_returned` and
+    that were requeued or deferred during this run are read by `read_requeued` and
     `requeue_deferred`.
     """
     rows = db.execute(
@@ -68,7 +68,7 @@ def read_new(db: sqlite3.Connection, after: int, until: int) -> tuple[int, list[
     return (rows[-1]["number"] if rows else until), [_object_of(row) for row in rows]
 
 
-def read_returned(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
+def read_requeued(db: sqlite3.Connection, assignment_id: str) -> list[MantaObject]:
     """Return the objects of an assignment that were requeued."""
     rows = db.execute(
         f"{_UNPLACED} assignment = (SELECT number FROM assignments WHERE id = ?) AND NOT put_off",

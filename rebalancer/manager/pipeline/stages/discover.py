@@ -85,7 +85,7 @@ async def _feed_requeued(
         while not job.cancelled.is_set():
             if job.requeued:
                 assignment_id = job.requeued.popleft()
-                objects = await job.store.read(unplaced.read_returned, assignment_id)
+                objects = await job.store.read(unplaced.read_requeued, assignment_id)
                 await found.send(Unplaced(tuple(objects), is_flush=True))
                 continue  # to look whether the job was cancelled during the `send`
             if scanned.is_set() and job.store.uncopied == job.store.deferred:
