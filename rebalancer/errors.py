@@ -135,9 +135,9 @@ class Unavailable(RequestError):
 
 
 class PeerError(RebalancerError):
-    """Another service did not do what we asked; `retryable` tells whether it may later."""
+    """Another service did not do what we asked; `is_transient` tells whether it may later."""
 
-    retryable = True
+    is_transient = True
 
 
 class PeerUnreachable(PeerError):
@@ -152,20 +152,20 @@ class PeerUnreachable(PeerError):
 class PeerRefused(PeerError):
     """The service answered, and the answer was no."""
 
-    retryable = False
+    is_transient = False
 
 
 class PeerWantsToken(PeerRefused):
     """The service wants another token than ours, so it has done nothing: tokens are renewed."""
 
-    retryable = True
+    is_transient = True
     was_sent = False
 
 
 class PeerMalformed(PeerError):
     """The service answered something its protocol does not allow."""
 
-    retryable = False
+    is_transient = False
 
 
 class StoreError(RebalancerError):

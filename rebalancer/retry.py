@@ -42,7 +42,7 @@ async def retry(
         try:
             return await ask()
         except PeerError as exc:
-            if not exc.retryable:
+            if not exc.is_transient:
                 raise
             log.warning("asking again", error=str(exc))
         await trio.sleep(next(waits))

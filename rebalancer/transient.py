@@ -45,7 +45,7 @@ def is_transient(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(map(is_transient, exc.exceptions))
     if isinstance(exc, PeerError):
-        return exc.retryable
+        return exc.is_transient
     if isinstance(exc, StoreBusy):
         return True
     if isinstance(exc, StoreError | JobFailed):

@@ -25,7 +25,7 @@ SILENCE_S = 60
 
 #: Classes of SQLSTATE, and states, that pass by themselves or once a person has seen to the server:
 #: connection, rollback of one of several, resources, object in use, operator, system, old snapshot.
-_PASSING = ("08", "40", "53", "55", "57", "58", "72")
+_TRANSIENT = ("08", "40", "53", "55", "57", "58", "72")
 #: States of those classes that do not pass: the database was dropped.
 _LASTING = ("57P04",)
 #: Parts of what a server says to a client that it does not let in: libpq tells no SQLSTATE of that.
@@ -132,7 +132,7 @@ class PostgresShard:
 def is_passing(exc: psycopg.Error) -> bool:
     """Tell whether a statement that failed with `exc` may succeed later, as it is."""
     if exc.sqlstate is not None:
-        return exc.sqlstate[:2] in _PASSING and exc.sqlstate not in _LASTING
+        return exc.sqlstate[:2] in _TRANSIENT and exc.sqlstate not in _LASTING
     if isinstance(exc, psycopg.OperationalError):
         return not any(text in str(exc) for text in _REFUSED_TEXTS)
     return isinstance(exc, psycopg.InterfaceError)

@@ -197,4 +197,4 @@ async def test_an_agent_that_is_away_is_unreachable(subject: Subject) -> None:
     for call in calls:
         with pytest.raises(PeerUnreachable) as caught:
             await call(subject.agents)
-        assert caught.value.retryable
+        assert caught.value.is_transient

@@ -442,7 +442,7 @@ async def test_when_every_server_is_dead_each_is_named() -> None:
     ("causes", "kind"),
     [
         ([("EtagConflictError", ""), ("QueryTimeoutError", "")], Kind.CONFLICT),
-        ([("error", "deadlock detected"), ("QueryTimeoutError", "")], Kind.PASSING),
+        ([("error", "deadlock detected"), ("QueryTimeoutError", "")], Kind.TRANSIENT),
         ([("QueryTimeoutError", ""), ("InvocationError", "")], Kind.PERMANENT),
         ([], Kind.PERMANENT),
     ],

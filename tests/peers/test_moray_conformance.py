@@ -147,7 +147,7 @@ async def test_a_put_on_an_older_etag_is_a_conflict(shard: MorayShard) -> None:
 
     found = await shard.get_object(BUCKET, "a")
     assert caught.value.is_conflict
-    assert not caught.value.retryable
+    assert not caught.value.is_transient
     assert caught.value.name == "EtagConflictError"
     assert caught.value.conflicting_key == "a"
     assert found is not None
@@ -251,7 +251,7 @@ async def test_errors_have_the_servers_names(
     with pytest.raises(MorayError) as caught:
         await call(shard)
 
-    assert (caught.value.name, caught.value.retryable) == (name, False)
+    assert (caught.value.name, caught.value.is_transient) == (name, False)
 
 
 async def test_a_statement_that_is_none_is_refused(shard: MorayShard) -> None:
@@ -288,4 +288,4 @@ async def test_a_shard_that_is_away_is_unreachable(subject: Subject) -> None:
     for call in calls:
         with pytest.raises(PeerUnreachable) as caught:
             await call(subject.shard)
-        assert caught.value.retryable
+        assert caught.value.is_transient

@@ -154,7 +154,7 @@ async def test_a_look_up_that_fails_may_be_tried_again(rig: Rig) -> None:
     rig.server.rcode = dns.rcode.SERVFAIL
     with pytest.raises(PeerUnreachable, match=r"_moray\._tcp\.1\.moray\.lab.*\(SRV\)") as caught:
         await rig.resolver.targets(SHARD)
-    assert caught.value.retryable
+    assert caught.value.is_transient
     rig.server.rcode = None
     assert len(await rig.resolver.targets(SHARD)) == 3
 

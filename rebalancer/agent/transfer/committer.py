@@ -118,7 +118,7 @@ class Committer:
         short = []
         for item, transfer in pulled.items():
             failure = refused.get(item)
-            if failure is not None and failure.may_pass:
+            if failure is not None and failure.is_short:
                 short.append(transfer)
                 continue
             if failure is not None:

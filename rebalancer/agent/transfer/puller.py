@@ -92,7 +92,7 @@ class Puller:
                     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
                 if failure.is_short:
                     await self.wait_for_files(str(failure), next(waits))
-                elif failure.may_pass and tries < self.source.retries:
+                elif failure.is_transient and tries < self.source.retries:
                     tries += 1
                     await trio.sleep(next(waits))
                 else:
@@ -121,14 +121,14 @@ class Puller:
         host = name.partition(":")[0]
         allowed = self.source.allowed_domains
         if allowed and not any(host == d or host.endswith(f".{d}") for d in allowed):
-            raise unreachable(f"{name} is not below any of the allowed domains", may_pass=False)
+            raise unreachable(f"{name} is not below any of the allowed domains", is_transient=False)
         try:
             made = Source(name, locate(name, self.hosts, self.source.port))
         except ValueError as exc:
-            raise unreachable(str(exc), may_pass=False) from exc
+            raise unreachable(str(exc), is_transient=False) from exc
         # A name with other characters could be read as another host in the request.
         if not (is_host(made.at.host) and is_host(host.strip("[]") or name)):
-            raise unreachable(f"{name}: expected the name of a host", may_pass=False)
+            raise unreachable(f"{name}: expected the name of a host", is_transient=False)
         self._sources[name] = made
         if len(self._sources) > SOURCES:
             self._sources.popitem(last=False)
@@ -146,7 +146,7 @@ class Puller:
         try:
             if answer.status != 200:
                 reason, detail = reasons.http_status_code(answer.status), f"status {answer.status}"
-                raise FetchFailure(reason, detail, may_pass=answer.status >= 500)
+                raise FetchFailure(reason, detail, is_transient=answer.status >= 500)
             chunks = await answer.take()
             if answer.is_small:
                 body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -157,7 +157,7 @@ class Puller:
                 give_back([transfers.pop() for _ in range(len(transfers) - 1)][::-1])
             await self._pull_large(transfer, answer, chunks)
         except LocalFailure as exc:
-            raise FetchFailure(exc.reason, str(exc), is_short=exc.may_pass) from exc
+            raise FetchFailure(exc.reason, str(exc), is_short=exc.is_short) from exc
         finally:
             answer.close()
 

@@ -46,7 +46,7 @@ class JobStore:
         `fn` may run more than once, in the thread of the writer.
 
         Raises:
-          StoreError: the file is no good; a passing trouble is waited for.
+          StoreError: the file is no good; a transient failure is waited for.
         """
         return await self.database.write(fn, *args, **kwargs)
 
@@ -55,7 +55,7 @@ class JobStore:
         """Run `fn(connection, ...)` on one snapshot of the file, beside any writer.
 
         Raises:
-          StoreError: the file is no good; a passing trouble is waited for.
+          StoreError: the file is no good; a transient failure is waited for.
         """
         return await self.database.read(fn, *args, **kwargs)
 
@@ -134,7 +134,7 @@ async def open_store(
 ) -> AsyncIterator[JobStore]:
     """Open a job's file and bring it to the newest layout, making it unless it `must_exist`.
 
-    Passing troubles of the file are waited for, and shown in `waits`.
+    Transient failures of the file are waited for, and shown in `waits`.
 
     Raises:
       StoreError: it cannot be opened, is another kind of file, or is not there.

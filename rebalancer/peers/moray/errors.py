@@ -13,7 +13,7 @@ class Kind(enum.Enum):
     PERMANENT = "gives up at once"
     MISSING = "reads the record again: it may be deleted"
     CONFLICT = "reads the record again, and writes it with its new etag if it is still to move"
-    PASSING = "asks again after a pause"
+    TRANSIENT = "asks again after a pause"
     OVERLOADED = "asks again after a pause, with fewer updaters"
 
 
@@ -30,7 +30,7 @@ _KINDS: Mapping[str, Kind] = {
 #: Names that say nothing: the message decides.
 _NAMELESS = ("error", "Error", "VError")
 #: Parts of the messages, in lower case, of what passes by itself or once a person has seen to it.
-_PASSING_TEXTS = (
+_TRANSIENT_TEXTS = (
     # of Moray, its PostgreSQL client, and the network between them
     "econnrefused",
     "econnreset",
@@ -87,8 +87,8 @@ def classify(name: str, message: str) -> Kind:
         said = message.lower()
         if any(text in said for text in _OVERLOADED_TEXTS):
             return Kind.OVERLOADED
-        if any(text in said for text in _PASSING_TEXTS):
-            return Kind.PASSING
+        if any(text in said for text in _TRANSIENT_TEXTS):
+            return Kind.TRANSIENT
     return _KINDS.get(name, Kind.PERMANENT)
 
 
@@ -102,7 +102,7 @@ class MorayError(PeerError):
         self.name = name
         self.context = context
         self.kind = kind or classify(name, message)
-        self.retryable = self.kind in (Kind.PASSING, Kind.OVERLOADED)
+        self.is_transient = self.kind in (Kind.TRANSIENT, Kind.OVERLOADED)
 
     @property
     def is_conflict(self) -> bool:

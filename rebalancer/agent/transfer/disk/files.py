@@ -235,7 +235,7 @@ class ObjectFiles:
         for item, failure in unpublished.items():
             source = written.get(item, item)
             failed[source] = failure
-            if source is not item or not failure.may_pass:
+            if source is not item or not failure.is_short:
                 self.discard(item.tree.temp, item.temporary)
         return failed
 

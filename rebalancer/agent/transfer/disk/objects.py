@@ -39,21 +39,21 @@ class Staged:
 class LocalFailure(Exception):
     """The node's disk did not do what was asked.
 
-    With `may_pass` this process was short of files or memory, which is not the fault of the
+    With `is_short` this process was short of files or memory, which is not the fault of the
     object: it is tried again.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, may_pass: bool = False) -> None:
+    def __init__(self, reason: Reason, detail: str, *, is_short: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.may_pass = may_pass
+        self.is_short = is_short
 
 
 def failure_of(exc: OSError) -> LocalFailure:
     """Return the failure of an object whose disk answered with `exc`."""
     full = exc.errno in FULL
     reason = reasons.DESTINATION_INSUFFICIENT_SPACE if full else reasons.AGENT_FS_ERROR
-    return LocalFailure(reason, str(exc), may_pass=exc.errno in SHORTAGES)
+    return LocalFailure(reason, str(exc), is_short=exc.errno in SHORTAGES)
 
 
 def no_room(detail: str) -> LocalFailure:

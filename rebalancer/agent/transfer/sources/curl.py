@@ -154,5 +154,5 @@ def _failure(exchange: Exchange, code: int, text: str) -> FetchFailure | None:
     if code in _UNREACHABLE:
         return unreachable(f"{exchange.source}: {text}", is_short=is_short_of_files())
     if code == pycurl.E_URL_MALFORMAT:
-        return unreachable(f"{exchange.source}: {text}", may_pass=False)
+        return unreachable(f"{exchange.source}: {text}", is_transient=False)
     return broken(text or f"libcurl's error {code}")  # of some it says nothing more

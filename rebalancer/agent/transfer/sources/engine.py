@@ -32,24 +32,24 @@ _BLANK = (b"\r\n", b"\n")
 
 
 class FetchFailure(Exception):
-    """An object could not be pulled; with `may_pass` another try may help.
+    """An object could not be pulled; with `is_transient` another try may help.
 
     With `is_short` this process lacks files or memory: it is tried until it has them.
     """
 
     def __init__(
-        self, reason: Reason, detail: str, *, may_pass: bool = False, is_short: bool = False
+        self, reason: Reason, detail: str, *, is_transient: bool = False, is_short: bool = False
     ) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.may_pass = may_pass
+        self.is_transient = is_transient
         self.is_short = is_short
 
 
-def unreachable(detail: str, *, may_pass: bool = True, is_short: bool = False) -> FetchFailure:
+def unreachable(detail: str, *, is_transient: bool = True, is_short: bool = False) -> FetchFailure:
     """Return the failure of a request whose source cannot be connected to."""
     reason = reasons.SOURCE_OTHER_ERROR
-    return FetchFailure(reason, detail, may_pass=may_pass, is_short=is_short)
+    return FetchFailure(reason, detail, is_transient=is_transient, is_short=is_short)
 
 
 def broken(detail: str) -> FetchFailure:

@@ -93,7 +93,7 @@ class Rewriter:
                 case Kind.PERMANENT:
                     self.update_limiter.answered(self.shard)
                     groups.extendleft(reversed(after_refusal(failure, group)))
-                case Kind.PASSING | Kind.OVERLOADED:
+                case Kind.TRANSIENT | Kind.OVERLOADED:
                     self._note_failure(kind, failure, asked_at)
                     patience.on_failure(trio.current_time())
                     is_over = patience.is_over(trio.current_time())
@@ -202,4 +202,4 @@ def _kind(exc: PeerError, group: list[Member]) -> Kind:
         return Kind.PERMANENT
     for member in group:
         member.is_stale = True
-    return Kind.PASSING
+    return Kind.TRANSIENT

@@ -117,7 +117,7 @@ def test_a_head_that_leaves_room_for_doubt_is_refused(name: str) -> None:
     """Whatever the body then is."""
     with pytest.raises(FetchFailure) as told:
         read_head(REFUSED[name])
-    assert (told.value.reason, told.value.may_pass) == (reasons.NETWORK_ERROR, False)
+    assert (told.value.reason, told.value.is_transient) == (reasons.NETWORK_ERROR, False)
 
 
 _FIELDS = [LENGTH, b"content-length: 7\r\n", b"Content-Length: x\r\n", b"ETag: 5\r\n"]
@@ -576,7 +576,7 @@ def test_a_name_that_could_mean_two_hosts_is_asked_nothing(name: str) -> None:
     for named in (puller, Puller(None, AgentSource(), {})):  # type: ignore[arg-type]
         with pytest.raises(FetchFailure) as told:
             named._source(name)
-        assert (told.value.reason, told.value.may_pass) == (reasons.SOURCE_OTHER_ERROR, False)
+        assert (told.value.reason, told.value.is_transient) == (reasons.SOURCE_OTHER_ERROR, False)
 
 
 # --- the choice --------------------------------------------------------------------------------
