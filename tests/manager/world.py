@@ -254,7 +254,7 @@ class World:
             with self.fleet_ledger.open(limit) as ledger:
                 made = {
                     "id": "job",
-                    "action": Evacuate(ORIGIN),
+                    "decisions": Evacuate(ORIGIN),
                     "config": config,
                     "store": store,
                     "node_list": NodeList(ask),

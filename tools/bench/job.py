@@ -71,7 +71,7 @@ def make_job(
     threads = config.options.max_metadata_update_threads
     return Job(
         id="bench",
-        action=Evacuate(ORIGIN),
+        decisions=Evacuate(ORIGIN),
         config=config,
         store=store,
         node_list=cast(NodeList, node_list),

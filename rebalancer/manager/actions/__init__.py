@@ -1,47 +1,4 @@
-"""This package has the kinds of jobs that a manager can run, and here what moving objects asks.
+"""This package has the kinds of jobs that a manager can run, each behind the same members.
 
 `rebalancer.actions` says how another kind of job is added.
 """
-
-import random
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
-
-from rebalancer.domain.candidates import Candidates, Outlook
-from rebalancer.domain.objects import MantaObject, Shark, StorageNode
-from rebalancer.domain.placement import Placement, Rules
-from rebalancer.domain.reasons import Reason
-from rebalancer.domain.sharks import Verdict
-from rebalancer.manager.store.records import FoundRecord
-
-
-class Action(Protocol):
-    """An action of the pipeline that moves objects decides for it, by pure functions."""
-
-    @property
-    def origin(self) -> Shark:
-        """Return the shark to be emptied."""
-
-    def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
-        """Return the record as the store keeps it, or None if the job has no business with it."""
-
-    def plan(
-        self,
-        obj: MantaObject,
-        candidates: Candidates,
-        rules: Rules,
-        look: Callable[[StorageNode], Outlook],
-        rng: random.Random,
-    ) -> Placement | Reason | None:
-        """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
-
-    def judge(
-        self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
-    ) -> Verdict:
-        """Return what the record, as it is now, asks for."""
-
-    def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
-        """Return the record with the new copy in place of the old one."""
-
-    def splice(self, text: str, destination: Shark) -> str | None:
-        """Return the same done to a record's text; None: it must be parsed."""

@@ -108,7 +108,7 @@ async def make_job(
     show_limit, patience = metrics.show_update_limit, config.metadata_timeout
     return Job(
         id=row.id,
-        action=Evacuate(origin, config.exclude_key_prefixes),
+        decisions=Evacuate(origin, config.exclude_key_prefixes),
         config=config,
         store=store,
         node_list=resources.node_list,

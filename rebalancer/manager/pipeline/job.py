@@ -15,13 +15,13 @@ from rebalancer.domain.batches import BatchLimits
 from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.placement import Rules
-from rebalancer.manager.actions import Action
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.health import Health
 from rebalancer.manager.fleet.ledger import JobLedger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.pipeline.decisions import MoveDecisions
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers import scan
@@ -106,7 +106,7 @@ class Job:
     """
 
     id: str
-    action: Action
+    decisions: MoveDecisions
     config: ManagerConfig
     store: JobStore
     node_list: NodeList
@@ -138,7 +138,7 @@ class Job:
     #: Returns the names of the nodes that any job evacuates, which are therefore no destinations.
     evacuating: Callable[[], Collection[str]] = attrs.field(
         default=attrs.Factory(
-            lambda job: lambda: (job.action.origin.manta_storage_id,), takes_self=True
+            lambda job: lambda: (job.decisions.origin.manta_storage_id,), takes_self=True
         )
     )
 

@@ -97,6 +97,6 @@ def _read_upload(job: Job, number: int, row: scan.FoundRow) -> Remaining | None:
     if not isinstance(record, dict):
         return None
     names = [shark.manta_storage_id for shark in upload_sharks(record)]
-    if job.action.origin.manta_storage_id not in names:
+    if job.decisions.origin.manta_storage_id not in names:
         return None
     return Remaining(number, row.key, str(record["upload"].get("id", "")), UPLOAD_IN_PROGRESS.word)

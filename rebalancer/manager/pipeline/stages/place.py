@@ -31,7 +31,7 @@ async def place(
     Once the job is cancelled nothing is placed any more: what has no assignment stays as it is.
     """
     now = trio.current_time()
-    placer = Placer(job.action.plan, job.ledger, job.health, job.rng, _conditions(job), now)
+    placer = Placer(job.decisions.plan, job.ledger, job.health, job.rng, _conditions(job), now)
     async with messages, placed:
         is_over = False
         while not is_over:
@@ -49,7 +49,7 @@ async def place(
 
 
 def _conditions(job: Job) -> Conditions:
-    excluded = frozenset((*job.evacuating(), job.action.origin.manta_storage_id))
+    excluded = frozenset((*job.evacuating(), job.decisions.origin.manta_storage_id))
     return Conditions(
         job.node_list.nodes, job.rules, job.batch_limits, excluded, job.config.agent_timeout
     )

@@ -153,7 +153,7 @@ class _Watcher:
                 for task in listed
                 if task.object_id in account.failed
             ],
-            self._job.action.origin.manta_storage_id,
+            self._job.decisions.origin.manta_storage_id,
         )
         for name, failure in failed.items():
             if not failure.reason.is_known:

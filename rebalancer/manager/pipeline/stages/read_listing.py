@@ -143,6 +143,6 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
 
 
 def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:
-    if f'"{job.action.origin.manta_storage_id}"' not in row.value:
+    if f'"{job.decisions.origin.manta_storage_id}"' not in row.value:
         return None
     return next(read_rows(job, number, [row]), None)

@@ -20,8 +20,8 @@ from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError, PeerRefused
 from rebalancer.jsontext import JsonText
 from rebalancer.log import get_logger
-from rebalancer.manager.actions import Action
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
+from rebalancer.manager.pipeline.decisions import MoveDecisions
 from rebalancer.manager.pipeline.stages.update_batches import (
     WRITTEN,
     Member,
@@ -58,7 +58,7 @@ class Rewriter:
 
     shard: int
     moray: RecordStore
-    action: Action
+    decisions: MoveDecisions
     update_limiter: UpdateLimiter
     #: Whether several records may be written by one call.
     batched: bool = True
@@ -159,11 +159,11 @@ class Rewriter:
     def _rewritten(self, member: Member) -> Mapping[str, Any] | JsonText:
         record = member.record
         if member.was_read:
-            return self.action.rewrite(member.value, record.destination)
-        text = self.action.splice(record.text, record.destination)
+            return self.decisions.rewrite(member.value, record.destination)
+        text = self.decisions.splice(record.text, record.destination)
         if text is not None:
             return JsonText(text)
-        return self.action.rewrite(jsontext.loads(record.text), record.destination)
+        return self.decisions.rewrite(jsontext.loads(record.text), record.destination)
 
     def _judge(self, member: Member) -> Outcome | None:
         """Return how an update ended, as the record shows; None if it must still be written.
@@ -172,7 +172,7 @@ class Rewriter:
           UnusableRecord: the record has no usable `sharks`.
         """
         record = member.record
-        verdict = self.action.judge(member.value, record.id, record.destination)
+        verdict = self.decisions.judge(member.value, record.id, record.destination)
         if verdict is Verdict.REWRITE:
             return None
         if verdict is Verdict.ALREADY_MOVED:

@@ -152,7 +152,7 @@ async def _window_behind(
     if done.position >= done.until or job.has_enough:
         return None
     end = min(done.position + job.config.options.md_read_chunk_size, done.until)
-    shark = job.action.origin.manta_storage_id
+    shark = job.decisions.origin.manta_storage_id
     span = columns, done.column, done.position, end
     with job.metrics.timed("scan"):
         rows = await scan.window(shard, *span, shark, directories=done.round > 0)
@@ -179,6 +179,6 @@ async def _while_asking(
 def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
     """Yield the records of a window that concern the job, parsed as they are taken, in a thread."""
     for row in rows:
-        record = job.action.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        record = job.decisions.read(shard=number, key=row.key, etag=row.etag, text=row.value)
         if record is not None:
             yield record

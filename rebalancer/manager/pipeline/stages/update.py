@@ -85,7 +85,7 @@ async def _update_chunk(
     if (moray := job.moray.get(shard)) is None:
         return [(member, _no_such_shard(shard)) for member in members]
     batched = job.config.options.use_batched_updates
-    await Rewriter(shard, moray, job.action, job.update_limiter, batched).rewrite(members)
+    await Rewriter(shard, moray, job.decisions, job.update_limiter, batched).rewrite(members)
     return [(member, member.outcome) for member in members if member.outcome is not None]
 
 
