@@ -24,8 +24,8 @@ _ENTRY = re.compile(r'"datacenter":"[^"\\\x00-\x1f]*","manta_storage_id":"([^"\\
 _SPELLED = "\\u"
 
 
-class Verdict(enum.Enum):
-    """A verdict says what a record, as it is now, asks for."""
+class Judgement(enum.Enum):
+    """A judgement says what a record, as it is now, asks for."""
 
     REWRITE = enum.auto()  # still on the evacuated shark: exchange the entry
     ALREADY_MOVED = enum.auto()  # names the destination, and not the evacuated shark
@@ -34,21 +34,21 @@ class Verdict(enum.Enum):
     DELETED = enum.auto()  # there is no record
 
 
-def judge(record: Mapping[str, Any] | None, object_id: str, old: str, new: str) -> Verdict:
+def judge(record: Mapping[str, Any] | None, object_id: str, old: str, new: str) -> Judgement:
     """Return what to do about `object_id` moving from shark `old` to shark `new`, given its record.
 
     Raises:
       UnusableRecord: `missing_sharks`, the record has no usable list any more.
     """
     if record is None:
-        return Verdict.DELETED
+        return Judgement.DELETED
     current = record.get("objectId")
     if not is_loose_uuid(current) or current != object_id:
-        return Verdict.OVERWRITTEN
+        return Judgement.OVERWRITTEN
     names = [shark.manta_storage_id for shark in read_sharks(record)]
     if old in names:
-        return Verdict.REWRITE
-    return Verdict.ALREADY_MOVED if new in names else Verdict.MOVED_ELSEWHERE
+        return Judgement.REWRITE
+    return Judgement.ALREADY_MOVED if new in names else Judgement.MOVED_ELSEWHERE
 
 
 def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark, UnusableRecord
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.sharks import Verdict, judge, rewrite, splice
+from rebalancer.domain.sharks import Judgement, judge, rewrite, splice
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 OLD, NEW = "1.stor", Shark("dc1", "3.stor")
@@ -226,18 +226,18 @@ def test_a_text_that_is_not_plain_is_left_to_be_parsed(text: str) -> None:
 
 @pytest.mark.row("L7")
 @pytest.mark.parametrize(
-    ("now", "verdict"),
+    ("now", "judgement"),
     [
-        (None, Verdict.DELETED),
-        (record(OLD) | {"objectId": ID.replace("0", "1")}, Verdict.OVERWRITTEN),
-        ({"type": "directory"}, Verdict.OVERWRITTEN),
-        (record(OLD, "2.stor"), Verdict.REWRITE),
-        (record("3.stor", "2.stor"), Verdict.ALREADY_MOVED),
-        (record("5.stor", "2.stor"), Verdict.MOVED_ELSEWHERE),
+        (None, Judgement.DELETED),
+        (record(OLD) | {"objectId": ID.replace("0", "1")}, Judgement.OVERWRITTEN),
+        ({"type": "directory"}, Judgement.OVERWRITTEN),
+        (record(OLD, "2.stor"), Judgement.REWRITE),
+        (record("3.stor", "2.stor"), Judgement.ALREADY_MOVED),
+        (record("5.stor", "2.stor"), Judgement.MOVED_ELSEWHERE),
     ],
 )
 def test_invariant_5_a_changed_record_is_judged_by_what_it_is_now(
-    now: dict[str, Any] | None, verdict: Verdict
+    now: dict[str, Any] | None, judgement: Judgement
 ) -> None:
     """A user's write wins; ours is made only where the object still lies on the old shark."""
-    assert verdict is judge(now, ID, OLD, NEW.manta_storage_id)
+    assert judgement is judge(now, ID, OLD, NEW.manta_storage_id)

@@ -8,7 +8,7 @@ from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import MantaObject, Shark, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.sharks import Verdict
+from rebalancer.domain.sharks import Judgement
 from rebalancer.manager.store.records import FoundRecord
 
 
@@ -34,7 +34,7 @@ class MoveDecisions(Protocol):
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
-    ) -> Verdict:
+    ) -> Judgement:
         """Return what the record, as it is now, asks for."""
 
     def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:

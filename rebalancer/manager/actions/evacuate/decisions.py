@@ -20,7 +20,7 @@ from rebalancer.domain.objects import (
 )
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.sharks import Verdict
+from rebalancer.domain.sharks import Judgement
 from rebalancer.manager.store.records import FoundRecord
 
 
@@ -72,7 +72,7 @@ class Evacuate:
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
-    ) -> Verdict:
+    ) -> Judgement:
         """Return what the record, as it is now, asks for."""
         return sharks.judge(
             record, object_id, self.origin.manta_storage_id, destination.manta_storage_id

@@ -73,23 +73,23 @@ class Checker:
         A fault counts only if the records still name the same copies after it was found, because
         the object's owner may have removed or replaced the object meanwhile.
         """
-        verdict, faults = self._judge(unchecked, records), list[Fault]()
+        judgement, faults = self._judge(unchecked, records), list[Fault]()
         for _ in range(TURNS):
-            if not isinstance(verdict, ToVerify):
+            if not isinstance(judgement, ToVerify):
                 break
-            faults = await self._faults(unchecked.id, verdict.copies)
+            faults = await self._faults(unchecked.id, judgement.copies)
             if not faults:
                 return CheckResult(unchecked.number, ObjectEvent.CONFIRMED)
             now = self._judge(unchecked, await self.shards.texts(unchecked.records))
-            if now == verdict:
+            if now == judgement:
                 break
-            verdict = now
-        match verdict:
+            judgement = now
+        match judgement:
             case Skip():
-                return CheckResult(unchecked.number, ObjectEvent.REFUSED, reason=verdict.reason)
+                return CheckResult(unchecked.number, ObjectEvent.REFUSED, reason=judgement.reason)
             case Unusable():
-                event, why = ObjectEvent.UNUSABLE, verdict.reason
-                return CheckResult(unchecked.number, event, reason=why, detail=verdict.detail)
+                event, why = ObjectEvent.UNUSABLE, judgement.reason
+                return CheckResult(unchecked.number, event, reason=why, detail=judgement.detail)
         detail = "; ".join(map(str, faults))
         return CheckResult(
             unchecked.number,

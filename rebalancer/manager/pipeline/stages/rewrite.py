@@ -15,7 +15,7 @@ import trio
 from rebalancer import jsontext
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import UnusableRecord
-from rebalancer.domain.sharks import Verdict
+from rebalancer.domain.sharks import Judgement
 from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError, PeerRefused
 from rebalancer.jsontext import JsonText
@@ -46,9 +46,9 @@ log = get_logger()
 
 
 _SUPERSEDED = {
-    Verdict.DELETED: reasons.DELETED,
-    Verdict.OVERWRITTEN: reasons.OVERWRITTEN,
-    Verdict.MOVED_ELSEWHERE: reasons.MOVED_ELSEWHERE,
+    Judgement.DELETED: reasons.DELETED,
+    Judgement.OVERWRITTEN: reasons.OVERWRITTEN,
+    Judgement.MOVED_ELSEWHERE: reasons.MOVED_ELSEWHERE,
 }
 
 
@@ -172,12 +172,12 @@ class Rewriter:
           UnusableRecord: the record has no usable `sharks`.
         """
         record = member.record
-        verdict = self.decisions.judge(member.value, record.id, record.destination)
-        if verdict is Verdict.REWRITE:
+        judgement = self.decisions.judge(member.value, record.id, record.destination)
+        if judgement is Judgement.REWRITE:
             return None
-        if verdict is Verdict.ALREADY_MOVED:
+        if judgement is Judgement.ALREADY_MOVED:
             return WRITTEN
-        return Outcome(ObjectEvent.SUPERSEDED, _SUPERSEDED[verdict])
+        return Outcome(ObjectEvent.SUPERSEDED, _SUPERSEDED[judgement])
 
     async def _write(self, writes: list[tuple[Member, Put]]) -> None:
         for batch in pieces(writes):
