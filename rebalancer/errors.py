@@ -44,7 +44,7 @@ and its callers catch is defined there; the drawing names its module.
         UnusableRecord              domain.objects
       AnswerFailed                  peers.connections
       ConnectionFailed              peers.connections
-      FetchFailure                  agent.transfer.sources.engine
+      PullFailure                   agent.transfer.sources.engine
       LocalFailure                  agent.transfer.disk.objects
       Gone                          serving.connection
       Refusal                       serving.connection

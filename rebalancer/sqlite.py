@@ -396,9 +396,9 @@ class Database:
             failure = exc
             raise
         finally:
-            self._give_back(taken, failure)
+            self._conclude(taken, failure)
 
-    def _give_back(self, taken: Sequence[_Write], failure: BaseException | None) -> None:
+    def _conclude(self, taken: Sequence[_Write], failure: BaseException | None) -> None:
         """Tell the transactions that a thread has taken how it went, or have them wait again."""
         is_over = not isinstance(failure, StoreBusy)
         with self._deciding:

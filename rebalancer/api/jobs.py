@@ -102,7 +102,7 @@ class Wait:
 
 
 @attrs.frozen(kw_only=True)
-class Job:
+class JobShown:
     """A job and its counts."""
 
     config: dict[str, Any] = about("What the job was made for.")

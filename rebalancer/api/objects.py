@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from rebalancer.api.fields import Count, Time, Uuid, about
-from rebalancer.api.jobs import Job
+from rebalancer.api.jobs import JobShown
 from rebalancer.domain.states import AssignmentState, LinkStatus, ObjectStatus
 
 REASON = (
@@ -47,7 +47,7 @@ class Objects:
 
 
 @attrs.frozen(kw_only=True)
-class ReportJob(Job):
+class ReportJob(JobShown):
     """The first line: the job itself."""
 
     type: str = about(const="job")

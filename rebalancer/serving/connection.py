@@ -113,7 +113,7 @@ class Connection:
             except (Gone, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 pass  # as clients do
             finally:
-                self._give_back()
+                self._release_budget()
         with trio.move_on_after(LINGER_S):
             with suppress(trio.BrokenResourceError):
                 await self.stream.aclose()
@@ -151,7 +151,7 @@ class Connection:
         else:
             self.waits_since = None
             await self._answer(head, body)
-            self._give_back()
+            self._release_budget()
         if self.is_last or not self.can_go_on:
             await self._linger()
             return False
@@ -236,7 +236,7 @@ class Connection:
             raise Refusal(503, "too much is being received: ask again later")
         self.taken = wanted
 
-    def _give_back(self) -> None:
+    def _release_budget(self) -> None:
         self.budget.give(self.taken)
         self.taken = 0
 

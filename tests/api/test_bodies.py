@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from rebalancer.api.fields import Count, about, key_of
-from rebalancer.api.jobs import Job, Results, SummaryRates, Wait
+from rebalancer.api.jobs import JobShown, Results, SummaryRates, Wait
 from rebalancer.api.objects import REPORT_LINES, Object, ReportObject
 from rebalancer.api.requests import SETTINGS
 from rebalancer.api.schemas import schemas_of
@@ -113,7 +113,7 @@ def test_the_predecessors_view_of_a_job_is_one() -> None:
         "results": RESULTS,
         "state": "Running",
     }
-    job = structure(view, Job)
+    job = structure(view, JobShown)
 
     assert (job.scans, job.rounds, job.bytes.complete) == (None, (), 0)
     assert unstructure(job.results) == RESULTS

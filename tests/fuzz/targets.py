@@ -24,7 +24,7 @@ from rebalancer.agent.state.reading import read as read_stored
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.transfer.sources.engine import (
     MAX_HEAD_BYTES,
-    FetchFailure,
+    PullFailure,
     read_head,
     read_status,
 )
@@ -89,7 +89,7 @@ def http_answers(data: bytes) -> None:
     for head in (lines, [*lines[:1], b"TE-encoding:\r\n", *lines[1:]]):
         try:
             outcomes.append((read_status(head), read_head(head)))
-        except FetchFailure as failure:
+        except PullFailure as failure:
             assert str(failure)
             outcomes.append((0, None))
     assert outcomes[0] == outcomes[1] or len(data) > MAX_HEAD_BYTES - 100

@@ -36,11 +36,11 @@ class Lanes:
         names = [(transfer.owner, transfer.object_id) for transfer in transfers]
         self._present = await run_sync(Work.OBJECTS, self.committer.files.existing, names)
         async with trio.open_nursery() as self._nursery:
-            # Those of one source together: they share a connection.
-            self.give_back(sorted(transfers, key=lambda transfer: transfer.source))
+            # The transfers of one source stand together, because they share a connection.
+            self.offer(sorted(transfers, key=lambda transfer: transfer.source))
 
-    def give_back(self, transfers: Iterable[Transfer]) -> None:
-        """Let any lane pull these."""
+    def offer(self, transfers: Iterable[Transfer]) -> None:
+        """Let any lane pull `transfers`."""
         self._left.extend(transfers)
         self.widen(self.width)
 
@@ -69,7 +69,7 @@ class Lanes:
         first = transfers[0]
         try:
             if not (first.object_id in self._present and await self._is_there(first)):
-                await self.puller.pull(transfers, self.committer.take, self.give_back)
+                await self.puller.pull(transfers, self.committer.take, self.offer)
                 return
         except Exception as exc:
             if not transfers:
@@ -79,7 +79,7 @@ class Lanes:
         self.committer.take(first)
         transfers.popleft()
         if transfers:
-            self.give_back(transfers)
+            self.offer(transfers)
 
     def _take(self) -> deque[Transfer]:
         """Take transfers of one source: fewer towards the end, so that the lanes end together."""

@@ -16,7 +16,7 @@ from rebalancer.agent.transfer.sources.choice import open_engine
 from rebalancer.agent.transfer.sources.engine import (
     Answer,
     Engine,
-    FetchFailure,
+    PullFailure,
     Source,
     unreachable,
 )
@@ -39,8 +39,8 @@ log = get_logger()
 
 #: Takes a transfer whose object was pulled, or failed.
 Take = Callable[[Transfer], None]
-#: Takes transfers back, for any lane to pull.
-GiveBack = Callable[[Iterable[Transfer]], None]
+#: Takes transfers that any lane may pull.
+Offer = Callable[[Iterable[Transfer]], None]
 
 
 @attrs.define(eq=False)
@@ -71,22 +71,22 @@ class Puller:
         """Drive the transfers of the engine, for ever."""
         await self.engine.run()
 
-    async def pull(self, transfers: deque[Transfer], take: Take, give_back: GiveBack) -> None:
+    async def pull(self, transfers: deque[Transfer], take: Take, offer: Offer) -> None:
         """Pull the objects of `transfers`, which have one source, one after the other.
 
         A small object is pulled into memory, and verified when it is committed; a large one is
         verified as it is written, under a temporary name.  The transfers behind a large one are
-        given back, so that they need not wait for it.  A transfer that fails or is cancelled leaves
-        no file.
+        offered to other lanes, so that they need not wait for it.  A transfer that fails or is
+        cancelled leaves no file.
         """
         since, failing = trio.current_time(), None
         while transfers:
             try:
                 async with self.turns:
                     while transfers:
-                        await self._pull(transfers, give_back)
+                        await self._pull(transfers, offer)
                         since = _finish(transfers, take, since)
-            except FetchFailure as failure:
+            except PullFailure as failure:
                 if transfers[0] is not failing:
                     failing, tries = transfers[0], 0
                     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -114,7 +114,7 @@ class Puller:
         """Return the source that a transfer names.
 
         Raises:
-          FetchFailure: the name is no usable one, or not allowed.
+          PullFailure: the name is no usable one, or not allowed.
         """
         if (known := self._sources.get(name)) is not None:
             return known
@@ -134,11 +134,11 @@ class Puller:
             self._sources.popitem(last=False)
         return made
 
-    async def _pull(self, transfers: deque[Transfer], give_back: GiveBack) -> None:
+    async def _pull(self, transfers: deque[Transfer], offer: Offer) -> None:
         """Pull the object of the first of `transfers`.
 
         Raises:
-          FetchFailure: it cannot be pulled, or the disk failed.
+          PullFailure: it cannot be pulled, or the disk failed.
         """
         transfer = transfers[0]
         source = self._source(transfer.source)
@@ -146,7 +146,7 @@ class Puller:
         try:
             if answer.status != 200:
                 reason, detail = reasons.http_status_code(answer.status), f"status {answer.status}"
-                raise FetchFailure(reason, detail, is_transient=answer.status >= 500)
+                raise PullFailure(reason, detail, is_transient=answer.status >= 500)
             chunks = await answer.take()
             if answer.is_small:
                 body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -154,10 +154,10 @@ class Puller:
                 transfer.pulled = Whole(transfer.owner, transfer.object_id, transfer.md5, body)
                 return
             if not answer.is_whole:
-                give_back([transfers.pop() for _ in range(len(transfers) - 1)][::-1])
+                offer([transfers.pop() for _ in range(len(transfers) - 1)][::-1])
             await self._pull_large(transfer, answer, chunks)
         except LocalFailure as exc:
-            raise FetchFailure(exc.reason, str(exc), is_short=exc.is_short) from exc
+            raise PullFailure(exc.reason, str(exc), is_short=exc.is_short) from exc
         finally:
             answer.close()
 
@@ -166,7 +166,7 @@ class Puller:
 
         Raises:
           LocalFailure: the object has another MD5 or size, or the disk failed.
-          FetchFailure: the rest of the body does not come.
+          PullFailure: the rest of the body does not come.
         """
         download: Download | None = None
         try:

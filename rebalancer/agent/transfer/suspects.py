@@ -73,8 +73,8 @@ class Turns:
         self._changed = trio.Event()
 
 
-class Attempts(Protocol):
-    """A fetcher, to which a lot can be sent."""
+class Fetcher(Protocol):
+    """A fetcher is sent lots, each of which it pulls once."""
 
     turns: Turns
     on_report: Callable[[Report], None]
@@ -85,7 +85,7 @@ class Attempts(Protocol):
         """Have `rows` pulled once; returns those that are left, and whether the fetcher died."""
 
 
-async def pull_part(fetcher: Attempts, part: Part, width: Callable[[], int]) -> None:
+async def pull_part(fetcher: Fetcher, part: Part, width: Callable[[], int]) -> None:
     """Have a part pulled, `width` objects of its assignment at a time, until it is durable."""
     for start in range(0, len(part.rows), LOT):
         is_last = start + LOT >= len(part.rows)
@@ -94,7 +94,7 @@ async def pull_part(fetcher: Attempts, part: Part, width: Callable[[], int]) -> 
 
 
 async def _pull_lot(
-    fetcher: Attempts,
+    fetcher: Fetcher,
     part: Part,
     rows: Sequence[Row],
     width: Callable[[], int],
@@ -112,7 +112,7 @@ async def _pull_lot(
 
 
 async def _pull_suspects(
-    fetcher: Attempts,
+    fetcher: Fetcher,
     part: Part,
     rows: Sequence[Row],
     width: Callable[[], int],

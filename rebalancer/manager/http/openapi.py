@@ -9,7 +9,7 @@ from typing import Any
 from rebalancer.actions import DECLARED
 from rebalancer.actions.declaration import MAX_WHOLE, Declaration
 from rebalancer.api import document as part
-from rebalancer.api.jobs import Deleted, Job, JobListed, Summary
+from rebalancer.api.jobs import Deleted, JobListed, JobShown, Summary
 from rebalancer.api.objects import REPORT_LINES, Objects
 from rebalancer.api.plan import Plan
 from rebalancer.api.requests import SETTINGS, ControlJob
@@ -133,7 +133,7 @@ _GET = _of_job(
     "get_job",
     "Show a job and its counts",
     "The counts cost the same at ten objects and at fifty million.",
-    part.shows("The job.", Job),
+    part.shows("The job.", JobShown),
 )
 _CHANGE = _of_job(
     "change_job",
@@ -293,7 +293,7 @@ def _alternatives(names: Sequence[str]) -> Schema:
 _CHANGES: tuple[type[Any], ...] = (ControlJob, *SETTINGS.values())
 _SCHEMAS: dict[str, Schema] = {
     **schemas_of(
-        *(Job, JobListed, Summary, Deleted, Objects, Plan, Ping, Status, Message),
+        *(JobShown, JobListed, Summary, Deleted, Objects, Plan, Ping, Status, Message),
         *REPORT_LINES.values(),
         *_CHANGES,
         *(declared.params for declared in DECLARED.values()),
@@ -305,7 +305,7 @@ _SCHEMAS: dict[str, Schema] = {
 }
 for _declared in DECLARED.values():
     _SCHEMAS[_declared.params.__name__].update(_alternatives(_declared.alternatives))
-_SCHEMAS["Job"]["properties"]["config"] = {
+_SCHEMAS["JobShown"]["properties"]["config"] = {
     "oneOf": [_config(declared) for declared in DECLARED.values()]
 }
 

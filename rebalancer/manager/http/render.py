@@ -29,10 +29,10 @@ def listed(row: JobRow) -> api.JobListed:
     return api.JobListed(id=row.id, action=row.action.capitalize(), state=row.state_shown)
 
 
-def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.Job:
+def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.JobShown:
     """Render a job: what the predecessor shows, and more; `waits` is what it waits for."""
     origin, status = known.origin, known.status
-    return api.Job(
+    return api.JobShown(
         config={"action": row.action.capitalize(), **_config(row, origin)},
         results=results(status),
         bytes=api.JobBytes(complete=status.size(ObjectStatus.COMPLETE), total=status.size()),

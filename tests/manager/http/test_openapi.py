@@ -109,7 +109,7 @@ async def test_other_refusals_are_described(tmp_path: Path) -> None:
 
 async def check_shown(rig: Rig, job_id: str) -> list[str]:
     """Everything that shows this job is as described; the kinds of its report's lines."""
-    for part, name in (("", "Job"), ("/summary", "Summary"), ("/objects", "Objects")):
+    for part, name in (("", "JobShown"), ("/summary", "Summary"), ("/objects", "Objects")):
         assert valid((await ask(rig, "GET", f"/jobs/{job_id}{part}"))[1], shown(name))
     for path, name in (("/status", "Status"), ("/ping", "Ping")):
         assert valid((await ask(rig, "GET", path))[1], shown(name))

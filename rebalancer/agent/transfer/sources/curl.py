@@ -10,7 +10,7 @@ from rebalancer.agent.transfer.connections import is_short_of_files
 from rebalancer.agent.transfer.sources.driver import Driver
 from rebalancer.agent.transfer.sources.engine import (
     AGE_S,
-    FetchFailure,
+    PullFailure,
     Source,
     broken,
     read_status,
@@ -67,7 +67,7 @@ class CurlEngine:
         """Ask `source` for `path`; returns once the answer is whole, or is a large one's beginning.
 
         Raises:
-          FetchFailure: there is no answer that could be believed.
+          PullFailure: there is no answer that could be believed.
         """
         # This one may be cancelled together with `run`, which has then closed all.
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -145,7 +145,7 @@ class CurlEngine:
                 exchange.ended(failure)
 
 
-def _failure(exchange: Exchange, code: int, text: str) -> FetchFailure | None:
+def _failure(exchange: Exchange, code: int, text: str) -> PullFailure | None:
     """Return what an exchange failed of, in libcurl's words; None if its status tells enough."""
     if exchange.status not in (0, 200):
         return None  # its body was too long to read it for nothing

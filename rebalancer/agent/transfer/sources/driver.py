@@ -44,7 +44,7 @@ class Driver:
         """Start libcurl, unless it is started.
 
         Raises:
-          FetchFailure: this process lacks files or memory for it.
+          PullFailure: this process lacks files or memory for it.
         """
         if self._multi is not None:
             return

@@ -31,7 +31,7 @@ USER_AGENT = f"rebalancer-agent/{__version__}"
 _BLANK = (b"\r\n", b"\n")
 
 
-class FetchFailure(Exception):
+class PullFailure(Exception):
     """An object could not be pulled; with `is_transient` another try may help.
 
     With `is_short` this process lacks files or memory: it is tried until it has them.
@@ -46,15 +46,15 @@ class FetchFailure(Exception):
         self.is_short = is_short
 
 
-def unreachable(detail: str, *, is_transient: bool = True, is_short: bool = False) -> FetchFailure:
+def unreachable(detail: str, *, is_transient: bool = True, is_short: bool = False) -> PullFailure:
     """Return the failure of a request whose source cannot be connected to."""
     reason = reasons.SOURCE_OTHER_ERROR
-    return FetchFailure(reason, detail, is_transient=is_transient, is_short=is_short)
+    return PullFailure(reason, detail, is_transient=is_transient, is_short=is_short)
 
 
-def broken(detail: str) -> FetchFailure:
+def broken(detail: str) -> PullFailure:
     """Return the failure of a request whose answer is cut, late, or not what HTTP allows."""
-    return FetchFailure(reasons.NETWORK_ERROR, detail)
+    return PullFailure(reasons.NETWORK_ERROR, detail)
 
 
 @attrs.frozen
@@ -97,7 +97,7 @@ class Answer(Protocol):
         """Wait for about `AHEAD_BYTES` of body; all that is left if `is_whole` is then true.
 
         Raises:
-          FetchFailure: the rest does not come.
+          PullFailure: the rest does not come.
         """
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Engine(Protocol):
         Of an answer with another status than 200 there is no body.
 
         Raises:
-          FetchFailure: there is no answer that could be believed.
+          PullFailure: there is no answer that could be believed.
         """
 
     def rest(self) -> None:
@@ -141,7 +141,7 @@ def read_head(head: Sequence[bytes]) -> int | None:
     Returns the length of the body that the source tells, None if it does not.
 
     Raises:
-      FetchFailure: there are too many bytes or interim answers, the head is cut, or it leaves
+      PullFailure: there are too many bytes or interim answers, the head is cut, or it leaves
         room for doubt where the body ends, or how that is encoded.
     """
     if (length := _plain_length(b"".join(head).lower())) is not None:

@@ -12,7 +12,7 @@ from rebalancer.agent.transfer.sources.engine import (
     UNWANTED_BYTES,
     USER_AGENT,
     WHOLE_BYTES,
-    FetchFailure,
+    PullFailure,
     Source,
     broken,
     read_head,
@@ -95,7 +95,7 @@ class Exchange:
         self._enough = WHOLE_BYTES
         self._has_moved = self._had_head = self._has_body = self.is_full = False
         self._silent_s = 0.0
-        self._failure: FetchFailure | None = None
+        self._failure: PullFailure | None = None
         self.status = 0
         self.length: int | None = None
         self.is_small = False
@@ -155,7 +155,7 @@ class Exchange:
             self._wake()
         return None
 
-    def ended(self, failure: FetchFailure | None) -> None:
+    def ended(self, failure: PullFailure | None) -> None:
         """Note that the exchange is over, by libcurl's word or by silence."""
         self.is_under_way = False
         self._failure = failure
@@ -168,7 +168,7 @@ class Exchange:
 
     # --- silence -------------------------------------------------------------------------------
 
-    def tick(self, seconds: float, limits: AgentSource) -> FetchFailure | None:
+    def tick(self, seconds: float, limits: AgentSource) -> PullFailure | None:
         """Add `seconds` to the silence; returns the failure if that lasts for too long.
 
         Silence is not broken by a part of a head, so a head that never ends is not waited for.
@@ -193,7 +193,7 @@ class Exchange:
         """Wait until the answer is whole, or is the beginning of a large one.
 
         Raises:
-          FetchFailure: the source cannot be reached, or its answer cannot be believed.
+          PullFailure: the source cannot be reached, or its answer cannot be believed.
         """
         await self._wait()
         if self._failure is not None:
@@ -207,7 +207,7 @@ class Exchange:
         """Wait for about `AHEAD_BYTES` of body; all that is left if `is_whole` is then true.
 
         Raises:
-          FetchFailure: the rest does not come.
+          PullFailure: the rest does not come.
         """
         self._enough = AHEAD_BYTES - 1
         await self._wait()

@@ -76,7 +76,7 @@ class _Answer:
         """Wait for about `AHEAD_BYTES` of body; all that is left if `is_whole` is then true.
 
         Raises:
-          FetchFailure: the rest does not come.
+          PullFailure: the rest does not come.
         """
         await self._read(AHEAD_BYTES)
         chunks, self._chunks, self._size = self._chunks, [], 0
@@ -165,7 +165,7 @@ class PlainEngine:
         """Ask `source` for `path`; returns once the answer is whole, or is a large one's beginning.
 
         Raises:
-          FetchFailure: there is no answer that could be believed.
+          PullFailure: there is no answer that could be believed.
         """
         stream = await self._connect(source)
         answer = _Answer(stream, self._limits, self._allowance, self._patience)

@@ -7,7 +7,7 @@ import trio
 
 from rebalancer.domain.reasons import BAD_SHARD_NUMBER, Reason
 from rebalancer.domain.states import ObjectEvent
-from rebalancer.manager.actions.verify.collect import Shards
+from rebalancer.manager.actions.verify.collect import LiveShards
 from rebalancer.manager.actions.verify.copies import Copy, Fault, gravest, is_sampled
 from rebalancer.manager.actions.verify.reader import Reader
 from rebalancer.manager.actions.verify.records import Skip, ToVerify, Unusable, judge_records
@@ -30,7 +30,7 @@ class Checker:
     """A checker brings every stored object of a verify job to its end."""
 
     store: JobStore
-    shards: Shards
+    shards: LiveShards
     reader: Reader
     sample: float
     requests: int

@@ -59,7 +59,7 @@ def has_collected_all(file: Path) -> bool:
 
 
 @attrs.frozen
-class Shards:
+class LiveShards:
     """The live shards; each call is retried for as long as its failure is transient."""
 
     moray: Mapping[int, scan.Shard]
@@ -96,7 +96,7 @@ class Collector:
     """A collector stores objects in the file of a verify job."""
 
     store: JobStore
-    shards: Shards
+    shards: LiveShards
     readers: int
     window: int
     #: Called with each position that was stored.

@@ -19,7 +19,7 @@ from rebalancer.errors import JobFailed
 from rebalancer.manager.actions.verify.check import Checker
 from rebalancer.manager.actions.verify.collect import (
     Collector,
-    Shards,
+    LiveShards,
     has_collected_all,
     has_moved,
     is_unconfirmed,
@@ -59,7 +59,7 @@ class VerifyJob:
           StoreError: the file of the other job cannot be read.
           ExceptionGroup: a PeerError of a shard that is not transient.
         """
-        shards = Shards(self.moray, self.waits)
+        shards = LiveShards(self.moray, self.waits)
         await unless(cancelled, partial(self._collect, shards))
         await unless(cancelled, self._checker(shards).run)
         if cancelled.is_set():
@@ -69,7 +69,7 @@ class VerifyJob:
         if faults := count_faults(await self.store.status()):
             raise JobFailed(faults)
 
-    async def _collect(self, shards: Shards) -> None:
+    async def _collect(self, shards: LiveShards) -> None:
         """Store every object that the job is to verify, unless that was done already."""
         options, params = self.config.options, self.params
         collector = Collector(
@@ -93,7 +93,7 @@ class VerifyJob:
                 await collector.store_named(params["shark"])
         await collector.finish()
 
-    def _checker(self, shards: Shards) -> Checker:
+    def _checker(self, shards: LiveShards) -> Checker:
         params = self.params
         rate = ByteRate(params["bytes_per_s"])
         reader = Reader(self.http, params["port"], params["patience_s"], rate, self.waits)

@@ -28,7 +28,7 @@ from rebalancer.agent.transfer.sources.engine import (
     MAX_HEAD_BYTES,
     MAX_INTERIM,
     Engine,
-    FetchFailure,
+    PullFailure,
     Source,
     read_head,
     read_status,
@@ -115,7 +115,7 @@ def test_a_head_tells_the_length(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_head_that_leaves_room_for_doubt_is_refused(name: str) -> None:
     """Whatever the body then is."""
-    with pytest.raises(FetchFailure) as told:
+    with pytest.raises(PullFailure) as told:
         read_head(REFUSED[name])
     assert (told.value.reason, told.value.is_transient) == (reasons.NETWORK_ERROR, False)
 
@@ -132,7 +132,7 @@ def test_heads_of_the_common_kind_are_read_as_all_others(fields: list[bytes]) ->
     for head in ([OK, *fields, END], [OK, b"X-Encoding: none\r\n", *fields, END]):
         try:
             results.append(read_head(head))
-        except FetchFailure as failure:
+        except PullFailure as failure:
             results.append(-1)
             assert str(failure)
     assert results[0] == results[1]
@@ -203,7 +203,7 @@ async def test_silence_ends_a_transfer_that_nobody_else_feels(
         told = []
 
         async def pull() -> None:
-            with pytest.raises(FetchFailure, match=r"nothing came for 10") as failure:
+            with pytest.raises(PullFailure, match=r"nothing came for 10") as failure:
                 await engine.get(where, "/a/b")
             told.append(failure.value.reason)
 
@@ -404,7 +404,7 @@ async def test_a_failure_of_any_kind_is_told(name: str) -> None:
         running(name, source.port) as (engine, where),
     ):
         for _ in odd:
-            with pytest.raises(FetchFailure) as told:
+            with pytest.raises(PullFailure) as told:
                 await engine.get(where, "/a/b")
             assert told.value.reason == reasons.NETWORK_ERROR
         assert await body(engine, where) == SMALL
@@ -423,7 +423,7 @@ async def test_a_body_that_ends_while_it_waits_to_be_taken_is_not_whole(
     ):
         answer = await engine.get(where, "/a/b")
         await trio.sleep(0.2)
-        with pytest.raises(FetchFailure) as told:
+        with pytest.raises(PullFailure) as told:
             while not answer.is_whole:
                 await answer.take()
         answer.close()
@@ -540,7 +540,7 @@ async def test_a_process_without_files_says_so(name: str, monkeypatch: pytest.Mo
     where = f"rebalancer.agent.transfer.sources.{'curl' if name == 'libcurl' else 'plain'}"
     monkeypatch.setattr(f"{where}.is_short_of_files", lambda: True)
     async with running(name, 1) as (engine, source):
-        with pytest.raises(FetchFailure) as told:
+        with pytest.raises(PullFailure) as told:
             await engine.get(source, "/a/b")
     assert (told.value.is_short, told.value.reason) == (True, reasons.SOURCE_OTHER_ERROR)
 
@@ -574,7 +574,7 @@ def test_a_name_that_could_mean_two_hosts_is_asked_nothing(name: str) -> None:
     settings = AgentSource(allowed_domains=("lab", "lab\r\nX: y", "lab/x"))
     puller = Puller(None, settings, {})  # type: ignore[arg-type]
     for named in (puller, Puller(None, AgentSource(), {})):  # type: ignore[arg-type]
-        with pytest.raises(FetchFailure) as told:
+        with pytest.raises(PullFailure) as told:
             named._source(name)
         assert (told.value.reason, told.value.is_transient) == (reasons.SOURCE_OTHER_ERROR, False)
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from rebalancer.errors import JobFailed
-from rebalancer.manager.actions.verify.collect import Shards
+from rebalancer.manager.actions.verify.collect import LiveShards
 from rebalancer.manager.actions.verify.copies import is_sampled
 from rebalancer.manager.store import views
 from tests.manager.actions.verify.region import Region, content, good_record, open_region
@@ -99,7 +99,7 @@ async def test_a_part_of_the_objects_is_read_whole(tmp_path: Path) -> None:
 async def test_what_users_change_meanwhile_is_no_fault(tmp_path: Path) -> None:
     """Records that are gone, or other objects' by now, are skipped; a moved one is followed."""
     async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
-        await job._collect(Shards(job.moray, job.waits))
+        await job._collect(LiveShards(job.moray, job.waits))
         for number in (1, 3, 5):
             region.copy(number, NODE).unlink()
         region.world.shards[region.shard_of(1)].delete("manta", "/account/stor/1")
@@ -143,7 +143,7 @@ async def test_an_object_that_has_lost_all_its_copies_is_listed(tmp_path: Path) 
     """A record that names no storage node is right only if there is nothing to store."""
     async with open_region(tmp_path, records()) as region:
         async with region.job(shark=NODE) as (job, _):
-            await job._collect(Shards(job.moray, job.waits))
+            await job._collect(LiveShards(job.moray, job.waits))
         region.put(good_record(1, sharks=[]), region.shard_of(1))
         assert await verified(region, shark=NODE) == {
             ("complete", ""): OBJECTS // 2 - 1,
@@ -157,7 +157,7 @@ async def test_a_record_whose_shard_cannot_be_asked_is_not_taken_for_deleted(
     """A manager was started with fewer shards than the one that has found the objects."""
     async with open_region(tmp_path, records()) as region:
         async with region.job(shark=NODE) as (job, _):
-            await job._collect(Shards(job.moray, job.waits))
+            await job._collect(LiveShards(job.moray, job.waits))
         gone = region.shard_of(1)
         lost = sum(region.shard_of(number) == gone for number in range(1, OBJECTS, 2))
         store = region.world.shards.pop(gone)
@@ -249,7 +249,7 @@ async def test_a_cancelled_job_skips_what_is_left(tmp_path: Path) -> None:
     """It ends at once; nothing counts as looked at that was not."""
     cancelled = trio.Event()
     async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
-        await job._collect(Shards(job.moray, job.waits))
+        await job._collect(LiveShards(job.moray, job.waits))
         cancelled.set()
         await job.run(cancelled)
         assert await counts(store) == {("skipped", "cancelled"): OBJECTS // 2}
