@@ -75,7 +75,7 @@ class CurlEngine:
             await self._allowance.wait()
         if self._is_closing:
             self.rest()
-        self._driver.open(str(source))
+        self._driver.open(source)
         exchange = self._at_rest.pop() if self._at_rest else Exchange(self)
         exchange.ask(source, path, self._buffer_bytes())
         try:

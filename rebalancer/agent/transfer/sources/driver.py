@@ -12,7 +12,7 @@ import pycurl
 import trio
 
 from rebalancer.agent.transfer.bandwidth import Allowance
-from rebalancer.agent.transfer.sources.engine import unreachable
+from rebalancer.agent.transfer.sources.engine import Source, unreachable
 from rebalancer.agent.transfer.sources.exchange import Exchange
 from rebalancer.agent.transfer.sources.sockets import open_sockets
 
@@ -40,7 +40,7 @@ class Driver:
         self._sleep = trio.CancelScope()
         self._multi: Any = None
 
-    def open(self, where: str) -> None:
+    def open(self, source: Source) -> None:
         """Start libcurl, unless it is started.
 
         Raises:
@@ -51,7 +51,7 @@ class Driver:
         try:
             multi = pycurl.CurlMulti()
         except (pycurl.error, MemoryError) as exc:
-            raise unreachable(f"{where}: {exc}", is_short=True) from exc
+            raise unreachable(f"{source}: {exc}", is_short=True) from exc
         multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, self._most)
         multi.setopt(pycurl.M_MAXCONNECTS, self._most)
         multi.setopt(pycurl.M_PIPELINING, 0)

@@ -1,5 +1,6 @@
 """This module watches libcurl's sockets, in an object that is itself a file to wait for."""
 
+import math
 import select
 import selectors
 import socket
@@ -7,6 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pycurl
+import trio
+
+#: A connection on which nothing had come so many seconds ago is used again without another look: a
+#: look lets other threads run, and with small objects there would be one for each.
+FRESH_S = 0.001
 
 
 class SelectedSockets:
@@ -66,8 +72,8 @@ class EpollSockets:
     connection carries the next request at once.  One that was closed is not, whatever else has
     its number now.
 
-    Mutable state: what libcurl waits for, by socket, and whether another one became readable,
-    whose connection its source must have closed or spoilt.
+    Mutable state: what libcurl waits for, by socket; whether another one became readable, whose
+    connection its source must have closed or spoilt; and the time of the last look at all.
     """
 
     def __init__(self, is_paused: Callable[[int], bool]) -> None:
@@ -76,6 +82,7 @@ class EpollSockets:
         self._is_paused = is_paused
         self._epoll = select.epoll()
         self._wanted: dict[int, int] = {}
+        self._looked_at = -math.inf
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while a socket is ready."""
@@ -97,6 +104,7 @@ class EpollSockets:
     def ready(self) -> list[tuple[int, int]]:
         """Return the sockets that are ready, and for what, in libcurl's words."""
         found = []
+        self._looked_at = trio.current_time()
         for number, events in self._epoll.poll(0):
             if number in self._wanted:
                 into = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
@@ -111,6 +119,8 @@ class EpollSockets:
 
         A whole answer that nobody asked for would be taken for that of the next request.
         """
+        if trio.current_time() < self._looked_at + FRESH_S:
+            return
         for number, _ in self._epoll.poll(0):
             if number not in self._wanted:
                 self._check(number)
