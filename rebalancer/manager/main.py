@@ -14,7 +14,7 @@ from rebalancer.lock import claimed
 from rebalancer.log import configure, get_logger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.http.api import make_api
-from rebalancer.manager.jobs import plan
+from rebalancer.manager.jobs import scratch
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.jobs.service import Jobs
@@ -81,7 +81,7 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
     data_dir = Path(config.data_dir)
     # Before anything there is touched: it may be another manager's.
     with claimed(data_dir, LOG_NAME):
-        await run_sync(Work.OTHER, plan.clean, data_dir)
+        await run_sync(Work.OTHER, scratch.clean, data_dir)
         async with (
             open_http(
                 config.hosts,

@@ -7,17 +7,31 @@ on that is a member of the job's action.  `rebalancer.actions` has the parameter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
+
 from rebalancer.config import ManagerConfig
-from rebalancer.manager.store.records import Finding
+from rebalancer.domain.objects import Shark
+from rebalancer.manager.store.records import Finding, Status
 
 if TYPE_CHECKING:
     from rebalancer.manager.jobs.assembly import Resources
-    from rebalancer.manager.jobs.plan import Plan
     from rebalancer.manager.jobs.rows import JobRow
     from rebalancer.manager.jobs.running import RunningJob
 
 #: Returns the row of a job by its id, None if there is no such job.
 Known = Callable[[str], "JobRow | None"]
+
+
+@attrs.frozen
+class Plan:
+    """A plan has the objects and bytes that a job would move, by destination."""
+
+    status: Status
+    #: Objects and bytes by the destination that they would be given to.
+    destinations: Mapping[Shark, tuple[int, int]]
+    warnings: list[Finding]
+    #: Why not all has been looked at.
+    failures: list[str]
 
 
 class JobAction(Protocol):
@@ -43,14 +57,15 @@ class JobAction(Protocol):
     def used_jobs(self, params: Mapping[str, Any]) -> Mapping[str, str]:
         """Return the ids of jobs whose files are needed, each with what is done to them: a verb."""
 
-    def retry(self, row: "JobRow", known: Known, taken: int) -> dict[str, Any]:
-        """Return the parameters of a job that retries `row`, of whose limit `taken` are done.
+    async def retry(self, row: "JobRow", known: Known, resources: "Resources") -> dict[str, Any]:
+        """Return the parameters of a job that retries `row`, which has ended.
 
         Raises:
           BadRequest: something of the earlier jobs is missing that cannot be found anew.
+          Unavailable, Damaged: the file of `row` is needed, and cannot be read.
         """
 
-    async def plan(self, resources: "Resources", params: dict[str, Any]) -> "Plan":
+    async def plan(self, resources: "Resources", params: dict[str, Any]) -> Plan:
         """Tell what a job would do; asked only of an action that declares a dry run.
 
         Raises:

@@ -15,8 +15,8 @@ from rebalancer.api import status as api_status
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.manager.actions.action import Plan
 from rebalancer.manager.fleet.ledger import Standing
-from rebalancer.manager.jobs.plan import Plan
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store.records import Finding, Round, ScanPosition, Status
 from rebalancer.manager.store.views import Overview

@@ -1,30 +1,17 @@
-"""This module assembles a job from the resources of all jobs and from the row of this one."""
+"""This module has what jobs of every action are assembled from: shared resources, and shards."""
 
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
-import trio
 
 from rebalancer.config import ManagerConfig, read_token
-from rebalancer.converter import structure
 from rebalancer.errors import ConfigError, PeerUnreachable
-from rebalancer.manager.actions.evacuate.decisions import Evacuate
-from rebalancer.manager.fleet.bandwidth import BandwidthLimit
-from rebalancer.manager.fleet.ledger import FleetLedger, JobLedger
+from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList
-from rebalancer.manager.fleet.update_limiter import UpdateLimiter
-from rebalancer.manager.jobs.origin import validated_origin
-from rebalancer.manager.jobs.retries import listing_of, scans_shards
-from rebalancer.manager.jobs.rows import JobRow
-from rebalancer.manager.jobs.tuning import Tuning
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.pipeline.job import Job
-from rebalancer.manager.pipeline.listings import Listing
-from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
@@ -59,90 +46,29 @@ class Resources:
         """Return the path of a job's file."""
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
 
-    def listing(self, params: Mapping[str, Any]) -> Listing | None:
-        """Return the listing of a job, which it reads before its scans or in place of them."""
-        return listing_of(params, self.file)
-
     def agents(self, config: ManagerConfig) -> Agents:
         """Return the client of all agents as `config` says to ask them."""
         http = self.http.over("https" if config.agent_tls else "http")
         return Agents(http, config.agent_port, self.agent_token, config.agent_dialects)
 
+    async def read_agent_token(
+        self, config: ManagerConfig, waits: Waits, patience_s: float = math.inf
+    ) -> None:
+        """Read the agents' token; wait for its file, which may be put there only later.
 
-@attrs.frozen
-class Opened:
-    """The clients and files here stay open for as long as a job runs."""
+        Raises:
+          PeerUnreachable: the file cannot be read for `patience_s` seconds.
+        """
 
-    shards: "Shards"
-    store: JobStore
-    ledger: JobLedger
+        async def ask() -> str | None:
+            try:
+                return await run_sync(Work.OTHER, read_token, config.agent_token_file)
+            except ConfigError as exc:
+                raise PeerUnreachable(str(exc)) from exc
 
-
-def read_tuning(row: JobRow) -> Tuning:
-    """Return the limits that an operator has changed for a job."""
-    return structure(row.params.get("tuning", {}), Tuning)
-
-
-async def make_job(
-    resources: Resources,
-    row: JobRow,
-    config: ManagerConfig,
-    opened: Opened,
-    *,
-    metrics: ManagerMetrics,
-    waits: Waits,
-    cancelled: trio.Event,
-    patience_s: float = math.inf,
-) -> Job:
-    """Build an evacuation; wait up to `patience_s` seconds for a peer that does not answer.
-
-    Raises:
-      JobFailed: the evacuated node is unknown.
-      PeerError: the first shard does not answer, or the agents' token cannot be read.
-    """
-    shards, store = opened.shards, opened.store
-    resources.agent_token.value = await _read_token(config.agent_token_file, waits, patience_s)
-    node = row.params["from_shark"]
-    origin = await validated_origin(store, shards.moray, node, waits, patience_s)
-    agents, threads = resources.agents(config), config.options.max_metadata_update_threads
-    show_limit, patience = metrics.show_update_limit, config.metadata_timeout
-    return Job(
-        id=row.id,
-        decisions=Evacuate(origin, config.exclude_key_prefixes),
-        config=config,
-        store=store,
-        node_list=resources.node_list,
-        agents=agents,
-        bandwidth=BandwidthLimit(agents, read_tuning(row).bandwidth_bytes_per_s),
-        scanned=shards.clones or shards.moray,
-        moray=shards.moray,
-        listing=resources.listing(row.params),
-        scans=scans_shards(row.params),
-        metrics=metrics,
-        ledger=opened.ledger,
-        update_limiter=UpdateLimiter(threads, patience, show_limit, waits),
-        waits=waits,
-        cancelled=cancelled,
-        patience_s=patience_s,
-        max_objects=row.params.get("max_objects"),
-        evacuating=lambda: resources.evacuating,
-    )
-
-
-async def _read_token(path: str, waits: Waits, patience_s: float) -> str | None:
-    """Read the agents' token; wait for its file, which may be put there only later.
-
-    Raises:
-      PeerUnreachable: the file cannot be read for `patience_s` seconds.
-    """
-
-    async def ask() -> str | None:
-        try:
-            return await run_sync(Work.OTHER, read_token, path)
-        except ConfigError as exc:
-            raise PeerUnreachable(str(exc)) from exc
-
-    return await retry_while_transient(ask, waits=waits, subject=TOKEN, bound_s=patience_s)
+        self.agent_token.value = await retry_while_transient(
+            ask, waits=waits, subject=TOKEN, bound_s=patience_s
+        )
 
 
 @attrs.frozen

@@ -1,28 +1,25 @@
 """This module answers questions about jobs, and changes nothing."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 import attrs
 
 from rebalancer.api.jobs import Summary
 from rebalancer.api.status import Status
 from rebalancer.converter import unstructure
-from rebalancer.errors import BadRequest, Damaged, StoreBusy, StoreError, Unavailable
+from rebalancer.errors import BadRequest, Damaged
 from rebalancer.manager.http import render
 from rebalancer.manager.http.requests import ObjectsQuery, checked_id
 from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.files import read_job_file
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.store import views
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Wait
-
-T = TypeVar("T")
 
 
 @attrs.frozen
@@ -140,28 +137,6 @@ class JobQueries:
         if row is None:
             raise BadRequest(f"Could not find job UUID: {job_id}")
         return row
-
-
-async def read_job_file(fn: Callable[..., T], *args: Any) -> T:
-    """Call `fn`, which reads a job's file, for a request.
-
-    Raises:
-      Unavailable: it cannot be read now.
-      Damaged: it is no good, or gone.
-    """
-    with answering():
-        return await run_sync(Work.VIEWS, partial(fn, *args))
-
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Turn a fault of a job's file into the answer to a request."""
-    try:
-        yield
-    except StoreBusy as exc:
-        raise Unavailable(str(exc)) from exc
-    except StoreError as exc:
-        raise Damaged(str(exc)) from exc
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

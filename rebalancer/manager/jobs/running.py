@@ -16,9 +16,9 @@ from rebalancer.domain.states import JobEvent, JobState, ObjectStatus
 from rebalancer.errors import JobFailed, PeerError, StoreError, leaves
 from rebalancer.log import get_logger
 from rebalancer.manager.actions.registry import ACTIONS
-from rebalancer.manager.jobs.assembly import Resources, read_tuning
+from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.rows import JobRow
-from rebalancer.manager.jobs.tuning import reloaded, tuned
+from rebalancer.manager.jobs.tuning import read_tuning, reloaded, tuned
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.rates import HOUR_S, Rates

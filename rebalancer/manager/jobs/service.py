@@ -18,22 +18,23 @@ from rebalancer.domain.states import (
     JOB,
     JobEvent,
     JobState,
-    ObjectStatus,
     cancelling_event,
     words_of,
 )
 from rebalancer.errors import BadRequest, Conflict, IllegalTransition, Unavailable
 from rebalancer.log import get_logger
+from rebalancer.manager.actions.action import Plan
 from rebalancer.manager.actions.registry import ACTIONS
 from rebalancer.manager.http.requests import NewJob, Setting, check_range, checked_id
-from rebalancer.manager.jobs.assembly import Resources, read_tuning
+from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.files import answering
 from rebalancer.manager.jobs.index import JobIndex
-from rebalancer.manager.jobs.plan import Plan
-from rebalancer.manager.jobs.queries import JobQueries, answering, read_job_file
+from rebalancer.manager.jobs.queries import JobQueries
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.jobs.scheduler import Scheduler, to_start
-from rebalancer.manager.store import job_file, views
+from rebalancer.manager.jobs.tuning import read_tuning
+from rebalancer.manager.store import job_file
 from rebalancer.manager.store.records import Finding
 from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
@@ -207,14 +208,7 @@ class Jobs:
         action = ACTIONS.get(row.action)
         if action is None:
             raise BadRequest(f"Job {row.id}: nothing is known of the action {row.action}")
-        return row, action.retry(row, known.get, await self._moved_within_limit(row))
-
-    async def _moved_within_limit(self, row: JobRow) -> int:
-        """Return how many objects a job has moved of those that its limit allows; 0 without one."""
-        if row.params.get("max_objects") is None:
-            return 0
-        overview = await read_job_file(views.read_job, self.resources.file(row.id))
-        return overview.status.objects(ObjectStatus.COMPLETE)
+        return row, await action.retry(row, known.get, self.resources)
 
     async def _add(
         self, action: str, params: dict[str, Any], findings: Sequence[Finding] = ()

@@ -7,6 +7,8 @@ import attrs
 
 from rebalancer.config import ManagerConfig
 from rebalancer.config.reload import Reload, adopt, changed
+from rebalancer.converter import structure
+from rebalancer.manager.jobs.rows import JobRow
 
 
 @attrs.frozen
@@ -18,6 +20,11 @@ class Tuning:
     max_tasks_per_assignment: int | None = None
     #: Bytes a second that each destination may take in; None: as its agent is configured.
     bandwidth_bytes_per_s: int | None = None
+
+
+def read_tuning(row: JobRow) -> Tuning:
+    """Return the limits that an operator has changed for a job."""
+    return structure(row.params.get("tuning", {}), Tuning)
 
 
 def tuned(config: ManagerConfig, tuning: Tuning) -> ManagerConfig:

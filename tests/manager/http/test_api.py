@@ -15,9 +15,9 @@ import trio
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import Shark
+from rebalancer.manager.actions import lookup
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.http.api import make_api
-from rebalancer.manager.jobs import origin
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.jobs.service import Jobs
@@ -243,7 +243,7 @@ async def test_a_job_is_made_though_no_shard_can_tell_of_its_shark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for the shard itself; that nobody could look is a warning of the job."""
-    monkeypatch.setattr(origin, "LOOK_UP_S", 0.3)
+    monkeypatch.setattr(lookup, "LOOK_UP_S", 0.3)
     async with open_rig(tmp_path) as rig, trio.open_nursery() as nursery:
         # One that takes the connection and never says a word.
         silent = partial(trio.serve_tcp, _say_nothing, 0, host="127.0.0.1")

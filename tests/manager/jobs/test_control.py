@@ -10,7 +10,7 @@ import trio
 
 from rebalancer.config import Options
 from rebalancer.domain.states import JobEvent
-from rebalancer.manager.jobs import plan
+from rebalancer.manager.jobs import scratch
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.pipeline.job import Job
 from tests.manager.http.test_api import UUID, Rig, open_rig, refusing_agents, rows
@@ -321,7 +321,7 @@ async def test_a_dry_run_tells_what_would_be_done_and_does_nothing(tmp_path: Pat
     """Objects, bytes, destinations, whether it fits; no job, no file, no agent is asked to work."""
     body = {"action": "evacuate", "params": {"from_shark": "1.stor"}, "dry_run": True}
     (tmp_path / "db").mkdir()
-    (tmp_path / "db" / f"{plan.PREFIX}left-over").mkdir()
+    (tmp_path / "db" / f"{scratch.PREFIX}left-over").mkdir()
     async with open_rig(tmp_path, objects=9, exclude_key_prefixes=("/account/stor/3",)) as rig:
         status, made = await ask(rig, "POST", "/jobs", body)
         full = attrs.evolve(rig.jobs.resources.config, max_fill_percentage=5)
@@ -330,7 +330,7 @@ async def test_a_dry_run_tells_what_would_be_done_and_does_nothing(tmp_path: Pat
         unknown = {**body, "params": {"from_shark": "77.stor"}}
         refused = await ask(rig, "POST", "/jobs", unknown)
         assert await (await rig.client.get("/jobs")).get_json() == []
-        plan.clean(tmp_path / "db")
+        scratch.clean(tmp_path / "db")
         left = [path.name for path in (tmp_path / "db").iterdir() if path.is_dir()]
 
     assert status == 200

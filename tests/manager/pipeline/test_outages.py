@@ -22,7 +22,8 @@ from rebalancer.errors import (
     PeerUnreachable,
     StoreError,
 )
-from rebalancer.manager.jobs import assembly, origin, running
+from rebalancer.manager.actions.evacuate import origin
+from rebalancer.manager.jobs import assembly, running
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listed, ObjectsFile

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.config import ManagerConfig
+from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError
 from rebalancer.log import get_logger
-from rebalancer.manager.actions.action import Known
-from rebalancer.manager.jobs.assembly import Opened, Resources, make_job, open_shards
-from rebalancer.manager.jobs.origin import full_name, is_whole, look_up_node, validated_origin
-from rebalancer.manager.jobs.plan import Plan, make_plan
-from rebalancer.manager.jobs.preflight import preflight_of
-from rebalancer.manager.jobs.retries import params_of_retry, read_left
+from rebalancer.manager.actions.action import Known, Plan
+from rebalancer.manager.actions.evacuate.job import Opened, make_job
+from rebalancer.manager.actions.evacuate.origin import is_whole, validated_origin
+from rebalancer.manager.actions.evacuate.plan import make_plan
+from rebalancer.manager.actions.evacuate.preflight import preflight_of
+from rebalancer.manager.actions.evacuate.retries import listing_of, params_of_retry, read_left
+from rebalancer.manager.actions.lookup import full_name, look_up_node
+from rebalancer.manager.jobs.assembly import Resources, open_shards
+from rebalancer.manager.jobs.files import read_job_file
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job, unless
 from rebalancer.manager.pipeline.listings import check
-from rebalancer.manager.store import job_info, scans
+from rebalancer.manager.store import job_info, scans, views
 from rebalancer.manager.store.records import Finding
 from rebalancer.threads import Work, run_sync
 
@@ -50,7 +54,7 @@ class EvacuateAction:
         """
         if resources.config.snaplink_cleanup_required:
             raise Refused("Snaplink Cleanup Required")
-        if (listing := resources.listing(params)) is not None:
+        if (listing := listing_of(params, resources.file)) is not None:
             try:
                 await run_sync(Work.OTHER, check, listing)
             except (JobFailed, StoreError) as exc:
@@ -69,13 +73,22 @@ class EvacuateAction:
         earlier = (params.get("retry_of"), *params.get("chain", ()))
         return {job_id: "retries" for job_id in earlier if job_id is not None}
 
-    def retry(self, row: JobRow, known: Known, taken: int) -> dict[str, Any]:
-        """Return the parameters of a job that retries `row`, as `params_of_retry` does."""
+    async def retry(self, row: JobRow, known: Known, resources: Resources) -> dict[str, Any]:
+        """Return the parameters of a job that retries `row`, as `params_of_retry` does.
+
+        Raises:
+          BadRequest: something of the earlier jobs is missing that cannot be found anew.
+          Unavailable, Damaged: how many of a limited number of objects it moved cannot be read.
+        """
+        taken = 0
+        if row.params.get("max_objects") is not None:
+            overview = await read_job_file(views.read_job, resources.file(row.id))
+            taken = overview.status.objects(ObjectStatus.COMPLETE)
         return params_of_retry(row, known, taken)
 
     async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
         """Tell what a job would do, as `make_plan` does."""
-        return await make_plan(resources, "evacuate", params)
+        return await make_plan(resources, params)
 
     async def run(self, running: "RunningJob") -> None:
         """Run the pipeline of an evacuation."""

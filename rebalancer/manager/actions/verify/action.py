@@ -9,15 +9,14 @@ from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.actions.verify import VerifyParams
 from rebalancer.config import ManagerConfig
 from rebalancer.errors import BadRequest, Conflict
-from rebalancer.manager.actions.action import Known
+from rebalancer.manager.actions.action import Known, Plan
+from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.actions.verify.job import VerifyJob
 from rebalancer.manager.jobs.assembly import Resources, open_shards
-from rebalancer.manager.jobs.origin import full_name, look_up_node
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store.records import Finding
 
 if TYPE_CHECKING:
-    from rebalancer.manager.jobs.plan import Plan
     from rebalancer.manager.jobs.running import RunningJob
 
 
@@ -63,7 +62,7 @@ class VerifyAction:
         used = {params["job"]: "verifies", params.get("retry_of"): "retries"}
         return {job_id: verb for job_id, verb in used.items() if job_id is not None}
 
-    def retry(self, row: JobRow, known: Known, _taken: int) -> dict[str, Any]:
+    async def retry(self, row: JobRow, known: Known, _resources: Resources) -> dict[str, Any]:
         """Return the parameters of a retry job, which verifies the unconfirmed objects once more.
 
         Raises:
@@ -73,7 +72,7 @@ class VerifyAction:
             raise BadRequest(f"Job {row.params['job']}, whose objects are verified, was removed")
         return {**row.params, "retry_of": row.id}
 
-    async def plan(self, resources: Resources, params: dict[str, Any]) -> "Plan":
+    async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
         """Refuse a dry run, which the action does not declare.
 
         Raises:

@@ -1,58 +1,43 @@
-"""This module is the dry run, which finds out what a job would do, without its effects.
+"""This module is the dry run of an evacuation: it finds out what a job would do.
 
 Objects are discovered and placed as in a job, but in a file that is thrown away, and no agent is
 asked to work.
 """
 
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
+from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerError, StoreError, Unavailable, leaves
+from rebalancer.manager.actions.action import Plan
+from rebalancer.manager.actions.evacuate.job import Opened, make_job
+from rebalancer.manager.actions.evacuate.preflight import preflight_of
 from rebalancer.manager.fleet.ledger import FleetLedger
-from rebalancer.manager.jobs.assembly import Opened, Resources, make_job, open_shards
-from rebalancer.manager.jobs.preflight import preflight_of
+from rebalancer.manager.jobs.assembly import Resources, open_shards
 from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.jobs.scratch import scratch_folder
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store.job_store import open_store
-from rebalancer.manager.store.records import Finding, Status
-from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
 
-#: Folders of dry runs, beside the jobs' files.
-PREFIX = "plan-"
 #: Peers that do not answer are waited for so many seconds: a person waits for the plan.
 PATIENCE_S = 60.0
 #: Assignments never end in a dry run, so no destination may be taken for busy.
 UNLIMITED = 1 << 62
 
 
-@attrs.frozen
-class Plan:
-    """A plan has the objects and bytes that a job would move, by destination."""
-
-    status: Status
-    #: Objects and bytes by the destination that they would be given to.
-    destinations: Mapping[Shark, tuple[int, int]]
-    warnings: list[Finding]
-    #: Why not all has been looked at.
-    failures: list[str]
-
-
-async def make_plan(resources: Resources, action: str, params: dict[str, Any]) -> Plan:
+async def make_plan(resources: Resources, params: dict[str, Any]) -> Plan:
     """Make the plan of a job with these parameters.
 
     Raises:
@@ -60,20 +45,20 @@ async def make_plan(resources: Resources, action: str, params: dict[str, Any]) -
       Unavailable: a shard or storinfo does not answer.
     """
     try:
-        return await _make(resources, action, params)
+        return await _make(resources, params)
     except* JobFailed as group:
         raise BadRequest("; ".join(str(exc) for exc in leaves(group))) from group
     except* (PeerError, StoreError) as group:
         raise Unavailable("; ".join(str(exc) for exc in leaves(group))) from group
 
 
-async def _make(resources: Resources, action: str, params: dict[str, Any]) -> Plan:
+async def _make(resources: Resources, params: dict[str, Any]) -> Plan:
     # Nothing comes back from agents, so what cannot be placed now never can.
     config = attrs.evolve(resources.config, max_attempts=1)
-    row = JobRow("plan", action, JobState.QUEUED, params, "", None, None, None)
+    row = JobRow("plan", EVACUATE.name, JobState.QUEUED, params, "", None, None, None)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        folder = await enter(_scratch(Path(config.data_dir)))
+        folder = await enter(scratch_folder(Path(config.data_dir)))
         shards = await enter(open_shards(config))
         job_store = await enter(open_store(folder / f"{row.id}.sqlite"))
         ledger = stack.enter_context(FleetLedger().open(UNLIMITED))
@@ -112,19 +97,3 @@ async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:
         async with found_send:
             await find(job, found_send)
     return {shark: (objects[shark], sizes[shark]) for shark in sorted(objects, key=str)}
-
-
-@asynccontextmanager
-async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
-    folder = await run_sync(Work.OTHER, lambda: tempfile.mkdtemp(prefix=PREFIX, dir=data_dir))
-    try:
-        yield Path(folder)
-    finally:
-        with trio.CancelScope(shield=True):  # bounded: a few files
-            await run_sync(Work.OTHER, shutil.rmtree, folder, True)
-
-
-def clean(data_dir: Path) -> None:
-    """Remove the folders of dry runs that were cut off with their manager.  Blocking."""
-    for folder in data_dir.glob(f"{PREFIX}*"):
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,25 +1,15 @@
-"""This module looks up the records of storage nodes, which the first shard has.
+"""This module looks storage nodes up for actions, by their records on the first shard.
 
 storinfo cannot say: it does not list a node that takes no writes.
 """
 
-import math
-from collections.abc import Mapping
-from functools import partial
-from typing import TypeGuard
-
 import trio
 
 from rebalancer.config import ManagerConfig
-from rebalancer.domain.objects import Shark
-from rebalancer.errors import BadRequest, JobFailed, PeerError
+from rebalancer.errors import BadRequest, PeerError
 from rebalancer.log import get_logger
-from rebalancer.manager.store import job_info
-from rebalancer.manager.store.job_store import JobStore
 from rebalancer.manager.store.records import Finding
 from rebalancer.peers.moray.client import MorayClient, Record, open_moray
-from rebalancer.retry import retry_while_transient
-from rebalancer.waits import Waits
 
 STORAGE_BUCKET = "manta_storage"
 #: A storage node is looked up within this many seconds, or the job is made unchecked.
@@ -51,39 +41,6 @@ async def is_known(config: ManagerConfig, name: str) -> bool:
         except PeerError as exc:
             failure = exc  # outside of the nursery, which would make a group of it
     raise failure
-
-
-def is_whole(origin: Shark | None) -> TypeGuard[Shark]:
-    """Tell whether the evacuated node is known with its datacenter, not by its name alone."""
-    return origin is not None and bool(origin.datacenter)
-
-
-async def validated_origin(
-    job_store: JobStore,
-    shards: Mapping[int, MorayClient],
-    name: str,
-    waits: Waits,
-    patience_s: float = math.inf,
-) -> Shark:
-    """Return the evacuated node with its datacenter, from its record on the first shard.
-
-    Raises:
-      JobFailed: SharkNotFound; PeerError: the shard does not answer, or not what it should.
-    """
-    known = await job_store.read(job_info.read_origin)
-    if is_whole(known):
-        return known
-    number = min(shards)
-    find = partial(storage_records, shards[number], name)
-    records = await retry_while_transient(
-        find, waits=waits, subject=f"shard {number}", bound_s=patience_s
-    )
-    datacenters = {record.value.get("datacenter") for record in records}
-    if len(datacenters) != 1 or not isinstance(datacenter := datacenters.pop(), str):
-        raise JobFailed(f"SharkNotFound: {name} is not in {STORAGE_BUCKET} exactly once")
-    origin = Shark(datacenter, name)
-    await job_store.write(job_info.write_origin, origin)
-    return origin
 
 
 def full_name(name: str, domain: str) -> str:

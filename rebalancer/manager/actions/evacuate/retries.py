@@ -1,4 +1,4 @@
-"""This module says what a retry job has to look at, by what the jobs before it left.
+"""This module says what a retry of an evacuation has to look at, by what earlier jobs left.
 
 A job that ended before it had looked at everything leaves scans, and listings, half way; a retry
 goes on behind them.  One that ended as complete leaves only what it skipped.

@@ -13,7 +13,12 @@ import trio
 from rebalancer.config import Options
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerUnreachable
-from rebalancer.manager.jobs.retries import listing_of, params_of_retry, read_left, scans_shards
+from rebalancer.manager.actions.evacuate.retries import (
+    listing_of,
+    params_of_retry,
+    read_left,
+    scans_shards,
+)
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import final_scans, scans

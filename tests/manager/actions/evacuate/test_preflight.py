@@ -14,7 +14,7 @@ from rebalancer.config import ManagerConfig, Shard
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
 from rebalancer.errors import PeerUnreachable
-from rebalancer.manager.jobs.preflight import (
+from rebalancer.manager.actions.evacuate.preflight import (
     DEADLINE_S,
     Heartbeat,
     judge_clone,
