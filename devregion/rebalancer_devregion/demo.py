@@ -23,7 +23,7 @@ from rebalancer_devregion.audit import audit
 from rebalancer_devregion.checks import Audit
 from rebalancer_devregion.contents import write
 from rebalancer_devregion.frontend import leak
-from rebalancer_devregion.layout import SOURCE_PORT, Layout
+from rebalancer_devregion.layout import Layout
 from rebalancer_devregion.processes import ProcessError
 from rebalancer_devregion.region import Region, make_region, running
 from rebalancer_devregion.servers import access_log
@@ -323,7 +323,7 @@ async def _stay(console: Console, region: Region, job_id: str) -> None:
         f"  rebalancer adm --url {url} job list\n"
         f"  rebalancer adm --url {url} job get {job_id}\n"
         f"  rebalancer adm --url {url} job create evacuate --shark 2.stor\n"
-        f"  rebalancer adm --url {url} job create verify --job {job_id} --port {SOURCE_PORT}\n"
+        f"  rebalancer adm --url {url} job create verify --job {job_id}\n"
         f"  curl {url}/jobs/{job_id}\n"
         f"  sqlite3 {region.job_file(job_id)} 'SELECT skipped_reason, count(*)"
         f" FROM evacuateobjects GROUP BY 1'"

@@ -128,6 +128,7 @@ def _manager_config(layout: Layout, options: Mapping[str, Any]) -> dict[str, Any
         "log_level": "info",
         "data_dir": str(layout.folder / "manager"),
         "agent_port": AGENT_PORT,
+        "storage_port": SOURCE_PORT,
         "discovery": "direct_db" if layout.clones else "moray",
         "hosts": layout.hosts,
         **options,

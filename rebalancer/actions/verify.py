@@ -68,11 +68,15 @@ class VerifyParams:
         minimum=0,
         maximum=LONGEST_PATIENCE_S,
     )
-    port: int = parameter(
+    port: int | None = parameter(
         "The port of the storage nodes' web servers, for nodes that the manager's `hosts` do not"
-        " list with one.",
-        Option(("--port",), "Port of the storage nodes' web servers."),
-        default=80,
+        " list with one; null for `storage_port` of the manager's configuration.",
+        Option(
+            ("--port",),
+            "Port of the storage nodes' web servers, if it is not the one that the manager is"
+            " configured with.",
+        ),
+        default=None,
         minimum=1,
         maximum=65535,
     )

@@ -64,6 +64,8 @@ class ManagerConfig:
     data_dir: str = key("/rebalancer/db", reload=RESTART)
     min_avail_mb: int = key(1000, reload=NEXT_JOB, validator=checks.whole(0))
     agent_port: int = key(7878, reload=NEXT_JOB, validator=checks.whole(1, 65535))
+    #: The port of the storage nodes' web servers, where `verify` reads copies.
+    storage_port: int = key(80, reload=NEXT_JOB, validator=checks.whole(1, 65535))
     #: A file with the token that agents want; empty: none.
     agent_token_file: str = key("", reload=LIVE)
     #: Whether agents are spoken to by TLS: all of them, or none.

@@ -11,7 +11,6 @@ import httpx
 import pytest
 import trio
 
-from rebalancer_devregion.layout import SOURCE_PORT
 from rebalancer_devregion.region import Region, running
 from tests.process.regions import Api, adm, new_region
 
@@ -25,7 +24,6 @@ SEEDED = {
     "short_on_source": "wrong_size",
     "gone_shark": "node_unreachable",
 }
-PORT = ("--port", str(SOURCE_PORT), "--patience-s", "5")
 
 
 @attrs.frozen
@@ -42,7 +40,7 @@ async def command(region: Region, *args: str) -> Done:
 
 
 async def new_verification(region: Region, *args: str) -> str:
-    made = await command(region, "create", "verify", *PORT, *args, "--json")
+    made = await command(region, "create", "verify", "--patience-s", "5", *args, "--json")
     assert made.status == 0, made.text
     return str(json.loads(made.text)["id"])
 

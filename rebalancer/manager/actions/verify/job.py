@@ -96,7 +96,8 @@ class VerifyJob:
     def _checker(self, shards: LiveShards) -> Checker:
         params = self.params
         rate = ByteRate(params["bytes_per_s"])
-        reader = Reader(self.http, params["port"], params["patience_s"], rate, self.waits)
+        port = self.config.storage_port if params["port"] is None else params["port"]
+        reader = Reader(self.http, port, params["patience_s"], rate, self.waits)
         return Checker(
             self.store, shards, reader, params["sample"], params["requests"], self.metrics
         )

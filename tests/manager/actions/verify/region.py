@@ -39,10 +39,14 @@ def good_record(number: int, **fields: Any) -> dict[str, Any]:
 
 @attrs.define(eq=False)
 class Region:
-    """Shards and storage nodes below one folder; `hosts` says where the nodes listen."""
+    """Shards and storage nodes below one folder; `hosts` says where the nodes listen.
+
+    `storage_port` is the port that the manager's configuration has for nodes listed without one.
+    """
 
     world: World
     hosts: dict[str, str]
+    storage_port: int = 80
 
     def copy(self, number: int, node: str) -> Path:
         return self.world.folder / "nodes" / node / OWNER / object_id(number)
@@ -65,6 +69,7 @@ class Region:
             domain_name="lab",
             shards=tuple(Shard(f"{number}.moray.lab") for number in self.world.shards),
             options=Options(md_read_chunk_size=5),
+            storage_port=self.storage_port,
         )
         shards = {n: FakeMoray(self.world, n, store) for n, store in self.world.shards.items()}
         async with (

@@ -129,6 +129,19 @@ async def test_a_node_that_is_down_is_listed_and_the_rest_is_looked_at(tmp_path:
         }
 
 
+@pytest.mark.parametrize("is_given", [False, True])
+async def test_a_port_that_is_given_comes_before_the_configured_one(
+    tmp_path: Path, is_given: bool
+) -> None:
+    """An operator need not know where the region's web servers listen, and may say it."""
+    sharks = [{"datacenter": "dc1", "manta_storage_id": NODE}]
+    async with open_region(tmp_path, [good_record(1, sharks=sharks)]) as region:
+        region.hosts[NODE], _, port = region.hosts[NODE].partition(":")
+        region.storage_port = 1 if is_given else int(port)
+        given = {"port": int(port)} if is_given else {}
+        assert await verified(region, shark=NODE, patience_s=0, **given) == {("complete", ""): 1}
+
+
 async def test_records_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     """A node that is named twice is one copy less than the record says."""
     twice = [{"datacenter": "dc1", "manta_storage_id": NODE}] * 2
