@@ -10,12 +10,12 @@ from rebalancer.domain import states
 from rebalancer.domain.reasons import DELETED, OVERWRITTEN
 from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, move
 from rebalancer.manager.store.orphans import forget_orphans
-from rebalancer.manager.store.records import StoredRecord
+from rebalancer.manager.store.records import Update
 from rebalancer.manager.store.unplaced import PAGE
-from rebalancer.manager.store.updates import stored_record
+from rebalancer.manager.store.updates import pending_update
 
 
-def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredRecord]:
+def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[Update]:
     """Return a page of links behind the shard and key `after` whose objects' copies are made."""
     rows = db.execute(
         "SELECT r.number, l.id, l.key, l.shard, l.etag, l.object, a.dest_datacenter, a.dest_shark"
@@ -27,11 +27,11 @@ def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[StoredR
         " ORDER BY l.shard, l.key LIMIT ?",
         (*after, PAGE),
     )
-    return [stored_record(row) for row in rows]
+    return [pending_update(row) for row in rows]
 
 
 def record_update(
-    db: sqlite3.Connection, link: StoredRecord, event: ObjectEvent, detail: str | None
+    db: sqlite3.Connection, link: Update, event: ObjectEvent, detail: str | None
 ) -> bool:
     """Record how the update of a link ended, and why, if its record was not written.
 

@@ -1,6 +1,7 @@
 """This module has the values that pass between the stages of a job and its store."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -122,12 +123,30 @@ class UncopiedCounts:
     skipped: Mapping[Reason, int]
 
 
+@attrs.frozen
+class UpdateResult:
+    """A result says how the update of a record ended."""
+
+    event: ObjectEvent
+    #: Why the record does not name the new copy.
+    reason: Reason | None = None
+    detail: str | None = None
+
+
+WRITTEN = UpdateResult(ObjectEvent.METADATA_WRITTEN)
+
+
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define(eq=False)
-class StoredRecord:
-    """A record to be rewritten: as discovered, with the destination of its object's copy."""
+class Update:
+    """An update is of one record, `text`, which was discovered and is to name `destination`.
 
-    #: Of the object's row.
+    Mutable state: the etag last known; whether the record must be read before the next write,
+    whether it ever was, and the value that was read then (None: there is no record); how often
+    somebody else was quicker; and the result.
+    """
+
+    #: The row of the object.
     number: int
     id: str
     key: str
@@ -135,19 +154,11 @@ class StoredRecord:
     etag: str
     text: str
     destination: Shark
-
-
-# Not frozen, which would take three times as long to make: there is one for each object.
-@attrs.define
-class UpdateResult:
-    """A result of the metadata update of an object; `number` is the object's row."""
-
-    number: int
-    event: ObjectEvent
-    reason: Reason | None = None
-    detail: str | None = None
-    #: Path of the copy that no record names, if the update left one.
-    orphan: str | None = None
+    is_stale: bool = False
+    was_read: bool = False
+    value: Any = None
+    conflicts: int = 0
+    result: UpdateResult | None = None
 
 
 @attrs.frozen

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from rebalancer.domain import states
@@ -11,14 +11,14 @@ from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.assignments import finish
 from rebalancer.manager.store.counts import Tally, error_and_outcome, move_rows
-from rebalancer.manager.store.orphans import forget_orphans
-from rebalancer.manager.store.records import StoredRecord, UpdateResult
+from rebalancer.manager.store.orphans import forget_orphans, note_orphan
+from rebalancer.manager.store.records import Update, UpdateResult
 
 _COMPLETE = move(states.OBJECT, ObjectStatus.POST_PROCESSING, ObjectEvent.METADATA_WRITTEN)
 
 
-def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecord]:
-    """Return the records, as discovered, of those objects of an assignment that are copied.
+def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[Update]:
+    """Return the updates of those objects of an assignment that are copied, not begun yet.
 
     Call it by `JobStore.write`, though it only reads: the writer's connection has the rows in its
     cache, and the reader's cache is emptied by each commit.
@@ -30,13 +30,13 @@ def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[StoredRecor
         f" WHERE a.id = ? AND p.status = '{_COMPLETE.before}'",
         (assignment_id,),
     )
-    return [stored_record(row) for row in rows]
+    return [pending_update(row) for row in rows]
 
 
 def record_updates(
-    db: sqlite3.Connection, results: Iterable[UpdateResult], finished: str | None = None
+    db: sqlite3.Connection, results: Mapping[int, UpdateResult], finished: str | None = None
 ) -> None:
-    """Record how the metadata updates of objects ended.
+    """Record how the metadata updates of objects ended, given by the numbers of their rows.
 
     `finished` is the id of the assignment of which these are the last results: it ends too.
 
@@ -45,11 +45,11 @@ def record_updates(
     """
     tally = Tally()
     written = list[int]()
-    for result in results:
+    for number, result in results.items():
         if result.event is ObjectEvent.METADATA_WRITTEN:
-            written.append(result.number)
+            written.append(number)
         else:
-            _end_unwritten(db, tally, result)
+            _end_unwritten(db, tally, number, result)
     _complete(db, tally, written)
     tally.save(db)
     if finished is not None:
@@ -70,39 +70,38 @@ def _complete(db: sqlite3.Connection, tally: Tally, numbers: Sequence[int]) -> N
     forget_orphans(db, listed)
 
 
-def _end_unwritten(db: sqlite3.Connection, tally: Tally, result: UpdateResult) -> None:
-    """End an object whose record was not made to name its copy."""
+def _end_unwritten(db: sqlite3.Connection, tally: Tally, number: int, result: UpdateResult) -> None:
+    """End an object whose record was not made to name its copy, which is an orphan from now on."""
     ended = move(states.OBJECT, ObjectStatus.POST_PROCESSING, result.event)
     row = db.execute(
         "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
-        " WHERE number = ? AND status = ? RETURNING bytes, dest_shark",
+        " WHERE number = ? AND status = ? RETURNING bytes",
         (
             ended.after,
             *error_and_outcome(result.reason),
             result.detail,
-            result.number,
+            number,
             ended.before,
         ),
     ).fetchone()
     if row is None:
-        raise _illegal(f"object {result.number}", ended)
+        raise _illegal(f"object {number}", ended)
     tally.move(ended, 1, row["bytes"], result.reason)
-    if result.orphan is not None:
-        reason = str(result.reason)
-        db.execute(
-            "INSERT OR REPLACE INTO orphans SELECT id, ?, ?, ? FROM records WHERE number = ?",
-            (row["dest_shark"], result.orphan, reason, result.number),
-        )
+    copied = db.execute(
+        "SELECT id, object, dest_shark FROM records JOIN progress USING (number) WHERE number = ?",
+        (number,),
+    ).fetchone()
+    note_orphan(db, copied, str(result.reason))
 
 
 def _illegal(subject: str, move: Move[ObjectStatus]) -> IllegalTransition:
     return IllegalTransition(f"{subject} is not {move.before}, so it cannot become {move.after}")
 
 
-def stored_record(row: sqlite3.Row) -> StoredRecord:
-    """Return the record in a row as `read_pending` selects it."""
+def pending_update(row: sqlite3.Row) -> Update:
+    """Return the update of a record in a row as `read_pending` selects it."""
     number, object_id, key, shard, etag, text, datacenter, name = row
-    return StoredRecord(number, object_id, key, shard, etag, text, _shark(datacenter, name))
+    return Update(number, object_id, key, shard, etag, text, _shark(datacenter, name))
 
 
 #: Many records have the same destination.

@@ -14,7 +14,6 @@ from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import StorageNode, read_object
 from rebalancer.domain.placement import free_bytes
 from rebalancer.domain.reasons import Reason
-from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import (
     IllegalTransition,
     JobFailed,
@@ -28,7 +27,7 @@ from rebalancer.manager.pipeline.job import Job, Unplaced
 from rebalancer.manager.pipeline.listings import EarlierJob
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import assignments, discovery, unplaced, updates, views
-from rebalancer.manager.store.records import FoundRecord, ScanPosition, UpdateResult
+from rebalancer.manager.store.records import WRITTEN, FoundRecord, ScanPosition
 from rebalancer.peers.moray.errors import read_error
 from rebalancer_devregion.moray import faults
 from rebalancer_devregion.moray.errors import query_timeout
@@ -567,11 +566,9 @@ async def test_what_has_no_place_in_the_end_is_told_by_its_failures(
         lambda store: store.write(
             unplaced.refuse, [(object_id(9), reasons.NETWORK_ERROR)], max_attempts=1
         ),
-        lambda store: store.write(
-            updates.record_updates, [UpdateResult(9, ObjectEvent.METADATA_WRITTEN)]
-        ),
+        lambda store: store.write(updates.record_updates, {9: WRITTEN}),
         lambda store: store.write(assignments.accept, "a"),
-        lambda store: store.write(updates.record_updates, (), "a"),
+        lambda store: store.write(updates.record_updates, {}, "a"),
     ],
     ids=["assign", "refuse", "settle", "accepted", "finished"],
 )

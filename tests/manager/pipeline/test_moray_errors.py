@@ -17,8 +17,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.pipeline.stages.rewrite import Rewriter
-from rebalancer.manager.pipeline.stages.update_batches import Member, as_discovered
-from rebalancer.manager.store.records import StoredRecord
+from rebalancer.manager.store.records import WRITTEN, Update
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import Kind, classify
 from rebalancer_devregion.moray.errors import MorayError as ServerError
@@ -127,7 +126,7 @@ async def seen(rig: Rig, case: Case, numbers: list[int], *, for_ever: bool) -> s
     """The calls of an update of records, one of which meets the error at its first write or at
     every one, and how that one ended.
     """
-    members = [await fresh(rig, number) for number in numbers]
+    updates = [await fresh(rig, number) for number in numbers]
     calls: list[str] = []
 
     async def reply(method: str, args: list[Any]) -> None:
@@ -147,24 +146,22 @@ async def seen(rig: Rig, case: Case, numbers: list[int], *, for_ever: bool) -> s
         await update_limiter.acquire(number)
     rewriter = Rewriter(1, rig.moray, Evacuate(ORIGIN), update_limiter)
     with trio.fail_after(10):
-        await rewriter.rewrite(members)
+        await rewriter.rewrite(updates)
     slower = ", slower" if update_limiter.in_force < 8 else ""
-    (ours,) = (member.outcome for member in members if member.record.key == KEY)
+    (ours,) = (update.result for update in updates if update.key == KEY)
     assert ours is not None
-    others = [member.outcome for member in members if member.record.key != KEY]
-    assert for_ever or all(outcome and outcome.is_complete for outcome in others)
-    ended = "complete" if ours.is_complete else str(ours.reason)
+    others = [update.result for update in updates if update.key != KEY]
+    assert for_ever or all(result is WRITTEN for result in others)
+    ended = "complete" if ours is WRITTEN else str(ours.reason)
     return f"{', '.join(calls)}: {ended}{slower}"
 
 
-async def fresh(rig: Rig, number: int) -> Member:
+async def fresh(rig: Rig, number: int) -> Update:
     value = record(number)
     store = rig.server.store
     etag = store.put("manta", value["key"], value)
     text = json.dumps(value)
-    return as_discovered(
-        StoredRecord(number, object_id(number), value["key"], 1, etag, text, DESTINATION)
-    )
+    return Update(number, object_id(number), value["key"], 1, etag, text, DESTINATION)
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,9 @@ from rebalancer.manager.pipeline.stages.update_batches import (
     CONFLICTS,
     MAX_BATCH_BYTES,
     MAX_BATCH_RECORDS,
-    Member,
-    as_discovered,
     chunks,
 )
-from rebalancer.manager.store.records import StoredRecord
+from rebalancer.manager.store.records import WRITTEN, Update
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import MorayError, read_error
 from rebalancer_devregion.moray.errors import MorayError as ServerError
@@ -75,28 +73,28 @@ class Shard(StoredShard):
 @attrs.frozen
 class Rig:
     shard: Shard
-    members: list[Member]
+    updates: list[Update]
     update_limiter: UpdateLimiter
     rewriter: Rewriter
 
     async def run(self) -> list[str]:
         """The calls it took."""
-        await self.rewriter.rewrite(self.members)
+        await self.rewriter.rewrite(self.updates)
         return self.shard.calls
 
-    def outcomes(self) -> str:
-        """One word a member."""
-        return " ".join(self.outcome(member) for member in self.members)
+    def results(self) -> str:
+        """One word an update."""
+        return " ".join(self.result(update) for update in self.updates)
 
-    def outcome(self, member: Member) -> str:
-        found = member.outcome
+    def result(self, update: Update) -> str:
+        found = update.result
         assert found is not None
         try:
-            text = json.dumps(self.shard.store.get("manta", member.record.key))
+            text = json.dumps(self.shard.store.get("manta", update.key))
         except ServerError:
             text = ""
-        assert found.is_complete == (DESTINATION.manta_storage_id in text)
-        return "written" if found.is_complete else str(found.reason)
+        assert (found is WRITTEN) == (DESTINATION.manta_storage_id in text)
+        return "written" if found is WRITTEN else str(found.reason)
 
     def change(self, key: str, **fields: Any) -> None:
         """What a user does meanwhile."""
@@ -114,20 +112,27 @@ class Rigs:
     def __call__(self, count: int, *, batched: bool = True) -> Rig:
         store = ShardStore(self.folder / f"{len(self.made)}.sqlite")
         self.made.append(store)
-        members = []
+        updates = []
         for number in range(count):
             key = chr(ord("a") + number)
             value = record(number + 1, key=key)
             etag = store.put("manta", key, value)
-            members.append(as_discovered(stored(number, key, etag, json.dumps(value))))
+            updates.append(stored(number, key, etag, json.dumps(value)))
         shard = Shard(store)
         update_limiter = UpdateLimiter(32, HOUR_S, lambda _limit, _in_force: None)
         rewriter = Rewriter(1, shard, Evacuate(ORIGIN), update_limiter, batched)
-        return Rig(shard, members, update_limiter, rewriter)
+        return Rig(shard, updates, update_limiter, rewriter)
 
 
-def stored(number: int, key: str, etag: str, text: str) -> StoredRecord:
-    return StoredRecord(number, object_id(number + 1), key, 1, etag, text, DESTINATION)
+def anew(update: Update) -> Update:
+    """The update of the same record, not begun."""
+    return attrs.evolve(
+        update, is_stale=False, was_read=False, value=None, conflicts=0, result=None
+    )
+
+
+def stored(number: int, key: str, etag: str, text: str) -> Update:
+    return Update(number, object_id(number + 1), key, 1, etag, text, DESTINATION)
 
 
 @pytest.fixture
@@ -175,14 +180,14 @@ async def test_a_batch_that_goes_well_is_one_call(rigs: Rigs, autojump_clock: ob
     """Nothing is read, nothing written twice."""
     rig = rigs(4)
     assert await rig.run() == ["batch a b c d"]
-    assert rig.outcomes() == "written written written written"
+    assert rig.results() == "written written written written"
 
 
 async def test_without_batches_each_record_is_a_put(rigs: Rigs, autojump_clock: object) -> None:
     """As configured."""
     rig = rigs(3, batched=False)
     assert await rig.run() == ["put a", "put b", "put c"]
-    assert rig.outcomes() == "written written written"
+    assert rig.results() == "written written written"
 
 
 @pytest.mark.row("CRIT-2")
@@ -193,7 +198,7 @@ async def test_the_rest_of_a_batch_with_a_conflict_stays_a_batch(
     rig = rigs(5)
     rig.change("c", colour="blue")
     assert await rig.run() == ["batch a b c d e", "batch a b d e", "get c", "put c"]
-    assert rig.outcomes() == "written written written written written"
+    assert rig.results() == "written written written written written"
     assert rig.shard.store.get("manta", "c")["value"]["colour"] == "blue"
 
 
@@ -210,19 +215,19 @@ async def test_records_that_grew_are_not_one_message_again(
         "batch b c d e",
         "batch c d",
     ]
-    assert rig.outcomes() == "written written written written written"
+    assert rig.results() == "written written written written written"
 
 
 async def test_after_a_second_conflict_all_are_read(rigs: Rigs, autojump_clock: object) -> None:
     """A server tells one stale record a batch: twenty of forty would take twenty batches."""
     rig = rigs(24)
-    for member in rig.members[::2]:
-        rig.change(member.record.key, colour="blue")
+    for update in rig.updates[::2]:
+        rig.change(update.key, colour="blue")
     calls = await rig.run()
     assert sum(call.startswith("batch") for call in calls) == 3
     assert sum(call.startswith("get") for call in calls) == 24
     assert sum(call.startswith("put") for call in calls) == 2
-    assert rig.outcomes() == " ".join(["written"] * 24)
+    assert rig.results() == " ".join(["written"] * 24)
 
 
 @pytest.mark.row("CRIT-2")
@@ -234,7 +239,7 @@ async def test_deleted_and_overwritten_records_leave_the_batch(
     rig.shard.store.delete("manta", "b")
     rig.change("d", objectId=object_id(99))
     await rig.run()
-    assert rig.outcomes() == "written deleted written overwritten written"
+    assert rig.results() == "written deleted written overwritten written"
     assert rig.shard.store.get("manta", "d")["value"]["objectId"] == object_id(99)
 
 
@@ -245,7 +250,7 @@ async def test_what_somebody_else_moved_is_not_touched(rigs: Rigs, autojump_cloc
     rig.change("a", sharks=[attrs.asdict(DESTINATION)])
     rig.change("b", sharks=[attrs.asdict(Shark("dc1", "8.stor.lab"))])
     calls = await rig.run()
-    assert rig.outcomes() == "written moved_elsewhere written"
+    assert rig.results() == "written moved_elsewhere written"
     assert not [call for call in calls if call in ("put a", "put b")]
 
 
@@ -256,7 +261,7 @@ async def test_a_record_that_became_unusable_is_told(rigs: Rigs, autojump_clock:
     rig.change("a", sharks={})
     rig.change("c", sharks=[attrs.asdict(ORIGIN), attrs.asdict(ORIGIN)])
     await rig.run()
-    assert rig.outcomes() == "missing_sharks written duplicate_shark written"
+    assert rig.results() == "missing_sharks written duplicate_shark written"
 
 
 @pytest.mark.row("CRIT-2")
@@ -276,7 +281,7 @@ async def test_a_conflict_that_names_no_key_is_found_by_reading(
         "get c",
         "batch a c",
     ]
-    assert rig.outcomes() == "written deleted written"
+    assert rig.results() == "written deleted written"
 
 
 async def test_a_conflict_that_reading_does_not_explain_is_narrowed_down(
@@ -286,7 +291,7 @@ async def test_a_conflict_that_reading_does_not_explain_is_narrowed_down(
     rig = rigs(4)
     rig.shard.before = writes_only(always(server_error("UniqueAttributeError"), key="c"))
     await rig.run()
-    assert rig.outcomes() == "written written metadata_update_failed written"
+    assert rig.results() == "written written metadata_update_failed written"
     assert rig.shard.calls.count("put c") == CONFLICTS
 
 
@@ -314,7 +319,7 @@ async def test_a_record_that_a_server_will_not_take_fails_alone(
         "put f",
         "batch g h",
     ]
-    assert rig.outcomes() == "written " * 5 + "metadata_update_failed written written"
+    assert rig.results() == "written " * 5 + "metadata_update_failed written written"
 
 
 async def test_what_cannot_be_sent_fails_alone(rigs: Rigs, autojump_clock: object) -> None:
@@ -322,7 +327,7 @@ async def test_what_cannot_be_sent_fails_alone(rigs: Rigs, autojump_clock: objec
     rig = rigs(2)
     rig.shard.before = always(PeerRefused("putObject: cannot be sent"), key="a")
     await rig.run()
-    assert rig.outcomes() == "metadata_update_failed written"
+    assert rig.results() == "metadata_update_failed written"
 
 
 async def test_a_record_that_others_change_without_end_is_left_alone(
@@ -339,7 +344,7 @@ async def test_a_record_that_others_change_without_end_is_left_alone(
 
     rig.shard.before = paint
     await rig.run()
-    assert rig.outcomes() == "written metadata_update_failed written"
+    assert rig.results() == "written metadata_update_failed written"
     assert rig.shard.calls.count("put b") == CONFLICTS - 1
 
 
@@ -349,10 +354,10 @@ async def test_a_deadlock_is_met_with_the_same_batch(rigs: Rigs, autojump_clock:
     rig.shard.before = at({1, 2}, server_error("error", "deadlock detected"))
     assert await rig.run() == ["batch a b c"] * 3
     assert trio.current_time() >= 0.1 + 0.2
-    assert rig.outcomes() == "written written written"
+    assert rig.results() == "written written written"
 
 
-# --- outcomes that are unknown ---------------------------------------------------------------
+# --- results that are unknown ----------------------------------------------------------------
 
 
 @pytest.mark.row("DEF-12", "L17")
@@ -365,7 +370,7 @@ async def test_an_answer_that_was_lost_is_replaced_by_reading(
     rig.shard.after = at({1}, error)
     calls = await rig.run()
     assert (calls[0], sorted(calls[1:])) == ("batch a b c", ["get a", "get b", "get c"])
-    assert rig.outcomes() == "written written written"
+    assert rig.results() == "written written written"
 
 
 @pytest.mark.row("CRIT-2", "DEF-12")
@@ -380,7 +385,7 @@ async def test_a_request_that_was_lost_is_sent_again(rigs: Rigs, autojump_clock:
         ["get a", "get b", "get c"],
         "batch a b c",
     ]
-    assert rig.outcomes() == "written written written"
+    assert rig.results() == "written written written"
 
 
 async def test_reading_is_tried_again_too(rigs: Rigs, autojump_clock: object) -> None:
@@ -389,7 +394,7 @@ async def test_reading_is_tried_again_too(rigs: Rigs, autojump_clock: object) ->
     rig.shard.before = at({1, 4, 5, 6, 7}, PeerUnreachable("lost"))
     calls = await rig.run()
     assert calls[-1] == "batch a b c d e f"
-    assert rig.outcomes() == " ".join(["written"] * 6)
+    assert rig.results() == " ".join(["written"] * 6)
 
 
 # --- how long --------------------------------------------------------------------------------
@@ -423,7 +428,7 @@ async def test_a_shard_that_is_away_for_long_costs_no_object(
     begun = trio.current_time()
     rig.shard.before = until(begun + 3000, error)
     calls = await rig.run()
-    assert rig.outcomes() == "written written written"
+    assert rig.results() == "written written written"
     assert len(calls) < 3000 / 5 + 3 + 10
 
 
@@ -435,19 +440,19 @@ async def test_a_shard_that_is_away_for_too_long_is_given_up(
     rig.shard.before = always(PeerUnreachable("refused"))
     await rig.run()
     waited = trio.current_time() - begun
-    assert rig.outcomes() == " ".join(["metadata_update_failed"] * 3)
+    assert rig.results() == " ".join(["metadata_update_failed"] * 3)
     assert HOUR_S <= waited <= HOUR_S + 11
-    assert {member.outcome.detail for member in rig.members if member.outcome} == {
+    assert {update.result.detail for update in rig.updates if update.result} == {
         "refused; whether it was written is unknown"
     }
 
-    again = [as_discovered(member.record) for member in rig.members]
+    again = [anew(update) for update in rig.updates]
     await rig.rewriter.rewrite(again)
     assert trio.current_time() - begun == waited
     rig.shard.before = willing
-    again = [as_discovered(member.record) for member in rig.members]
+    again = [anew(update) for update in rig.updates]
     await rig.rewriter.rewrite(again)
-    assert all(member.outcome and member.outcome.is_complete for member in again)
+    assert all(update.result is WRITTEN for update in again)
 
 
 async def test_a_shard_that_refuses_is_there(rigs: Rigs, autojump_clock: object) -> None:
@@ -462,12 +467,11 @@ async def test_a_shard_that_refuses_is_there(rigs: Rigs, autojump_clock: object)
             raise refused
 
     rig.shard.after = refuse
-    await rig.rewriter.rewrite(rig.members[:1])
+    await rig.rewriter.rewrite(rig.updates[:1])
     rig.shard.after = willing
     await trio.sleep(2 * HOUR_S)
-    await rig.rewriter.rewrite(rig.members[1:])
-    assert rig.members[1].outcome is not None
-    assert rig.members[1].outcome.is_complete
+    await rig.rewriter.rewrite(rig.updates[1:])
+    assert rig.updates[1].result is WRITTEN
 
 
 async def test_a_record_that_only_waits_is_given_up_alone(
@@ -480,14 +484,14 @@ async def test_a_record_that_only_waits_is_given_up_alone(
 
     async def go_on() -> None:
         while True:
-            await rewriter.rewrite([as_discovered(others.members[0].record)])
+            await rewriter.rewrite([anew(others.updates[0])])
             await trio.sleep(60)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(go_on)
         await locked.run()
         nursery.cancel_scope.cancel()
-    assert locked.outcomes() == "metadata_update_failed"
+    assert locked.results() == "metadata_update_failed"
     assert HOUR_S <= trio.current_time() <= HOUR_S + 100
 
 
@@ -555,10 +559,9 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
         try:
             value = record(number, key=f"k{number}")
             etag = rig.shard.store.put("manta", value["key"], value)
-            member = as_discovered(stored(number - 1, value["key"], etag, json.dumps(value)))
-            await rig.rewriter.rewrite([member])
-            assert member.outcome is not None
-            assert member.outcome.is_complete
+            update = stored(number - 1, value["key"], etag, json.dumps(value))
+            await rig.rewriter.rewrite([update])
+            assert update.result is WRITTEN
         finally:
             update_limiter.release(number)
 
@@ -638,7 +641,7 @@ async def test_both_numbers_are_exported() -> None:
 def test_batches_are_bounded_and_in_order_of_keys(sizes: list[int], seed: int) -> None:
     """By records and by bytes, unless one record alone is larger; none is lost."""
     texts = {f"/{number}": "é" * (size // 2) for number, size in enumerate(sizes)}
-    records = [StoredRecord(0, k, k, 1, "", text, DESTINATION) for k, text in texts.items()]
+    records = [Update(0, k, k, 1, "", text, DESTINATION) for k, text in texts.items()]
     random.Random(seed).shuffle(records)
     cut = list(chunks(records))
 

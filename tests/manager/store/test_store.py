@@ -26,7 +26,7 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import assignments, discovery, scans, unplaced, updates
 from rebalancer.manager.store.job_file import create
 from rebalancer.manager.store.job_store import JobStore, open_store
-from rebalancer.manager.store.records import FoundRecord, ScanPosition, UpdateResult
+from rebalancer.manager.store.records import WRITTEN, FoundRecord, ScanPosition, UpdateResult
 from rebalancer.manager.store.schema import JOB_FILE, PUT_OFF
 from rebalancer.manager.store.views import read_job
 from tests.domain.test_reasons import SPELLINGS
@@ -176,16 +176,13 @@ async def step_settle(store: JobStore, rng: random.Random) -> None:
     ready = store.database._reader.execute(
         "SELECT number FROM progress WHERE status = 'post_processing'"
     ).fetchall()
-    outcomes = [
-        {"event": ObjectEvent.METADATA_WRITTEN},
-        {"event": ObjectEvent.SUPERSEDED, "reason": reasons.DELETED, "orphan": "/manta/a/b"},
-        {"event": ObjectEvent.UNUSABLE, "reason": reasons.METADATA_UPDATE_FAILED},
+    results = [
+        WRITTEN,
+        UpdateResult(ObjectEvent.SUPERSEDED, reasons.DELETED),
+        UpdateResult(ObjectEvent.UNUSABLE, reasons.METADATA_UPDATE_FAILED),
     ]
     chosen = ready[: rng.randrange(4)]
-    await store.write(
-        updates.record_updates,
-        [UpdateResult(number, **rng.choice(outcomes)) for (number,) in chosen],  # type: ignore[arg-type]
-    )
+    await store.write(updates.record_updates, {number: rng.choice(results) for (number,) in chosen})
 
 
 async def step_by_hand(store: JobStore, rng: random.Random) -> None:
@@ -448,7 +445,7 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
         before = (await store.status()).counts
         for wrong in (
             store.write(assignments.assign, Assignment("b", DESTINATION, (object_id(1),), 1001)),
-            store.write(updates.record_updates, [UpdateResult(1, ObjectEvent.METADATA_WRITTEN)]),
+            store.write(updates.record_updates, {1: WRITTEN}),
             store.write(unplaced.refuse, [(object_id(1), reasons.NETWORK_ERROR)], max_attempts=1),
         ):
             with pytest.raises(IllegalTransition):
@@ -459,7 +456,7 @@ async def test_an_object_moves_only_as_the_tables_allow(tmp_path: Path) -> None:
 
 async def test_an_assignment_ends_with_its_last_objects_or_they_do_not(tmp_path: Path) -> None:
     """Both are one transaction, which a restart finds done or not begun."""
-    last = [UpdateResult(1, ObjectEvent.METADATA_WRITTEN)]
+    last = {1: WRITTEN}
     async with opened(tmp_path / "job.sqlite") as store:
         await keep(store, found(1))
         await store.write(assignments.assign, Assignment("a", DESTINATION, (object_id(1),), 1001))

@@ -23,14 +23,12 @@ from rebalancer.log import get_logger
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.pipeline.decisions import MoveDecisions
 from rebalancer.manager.pipeline.stages.update_batches import (
-    WRITTEN,
-    Member,
-    Outcome,
     after_conflict,
     after_refusal,
     give_up,
     pieces,
 )
+from rebalancer.manager.store.records import WRITTEN, Update, UpdateResult
 from rebalancer.peers.moray.client import Put
 from rebalancer.peers.moray.errors import Kind, MorayError
 from rebalancer.peers.protocols import RecordStore
@@ -63,18 +61,18 @@ class Rewriter:
     #: Whether several records may be written by one call.
     batched: bool = True
 
-    async def rewrite(self, members: Sequence[Member]) -> None:
-        """Update the record of each member, and set the member's outcome.
+    async def rewrite(self, updates: Sequence[Update]) -> None:
+        """Write the record of each update, and set its result.
 
-        If this is cancelled, a record may be written whose member has no outcome yet.  A later call
+        If this is cancelled, a record may be written whose update has no result yet.  A later call
         with the same record reads it, and finds it written.
         """
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         patience = self.update_limiter.patience()
         conflicts = 0
-        groups = deque([list(members)] if self.batched else [[member] for member in members])
+        groups = deque([list(updates)] if self.batched else [[update] for update in updates])
         while groups:
-            group = [member for member in groups.popleft() if member.outcome is None]
+            group = [update for update in groups.popleft() if update.result is None]
             asked_at = trio.current_time()
             try:
                 await self._read_stale(group)
@@ -83,7 +81,7 @@ class Rewriter:
                 continue
             except PeerError as exc:
                 failure = exc
-            group = [member for member in group if member.outcome is None]
+            group = [update for update in group if update.result is None]
             match kind := _kind(failure, group):
                 case Kind.CONFLICT | Kind.MISSING:
                     patience.on_success()
@@ -108,13 +106,13 @@ class Rewriter:
             self.update_limiter.overloaded(asked_at)
         self.update_limiter.failed(self.shard, str(failure))
 
-    async def _read_stale(self, group: list[Member]) -> None:
+    async def _read_stale(self, group: list[Update]) -> None:
         """Read the stale records of a group.
 
         Raises:
           PeerError: the first failure; the records that were not read stay stale.
         """
-        stale = deque(member for member in group if member.is_stale)
+        stale = deque(update for update in group if update.is_stale)
         failures: list[PeerError] = []
 
         async def read() -> None:
@@ -133,73 +131,70 @@ class Rewriter:
         if failures:
             raise failures[0]
 
-    async def _read(self, member: Member) -> None:
-        known = await self.moray.get_object(BUCKET, member.record.key)
-        member.value = None if known is None else known.value
-        member.etag = "" if known is None else known.etag
-        member.is_stale, member.was_read = False, True
+    async def _read(self, update: Update) -> None:
+        known = await self.moray.get_object(BUCKET, update.key)
+        update.value = None if known is None else known.value
+        update.etag = "" if known is None else known.etag
+        update.is_stale, update.was_read = False, True
 
-    def _due_writes(self, group: list[Member]) -> list[tuple[Member, Put]]:
-        """Return the writes that members need; set the outcome of each member that needs none."""
+    def _due_writes(self, group: list[Update]) -> list[tuple[Update, Put]]:
+        """Return the writes that updates need; set the result of each that needs none."""
         due = []
-        for member in group:
-            record = member.record
+        for update in group:
             try:
                 # A record that was not read since discovery has been judged there.
-                if member.was_read and (outcome := self._judge(member)) is not None:
-                    member.outcome = outcome
+                if update.was_read and (result := self._judge(update)) is not None:
+                    update.result = result
                     continue
-                value = self._rewritten(member)
+                value = self._rewritten(update)
             except UnusableRecord as exc:
-                member.outcome = Outcome(ObjectEvent.UNUSABLE, exc.reason, str(exc))
+                update.result = UpdateResult(ObjectEvent.UNUSABLE, exc.reason, str(exc))
                 continue
-            due.append((member, Put(BUCKET, record.key, value, member.etag)))
+            due.append((update, Put(BUCKET, update.key, value, update.etag)))
         return due
 
-    def _rewritten(self, member: Member) -> Mapping[str, Any] | JsonText:
-        record = member.record
-        if member.was_read:
-            return self.decisions.rewrite(member.value, record.destination)
-        text = self.decisions.splice(record.text, record.destination)
+    def _rewritten(self, update: Update) -> Mapping[str, Any] | JsonText:
+        if update.was_read:
+            return self.decisions.rewrite(update.value, update.destination)
+        text = self.decisions.splice(update.text, update.destination)
         if text is not None:
             return JsonText(text)
-        return self.decisions.rewrite(jsontext.loads(record.text), record.destination)
+        return self.decisions.rewrite(jsontext.loads(update.text), update.destination)
 
-    def _judge(self, member: Member) -> Outcome | None:
+    def _judge(self, update: Update) -> UpdateResult | None:
         """Return how an update ended, as the record shows; None if it must still be written.
 
         Raises:
           UnusableRecord: the record has no usable `sharks`.
         """
-        record = member.record
-        judgement = self.decisions.judge(member.value, record.id, record.destination)
+        judgement = self.decisions.judge(update.value, update.id, update.destination)
         if judgement is Judgement.REWRITE:
             return None
         if judgement is Judgement.ALREADY_MOVED:
             return WRITTEN
-        return Outcome(ObjectEvent.SUPERSEDED, _SUPERSEDED[judgement])
+        return UpdateResult(ObjectEvent.SUPERSEDED, _SUPERSEDED[judgement])
 
-    async def _write(self, writes: list[tuple[Member, Put]]) -> None:
+    async def _write(self, writes: list[tuple[Update, Put]]) -> None:
         for batch in pieces(writes):
             await self._write_batch(batch)
 
-    async def _write_batch(self, writes: list[tuple[Member, Put]]) -> None:
+    async def _write_batch(self, writes: list[tuple[Update, Put]]) -> None:
         if len(writes) == 1:
             put = writes[0][1]
             await self.moray.put_object(put.bucket, put.key, put.value, put.etag)
         else:
             await self.moray.batch([put for _, put in writes])
-        for member, _ in writes:
-            member.outcome = WRITTEN
+        for update, _ in writes:
+            update.result = WRITTEN
         self.update_limiter.succeeded(self.shard)
 
 
-def _kind(exc: PeerError, group: list[Member]) -> Kind:
-    """Return the kind of a failed call; mark members as stale if it may have taken effect."""
+def _kind(exc: PeerError, group: list[Update]) -> Kind:
+    """Return the kind of a failed call; mark updates as stale if it may have taken effect."""
     if isinstance(exc, MorayError):
         return exc.kind
     if isinstance(exc, PeerRefused):
         return Kind.PERMANENT
-    for member in group:
-        member.is_stale = True
+    for update in group:
+        update.is_stale = True
     return Kind.TRANSIENT

@@ -1,29 +1,22 @@
 """This stage has each record of a copied object name the new copy, if nobody was quicker."""
 
-import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import trio
 
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.objects import account_of, copy_path
 from rebalancer.domain.reasons import Column
 from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
 from rebalancer.manager.pipeline.stages.rewrite import Rewriter
-from rebalancer.manager.pipeline.stages.update_batches import (
-    Member,
-    Outcome,
-    as_discovered,
-    chunks,
-)
+from rebalancer.manager.pipeline.stages.update_batches import chunks
 from rebalancer.manager.store import links, updates
-from rebalancer.manager.store.records import StoredRecord, UpdateResult
+from rebalancer.manager.store.records import Update, UpdateResult
 
 log = get_logger()
 
@@ -63,55 +56,41 @@ async def _update_timed(job: Job, assignment: Assignment, agents: Forgetting) ->
 
 
 async def _update_assignment(job: Job, assignment: Assignment) -> None:
-    records = await job.store.write(updates.read_pending, assignment.id)
-    by_shard: defaultdict[int, list[StoredRecord]] = defaultdict(list)
-    for record in records:
-        by_shard[record.shard].append(record)
-    parts = [(shard, chunk) for shard, members in by_shard.items() for chunk in chunks(members)]
+    by_shard: defaultdict[int, list[Update]] = defaultdict(list)
+    for pending in await job.store.write(updates.read_pending, assignment.id):
+        by_shard[pending.shard].append(pending)
+    parts = [(shard, chunk) for shard, all_ in by_shard.items() for chunk in chunks(all_)]
     for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
-        done = await _update_chunk(job, shard, chunk)
-        results = [_result_of(member, outcome) for member, outcome in done]
+        results = await _update_chunk(job, shard, chunk)
         await job.store.write(updates.record_updates, results, None if left else assignment.id)
-        _count(job, [outcome for _, outcome in done])
+        _count(job, results.values())
     if not parts:
-        await job.store.write(updates.record_updates, (), assignment.id)
+        await job.store.write(updates.record_updates, {}, assignment.id)
     log.debug("assignment", id=assignment.id, state=AssignmentState.POST_PROCESSED)
 
 
-async def _update_chunk(
-    job: Job, shard: int, records: list[StoredRecord]
-) -> list[tuple[Member, Outcome]]:
-    members = [as_discovered(record) for record in records]
+async def _update_chunk(job: Job, shard: int, chunk: list[Update]) -> dict[int, UpdateResult]:
+    """Write the records of one batch; return the results by the numbers of the objects' rows."""
     if (moray := job.moray.get(shard)) is None:
-        return [(member, _no_such_shard(shard)) for member in members]
+        detail = f"shard {shard} is not configured any more"
+        failed = UpdateResult(ObjectEvent.UNUSABLE, reasons.BAD_SHARD_NUMBER, detail)
+        return dict.fromkeys([pending.number for pending in chunk], failed)
     batched = job.config.options.use_batched_updates
-    await Rewriter(shard, moray, job.decisions, job.update_limiter, batched).rewrite(members)
-    return [(member, member.outcome) for member in members if member.outcome is not None]
+    await Rewriter(shard, moray, job.decisions, job.update_limiter, batched).rewrite(chunk)
+    return {ended.number: ended.result for ended in chunk if ended.result is not None}
 
 
-def _no_such_shard(shard: int) -> Outcome:
-    detail = f"shard {shard} is not configured any more"
-    return Outcome(ObjectEvent.UNUSABLE, reasons.BAD_SHARD_NUMBER, detail=detail)
+def _count(job: Job, results: Collection[UpdateResult]) -> None:
+    written = [result.event is ObjectEvent.METADATA_WRITTEN for result in results]
+    job.metrics.completed("evacuate", sum(written))
+    for result in results:
+        if result.reason is not None and result.reason.column is Column.ERROR:
+            job.metrics.failed(result.reason)
 
 
-def _result_of(member: Member, outcome: Outcome) -> UpdateResult:
-    record, orphan = member.record, None
-    if not outcome.is_complete:
-        known = json.loads(record.text)  # as it was copied; `member.value` may be another object
-        orphan = copy_path(account_of(known), record.id)
-    return UpdateResult(record.number, outcome.event, outcome.reason, outcome.detail, orphan)
-
-
-def _count(job: Job, outcomes: list[Outcome]) -> None:
-    job.metrics.completed("evacuate", sum(outcome.is_complete for outcome in outcomes))
-    for outcome in outcomes:
-        if outcome.reason is not None and outcome.reason.column is Column.ERROR:
-            job.metrics.failed(outcome.reason)
-
-
-async def _update_link(job: Job, link: StoredRecord) -> None:
-    ((_, outcome),) = await _update_chunk(job, link.shard, [link])
-    reason = None if outcome.reason is None else outcome.reason.word
-    detail = outcome.detail or reason
-    if not await job.store.write(links.record_update, link, outcome.event, detail):
-        log.warning("link changed by hand", job=job.id, key=link.key, update=outcome.event)
+async def _update_link(job: Job, link: Update) -> None:
+    (result,) = (await _update_chunk(job, link.shard, [link])).values()
+    reason = None if result.reason is None else result.reason.word
+    detail = result.detail or reason
+    if not await job.store.write(links.record_update, link, result.event, detail):
+        log.warning("link changed by hand", job=job.id, key=link.key, update=result.event)
