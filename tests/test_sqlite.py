@@ -275,14 +275,14 @@ async def test_a_wait_can_be_cancelled(tmp_path: Path) -> None:
 
 async def test_patience_may_have_an_end(tmp_path: Path) -> None:
     """Also behind others that wait on; what was given up is not done later."""
-    path = tmp_path / "db"
-    async with open_database(path, THINGS) as database:
+    path, waits = tmp_path / "db", Waits()
+    async with open_database(path, THINGS, waits=waits) as database:
         with closing(hold_lock(path)) as other:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(database.write, add, 1)
-                await trio.testing.wait_all_tasks_blocked()
+                await until(lambda: waits.causes)
                 with pytest.raises(StoreBusy, match="database is locked"):
-                    await database.write_within(0.6, partial(add, number=2))
+                    await database.write_within(0.1, partial(add, number=2))
                 other.execute("COMMIT")
         assert await database.read(count) == 1
 

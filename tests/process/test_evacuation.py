@@ -59,6 +59,10 @@ async def evacuate(folder: Path) -> Evacuated:
             before = await trio.to_thread.run_sync(count_rows, job_file)
             view = await api.get(job_id)
             after = await trio.to_thread.run_sync(count_rows, job_file)
+            if before == after != shown(view):  # a commit is counted as soon as its thread is back
+                await trio.sleep(0.05)
+                view = await api.get(job_id)
+                after = await trio.to_thread.run_sync(count_rows, job_file)
             samples.append((before, shown(view), after))
             if view["state"] != "Running" and view["state"] != "Setup":
                 break
