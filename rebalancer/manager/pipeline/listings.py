@@ -11,31 +11,12 @@ from typing import Any, Protocol
 
 import attrs
 
-from rebalancer.domain.objects import account_of
 from rebalancer.errors import JobFailed
 from rebalancer.manager.store import views
+from rebalancer.manager.store.records import Listed
 
 #: Records named at once.  All of them go into one statement to each shard.
 PAGE = 200
-
-
-@attrs.frozen
-class Copied:
-    """A copy that an earlier job made, or may have made, and that no record names."""
-
-    object_id: str
-    shark: str
-    #: Under which it lies there.
-    account: str
-
-
-@attrs.frozen
-class Listed:
-    """A record that a listing names; `shard` is None if the listing does not say."""
-
-    shard: int | None
-    key: str
-    copy: Copied | None = None
 
 
 class Listing(Protocol):
@@ -73,15 +54,7 @@ class EarlierJob:
 
     def page(self, part: str, after: int) -> tuple[int, list[Listed]]:
         """Return what `Listing` promises."""
-        end, named = views.retryable(self.path, part, after, PAGE)
-        return end, [Listed(one.shard or None, one.key, _copy_of(one)) for one in named]
-
-
-def _copy_of(one: views.Retryable) -> Copied | None:
-    if one.object_id is None or one.shark is None or one.text is None:
-        return None
-    account = account_of(json.loads(one.text))
-    return Copied(one.object_id, one.shark, str(account))
+        return views.retryable(self.path, part, after, PAGE)
 
 
 @attrs.frozen

@@ -113,6 +113,16 @@ class Orphan:
 
 
 @attrs.frozen
+class Listed:
+    """A record that a listing names; `shard` is None if the listing does not say."""
+
+    shard: int | None
+    key: str
+    #: A copy that an earlier job made of its object, or may have made, and that no record names.
+    copy: Orphan | None = None
+
+
+@attrs.frozen
 class UncopiedCounts:
     """The counts of objects that were not copied and are requeued, deferred or skipped."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer.domain.objects import Shark
+from rebalancer.domain.objects import Shark, account_of, copy_path
 from rebalancer.domain.reasons import FOUND_TOO_LATE
 from rebalancer.domain.states import AT_DESTINATION, LinkStatus, ObjectStatus
 from rebalancer.errors import StoreError
@@ -22,6 +22,8 @@ from rebalancer.manager.store.counts import REASON
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
     Finding,
+    Listed,
+    Orphan,
     Round,
     ScanPosition,
     ScanProgress,
@@ -143,19 +145,7 @@ def last_retryable(path: Path, part: str) -> int:
         return int(last)
 
 
-@attrs.frozen
-class Retryable:
-    """A record that a retry job can take; a copy of its object may lie on `shark`."""
-
-    shard: int
-    key: str
-    object_id: str | None = None
-    shark: str | None = None
-    #: The record as the earlier job knew it, if there is a `shark`.
-    text: str | None = None
-
-
-def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[Retryable]]:
+def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[Listed]]:
     """Return the last row looked at, and a page of the records that a retry job can take.
 
     Blocking.
@@ -170,8 +160,23 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
             f" AND {row} > ? ORDER BY {row} LIMIT ?",
             (after, limit),
         ).fetchall()
-    end = rows[-1]["row"] if rows else after
-    return end, [Retryable(*tuple(row)[1:]) for row in rows]
+        end = rows[-1]["row"] if rows else after
+        return end, [_listed(*tuple(row)[1:]) for row in rows]
+
+
+def _listed(
+    shard: int,
+    key: str,
+    object_id: str | None = None,
+    shark: str | None = None,
+    text: str | None = None,
+) -> Listed:
+    """Return a record, and the copy on `shark` of its object, which `text` was the record of."""
+    copy = None
+    if object_id is not None and shark is not None and text is not None:
+        path = copy_path(account_of(json.loads(text)), object_id)
+        copy = Orphan(object_id, shark, path, "copied by an earlier job")
+    return Listed(shard or None, key, copy)
 
 
 @attrs.frozen

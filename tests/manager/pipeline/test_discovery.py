@@ -20,8 +20,9 @@ from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.pipeline.job import Job, Unplaced
-from rebalancer.manager.pipeline.listings import EarlierJob, Listed, Listing, ObjectsFile, check
+from rebalancer.manager.pipeline.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.pipeline.stages.discover import find
+from rebalancer.manager.store.records import Listed
 from rebalancer.peers import scan
 from rebalancer.peers.postgres import open_postgres
 from rebalancer_devregion import postgres

@@ -26,7 +26,8 @@ from rebalancer.manager.actions.evacuate import origin
 from rebalancer.manager.jobs import assembly, running
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
-from rebalancer.manager.pipeline.listings import Listed, ObjectsFile
+from rebalancer.manager.pipeline.listings import ObjectsFile
+from rebalancer.manager.store.records import Listed
 from rebalancer.peers.moray.client import MorayClient
 from rebalancer.retry import retry_while_transient
 from rebalancer.threads import THREADS, Work

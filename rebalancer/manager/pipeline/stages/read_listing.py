@@ -9,16 +9,17 @@ import attrs
 import trio
 
 from rebalancer.domain.completeness import NO_SHARD, UnfinishedScan
-from rebalancer.domain.objects import MantaObject, copy_path
+from rebalancer.domain.objects import MantaObject
 from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced
-from rebalancer.manager.pipeline.listings import Copied, Listed, Listing
+from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.pipeline.stages.scan_shards import PatientShard, read_rows
 from rebalancer.manager.store import discovery, scans
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
     Dropped,
     FoundRecord,
+    Listed,
     Orphan,
     ScanPosition,
 )
@@ -95,21 +96,17 @@ class _Read:
         copy = listed.copy
         # A record that names the copy was updated, though its job did not come to know.
         if copy is not None and why != NOT_CONFIGURED and f'"{copy.shark}"' not in now:
-            self.orphans.append(_orphan(copy, f"its record {why}"))
+            self.orphans.append(attrs.evolve(copy, reason=f"its record {why}"))
 
     def take(self, record: FoundRecord, listed: Listed) -> None:
         """Take a record, with the copy that an earlier job made, unless it is another object's."""
         copy = listed.copy
         if copy is not None and copy.object_id != record.id:
-            self.orphans.append(_orphan(copy, "its record was overwritten"))
+            self.orphans.append(attrs.evolve(copy, reason="its record was overwritten"))
         elif copy is not None and record.obj is not None:
             obj = attrs.evolve(record.obj, earlier=copy.shark)
             record = attrs.evolve(record, earlier=copy.shark, obj=obj)
         self.records.append(record)
-
-
-def _orphan(copy: Copied, reason: str) -> Orphan:
-    return Orphan(copy.object_id, copy.shark, copy_path(copy.account, copy.object_id), reason)
 
 
 async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
