@@ -6,7 +6,7 @@ assignments.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -50,11 +50,12 @@ class Standing:
 class FleetLedger:
     """A manager has one object of this kind, with the claims of all its jobs.
 
-    Mutable state: the entries, of which there are not more than storage nodes, and how the
-    destinations answer.
+    Mutable state: the entries, of which there are not more than storage nodes; how the destinations
+    answer; and the names of the nodes that unfinished jobs evacuate, which are no destinations.
     """
 
     def __init__(self) -> None:
+        self.evacuated: Collection[str] = ()
         self._entries: defaultdict[str, _Entry] = defaultdict(_Entry)
         self.changes = Changes()
         self.health = Health(self.changes)
@@ -163,6 +164,11 @@ class JobLedger:
     def changes(self) -> int:
         """Return how many times a destination may have become a better one."""
         return self._fleet.changes.count
+
+    @property
+    def evacuated(self) -> Collection[str]:
+        """Return the names of the nodes that unfinished jobs evacuate."""
+        return self._fleet.evacuated
 
     @property
     def at_work(self) -> list[str]:

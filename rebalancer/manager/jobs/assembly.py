@@ -29,8 +29,7 @@ TOKEN = "the agents' token"
 class Resources:
     """All jobs of a manager share these resources.
 
-    Mutable state: the configuration of the next job; the token for agents; and the names of the
-    nodes that unfinished jobs evacuate.
+    Mutable state: the configuration of the next job, and the token for agents.
     """
 
     config: ManagerConfig
@@ -40,7 +39,6 @@ class Resources:
     #: The token that agents demand.  It is read again whenever a job begins.
     agent_token: Token = attrs.field(factory=Token)
     fleet_ledger: FleetLedger = attrs.field(factory=FleetLedger)
-    evacuating: frozenset[str] = frozenset()
 
     def file(self, job_id: str) -> Path:
         """Return the path of a job's file."""

@@ -95,7 +95,7 @@ class Jobs:
     async def _start_due(self, nursery: trio.Nursery) -> None:
         async with self.deciding:
             rows = await _ask_job_list(self.index.unfinished)
-            self.resources.evacuating = frozenset(row.node for row in rows if row.node)
+            self.resources.fleet_ledger.evacuated = {row.node for row in rows if row.node}
             at_work = [running.row for running in self.running.values()]
             for row in to_start(rows, at_work, self.resources.config.max_concurrent_jobs):
                 running = RunningJob(await self._begin(row), self.resources)

@@ -4,7 +4,7 @@ import math
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -135,12 +135,6 @@ class Job:
     absence: Absence = attrs.field(factory=Absence)
     unfinished: list[UnfinishedScan] = attrs.field(factory=list)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
-    #: Returns the names of the nodes that any job evacuates, which are therefore no destinations.
-    evacuating: Callable[[], Collection[str]] = attrs.field(
-        default=attrs.Factory(
-            lambda job: lambda: (job.decisions.origin.manta_storage_id,), takes_self=True
-        )
-    )
 
     @property
     def rules(self) -> Rules:

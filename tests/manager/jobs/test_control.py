@@ -172,7 +172,7 @@ async def test_several_jobs_run_when_allowed_but_not_on_one_shark(tmp_path: Path
         states = [(await rig.get(job_id))["state"] for job_id in (first, same)]
         running = await rig.at_work(first)
         with trio.fail_after(60):
-            while running.evacuating() != {"1.stor.lab"}:  # noqa: ASYNC110 - found out at a look
+            while running.ledger.evacuated != {"1.stor.lab"}:  # noqa: ASYNC110 - found out at a look
                 await trio.sleep(0.01)
 
     assert states == ["Running", "Setup"]

@@ -216,12 +216,13 @@ async def test_limits_that_change_hold_from_the_next_object_on(
     """Tasks an assignment, destinations at a time, blacklist, evacuations, fill."""
     feed_send, feed = trio.open_memory_channel[Unplaced](2)
     ready_send, ready = trio.open_memory_channel[Assignment](100)
-    evacuating = {"nobody"}
+    evacuated = {"nobody"}
+    world.fleet_ledger.evacuated = evacuated
 
     def where(made: list[Assignment]) -> set[str]:
         return {item.destination.manta_storage_id for item in made}
 
-    async with world.job(evacuating=lambda: evacuating) as job, trio.open_nursery() as nursery:
+    async with world.job() as job, trio.open_nursery() as nursery:
         await job.node_list.ready(job.waits)
         nursery.start_soon(place, job, feed, ready_send)
 
@@ -240,7 +241,7 @@ async def test_limits_that_change_hold_from_the_next_object_on(
         job.config = attrs.evolve(job.config, blacklist_datacenters=("dc1",))
         made = await placed(job, range(60, 90), feed_send, ready)
         assert where(made) == {"2.stor.lab", "4.stor.lab", "6.stor.lab"}
-        evacuating.add("4.stor.lab")
+        evacuated.add("4.stor.lab")
         made = await placed(job, range(90, 120), feed_send, ready)
         assert where(made) == {"2.stor.lab", "6.stor.lab"}
         world.nodes = tuple(

@@ -264,7 +264,8 @@ async def test_a_node_that_is_being_evacuated_is_no_destination(
     """Not of any job."""
     gone = {NODES[1].manta_storage_id}
     world.nodes = (*NODES, StorageNode(ORIGIN.manta_storage_id, "dc1", 10**9, 0))
-    found = await world.run(evacuating=lambda: gone)
+    world.fleet_ledger.evacuated = gone
+    found = await world.run()
     assert found == {("complete", ""): 20}
     named = {s["manta_storage_id"] for r in world.records() for s in r["sharks"]}
     assert not named & {*gone, ORIGIN.manta_storage_id}

@@ -72,5 +72,4 @@ async def make_job(
         cancelled=cancelled,
         patience_s=patience_s,
         max_objects=row.params.get("max_objects"),
-        evacuating=lambda: resources.evacuating,
     )

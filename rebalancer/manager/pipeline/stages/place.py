@@ -49,7 +49,7 @@ async def place(
 
 
 def _conditions(job: Job) -> Conditions:
-    excluded = frozenset((*job.evacuating(), job.decisions.origin.manta_storage_id))
+    excluded = frozenset((*job.ledger.evacuated, job.decisions.origin.manta_storage_id))
     return Conditions(
         job.node_list.nodes, job.rules, job.batch_limits, excluded, job.config.agent_timeout
     )
