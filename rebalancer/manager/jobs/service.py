@@ -63,7 +63,7 @@ class Jobs:
     index: JobIndex
     resources: Resources
     running: dict[str, RunningJob] = attrs.field(factory=dict)
-    deciding: trio.Lock = attrs.field(factory=trio.Lock)
+    state_lock: trio.Lock = attrs.field(factory=trio.Lock)
     scheduler: Scheduler = attrs.field(factory=Scheduler)
     queries: JobQueries = attrs.field(
         default=attrs.Factory(
@@ -93,7 +93,7 @@ class Jobs:
             await self.scheduler.run(partial(self._start_due, nursery))
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
-        async with self.deciding:
+        async with self.state_lock:
             rows = await _ask_job_list(self.index.unfinished)
             self.resources.fleet_ledger.evacuated = {row.node for row in rows if row.node}
             at_work = [running.row for running in self.running.values()]
@@ -116,7 +116,7 @@ class Jobs:
         try:
             event, error = await running.run()
             # A request that changes the job must find it either running or recorded as ended.
-            async with self.deciding:
+            async with self.state_lock:
                 await self._record(running.row.id, event, error)
         except IllegalTransition as exc:  # a person has changed the list of jobs
             log.error("state of a job not recorded", job=running.row.id, error=str(exc))
@@ -148,7 +148,7 @@ class Jobs:
             await self._refuse_second(wanted.action, params)
             if not action.used_jobs(params):
                 return await self._add(wanted.action, params, findings)
-            async with self._deciding():
+            async with self._lock_for_request():
                 # A job that is used may have been removed meanwhile, and from now on it cannot be.
                 await self._check(wanted.action, params)
                 return await self._add(wanted.action, params, findings)
@@ -186,7 +186,7 @@ class Jobs:
         """
         row, params = await self._retry_params(job_id)
         await self._check(row.action, params)
-        async with self._deciding():
+        async with self._lock_for_request():
             # Read again, because only now can nobody remove the earlier job.
             row, params = await self._retry_params(job_id)
             return await self._add(row.action, params)
@@ -260,7 +260,7 @@ class Jobs:
         row = await self._request_index.get(checked_id(job_id))
         if row is None:
             raise BadRequest(f"Could not find job {job_id}")
-        async with self._deciding():
+        async with self._lock_for_request():
             row = await self.queries.known(row.id)
             _require(row, f"changed: {row.error}", not row.is_broken)
             with _uninterrupted():
@@ -282,17 +282,17 @@ class Jobs:
                 await self._cancel(row)
 
     @asynccontextmanager
-    async def _deciding(self) -> AsyncIterator[None]:
+    async def _lock_for_request(self) -> AsyncIterator[None]:
         """Hold the lock for changes of jobs, for a request.
 
         Raises:
           Unavailable: another holds the lock for long, because the list of jobs does not answer.
         """
-        lock = self.deciding
+        lock = self.state_lock
         with trio.move_on_after(REST_S) as waiting:
             await lock.acquire()
         if waiting.cancelled_caught:
-            raise Unavailable("others have been deciding on jobs for long: see the log")
+            raise Unavailable("others have been changing jobs for long: see the log")
         try:
             yield
         finally:
@@ -344,7 +344,7 @@ class Jobs:
           BadRequest: the id is no UUID, or there is no such job.
           Conflict: it has not ended.
         """
-        async with self._deciding():
+        async with self._lock_for_request():
             row = await self.queries.known(job_id)
             _require(row, "removed, because it has not ended", row.has_ended)
             for other in await self._request_index.unfinished():

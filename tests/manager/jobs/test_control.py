@@ -106,12 +106,12 @@ async def test_a_job_that_is_cancelled_while_it_is_being_paused_is_drained(tmp_p
         with trio.fail_after(60):
             while not (await rig.get(job_id))["results"]["Assigned"]:  # noqa: ASYNC110
                 await trio.sleep(0.02)
-        deciding = rig.jobs.deciding
-        async with trio.open_nursery() as nursery, deciding:
+        lock = rig.jobs.state_lock
+        async with trio.open_nursery() as nursery, lock:
             for waiting, action in enumerate(("pause", "cancel"), 1):
                 nursery.start_soon(control, rig, job_id, action)
                 with trio.fail_after(60):
-                    while deciding.statistics().tasks_waiting < waiting:  # noqa: ASYNC110
+                    while lock.statistics().tasks_waiting < waiting:  # noqa: ASYNC110
                         await trio.sleep(0.01)
         with trio.fail_after(60):
             while rig.jobs.running:  # noqa: ASYNC110

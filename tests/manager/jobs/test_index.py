@@ -191,7 +191,7 @@ async def test_a_job_whose_file_is_no_good_is_shown_with_the_reason(
     """By what the list says of it; no request ends in a traceback, and no other job suffers."""
     async with open_rig(tmp_path) as rig:
         folder, index = tmp_path / "db", rig.jobs.index
-        async with rig.jobs.deciding:
+        async with rig.jobs.state_lock:
             for job_id in IDS[:2]:
                 job_file.create(folder / f"{job_id}.sqlite", ORIGIN)
                 await index.add(job_id, "evacuate", PARAMS)
