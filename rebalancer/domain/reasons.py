@@ -201,6 +201,8 @@ MOVED_ELSEWHERE = _own("moved_elsewhere", Column.OUTCOME, is_gone=True)
 EXCLUDED = _own("excluded", Column.OUTCOME, is_wish=True)
 #: The job was cancelled before the object had an assignment.
 CANCELLED = _own("cancelled", Column.OUTCOME)
+#: The records of the object changed each time that its copies were compared with them.
+CHANGING = _own("changing", Column.OUTCOME)
 #: Stands for a travelling reason that nobody knows; its name is kept beside it.
 UNKNOWN = _own("unknown_reason", Column.OUTCOME)
 

@@ -10,7 +10,6 @@ import attrs
 from rebalancer.domain import states
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, move
-from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.counts import Tally, error_and_outcome
 
 #: Rows read at once.
@@ -40,10 +39,13 @@ class CheckResult:
 
 
 def read_unchecked(db: sqlite3.Connection, after: int) -> list[Unchecked]:
-    """Return a page of the objects that were not looked at yet, from rows behind `after`."""
+    """Return a page of the objects that were not looked at yet, from rows behind `after`.
+
+    A row that a person has changed is deferred, and not read before `JobStore.take_changes`.
+    """
     rows = db.execute(
         "SELECT number, id, shard, key FROM progress JOIN records USING (number)"
-        " WHERE status = ? AND number > ? ORDER BY number LIMIT ?",
+        " WHERE status = ? AND NOT put_off AND number > ? ORDER BY number LIMIT ?",
         (ObjectStatus.UNPROCESSED, after, PAGE),
     ).fetchall()
     further = defaultdict[str, list[tuple[int, str]]](list)
@@ -58,18 +60,17 @@ def read_unchecked(db: sqlite3.Connection, after: int) -> list[Unchecked]:
     ]
 
 
-def record_checks(db: sqlite3.Connection, results: Iterable[CheckResult]) -> None:
-    """End the objects that were looked at.
+def record_checks(db: sqlite3.Connection, results: Iterable[CheckResult]) -> list[int]:
+    """End the objects that were looked at, but for those whose rows a person changed meanwhile.
 
-    Raises:
-      IllegalTransition: one of them has ended already.
+    Returns the numbers of these rows, of which nothing is recorded.
     """
-    tally = Tally()
+    tally, changed = Tally(), list[int]()
     for result in results:
         ended = move(states.OBJECT, ObjectStatus.UNPROCESSED, result.event)
         row = db.execute(
             "UPDATE progress SET status = ?, error = ?, outcome = ?, detail = ?"
-            " WHERE number = ? AND status = ? RETURNING bytes",
+            " WHERE number = ? AND status = ? AND NOT put_off RETURNING bytes",
             (
                 ended.after,
                 *error_and_outcome(result.reason),
@@ -79,6 +80,8 @@ def record_checks(db: sqlite3.Connection, results: Iterable[CheckResult]) -> Non
             ),
         ).fetchone()
         if row is None:
-            raise IllegalTransition(f"object {result.number} is not {ended.before}")
-        tally.move(ended, 1, row["bytes"], result.reason)
+            changed.append(result.number)
+        else:
+            tally.move(ended, 1, row["bytes"], result.reason)
     tally.save(db)
+    return changed

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
-from rebalancer.domain.reasons import BAD_SHARD_NUMBER, Reason
+from rebalancer.domain.reasons import BAD_SHARD_NUMBER, CHANGING, Reason
 from rebalancer.domain.states import ObjectEvent
+from rebalancer.log import get_logger
 from rebalancer.manager.actions.verify.collect import LiveShards
 from rebalancer.manager.actions.verify.copies import Copy, Fault, gravest, is_sampled
 from rebalancer.manager.actions.verify.reader import Reader
@@ -24,6 +25,8 @@ TURNS = 3
 
 Records = Mapping[tuple[int, str], scan.FoundRow]
 
+log = get_logger()
+
 
 @attrs.frozen
 class Checker:
@@ -37,11 +40,16 @@ class Checker:
     metrics: ManagerMetrics
 
     async def run(self) -> None:
-        """Verify all objects that are not at an end.
+        """Verify all objects that are not at an end, and those that a person puts back meanwhile.
 
         Raises:
           ExceptionGroup: a PeerError of a shard that is not transient.
         """
+        await self._verify_all()
+        while await self.store.take_changes():
+            await self._verify_all()
+
+    async def _verify_all(self) -> None:
         send, receive = trio.open_memory_channel[tuple[Unchecked, Records]](QUEUE)
         async with trio.open_nursery() as nursery:
             async with receive:
@@ -64,39 +72,36 @@ class Checker:
         async with receive:
             async for unchecked, records in receive:
                 result = await self._check(unchecked, records)
-                await self.store.write(checks.record_checks, [result])
-                self._count(result)
+                if await self.store.write(checks.record_checks, [result]):
+                    log.warning("object changed by hand", object=unchecked.id, result=result.event)
+                else:
+                    self._count(result)
 
     async def _check(self, unchecked: Unchecked, records: Records) -> CheckResult:
         """Verify an object, and return the result.
 
-        A fault counts only if the records still name the same copies after it was found, because
-        the object's owner may have removed or replaced the object meanwhile.
+        What is not right counts only if the records, read anew, still say the same: `records` may
+        be old by now, and the object's owner may have removed, replaced or mended it meanwhile.
         """
-        judgement, faults = self._judge(unchecked, records), list[Fault]()
+        number, judgement = unchecked.number, self._judge(unchecked, records)
         for _ in range(TURNS):
-            if not isinstance(judgement, ToVerify):
-                break
-            faults = await self._faults(unchecked.id, judgement.copies)
-            if not faults:
-                return CheckResult(unchecked.number, ObjectEvent.CONFIRMED)
+            match judgement:
+                case Skip():
+                    break
+                case Unusable():
+                    event, reason, detail = ObjectEvent.UNUSABLE, judgement.reason, judgement.detail
+                case ToVerify():
+                    faults = await self._faults(unchecked.id, judgement.copies)
+                    if not faults:
+                        return CheckResult(number, ObjectEvent.CONFIRMED)
+                    event, reason = ObjectEvent.FAULTY, Reason(gravest(faults), is_own=True)
+                    detail = "; ".join(map(str, faults))
             now = self._judge(unchecked, await self.shards.texts(unchecked.records))
             if now == judgement:
-                break
+                return CheckResult(number, event, reason, detail)
             judgement = now
-        match judgement:
-            case Skip():
-                return CheckResult(unchecked.number, ObjectEvent.REFUSED, reason=judgement.reason)
-            case Unusable():
-                event, why = ObjectEvent.UNUSABLE, judgement.reason
-                return CheckResult(unchecked.number, event, reason=why, detail=judgement.detail)
-        detail = "; ".join(map(str, faults))
-        return CheckResult(
-            unchecked.number,
-            ObjectEvent.FAULTY,
-            reason=Reason(gravest(faults), is_own=True),
-            detail=detail,
-        )
+        reason = judgement.reason if isinstance(judgement, Skip) else CHANGING
+        return CheckResult(number, ObjectEvent.REFUSED, reason)
 
     def _judge(self, unchecked: Unchecked, records: Records) -> ToVerify | Skip | Unusable:
         for shard, _ in unchecked.records:

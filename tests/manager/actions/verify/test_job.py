@@ -1,6 +1,8 @@
 """A verify job finds what is not as records say, on real web servers, and nothing else."""
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,16 @@ import trio
 
 from rebalancer.errors import JobFailed
 from rebalancer.manager.actions.verify.collect import LiveShards
-from rebalancer.manager.actions.verify.copies import is_sampled
+from rebalancer.manager.actions.verify.copies import Copy, Fault, is_sampled
+from rebalancer.manager.actions.verify.reader import Reader
 from rebalancer.manager.store import views
-from tests.manager.actions.verify.region import Region, content, good_record, open_region
+from tests.manager.actions.verify.region import (
+    OWNER,
+    Region,
+    content,
+    good_record,
+    open_region,
+)
 from tests.manager.pipeline.test_crashes import Crash
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, counts, object_id
@@ -45,6 +54,12 @@ def listed(region: Region, status: str = "error") -> dict[str, tuple[str, str]]:
     return {
         line["id"]: (line["reason"], line["detail"]) for line in lines if line["status"] == status
     }
+
+
+async def collected(region: Region, **params: Any) -> None:
+    """Let a job find its objects, and end the manager then."""
+    async with region.job(**params) as (job, _):
+        await job._collect(LiveShards(job.moray, job.waits))
 
 
 async def test_a_sound_region_is_found_sound(tmp_path: Path) -> None:
@@ -155,8 +170,7 @@ async def test_records_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
 async def test_an_object_that_has_lost_all_its_copies_is_listed(tmp_path: Path) -> None:
     """A record that names no storage node is right only if there is nothing to store."""
     async with open_region(tmp_path, records()) as region:
-        async with region.job(shark=NODE) as (job, _):
-            await job._collect(LiveShards(job.moray, job.waits))
+        await collected(region, shark=NODE)
         region.put(good_record(1, sharks=[]), region.shard_of(1))
         assert await verified(region, shark=NODE) == {
             ("complete", ""): OBJECTS // 2 - 1,
@@ -169,8 +183,7 @@ async def test_a_record_whose_shard_cannot_be_asked_is_not_taken_for_deleted(
 ) -> None:
     """A manager was started with fewer shards than the one that has found the objects."""
     async with open_region(tmp_path, records()) as region:
-        async with region.job(shark=NODE) as (job, _):
-            await job._collect(LiveShards(job.moray, job.waits))
+        await collected(region, shark=NODE)
         gone = region.shard_of(1)
         lost = sum(region.shard_of(number) == gone for number in range(1, OBJECTS, 2))
         store = region.world.shards.pop(gone)
@@ -188,6 +201,142 @@ async def test_each_record_of_an_object_is_looked_at(tmp_path: Path) -> None:
         region.copy(1, OTHER).unlink()
         assert (await verified(region, shark=NODE))["error", "copy_missing"] == 1
     assert OTHER in listed(region)[object_id(1)][1]
+
+
+# --- what changes while it is looked at --------------------------------------------------
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change: Callable[[Copy], None]) -> None:
+    """Call `change` each time that a copy was compared, before anything is made of that."""
+    compare = Reader.check
+
+    async def check(self: Reader, copy: Copy, *, is_sampled: bool) -> Fault | None:
+        fault = await compare(self, copy, is_sampled=is_sampled)
+        change(copy)
+        return fault
+
+    monkeypatch.setattr(Reader, "check", check)
+
+
+def path_of(number: int) -> str:
+    return f"/{OWNER}/{object_id(number)}"
+
+
+async def test_a_record_that_keeps_changing_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fault is told of a record that is not the latest; a retry looks again."""
+    async with open_region(tmp_path, records()) as region:
+
+        def move(copy: Copy) -> None:
+            if copy.path == path_of(1):
+                node = OTHER if copy.shark == NODE else NODE
+                sharks = [{"datacenter": "dc1", "manta_storage_id": node}]
+                region.put(good_record(1, sharks=sharks), region.shard_of(1))
+
+        region.copy(1, NODE).unlink()
+        meanwhile(monkeypatch, move)
+        assert await verified(region, shark=NODE) == {
+            ("complete", ""): OBJECTS // 2 - 1,
+            ("skipped", "changing"): 1,
+        }
+        monkeypatch.undo()
+        found = await verified(region, name="second", retry_of="verify", shark=NODE)
+        assert found == {("error", "copy_missing"): 1}
+
+
+async def test_a_record_that_goes_in_the_end_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of it in the end counts, and not how often it changed before."""
+    async with open_region(tmp_path, records()) as region:
+        nodes = ["3.stor.lab", "5.stor.lab"]
+
+        def change(copy: Copy) -> None:
+            if copy.path == path_of(1) and copy.shark != ORIGIN.manta_storage_id:
+                shard = region.shard_of(1)
+                if not nodes:
+                    region.world.shards[shard].delete("manta", "/account/stor/1")
+                    return
+                sharks = [{"datacenter": "dc1", "manta_storage_id": nodes.pop()}]
+                region.put(good_record(1, sharks=sharks), shard)
+
+        region.copy(1, NODE).unlink()
+        meanwhile(monkeypatch, change)
+        assert (await verified(region, shark=NODE))["skipped", "deleted"] == 1
+
+
+async def test_a_record_that_was_mended_since_its_page_was_read_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of objects may have been looked at in between."""
+    async with open_region(tmp_path, records()) as region:
+        await collected(region, shark=NODE)
+        shard = region.shard_of(11)
+        region.put(good_record(11, contentMD5="odd"), shard)
+        meanwhile(monkeypatch, lambda _: region.put(good_record(11), shard))
+        assert await verified(region, shark=NODE, requests=1) == {("complete", ""): OBJECTS // 2}
+
+
+def by_hand(region: Region, change: str, number: int) -> None:
+    """Change the row of an object as a person does, with another program."""
+    with closing(sqlite3.connect(region.world.folder / "verify.sqlite")) as db, db:
+        db.execute(f"{change} WHERE id = ?", (object_id(number),))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("DELETE FROM evacuateobjects", {}),
+        (
+            "UPDATE evacuateobjects SET status = 'skipped', outcome = 'excluded'",
+            {("skipped", "excluded"): 1},
+        ),
+        ("UPDATE evacuateobjects SET key = '/account/stor/gone'", {("skipped", "deleted"): 1}),
+    ],
+)
+async def test_what_a_person_makes_of_a_row_meanwhile_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, found: dict[Any, int]
+) -> None:
+    """The other objects are looked at all the same."""
+    left = [1]
+    async with open_region(tmp_path, records()) as region:
+
+        def edit(copy: Copy) -> None:
+            if copy.path == path_of(1) and left:
+                by_hand(region, change, left.pop())
+
+        meanwhile(monkeypatch, edit)
+        assert await verified(region, shark=NODE) == {("complete", ""): 5, **found}
+
+
+@pytest.mark.parametrize("change", ["shard = NULL", "key = NULL", "key = x'ff'"])
+async def test_a_row_that_cannot_be_used_any_more_is_an_error(tmp_path: Path, change: str) -> None:
+    """As an object whose record cannot be used; the others are looked at."""
+    async with open_region(tmp_path, records()) as region:
+        await collected(region, shark=NODE)
+        by_hand(region, f"UPDATE evacuateobjects SET {change}", 1)
+        assert await verified(region, shark=NODE) == {
+            ("complete", ""): 5,
+            ("error", "bad_moray_object"): 1,
+        }
+
+
+async def test_a_row_that_a_person_puts_back_is_looked_at_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every object of a job comes to an end, whenever it was put back."""
+    async with open_region(tmp_path, records()) as region:
+        region.copy(1, NODE).unlink()
+        left = [1]
+
+        def mend(copy: Copy) -> None:
+            if copy.path == path_of(11) and left:
+                region.copy(1, NODE).write_bytes(content(1))
+                by_hand(region, "UPDATE evacuateobjects SET status = 'unprocessed'", left.pop())
+
+        meanwhile(monkeypatch, mend)
+        assert await verified(region, shark=NODE, requests=1) == {("complete", ""): 6}
 
 
 # --- what a job has moved ----------------------------------------------------------------
