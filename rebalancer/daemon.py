@@ -5,7 +5,6 @@ before it was taken, and starting is recovery.
 """
 
 import gc
-import hmac
 import resource
 import signal
 import socket
@@ -20,7 +19,7 @@ from rebalancer.bodies import read_body
 from rebalancer.config import open_tls
 from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
-from rebalancer.serving.app import Application
+from rebalancer.serving.app import Application, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.serving.server import BACKLOG, Server
 from rebalancer.threads import Work, run_sync
@@ -201,9 +200,8 @@ def require_token(app: Application, token: Token) -> None:
     if token.value is None:
         return
 
-    def admits(path: str, given: str) -> bool:
-        expected = f"Bearer {token.value}".encode()
-        return path == "/ping" or hmac.compare_digest(given.encode(), expected)
+    def admits(request: Request) -> bool:
+        return request.path == "/ping" or token.is_borne_by(request.headers)
 
     app.admits = admits
 

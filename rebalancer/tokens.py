@@ -1,5 +1,8 @@
 """This module reads the tokens that requests bear from files, anew when the operator says so."""
 
+import hmac
+from collections.abc import Mapping
+
 import attrs
 
 from rebalancer.config import read_token
@@ -42,3 +45,8 @@ class Token:
           ConfigError: it cannot be read, and what was read before holds on.
         """
         self.read(self.path)
+
+    def is_borne_by(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether a request with these headers bears the token."""
+        given = headers.get("authorization", "").encode()
+        return hmac.compare_digest(given, f"Bearer {self.value}".encode())

@@ -8,7 +8,7 @@ from rebalancer.adm.client import Access, Manager, with_manager
 from rebalancer.adm.options import confirm, job_argument, json_option, read_rate, yes_option
 from rebalancer.adm.output import echo_json
 from rebalancer.adm.progress import settled, state_words, subject
-from rebalancer.adm.units import size
+from rebalancer.units import size
 
 
 @click.command()

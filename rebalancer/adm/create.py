@@ -17,8 +17,8 @@ from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, m
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import notes
 from rebalancer.adm.tables import plan_table, what_does_not_fit
-from rebalancer.adm.units import size
 from rebalancer.peers.http import Reply
+from rebalancer.units import size
 
 
 @click.group()

@@ -9,8 +9,8 @@ import click
 import trio
 from click.shell_completion import CompletionItem
 
+from rebalancer import units
 from rebalancer.actions.declaration import MAX_WHOLE, Declaration, Option, parameters_of
-from rebalancer.adm import units
 from rebalancer.adm.client import Access, AdmError, Manager, read_url, with_manager
 from rebalancer.errors import RebalancerError
 

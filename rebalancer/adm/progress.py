@@ -5,14 +5,12 @@ from typing import Any
 
 import attrs
 
+from rebalancer import units
 from rebalancer.actions import DECLARED
 from rebalancer.actions.evacuate import EVACUATE
-from rebalancer.adm import units
 from rebalancer.adm.printing import printable
+from rebalancer.domain.states import words_for_people
 from rebalancer.rates import Rates, eta_s
-
-#: States of a job that something will still happen to by itself.
-GOING = ("Init", "Setup", "Running")
 
 
 def subject(view: Mapping[str, Any]) -> str:
@@ -24,12 +22,7 @@ def subject(view: Mapping[str, Any]) -> str:
 
 def state_words(view: Mapping[str, Any]) -> str:
     """Return a job's state with what an operator has asked for."""
-    state, wish = str(view["state"]), view.get("wish")
-    if state == "Stopped":
-        return {"pause": "paused", "cancel": "cancelled"}.get(str(wish), "stopped")
-    if state in GOING and wish is not None:
-        return {"pause": "being paused", "cancel": "being cancelled"}.get(str(wish), state)
-    return "waiting for its turn" if state in ("Init", "Setup") else state.lower()
+    return words_for_people(str(view["state"]), view.get("wish"))
 
 
 def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rebalancer.adm import units
+from rebalancer import units
 from rebalancer.adm.client import Access, AdmError, Manager, with_manager
 from rebalancer.adm.options import job_argument, json_option
 from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rebalancer.adm import units
+from rebalancer import units
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words, subject
 from rebalancer.domain.reasons import EXCLUDED

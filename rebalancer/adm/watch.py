@@ -17,7 +17,6 @@ from rebalancer.adm.client import AdmError, Manager
 from rebalancer.adm.output import json_text
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import (
-    GOING,
     Glance,
     glance,
     notes,
@@ -26,6 +25,7 @@ from rebalancer.adm.progress import (
     waits,
 )
 from rebalancer.adm.tables import counts_table, destinations_table
+from rebalancer.domain.states import GOING
 from rebalancer.rates import Rates
 
 #: Seconds between two looks at a job that is watched.

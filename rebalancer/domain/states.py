@@ -236,6 +236,19 @@ def job_state(words: Words) -> JobState | None:
     return _STATES.get(words)
 
 
+#: States of a job, as the API spells them, that something will still happen to by itself.
+GOING = ("Init", "Setup", "Running")
+
+
+def words_for_people(state: str, wish: str | None) -> str:
+    """Return a job's state, as the API spells it, together with what an operator has asked for."""
+    if state == "Stopped":
+        return {"pause": "paused", "cancel": "cancelled"}.get(str(wish), "stopped")
+    if state in GOING and wish is not None:
+        return {"pause": "being paused", "cancel": "being cancelled"}.get(wish, state)
+    return "waiting for its turn" if state in ("Init", "Setup") else state.lower()
+
+
 def cancelling_event(state: JobState, *, has_begun: bool) -> JobEvent:
     """Return what happens to a job in `state` that an operator cancels."""
     is_withdrawn = not has_begun and JobEvent.WITHDRAWN in JOB[state]

@@ -110,8 +110,8 @@ class Application(ABC):
     errors_are_json: bool = False
     #: Called with each request.
     on_request: Callable[[Request], None] = lambda _request: None
-    #: Tells whether a request of this path and this `Authorization` is answered at all.
-    admits: Callable[[str, str], bool] = lambda _path, _given: True
+    #: Tells whether a request is answered at all, by its head: its body may not be there yet.
+    admits: Callable[[Request], bool] = lambda _request: True
     meaning: Meaning = lambda _exc, _request: None
 
     @abstractmethod
@@ -121,7 +121,7 @@ class Application(ABC):
     async def _answer(self, request: Request, handler: Handler, named: Iterable[str]) -> Answer:
         try:
             self.on_request(request)
-            if not self.admits(request.path, request.headers.get("authorization", "")):
+            if not self.admits(request):
                 challenge = {"WWW-Authenticate": "Bearer"}
                 text = "a valid token is required: Authorization: Bearer"
                 return self.refuse(request, 401, text, challenge)

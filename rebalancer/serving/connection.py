@@ -141,7 +141,8 @@ class Connection:
                 return False
             headers = dict(head.headers)
             _check(head, headers)
-            body = await self._body(head, headers)
+            request = _request(head)
+            request.content = await self._body(head, headers, request)
         except Refusal as refusal:
             await self._refuse(refusal, head)
         except h11.RemoteProtocolError as exc:
@@ -150,7 +151,7 @@ class Connection:
             await self._refuse(Refusal(status, f"no HTTP/1.1: {exc}"), head)
         else:
             self.waits_since = None
-            await self._answer(head, body)
+            await self._answer(head, request)
             self._release_budget()
         if self.is_last or not self.can_go_on:
             await self._linger()
@@ -187,21 +188,22 @@ class Connection:
                     return None
                 raise Refusal(408, f"no whole head within {self.bounds.head_s:g} s")
 
-    async def _body(self, head: h11.Request, headers: dict[bytes, bytes]) -> bytearray | None:
+    async def _body(
+        self, head: h11.Request, headers: dict[bytes, bytes], request: Request
+    ) -> bytes | None:
         """Read the body of a request, unless it is refused whatever is in it; None if too long."""
-        path = head.target.partition(b"?")[0].decode()
         most = self.app.max_body_bytes
         if int(headers.get(b"content-length", b"0")) > most:
             return None
-        if not self.app.admits(path, headers.get(b"authorization", b"").decode("latin1")):
-            return bytearray()  # the application says so
+        if not self.app.admits(request):
+            return b""  # the application says so
         if b"content-length" not in headers and b"transfer-encoding" not in headers:
             return await self._receive_body(most)  # there is none, so it takes no time
         with trio.move_on_after(self.bounds.body_s):
             return await self._receive_body(most)
         raise Refusal(408, f"no whole body within {self.bounds.body_s:g} s")
 
-    async def _receive_body(self, most: int) -> bytearray | None:
+    async def _receive_body(self, most: int) -> bytes | None:
         body, pieces = bytearray(), 0
         while True:
             event = self._protocol.next_event()
@@ -214,7 +216,7 @@ class Connection:
                 if pieces % MANY == 0:
                     await trio.lowlevel.checkpoint()
             elif isinstance(event, h11.EndOfMessage):
-                return body
+                return bytes(body)
             elif event is h11.NEED_DATA:
                 if self._protocol.they_are_waiting_for_100_continue:
                     await self.send(h11.InformationalResponse(status_code=100, headers=[]))
@@ -268,13 +270,13 @@ class Connection:
 
     # --- answers ---------------------------------------------------------------------------
 
-    async def _answer(self, head: h11.Request, body: bytearray | None) -> None:
+    async def _answer(self, head: h11.Request, request: Request) -> None:
         """Have the application answer.
 
         Raises:
           Gone: no answer or half of one was sent, so the connection must end.
         """
-        is_brief, coming = self.app.begin(_request(head, body))
+        is_brief, coming = self.app.begin(request)
         await self._send(head, await (coming if is_brief else self._while_there(coming)))
 
     async def _send(self, head: h11.Request | None, answer: Answer) -> None:
@@ -342,7 +344,7 @@ class Connection:
         """Answer in place of the application; nothing more is read of this client."""
         self.is_last = True
         later = {"Retry-After": "10"} if refusal.status == 503 else {}
-        request = None if head is None else _request(head, None)
+        request = None if head is None else _request(head)
         answer = self.app.refuse(request, refusal.status, refusal.message, later)
         with trio.move_on_after(self.bounds.send_s):
             await self._send(head, answer)
@@ -358,14 +360,13 @@ class Connection:
                 left -= len(data)
 
 
-def _request(head: h11.Request, body: bytearray | None) -> Request:
+def _request(head: h11.Request) -> Request:
     path, _, query = _ABSOLUTE.sub(b"", head.target, count=1).partition(b"?")
     return Request(
         head.method.decode().upper(),
         unquote(path.decode()) if path.startswith(b"/") else "/" + unquote(path.decode()),
         query.decode("latin1"),
         {name.decode("latin1"): value.decode("latin1") for name, value in head.headers},
-        None if body is None else bytes(body),
     )
 
 

@@ -145,7 +145,7 @@ async def test_a_group_of_errors_is_told_by_its_first(
 async def test_whoever_is_not_admitted_learns_nothing_of_routes(app: Application) -> None:
     """401, whatever was asked for; it is counted all the same."""
     seen = list[str]()
-    app.admits = lambda _path, given: given == "Bearer x"
+    app.admits = lambda request: request.headers.get("authorization") == "Bearer x"
     app.on_request = lambda request: seen.append(request.path)
     client = Client(app)
     replies = [await client.get(path) for path in ("/things", "/nothing")]

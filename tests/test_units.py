@@ -2,7 +2,7 @@
 
 import pytest
 
-from rebalancer.adm.units import duration, read_rate
+from rebalancer.units import duration, read_rate
 
 
 @pytest.mark.parametrize(
