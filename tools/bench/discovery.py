@@ -38,7 +38,7 @@ from rebalancer.log import configure
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.manager.store import discovery
 from rebalancer.manager.store.job_store import JobStore, open_store
@@ -120,7 +120,7 @@ async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
 
 async def discovered(job: Job) -> int:
     """Run the job's source to its end, as if placement took all; returns how many objects."""
-    send, receive = trio.open_memory_channel[Unplaced](2)
+    send, receive = trio.open_memory_channel[Feed](2)
     async with trio.open_nursery() as nursery:
 
         async def take() -> None:

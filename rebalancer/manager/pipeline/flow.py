@@ -17,7 +17,7 @@ from rebalancer.domain.completeness import NO_SHARD, Part, UnfinishedScan, neede
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import OPEN_OBJECTS, AssignmentState
 from rebalancer.errors import JobFailed
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import discover
 from rebalancer.manager.pipeline.stages.final_scan import next_round
 from rebalancer.manager.pipeline.stages.place import place
@@ -79,7 +79,7 @@ async def _drain(job: Job, scan_round: int) -> None:
     # Read before any stage runs, or rows that a stage has just moved would be fed twice.
     left_over = await job.store.read(assignments.read_open)
     last_row = await job.store.read(unplaced.last_row)
-    feed, unplaced_objects = trio.open_memory_channel[Unplaced](QUEUE)
+    feed, unplaced_objects = trio.open_memory_channel[Feed](QUEUE)
     to_post, placed = trio.open_memory_channel[Assignment](QUEUE)
     to_poll, posted = trio.open_memory_channel[Assignment](QUEUE)
     to_update, copied = trio.open_memory_channel[Assignment](QUEUE)

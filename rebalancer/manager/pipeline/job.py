@@ -33,20 +33,20 @@ CHUNK = 200
 
 
 @attrs.frozen
-class Unplaced:
-    """Discovery sends this message to placement: objects that need a destination."""
+class Feed:
+    """A feed is what discovery sends to placement: objects that need a destination."""
 
     objects: tuple[MantaObject, ...]
     #: No other message may come for a while, so batches are closed however small they are.
     is_flush: bool = False
 
 
-async def send_unplaced(
-    channel: trio.MemorySendChannel[Unplaced], objects: Sequence[MantaObject]
+async def feed_placement(
+    channel: trio.MemorySendChannel[Feed], objects: Sequence[MantaObject]
 ) -> None:
     """Send objects on to placement in messages of bounded size."""
     for start in range(0, len(objects), CHUNK):
-        await channel.send(Unplaced(tuple(objects[start : start + CHUNK])))
+        await channel.send(Feed(tuple(objects[start : start + CHUNK])))
 
 
 @attrs.define

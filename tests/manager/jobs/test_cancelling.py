@@ -19,7 +19,7 @@ from rebalancer.errors import PeerUnreachable
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.flow import QUEUE
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import discover
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.pipeline.stages.poll import poll
@@ -43,7 +43,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-async def feed(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
+async def feed(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
     """Stands for discovery, which goes on until it hears of the cancellation."""
     async with found:
         for start in range(0, OBJECTS, 10):
@@ -55,9 +55,9 @@ async def feed(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
             new = await job.store.write(
                 discovery.store_found, records, ScanPosition(1, "_id", 1, 2)
             )
-            await found.send(Unplaced(tuple(new)))
+            await found.send(Feed(tuple(new)))
             await trio.sleep(0.03)
-        await found.send(Unplaced((), is_flush=True))
+        await found.send(Feed((), is_flush=True))
 
 
 async def take(moved: trio.MemoryReceiveChannel[Assignment], done: list[str]) -> None:
@@ -68,7 +68,7 @@ async def take(moved: trio.MemoryReceiveChannel[Assignment], done: list[str]) ->
 async def run(job: Job, *, cancel_after_s: float) -> list[str]:
     """Placement, posting and polling, cancelled meanwhile; the assignments that were done."""
     done: list[str] = []
-    found_send, found = trio.open_memory_channel[Unplaced](QUEUE)
+    found_send, found = trio.open_memory_channel[Feed](QUEUE)
     ready_send, ready = trio.open_memory_channel[Assignment](QUEUE)
     sent_send, sent = trio.open_memory_channel[Assignment](QUEUE)
     moved_send, moved = trio.open_memory_channel[Assignment](QUEUE)
@@ -147,7 +147,7 @@ async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
     world: World, autojump_clock: object
 ) -> None:
     """Placement takes those objects after the cancellation, and nothing else happens any more."""
-    send, receive = trio.open_memory_channel[Unplaced](0)
+    send, receive = trio.open_memory_channel[Feed](0)
     async with world.job() as job:
         text = json.dumps(record(1))
         obj = read_object(json.loads(text))
@@ -155,12 +155,12 @@ async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
         await job.store.write(discovery.store_found, [made], ScanPosition(1, "_id", 1, 2))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(discover, job, 0, 0, send)
-            assert await receive.receive() == Unplaced((), is_flush=True)  # all shards are scanned
+            assert await receive.receive() == Feed((), is_flush=True)  # all shards are scanned
             await trio.testing.wait_all_tasks_blocked()
             job.requeue(Assignment("an assignment", ORIGIN, (), 0))
             await trio.testing.wait_all_tasks_blocked()
             job.cancel()
-            assert await receive.receive() == Unplaced((), is_flush=True)
+            assert await receive.receive() == Feed((), is_flush=True)
             with trio.fail_after(60), pytest.raises(trio.EndOfChannel):
                 await receive.receive()
 

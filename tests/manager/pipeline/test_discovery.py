@@ -19,7 +19,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.listings import EarlierJob, Listing, ObjectsFile, check
 from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.manager.store.records import Listed
@@ -161,14 +161,14 @@ def seed(world: World, cluster: Cluster, rows: Sequence[dict[str, Any]]) -> None
 
 async def discovered(job: Job) -> None:
     """Run the source of a job to its end, as if placement took all."""
-    send, receive = trio.open_memory_channel[Unplaced](0)
+    send, receive = trio.open_memory_channel[Feed](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_drain, receive)
         async with send:
             await find(job, send)
 
 
-async def _drain(receive: trio.MemoryReceiveChannel[Unplaced]) -> None:
+async def _drain(receive: trio.MemoryReceiveChannel[Feed]) -> None:
     async with receive:
         async for _ in receive:
             pass

@@ -23,7 +23,7 @@ from rebalancer.errors import (
     leaves,
 )
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.listings import EarlierJob
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import assignments, discovery, unplaced, updates, views
@@ -373,7 +373,7 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
     """One object that waits for others: no longer than max_assignment_age."""
     world = make_world(tmp_path / "w", [])
     world.options = attrs.evolve(world.options, max_tasks_per_assignment=50, max_assignment_age=90)
-    feed, objects = trio.open_memory_channel[Unplaced](1)
+    feed, objects = trio.open_memory_channel[Feed](1)
     send, ready = trio.open_memory_channel[Assignment](1)
     obj = read_object(record(1))
     async with world.job() as job, trio.open_nursery() as nursery:
@@ -382,7 +382,7 @@ async def test_an_assignment_is_sent_at_its_age_though_nothing_more_comes(
         new = FoundRecord(obj.object_id, "k", 1, "e", "{}", obj.size, obj)
         stored = await job.store.write(discovery.store_found, [new], ScanPosition(1, "_id", 1, 2))
         began = trio.current_time()
-        await feed.send(Unplaced(tuple(stored)))
+        await feed.send(Feed(tuple(stored)))
         item = await ready.receive()
         assert 90 <= trio.current_time() - began < 91
         assert len(item.tasks) == 1

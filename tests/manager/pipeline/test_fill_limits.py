@@ -22,7 +22,7 @@ from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import Reason
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import discovery
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
@@ -200,7 +200,7 @@ async def placed(job: Job, numbers: Sequence[int], feed: Any, ready: Any) -> lis
         obj = read_object(record(number, sharks=[attrs.asdict(ORIGIN)]))
         objects.append(FoundRecord(obj.object_id, obj.object_id, 1, "e", "{}", obj.size, obj))
     new = await job.store.write(discovery.store_found, objects, ScanPosition(1, "_id", 1, 2))
-    await feed.send(Unplaced(tuple(new), is_flush=True))
+    await feed.send(Feed(tuple(new), is_flush=True))
     made: list[Assignment] = []
     while sum(len(item.tasks) for item in made) < len(new):
         made.append(await ready.receive())
@@ -214,7 +214,7 @@ async def test_limits_that_change_hold_from_the_next_object_on(
     world: World, autojump_clock: object
 ) -> None:
     """Tasks an assignment, destinations at a time, blacklist, evacuations, fill."""
-    feed_send, feed = trio.open_memory_channel[Unplaced](2)
+    feed_send, feed = trio.open_memory_channel[Feed](2)
     ready_send, ready = trio.open_memory_channel[Assignment](100)
     evacuated = {"nobody"}
     world.fleet_ledger.evacuated = evacuated
@@ -260,7 +260,7 @@ async def test_objects_wait_for_a_destination_that_is_busy(
 ) -> None:
     """No assignment more than a node may have; the next one when one is over."""
     world.nodes = world.nodes[1:2]
-    feed_send, feed = trio.open_memory_channel[Unplaced](2)
+    feed_send, feed = trio.open_memory_channel[Feed](2)
     ready_send, ready = trio.open_memory_channel[Assignment](100)
     _, silent = trio.open_memory_channel[Assignment](0)
     async with world.job() as job, trio.open_nursery() as nursery:

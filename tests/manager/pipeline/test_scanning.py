@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from rebalancer.domain.completeness import UnfinishedScan
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.manager.store import scans
 from rebalancer.peers.moray.client import open_moray
@@ -57,7 +57,7 @@ async def stored(job: Job) -> tuple[int, int]:
 async def test_one_window_is_read_ahead_and_no_more(world: World, autojump_clock: object) -> None:
     """While nobody takes what was found, its window is stored and one more read: that is all."""
     windows = list[Any]()
-    send, receive = trio.open_memory_channel[Unplaced](0)
+    send, receive = trio.open_memory_channel[Feed](0)
     async with world.job() as job, trio.open_nursery() as nursery, send, receive:
         watched = attrs.evolve(job, scanned={1: Watched(job.scanned[1], windows.append)})
         nursery.start_soon(find, watched, send)

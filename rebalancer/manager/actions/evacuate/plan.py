@@ -25,7 +25,7 @@ from rebalancer.manager.jobs.assembly import Resources, open_shards
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.scratch import scratch_folder
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import find
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store.job_store import open_store
@@ -89,7 +89,7 @@ async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:
                 objects[assignment.destination] += len(assignment.object_ids)
                 sizes[assignment.destination] += assignment.size
 
-    found_send, found = trio.open_memory_channel[Unplaced](1)
+    found_send, found = trio.open_memory_channel[Feed](1)
     to_count, placed = trio.open_memory_channel[Assignment](1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count, placed)

@@ -5,7 +5,7 @@ from functools import partial
 import trio
 
 from rebalancer.manager.fleet import ledger, node_list
-from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced, unless
+from rebalancer.manager.pipeline.job import Feed, Job, feed_placement, unless
 from rebalancer.manager.pipeline.stages.final_scan import run_final_scan
 from rebalancer.manager.pipeline.stages.read_listing import read_listing
 from rebalancer.manager.pipeline.stages.scan_shards import read_rows, scan_shards
@@ -23,7 +23,7 @@ PLACES = "a destination for what is left"
 
 
 async def discover(
-    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Unplaced]
+    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Feed]
 ) -> None:
     """Feed unplaced objects to placement, until no object of the job can become unplaced any more.
 
@@ -35,13 +35,13 @@ async def discover(
     async with found, trio.open_nursery() as nursery:
         nursery.start_soon(_feed_requeued, job, scanned, found)
         await job.unless_cancelled(partial(_feed_round, job, scan_round, last_row, found))
-        await found.send(Unplaced((), is_flush=True))
+        await found.send(Feed((), is_flush=True))
         scanned.set()
         job.store.wake()
 
 
 async def _feed_round(
-    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Unplaced]
+    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Feed]
 ) -> None:
     # Stored rows come first, because a final scan makes more of them unprocessed again.
     await _feed_stored(job, last_row, found)
@@ -51,7 +51,7 @@ async def _feed_round(
         await find(job, found)
 
 
-async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
+async def find(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
     """Send on every object that the job has to move, each once, from the stored positions on.
 
     The scan of a shard that waiting cannot help is noted in `job.unfinished`; the others go on.
@@ -66,27 +66,27 @@ async def find(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
         new = await job.store.write(
             discovery.store_found, Kept(records), scanned, limit=job.max_objects
         )
-        await send_unplaced(found, new)
+        await feed_placement(found, new)
 
     await scan_shards(job, job.scanned, keep)
 
 
-async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Unplaced]) -> None:
+async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Feed]) -> None:
     row = 0
     while row < last_row:
         row, objects = await job.store.read(unplaced.read_new, row, last_row)
-        await send_unplaced(found, objects)
+        await feed_placement(found, objects)
 
 
 async def _feed_requeued(
-    job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Unplaced]
+    job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Feed]
 ) -> None:
     try:
         while not job.cancelled.is_set():
             if job.requeued:
                 assignment_id = job.requeued.popleft()
                 objects = await job.store.read(unplaced.read_requeued, assignment_id)
-                await found.send(Unplaced(tuple(objects), is_flush=True))
+                await found.send(Feed(tuple(objects), is_flush=True))
                 continue  # to look whether the job was cancelled during the `send`
             if scanned.is_set() and job.store.uncopied == job.store.deferred:
                 if not job.store.deferred:
@@ -121,10 +121,10 @@ async def _await_return(job: Job) -> None:
         await job.ledger.wait_change()
 
 
-async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Unplaced]) -> None:
+async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
     """Feed each deferred object once: the walk has passed any that placement defers again."""
     row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
-        await send_unplaced(found, objects)
+        await feed_placement(found, objects)
         row, objects = await job.store.write(unplaced.requeue_deferred, row)
-    await found.send(Unplaced((), is_flush=True))
+    await found.send(Feed((), is_flush=True))

@@ -13,7 +13,7 @@ import trio
 from rebalancer.domain.objects import upload_sharks
 from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS
 from rebalancer.log import get_logger
-from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced
+from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
 from rebalancer.manager.pipeline.stages.scan_shards import read_rows, scan_shards
 from rebalancer.manager.store import final_scans
 from rebalancer.manager.store.records import FoundRecord, Remaining, ScanPosition
@@ -23,9 +23,7 @@ from rebalancer.sqlite import Kept
 log = get_logger()
 
 
-async def run_final_scan(
-    job: Job, scan_round: int, found: trio.MemorySendChannel[Unplaced]
-) -> None:
+async def run_final_scan(job: Job, scan_round: int, found: trio.MemorySendChannel[Feed]) -> None:
     """Send on every object that has to be moved after all; list the other records as remaining.
 
     After the last of the configured rounds, every record is listed.  The scan of a shard that does
@@ -38,7 +36,7 @@ async def run_final_scan(
         new = await job.store.write(
             final_scans.store_found, Kept(records), scanned, is_last=is_last
         )
-        await send_unplaced(found, new)
+        await feed_placement(found, new)
 
     await scan_shards(job, job.moray, keep, scan_round=scan_round)
 

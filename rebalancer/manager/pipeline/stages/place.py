@@ -12,7 +12,7 @@ from rebalancer.domain.placer import Conditions, Hold, Placer
 from rebalancer.domain.reasons import Reason
 from rebalancer.log import get_logger
 from rebalancer.manager.fleet import node_list
-from rebalancer.manager.pipeline.job import Job, Unplaced
+from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.store import assignments, unplaced
 
 #: What is waited for, in words, while no destination can be given anything.
@@ -23,7 +23,7 @@ log = get_logger()
 
 async def place(
     job: Job,
-    messages: trio.MemoryReceiveChannel[Unplaced],
+    messages: trio.MemoryReceiveChannel[Feed],
     placed: trio.MemorySendChannel[Assignment],
 ) -> None:
     """Turn unplaced objects into recorded assignments; defer or skip those that fit nowhere.
@@ -35,7 +35,7 @@ async def place(
     async with messages, placed:
         is_over = False
         while not is_over:
-            message = Unplaced(())
+            message = Feed(())
             with trio.move_on_at(placer.due_at(job.batch_limits)):
                 try:
                     message = await messages.receive()

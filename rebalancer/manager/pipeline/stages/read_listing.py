@@ -11,7 +11,7 @@ import trio
 from rebalancer.domain.completeness import NO_SHARD, UnfinishedScan
 from rebalancer.domain.objects import MantaObject
 from rebalancer.errors import PeerError
-from rebalancer.manager.pipeline.job import Job, Unplaced, send_unplaced
+from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.pipeline.stages.scan_shards import PatientShard, read_rows
 from rebalancer.manager.store import discovery, scans
@@ -29,7 +29,7 @@ from rebalancer.retry import retry_while_transient
 T = TypeVar("T")
 
 
-async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel[Unplaced]) -> None:
+async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel[Feed]) -> None:
     """Send on every listed object that the job has to move, behind the stored positions.
 
     What does not answer is waited for.  A shard that waiting cannot help ends the reading, and is
@@ -47,7 +47,7 @@ async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel
                 job.unfinished.append(UnfinishedScan(0, NO_SHARD, str(exc)))
                 return
             job.metrics.scanned(begun)
-            await send_unplaced(found, await _store(job, anew, begun))
+            await feed_placement(found, await _store(job, anew, begun))
 
 
 async def _position(job: Job, listing: Listing, part: str) -> ScanPosition:
