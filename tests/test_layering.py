@@ -3,9 +3,14 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from rebalancer.actions import DECLARED
+from rebalancer.actions.declaration import parameters_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rebalancer"
@@ -84,9 +89,18 @@ ONLY_IN = {
         "rebalancer_devregion",
     },
 }
-PURE = {"attrs", "rebalancer"}
+#: Modules of actions -> places beside the action's own that may import them.
+ALSO_IMPORT = {
+    "rebalancer.actions.evacuate": {
+        "adm/create.py",  # has `job plan`, which the predecessor's operators type without an action
+        "manager/actions/verify/action.py",  # verifies what an evacuation has moved
+    },
+}
+#: Where evacuations call their node as the wire and the table `config` of a job's file do.
+FROM_SHARK = {"actions/evacuate.py", "manager/actions/evacuate", "manager/store/job_info.py"}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -94,8 +108,13 @@ def imports(path: Path) -> set[str]:
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            found.add(node.module or "")
+            found |= {node.module or "", *(f"{node.module}.{name.name}" for name in node.names)}
     return found
+
+
+def is_in(name: str, places: Iterable[str]) -> bool:
+    """Tell whether a module is one of these files, or below one of these folders."""
+    return any(name == place or name.startswith(f"{place}/") for place in places)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -103,13 +122,47 @@ def test_a_module_imports_only_what_it_may_know(name: str) -> None:
     """The table above holds for every module."""
     used = imports(MODULES[name])
     for where, forbidden in FORBIDDEN.items():
-        if name == where or name.startswith(f"{where}/"):
+        if is_in(name, [where]):
             for prefix in forbidden:
                 bad = {m for m in used if m == prefix or m.startswith(f"{prefix}.")}
                 assert not bad, f"{name} imports {bad}"
     for module, homes in ONLY_IN.items():
-        is_home = any(name == home or name.startswith(f"{home}/") for home in homes)
-        assert module not in used or is_home, f"{name} imports {module}"
+        assert module not in used or is_in(name, homes), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("action", DECLARED)
+def test_an_action_is_imported_in_its_own_places_only(action: str) -> None:
+    """Elsewhere it is one of all that are declared, and one of those with the same members."""
+    own = {f"manager/actions/{action}", f"manager/actions/{action}.py"}
+    tables = {"actions/__init__.py", "manager/actions/registry.py"}
+    for module in (f"rebalancer.actions.{action}", f"rebalancer.manager.actions.{action}"):
+        places = own | tables | ALSO_IMPORT.get(module, set())
+        for name, path in MODULES.items():
+            used = {one for one in imports(path) if f"{one}.".startswith(f"{module}.")}
+            assert not used or is_in(name, places), f"{name} imports {used}"
+
+
+def test_the_room_of_jobs_names_no_parameter_of_an_action() -> None:
+    """Else a job of another action, which has none of that name, would break there."""
+    parameters = {name for one in DECLARED.values() for name in parameters_of(one.params)}
+    for name, path in MODULES.items():
+        if is_in(name, ["manager/jobs"]):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+            named = texts & parameters - {"job"}  # which log lines call their job too
+            assert not named, f"{name} names {named}"
+
+
+def test_only_evacuations_call_their_node_by_the_word_of_the_wire() -> None:
+    """Whoever shows, schedules or recovers a job asks its declaration for the node."""
+    naming = {
+        name
+        for name, path in MODULES.items()
+        if PACKAGE in path.parents and "from_shark" in path.read_text()
+    }
+
+    assert [name for name in sorted(naming) if not is_in(name, FROM_SHARK)] == []
+    assert [place for place in FROM_SHARK if not any(is_in(name, [place]) for name in naming)] == []
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "domain").glob("*.py")), ids=lambda p: p.name)

@@ -23,3 +23,5 @@ from rebalancer.actions.verify import VERIFY
 
 #: Every action by its name.
 DECLARED: Mapping[str, Declaration] = {one.name: one for one in (EVACUATE, VERIFY)}
+#: What a job is taken for whose action is not known: the predecessors have no other.
+FALLBACK = EVACUATE

@@ -93,6 +93,10 @@ class Declaration:
         """Return the storage node that no two jobs may be about, None if there is no such rule."""
         return None if self.node_parameter is None else str(params[self.node_parameter])
 
+    def params_about(self, node: str) -> dict[str, str]:
+        """Return the parameters of a job of which only its storage node is known."""
+        return {} if self.node_parameter is None else {self.node_parameter: node}
+
     def shown_config(self, params: Mapping[str, Any], node: Mapping[str, str]) -> dict[str, Any]:
         """Return `config` of a job's view; `node` is what is known of its node."""
         if self.config is not None:

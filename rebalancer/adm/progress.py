@@ -6,8 +6,7 @@ from typing import Any
 import attrs
 
 from rebalancer import units
-from rebalancer.actions import DECLARED
-from rebalancer.actions.evacuate import EVACUATE
+from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.adm.printing import printable
 from rebalancer.domain.states import words_for_people
 from rebalancer.rates import Rates, eta_s
@@ -16,7 +15,7 @@ from rebalancer.rates import Rates, eta_s
 def subject(view: Mapping[str, Any]) -> str:
     """Return what a job is about: the node that it empties, or what else its action says."""
     config = view["config"]
-    declared = DECLARED.get(str(config.get("action", "")).lower(), EVACUATE)
+    declared = DECLARED.get(str(config.get("action", "")).lower(), FALLBACK)
     return declared.subject(config)
 
 

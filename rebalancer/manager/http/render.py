@@ -7,8 +7,7 @@ from typing import Any
 import attrs
 
 from rebalancer import __version__
-from rebalancer.actions import DECLARED
-from rebalancer.actions.evacuate import EVACUATE
+from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.api import jobs as api
 from rebalancer.api import plan as api_plan
 from rebalancer.api import status as api_status
@@ -50,9 +49,9 @@ def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.JobShow
 
 
 def _config(row: JobRow, origin: Shark | None) -> Mapping[str, Any]:
-    """Return what a job is about; of an action that nobody knows, as an evacuation shows it."""
+    """Return what a job is about; of an action that is not known, as the predecessors show it."""
     node = attrs.asdict(Shark("", "") if origin is None else origin)
-    return DECLARED.get(row.action, EVACUATE).shown_config(row.params, node)
+    return DECLARED.get(row.action, FALLBACK).shown_config(row.params, node)
 
 
 def _scans(scans: Iterable[ScanPosition]) -> tuple[api.Scan, ...]:

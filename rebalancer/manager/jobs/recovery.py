@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from rebalancer.actions import FALLBACK
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import JobState, words_of
 from rebalancer.errors import StoreBusy, StoreError
@@ -108,21 +109,21 @@ def _make_anew(db: sqlite3.Connection, path: Path) -> None:
 
 def _recovered(file: Path) -> tuple[Any, ...]:
     """Make a job's row from the job's file alone; without a note there the job has failed."""
-    shark, why = "", "its file does not say what became of it"
+    node, why = "", "its file does not say what became of it"
     try:
         noted = job_file.read_note(file)
-    except StoreError as exc:
-        why = str(exc)
-    else:
         if _is_noted(noted, file):
             return tuple(noted[name] for name in job_file.NOTED)
-        shark = str((noted or {}).get("from_shark", ""))
+        if noted is None:
+            node = job_file.read_node(file)
+    except StoreError as exc:
+        why = str(exc)
     changed = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
     when = changed.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     error = f"the list of jobs was lost, and {why}"
-    params = json.dumps({"from_shark": shark})
+    params = json.dumps(FALLBACK.params_about(node))
     state, wish = words_of(JobState.FAILED)
-    return (file.stem, "evacuate", state, params, when, None, when, error, wish)
+    return (file.stem, FALLBACK.name, state, params, when, None, when, error, wish)
 
 
 def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer.actions import DECLARED
+from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.domain.states import ENDED, WISH_WORDS, JobState, Words, job_state, words_of
 
 
@@ -57,7 +57,8 @@ def read_row(row: Mapping[str, Any]) -> JobRow:
     except (ValueError, TypeError, RecursionError) as exc:
         job_id, action, state = (str(row[name]) for name in ("id", "action", "state"))
         text = f"this row of the list of jobs cannot be used: {exc}"
-        params, words = {"from_shark": ""}, Words(state, None)
+        params = DECLARED.get(action, FALLBACK).params_about("")
+        words = Words(state, None)
         return JobRow(job_id, action, None, params, "", None, None, text, words, is_broken=True)
 
 

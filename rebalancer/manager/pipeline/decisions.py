@@ -16,6 +16,10 @@ class MoveDecisions(Protocol):
     """The pipeline leaves these decisions to the action whose objects it moves."""
 
     @property
+    def action(self) -> str:
+        """Return the name of the action, by which metrics count its objects."""
+
+    @property
     def origin(self) -> Shark:
         """Return the shark to be emptied."""
 

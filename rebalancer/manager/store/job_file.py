@@ -72,7 +72,7 @@ def _write_note(db: sqlite3.Connection, values: Sequence[object]) -> None:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """Read what `note` has kept; without a note the evacuated node, or nothing.  Blocking.
+    """Read what `note` has kept, if there is a note.  Blocking.
 
     Raises:
       StoreError: the file cannot be read, or is no job's.
@@ -82,11 +82,22 @@ def read_note(path: Path) -> dict[str, Any] | None:
         if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'job'").fetchone() is not None:
             for row in db.execute(f"SELECT {', '.join(NOTED)} FROM job"):
                 return dict(row)
+    return None
+
+
+def read_node(path: Path) -> str:
+    """Read the name of the node that a job empties; an empty text if it empties none.  Blocking.
+
+    Raises:
+      StoreError: the file cannot be read, or is no job's.
+    """
+    with _using(path, "ro") as db:
+        JOB_FILE.check(db, path, must_exist=True)
         try:
             origin = job_info.read_origin(db)
         except (ValueError, TypeError, AttributeError) as exc:
             raise StoreError(f"{path}: the shark that it empties cannot be read") from exc
-        return None if origin is None else {"from_shark": origin.manta_storage_id}
+        return "" if origin is None else origin.manta_storage_id
 
 
 @contextmanager

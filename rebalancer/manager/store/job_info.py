@@ -12,6 +12,7 @@ from rebalancer.manager.store.records import (
 )
 
 
+# The column keeps the predecessor's name: operators query `config` by hand.
 def read_origin(db: sqlite3.Connection) -> Shark | None:
     """Return the evacuated shark; its datacenter is empty until it is known."""
     row = db.execute("SELECT from_shark FROM config WHERE id = 1").fetchone()

@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
 from rebalancer import jsontext
+from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.domain import placement, reasons, sharks
 from rebalancer.domain.candidates import Candidates, Outlook
 from rebalancer.domain.objects import (
@@ -28,6 +29,7 @@ from rebalancer.manager.store.records import FoundRecord
 class Evacuate:
     """Empties `origin`."""
 
+    action: ClassVar[str] = EVACUATE.name
     origin: Shark
     exclude_key_prefixes: tuple[str, ...] = ()
 

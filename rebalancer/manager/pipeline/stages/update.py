@@ -82,7 +82,7 @@ async def _update_chunk(job: Job, shard: int, chunk: list[Update]) -> dict[int, 
 
 def _count(job: Job, results: Collection[UpdateResult]) -> None:
     written = [result.event is ObjectEvent.METADATA_WRITTEN for result in results]
-    job.metrics.completed("evacuate", sum(written))
+    job.metrics.completed(job.decisions.action, sum(written))
     for result in results:
         if result.reason is not None and result.reason.column is Column.ERROR:
             job.metrics.failed(result.reason)
