@@ -211,7 +211,7 @@ def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
         click.echo(printable_lines(f"{name}: {exc}"), file=sys.stderr)
         # What could not be written stays in the buffer, and Python would try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+        sys.exit(exc.exit_code if isinstance(exc, RebalancerError) else 1)
     except click.Abort:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -57,6 +57,9 @@ from collections.abc import Iterator
 class RebalancerError(Exception):
     """Base of all of them; its text is meant for the operator."""
 
+    #: The exit code of a command that it ends.
+    exit_code = 1
+
 
 class ConfigError(RebalancerError):
     """A configuration that cannot be used: says which key, its value and what was expected.

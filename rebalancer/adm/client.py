@@ -27,11 +27,15 @@ T = TypeVar("T")
 
 
 class AdmError(RebalancerError):
-    """The manager refused, or is not there; `status` is that of its answer, if it gave one."""
+    """The manager refused, or is not there; `status` is that of its answer, if it gave one.
 
-    def __init__(self, text: str, status: int | None = None) -> None:
+    Or an answer is not what the operator wishes, which `exit_code` tells then.
+    """
+
+    def __init__(self, text: str, status: int | None = None, exit_code: int = 1) -> None:
         super().__init__(text)
         self.status = status
+        self.exit_code = exit_code
 
 
 def read_url(url: str) -> tuple[str, Endpoint]:

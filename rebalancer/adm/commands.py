@@ -25,9 +25,11 @@ def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None
 
     \b
     Exit codes:
-      0    done
-      1    refused, no manager, not complete, does not fit, not whole: stderr says what
+      0    done; of a job that is watched: nothing is left to do
+      1    refused, no manager, job failed, faults, does not fit, not whole: stderr says what
       2    no such command or option, or a value that cannot be; as rebalancer-adm: 1
+      3    the node is not empty: records still name it
+      4    whether the node is empty is not known: not all of it was looked at
       130  interrupted
     """
     context.obj = Access(url, token_file, ca_file)

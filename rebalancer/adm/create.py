@@ -15,7 +15,7 @@ from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
 from rebalancer.adm.options import action_options, job_argument, json_option
 from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
 from rebalancer.adm.printing import printable
-from rebalancer.adm.progress import notes
+from rebalancer.adm.progress import notes, verdict_lines
 from rebalancer.adm.tables import plan_table, what_does_not_fit
 from rebalancer.peers.http import Reply
 from rebalancer.units import size
@@ -95,10 +95,16 @@ def retry(access: Access, uuid: str, as_json: bool) -> None:
     failed or was cancelled, it also goes on where that one stopped looking for objects.
     """
 
-    async def post(manager: Manager) -> Reply:
-        return await manager.ask("POST", f"/jobs/{await manager.find(uuid)}/retry")
+    async def post(manager: Manager) -> tuple[Reply, dict[str, Any]]:
+        job_id = await manager.find(uuid)
+        reply = await manager.ask("POST", f"/jobs/{job_id}/retry")
+        # By what is left of it, an operator sees what the new job can do, and what it cannot.
+        return reply, await manager.job(job_id) if is_terminal() else {}
 
-    _echo_new_job(with_manager(access, post), as_json)
+    reply, earlier = with_manager(access, post)
+    for line in verdict_lines(earlier):
+        click.echo(line, err=True)
+    _echo_new_job(reply, as_json)
 
 
 def _echo_new_job(reply: Reply, as_json: bool) -> None:

@@ -7,8 +7,10 @@ import attrs
 
 from rebalancer import units
 from rebalancer.actions import DECLARED, FALLBACK
+from rebalancer.adm import exits
 from rebalancer.adm.printing import printable
 from rebalancer.domain.states import words_for_people
+from rebalancer.domain.verdicts import NOTHING_LEFT, Word
 from rebalancer.rates import Rates, eta_s
 
 
@@ -25,11 +27,14 @@ def state_words(view: Mapping[str, Any]) -> str:
 
 
 def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
-    """Say why a job that goes no further is not complete, and what can be done; else nothing."""
-    words = state_words(view)
+    """Say what a job that goes no further has left to do, and what can be done; else nothing."""
+    words, verdict = state_words(view), view.get("verdict")
     match words:
-        case "complete":
-            return ""
+        case "complete" if verdict is not None:
+            is_done = verdict["verdict"] in NOTHING_LEFT
+            return "" if is_done else f"job {job_id} is complete, but {verdict['line']}"
+        case "complete":  # another manager, or the file of the job is damaged
+            return f"job {job_id}: {view['error']}" if view.get("error") else ""
         case "paused":
             return f"job {job_id} is paused: job resume lets it go on"
         case "cancelled":
@@ -37,6 +42,25 @@ def how_it_ended(job_id: str, view: Mapping[str, Any]) -> str:
         case "failed":
             return f"job {job_id} failed: {view.get('error', 'no cause given')}"
     return f"job {job_id} is {words}"
+
+
+def exit_code(view: Mapping[str, Any]) -> int:
+    """Return the exit code that tells how a job that goes no further has ended."""
+    word: Any = (view.get("verdict") or {}).get("verdict")
+    if state_words(view) != "complete" or (word is None and view.get("error")):
+        return exits.REFUSED
+    return {Word.NOT_EMPTY: exits.NOT_EMPTY, Word.PARTIAL: exits.UNKNOWN}.get(word, exits.DONE)
+
+
+def verdict_lines(view: Mapping[str, Any]) -> list[str]:
+    """Return the verdict of an ended job, and a line for each command that acts on what is left."""
+    if (verdict := view.get("verdict")) is None:
+        return []
+    causes = [
+        f"  {one['cause']}: {one['advice']}" + (f": {one['command']}" if one["command"] else "")
+        for one in verdict["causes"]
+    ]
+    return [printable(line) for line in (verdict["line"], *causes)]
 
 
 def notes(view: Mapping[str, Any]) -> list[str]:
@@ -48,7 +72,7 @@ def notes(view: Mapping[str, Any]) -> list[str]:
     lines += waits(view)
     if (rounds := view.get("rounds")) and (remaining := rounds[-1]["remaining"]):
         lines.append(f"{remaining:,} records still name the shark: job report lists them")
-    return [printable(line) for line in lines]
+    return [*map(printable, lines), *verdict_lines(view)]
 
 
 def waits(view: Mapping[str, Any]) -> list[str]:

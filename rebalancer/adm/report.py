@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import attrs
 
@@ -21,14 +21,24 @@ class Tally:
     """
 
     lines: int = 0
+    #: The first line, or what there is of it: the job.
+    _first: bytes = b""
     #: The last line, or what there is of it.
     _last: bytes = b""
 
     def add(self, piece: bytes) -> None:
         """Take more of the report."""
+        if not self.lines:
+            self._first += piece.partition(b"\n")[0]
         self.lines += piece.count(b"\n")
         text = self._last + piece
         self._last = text[text.rfind(b"\n", 0, -1) + 1 :]
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """Return the job that a whole report is about."""
+        job: dict[str, Any] = json.loads(self._first)
+        return job
 
     def check(self) -> None:
         """Check what has been seen.
@@ -46,8 +56,8 @@ class Tally:
             raise AdmError(f"the report has {between:,} lines where {end.get('lines')!r} were told")
 
 
-async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> int:
-    """Write a job's report to `out` as it comes; how many lines.
+async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> Tally:
+    """Write a job's report to `out` as it comes; return what was seen of it.
 
     Raises:
       AdmError: no answer, or it cannot be written; or it is not whole, after it was written.
@@ -58,7 +68,7 @@ async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> int:
             tally.add(piece)
             out.write(piece)
     tally.check()
-    return tally.lines
+    return tally
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rebalancer.adm.client import Access, AdmError, Manager, with_manager
 from rebalancer.adm.options import job_argument, json_option
 from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console
 from rebalancer.adm.printing import printable
-from rebalancer.adm.progress import how_it_ended, notes
+from rebalancer.adm.progress import exit_code, how_it_ended, notes, verdict_lines
 from rebalancer.adm.report import new_file, save_report
 from rebalancer.adm.tables import counts_table, jobs_table, status_tables, summary_tables
 from rebalancer.adm.watch import as_json as json_lines
@@ -60,8 +60,15 @@ def watch(access: Access, uuid: str, as_json: bool) -> None:
 
     A job that runs is not touched by this, nor by ending it with Ctrl-C.  A manager that is
     restarted meanwhile is waited for.  Without a terminal, progress comes as lines; with --json,
-    as a line of JSON twice a second.  Exits 1, and says why, if the job did not end as complete,
-    or is paused.
+    as a line of JSON twice a second.  The last lines are the job's verdict: whether the node is
+    empty now, what is left, and which command acts on it.
+
+    \b
+    Exit codes:
+      0    nothing is left to do: the node is empty, or the copies are right
+      1    the job failed, found faults, was cancelled or is paused
+      3    the job is complete, but records still name the node
+      4    the job is complete, but it took only a part of the node, or nobody looked again
     """
 
     async def look(manager: Manager) -> tuple[str, dict[str, Any]]:
@@ -70,8 +77,9 @@ def watch(access: Access, uuid: str, as_json: bool) -> None:
             return job_id, await follow(manager, job_id, json_lines(click.echo))
         return job_id, await watch_job(manager, job_id, make_console())
 
-    if cause := how_it_ended(*with_manager(access, look)):
-        raise AdmError(cause)
+    job_id, view = with_manager(access, look)
+    if cause := how_it_ended(job_id, view):
+        raise AdmError(cause, exit_code=exit_code(view))
 
 
 @click.command()
@@ -169,7 +177,8 @@ def report(access: Access, uuid: str, output: Path | None) -> None:
 
     The job comes first, then a line for each warning, object, duplicate, further record, record
     that was dropped, orphaned copy, record that remains, and assignment.  The last line counts
-    them, which proves that nothing is missing; exits 1 if it does not.
+    them, which proves that nothing is missing; exits 1 if it does not.  The verdict of an ended
+    job is in the first line, and printed on standard error when the report went to a file.
 
     \b
     Example:
@@ -185,8 +194,10 @@ def report(access: Access, uuid: str, output: Path | None) -> None:
             out.flush()
             return
         with new_file(output) as out:
-            lines = await save_report(manager, job_id, out)
-        click.echo(f"{output}: {lines:,} lines", err=True)
+            saved = await save_report(manager, job_id, out)
+        click.echo(f"{output}: {saved.lines:,} lines", err=True)
+        for line in verdict_lines(saved.job):
+            click.echo(line, err=True)
 
     with_manager(access, save)
 

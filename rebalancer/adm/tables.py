@@ -35,11 +35,13 @@ def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
 
 def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Return the list of all jobs."""
-    table = _Table()
-    for name in ("id", "action", "state"):
+    table, listed = _Table(), list(rows)
+    # Another manager has no verdicts.
+    names = ["id", "action", "state", *["verdict"] * any("verdict" in row for row in listed)]
+    for name in names:
         table.add_column(name)
-    for row in rows:
-        table.add_row(row["id"], row["action"], row["state"])
+    for row in listed:
+        table.add_row(*(row.get(name, "") for name in names))
     return table
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from rebalancer.api.fields import Amount, Count, Positive, Time, Uuid, about
 from rebalancer.domain.states import STATE_WORDS, WISH_WORDS, ObjectStatus
+from rebalancer.domain.verdicts import Word
 
 _STATE = (
     "The state of the job: "
@@ -27,6 +28,37 @@ class JobListed:
     id: Uuid
     action: str = about(examples=["Evacuate"])
     state: str = about(_STATE, examples=["Running"])
+    verdict: str | None = about(
+        "The word of the job's verdict; missing until it has ended.", default=None, enum=list(Word)
+    )
+
+
+@attrs.frozen(kw_only=True)
+class VerdictCause:
+    """A cause of a verdict: something that is left, or that nobody has looked at."""
+
+    cause: str = about(
+        "The reason of the objects, or another word, such as `max_objects`, for why the job did"
+        " not see all of its node."
+    )
+    count: Count | None = about("Objects or records; null: they are not counted.")
+    advice: str = about("What can be done, for a person.")
+    command: str | None = about("The operator's command that acts on it; null: there is none.")
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """A verdict says what an ended job has come to: of an evacuation, whether its node is empty."""
+
+    verdict: str = about(
+        "`empty`: a scan of the live metadata has shown that no record names the node."
+        " `not_empty`: some do.  `partial`: nothing is left of what the job took, but it took a"
+        " part of the node, or did not look again.  `not_done`: the job failed or was cancelled."
+        "  Of a verification: `right` or `faults`.",
+        enum=list(Word),
+    )
+    line: str = about("All of it in one line, for a person.")
+    causes: tuple[VerdictCause, ...] = about("What is left, and why.")
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +158,11 @@ class JobShown:
         enum=list(WISH_WORDS),
     )
     error: str | None = about("Why the job failed; missing unless it did.", default=None)
+    verdict: Verdict | None = about(
+        "What the job has come to; missing until it has ended, and if nobody can know it, because"
+        " the job's file is damaged.",
+        default=None,
+    )
 
 
 @attrs.frozen(kw_only=True)

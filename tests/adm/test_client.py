@@ -139,7 +139,7 @@ async def test_a_whole_report_is_passed_on_as_it_is() -> None:
     """Byte for byte."""
     async with scripted(**{f"jobs/{ONE}/report": REPORT.decode()}) as (_, manager):
         out = BytesIO()
-        assert await save_report(manager, ONE, out) == 3
+        assert (await save_report(manager, ONE, out)).lines == 3
     assert out.getvalue() == REPORT
 
 

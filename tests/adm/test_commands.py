@@ -13,11 +13,12 @@ import trio
 from click.testing import CliRunner, Result
 
 from rebalancer import __version__
+from rebalancer.adm.client import AdmError
 from rebalancer.adm.commands import adm, job
 from rebalancer.daemon import Listen, listen
 from rebalancer.manager.jobs.running import RunningJob
 from tests.logs import capture_logs
-from tests.manager.http.test_api import Rig, open_rig
+from tests.manager.http.test_api import Rig, open_rig, refusing_agents
 from tests.manager.jobs.test_control import SMALL
 
 
@@ -74,7 +75,7 @@ async def test_scripts_read_what_they_read_from_the_predecessor(tmp_path: Path) 
         job_id = created.removeprefix(head).removesuffix("\n\n")
         assert len(job_id) == 36
         await run.rig.reach(job_id, "Complete")
-        rows = [{"id": job_id, "action": "Evacuate", "state": "Complete"}]
+        rows = [{"id": job_id, "action": "Evacuate", "state": "Complete", "verdict": "partial"}]
         view = await run.rig.get(job_id)
 
         assert view["config"]["max_objects"] == 7
@@ -190,12 +191,62 @@ async def test_what_a_job_did_is_shown_saved_and_removed(tmp_path: Path) -> None
     assert [json.loads(line)["progress"]["phase"] for line in looks] == ["cancelled"]
     assert json.loads(printed.splitlines()[-1])["lines"] == len(printed.splitlines()) - 2
     assert file.read_text() == printed
-    assert saved.stderr == f"{file}: {len(printed.splitlines()):,} lines\n"
+    assert saved.stderr.splitlines()[:2] == [
+        f"{file}: {len(printed.splitlines()):,} lines",
+        f"not done: the job was cancelled, 0 of 9 objects moved: cancelled {total}",
+    ]
     assert kept == "nothing was done"
     assert removed == f"job {job_id} is removed\n"
     assert "Could not find job UUID" in gone
     assert "Could not find job UUID" in lost
     assert not (tmp_path / "lost").exists()
+
+
+async def test_a_job_that_leaves_objects_is_no_success(tmp_path: Path) -> None:
+    """Nor a retry that moves none of them, nor a file none of whose lines names a record."""
+    lost = tmp_path / "lost.ndjson"
+    lost.write_text('{"key": "/account/stor/77"}\n{"key": "/account/stor/78", "shard": 1}\n')
+    async with operator(tmp_path, objects=3, agents=refusing_agents()) as run:
+
+        async def ended(job_id: str) -> tuple[int, Any, str]:
+            view = await run.rig.reach(job_id, "Complete")
+            watched = await run("job", "watch", job_id)
+            assert isinstance(watched.exception, AdmError)
+            return watched.exception.exit_code, view["verdict"], watched.stdout
+
+        first = await run.rig.create()
+        code, verdict, told = await ended(first)
+        again = json.loads(await run.done("job", "retry", first, "--json"))["id"]
+        retried = await ended(again)
+        listed = await ended(await run.rig.create(objects_file=str(lost)))
+        empty = await run.rig.create(from_shark="20.stor")
+        await run.rig.reach(empty, "Complete")
+        done = await run.done("job", "watch", empty)
+        words = [row["verdict"] for row in json.loads(await run.done("job", "list", "--json"))]
+        saved = await run("job", "report", first, "-o", str(tmp_path / "report"))
+
+    refused = {
+        "cause": "assignment_rejected",
+        "count": 3,
+        "advice": "try once more",
+        "command": f"rebalancer adm job retry {first}",
+    }
+    assert (code, verdict["verdict"], verdict["causes"]) == (3, "not_empty", [refused])
+    assert verdict["line"] in told.splitlines()
+    assert f"  assignment_rejected: try once more: {refused['command']}" in told.splitlines()
+    assert (retried[0], retried[1]["line"]) == (
+        3,
+        "not empty: 0 of 3 objects moved, 3 objects were left on 1.stor.lab:"
+        " assignment_rejected 3, retried_objects_only",
+    )
+    assert (listed[0], listed[1]["line"]) == (
+        4,
+        "partial: 0 of 0 objects moved, but the job took only a part of 1.stor.lab:"
+        " objects_file, dropped 2",
+    )
+    assert "empty: 0 of 0 objects moved, no record names 20.stor.lab any more" in done
+    assert words == ["not_empty", "not_empty", "partial", "empty"]
+    assert saved.stderr.splitlines()[1] == verdict["line"]
 
 
 async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rebalancer.adm.progress import glance, how_it_ended, notes, state_words
+from rebalancer.adm.progress import exit_code, glance, how_it_ended, notes, state_words
 from rebalancer.adm.tables import what_does_not_fit
 from rebalancer.rates import Rates
 
@@ -83,7 +83,7 @@ def test_the_managers_own_rates_come_first() -> None:
 @pytest.mark.parametrize(
     ("state", "wish", "words", "cause"),
     [
-        ("Complete", None, "complete", ""),
+        ("Complete", None, "complete", "job 0fd6: no shard answers"),
         ("Setup", None, "waiting for its turn", None),
         ("Running", "cancel", "being cancelled", None),
         ("Running", "pause", "being paused", None),
@@ -107,6 +107,26 @@ def test_a_state_is_told_with_what_was_asked_for(
     assert state_words(view) == words
     if cause is not None:
         assert how_it_ended("0fd6", view) == cause
+
+
+@pytest.mark.parametrize(
+    ("view", "code"),
+    [
+        ({"state": "Complete"}, 0),  # of a manager that has no verdicts
+        ({"state": "Complete", "error": "its file is damaged"}, 1),
+        ({"state": "Complete", "verdict": {"verdict": "empty"}}, 0),
+        ({"state": "Complete", "verdict": {"verdict": "right"}}, 0),
+        ({"state": "Complete", "verdict": {"verdict": "not_empty", "line": ""}}, 3),
+        ({"state": "Complete", "verdict": {"verdict": "partial", "line": ""}}, 4),
+        ({"state": "Failed", "verdict": {"verdict": "faults", "line": ""}}, 1),
+        ({"state": "Stopped", "wish": "cancel", "verdict": {"verdict": "not_done"}}, 1),
+        ({"state": "Stopped", "wish": "pause"}, 1),
+    ],
+)
+def test_the_exit_code_is_0_only_if_nothing_is_left(view: dict[str, Any], code: int) -> None:
+    """And there is a text for each other one."""
+    assert exit_code(view) == code
+    assert bool(how_it_ended("0fd6", view)) == bool(code)
 
 
 def test_what_does_not_fit_is_told_with_its_reason() -> None:

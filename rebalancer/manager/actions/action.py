@@ -11,6 +11,7 @@ import attrs
 
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
+from rebalancer.domain.verdicts import End, Verdict
 from rebalancer.manager.store.records import Finding, Status
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class JobAction(Protocol):
           BadRequest: something of the earlier jobs is missing that cannot be found anew.
           Unavailable, Damaged: the file of `row` is needed, and cannot be read.
         """
+
+    def verdict(self, row: "JobRow", end: End) -> Verdict:
+        """Return what the ended job `row` has come to, by the `end` that its file has."""
 
     async def plan(self, resources: "Resources", params: dict[str, Any]) -> Plan:
         """Tell what a job would do; asked only of an action that declares a dry run.

@@ -88,13 +88,13 @@ def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None
     @quart.get("/jobs")
     async def list_jobs() -> Response:
         count("list_jobs")
-        return _shown([render.listed(row) for row in await jobs.queries.list()])
+        return _shown(await jobs.queries.list())
 
     @quart.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         count("get_job")
         details = await jobs.queries.details(job_id)
-        return _shown(render.job(details.row, details.known, details.waits))
+        return _shown(render.job(details.row, details.known, details.waits, details.verdict))
 
     @quart.get("/jobs/<job_id>/objects")
     async def list_objects(job_id: str) -> Response:

@@ -14,6 +14,7 @@ from rebalancer.api import status as api_status
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.verdicts import Verdict
 from rebalancer.manager.actions.action import Plan
 from rebalancer.manager.fleet.ledger import Standing
 from rebalancer.manager.jobs.rows import JobRow
@@ -23,12 +24,15 @@ from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
 from rebalancer.waits import Wait
 
 
-def listed(row: JobRow) -> api.JobListed:
+def listed(row: JobRow, verdict: Verdict | None) -> api.JobListed:
     """Render a job in the list of all jobs."""
-    return api.JobListed(id=row.id, action=row.action.capitalize(), state=row.state_shown)
+    action, word = row.action.capitalize(), None if verdict is None else verdict.word
+    return api.JobListed(id=row.id, action=action, state=row.state_shown, verdict=word)
 
 
-def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.JobShown:
+def job(
+    row: JobRow, known: Overview, waits: Iterable[Wait] = (), verdict: Verdict | None = None
+) -> api.JobShown:
     """Render a job: what the predecessor shows, and more; `waits` is what it waits for."""
     origin, status = known.origin, known.status
     return api.JobShown(
@@ -45,7 +49,16 @@ def job(row: JobRow, known: Overview, waits: Iterable[Wait] = ()) -> api.JobShow
         state=row.state_shown,
         wish=row.words.wish,
         error=row.error,
+        verdict=None if verdict is None else _verdict(verdict),
     )
+
+
+def _verdict(verdict: Verdict) -> api.Verdict:
+    causes = (
+        api.VerdictCause(cause=one.word, count=one.count, advice=one.advice, command=one.command)
+        for one in verdict.causes
+    )
+    return api.Verdict(verdict=verdict.word, line=verdict.line, causes=tuple(causes))
 
 
 def _config(row: JobRow, origin: Shark | None) -> Mapping[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import attrs
 
-from rebalancer.api.jobs import Summary
+from rebalancer.api.jobs import JobListed, Summary
 from rebalancer.api.status import Status
 from rebalancer.converter import unstructure
+from rebalancer.domain.verdicts import Verdict
 from rebalancer.errors import BadRequest, Damaged
 from rebalancer.manager.http import render
 from rebalancer.manager.http.requests import ObjectsQuery, checked_id
@@ -17,6 +18,7 @@ from rebalancer.manager.jobs.files import read_job_file
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
+from rebalancer.manager.jobs.verdicts import Verdicts
 from rebalancer.manager.store import views
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Wait
@@ -30,6 +32,7 @@ class JobDetails:
     known: views.Overview
     #: What it waits for at the moment.
     waits: Sequence[Wait] = ()
+    verdict: Verdict | None = None
 
 
 @attrs.frozen
@@ -39,10 +42,14 @@ class JobQueries:
     index: JobIndex
     resources: Resources
     running: Mapping[str, RunningJob]
+    verdicts: Verdicts = attrs.field(
+        default=attrs.Factory(lambda self: Verdicts(self.resources), takes_self=True)
+    )
 
-    async def list(self) -> list[JobRow]:
+    async def list(self) -> list[JobListed]:
         """Return every job, oldest first."""
-        return await self.index.all()
+        rows = await self.index.all()
+        return [render.listed(row, await self.verdicts.of(row)) for row in rows]
 
     async def details(self, job_id: str) -> JobDetails:
         """Return a job with its counts; if its file cannot be used, with the error instead.
@@ -57,7 +64,8 @@ class JobQueries:
         except Damaged as exc:
             row = attrs.evolve(row, error="; ".join(filter(None, (row.error, str(exc)))))
         running = self.running.get(row.id)
-        return JobDetails(row, known, () if running is None else running.waits.causes)
+        waits = () if running is None else running.waits.causes
+        return JobDetails(row, known, waits, await self.verdicts.of(row))
 
     async def summary(self, job_id: str) -> Summary:
         """Return counts, rates and destinations of a job.
@@ -117,7 +125,8 @@ class JobQueries:
         """
         file = self.resources.file(row.id)
         known = await run_sync(Work.VIEWS, views.read_job, file)
-        yield _line({"type": "job", "id": row.id, **unstructure(render.job(row, known))})
+        shown = render.job(row, known, verdict=await self.verdicts.of(row))
+        yield _line({"type": "job", "id": row.id, **unstructure(shown)})
         lines = 0
         for kind in views.REPORT:
             after, page = await run_sync(Work.VIEWS, views.report_page, file, kind, 0)

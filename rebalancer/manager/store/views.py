@@ -16,6 +16,7 @@ import attrs
 from rebalancer.domain.objects import Shark, account_of, copy_path
 from rebalancer.domain.reasons import FOUND_TOO_LATE
 from rebalancer.domain.states import AT_DESTINATION, LinkStatus, ObjectStatus
+from rebalancer.domain.verdicts import OTHER, End
 from rebalancer.errors import StoreError
 from rebalancer.manager.store import counts, destinations, final_scans, job_info, scans
 from rebalancer.manager.store.counts import REASON
@@ -131,6 +132,36 @@ def read_scan_progress(path: Path) -> ScanProgress:
     """
     with _reading(path) as db:
         return scans.read_progress(db)
+
+
+def read_end(path: Path) -> End:
+    """Return what an ended job's file says of its end.  Blocking.
+
+    It looks at each record that the job has listed as remaining, of which there may be millions, so
+    the answer should be kept.
+
+    Raises:
+      StoreError: the file cannot be read.
+    """
+    with _reading(path) as db:
+        counted = {key: objects for key, (objects, _) in counts.read_status(db).counts.items()}
+        rounds = final_scans.read_rounds(db)
+        remaining = None
+        if rounds:
+            remaining = _by_word(db, "why", "remaining") if rounds[-1].remaining else {}
+        gone = f"status IN ('{LinkStatus.COMPLETE}', '{LinkStatus.SKIPPED}')"
+        links = _by_word(db, "coalesce(detail, status)", f"links WHERE NOT {gone}")
+        (dropped,) = db.execute("SELECT count(*) FROM dropped").fetchone()
+        return End(counted, remaining, links, int(dropped))
+
+
+def _by_word(db: sqlite3.Connection, word: str, source: str) -> Mapping[str, int]:
+    """Count rows by a reason's word; all texts that are no words count as one."""
+    rows = db.execute(
+        f"SELECT iif({word} GLOB '*[^a-z0-9_{{}}:]*', '{OTHER}', {word}), count(*)"
+        f" FROM {source} GROUP BY 1"
+    )
+    return {str(name): int(count) for name, count in rows}
 
 
 def last_retryable(path: Path, part: str) -> int:

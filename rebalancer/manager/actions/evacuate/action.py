@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.verdicts import End, Scope, Verdict, of_evacuation
 from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError
 from rebalancer.log import get_logger
 from rebalancer.manager.actions.action import Known, Plan
@@ -15,7 +16,12 @@ from rebalancer.manager.actions.evacuate.job import Opened, make_job
 from rebalancer.manager.actions.evacuate.origin import is_whole, validated_origin
 from rebalancer.manager.actions.evacuate.plan import make_plan
 from rebalancer.manager.actions.evacuate.preflight import preflight_of
-from rebalancer.manager.actions.evacuate.retries import listing_of, params_of_retry, read_left
+from rebalancer.manager.actions.evacuate.retries import (
+    listing_of,
+    params_of_retry,
+    read_left,
+    scans_shards,
+)
 from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.jobs.assembly import Resources, open_shards
 from rebalancer.manager.jobs.files import read_job_file
@@ -85,6 +91,19 @@ class EvacuateAction:
             overview = await read_job_file(views.read_job, resources.file(row.id))
             taken = overview.status.objects(ObjectStatus.COMPLETE)
         return params_of_retry(row, known, taken)
+
+    def verdict(self, row: JobRow, end: End) -> Verdict:
+        """Return whether an ended evacuation has emptied its node."""
+        params, scope = row.params, set[Scope]()
+        if params.get("max_objects") is not None:
+            scope.add(Scope.MAX_OBJECTS)
+        if params.get("objects_file") is not None:
+            scope.add(Scope.OBJECTS_FILE)
+        if not scope and not scans_shards(params):
+            scope.add(Scope.RETRIED)
+        if not scope and end.remaining is None:
+            scope.add(Scope.NO_FINAL_SCAN)
+        return of_evacuation(row.id, params["from_shark"], row.state, scope, end)
 
     async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
         """Tell what a job would do, as `make_plan` does."""

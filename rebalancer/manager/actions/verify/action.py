@@ -8,6 +8,7 @@ import attrs
 from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.actions.verify import VerifyParams
 from rebalancer.config import ManagerConfig
+from rebalancer.domain.verdicts import End, Verdict, of_verification
 from rebalancer.errors import BadRequest, Conflict
 from rebalancer.manager.actions.action import Known, Plan
 from rebalancer.manager.actions.lookup import full_name, look_up_node
@@ -71,6 +72,10 @@ class VerifyAction:
         if row.params["job"] is not None and known(row.params["job"]) is None:
             raise BadRequest(f"Job {row.params['job']}, whose objects are verified, was removed")
         return {**row.params, "retry_of": row.id}
+
+    def verdict(self, row: JobRow, end: End) -> Verdict:
+        """Return what an ended verification has come to."""
+        return of_verification(row.id, row.state, end)
 
     async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
         """Refuse a dry run, which the action does not declare.
