@@ -26,7 +26,7 @@ from rebalancer_devregion.evidence import (
     reason_of,
     texts_of,
 )
-from rebalancer_devregion.expectations import EXPECTED, Kind, Outcome, accepts
+from rebalancer_devregion.expectations import EXPECTED, Kind, ObjectEnd, accepts
 from rebalancer_devregion.layout import Layout
 from rebalancer_devregion.writer import REPLACING, Change, Changed, read_journal
 
@@ -282,7 +282,7 @@ class _Auditor:
                 check.that(found in REPLACED, f"{kind} {object_id}: replaced by a user, is {found}")
                 expected |= {object_id} & rows.keys()
                 continue
-            end = None if found is None else Outcome(*found)
+            end = None if found is None else ObjectEnd(*found)
             holds = accepts(wanted, end, disturbed=self._disturbed)
             text = wanted and (wanted.status, wanted.reason)
             check.that(holds, f"{kind} {object_id}: is {found}, expected {text}")

@@ -41,17 +41,17 @@ class Kind(enum.StrEnum):
 
 
 @attrs.frozen
-class Outcome:
-    """An outcome is the status and the reason of an object's row."""
+class ObjectEnd:
+    """An end is the status and the reason of an object's row."""
 
     status: str
     reason: str = ""
 
 
-COMPLETE = Outcome("complete")
+COMPLETE = ObjectEnd("complete")
 
 #: None: the job has no business with such an object.
-EXPECTED: Mapping[Kind, Outcome | None] = {
+EXPECTED: Mapping[Kind, ObjectEnd | None] = {
     Kind.ORDINARY: COMPLETE,
     Kind.NON_ASCII_KEY: COMPLETE,
     Kind.QUOTED_KEY: COMPLETE,
@@ -65,18 +65,18 @@ EXPECTED: Mapping[Kind, Outcome | None] = {
     Kind.WRONG_AT_DESTINATION: COMPLETE,
     Kind.SNAPLINK: COMPLETE,
     Kind.DUPLICATE_ACROSS_SHARDS: COMPLETE,
-    Kind.SINGLE_COPY_MISSING: Outcome("skipped", "source_is_evac_shark"),
-    Kind.ZERO_BYTE_WITH_SHARKS: Outcome("skipped", "{http_status_code:404}"),
+    Kind.SINGLE_COPY_MISSING: ObjectEnd("skipped", "source_is_evac_shark"),
+    Kind.ZERO_BYTE_WITH_SHARKS: ObjectEnd("skipped", "{http_status_code:404}"),
     # Their other copy is no good, so the evacuated node's is read in the end.
     Kind.MISSING_ON_SOURCE: COMPLETE,
     Kind.CORRUPT_ON_SOURCE: COMPLETE,
     Kind.SHORT_ON_SOURCE: COMPLETE,
     Kind.GONE_SHARK: COMPLETE,
-    Kind.TWICE_ON_EVACUATED: Outcome("error", "duplicate_shark"),
-    Kind.MISSING_SHARKS: Outcome("error", "missing_sharks"),
-    Kind.MALFORMED_SHARKS: Outcome("error", "missing_sharks"),
-    Kind.MISSING_MD5: Outcome("error", "bad_manta_object"),
-    Kind.CONTENT_LENGTH_STRING: Outcome("error", "bad_content_length"),
+    Kind.TWICE_ON_EVACUATED: ObjectEnd("error", "duplicate_shark"),
+    Kind.MISSING_SHARKS: ObjectEnd("error", "missing_sharks"),
+    Kind.MALFORMED_SHARKS: ObjectEnd("error", "missing_sharks"),
+    Kind.MISSING_MD5: ObjectEnd("error", "bad_manta_object"),
+    Kind.CONTENT_LENGTH_STRING: ObjectEnd("error", "bad_content_length"),
     Kind.ZERO_BYTE: None,
     Kind.NO_SHARKS_FIELD: None,
     Kind.NAMED_LIKE_SHARK: None,
@@ -91,11 +91,11 @@ NOWHERE = frozenset(
 )
 
 
-def accepts(outcome: Outcome | None, found: Outcome | None, *, disturbed: bool) -> bool:
-    """Tell whether an object that should end as `outcome` may be `found` so.
+def accepts(wanted: ObjectEnd | None, found: ObjectEnd | None, *, disturbed: bool) -> bool:
+    """Tell whether an object that should end as `wanted` may be `found` so.
 
     `disturbed`: sources did not always answer.
     """
-    if not disturbed or outcome is None or found is None or outcome.status != "skipped":
-        return found == outcome
-    return found.status == outcome.status and {found.reason, outcome.reason} <= NOWHERE
+    if not disturbed or wanted is None or found is None or wanted.status != "skipped":
+        return found == wanted
+    return found.status == wanted.status and {found.reason, wanted.reason} <= NOWHERE

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import prometheus_client as prometheus
 
 from rebalancer.agent.transfer.messages import Finished
-from rebalancer.config import AgentMetrics as MetricsConfig
+from rebalancer.config import AgentExporter
 from rebalancer.domain import reasons
 from rebalancer.metrics import LegacyMetrics
 
@@ -39,7 +39,7 @@ REFUSALS = {400: "malformed", 409: "conflict", 413: "malformed"}
 class AgentMetrics:
     """This object has both families of metrics, and gauges of the present."""
 
-    def __init__(self, config: MetricsConfig) -> None:
+    def __init__(self, config: AgentExporter) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
         labels = {
             "service": config.service,

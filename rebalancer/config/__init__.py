@@ -9,7 +9,7 @@ from rebalancer.config.access import ApiAccess
 from rebalancer.config.agent import (
     AgentApi,
     AgentConfig,
-    AgentMetrics,
+    AgentExporter,
     AgentServer,
     AgentSource,
     AgentStorage,
@@ -27,7 +27,7 @@ from rebalancer.config.reading import load_agent, load_manager, read_agent, read
 __all__ = [
     "AgentApi",
     "AgentConfig",
-    "AgentMetrics",
+    "AgentExporter",
     "AgentServer",
     "AgentSource",
     "AgentStorage",

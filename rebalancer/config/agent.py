@@ -23,7 +23,7 @@ class AgentServer:
 
 
 @attrs.frozen
-class AgentMetrics:
+class AgentExporter:
     """Table `[metrics]`: the exporter and its constant labels."""
 
     host: str = key("0.0.0.0", reload=RESTART)
@@ -97,7 +97,7 @@ class AgentConfig:
     """The whole configuration of an agent."""
 
     server: AgentServer = AgentServer()
-    metrics: AgentMetrics = AgentMetrics()
+    metrics: AgentExporter = AgentExporter()
     storage: AgentStorage = AgentStorage()
     source: AgentSource = AgentSource()
     api: AgentApi = AgentApi()

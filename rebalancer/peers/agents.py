@@ -24,7 +24,7 @@ LIMIT_S = 10.0
 DELETE_S = 10.0
 
 
-class Posted(enum.Enum):
+class PostResult(enum.Enum):
     """A kind of answer that an agent gives to a posted assignment."""
 
     ACCEPTED = enum.auto()  # or it had it already
@@ -36,7 +36,7 @@ class Posted(enum.Enum):
 class PostAnswer:
     """An answer to a POST; `detail` is for the log, `retry_after_s` for BUSY."""
 
-    outcome: Posted
+    result: PostResult
     detail: str = ""
     retry_after_s: float = 0.0
 
@@ -81,10 +81,10 @@ class Agents:
         detail = f"{reply.status} {reply.text[:200]}"
         match reply.status:
             case 200 | 409:
-                return PostAnswer(Posted.ACCEPTED, detail)
+                return PostAnswer(PostResult.ACCEPTED, detail)
             case 503:
-                return PostAnswer(Posted.BUSY, detail, reply.retry_after_s(5.0))
-        return PostAnswer(Posted.REJECTED, detail)
+                return PostAnswer(PostResult.BUSY, detail, reply.retry_after_s(5.0))
+        return PostAnswer(PostResult.REJECTED, detail)
 
     async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
         """Return how `assignment_id` stands, or None if the agent does not know it.

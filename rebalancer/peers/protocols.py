@@ -75,8 +75,8 @@ class AgentPing(Protocol):
         """
 
 
-class AgentLimits(Protocol):
-    """Limits say what the agent of a storage node may take in."""
+class AgentThrottle(Protocol):
+    """Agents can be throttled, each by the name of its storage node."""
 
     async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
         """Limit an agent to so many bytes a second (None: no limit); False if it cannot be limited.
@@ -86,7 +86,7 @@ class AgentLimits(Protocol):
         """
 
 
-class AgentService(AgentPing, AgentLimits, Protocol):
+class AgentService(AgentPing, AgentThrottle, Protocol):
     """The agents of a region, asked by the names of their storage nodes."""
 
     async def post(self, shark: str, assignment: Assignment) -> PostAnswer:

@@ -34,7 +34,7 @@ from rebalancer_devregion.chaos.schedule import (
     make_schedule,
 )
 from rebalancer_devregion.contents import object_bytes, write, write_file
-from rebalancer_devregion.expectations import EXPECTED, Kind, Outcome, accepts
+from rebalancer_devregion.expectations import EXPECTED, Kind, ObjectEnd, accepts
 from rebalancer_devregion.layout import Layout
 from tests.inline import inline
 from tests.manager.store.test_store import found
@@ -158,15 +158,15 @@ def test_an_object_that_lies_nowhere_may_be_skipped_for_its_sources_only(
 ) -> None:
     """Where sources are disturbed, any word for a source that has it not will do."""
     wanted = EXPECTED[Kind.ZERO_BYTE_WITH_SHARKS]
-    assert verdict is accepts(wanted, Outcome(status, reason), disturbed=True)
+    assert verdict is accepts(wanted, ObjectEnd(status, reason), disturbed=True)
     assert (reason == "{http_status_code:404}") is accepts(
-        wanted, Outcome(status, reason), disturbed=False
+        wanted, ObjectEnd(status, reason), disturbed=False
     )
 
 
 def test_an_object_that_can_be_copied_must_be_complete_whatever_happens() -> None:
     """No disturbance is a reason to skip it, or to take up what is not the job's business."""
-    skipped = Outcome("skipped", "network_error")
+    skipped = ObjectEnd("skipped", "network_error")
     assert not accepts(EXPECTED[Kind.ORDINARY], skipped, disturbed=True)
     assert not accepts(EXPECTED[Kind.ELSEWHERE], skipped, disturbed=True)
     assert accepts(EXPECTED[Kind.ELSEWHERE], None, disturbed=True)

@@ -30,7 +30,7 @@ from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers import scan
-from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.peers.agents import PostAnswer, PostResult
 from rebalancer.peers.moray.client import Put
 from rebalancer.peers.protocols import AgentService, MorayShard
 from rebalancer_devregion.moray.store import ShardStore
@@ -127,7 +127,7 @@ class FakeAgents:
         if answer is None:
             self.assignments.setdefault(assignment.id, (shark, assignment))
             self.known_ever.add(assignment.id)
-            answer = PostAnswer(Posted.ACCEPTED)
+            answer = PostAnswer(PostResult.ACCEPTED)
         await trio.sleep(self.post_s())
         if isinstance(answer, Exception):
             raise answer

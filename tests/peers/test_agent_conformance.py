@@ -19,7 +19,7 @@ from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import NETWORK_ERROR
 from rebalancer.errors import PeerUnreachable
-from rebalancer.peers.agents import Agents, Posted
+from rebalancer.peers.agents import Agents, PostResult
 from rebalancer.peers.http import open_http
 from rebalancer.peers.protocols import AgentService
 from tests.agent.scripted import settings
@@ -130,7 +130,7 @@ async def test_an_assignment_may_be_posted_again(agents: AgentService) -> None:
     posts = [await agents.post(SHARK, assignment([1, 3])) for _ in range(2)]
     report = await finished(agents)
 
-    assert [post.outcome for post in posts] == [Posted.ACCEPTED, Posted.ACCEPTED]
+    assert [post.result for post in posts] == [PostResult.ACCEPTED, PostResult.ACCEPTED]
     assert (report.stats.total, report.stats.complete) == (2, 2)
 
 
@@ -177,7 +177,7 @@ async def test_a_cancelled_post_may_have_arrived(agents: AgentService) -> None:
     answer = await agents.post(SHARK, assignment([1, 2]))
     report = await finished(agents)
 
-    assert answer.outcome is Posted.ACCEPTED
+    assert answer.result is PostResult.ACCEPTED
     assert (report.stats.total, report.stats.complete, report.stats.failed) == (2, 2, 1)
 
 

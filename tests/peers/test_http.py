@@ -14,7 +14,7 @@ from rebalancer.agent_protocol import Assignment, Task
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers import http as module
-from rebalancer.peers.agents import Agents, Posted
+from rebalancer.peers.agents import Agents, PostResult
 from rebalancer.peers.http import HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, is_address, locate, resolve, split_port
 from rebalancer.peers.resolver import Resolver
@@ -97,25 +97,25 @@ async def test_redirects_are_not_followed() -> None:
 
 @pytest.mark.row("L23")
 @pytest.mark.parametrize(
-    ("data", "outcome", "pause_s"),
+    ("data", "result", "pause_s"),
     [
-        (answer(200, f'"{ID}"'), Posted.ACCEPTED, 0),
-        (answer(409, "it is known"), Posted.ACCEPTED, 0),
-        (answer(503, "", "Retry-After: 7"), Posted.BUSY, 7),
-        (answer(503, "", "Retry-After: 9999"), Posted.BUSY, 60),
-        (answer(503, "", "Retry-After: Thu"), Posted.BUSY, 5),
-        (answer(400, "tasks[0] is bad"), Posted.REJECTED, 0),
-        (answer(500), Posted.REJECTED, 0),
+        (answer(200, f'"{ID}"'), PostResult.ACCEPTED, 0),
+        (answer(409, "it is known"), PostResult.ACCEPTED, 0),
+        (answer(503, "", "Retry-After: 7"), PostResult.BUSY, 7),
+        (answer(503, "", "Retry-After: 9999"), PostResult.BUSY, 60),
+        (answer(503, "", "Retry-After: Thu"), PostResult.BUSY, 5),
+        (answer(400, "tasks[0] is bad"), PostResult.REJECTED, 0),
+        (answer(500), PostResult.REJECTED, 0),
     ],
 )
 async def test_what_an_agent_makes_of_an_assignment(
-    data: bytes, outcome: Posted, pause_s: float
+    data: bytes, result: PostResult, pause_s: float
 ) -> None:
     """409 for one we posted means that it has it."""
     async with answering(data) as (http, port):
         told = await Agents(http, port).post("2.stor.lab", ASSIGNMENT)
 
-    assert (told.outcome, told.retry_after_s) == (outcome, pause_s)
+    assert (told.result, told.retry_after_s) == (result, pause_s)
 
 
 @pytest.mark.parametrize(

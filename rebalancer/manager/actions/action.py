@@ -12,7 +12,7 @@ import attrs
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.verdicts import End, Verdict
-from rebalancer.manager.store.records import Finding, Status
+from rebalancer.manager.store.records import Finding, StatusCounts
 
 if TYPE_CHECKING:
     from rebalancer.manager.jobs.assembly import Resources
@@ -27,7 +27,7 @@ Known = Callable[[str], "JobRow | None"]
 class Plan:
     """A plan has the objects and bytes that a job would move, by destination."""
 
-    status: Status
+    status: StatusCounts
     #: Objects and bytes by the destination that they would be given to.
     destinations: Mapping[Shark, tuple[int, int]]
     warnings: list[Finding]

@@ -6,7 +6,7 @@ import trio
 
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
-from rebalancer.peers.protocols import AgentLimits
+from rebalancer.peers.protocols import AgentThrottle
 
 #: Agents that are asked at a time when the limit changes.
 AT_ONCE = 10
@@ -22,7 +22,7 @@ class BandwidthLimit:
     another is announced or the agent starts again, also when the job is over.
     """
 
-    def __init__(self, agents: AgentLimits, limit: int | None) -> None:
+    def __init__(self, agents: AgentThrottle, limit: int | None) -> None:
         self._agents = agents
         self._limit = limit
         self._known: dict[str, int | None] = {}

@@ -18,7 +18,7 @@ from rebalancer.domain.verdicts import Verdict
 from rebalancer.manager.actions.action import Plan
 from rebalancer.manager.fleet.ledger import Standing
 from rebalancer.manager.jobs.rows import JobRow
-from rebalancer.manager.store.records import Finding, Round, ScanPosition, Status
+from rebalancer.manager.store.records import Finding, Round, ScanPosition, StatusCounts
 from rebalancer.manager.store.views import Overview
 from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
 from rebalancer.waits import Wait
@@ -96,7 +96,7 @@ def _waiting(waits: Iterable[Wait]) -> tuple[api.Wait, ...]:
     return tuple(api.Wait(subject=one.subject, since=one.since, detail=one.detail) for one in waits)
 
 
-def results(status: Status) -> api.Results:
+def results(status: StatusCounts) -> api.Results:
     """Render a job's counts under the predecessor's names."""
     counts = {str(one): status.objects(one) for one in ObjectStatus}
     counts["duplicates"] = status.objects("duplicates")

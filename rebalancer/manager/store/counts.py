@@ -10,7 +10,7 @@ import attrs
 
 from rebalancer.domain.reasons import OF_OBJECTS, Column, Reason
 from rebalancer.domain.states import Move, ObjectStatus
-from rebalancer.manager.store.records import Status
+from rebalancer.manager.store.records import StatusCounts
 from rebalancer.manager.store.schema import PUT_OFF
 
 #: The word of an object's reason in SQL, null without one.
@@ -92,10 +92,10 @@ def count_objects(db: sqlite3.Connection) -> int:
     return int(count)
 
 
-def read_status(db: sqlite3.Connection) -> Status:
+def read_status(db: sqlite3.Connection) -> StatusCounts:
     """Read the counts that the writer keeps."""
     rows = db.execute("SELECT * FROM counters WHERE status <> ?", (PUT_OFF,))
-    return Status({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
+    return StatusCounts({(r["status"], r["reason"]): (r["objects"], r["bytes"]) for r in rows})
 
 
 def read_counts(db: sqlite3.Connection) -> Counts:

@@ -16,7 +16,7 @@ import trio
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.store import counts, unplaced
 from rebalancer.manager.store.counts import Counts
-from rebalancer.manager.store.records import Status
+from rebalancer.manager.store.records import StatusCounts
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import Database, RunSync, open_database
 from rebalancer.waits import Waits
@@ -107,7 +107,7 @@ class JobStore:
         changes, self._known_changes = self._known_changes, self.database.foreign_changes
         return left > 0 and self.database.foreign_changes != changes
 
-    async def status(self) -> Status:
+    async def status(self) -> StatusCounts:
         """Return the counts as they are on disk."""
         status, counts = await self.read(_status_and_counts)
         if counts != self._counts:
@@ -116,7 +116,7 @@ class JobStore:
         return status
 
 
-def _status_and_counts(db: sqlite3.Connection) -> tuple[Status, Counts]:
+def _status_and_counts(db: sqlite3.Connection) -> tuple[StatusCounts, Counts]:
     return counts.read_status(db), counts.read_counts(db)
 
 

@@ -172,8 +172,8 @@ class Update:
 
 
 @attrs.frozen
-class Status:
-    """A job's counts."""
+class StatusCounts:
+    """The counts of a job's objects by status and reason."""
 
     #: (status, reason) -> (objects, bytes); reason is empty where the status says it all.
     counts: Mapping[tuple[str, str], tuple[int, int]]

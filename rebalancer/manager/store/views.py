@@ -28,7 +28,7 @@ from rebalancer.manager.store.records import (
     Round,
     ScanPosition,
     ScanProgress,
-    Status,
+    StatusCounts,
 )
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import connect, prepare, store_error
@@ -71,7 +71,7 @@ class Overview:
     """An overview has what is shown of a job."""
 
     origin: Shark | None
-    status: Status
+    status: StatusCounts
     scans: Sequence[ScanPosition]
     rounds: Sequence[Round]
     warnings: Sequence[Finding]
@@ -101,7 +101,7 @@ def read_job(path: Path) -> Overview:
 
 
 #: What is shown of a job whose file cannot be read.
-NOTHING = Overview(None, Status({}), (), (), (), ())
+NOTHING = Overview(None, StatusCounts({}), (), (), (), ())
 
 #: What a retry job takes from an ended job: objects without a moved copy, links that were not
 #: updated, records that were found after the last round, and listed records whose shard was not

@@ -59,7 +59,7 @@ class MorayClient:
 
         Raises:
           MorayError: `is_conflict` when the condition does not hold.
-          PeerUnreachable: the outcome is unknown: read the record to learn it.
+          PeerUnreachable: the result is unknown: read the record to learn it.
         """
         options: dict[str, Any] = {"etag": etag, "headers": {}}
         args = ",".join(fast.to_json("putObject", arg) for arg in (bucket, key, value, options))
@@ -87,7 +87,7 @@ class MorayClient:
 
         Raises:
           MorayError: `is_conflict`, or `is_missing`.
-          PeerUnreachable: the outcome is unknown.
+          PeerUnreachable: the result is unknown.
         """
         await self._call("delObject", [bucket, key, {"etag": etag}])
 
@@ -113,7 +113,7 @@ class MorayClient:
 
         Raises:
           MorayError: the first that failed, `conflicting_key` naming it.
-          PeerUnreachable: the outcome is unknown.
+          PeerUnreachable: the result is unknown.
         """
         # Two batches that lock the same keys in other orders deadlock.
         ordered = sorted(puts, key=lambda put: put.key)

@@ -9,7 +9,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from rebalancer.agent.transfer.connections import FILES_EACH, MOST, OWN_FILES, most_connections
-from rebalancer.agent.transfer.sources.patience import Patience
+from rebalancer.agent.transfer.sources.silence import Silences
 
 
 @pytest.mark.parametrize(
@@ -33,36 +33,36 @@ def test_the_bound_follows_the_limit_of_files(
 # --- silence ---------------------------------------------------------------------------------
 
 
-async def wait_silently(patience: Patience, news: list[bool], most_s: float = 10.0) -> float:
+async def wait_silently(silences: Silences, news: list[bool], most_s: float = 10.0) -> float:
     """After how many seconds the silence was ended."""
     begun = trio.current_time()
-    with patience.limit(most_s, lambda: news.pop(0) if news else False):
+    with silences.limit(most_s, lambda: news.pop(0) if news else False):
         await trio.sleep_forever()
     return trio.current_time() - begun
 
 
 async def test_silence_has_an_end(autojump_clock: MockClock) -> None:
     """Within a tick of its time; something to read is time for one more look, and not for ever."""
-    patience = Patience()
+    silences = Silences()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(patience.run, 10.0)
-        assert 9.5 < await wait_silently(patience, []) < 11.5
-        assert 10.5 < await wait_silently(patience, [True] * 99) < 12.5
+        nursery.start_soon(silences.run, 10.0)
+        assert 9.5 < await wait_silently(silences, []) < 11.5
+        assert 10.5 < await wait_silently(silences, [True] * 99) < 12.5
         nursery.cancel_scope.cancel()
 
 
 async def test_time_in_which_the_process_did_not_run_does_not_count(mock_clock: MockClock) -> None:
     """An hour of sleep is one tick: what came meanwhile is read first."""
-    patience, heard = Patience(), trio.Event()
+    silences, heard = Silences(), trio.Event()
 
     async def wait() -> None:
-        with patience.limit(10.0) as silence:
+        with silences.limit(10.0) as silence:
             await heard.wait()
         assert not silence.scope.cancelled_caught
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(patience.run, 10.0))
+        nursery.start_soon(partial(silences.run, 10.0))
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(3600)

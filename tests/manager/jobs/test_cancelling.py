@@ -26,7 +26,7 @@ from rebalancer.manager.pipeline.stages.poll import poll
 from rebalancer.manager.pipeline.stages.post import post
 from rebalancer.manager.store import discovery, unplaced
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
-from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.peers.agents import PostAnswer, PostResult
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, World, counts, make_world, record
 from tests.peers.fakes import RelayedAgents
@@ -166,7 +166,9 @@ async def test_discovery_that_hands_on_what_was_given_back_hears_of_it(
 
 
 @pytest.mark.parametrize(
-    "answer", [PostAnswer(Posted.BUSY, "503", 60.0), PeerUnreachable("down")], ids=["busy", "down"]
+    "answer",
+    [PostAnswer(PostResult.BUSY, "503", 60.0), PeerUnreachable("down")],
+    ids=["busy", "down"],
 )
 async def test_tries_to_post_end(
     world: World, autojump_clock: object, answer: PostAnswer | Exception

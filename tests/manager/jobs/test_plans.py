@@ -13,7 +13,7 @@ from rebalancer.domain import reasons
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.store import views
-from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.peers.agents import PostAnswer, PostResult
 from rebalancer.sqlite import connect
 from tests.manager.world import World, make_world, record
 
@@ -69,7 +69,7 @@ async def test_no_statement_of_a_job_walks_through_its_rows(
     world.agents.fails = lambda _shark, task: (
         reasons.NETWORK_ERROR if task.object_id.endswith("5") else None
     )
-    busy = iter([Posted.BUSY] * 12 + [Posted.REJECTED] * 3)
+    busy = iter([PostResult.BUSY] * 12 + [PostResult.REJECTED] * 3)
 
     def answer(_shark: str, _assignment: object) -> PostAnswer | None:
         outcome = next(busy, None)

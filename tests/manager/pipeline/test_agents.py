@@ -28,7 +28,7 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.stages.discover import PLACES, ROOM_S
 from rebalancer.manager.pipeline.stages.forget import LAST_S
 from rebalancer.manager.store import assignments
-from rebalancer.peers.agents import Agents, PostAnswer, Posted
+from rebalancer.peers.agents import Agents, PostAnswer, PostResult
 from rebalancer.peers.http import Reply
 from rebalancer.peers.moray.client import Put
 from rebalancer.tokens import Token
@@ -79,7 +79,7 @@ class Wire:
             return Reply(404, {}, b"")
         if method == "POST":
             answer = await agents.post(host, read_assignment(json.loads(body)))
-            return Reply(200 if answer.outcome is Posted.ACCEPTED else 503, {}, b"")
+            return Reply(200 if answer.result is PostResult.ACCEPTED else 503, {}, b"")
         if method == "DELETE":
             await agents.delete(host, name)
             return Reply(200, {}, b"")
@@ -445,7 +445,7 @@ async def test_a_lost_answer_to_a_post_is_asked_again(world: World, autojump_clo
 
     def answer(shark: str, assignment: Assignment) -> PostAnswer | Exception | None:
         if assignment.id in lost:
-            return PostAnswer(Posted.ACCEPTED, "409")
+            return PostAnswer(PostResult.ACCEPTED, "409")
         lost.add(assignment.id)
         world.agents.assignments[assignment.id] = (shark, assignment)
         return PeerUnreachable("no answer in 60 s")
@@ -467,7 +467,7 @@ async def test_a_busy_agent_is_waited_for_as_it_says_and_not_for_ever(
 
     def answer(_shark: str, assignment: Assignment) -> PostAnswer:
         asked.setdefault(assignment.id, []).append(trio.current_time())
-        return PostAnswer(Posted.BUSY, "503", pause_s)
+        return PostAnswer(PostResult.BUSY, "503", pause_s)
 
     world.agents.post_answer = answer
     began = trio.current_time()
@@ -486,7 +486,7 @@ async def test_a_busy_agent_gets_its_assignment_in_the_end(
 
     def answer(_shark: str, assignment: Assignment) -> PostAnswer | None:
         refused[assignment.id] = refused.get(assignment.id, 0) + 1
-        return PostAnswer(Posted.BUSY, "503", 7.0) if refused[assignment.id] < 3 else None
+        return PostAnswer(PostResult.BUSY, "503", 7.0) if refused[assignment.id] < 3 else None
 
     world.agents.post_answer = answer
     async with world.job() as job:

@@ -16,7 +16,7 @@ from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import JobFailed, PeerRefused, PeerUnreachable
 from rebalancer.manager.pipeline import flow
-from rebalancer.peers.agents import PostAnswer, Posted
+from rebalancer.peers.agents import PostAnswer, PostResult
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
 
@@ -97,8 +97,8 @@ async def test_an_unreachable_destination_is_replaced(world: World, autojump_clo
     ("answer", "reason"),
     [
         (PeerUnreachable("down"), "destination_unreachable"),
-        (PostAnswer(Posted.BUSY, "503", 1.0), "agent_busy"),
-        (PostAnswer(Posted.REJECTED, "400"), "assignment_rejected"),
+        (PostAnswer(PostResult.BUSY, "503", 1.0), "agent_busy"),
+        (PostAnswer(PostResult.REJECTED, "400"), "assignment_rejected"),
     ],
 )
 async def test_what_no_agent_takes_is_skipped(

@@ -17,7 +17,7 @@ from rebalancer.agent.transfer.sources.engine import (
     unreachable,
 )
 from rebalancer.agent.transfer.sources.exchange import Exchange
-from rebalancer.agent.transfer.sources.patience import tick_s
+from rebalancer.agent.transfer.sources.silence import tick_s
 from rebalancer.config import AgentSource
 
 #: Bytes that libcurl receives at once: as many as stay in a processor's cache, and the fewest

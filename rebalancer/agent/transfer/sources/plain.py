@@ -23,7 +23,7 @@ from rebalancer.agent.transfer.sources.engine import (
     read_head,
     unreachable,
 )
-from rebalancer.agent.transfer.sources.patience import Patience
+from rebalancer.agent.transfer.sources.silence import Silences
 from rebalancer.config import AgentSource
 from rebalancer.peers.quiet import is_quiet
 from rebalancer.transient import SHORTAGES
@@ -45,7 +45,7 @@ class _Answer:
     stream: trio.SocketStream
     limits: AgentSource
     allowance: Allowance
-    patience: Patience
+    silences: Silences
     parser: h11.Connection = attrs.field(
         factory=lambda: h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
     )
@@ -135,7 +135,7 @@ class _Answer:
     async def _in_time(self, step: Callable[[Any], Any], argument: Any) -> Any:
         """Do a step, for which the source has the rest of the time that it may keep silent."""
         idle_s = self.limits.idle_timeout
-        with self.patience.limit(idle_s, lambda: not is_quiet(self.stream.socket)) as silence:
+        with self.silences.limit(idle_s, lambda: not is_quiet(self.stream.socket)) as silence:
             silence.lasted_s = self._silent_s
             try:
                 return await step(argument)
@@ -155,11 +155,11 @@ class PlainEngine:
     def __init__(self, limits: AgentSource, allowance: Allowance, _most: int) -> None:
         self._limits = limits
         self._allowance = allowance
-        self._patience = Patience()
+        self._silences = Silences()
 
     async def run(self) -> None:
         """Count for ever how long sources are silent."""
-        await self._patience.run(min(self._limits.idle_timeout, self._limits.connect_timeout))
+        await self._silences.run(min(self._limits.idle_timeout, self._limits.connect_timeout))
 
     async def get(self, source: Source, path: str) -> _Answer:
         """Ask `source` for `path`; returns once the answer is whole, or is a large one's beginning.
@@ -168,7 +168,7 @@ class PlainEngine:
           PullFailure: there is no answer that could be believed.
         """
         stream = await self._connect(source)
-        answer = _Answer(stream, self._limits, self._allowance, self._patience)
+        answer = _Answer(stream, self._limits, self._allowance, self._silences)
         try:
             await answer.ask(source, path)
         except BaseException:
@@ -181,7 +181,7 @@ class PlainEngine:
 
     async def _connect(self, source: Source) -> trio.SocketStream:
         try:
-            with self._patience.limit(self._limits.connect_timeout):
+            with self._silences.limit(self._limits.connect_timeout):
                 return await trio.open_tcp_stream(source.at.host, source.at.port)
         except OSError as exc:
             is_short = exc.errno in SHORTAGES or is_short_of_files()

@@ -30,7 +30,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import unless
 from rebalancer.manager.store import unplaced
 from rebalancer.manager.store.job_store import JobStore
-from rebalancer.manager.store.records import Status
+from rebalancer.manager.store.records import StatusCounts
 from rebalancer.peers import scan
 from rebalancer.peers.http import HttpClient
 from rebalancer.threads import Work, run_sync
@@ -103,7 +103,7 @@ class VerifyJob:
         )
 
 
-def count_faults(status: Status) -> str:
+def count_faults(status: StatusCounts) -> str:
     """Say how many objects are not as their records say, by reason; an empty text if all are."""
     found = {
         reason: objects

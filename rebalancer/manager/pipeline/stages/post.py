@@ -15,7 +15,7 @@ from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.requeue import end_lost, withdraw
 from rebalancer.manager.store import assignments
-from rebalancer.peers.agents import Posted
+from rebalancer.peers.agents import PostResult
 from rebalancer.retry import pauses
 
 #: Tries before another destination is sought for the objects.
@@ -109,9 +109,9 @@ async def _deliver(job: Job, assignment: Assignment) -> _Result:
                 break
         else:
             job.health.took(shark)
-            if answer.outcome is Posted.ACCEPTED:
+            if answer.result is PostResult.ACCEPTED:
                 return _Result(_Delivery.TAKEN)
-            if answer.outcome is Posted.REJECTED:
+            if answer.result is PostResult.REJECTED:
                 return _Result(_Delivery.REFUSED, reasons.ASSIGNMENT_REJECTED, answer.detail)
             result = _Result(_Delivery.REFUSED, reasons.AGENT_BUSY, answer.detail)
             wait = max(wait, answer.retry_after_s)

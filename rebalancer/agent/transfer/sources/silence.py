@@ -64,19 +64,19 @@ class Silence:
 
 
 @attrs.define(eq=False)
-class Patience:
-    """This object counts how long silences last.  Mutable state: those that last still."""
+class Silences:
+    """This object counts how long silences last.  Mutable state: the silences that last still."""
 
-    _silences: set[Silence] = attrs.field(factory=set)
+    _lasting: set[Silence] = attrs.field(factory=set)
 
     def limit(self, most_s: float, has_news: Callable[[], bool] = lambda: False) -> Silence:
         """Make a context that is cancelled once its silence has lasted `most_s` seconds."""
-        return Silence(most_s, has_news, self._silences)
+        return Silence(most_s, has_news, self._lasting)
 
     async def run(self, shortest_s: float) -> None:
         """Count for ever; no silence is shorter than `shortest_s`."""
         seconds = tick_s(shortest_s)
         while True:
             await trio.sleep(seconds)
-            for silence in list(self._silences):
+            for silence in list(self._lasting):
                 silence.tick(seconds)
