@@ -23,12 +23,13 @@ class Wait:
     """A wait has one cause.
 
     `subject` names the thing that is waited for, as a person would ("storinfo", "shard 2",
-    "the disk of /rebalancer/db"); `detail` is its last error; `since` is UTC in ISO 8601.
+    "the disk of /rebalancer/db"); `detail` is its last error; `since` is UTC in ISO 8601, None if
+    it is not known.
     """
 
     subject: str
     detail: str
-    since: str
+    since: str | None
 
 
 @attrs.define

@@ -17,7 +17,7 @@ async def test_a_cause_is_shown_from_its_beginning_to_its_end(autojump_clock: Mo
         ("storinfo", "an empty list"),
         ("shard 2", "connection refused"),
     ]
-    assert all(one.since.endswith("Z") for one in waits.causes)
+    assert all(one.since and one.since.endswith("Z") for one in waits.causes)
     waits.end("storinfo")
     waits.end("what was never waited for")
     assert [one.subject for one in waits.causes] == ["shard 2"]

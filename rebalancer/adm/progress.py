@@ -78,9 +78,12 @@ def notes(view: Mapping[str, Any]) -> list[str]:
 def waits(view: Mapping[str, Any]) -> list[str]:
     """List what a job waits for, a line each, with times as the manager tells them (UTC)."""
     return [
-        f"waits for {one['for']} since {one['since']}: {one['detail']}"
-        for one in view.get("waiting", ())
+        f"waits for {one['for']}{_since(one)}: {one['detail']}" for one in view.get("waiting", ())
     ]
+
+
+def _since(wait: Mapping[str, Any]) -> str:
+    return "" if wait["since"] is None else f" since {wait['since']}"
 
 
 def settled(view: Mapping[str, Any]) -> tuple[int, int]:

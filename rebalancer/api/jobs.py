@@ -128,9 +128,9 @@ class Finding:
 class Wait:
     """Something that a job waits for; the job goes on by itself when it is there."""
 
-    subject: str = about("What is waited for.", key="for", examples=["storinfo", "shard 2"])
-    since: Time
-    detail: str = about("The last error, for a person.")
+    subject: str = about("What is waited for.", key="for", examples=["storinfo", "its turn"])
+    since: Time | None = about("null: since when is not known.")
+    detail: str = about("The last error, or the jobs that come first, for a person.")
 
 
 @attrs.frozen(kw_only=True)

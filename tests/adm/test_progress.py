@@ -149,8 +149,10 @@ def test_what_a_job_waits_for_is_noted() -> None:
     waiting = [
         {"for": "storinfo", "since": "2026-11-25T12:03:00Z", "detail": "no answer"},
         {"for": "shard 2", "since": "2026-11-25T12:04:00Z", "detail": "connection refused"},
+        {"for": "its turn", "since": None, "detail": "others run"},
     ]
     assert notes({"waiting": waiting}) == [
         "waits for storinfo since 2026-11-25T12:03:00Z: no answer",
         "waits for shard 2 since 2026-11-25T12:04:00Z: connection refused",
+        "waits for its turn: others run",
     ]

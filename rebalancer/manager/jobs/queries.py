@@ -9,6 +9,7 @@ import attrs
 from rebalancer.api.jobs import JobListed, Summary
 from rebalancer.api.status import Status
 from rebalancer.converter import unstructure
+from rebalancer.domain.states import JobState
 from rebalancer.domain.verdicts import Verdict
 from rebalancer.errors import BadRequest, Damaged
 from rebalancer.manager.http import render
@@ -18,10 +19,14 @@ from rebalancer.manager.jobs.files import read_job_file
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
+from rebalancer.manager.jobs.scheduler import why_queued
 from rebalancer.manager.jobs.verdicts import Verdicts
 from rebalancer.manager.store import views
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Wait
+
+#: What operators read that a queued job waits for.
+TURN = "its turn"
 
 
 @attrs.frozen
@@ -63,9 +68,20 @@ class JobQueries:
             known = await read_job_file(views.read_job, self.resources.file(row.id))
         except Damaged as exc:
             row = attrs.evolve(row, error="; ".join(filter(None, (row.error, str(exc)))))
-        running = self.running.get(row.id)
-        waits = () if running is None else running.waits.causes
-        return JobDetails(row, known, waits, await self.verdicts.of(row))
+        return JobDetails(row, known, await self._waits(row), await self.verdicts.of(row))
+
+    async def _waits(self, row: JobRow) -> Sequence[Wait]:
+        """Return what a job waits for: something that its work needs, or its turn."""
+        if (running := self.running.get(row.id)) is not None:
+            return running.waits.causes
+        if row.state is not JobState.QUEUED:
+            return ()
+        at_work = [other.row for other in self.running.values()]
+        limit = self.resources.config.max_concurrent_jobs
+        why = why_queued(row, await self.index.unfinished(), at_work, limit)
+        # When a job was resumed is noted nowhere.
+        since = row.created if row.started is None and row.finished is None else None
+        return () if why is None else (Wait(TURN, why, since),)
 
     async def summary(self, job_id: str) -> Summary:
         """Return counts, rates and destinations of a job.
@@ -125,7 +141,7 @@ class JobQueries:
         """
         file = self.resources.file(row.id)
         known = await run_sync(Work.VIEWS, views.read_job, file)
-        shown = render.job(row, known, verdict=await self.verdicts.of(row))
+        shown = render.job(row, known, await self._waits(row), await self.verdicts.of(row))
         yield _line({"type": "job", "id": row.id, **unstructure(shown)})
         lines = 0
         for kind in views.REPORT:

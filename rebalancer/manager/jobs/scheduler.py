@@ -4,11 +4,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
+from rebalancer.actions import DECLARED
 from rebalancer.domain.states import JobState
 from rebalancer.manager.jobs.rows import JobRow
 
 #: States of cancelled jobs whose agents still finish assignments; such a job needs no turn.
 _DRAINING = (JobState.CANCELLING, JobState.DRAINING)
+#: As many jobs are named that another job waits for.
+SHOWN = 4
 
 
 def to_start(rows: Iterable[JobRow], running: Sequence[JobRow], limit: int) -> list[JobRow]:
@@ -26,6 +29,35 @@ def to_start(rows: Iterable[JobRow], running: Sequence[JobRow], limit: int) -> l
         if row.state in _DRAINING or turns_taken < limit:
             started.append(row)
     return started
+
+
+def why_queued(
+    row: JobRow, rows: Iterable[JobRow], running: Sequence[JobRow], limit: int
+) -> str | None:
+    """Return what keeps the queued job `row` from beginning, for a person; None if nothing does.
+
+    The other arguments are those of `to_start`.
+    """
+    for other in running:
+        if _excludes(other, row):
+            return f"{_named(other)} is for the same storage node, and comes first"
+    having_turns = [other for other in running if other.state not in _DRAINING]
+    if len(having_turns) < limit:
+        return None
+    shown = [_named(other) for other in having_turns[:SHOWN]]
+    if len(having_turns) > SHOWN:
+        shown.append(f"and {len(having_turns) - SHOWN:,} more")
+    queued = [other.id for other in rows if other.state is JobState.QUEUED]
+    before = queued.index(row.id) if row.id in queued else 0
+    return f"as many jobs run as may (max_concurrent_jobs is {limit:,}): {', '.join(shown)}" + (
+        f"; {before:,} queued before this one" if before else ""
+    )
+
+
+def _named(row: JobRow) -> str:
+    """Return a short id of a job for a person, with its action and what the job is about."""
+    about = f", {DECLARED[row.action].subject(row.params)}" if row.action in DECLARED else ""
+    return f"job {row.id[:8]} ({row.action}{about})"
 
 
 def _excludes(other: JobRow, row: JobRow) -> bool:

@@ -62,6 +62,33 @@ async def test_a_paused_job_rests_until_it_is_resumed(tmp_path: Path) -> None:
     assert "wish" not in view
 
 
+async def test_a_queued_verification_says_what_it_waits_for(tmp_path: Path) -> None:
+    """Shown, summarized and in its report; since when is known until it was paused once."""
+    body = {"action": "verify", "params": {"shark": "20.stor"}}
+    async with open_rig(tmp_path, objects=3) as rig:
+        first = await rig.create()
+        await rig.reach(first, "Running")
+        made = await ask(rig, "POST", "/jobs", body)
+        queued = await rig.get(made[1])
+        summary = (await ask(rig, "GET", f"/jobs/{made[1]}/summary"))[1]
+        reply = await rig.client.get(f"/jobs/{made[1]}/report")
+        report = json.loads((await reply.get_data(as_text=True)).partition("\n")[0])
+        await control(rig, made[1], "pause")
+        await control(rig, made[1], "resume")
+        (resumed,) = (await rig.get(made[1]))["waiting"]
+        await control(rig, first, "pause")
+        complete = await rig.reach(made[1], "Complete")
+
+    detail = (
+        "as many jobs run as may (max_concurrent_jobs is 1):"
+        f" job {first[:8]} (evacuate, 1.stor.lab)"
+    )
+    assert queued["waiting"] == [{"for": "its turn", "since": queued["created"], "detail": detail}]
+    assert summary["waiting"] == report["waiting"] == queued["waiting"]
+    assert resumed == {"for": "its turn", "since": None, "detail": detail}
+    assert complete["waiting"] == []
+
+
 async def test_a_waiting_job_can_be_paused(tmp_path: Path) -> None:
     """It does not get its turn before it is resumed."""
     async with open_rig(tmp_path, objects=3) as rig:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rebalancer.domain.states import ENDED, JobState
 from rebalancer.manager.jobs.rows import JobRow
-from rebalancer.manager.jobs.scheduler import to_start
+from rebalancer.manager.jobs.scheduler import to_start, why_queued
 
 DRAINED = (JobState.CANCELLING, JobState.DRAINING)
 
@@ -40,6 +40,29 @@ def test_jobs_about_one_node_run_one_after_another() -> None:
     rows = [row("a", node="1.stor"), row("b", node="1.stor"), row("c")]
     assert chosen(rows, [], 3) == ["a", "c"]
     assert chosen([row("b", JobState.CANCELLING, "a.stor")], [row("a", JobState.RUNNING)], 3) == []
+
+
+def test_a_queued_job_says_what_it_waits_for() -> None:
+    """The jobs that have their turn, how many come first, or the job for the same node."""
+    first, second = row("a", JobState.RUNNING), row("b", JobState.RUNNING)
+    drained = row("c", JobState.DRAINING, "c.stor")
+    queue = [row("d"), row("e", JobState.PAUSED), row("f"), row("c2", node="c.stor")]
+    unfinished = [first, second, drained, *queue]
+
+    def why(place: int, at_work: list[JobRow], limit: int) -> str | None:
+        return why_queued(queue[place], unfinished, at_work, limit)
+
+    assert why(0, [first], 1) == (
+        "as many jobs run as may (max_concurrent_jobs is 1): job a (evacuate, a.stor)"
+    )
+    assert why(2, [first, second, drained], 2) == (
+        "as many jobs run as may (max_concurrent_jobs is 2): job a (evacuate, a.stor),"
+        " job b (evacuate, b.stor); 1 queued before this one"
+    )
+    assert why(3, [first, drained], 2) == (
+        "job c (evacuate, c.stor) is for the same storage node, and comes first"
+    )
+    assert why(0, [first], 2) is None  # it is begun by now
 
 
 unfinished = st.sampled_from(sorted(set(JobState) - ENDED))
