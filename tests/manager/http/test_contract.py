@@ -8,6 +8,7 @@ manager is a real one with a job in each state; its agents are not there, so not
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ CONFIG = schemathesis.Config.from_dict(
         "phases": {"coverage": {"generate-duplicate-query-parameters": True}},
     }
 )
-schema = schemathesis.openapi.from_dict(dict(DOCUMENT), config=CONFIG)
+schema = schemathesis.openapi.from_dict(deepcopy(dict(DOCUMENT)), config=CONFIG)
 FEW = settings(
     max_examples=10,
     derandomize=True,
@@ -252,7 +253,7 @@ def test_calls_that_follow_one_another_keep_it(served: Served) -> None:
             "checks": {"positive_data_acceptance": {"enabled": False}},
         }
     )
-    linked = schemathesis.openapi.from_dict(dict(DOCUMENT), config=config)
+    linked = schemathesis.openapi.from_dict(deepcopy(dict(DOCUMENT)), config=config)
     granted = set[str]()
 
     @linked.hook
