@@ -49,7 +49,7 @@ async def run(job: Job) -> None:
     if job.scans:
         await job.store.write(scans.add_shards, tuple(job.moray))
     left = await _unfinished(job)
-    # An earlier round too may be unfinished: on shards that were configured only after it.
+    # An earlier round may be unfinished too, on shards that were configured after it.
     scan_round = left[0].round if left else await job.store.read(final_scans.last_round)
     while True:
         async with trio.open_nursery() as beside:

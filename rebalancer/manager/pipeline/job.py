@@ -53,15 +53,15 @@ async def feed_placement(
 class Absence:
     """An absence counts the objects that are deferred because all their destinations are away.
 
-    Mutable state: the count of these objects; and, from when the first of them was deferred, the
-    ledger's count of destinations that have come back.
+    Mutable state: the count of these objects; and the ledger's count of destinations that came
+    back, as it was when the first of these objects was deferred.
     """
 
     objects: int = 0
     returns: int = 0
 
     def note(self, objects: int, returns: int) -> None:
-        """Count so many more `objects`; `returns` is the ledger's count of destinations now."""
+        """Count so many more `objects`; `returns` is what the ledger counts now."""
         if not self.objects:
             self.returns = returns
         self.objects += objects
@@ -125,7 +125,7 @@ class Job:
         default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
     )
     waits: Waits = attrs.field(factory=Waits)
-    #: Seconds to wait for a peer that does not answer before discovery.  A job waits without end, a
+    #: Seconds for which discovery waits for a peer that does not answer: a job waits without end, a
     #: dry run does not.
     patience_s: float = math.inf
     max_objects: int | None = None

@@ -1,7 +1,6 @@
 """A listing names objects: in the file of an earlier job, or in one of an operator.
 
-A listing only names records.  What they hold is read anew, because it may have changed since.
-Blocking.
+A listing only names records, which are read anew because they may have changed since.  Blocking.
 """
 
 import json
@@ -121,7 +120,7 @@ class ObjectsFile:
 
 
 def check(listing: Listing) -> None:
-    """Read all of it.
+    """Read a whole listing.
 
     Raises:
       JobFailed, StoreError: it cannot be read.

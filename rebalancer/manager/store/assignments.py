@@ -29,7 +29,7 @@ from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tri
 
 #: SQL condition: the row of `progress` belongs to the assignment with this id.
 _IN = "assignment = (SELECT number FROM assignments WHERE id = ?)"
-#: SQL condition: it does, and its object is not copied yet.
+#: SQL condition: the row belongs to this assignment, and its object is not copied yet.
 _UNCOPIED_IN = f"{_IN} AND status = '{ObjectStatus.ASSIGNED}'"
 _OPEN = ", ".join(f"'{state}'" for state in states.OPEN_ASSIGNMENTS)
 
@@ -62,7 +62,7 @@ def assign(db: sqlite3.Connection, assignment: Assignment) -> None:
     count = db.execute(
         "UPDATE progress SET status = ?, assignment = ?, dest_shark = ?"
         " WHERE number IN (SELECT number FROM records WHERE id IN (SELECT value FROM json_each(?)))"
-        # The sign keeps sqlite from walking the index of all unplaced objects.
+        # The plus sign keeps sqlite from walking the index of all unplaced objects.
         " AND +status = ? AND NOT put_off",
         (
             _PLACE.after,
@@ -74,7 +74,7 @@ def assign(db: sqlite3.Connection, assignment: Assignment) -> None:
     ).rowcount
     if count != len(assignment.object_ids):
         raise IllegalTransition(f"assignment {assignment.id}: an object was not unprocessed")
-    # Cheaper than RETURNING, which hands over a row for each.
+    # Cheaper than RETURNING, which hands over a row for each object.
     (size,) = db.execute(
         "SELECT ifnull(sum(bytes), 0) FROM progress WHERE assignment = ?", (number,)
     ).fetchone()
@@ -157,10 +157,10 @@ def requeue_unaccounted(
 ) -> UncopiedCounts:
     """End an assignment whose agent is done, but accounts only for the objects in `failed`.
 
-    What `record_copied` does with failed objects is done with them here too.  The others are
-    requeued, and this destination is tried first for them, because its agent will find the copies
-    that it made.  The first time, this costs an object no attempt; the second time it does, so that
-    an agent that never counts right does not get the object for ever.  `detail` is for a person.
+    Failed objects are treated as by `record_copied`.  The others are requeued, and this destination
+    is tried first for them, because its agent will find the copies that it made.  The first time,
+    this costs an object no attempt; the second time it does, so that an agent that never counts
+    right does not get the object for ever.  `detail` is for a person.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)

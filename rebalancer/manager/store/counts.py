@@ -49,7 +49,7 @@ class Tally:
         self, move: Move[ObjectStatus], objects: int, size: int, reason: Reason | None = None
     ) -> None:
         """Count so many `objects` that have made `move`, from no reason to `reason`."""
-        # What can still move has no reason yet.
+        # An object that can still move has no reason yet.
         self.add(move.before, None, -objects, -size)
         self.add(move.after, reason, objects, size)
 
@@ -99,7 +99,7 @@ def read_status(db: sqlite3.Connection) -> StatusCounts:
 
 
 def read_counts(db: sqlite3.Connection) -> Counts:
-    """Read the counts that tell what the stages of a job wait for."""
+    """Read the counts whose changes the stages of a job wait for."""
     by_status = Counter[str]()
     for row in db.execute("SELECT status, objects FROM counters"):
         by_status[row["status"]] += row["objects"]

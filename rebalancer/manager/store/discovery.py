@@ -77,7 +77,7 @@ def first_status(
 
 
 def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[ObjectStatus | None]:
-    """Insert discovered objects; the status of each, None where its id is known already."""
+    """Insert discovered objects; return the status of each, or None if its id is known already."""
     last = last_row(db)
     numbers = range(last + 1, last + 1 + len(records))
     count = insert_rows(

@@ -77,12 +77,12 @@ def store_found(
 
 @attrs.frozen
 class _Met:
-    """A record that a final scan met, by what it comes to: another turn, or a line of the list."""
+    """A record that a final scan met gets another turn, or a line in the list."""
 
     is_news: bool = False
     #: Why it is listed as remaining.
     why: str | None = None
-    #: What needs a destination.
+    #: The object, if it needs a destination.
     obj: MantaObject | None = None
 
 
@@ -118,7 +118,7 @@ def _meet_again(
 def _take_again(
     db: sqlite3.Connection, tally: Tally, record: FoundRecord, known: sqlite3.Row
 ) -> str | None:
-    """Give a known object another turn, with its record as it is now; where it has a copy."""
+    """Give a known object another turn, with its record as it is now; return where a copy lies."""
     old = ObjectStatus(known["status"])
     reopened = advance(states.OBJECT, old, ObjectEvent.REOPENED)
     reason = read_word(known["reason"])
@@ -146,8 +146,8 @@ def _take_again(
 
 
 def _note_lost_name(db: sqlite3.Connection, known: sqlite3.Row) -> None:
-    """Note the copy of a complete object as an orphan: no record names it, until one does again."""
-    # With several records there is no telling here whether another of them does.
+    """Note the copy of a complete object as an orphan, because its record names it no more."""
+    # If the object has links, one of them may name the copy.
     if db.execute("SELECT 1 FROM links WHERE id = ?", (known["id"],)).fetchone() is None:
         note_orphan(db, known, "its record was put back")
 

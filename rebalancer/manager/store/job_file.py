@@ -1,4 +1,4 @@
-"""This module makes, notes and removes the file of a job, for those who do not run the job.
+"""This module makes, notes and removes the file of a job, for callers that do not run it.
 
 All of its functions block.  A job that runs has its file open as a `job_store.JobStore`.
 """
@@ -18,7 +18,7 @@ from rebalancer.sqlite import FAILURES, connect, prepare, store_error, transact
 
 #: What `note` keeps of a job: columns of table `job`, and of the list of jobs.
 NOTED = ("id", "action", "state", "params", "created", "started", "finished", "error", "wish")
-#: Seconds that a note waits for a lock on a job's file: the list of jobs has it anyway.
+#: Seconds that a note waits for a lock on a job's file: the list of jobs has the same.
 NOTE_LOCK_S = 1.0
 
 
@@ -49,7 +49,7 @@ def _begin(db: sqlite3.Connection, origin: Shark | None, findings: Sequence[Find
 def note(path: Path, values: Sequence[object]) -> None:
     """Keep in a job's file what the list of jobs says of it, unless it does already.  Blocking.
 
-    A missing file stays missing, and one of an earlier layout as it is.
+    A missing file stays missing, and a file of an earlier layout stays as it is.
 
     Raises:
       StoreError: it cannot be written.

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from rebalancer.domain.objects import Shark
-from rebalancer.manager.store.records import (
-    Finding,
-)
+from rebalancer.manager.store.records import Finding
 
 
 # The column keeps the predecessor's name: operators query `config` by hand.

@@ -98,9 +98,9 @@ class JobStore:
         await self.write(unplaced.requeue_all)
 
     async def take_changes(self) -> bool:
-        """Return whether another program has changed rows since the last call, and objects wait.
+        """Return whether objects are unplaced after changes by another program since the last call.
 
-        To be called while nothing of the job is under way.  The objects become like new ones, as
+        Call this while nothing of the job is under way.  The objects become like new ones, as
         by `load`.
         """
         left = await self.write(unplaced.requeue_all)

@@ -1,6 +1,6 @@
 """This module has rows of links: further records of objects that have several.
 
-Each must name the new copy too; they are written when the copies are made.
+Links must name the new copies too, and are updated once the copies are made.
 """
 
 import json
@@ -43,6 +43,6 @@ def record_update(
         "UPDATE links SET status = ?, detail = ? WHERE shard = ? AND key = ? AND status = ?",
         (ended.after, detail, link.shard, link.key, ended.before),
     )
-    if ended.after is LinkStatus.COMPLETE:  # the copy has a name, whatever the row says
+    if ended.after is LinkStatus.COMPLETE:  # a record names the copy, whatever the row says
         forget_orphans(db, json.dumps([link.number]))
     return done.rowcount == 1

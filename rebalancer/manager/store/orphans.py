@@ -27,7 +27,7 @@ def list_unused(db: sqlite3.Connection) -> None:
         " WHERE earlier_shark IS NOT NULL"
         f" AND (status IN ('{ObjectStatus.SKIPPED}', '{ObjectStatus.ERROR}')"
         f" OR (status = '{ObjectStatus.COMPLETE}' AND dest_shark IS NOT earlier_shark))"
-        # Where an object has several records, another one may name it.
+        # Where an object has links, one of them may name the copy.
         " AND NOT EXISTS (SELECT 1 FROM links WHERE links.id = records.id)"
         " AND NOT EXISTS (SELECT 1 FROM orphans"
         " WHERE object_id = records.id AND shark = earlier_shark)"
@@ -42,7 +42,7 @@ def forget_orphans(db: sqlite3.Connection, numbers: str) -> None:
     `numbers` is a JSON list of row numbers.
     """
     if db.execute("SELECT 1 FROM orphans LIMIT 1").fetchone() is None:
-        return  # as mostly
+        return  # as is usual
     db.execute(
         "DELETE FROM orphans WHERE (object_id, shark) IN"
         " (SELECT r.id, p.dest_shark FROM json_each(?)"

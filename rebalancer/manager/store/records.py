@@ -30,7 +30,7 @@ class FoundRecord:
     size: int = 0
     #: What placement needs, for a record that can be used.
     obj: MantaObject | None = None
-    #: Why its object ends at once: it cannot be used, or the operator wants it left alone.
+    #: Why the object ends at once: the record cannot be used, or the operator wants it left alone.
     reason: Reason | None = None
     detail: str | None = None
     #: The destination where an earlier job left a copy, which need not be made again.
@@ -41,8 +41,8 @@ class FoundRecord:
 class ScanPosition:
     """A position says that all ids up to it are stored, of a column whose last id is `until`.
 
-    For a job that does not scan: of a part of its listing.  `round` 0 is discovery, the others
-    are final scans.
+    `column` may be a part of a listing instead.  `round` 0 is discovery, the others are final
+    scans.
     """
 
     shard: int
@@ -61,7 +61,7 @@ class ScanProgress:
     scans: Sequence[ScanPosition]
     #: The rounds that have begun: discovery, and final scans.
     rounds: Sequence[int]
-    #: Shards of listed records that nobody could be asked about.
+    #: Shards that are not configured, though listed records are on them.
     dropped: Sequence[int] = ()
 
 

@@ -15,7 +15,7 @@ def add_shards(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
     A shard that was taken out of the configuration stays known, or the job would end without it.
     """
     if db.execute("SELECT 1 FROM shards LIMIT 1").fetchone() is None:
-        # The file of an earlier version, perhaps, which tells only by its rows.
+        # Perhaps the file of an earlier version, in which only the rows name shards.
         db.execute(
             "INSERT INTO shards SELECT shard FROM"
             " (SELECT shard FROM scans UNION SELECT shard FROM links"

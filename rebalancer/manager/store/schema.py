@@ -89,7 +89,7 @@ DROP TABLE old_objects;
 DROP TABLE old_assignments;
 DROP TABLE old_scans;
 """
-#: Files of version 1 had this table from some day on: what it can be told of the others.
+#: Later files of version 1 have this table; for the others it is made of their rows.
 _DESTINATIONS = """
 CREATE TABLE destinations (
     shark           TEXT PRIMARY KEY NOT NULL,
@@ -128,7 +128,7 @@ def _split_objects(db: sqlite3.Connection) -> None:
 def _keep_counts(db: sqlite3.Connection) -> None:
     """Bring version 2 to 3, whose view keeps `counters` when a person changes rows through it.
 
-    The counts are made anew: such changes have left them wrong.
+    The counts are made anew, because in version 2 such changes left them wrong.
     """
     for trigger in ("insert_object", "update_object", "delete_object"):
         db.execute(f"DROP TRIGGER IF EXISTS {trigger}")

@@ -90,8 +90,8 @@ def _requeue_deferred(
 ) -> tuple[int, list[MantaObject]]:
     """Make a page of the deferred objects like new ones; all of them if `limit` is None.
 
-    Returns the last row seen and the objects of the last page.  A row that a person has
-    changed is deferred, so it is read here: if no object can be made of it, it ends as an error.
+    Returns the last row seen and the objects of the last page.  Rows that a person has changed are
+    deferred, so they are read here; a row that no object can be made of ends as an error.
     """
     tally, objects = Tally(), list[MantaObject]()
     last = after

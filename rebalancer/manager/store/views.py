@@ -62,7 +62,7 @@ _COLUMNS = {
 REPORT = tuple(_COLUMNS)
 
 
-#: Exceptions that values raise which the program did not write, in a file that a person changed.
+#: Exceptions raised by values that the program did not write, in a file that a person changed.
 _STRANGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -75,7 +75,7 @@ class Overview:
     scans: Sequence[ScanPosition]
     rounds: Sequence[Round]
     warnings: Sequence[Finding]
-    #: A row of table `destinations` each.
+    #: Rows of table `destinations`.
     destinations: Sequence[Mapping[str, Any]]
 
 

@@ -15,7 +15,7 @@ from rebalancer.peers import scan
 from rebalancer.sqlite import Kept
 
 #: Seconds until placement is given deferred objects again: by then storinfo's list shows how much
-#: room the copies that were made have left.
+#: room is left beside the new copies.
 ROOM_S = ledger.UNREPORTED_S + node_list.PERIOD_S
 
 #: What operators read that a job waits for while only deferred objects are left.
@@ -27,8 +27,8 @@ async def discover(
 ) -> None:
     """Feed unplaced objects to placement, until no object of the job can become unplaced any more.
 
-    First come the objects that an earlier run stored (rows up to `last_row`), then those that the
-    scans of this round find; meanwhile also those that are requeued.  Deferred objects are fed when
+    Objects that an earlier run stored (rows up to `last_row`) come first, then objects that the
+    scans of this round find; requeued objects come in between.  Deferred objects are fed when
     nothing else is under way.  Once the job is cancelled, no object is fed any more.
     """
     scanned = trio.Event()
@@ -54,7 +54,7 @@ async def _feed_round(
 async def find(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
     """Send on every object that the job has to move, each once, from the stored positions on.
 
-    The scan of a shard that waiting cannot help is noted in `job.unfinished`; the others go on.
+    If waiting cannot help a shard, its scan is noted in `job.unfinished`, and the others go on.
     """
     if job.listing is not None:
         await read_listing(job, job.listing, found)
@@ -112,10 +112,9 @@ async def _await_destinations(job: Job) -> None:
 
 
 async def _await_return(job: Job) -> None:
-    """Wait until a destination is back, if it is for this that every deferred object waits.
+    """Wait until a destination is back, if every deferred object was deferred for want of one.
 
-    If some objects lacked room instead, this waits for ever, because to feed these early would
-    cost each of them an attempt.
+    If some objects lack room instead, wait for ever: fed early, each of them would lose an attempt.
     """
     while job.absence.objects < job.store.deferred or job.health.returns == job.absence.returns:
         await job.ledger.wait_change()

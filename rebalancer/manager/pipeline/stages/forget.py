@@ -23,7 +23,7 @@ log = get_logger()
 
 
 class Forgetting:
-    """This object deletes assignments; nothing waits for that, as one that stays is only clutter.
+    """This object deletes assignments; nothing waits, as an assignment that stays is only clutter.
 
     Mutable state: how many are under way, by destination.
     """
@@ -34,7 +34,7 @@ class Forgetting:
         self._under_way: Counter[str] = Counter()
 
     def forget(self, assignment: Assignment) -> None:
-        """Have its agent drop an assignment, if the job wants that and the agent keeps up."""
+        """Have the agent drop an assignment, if the job wants that and the agent keeps up."""
         if not self._job.config.delete_assignments:
             return
         shark = assignment.shark
@@ -55,7 +55,7 @@ class Forgetting:
 
 @asynccontextmanager
 async def forgetting(job: Job) -> AsyncIterator[Forgetting]:
-    """Have assignments dropped in the background; on leaving, the rest has a few seconds."""
+    """Have assignments dropped in the background; on leaving, the rest get a few seconds."""
     async with trio.open_nursery() as nursery:
         yield Forgetting(job, nursery)
         nursery.cancel_scope.deadline = trio.current_time() + LAST_S

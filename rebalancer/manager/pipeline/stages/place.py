@@ -28,7 +28,7 @@ async def place(
 ) -> None:
     """Turn unplaced objects into recorded assignments; defer or skip those that fit nowhere.
 
-    Once the job is cancelled nothing is placed any more: what has no assignment stays as it is.
+    Once the job is cancelled, objects without an assignment stay as they are.
     """
     now = trio.current_time()
     placer = Placer(job.decisions.plan, job.ledger, job.health, job.rng, _conditions(job), now)
@@ -88,7 +88,7 @@ async def _wait(job: Job, placer: Placer, hold: Hold) -> None:
     """Wait until a destination may be given something again, or a batch is due."""
     if hold is Hold.ALL_AWAY:
         job.waits.begin(DESTINATIONS, f"none of {placer.destinations} answers")
-    # There may be new destinations, too.
+    # New destinations may be listed, too.
     look_at = math.inf if hold is Hold.BUSY else trio.current_time() + node_list.PERIOD_S
     with trio.move_on_at(min(placer.due_at(job.batch_limits), look_at)):
         await job.ledger.wait_change()

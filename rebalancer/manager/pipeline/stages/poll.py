@@ -63,7 +63,7 @@ class _Watcher:
         self._added = trio.Event()
 
     def add(self, assignment: Assignment) -> bool:
-        """Watch an assignment too; return whether `run` must be started, as it is the only one."""
+        """Watch an assignment; return whether it is the only one, so that `run` must be started."""
         now = trio.current_time()
         is_only = not self._watched
         if is_only:
@@ -98,7 +98,7 @@ class _Watcher:
             detail = "the agent does not know it"
             await self._lose(assignment, reasons.AGENT_ASSIGNMENT_NO_ENT, detail)
         elif report.stats.failures is None:
-            # No more progress than there are tasks, or an agent could count on for ever.
+            # Counting beyond the tasks is no progress, or an agent could count on for ever.
             if watched.processed < report.stats.complete <= len(assignment.object_ids):
                 self._progress_at = trio.current_time()
                 watched.processed = report.stats.complete
@@ -178,7 +178,7 @@ class _Watcher:
         done = assignment.after(AssignmentEvent.AGENT_DONE)
         log.debug("assignment", id=done.id, state=done.state, failed=len(failed))
         await self._copied.send(done)
-        # The `send` may have taken long, in which the other assignments were not polled.
+        # The `send` may have taken long, and the other assignments were not polled meanwhile.
         self._progress_at = trio.current_time()
         # Last, because `add` starts another `run` once nothing is watched.
         del self._watched[assignment.id]

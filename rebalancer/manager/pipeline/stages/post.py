@@ -28,10 +28,10 @@ async def post(
     placed: trio.MemoryReceiveChannel[Assignment],
     posted: trio.MemorySendChannel[Assignment],
 ) -> None:
-    """Post each assignment as soon as it comes; requeue the objects of those that no agent took.
+    """Post each assignment as soon as it comes; requeue its objects if no agent takes it.
 
-    No assignment waits for another one, so that a slow agent holds up its own only.  There are no
-    more of them at a time than all destinations may have, which the ledger bounds.
+    No assignment waits for another one, so that a slow agent holds up only its own.  The ledger
+    bounds how many there are at a time.
     """
     async with placed, posted, trio.open_nursery() as nursery:
         async for assignment in placed:
@@ -43,9 +43,8 @@ async def _post(
 ) -> None:
     """Post an assignment.
 
-    Once the job is cancelled, what has not been posted is withdrawn.  So is what cannot have come
-    to its agent, which is away: that is no failure of the objects.  An agent that may have the
-    assignment is asked for it by polling.
+    It is withdrawn if the job is cancelled before, or if its agent is away and cannot have it,
+    which is no failure of the objects.  An agent that may have it is polled.
     """
     shark = assignment.shark
     if not (job.cancelled.is_set() or job.health.is_away(shark)):
@@ -100,7 +99,7 @@ async def _deliver(job: Job, assignment: Assignment) -> _Result:
             answer = await job.agents.post(shark, body)
         except PeerError as exc:
             was_sent = was_sent or getattr(exc, "was_sent", True)
-            # Also one whose agent answers, but to no assignment, comes to its end.
+            # An agent that answers, but takes no assignment, is given up in the end too.
             is_over = job.health.untaken_s(shark) >= job.config.agent_timeout
             job.health.no_answer(shark, str(exc), to_post=True)
             unsent = _Delivery.REFUSED if is_over else _Delivery.NEVER_SENT
@@ -115,8 +114,8 @@ async def _deliver(job: Job, assignment: Assignment) -> _Result:
                 return _Result(_Delivery.REFUSED, reasons.ASSIGNMENT_REJECTED, answer.detail)
             result = _Result(_Delivery.REFUSED, reasons.AGENT_BUSY, answer.detail)
             wait = max(wait, answer.retry_after_s)
-        # Once another assignment has been given up there, this one is not worth its own tries:
-        # those behind it have other destinations.
+        # Once another assignment was given up there, more tries are not worth their time: the
+        # objects have other destinations.
         if job.health.is_avoided(shark):
             break
         with trio.move_on_after(wait):

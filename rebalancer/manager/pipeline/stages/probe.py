@@ -14,9 +14,9 @@ AT_ONCE = 10
 async def probe(job: Job) -> None:
     """Ask each destination that is away, at growing intervals, until it answers; for ever.
 
-    Meanwhile the job shows it as waited for.  Jobs share the destinations, and their probes.
+    The job shows each of them among its waits.  Jobs share the destinations, and their probes.
     """
-    told: set[str] = set()
+    shown: set[str] = set()
     try:
         while True:
             if due := job.health.take_due():
@@ -27,13 +27,13 @@ async def probe(job: Job) -> None:
             away = dict(job.health.away())
             for shark, why in away.items():
                 job.waits.begin(_subject(shark), why)
-            for shark in told - away.keys():
+            for shark in shown - away.keys():
                 job.waits.end(_subject(shark))
-            told = set(away)
+            shown = set(away)
             with trio.move_on_at(job.health.next_probe_at()):
                 await job.ledger.wait_change()
     finally:
-        for shark in told:
+        for shark in shown:
             job.waits.end(_subject(shark))
 
 
@@ -42,12 +42,12 @@ def _subject(shark: str) -> str:
 
 
 async def _ask(job: Job, shark: str, places: trio.CapacityLimiter) -> None:
-    settle = partial(job.health.still_away, shark)  # also if this is cut off
+    note = partial(job.health.still_away, shark)  # also if this is cancelled
     try:
         async with places:
             await job.agents.ping(shark)
-        settle = partial(job.health.back, shark)
+        note = partial(job.health.back, shark)
     except PeerError as exc:
-        settle = partial(job.health.still_away, shark, str(exc))
+        note = partial(job.health.still_away, shark, str(exc))
     finally:
-        settle()
+        note()

@@ -1,4 +1,4 @@
-"""This module reads anew the records that a listing names, and drops those of other objects."""
+"""This module reads listed records anew, and drops those that are not the job's business."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,8 +32,8 @@ T = TypeVar("T")
 async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel[Feed]) -> None:
     """Send on every listed object that the job has to move, behind the stored positions.
 
-    What does not answer is waited for.  A shard that waiting cannot help ends the reading, and is
-    noted in `job.unfinished`.
+    The file and the shards are waited for.  If waiting cannot help a shard, the reading ends, which
+    is noted in `job.unfinished`.
     """
     for part in listing.parts:
         begun = await _position(job, listing, part)
@@ -56,7 +56,7 @@ async def _position(job: Job, listing: Listing, part: str) -> ScanPosition:
     if begun is None:
         until = await _patiently(job, partial(job.store.database.run, listing.until, part))
         begun = ScanPosition(NO_SHARD, part, 0, until)
-        # An empty part has an end too, and the job's end asks for it.
+        # Of an empty part too: the end of the job looks for the end of each.
         await job.store.write(discovery.store_found, [], begun)
     return begun
 
@@ -81,7 +81,7 @@ async def _store(job: Job, read: "_Read", until: ScanPosition) -> list[MantaObje
 
 @attrs.frozen
 class _Read:
-    """A reading has listed records as they are now, and those that the job has no business with.
+    """A reading has listed records as they are now, and those that are not the job's business.
 
     `orphans` are copies that an earlier job made of objects that are left out or overwritten.
     """
@@ -94,7 +94,7 @@ class _Read:
         """Leave a listed record out; `now` is its text, if there still is one."""
         self.dropped.append(Dropped(shard, listed.key, why))
         copy = listed.copy
-        # A record that names the copy was updated, though its job did not come to know.
+        # A record that names the copy was updated, though the earlier job did not learn of it.
         if copy is not None and why != NOT_CONFIGURED and f'"{copy.shark}"' not in now:
             self.orphans.append(attrs.evolve(copy, reason=f"its record {why}"))
 
@@ -120,7 +120,7 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
             for one in members:
                 read.drop(number, one, NOT_CONFIGURED)
             continue
-        # Of records of one object the first counts, and that must not depend on the shard's mood.
+        # The first record of an object counts, so the shard must not decide on their order.
         places = {one.key: one for one in reversed(members)}
         shard = PatientShard(job, job.moray[number], f"shard {number}")
         by_key = {row.key: row for row in await scan.rows_of(shard, list(places))}

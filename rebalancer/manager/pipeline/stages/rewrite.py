@@ -142,7 +142,7 @@ class Rewriter:
         due = []
         for update in group:
             try:
-                # A record that was not read since discovery has been judged there.
+                # A record that was not read anew has been judged by discovery.
                 if update.was_read and (result := self._judge(update)) is not None:
                     update.result = result
                     continue

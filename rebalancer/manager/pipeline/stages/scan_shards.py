@@ -28,8 +28,8 @@ async def scan_shards(
     """Hand the rows that mention the evacuated shark to `keep`, behind the stored positions.
 
     Round 0 is discovery, which looks at objects only; the others are final scans, which look
-    at directories too.  A shard that does not answer is waited for, one that waiting cannot help
-    is noted in `job.unfinished`; either way the others go on.
+    at directories too.  A shard that does not answer is waited for; if waiting cannot help it, its
+    scan is noted in `job.unfinished`.  Either way the other scans go on.
     """
     readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
     async with trio.open_nursery() as nursery:
@@ -65,10 +65,10 @@ async def _scan_shard(
 
 @attrs.define(eq=False)
 class _Turn:
-    """A turn is leave to read, which so many readers have at a time.
+    """A turn is leave to read, which a bounded number of scans have at a time.
 
-    A shard that is waited for gives its turn away meanwhile: others may have an answer.  Mutable
-    state: whether it has its turn.
+    A scan that waits for its shard lets another have the turn meanwhile.  Mutable state: whether
+    this scan has its turn.
     """
 
     readers: trio.CapacityLimiter
@@ -162,7 +162,7 @@ async def _window_behind(
 async def _while_asking(
     keep: Callable[[], Awaitable[None]], ask: Callable[[], Awaitable[_Window | None]]
 ) -> _Window | None:
-    """Do both at a time; once `keep` is done, returns or raises what `ask` did."""
+    """Keep a window while asking for the next; return or raise what `ask` did, after `keep`."""
     window: _Window | None = None
     failure: PeerError | None = None
     async with trio.open_nursery() as nursery:
@@ -177,7 +177,7 @@ async def _while_asking(
 
 
 def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
-    """Yield the records of a window that concern the job, parsed as they are taken, in a thread."""
+    """Yield the records of a window that concern the job, each parsed by the thread that takes it."""
     for row in rows:
         record = job.decisions.read(shard=number, key=row.key, etag=row.etag, text=row.value)
         if record is not None:

@@ -1,4 +1,4 @@
-"""This stage has each record of a copied object name the new copy, if nobody was quicker."""
+"""This stage updates the records of copied objects, unless a user's write was quicker."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection
@@ -25,7 +25,7 @@ async def update(job: Job, copied: trio.MemoryReceiveChannel[Assignment]) -> Non
     """Update the records of each assignment, as many at a time as `job.update_limiter` allows."""
     async with copied, forgetting(job) as agents, trio.open_nursery() as nursery:
         async for assignment in copied:
-            # Before the task starts, so that no more of them exist than may work.
+            # Before the task starts, so that no more tasks exist than may work.
             await job.update_limiter.acquire(assignment)
             work = partial(_update_timed, job, assignment, agents)
             nursery.start_soon(_release_after, job, assignment, work)

@@ -12,17 +12,16 @@ from rebalancer.manager.store.records import Update, UpdateResult
 from rebalancer.peers.moray.client import Put
 from rebalancer.peers.moray.errors import MorayError
 
-#: A batch holds records of one assignment and shard, but not more of them than this, nor more than
-#: `MAX_BATCH_BYTES`: 200 keep a real server busy for 0.2 s, in which it serves nobody else.
+#: Records in a batch, which are of one assignment and shard: 200 keep a real server busy for 0.2 s,
+#: and it serves nobody else meanwhile.
 MAX_BATCH_RECORDS = 100
-#: A batch has no more bytes than this.  So many fit into a socket's buffers whole, so that the
-#: death of this process does not cut the message, which would end the server; only a single record
-#: can be larger.
+#: Bytes in a batch, unless a single record is larger.  So many fit into a socket's buffers, so that
+#: the death of this process does not cut the message, which would end the server.
 MAX_BATCH_BYTES = 64 << 10
 #: What a put has beside its key and record: braces, names, etag, and the new shark's name.
 _PUT_BYTES = 200
-#: A record that somebody else changes between our read and our write, so many times in a row,
-#: is left alone.  Each try takes milliseconds, so this is no ordinary user's doing.
+#: How often in a row somebody else may change a record between our read and our write, before it is
+#: left alone.  Each try takes milliseconds, so no ordinary user does this.
 CONFLICTS = 20
 
 log = get_logger()
@@ -32,7 +31,7 @@ def chunks(updates: Iterable[Update]) -> Iterator[list[Update]]:
     """Return the updates of one shard in order of their keys, cut into batches."""
     chunk: list[Update] = []
     size = 0
-    # Two batches that lock the same keys in other orders deadlock.
+    # Two batches that lock the same keys in different orders deadlock.
     for update in sorted(updates, key=attrgetter("key")):
         length = put_bytes(update.key, update.text)
         is_full = len(chunk) >= MAX_BATCH_RECORDS or size + length > MAX_BATCH_BYTES
@@ -64,7 +63,7 @@ def pieces(writes: list[tuple[Update, Put]]) -> Iterator[list[tuple[Update, Put]
     size = 0
     for update, put in writes:
         text = update.text
-        if update.was_read:  # what JSON has no form for is refused when it is sent
+        if update.was_read:  # a value that JSON cannot spell is refused when it is sent
             text = json.dumps(update.value, ensure_ascii=False)
         length = put_bytes(put.key, text)
         if piece and size + length > MAX_BATCH_BYTES:
