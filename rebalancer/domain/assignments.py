@@ -42,7 +42,7 @@ class Assignment:
     object_ids: tuple[str, ...]
     #: Bytes that are claimed for it.
     size: int
-    #: What its agent is to be given; nothing needs them once it was posted.
+    #: The tasks for its agent; nothing needs them once the assignment was posted.
     tasks: tuple[Task, ...] = ()
     state: AssignmentState = AssignmentState.INIT
     #: Whether it was posted in this run without an answer.
@@ -54,7 +54,7 @@ class Assignment:
         return self.destination.manta_storage_id
 
     def after(self, event: AssignmentEvent) -> "Assignment":
-        """Return the assignment as it is after `event`, whose agent needs no tasks any more.
+        """Return the assignment as it is after `event`, when nothing needs its tasks any more.
 
         Raises:
           IllegalTransition: `event` cannot happen to it.
@@ -68,8 +68,8 @@ class Assignment:
 
 
 @attrs.frozen
-class Account:
-    """An account sorts the posted tasks by what a report of completion says; each is in one set."""
+class SortedTasks:
+    """The posted tasks are sorted by what a report of completion says; each is in one set."""
 
     #: Named as failed.
     failed: frozenset[str]
@@ -79,23 +79,23 @@ class Account:
     unaccounted: frozenset[str]
 
 
-def account(
+def sort_tasks(
     posted: Collection[str], failed_ids: Sequence[str], *, failed: int, complete: int, total: int
-) -> Account:
+) -> SortedTasks:
     """Sort the tasks that were posted by what a report of completion says of them.
 
     `complete` counts processed tasks, failed ones included.  An agent names the tasks that failed
-    and no others, so a task is known to be copied only if all are accounted for: one that is
-    missing could be any of those not named.  The failed tasks are believed if their list is
-    sound, whatever the counts say: a failure never makes a copy count.
+    and no others, so a task is known to be copied only if all are accounted for: a missing one
+    could be any that is not named.  The failed tasks are believed if their list is sound, whatever
+    the counts say: a failure never makes a copy count.
     """
     tasks, named = frozenset(posted), frozenset(failed_ids)
     if not (failed == len(failed_ids) == len(named) and named <= tasks):
-        return Account(frozenset(), frozenset(), tasks)
+        return SortedTasks(frozenset(), frozenset(), tasks)
     rest = tasks - named
     if complete == total == len(tasks):
-        return Account(named, rest, frozenset())
-    return Account(named, frozenset(), rest)
+        return SortedTasks(named, rest, frozenset())
+    return SortedTasks(named, frozenset(), rest)
 
 
 def failures(
@@ -103,7 +103,7 @@ def failures(
 ) -> dict[str, Failure]:
     """Return why each failed object was not copied, given (object id, reason, source) of each.
 
-    An object that could not be read from the evacuated shark, the last resort, is told apart.
+    A failure to read from the evacuated shark, the last resort, has a reason of its own.
     """
     return {
         object_id: Failure(
@@ -118,7 +118,7 @@ def failures(
 def is_useless(posted: int, failed: Collection[Failure]) -> bool:
     """Tell whether a destination has copied none of `posted` objects, and not for want of sources.
 
-    One whose disk is gone is done with every assignment at once, so it would be given all.
+    A destination whose disk is gone fails each assignment at once, so it would be given all.
     """
     return len(failed) == posted and any(failure.bad_source is None for failure in failed)
 
@@ -133,7 +133,7 @@ def _judge(reason: Reason, source: Shark, evacuated: str) -> Reason:
 def poll_interval(age_s: float) -> float:
     """Return seconds until an assignment that is `age_s` old is asked for again.
 
-    A tenth of its age, so that its end is noticed 10 % late and the number of questions grows
-    with the logarithm of the time it takes; 0.1 s at least and 10 s at most.
+    The interval is a tenth of the age, from 0.1 s to 10 s, so that the end is noticed 10 % late and
+    the number of questions grows with the logarithm of the time.
     """
     return min(max(age_s / 10, 0.1), 10.0)

@@ -50,7 +50,7 @@ class Batch:
         return len(self.tasks) >= limits.max_tasks or self.size >= self.claim_limit
 
     def due_at(self, limits: BatchLimits) -> float:
-        """Return the time, on the clock of `opened_at`, at which it is sent however small."""
+        """Return the time, on the clock of `opened_at`, at which even a small batch is sent."""
         return self.opened_at + limits.max_age_s if self.tasks else math.inf
 
     def close(self, assignment_id: str) -> Assignment:

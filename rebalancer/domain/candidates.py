@@ -39,7 +39,7 @@ class Candidates:
 
     def outside(self, datacenters: Collection[str]) -> Sequence[StorageNode]:
         """Return those of the nodes, in their order, that are in none of `datacenters`."""
-        # Names from records that no node has would make views without end.
+        # Datacenters that only records name would make views without end.
         known = self._datacenters.intersection(datacenters)
         view = self._views.get(known)
         if view is None:

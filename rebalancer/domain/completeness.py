@@ -1,6 +1,6 @@
 """This module decides by stored scans whether a job has looked at all that it must.
 
-What a process remembers of its scans says nothing of those that an earlier process began.
+A process remembers only its own scans, but an earlier process may have begun others.
 """
 
 from collections.abc import Collection, Iterable
@@ -42,7 +42,7 @@ class Scan(Protocol):
 class Part:
     """A shard in one round, or a part of a job's listing, which a job must see to its end.
 
-    `column` is the one whose end is the end of all.
+    The end of `column` is the end of the part.
     """
 
     round: int

@@ -7,8 +7,8 @@ from rebalancer.domain.states import ObjectStatus
 def is_news(status: str, reason: Reason | None, *, is_unchanged: bool) -> bool:
     """Tell whether a record that names the shark asks for another turn, given what became of it.
 
-    `is_unchanged`: it is as the job knew it.  That says nothing of a record that was rewritten:
-    whoever put it back may have put back the very same text.
+    `is_unchanged`: the record is as the job knew it.  That says nothing once the job has updated
+    it: whoever put it back may have put back the very same text.
     """
     match status:
         case ObjectStatus.COMPLETE:

@@ -80,7 +80,7 @@ def account_of(record: Mapping[str, Any]) -> Any:
     """Return the account under which the copies of a record's object lie on the storage nodes.
 
     A link to an object of another account has that one as `creator`; old records have no creator.
-    Returned as the record has it, None if it has neither.
+    The account is as the record has it, None if there is neither.
     """
     return record.get("creator") or record.get("owner")
 
@@ -136,7 +136,7 @@ def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
 def upload_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:
     """Return the storage nodes that an upload in progress was given, by its directory's record.
 
-    Its parts and at last its object go there, even if they take no other writes any more.
+    The parts and at last the object go there, even if these nodes take no other writes.
     """
     upload = record.get("upload")
     try:

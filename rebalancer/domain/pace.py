@@ -12,8 +12,8 @@ import attrs
 class Pace:
     """Updaters that may work at a time: `limit`, never above the operator's `ceiling`.
 
-    As TCP shares a line: an overload halves what was at work, and as many successes as are
-    allowed at a time add one.
+    An overload halves what was at work, and as many successes as are allowed at a time add one, as
+    TCP shares a line.
 
     Mutable state: ceiling, limit, and when it was last halved.
     """
@@ -42,8 +42,8 @@ class Pace:
     def on_overload(self, *, asked_at: float, now: float, at_work: int) -> None:
         """Note an overload, met by what was asked at `asked_at`, with `at_work` updates running.
 
-        What was asked before the last halving tells nothing about the pace since: the answers
-        to all that was under way come together, and must not halve once each.
+        Answers to what was asked before the last halving come together, and say nothing about the
+        pace since: they must not halve it once each.
         """
         if asked_at < self._slowed_at:
             return
@@ -62,14 +62,14 @@ class Patience:
     _failing_since: float | None = attrs.field(init=False, default=None)
 
     def on_success(self) -> None:
-        """Note that it works again."""
+        """Note a success."""
         self._failing_since = None
 
     def on_failure(self, now: float) -> None:
-        """Note that it failed, perhaps once more."""
+        """Note a failure, perhaps one of several."""
         if self._failing_since is None:
             self._failing_since = now
 
     def is_over(self, now: float) -> bool:
-        """Tell whether it has done nothing but fail for `bound_s`."""
+        """Tell whether there were only failures for `bound_s` seconds."""
         return self._failing_since is not None and now - self._failing_since >= self.bound_s

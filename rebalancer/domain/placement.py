@@ -28,22 +28,22 @@ class Rules:
 # Not frozen, which would take three times as long to make: there is one for each object.
 @attrs.define
 class Placement:
-    """An object has a destination and a shark to be read from."""
+    """A placement is the destination of an object, and the shark to read it from."""
 
     destination: StorageNode
     source: Shark
 
 
 def capacity_bytes(node: StorageNode, max_fill: int) -> int:
-    """Return bytes that `node` may take up to the fill limit, as storinfo tells of it.
+    """Return bytes that `node` may take up to the fill limit, by what storinfo says.
 
     In MiB: total * max_fill / 100 - used, where total = available / (1 - percent_used / 100) and
-    used = total - available; nothing at or above the fill limit.  Rounded down once, for the
-    difference of two numbers rounded down may be a MiB too much; and in whole numbers, for in
-    floating point `used` came out above the fill at 29, 35 and 47 %.  That storinfo rounds the
+    used = total - available; nothing at or above the fill limit.  Rounded down once, because
+    the difference of two numbers rounded down may be a MiB too much; and in whole numbers, because
+    in floating point `used` came out above the fill at 29, 35 and 47 %.  That storinfo rounds the
     percentage up only makes it less.
 
-    Worked: available 900, used 10 %: total is 1000, used 100; a fill of 80 % is 800, so 700 may
+    Example: available 900, used 10 %: total is 1000, used 100; a fill of 80 % is 800, so 700 may
     come.
     """
     if node.percent_used >= 100 or node.percent_used >= max_fill:
@@ -62,7 +62,7 @@ def eligible(
 ) -> list[StorageNode]:
     """Return the nodes that may be destinations at all.
 
-    `excluded` are shark names: those being evacuated.
+    `excluded` has the names of the evacuated nodes.
     """
     return [
         node
@@ -77,7 +77,7 @@ def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) ->
     """Return why `obj`, leaving `origin`, may not go to `node`, which can take `room` more bytes.
 
     The datacenter of `origin` is always allowed: the copy that leaves it comes back to it.
-    Any other one must not hold a copy yet, or the object's fault domains would shrink.
+    Any other datacenter must not hold a copy yet, or the object's fault domains would shrink.
     """
     if any(shark.manta_storage_id == node.manta_storage_id for shark in obj.sharks):
         return reasons.OBJECT_ALREADY_ON_DEST_SHARK
@@ -93,8 +93,8 @@ def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) ->
 def source(obj: MantaObject, origin: Shark, rules: Rules, rng: random.Random) -> Shark | None:
     """Return the shark to read from: another copy, else `origin` itself (read-only, not dead).
 
-    A copy that could not be read is read again only when there is no other, and one whose node
-    did not answer before one that is no good.
+    A copy that was no good is read again only when there is no other; a copy whose node did not
+    answer is preferred to it.
     """
     others = [s for s in obj.sharks if s.manta_storage_id != origin.manta_storage_id]
     own = [origin] if rules.allow_source_evac_shark else []
@@ -121,10 +121,10 @@ def choose(
 ) -> Placement | Reason | None:
     """Return a destination for `obj`, or why there is none; None: all that fit are busy.
 
-    The first `max_sharks` that fit share the work, drawn with their room as weight.  One with
-    which the object failed before is taken only if no other fits, and one that failed lately
-    with others only before such; one that does not answer is not taken at all, and reported first.
-    Then want of room is, because it passes with time; else the refusal of the last candidate.
+    One of the first `max_sharks` that fit is drawn, with its room as weight.  If there is none, a
+    node that failed lately is taken, and at last a node with which this object failed.  A node that
+    does not answer is never taken.  The reason is such nodes, if there are any; else want of room,
+    because that passes with time; else the refusal of the last candidate.
     """
     read_from = source(obj, origin, rules, rng)
     if read_from is None:
@@ -133,7 +133,7 @@ def choose(
     lacks_room, some_away = not candidates.nodes, False
     tried, most = obj.tried.destinations, rules.max_sharks
     sound: list[tuple[StorageNode, Outlook]] = []
-    # 1: sound but busy, or avoided; 2 and 3: the same of those tried before.
+    # By tier: 0 is sound but busy, 1 avoided; 2 and 3 are the same of nodes tried before.
     others: list[tuple[int, StorageNode, Outlook]] = []
     for node in _in_view(obj, origin, candidates):
         # As `refusal` would say, but for closed datacenters, which are out of view.
@@ -174,7 +174,7 @@ def _in_view(obj: MantaObject, origin: Shark, candidates: Candidates) -> Iterabl
     view = candidates.outside(closed)
     if obj.size <= candidates.most_room:
         return view
-    # Where a region is full, this is every object: one node that lacks room says it all.
+    # In a full region this is so for every object, so one node that lacks room must do.
     wanted = (n for n in view if refusal(obj, origin, n, room=obj.size) is None)
     return islice(wanted, 1)
 

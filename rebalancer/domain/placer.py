@@ -220,7 +220,7 @@ class Placer:
             return Hold.BUSY
         if refusal != reasons.DESTINATION_UNREACHABLE:
             return None
-        # A list, so that `is_there` is called for all: a call has an unheard destination asked.
+        # A list, so that `is_there` is called for all: the call has an unheard destination asked.
         if any([self._answers.is_there(name) for name in self._names()]):
             return None  # this object has no destination; others may
         if not all(self._answers.is_away(name) for name in self._names()):

@@ -1,8 +1,8 @@
 """This module has every reason why an object was skipped, failed, or stays where it is.
 
-A reason has one word, which files, metrics and the API share, and one column that holds it.  Those
-of agents and placement also travel, under the names of the deployed Rust programs' variants; their
-words are what `strum` made of these names, and operators query them by hand.
+A reason has one word, which files, metrics and the API share, and one column that holds it.
+Reasons of agents and placement also travel, under the names of the deployed Rust programs'
+variants; their words are what `strum` made of these names, and operators query them by hand.
 """
 
 import enum

@@ -1,4 +1,4 @@
-"""This module tells what trying again can help, and what is to be avoided then."""
+"""This module decides whether another try can help an object, and what that try avoids."""
 
 import enum
 
@@ -19,7 +19,7 @@ class Next(enum.Enum):
 def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
     """Decide what becomes of an object that has failed `failures` times, now for `reason`.
 
-    The last of its tries waits, where the destination may only have been away.
+    The last try is deferred if the destination may only have been away.
     """
     if reason.remedy is Remedy.NONE or failures >= max_attempts:
         return Next.SKIPPED
@@ -42,9 +42,9 @@ class Failure:
         return self.source if self.reason.remedy is Remedy.OTHER_SOURCE else None
 
 
-#: What a person can do most with, first: what is wrong with the copies of the object, then with
-#: the way to them, with the destinations, with the manager's part.  That the evacuated shark was
-#: the last resort says least: it hides what is wrong with the other copies.
+#: The reasons that help a person most come first: about the copies of the object, then the way to
+#: them, the destinations, the manager's part.  That the evacuated shark was the last resort says
+#: least: it hides what is wrong with the other copies.
 _MOST_TELLING = (
     reasons.MD5_MISMATCH.name,
     reasons.HTTP_STATUS_CODE,
@@ -65,7 +65,7 @@ _MOST_TELLING = (
 
 
 def _rank(reason: Reason) -> int:
-    # An agent's own word, which nobody knows, is worth a look.
+    # A word that only the agent knows is worth a look.
     return _MOST_TELLING.index(reason.name) if reason.name in _MOST_TELLING else 0
 
 
@@ -94,22 +94,21 @@ class Tried:
     ) -> "Tried":
         """Add `destination`, the `source` if it is to blame, and why copying failed this time."""
         sources = self.sources if source is None else self.sources | {source}
-        told = self.reason if reason is None else most_telling(self.reason, reason)
-        return Tried(self.destinations | {destination}, sources, told, self.away)
+        most = self.reason if reason is None else most_telling(self.reason, reason)
+        return Tried(self.destinations | {destination}, sources, most, self.away)
 
     def is_excused(self, failure: Failure) -> bool:
         """Tell whether `failure` is no attempt: its source was away for the first time.
 
-        A node that is started again would else use up the attempts of objects of which each
-        counts: those whose other copy is no good.
+        Else the restart of a node would use up the attempts of objects whose other copy is no good.
         """
         return failure.was_away and failure.source not in self.away | self.sources
 
     def without_answer(self, destination: str, failure: Failure) -> "Tried":
-        """Add the source of an excused failure; the way to it may be bad from there only."""
-        told = most_telling(self.reason, failure.reason)
+        """Add the source of an excused failure; it may be away for `destination` only."""
+        most = most_telling(self.reason, failure.reason)
         away = self.away | {failure.source}
-        return Tried(self.destinations | {destination}, self.sources, told, away)
+        return Tried(self.destinations | {destination}, self.sources, most, away)
 
 
 UNTRIED = Tried()

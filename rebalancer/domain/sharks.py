@@ -83,8 +83,8 @@ def splice(text: str, old: str, new: Shark) -> str | None:
     `text` is JSON that has a list `sharks` at its top, as discovery found it.  None: it takes a
     parser to tell where that list is, or whether it may be rewritten.
     """
-    # Unless a letter of it is spelled by its number, the name of the list is in the text, and if
-    # nothing else looks like it, this is where.
+    # The name of the list is in the text, unless a letter of it is spelled by its number.  If
+    # nothing else looks like it, the list is here.
     begin = text.find(_NAME)
     if not text.startswith(_LIST, begin):
         return None

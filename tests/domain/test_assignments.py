@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import (
-    Account,
     Assignment,
+    SortedTasks,
     Task,
-    account,
     failures,
     is_useless,
     poll_interval,
+    sort_tasks,
 )
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
@@ -44,9 +44,9 @@ def test_a_task_counts_as_copied_only_if_all_are_accounted_for(
     failed_ids: list[str], failed: int, complete: int, total: int, named: str, copied: str
 ) -> None:
     """Failures that are soundly listed are believed; the rest only if nothing is missing."""
-    told = account({"a", "b", "c"}, failed_ids, failed=failed, complete=complete, total=total)
+    told = sort_tasks({"a", "b", "c"}, failed_ids, failed=failed, complete=complete, total=total)
     rest = frozenset("abc") - frozenset(named + copied)
-    assert told == Account(frozenset(named), frozenset(copied), rest)
+    assert told == SortedTasks(frozenset(named), frozenset(copied), rest)
 
 
 _NAMES = st.sampled_from("abcdefg")
@@ -58,7 +58,7 @@ def test_each_posted_task_is_in_one_set_whatever_is_reported(
     posted: frozenset[str], listed: list[str], failed: int, complete: int, total: int
 ) -> None:
     """None is lost, none is counted twice, and a copy never counts by a doubtful report."""
-    told = account(posted, listed, failed=failed, complete=complete, total=total)
+    told = sort_tasks(posted, listed, failed=failed, complete=complete, total=total)
     parts = (told.failed, told.copied, told.unaccounted)
     assert sorted(name for part in parts for name in part) == sorted(posted)
     assert told.failed <= frozenset(listed)

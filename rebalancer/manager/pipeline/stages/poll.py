@@ -140,7 +140,7 @@ class _Watcher:
             return
         self._job.metrics.took("copy", trio.current_time() - self._watched[assignment.id].since)
         stats, listed = report.stats, report.stats.failures or ()
-        account = assignments.account(
+        tasks = assignments.sort_tasks(
             assignment.object_ids,
             [task.object_id for task in listed],
             failed=stats.failed,
@@ -151,7 +151,7 @@ class _Watcher:
             [
                 (task.object_id, task.status.reason, task.source)
                 for task in listed
-                if task.object_id in account.failed
+                if task.object_id in tasks.failed
             ],
             self._job.decisions.origin.manta_storage_id,
         )
@@ -159,7 +159,7 @@ class _Watcher:
             if not failure.reason.is_known:
                 raw = failure.reason.name[:200]
                 log.warning("unknown reason", object=name, destination=self._shark, reason=raw)
-        if account.unaccounted:
+        if tasks.unaccounted:
             await self._requeue_unaccounted(assignment, failed, _mismatch(assignment, report))
         else:
             await self._record(assignment, failed)
