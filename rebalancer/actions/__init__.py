@@ -9,10 +9,12 @@ Adding an action:
    `Declaration`.  Server, OpenAPI document and `rebalancer adm job create <name>` follow from it.
 2. `DECLARED` below: the declaration.
 3. `rebalancer/manager/actions/<name>.py`, or a package: a class with the members of
-   `rebalancer.manager.actions.action.JobAction`.
+   `rebalancer.manager.actions.action.JobAction`.  If the action moves objects, its `run` gives the
+   pipeline what `rebalancer.manager.pipeline.decisions.MoveDecisions` asks for.
 4. `ACTIONS` in `rebalancer/manager/actions/registry.py`: an instance of the class.
-5. `docs/<name>.md`: the page for operators; `tests/manager/actions/<name>/`, where the sweep of
-   crashes runs over the action's job too.
+5. `tests/manager/actions/<name>/`: its tests, with a `sweep.py`, by which
+   `tests/manager/actions/test_crashes.py` stops a job of the action at every commit.
+6. `docs/<name>.md`: the page for operators; a line of README, a fragment.
 """
 
 from collections.abc import Mapping

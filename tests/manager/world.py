@@ -222,6 +222,25 @@ class World:
                 f"{value['objectId']} has no verified copy on {name}"
             )
 
+    async def ask(self) -> Sequence[StorageNode]:
+        """Answer as storinfo does."""
+        await trio.lowlevel.checkpoint()
+        return self.nodes
+
+    @property
+    def config(self) -> ManagerConfig:
+        return ManagerConfig(
+            domain_name="lab",
+            shards=tuple(Shard(f"{number}.moray.lab") for number in self.shards),
+            options=self.options,
+            **self.config_changes,
+        )
+
+    @property
+    def moray(self) -> dict[int, MorayShard]:
+        """New clients of the shards."""
+        return {n: FakeMoray(self, n, store) for n, store in self.shards.items()}
+
     def records(self) -> list[dict[str, Any]]:
         found = []
         for number, store in self.shards.items():
@@ -232,20 +251,7 @@ class World:
     @asynccontextmanager
     async def job(self, **changes: Any) -> AsyncIterator[Job]:
         """A job on the folder's file, as a manager that has just started makes it."""
-
-        async def ask() -> Sequence[StorageNode]:
-            await trio.lowlevel.checkpoint()
-            return self.nodes
-
-        config = ManagerConfig(
-            domain_name="lab",
-            shards=tuple(Shard(f"{number}.moray.lab") for number in self.shards),
-            options=self.options,
-            **self.config_changes,
-        )
-        moray: dict[int, MorayShard] = {
-            n: FakeMoray(self, n, store) for n, store in self.shards.items()
-        }
+        config, moray = self.config, self.moray
         agents: AgentService = self.agents
         limit = config.options.max_assignments_per_shark
         async with open_store(self.job_file, run=inline) as store:
@@ -257,7 +263,7 @@ class World:
                     "decisions": Evacuate(ORIGIN),
                     "config": config,
                     "store": store,
-                    "node_list": NodeList(ask),
+                    "node_list": NodeList(self.ask),
                     "agents": agents,
                     "scanned": self.scanned or moray,
                     "moray": moray,

@@ -1,9 +1,12 @@
-"""Invariant 7: the job dies before or after each of its commits, and a restart finishes it."""
+"""Invariant 7: an evacuation dies in a final scan, a retry, or when it was paused or cancelled.
+
+`tests/manager/actions/test_crashes.py` has the jobs that nobody disturbs, of all actions.
+"""
 
 import itertools
 import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from rebalancer.domain import reasons
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.listings import EarlierJob
+from rebalancer.manager.store.job_store import JobStore
+from tests.manager.crashes import WHERE, Arm, sweep
 from tests.manager.pipeline.test_final_scan import on_shark, orphans, put_back, remaining, rounds
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, World, counts, make_world, object_id, record
@@ -21,105 +26,60 @@ from tests.manager.world import ORIGIN, World, counts, make_world, object_id, re
 OBJECTS = 12
 
 
-class Crash(Exception):
-    """Stands for kill -9: nothing after it runs, not even cleanup that matters."""
-
-
-def a_world(folder: Path) -> World:
+@asynccontextmanager
+async def a_world(folder: Path) -> AsyncIterator[World]:
+    """Objects to be moved, of which one fails and one fits nowhere, and a link."""
     records = [record(number) for number in range(1, OBJECTS + 1)]
     records.append(record(1, key="/account/stor/link"))
     records.append(record(OBJECTS + 1, contentLength=1 << 60))  # there is no room for it
-    world = make_world(folder, records)
-    world.agents.failures = {object_id(2): reasons.MD5_MISMATCH}
-    return world
+    with closing(make_world(folder, records)) as world:
+        world.agents.failures = {object_id(2): reasons.MD5_MISMATCH}
+        yield world
 
 
-Run = Callable[[World, Callable[[Job], None]], Awaitable[None]]
-
-
-async def sweep(
-    folder: Path,
-    where: str,
-    make: Callable[[Path], Awaitable[World] | World],
-    run: Run,
-    finish: Callable[[World, int], Awaitable[None]],
-) -> int:
-    """Crash `run` one commit later each time, until it gets through; the number of crashes.
-
-    `run` is given what it must do to each job that it opens, for the commits of which it is.
-    `finish` starts the job again and looks at the world.
-    """
-    for k in itertools.count(1):
-        made = make(folder / str(k))
-        world = made if isinstance(made, World) else await made
-        commits, crashed = 0, False
-
-        def crash() -> None:
-            nonlocal commits
-            commits += 1
-            if commits == k:  # noqa: B023 - called within this turn only
-                raise Crash
-
-        try:
-            await run(world, lambda job: setattr(job.store.database, where, crash))
-        except* Crash:
-            crashed = True
-        with trio.fail_after(100_000):
-            await finish(world, k)
-        world.close()
-        if not crashed:
-            return k - 1
-    raise AssertionError
-
-
-async def run_once(world: World, arm: Callable[[Job], None]) -> None:
+async def run_once(world: World, arm: Arm) -> None:
     async with world.job() as job:
-        arm(job)
+        arm(job.store)
         await flow.run(job)
 
 
-WHERE = pytest.mark.parametrize("where", ["before_commit", "after_commit"])
-
-
-@pytest.mark.row("IMP-7", "DEF-2", "L2", "N8")
-@WHERE
-async def test_crash_at_every_commit(where: str, tmp_path: Path, autojump_clock: object) -> None:
-    """Until a run gets through, kill it one commit later than the last time."""
-    assert await sweep(tmp_path, where, a_world, run_once, check_restart) > 10
-
-
-async def check_restart(world: World, k: int) -> None:
+async def check_restart(world: World, _k: int) -> None:
     async with world.job() as job:
         await flow.run(job)
-        assert await counts(job.store) == {
-            ("complete", ""): OBJECTS - 1,
-            ("skipped", "md5_mismatch"): 1,
-            ("skipped", "destination_insufficient_space"): 1,
-            ("duplicates", ""): 1,
-        }, k
-        rows = job.store.database._reader.execute(
-            "SELECT status, count(*) FROM evacuateobjects GROUP BY 1"
-        )
-        assert dict(tuple(row) for row in rows) == {"complete": OBJECTS - 1, "skipped": 2}
-        ours = {row[0] for row in job.store.database._reader.execute("SELECT id FROM assignments")}
+        await check_end(world, job.store)
+
+
+async def check_end(world: World, store: JobStore) -> None:
+    """All of `a_world` is at its end, once, and the job's file has all of it."""
+    assert await counts(store) == {
+        ("complete", ""): OBJECTS - 1,
+        ("skipped", "md5_mismatch"): 1,
+        ("skipped", "destination_insufficient_space"): 1,
+        ("duplicates", ""): 1,
+    }
+    rows = store.database._reader.execute("SELECT status, count(*) FROM evacuateobjects GROUP BY 1")
+    assert dict(tuple(row) for row in rows) == {"complete": OBJECTS - 1, "skipped": 2}
+    ours = {row[0] for row in store.database._reader.execute("SELECT id FROM assignments")}
     # The outside world too: no agent was given work of which there is no record, no object
     # was copied twice to one place, and every record but those of the failed ones has moved.
-    assert world.agents.known_ever <= ours, k
-    assert len(world.agents.copied_whole) == len(set(world.agents.copied_whole)), k
-    assert world.agents.found_there == [], k
+    assert world.agents.known_ever <= ours
+    assert len(world.agents.copied_whole) == len(set(world.agents.copied_whole))
+    assert world.agents.found_there == []
     left = [r for r in world.records() if ORIGIN.manta_storage_id in str(r["sharks"])]
-    assert sorted(r["objectId"] for r in left) == [object_id(2), object_id(OBJECTS + 1)], k
+    assert sorted(r["objectId"] for r in left) == [object_id(2), object_id(OBJECTS + 1)]
 
 
 # --- final scans -------------------------------------------------------------------------
 
 
-def a_haunted_world(folder: Path) -> World:
+@asynccontextmanager
+async def a_haunted_world(folder: Path) -> AsyncIterator[World]:
     """Two records are put back behind the job, one of them twice."""
-    world = make_world(folder, [record(number) for number in range(1, OBJECTS + 1)])
-    put_back(world, 5)
-    put_back(world, 8, times=2)
-    return world
+    records = [record(number) for number in range(1, OBJECTS + 1)]
+    with closing(make_world(folder, records)) as world:
+        put_back(world, 5)
+        put_back(world, 8, times=2)
+        yield world
 
 
 async def check_empty(world: World, k: int) -> None:
@@ -148,15 +108,17 @@ async def test_crash_at_every_commit_of_final_scans(
 # --- retry -------------------------------------------------------------------------------
 
 
-async def a_retried_world(folder: Path) -> World:
+@asynccontextmanager
+async def a_retried_world(folder: Path) -> AsyncIterator[World]:
     """A job has skipped three objects; what hindered them is over, and a retry is next."""
-    world = make_world(folder, [record(number) for number in range(1, OBJECTS + 1)])
+    records = [record(number) for number in range(1, OBJECTS + 1)]
     failing = {2: reasons.MD5_MISMATCH, 3: reasons.AGENT_FS_ERROR, 4: reasons.NETWORK_ERROR}
-    world.agents.failures = {object_id(number): why for number, why in failing.items()}
-    assert (await world.run())["complete", ""] == OBJECTS - 3
-    world.agents.failures = {}
-    world.listing, world.job_name = EarlierJob(world.job_file), "retry"
-    return world
+    with closing(make_world(folder, records)) as world:
+        world.agents.failures = {object_id(number): why for number, why in failing.items()}
+        assert (await world.run())["complete", ""] == OBJECTS - 3
+        world.agents.failures = {}
+        world.listing, world.job_name = EarlierJob(world.job_file), "retry"
+        yield world
 
 
 async def check_retried(world: World, k: int) -> None:
@@ -192,7 +154,7 @@ def at_commit(job: Job, number: int, act: Callable[[], None]) -> None:
     job.store.database.after_commit = both
 
 
-async def run_paused(number: int, world: World, arm: Callable[[Job], None]) -> None:
+async def run_paused(number: int, world: World, arm: Arm) -> None:
     """Pause at a commit, resume, and crash in what comes then."""
     async with world.job() as job:
         with trio.CancelScope() as scope:
@@ -201,10 +163,10 @@ async def run_paused(number: int, world: World, arm: Callable[[Job], None]) -> N
     await run_once(world, arm)
 
 
-async def run_cancelled(number: int, world: World, arm: Callable[[Job], None]) -> None:
+async def run_cancelled(number: int, world: World, arm: Arm) -> None:
     """Crash, before or after the job was cancelled at a commit."""
     async with world.job() as job:
-        arm(job)
+        arm(job.store)
         at_commit(job, number, job.cancel)
         await flow.run(job)
 

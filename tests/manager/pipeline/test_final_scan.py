@@ -2,8 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rebalancer.errors import JobFailed, PeerRefused
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.listings import EarlierJob, ObjectsFile
 from rebalancer.manager.store import assignments, final_scans
+from tests.manager.crashes import WHERE, Arm, sweep
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
 OBJECTS = 12
@@ -358,67 +359,52 @@ def test_what_is_news(status: str, word: str | None, is_unchanged: bool) -> None
 FEW = 7
 
 
-class Crash(Exception):
-    """Stands for kill -9."""
-
-
-def busy_world(folder: Path) -> World:
+@asynccontextmanager
+async def busy_world(folder: Path) -> AsyncIterator[World]:
     """A final scan has something of each kind to find."""
-    made = make_world(folder, [record(number) for number in range(1, FEW + 1)], shards=1)
-    made.options = Options(max_tasks_per_assignment=7, md_read_chunk_size=20)
-    made.config_changes = {"final_scans": 1}
-    made.agents.failures = {object_id(2): reasons.MD5_MISMATCH}
-    put(made, record(1, key="/account/stor/link"))
-    put(made, {"key": "/account/uploads/a/1", "type": "directory",
-               "upload": {"sharks": [HERE]}})  # fmt: skip
-    put_back(made, 5)
-    put_back(made, 6, times=99)
-    when_moved(made, 7, lambda: put(made, record(77)))
-    return made
+    records = [record(number) for number in range(1, FEW + 1)]
+    with closing(make_world(folder, records, shards=1)) as made:
+        made.options = Options(max_tasks_per_assignment=7, md_read_chunk_size=20)
+        made.config_changes = {"final_scans": 1}
+        made.agents.failures = {object_id(2): reasons.MD5_MISMATCH}
+        put(made, record(1, key="/account/stor/link"))
+        put(made, {"key": "/account/uploads/a/1", "type": "directory",
+                   "upload": {"sharks": [HERE]}})  # fmt: skip
+        put_back(made, 5)
+        put_back(made, 6, times=99)
+        when_moved(made, 7, lambda: put(made, record(77)))
+        yield made
 
 
-@pytest.mark.parametrize("where", ["before_commit", "after_commit"])
+@WHERE
 async def test_crash_at_every_commit_of_a_final_scan(
     where: str, tmp_path: Path, autojump_clock: object
 ) -> None:
     """From the first round on, until a run gets through, one commit later each time."""
-    k, survived = 0, False
-    while not survived:
-        k += 1
-        world = busy_world(tmp_path / str(k))
-        try:
-            async with world.job() as job:
-                crash_at(job.store, where, k)
-                await flow.run(job)
-                survived = True
-        except* Crash:
-            pass
-        assert await world.run() == {
-            ("complete", ""): FEW,
-            ("skipped", "md5_mismatch"): 1,
-            ("duplicates", ""): 1,
-        }, k
-        check_end(world, k)
-        world.close()
-    assert k > 10, k
+    assert await sweep(tmp_path, where, busy_world, run_rounds, finish_rounds) >= 10
 
 
-def crash_at(store: Any, where: str, k: int) -> None:
-    """Crash at the `k`th commit of the rounds, of which the first begins the first of them."""
-    commits, write = 0, store.write
+async def run_rounds(world: World, arm: Arm) -> None:
+    """Run a job whose commits count from the one that begins its first round."""
+    async with world.job() as job:
+        write = job.store.write
 
-    def crash() -> None:
-        nonlocal commits
-        commits += 1
-        if commits == k:
-            raise Crash
+        async def watch_rounds(fn: Any, *args: Any, **options: Any) -> Any:
+            if fn is final_scans.begin_round:
+                arm(job.store)
+            return await write(fn, *args, **options)
 
-    async def watch_rounds(fn: Any, *args: Any, **options: Any) -> Any:
-        if fn is final_scans.begin_round:
-            setattr(store.database, where, crash)
-        return await write(fn, *args, **options)
+        job.store.write = watch_rounds  # type: ignore[method-assign]
+        await flow.run(job)
 
-    store.write = watch_rounds
+
+async def finish_rounds(world: World, k: int) -> None:
+    assert await world.run() == {
+        ("complete", ""): FEW,
+        ("skipped", "md5_mismatch"): 1,
+        ("duplicates", ""): 1,
+    }, k
+    check_end(world, k)
 
 
 def check_end(world: World, k: int) -> None:

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from rebalancer.actions.verify import VerifyParams
-from rebalancer.config import ManagerConfig, Options, Shard
+from rebalancer.config import ManagerConfig, Options
 from rebalancer.manager.actions.verify.job import VerifyJob
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store.job_store import JobStore, open_store
@@ -20,7 +20,7 @@ from rebalancer.peers.http import open_http
 from rebalancer.waits import Waits
 from rebalancer_devregion.storagenode import serve_node
 from tests.inline import inline
-from tests.manager.world import FakeMoray, World, make_world, object_id, record
+from tests.manager.world import World, make_world, object_id, record
 
 NODES = tuple(f"{number}.stor.lab" for number in range(1, 7))
 OWNER = object_id(0)
@@ -59,19 +59,21 @@ class Region:
         key = f"/account/stor/{number}"
         return next(int(r["_shard"]) for r in self.world.records() if r["key"] == key)
 
+    @property
+    def config(self) -> ManagerConfig:
+        return attrs.evolve(
+            self.world.config,
+            options=Options(md_read_chunk_size=5),
+            storage_port=self.storage_port,
+        )
+
     @asynccontextmanager
     async def job(
         self, *, name: str = "verify", retry_of: str | None = None, **params: Any
     ) -> AsyncIterator[tuple[VerifyJob, JobStore]]:
         """A verify job on the folder's file, as a manager that has just started makes it."""
         given = {**attrs.asdict(VerifyParams(**params)), "retry_of": retry_of}
-        config = ManagerConfig(
-            domain_name="lab",
-            shards=tuple(Shard(f"{number}.moray.lab") for number in self.world.shards),
-            options=Options(md_read_chunk_size=5),
-            storage_port=self.storage_port,
-        )
-        shards = {n: FakeMoray(self.world, n, store) for n, store in self.world.shards.items()}
+        config = self.config
         async with (
             open_http(self.hosts) as http,
             open_store(self.world.folder / f"{name}.sqlite", run=inline) as store,
@@ -82,7 +84,7 @@ class Region:
                     params=given,
                     config=config,
                     store=store,
-                    moray=cast(Mapping[int, scan.Shard], shards),
+                    moray=cast(Mapping[int, scan.Shard], self.world.moray),
                     http=http,
                     metrics=ManagerMetrics(config),
                     waits=Waits(),

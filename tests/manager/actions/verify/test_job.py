@@ -21,7 +21,6 @@ from tests.manager.actions.verify.region import (
     good_record,
     open_region,
 )
-from tests.manager.pipeline.test_crashes import Crash
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, counts, object_id
 
@@ -443,39 +442,3 @@ async def test_a_retry_of_a_job_that_had_not_collected_all_looks_at_everything(
             assert await counts(store) == {}
         found = await verified(region, name="second", retry_of="verify", shark=NODE)
         assert found == {("complete", ""): OBJECTS // 2}
-
-
-@pytest.mark.parametrize("where", ["before_commit", "after_commit"])
-async def test_crash_at_every_commit(where: str, tmp_path: Path) -> None:
-    """Killed one commit later each time, a job goes on and finds the same."""
-    async with open_region(tmp_path, records()) as region:
-        region.copy(1, NODE).unlink()
-        for k in range(1, 100):
-            (tmp_path / "verify.sqlite").unlink(missing_ok=True)
-            if not await crashed(region, where, k):
-                break
-            found = await verified(region, shark=NODE, sample=1.0)
-            assert found == {("complete", ""): 5, ("error", "copy_missing"): 1}, k
-        assert k > 5
-
-
-async def crashed(region: Region, where: str, k: int) -> bool:
-    """Run a job until its k-th commit; tell whether it came so far."""
-    commits = 0
-
-    def crash() -> None:
-        nonlocal commits
-        commits += 1
-        if commits == k:
-            raise Crash
-
-    has_crashed = False
-    try:
-        async with region.job(shark=NODE, sample=1.0) as (job, store):
-            setattr(store.database, where, crash)
-            await job.run(trio.Event())
-    except* Crash:
-        has_crashed = True
-    except* JobFailed:
-        pass
-    return has_crashed
