@@ -9,7 +9,7 @@ from rebalancer.domain.objects import MantaObject, Shark, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.sharks import Judgement
-from rebalancer.manager.store.records import FoundRecord
+from rebalancer.manager.store.records import FoundRecord, Remaining
 
 
 class MoveDecisions(Protocol):
@@ -25,6 +25,9 @@ class MoveDecisions(Protocol):
 
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
         """Return the record as the store keeps it, or None if the job has no business with it."""
+
+    def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
+        """Return the upload in the record of a directory, if the job will find its object left."""
 
     def plan(
         self,

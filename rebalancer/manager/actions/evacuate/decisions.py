@@ -1,5 +1,6 @@
 """This module is evacuation: every object with a copy on one shark gets it elsewhere."""
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -18,11 +19,12 @@ from rebalancer.domain.objects import (
     is_loose_uuid,
     read_object,
     read_sharks,
+    upload_sharks,
 )
 from rebalancer.domain.placement import Placement, Rules
-from rebalancer.domain.reasons import Reason
+from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS, Reason
 from rebalancer.domain.sharks import Judgement
-from rebalancer.manager.store.records import FoundRecord
+from rebalancer.manager.store.records import FoundRecord, Remaining
 
 
 @attrs.frozen
@@ -60,6 +62,20 @@ class Evacuate:
             return _unusable(shard, key, etag, text, exc.reason, str(exc), object_id)
         reason = reasons.EXCLUDED if key.startswith(self.exclude_key_prefixes) else None
         return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, reason)
+
+    def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
+        """Return the upload in the record of a directory, if it will end on `origin`."""
+        try:
+            record = json.loads(text)
+        except ValueError:
+            return None
+        if not isinstance(record, dict):
+            return None
+        names = [shark.manta_storage_id for shark in upload_sharks(record)]
+        if self.origin.manta_storage_id not in names:
+            return None
+        upload = str(record["upload"].get("id", ""))
+        return Remaining(shard, key, upload, UPLOAD_IN_PROGRESS.word)
 
     def plan(
         self,

@@ -5,13 +5,10 @@ the node.  Only the live metadata shows that, so the scan asks Moray, even if di
 clones.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 
 import trio
 
-from rebalancer.domain.objects import upload_sharks
-from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
 from rebalancer.manager.pipeline.stages.scan_shards import read_rows, scan_shards
@@ -82,19 +79,5 @@ def _read_rows(
     for row in rows:
         if not row.is_directory:
             yield from read_rows(job, number, [row])
-        elif (upload := _read_upload(job, number, row)) is not None:
+        elif (upload := job.decisions.read_upload(number, row.key, row.value)) is not None:
             yield upload
-
-
-def _read_upload(job: Job, number: int, row: scan.FoundRow) -> Remaining | None:
-    """Return the upload in the record of a directory, if it will end on the evacuated node."""
-    try:
-        record = json.loads(row.value)
-    except ValueError:
-        return None
-    if not isinstance(record, dict):
-        return None
-    names = [shark.manta_storage_id for shark in upload_sharks(record)]
-    if job.decisions.origin.manta_storage_id not in names:
-        return None
-    return Remaining(number, row.key, str(record["upload"].get("id", "")), UPLOAD_IN_PROGRESS.word)
