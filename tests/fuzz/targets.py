@@ -146,6 +146,7 @@ def records(data: bytes) -> None:
     """A record is read; splicing one entry into its text does what rewriting its value does."""
     action = Evacuate(ORIGIN)
     text = data.decode(errors="surrogateescape")
+    action.read_upload(1, "/account/uploads/a", text)
     found = action.read(shard=1, key="/account/stor/a", etag="E", text=text)
     if found is None or found.obj is None:
         return

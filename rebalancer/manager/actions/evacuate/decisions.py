@@ -1,6 +1,5 @@
 """This module is evacuation: every object with a copy on one shark gets it elsewhere."""
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -66,8 +65,8 @@ class Evacuate:
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
         """Return the upload in the record of a directory, if it will end on `origin`."""
         try:
-            record = json.loads(text)
-        except ValueError:
+            record = jsontext.loads(text)
+        except (ValueError, RecursionError):
             return None
         if not isinstance(record, dict):
             return None
