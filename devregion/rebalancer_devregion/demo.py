@@ -174,7 +174,7 @@ async def _watch(console: Console, region: Region, job_id: str, findings: Findin
         except AdmError as exc:
             findings.check(False, str(exc))
         else:
-            findings.check(view["state"] == "Complete", "the job did not end as complete")
+            findings.check(view.state == "Complete", "the job did not end as complete")
 
 
 async def _change(console: Console, region: Region) -> None:

@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import attrs
 import trio
 
+from rebalancer.api.jobs import JobListed, JobShown, Summary
+from rebalancer.api.objects import Objects
 from rebalancer.config import read_token, trust_authorities
+from rebalancer.converter import structure
 from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.errors import PeerError, RebalancerError
+from rebalancer.errors import BadRequest, PeerError, RebalancerError
 from rebalancer.peers.http import Answer, HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, split_port
 
@@ -52,6 +55,25 @@ def read_url(url: str) -> tuple[str, Endpoint]:
     if not rest or "/" in rest or "@" in rest:
         raise ValueError(f"{url}: expected a host, perhaps with a port, and nothing else")
     return scheme or "http", split_port(rest, ports[scheme])
+
+
+@attrs.frozen
+class Body(Generic[T]):
+    """The body of an answer: `json` as the manager wrote it, for scripts, to be read as `kind`."""
+
+    json: Any
+    kind: type[T]
+
+    def read(self) -> T:
+        """Return the body as an object of its class; what only a newer manager has is left out.
+
+        Raises:
+          AdmError: it is no such body.
+        """
+        try:
+            return structure(self.json, self.kind)
+        except BadRequest as exc:
+            raise AdmError(f"the manager's answer cannot be read: {exc}") from exc
 
 
 @attrs.frozen
@@ -113,37 +135,42 @@ class Manager:
             raise AdmError(
                 f"{text!r}: expected a job's id, or at least its first {MIN_PREFIX} characters"
             )
-        rows = (await self.ask("GET", "/jobs")).json()
-        found = [row for row in rows if row["id"].startswith(text.lower())]
+        found = [row for row in await self.jobs() if row.id.startswith(text.lower())]
         if not found:
             raise AdmError(f"no job's id begins with {text!r}")
         if len(found) > 1:
-            listed = ", ".join(f"{row['id']} ({row['state']})" for row in found)
+            listed = ", ".join(f"{row.id} ({row.state})" for row in found)
             raise AdmError(f"{text!r} may be any of {listed}")
-        return str(found[0]["id"])
+        return found[0].id
 
-    async def job(self, job_id: str) -> dict[str, Any]:
+    async def jobs(self) -> list[JobListed]:
+        """GET /jobs.
+
+        Raises:
+          AdmError: no answer.
+        """
+        return Body((await self.ask("GET", "/jobs")).json(), list[JobListed]).read()
+
+    async def job(self, job_id: str) -> Body[JobShown]:
         """GET /jobs/{id}.
 
         Raises:
           AdmError: no answer, or there is no such job.
         """
-        view: dict[str, Any] = (await self.ask("GET", f"/jobs/{job_id}")).json()
-        return view
+        return Body((await self.ask("GET", f"/jobs/{job_id}")).json(), JobShown)
 
-    async def summary(self, job_id: str) -> dict[str, Any] | None:
+    async def summary(self, job_id: str) -> Body[Summary] | None:
         """GET /jobs/{id}/summary; None from a manager that has no such thing.
 
         Raises:
           AdmError: no answer, or there is no such job.
         """
         try:
-            known: dict[str, Any] = (await self.ask("GET", f"/jobs/{job_id}/summary")).json()
+            return Body((await self.ask("GET", f"/jobs/{job_id}/summary")).json(), Summary)
         except AdmError as exc:
             if exc.status in (404, 405):
                 return None
             raise
-        return known
 
     async def change(self, job_id: str, action: str, *params: Any) -> None:
         """PUT /jobs/{id}; the action may have one parameter.
@@ -156,7 +183,7 @@ class Manager:
 
     async def objects(
         self, job_id: str, *, status: str | None, reason: str | None, limit: int | None
-    ) -> AsyncIterator[list[dict[str, Any]]]:
+    ) -> AsyncIterator[Body[Objects]]:
         """Yield pages of a job's objects, some of them perhaps empty: `limit` objects, or all.
 
         Raises:
@@ -167,11 +194,13 @@ class Manager:
             size = PAGE if limit is None else min(PAGE, limit)
             wanted = {"status": status, "reason": reason, "after": after, "limit": size}
             query = urlencode({name: value for name, value in wanted.items() if value is not None})
-            page = (await self.ask("GET", f"/jobs/{job_id}/objects?{query}")).json()
-            after = page["after"]
+            reply = await self.ask("GET", f"/jobs/{job_id}/objects?{query}")
+            page = Body(reply.json(), Objects)
+            known = page.read()
+            after = known.after
             if limit is not None:
-                limit -= len(page["objects"])
-            yield page["objects"]
+                limit -= len(known.objects)
+            yield page
 
     @asynccontextmanager
     async def report(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -1,13 +1,12 @@
 """Commands that change a job which there is already."""
 
-from typing import Any
-
 import click
 
-from rebalancer.adm.client import Access, Manager, with_manager
+from rebalancer.adm.client import Access, Body, Manager, with_manager
 from rebalancer.adm.options import confirm, job_argument, json_option, read_rate, yes_option
 from rebalancer.adm.output import echo_json
 from rebalancer.adm.progress import settled, state_words, subject
+from rebalancer.api.jobs import JobShown
 from rebalancer.units import size
 
 
@@ -47,8 +46,8 @@ def cancel(access: Access, uuid: str, yes: bool, as_json: bool) -> None:
     makes a new one of what it skipped.  To interrupt a job, pause it.
     """
     if not yes:
-        view = with_manager(access, lambda manager: _find_view(manager, uuid))
-        confirm(f"Cancel {_described(view)}?  It cannot be resumed, only retried.")
+        job_id, view = with_manager(access, lambda manager: _find_view(manager, uuid))
+        confirm(f"Cancel {_described(job_id, view)}?  It cannot be resumed, only retried.")
     _control(access, uuid, "cancel", as_json)
 
 
@@ -62,8 +61,8 @@ def delete(access: Access, uuid: str, yes: bool) -> None:
     `job report` saves that first.  A job that another one retries stays until that has ended.
     """
     if not yes:
-        view = with_manager(access, lambda manager: _find_view(manager, uuid))
-        confirm(f"Remove {_described(view)}, with all that is known of its objects?")
+        job_id, view = with_manager(access, lambda manager: _find_view(manager, uuid))
+        confirm(f"Remove {_described(job_id, view)}, with all that is known of its objects?")
 
     async def remove(manager: Manager) -> str:
         job_id = await manager.find(uuid)
@@ -143,24 +142,24 @@ def _set(access: Access, uuid: str, action: str, value: int | None) -> str:
 
 
 def _control(access: Access, uuid: str, action: str, as_json: bool) -> None:
-    async def put(manager: Manager) -> tuple[str, dict[str, Any]]:
+    async def put(manager: Manager) -> tuple[str, Body[JobShown]]:
         job_id = await manager.find(uuid)
         await manager.change(job_id, action)
         return job_id, await manager.job(job_id)
 
-    job_id, view = with_manager(access, put)
+    job_id, body = with_manager(access, put)
     if as_json:
-        echo_json({"id": job_id, **view})
+        echo_json({"id": job_id, **body.json})
     else:
-        click.echo(f"job {job_id} is {state_words(view)}")
+        click.echo(f"job {job_id} is {state_words(body.read())}")
 
 
-async def _find_view(manager: Manager, uuid: str) -> dict[str, Any]:
+async def _find_view(manager: Manager, uuid: str) -> tuple[str, JobShown]:
     job_id = await manager.find(uuid)
-    return {"id": job_id, **await manager.job(job_id)}
+    return job_id, (await manager.job(job_id)).read()
 
 
-def _described(view: dict[str, Any]) -> str:
+def _described(job_id: str, view: JobShown) -> str:
     done, known = settled(view)
     progress = f"{done:,} of {known:,} objects settled"
-    return f"job {view['id']} of {subject(view)} ({state_words(view)}, {progress})"
+    return f"job {job_id} of {subject(view)} ({state_words(view)}, {progress})"

@@ -11,12 +11,14 @@ from rich.text import Text
 from rebalancer.actions import DECLARED
 from rebalancer.actions.declaration import Declaration, parameters_of
 from rebalancer.actions.evacuate import EVACUATE
-from rebalancer.adm.client import PLAN_S, Access, Manager, with_manager
+from rebalancer.adm.client import PLAN_S, Access, Body, Manager, with_manager
 from rebalancer.adm.options import action_options, job_argument, json_option
 from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
 from rebalancer.adm.printing import printable
-from rebalancer.adm.progress import notes, verdict_lines
+from rebalancer.adm.progress import verdict_lines, warnings
 from rebalancer.adm.tables import plan_table, what_does_not_fit
+from rebalancer.api.jobs import JobShown
+from rebalancer.api.plan import Plan
 from rebalancer.peers.http import Reply
 from rebalancer.units import size
 
@@ -95,14 +97,14 @@ def retry(access: Access, uuid: str, as_json: bool) -> None:
     failed or was cancelled, it also goes on where that one stopped looking for objects.
     """
 
-    async def post(manager: Manager) -> tuple[Reply, dict[str, Any]]:
+    async def post(manager: Manager) -> tuple[Reply, JobShown | None]:
         job_id = await manager.find(uuid)
         reply = await manager.ask("POST", f"/jobs/{job_id}/retry")
         # By what is left of it, an operator sees what the new job can do, and what it cannot.
-        return reply, await manager.job(job_id) if is_terminal() else {}
+        return reply, (await manager.job(job_id)).read() if is_terminal() else None
 
     reply, earlier = with_manager(access, post)
-    for line in verdict_lines(earlier):
+    for line in [] if earlier is None else verdict_lines(earlier):
         click.echo(line, err=True)
     _echo_new_job(reply, as_json)
 
@@ -123,22 +125,24 @@ def _echo_new_job(reply: Reply, as_json: bool) -> None:
 def _plan(
     context: click.Context, declared: Declaration, body: dict[str, Any], as_json: bool
 ) -> None:
-    async def ask(manager: Manager) -> Any:
+    async def ask(manager: Manager) -> Body[Plan]:
         asked = {**body, "dry_run": True}
-        return (await manager.ask("POST", "/jobs", asked, within_s=PLAN_S)).json()
+        return Body((await manager.ask("POST", "/jobs", asked, within_s=PLAN_S)).json(), Plan)
 
     subject = printable(declared.subject(body["params"]))
     with Console(file=sys.stderr).status(
         Text(f"looking at every object of {subject}: Ctrl-C ends it")
     ):
-        made = with_manager(context.obj, ask, silence_s=PLAN_S)
+        answer = with_manager(context.obj, ask, silence_s=PLAN_S)
+    made = answer.read()
     reasons = what_does_not_fit(made)
-    if body["params"].get("strict") and made["warnings"]:
+    if body["params"].get("strict") and made.warnings:
         reasons.append("the pre-flight has warnings (--strict)")
     if as_json:
-        echo_json(made)
+        echo_json(answer.json)
     else:
-        total = f"{made['objects']:,} objects, {size(made['bytes'])}"
+        total = f"{made.objects:,} objects, {size(made.bytes)}"
         verdict = f"it does not fit: {'; '.join(reasons)}" if reasons else "it fits"
-        make_console().print(total, plan_table(made), *notes(made), printable(verdict), sep="\n")
+        lines = map(printable, [*warnings(made.warnings), verdict])
+        make_console().print(total, plan_table(made), *lines, sep="\n")
     context.exit(1 if reasons else 0)

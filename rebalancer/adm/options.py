@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from rebalancer import units
 from rebalancer.actions.declaration import MAX_WHOLE, Declaration, Option, parameters_of
 from rebalancer.adm.client import Access, AdmError, Manager, read_url, with_manager
+from rebalancer.api.jobs import JobListed
 from rebalancer.errors import RebalancerError
 
 DEFAULT_URL = "http://localhost"
@@ -74,9 +75,9 @@ def _complete_job(
         given.get("ca_file") or "",
     )
 
-    async def listed(manager: Manager) -> Any:
+    async def listed(manager: Manager) -> list[JobListed]:
         with trio.move_on_after(COMPLETE_S):
-            return (await manager.ask("GET", "/jobs")).json()
+            return await manager.jobs()
         return []
 
     try:
@@ -84,9 +85,9 @@ def _complete_job(
     except RebalancerError:
         return []
     return [
-        CompletionItem(row["id"], help=f"{row['action']}, {row['state']}")
+        CompletionItem(row.id, help=f"{row.action}, {row.state}")
         for row in rows
-        if row["id"].startswith(incomplete)
+        if row.id.startswith(incomplete)
     ]
 
 

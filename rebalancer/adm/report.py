@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import attrs
 
-from rebalancer.adm.client import AdmError, Manager
+from rebalancer.adm.client import AdmError, Body, Manager
+from rebalancer.api.objects import ReportEnd, ReportJob
 
 
 @attrs.define
@@ -35,10 +36,13 @@ class Tally:
         self._last = text[text.rfind(b"\n", 0, -1) + 1 :]
 
     @property
-    def job(self) -> dict[str, Any]:
-        """Return the job that a whole report is about."""
-        job: dict[str, Any] = json.loads(self._first)
-        return job
+    def job(self) -> ReportJob:
+        """Return the job that a whole report is about.
+
+        Raises:
+          AdmError: the first line tells of none.
+        """
+        return Body(json.loads(self._first), ReportJob).read()
 
     def check(self) -> None:
         """Check what has been seen.
@@ -47,13 +51,13 @@ class Tally:
           AdmError: it is not a whole report.
         """
         try:
-            end = json.loads(self._last)
-        except (ValueError, RecursionError):
+            end = Body(json.loads(self._last), ReportEnd).read()
+        except (ValueError, RecursionError, AdmError):
             end = None
-        if not self._last.endswith(b"\n") or not isinstance(end, dict) or end.get("type") != "end":
+        if not self._last.endswith(b"\n") or end is None or end.type != "end":
             raise AdmError(f"the report broke off after {self.lines:,} lines: it has no end")
-        if end.get("lines") != (between := self.lines - 2):
-            raise AdmError(f"the report has {between:,} lines where {end.get('lines')!r} were told")
+        if end.lines != (between := self.lines - 2):
+            raise AdmError(f"the report has {between:,} lines where {end.lines:,} were told")
 
 
 async def save_report(manager: Manager, job_id: str, out: BinaryIO) -> Tally:

@@ -3,12 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from rebalancer import units
-from rebalancer.adm.client import Access, AdmError, Manager, with_manager
+from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.options import job_argument, json_option
 from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console
 from rebalancer.adm.printing import printable
@@ -17,6 +16,9 @@ from rebalancer.adm.report import new_file, save_report
 from rebalancer.adm.tables import counts_table, jobs_table, status_tables, summary_tables
 from rebalancer.adm.watch import as_json as json_lines
 from rebalancer.adm.watch import follow, watch_job
+from rebalancer.api.jobs import JobListed, JobShown, Summary
+from rebalancer.api.objects import Object
+from rebalancer.api.status import Status
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.peers.http import Reply
 
@@ -30,7 +32,7 @@ def list_jobs(access: Access, as_json: bool) -> None:
     if as_json or not is_terminal():
         echo_reply(reply, as_json)
     else:
-        make_console().print(jobs_table(reply.json()))
+        make_console().print(jobs_table(Body(reply.json(), list[JobListed]).read()))
 
 
 @click.command()
@@ -47,7 +49,7 @@ def get(access: Access, uuid: str, as_json: bool) -> None:
     if as_json or not is_terminal():
         echo_reply(reply, as_json)
     else:
-        view = reply.json()
+        view = Body(reply.json(), JobShown).read()
         make_console().print(counts_table(view), *notes(view), sep="\n")
 
 
@@ -71,7 +73,7 @@ def watch(access: Access, uuid: str, as_json: bool) -> None:
       4    the job is complete, but it took only a part of the node, or nobody looked again
     """
 
-    async def look(manager: Manager) -> tuple[str, dict[str, Any]]:
+    async def look(manager: Manager) -> tuple[str, JobShown]:
         job_id = await manager.find(uuid)
         if as_json:
             return job_id, await follow(manager, job_id, json_lines(click.echo))
@@ -93,18 +95,19 @@ def summary(access: Access, uuid: str, as_json: bool) -> None:
     each destination was given and how it does, and how far each shard has been scanned.
     """
 
-    async def ask(manager: Manager) -> Any:
+    async def ask(manager: Manager) -> Body[Summary]:
         known = await manager.summary(await manager.find(uuid))
         if known is None:
             raise AdmError("this manager has no summaries")
         return known
 
-    known = with_manager(access, ask)
+    body = with_manager(access, ask)
     if as_json:
-        echo_json(known)
+        echo_json(body.json)
         return
-    left = "" if known["eta_s"] is None else f"; {units.duration(known['eta_s'])} left"
-    head = printable(f"job {known['id']}: {known['state']}{left}")
+    known = body.read()
+    left = "" if known.eta_s is None else f"; {units.duration(known.eta_s)} left"
+    head = printable(f"job {known.id}: {known.state}{left}")
     make_console().print(head, *summary_tables(known), *notes(known), sep="\n")
 
 
@@ -143,19 +146,21 @@ def objects(
         listed = 0
         pages = manager.objects(job_id, status=status, reason=reason, limit=limit or None)
         async for page in pages:
-            listed += len(page)
-            for one in page:
-                click.echo(json.dumps(one, ensure_ascii=False) if as_json else _shown(one))
+            known = page.read().objects
+            listed += len(known)
+            written = (json.dumps(one, ensure_ascii=False) for one in page.json["objects"])
+            for line in written if as_json else map(_shown, known):
+                click.echo(line)
         if limit and listed == limit:
             click.echo(f"these are the first {limit:,}: --limit 0 lists all", err=True)
 
     with_manager(access, show)
 
 
-def _shown(one: dict[str, Any]) -> str:
-    size = "" if one["bytes"] is None else f"{one['bytes']:,}"
-    dest, key = one["dest_shark"] or "-", printable(one["key"] or one["id"])
-    return _object_line(one["status"], one["reason"] or "-", size, dest, key)
+def _shown(one: Object) -> str:
+    size = "" if one.bytes is None else f"{one.bytes:,}"
+    dest, key = one.dest_shark or "-", printable(one.key or one.id)
+    return _object_line(one.status, one.reason or "-", size, dest, key)
 
 
 def _object_line(status: str, reason: str, size: str, dest: str, key: str) -> str:
@@ -211,8 +216,8 @@ def status(access: Access, as_json: bool) -> None:
     Its version, its jobs by state, when it was last told of storage nodes, and what all jobs have
     under way at each destination.
     """
-    known = with_manager(access, lambda manager: manager.ask("GET", "/status")).json()
+    reply = with_manager(access, lambda manager: manager.ask("GET", "/status"))
     if as_json:
-        echo_json(known)
+        echo_json(reply.json())
     else:
-        make_console().print(*status_tables(known), sep="\n")
+        make_console().print(*status_tables(Body(reply.json(), Status).read()), sep="\n")

@@ -1,8 +1,9 @@
 """This module makes tables for a terminal of what the manager tells."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import attrs
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +11,10 @@ from rich.text import Text
 from rebalancer import units
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words, subject
+from rebalancer.api.fields import key_of
+from rebalancer.api.jobs import Destination, JobListed, JobShown, Results, Summary
+from rebalancer.api.plan import Plan
+from rebalancer.api.status import Status
 from rebalancer.domain.reasons import EXCLUDED
 
 
@@ -33,44 +38,44 @@ def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
     return table
 
 
-def jobs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def jobs_table(rows: Sequence[JobListed]) -> Table:
     """Return the list of all jobs."""
-    table, listed = _Table(), list(rows)
+    table = _Table()
     # Another manager has no verdicts.
-    names = ["id", "action", "state", *["verdict"] * any("verdict" in row for row in listed)]
-    for name in names:
+    has_verdicts = any(row.verdict is not None for row in rows)
+    for name in ("id", "action", "state", *["verdict"] * has_verdicts):
         table.add_column(name)
-    for row in listed:
-        table.add_row(*(row.get(name, "") for name in names))
+    for row in rows:
+        table.add_row(row.id, row.action, row.state, *[row.verdict or ""] * has_verdicts)
     return table
 
 
-def counts_table(view: Mapping[str, Any]) -> Table:
+def counts_table(view: JobShown) -> Table:
     """Return a job's counts."""
     words = state_words(view)
     table = _table(subject(view), words, figures=(words,))
-    for name, count in view["results"].items():
-        table.add_row(name, f"{count:,}")
+    for field in attrs.fields(Results):
+        table.add_row(key_of(field), f"{getattr(view.results, field.name):,}")
     return table
 
 
-def destinations_table(destinations: Iterable[Mapping[str, Any]], at_most: int) -> Table:
+def destinations_table(destinations: Iterable[Destination], at_most: int) -> Table:
     """Return what a job's destinations were given and how they do, the busiest first."""
     names = ("destination", "under way", "copied", "failed", "given")
     table = _table(*names, "", figures=names[1:])
 
-    def under_way(one: Mapping[str, Any]) -> int:
-        return int(one["tasks"] - one["copied"] - one["failed"])
+    def under_way(one: Destination) -> int:
+        return one.tasks - one.copied - one.failed
 
     listed = sorted(destinations, key=under_way, reverse=True)
     for one in listed[:at_most]:
-        avoided_s = (one["now"] or {}).get("avoided_for_s", 0)
+        avoided_s = 0.0 if one.now is None else one.now.avoided_for_s
         table.add_row(
-            one["shark"],
+            one.shark,
             f"{under_way(one):,}",
-            f"{one['copied']:,}",
-            f"{one['failed']:,}",
-            units.size(one["bytes"]),
+            f"{one.copied:,}",
+            f"{one.failed:,}",
+            units.size(one.bytes),
             f"left out for {units.duration(avoided_s)}" if avoided_s else "",
         )
     if len(listed) > at_most:
@@ -78,34 +83,36 @@ def destinations_table(destinations: Iterable[Mapping[str, Any]], at_most: int) 
     return table
 
 
-def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
+def summary_tables(summary: Summary) -> list[Table]:
     """Return how a job is going, in figures."""
     counts = _table("status", "reason", "objects", "bytes", figures=("objects", "bytes"))
-    for one in summary["counts"]:
-        row = one["status"], one["reason"], f"{one['objects']:,}", units.size(one["bytes"])
-        counts.add_row(*row)
+    for count in summary.counts:
+        size = units.size(count.bytes)
+        counts.add_row(count.status, count.reason, f"{count.objects:,}", size)
     tables = [counts]
-    if rates := summary["rates"]:
+    rates = [("minute", summary.rates.minute), ("hour", summary.rates.hour)]
+    if any(rate for _, rate in rates):
         table = _table("last", "objects/s", "bytes/s", figures=("objects/s", "bytes/s"))
-        for name, rate in rates.items():
-            size = units.size(rate["bytes_per_s"])
-            table.add_row(name, f"{rate['objects_per_s']:,.1f}", f"{size}/s")
+        for name, rate in rates:
+            if rate is not None:
+                size = units.size(rate.bytes_per_s)
+                table.add_row(name, f"{rate.objects_per_s:,.1f}", f"{size}/s")
         tables.append(table)
-    if summary["destinations"]:
-        tables.append(destinations_table(summary["destinations"], len(summary["destinations"])))
-    if summary["scans"]:
+    if summary.destinations:
+        tables.append(destinations_table(summary.destinations, len(summary.destinations)))
+    if summary.scans:
         table = _table("scan", "shard", "column", "done", figures=("shard", "done"))
-        for scan in summary["scans"]:
-            done = f"{scan['position'] / max(scan['until'], 1):.0%}"
-            name = f"final scan {scan['round']}" if scan["round"] else "discovery"
-            table.add_row(name, str(scan["shard"]), scan["column"], done)
+        for scan in summary.scans:
+            done = f"{scan.position / max(scan.until, 1):.0%}"
+            name = f"final scan {scan.round}" if scan.round else "discovery"
+            table.add_row(name, str(scan.shard), scan.column, done)
         tables.append(table)
-    if summary["rounds"]:
+    if summary.rounds:
         table = _table("final scan", "sent on", "remain", figures=("sent on", "remain"))
-        for one in summary["rounds"]:
-            table.add_row(str(one["round"]), f"{one['found']:,}", f"{one['remaining']:,}")
+        for one in summary.rounds:
+            table.add_row(str(one.round), f"{one.found:,}", f"{one.remaining:,}")
         tables.append(table)
-    if tuning := {name: value for name, value in summary["tuning"].items() if value is not None}:
+    if tuning := {name: value for name, value in summary.tuning.items() if value is not None}:
         table = _table("changed for this job", "to", figures=("to",))
         for name, value in tuning.items():
             table.add_row(name, f"{value:,}")
@@ -113,56 +120,55 @@ def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def plan_table(plan: Mapping[str, Any]) -> Table:
+def plan_table(plan: Plan) -> Table:
     """Return where a job's objects would go, and those that would go nowhere."""
     figures = ("objects", "bytes")
     table = _table("destination", "datacenter", *figures, figures=figures)
-    for one in plan["destinations"]:
-        objects, size = f"{one['objects']:,}", units.size(one["bytes"])
-        table.add_row(one["manta_storage_id"], one["datacenter"], objects, size)
+    for shark in plan.destinations:
+        objects, size = f"{shark.objects:,}", units.size(shark.bytes)
+        table.add_row(shark.manta_storage_id, shark.datacenter, objects, size)
     table.add_section()
-    for one in plan["skipped"]:
-        why = "left alone" if one["reason"] == EXCLUDED.word else "skipped"
-        objects, size = f"{one['objects']:,}", units.size(one["bytes"])
-        table.add_row(f"{why}: {one['reason']}", "", objects, size)
-    for one in plan["errors"]:
-        table.add_row(f"unusable record: {one['error']}", "", f"{one['objects']:,}", "")
-    if plan["duplicates"]:
-        table.add_row("further records of the same objects", "", f"{plan['duplicates']:,}", "")
+    for skip in plan.skipped:
+        why = "left alone" if skip.reason == EXCLUDED.word else "skipped"
+        objects, size = f"{skip.objects:,}", units.size(skip.bytes)
+        table.add_row(f"{why}: {skip.reason}", "", objects, size)
+    for error in plan.errors:
+        table.add_row(f"unusable record: {error.error}", "", f"{error.objects:,}", "")
+    if plan.duplicates:
+        table.add_row("further records of the same objects", "", f"{plan.duplicates:,}", "")
     return table
 
 
-def what_does_not_fit(plan: Mapping[str, Any]) -> list[str]:
+def what_does_not_fit(plan: Plan) -> list[str]:
     """Return why a planned job would not move everything; nothing if it would."""
-    if plan["fits"]:
+    if plan.fits:
         return []
-    refused = [one for one in plan["skipped"] if one["reason"] != EXCLUDED.word]
-    reasons = [f"{one['objects']:,} objects: {one['reason']}" for one in refused]
-    return [*reasons, *plan["failures"]]
+    refused = [one for one in plan.skipped if one.reason != EXCLUDED.word]
+    return [*(f"{one.objects:,} objects: {one.reason}" for one in refused), *plan.failures]
 
 
-def status_tables(status: Mapping[str, Any]) -> list[Table]:
+def status_tables(status: Status) -> list[Table]:
     """Return how the manager itself is."""
-    table = _table("manager", status["version"], figures=(status["version"],))
-    for state, count in status["jobs"].items():
+    table = _table("manager", status.version, figures=(status.version,))
+    for state, count in status.jobs.items():
         table.add_row(f"jobs: {state}", f"{count:,}")
-    for job_id in status["running"]:
+    for job_id in status.running:
         table.add_row("running now", job_id)
-    table.add_row("may run at a time", str(status["max_concurrent_jobs"]))
-    age_s = status["storinfo"]["age_s"]
+    table.add_row("may run at a time", str(status.max_concurrent_jobs))
+    age_s = status.storinfo.age_s
     told = "never told" if age_s is None else f"told {units.duration(age_s)} ago"
-    table.add_row("storage nodes", f"{status['storinfo']['nodes']:,}, {told}")
+    table.add_row("storage nodes", f"{status.storinfo.nodes:,}, {told}")
     tables = [table]
-    if status["destinations"]:
+    if status.destinations:
         figures = ("under way", "promised", "failures in a row")
         table = _table("destination", *figures, "", figures=figures)
-        for one in status["destinations"]:
-            avoided = one["avoided_for_s"]
+        for one in status.destinations:
+            avoided = one.avoided_for_s
             table.add_row(
-                one["shark"],
-                f"{one['assignments']:,}",
-                units.size(one["claimed"]),
-                f"{one['failures']:,}",
+                one.shark,
+                f"{one.assignments:,}",
+                units.size(one.claimed),
+                f"{one.failures:,}",
                 f"left out for {units.duration(avoided)}" if avoided else "",
             )
         tables.append(table)

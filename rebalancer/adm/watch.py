@@ -22,9 +22,10 @@ from rebalancer.adm.progress import (
     notes,
     settled,
     state_words,
-    waits,
+    wait_line,
 )
 from rebalancer.adm.tables import counts_table, destinations_table
+from rebalancer.api.jobs import JobShown, Summary
 from rebalancer.domain.states import GOING
 from rebalancer.rates import Rates
 
@@ -43,11 +44,15 @@ DESTINATIONS = 8
 
 @attrs.frozen
 class Look:
-    """A job at one moment; `summary` is None where the manager has none."""
+    """A job at one moment; `summary` is None where the manager has none.
 
-    view: Mapping[str, Any]
-    summary: Mapping[str, Any] | None
+    `json` has both as the manager wrote them.
+    """
+
+    view: JobShown
+    summary: Summary | None
     glance: Glance
+    json: Mapping[str, Any]
 
 
 Show = Callable[[Look], None]
@@ -55,7 +60,7 @@ Show = Callable[[Look], None]
 
 async def watch_job(
     manager: Manager, job_id: str, console: Console, *, patient: bool = False
-) -> dict[str, Any]:
+) -> JobShown:
     """Show progress until the job goes no further by itself; its last view.
 
     A manager that is being restarted is waited for, once it was seen; if `patient`, also before.
@@ -69,9 +74,7 @@ async def watch_job(
     return view
 
 
-async def follow(
-    manager: Manager, job_id: str, show: Show, *, patient: bool = False
-) -> dict[str, Any]:
+async def follow(manager: Manager, job_id: str, show: Show, *, patient: bool = False) -> JobShown:
     """Let `show` have a look at the job again and again until it goes no further; its last view.
 
     Raises:
@@ -81,7 +84,7 @@ async def follow(
     has_summary = True
     while True:
         try:
-            view = await manager.job(job_id)
+            job = await manager.job(job_id)
             summary = await manager.summary(job_id) if has_summary else None
         except AdmError as exc:
             is_away = exc.status is None or exc.status >= 500
@@ -94,10 +97,12 @@ async def follow(
             await trio.sleep(WATCH_S)
             continue
         seen_at, has_summary = time.monotonic(), summary is not None
-        rates.add(seen_at, settled(view)[0], view.get("bytes", {}).get("complete", 0))
-        last = Look(view, summary, glance(view, summary, rates))
+        view, known = job.read(), None if summary is None else summary.read()
+        rates.add(seen_at, settled(view)[0], view.bytes.complete)
+        told = {**job.json, "summary": None if summary is None else summary.json}
+        last = Look(view, known, glance(view, known, rates), told)
         show(last)
-        if view["state"] not in GOING:
+        if view.state not in GOING:
             return view
         await trio.sleep(WATCH_S)
 
@@ -106,8 +111,7 @@ def as_json(write: Callable[[str], None]) -> Show:
     """Return each look at the job as a line of JSON."""
 
     def show(look: Look) -> None:
-        line = {**look.view, "summary": look.summary, "progress": attrs.asdict(look.glance)}
-        write(json_text(line, indent=None))
+        write(json_text({**look.json, "progress": attrs.asdict(look.glance)}, indent=None))
 
     return show
 
@@ -130,8 +134,8 @@ def _showing(console: Console) -> Iterator[Show]:
             )
             tables = Table.grid(padding=(0, 4))
             row = [counts_table(look.view)]
-            if look.summary is not None and look.summary["destinations"]:
-                row.append(destinations_table(look.summary["destinations"], DESTINATIONS))
+            if look.summary is not None and look.summary.destinations:
+                row.append(destinations_table(look.summary.destinations, DESTINATIONS))
             tables.add_row(*row)
             live.update(
                 Group(bar, Text(printable(look.glance.line)), *map(Text, notes(look.view)), tables)
@@ -142,17 +146,19 @@ def _showing(console: Console) -> Iterator[Show]:
 
 def _lines(console: Console) -> Show:
     """Print a line at each change of the phase or of a wait, and every few seconds meanwhile."""
-    begun, shown_at, told = "", 0.0, set[tuple[str, str]]()
+    begun, shown_at, told = "", 0.0, set[tuple[str, str | None]]()
 
     def show(look: Look) -> None:
         nonlocal begun, shown_at, told
         known, told = told, set()
-        for one, line in zip(look.view.get("waiting", ()), waits(look.view), strict=True):
-            told.add((one["for"], one["since"]))
-            if (one["for"], one["since"]) not in known:
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for one in look.view.waiting:
+            told.add((one.subject, one.since))
+            if (one.subject, one.since) not in known:
+                console.print(
+                    printable(wait_line(one)), highlight=False, markup=False, soft_wrap=True
+                )
         phase, now = look.glance.phase, time.monotonic()
-        if phase != begun or now - shown_at >= LINE_S or look.view["state"] not in GOING:
+        if phase != begun or now - shown_at >= LINE_S or look.view.state not in GOING:
             begun, shown_at = phase, now
             console.print(
                 printable(look.glance.line), highlight=False, markup=False, soft_wrap=True

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -13,9 +14,11 @@ from rebalancer.adm import watch
 from rebalancer.adm.client import Access, AdmError, Manager, open_manager, read_url
 from rebalancer.adm.report import save_report
 from rebalancer.adm.watch import Look, follow
+from rebalancer.api.jobs import JobShown
+from rebalancer.api.objects import Object
 from rebalancer.peers.names import Endpoint
 from tests.adm.scripted import scripted
-from tests.adm.test_progress import running
+from tests.adm.test_progress import running, shown
 from tests.peers.test_http import answer
 
 ONE = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
@@ -94,21 +97,53 @@ async def test_objects_come_page_by_page(monkeypatch: pytest.MonkeyPatch) -> Non
     """An empty page is not the end; a limit is kept, also across pages."""
     monkeypatch.setattr("rebalancer.adm.client.PAGE", 2)
     base = f"jobs/{ONE}/objects?status=error&reason=a+b&"
+    fields = {field.name: None for field in attrs.fields(Object)} | {
+        "status": "error",
+        "attempts": 0,
+    }
+
+    def page(after: int | None, *ids: str) -> dict[str, Any]:
+        return {"objects": [{**fields, "id": one} for one in ids], "after": after}
+
     pages = {
-        f"{base}after=0&limit=2": {"objects": [{"id": 1}, {"id": 2}], "after": 7},
-        f"{base}after=7&limit=2": {"objects": [], "after": 9},
-        f"{base}after=9&limit=2": {"objects": [{"id": 3}, {"id": 4}], "after": None},
-        f"{base}after=7&limit=1": {"objects": [{"id": 3}], "after": 8},
+        f"{base}after=0&limit=2": page(7, "1", "2"),
+        f"{base}after=7&limit=2": page(9),
+        f"{base}after=9&limit=2": page(None, "3", "4"),
+        f"{base}after=7&limit=1": page(8, "3"),
     }
     async with scripted(**{path: json.dumps(page) for path, page in pages.items()}) as (_, manager):
 
-        async def listed(limit: int | None) -> list[int]:
+        async def listed(limit: int | None) -> str:
             found = manager.objects(ONE, status="error", reason="a b", limit=limit)
-            return [one["id"] async for page in found for one in page]
+            return " ".join([one.id async for page in found for one in page.read().objects])
 
-        assert await listed(None) == [1, 2, 3, 4]
-        assert await listed(3) == [1, 2, 3]
-        assert await listed(2) == [1, 2]
+        assert await listed(None) == "1 2 3 4"
+        assert await listed(3) == "1 2 3"
+        assert await listed(2) == "1 2"
+
+
+async def test_a_newer_manager_is_asked_too() -> None:
+    """What only it has is left out of what is read, and stays in what scripts get."""
+    newer = running(1, 2, colour="green", waiting=[])
+    newer["results"]["Archived"] = 7
+    async with scripted(**{f"jobs/{ONE}": json.dumps(newer)}) as (_, manager):
+        body = await manager.job(ONE)
+
+    assert body.json == newer
+    assert body.read() == shown(1, 2)
+
+
+async def test_an_answer_of_something_else_is_told_with_what_is_wrong() -> None:
+    """Such as that of another service: no traceback, and no guess."""
+    async with scripted(**{f"jobs/{ONE}": '{"state": 5}', "jobs": '{"no": "list"}'}) as (
+        _,
+        manager,
+    ):
+        body = await manager.job(ONE)
+        with pytest.raises(AdmError, match=r"answer cannot be read: .*state"):
+            body.read()
+        with pytest.raises(AdmError, match="answer cannot be read: expected a list"):
+            await manager.jobs()
 
 
 REPORT = b'{"type": "job"}\n{"type": "object"}\n{"type": "end", "lines": 1}\n'
@@ -157,9 +192,7 @@ def views(*replies: Any) -> Callable[[], bytes]:
     return reply
 
 
-async def watched(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Any], list[Look]]:
+async def watched(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> tuple[JobShown, list[Look]]:
     monkeypatch.setattr(watch, "WATCH_S", 0.0)
     looks: list[Look] = []
     with trio.fail_after(10):
@@ -175,7 +208,7 @@ async def test_a_manager_without_summaries_is_asked_for_one_only_once(
     async with scripted(**{f"jobs/{ONE}": replies}) as (script, manager):
         view, looks = await watched(manager, monkeypatch)
 
-    assert view == done
+    assert view == shown(2, 2, state="Complete")
     assert [look.glance.done for look in looks] == [1, 1, 2]
     assert [path.endswith("/summary") for path in script.asked].count(True) == 1
 
@@ -189,7 +222,7 @@ async def test_a_manager_that_is_away_for_a_while_is_waited_for(
     async with scripted(**{f"jobs/{ONE}": replies}) as (_, manager):
         view, looks = await watched(manager, monkeypatch)
 
-    assert view["state"] == "Stopped"
+    assert view.state == "Stopped"
     assert [look.glance.phase for look in looks] == ["running", watch.AWAY, watch.AWAY, "stopped"]
     assert looks[2].glance.done == 1
 

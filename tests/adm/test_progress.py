@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import attrs
 import pytest
 
 from rebalancer.adm.progress import exit_code, glance, how_it_ended, notes, state_words
 from rebalancer.adm.tables import what_does_not_fit
+from rebalancer.api.jobs import JobShown, Rate, Summary, SummaryRates
+from rebalancer.api.plan import Plan, PlannedSkip
+from rebalancer.converter import structure
 from rebalancer.rates import Rates
 
 RESULTS = ("Total", "Unprocessed", "Assigned", "Skipped", "Error", "Post Processing", "Complete")
@@ -16,8 +20,32 @@ def scan(position: int, until: int, **fields: int) -> dict[str, Any]:
 
 
 def running(complete: int = 0, total: int = 0, **fields: Any) -> dict[str, Any]:
+    """A job as a manager answers it that shows no more than the predecessor, but for `fields`."""
     results = {**dict.fromkeys(RESULTS, 0), "Duplicates": 0, "Complete": complete, "Total": total}
-    return {"state": "Running", "results": results, **fields}
+    return {"config": {}, "state": "Running", "results": results, **fields}
+
+
+def shown(complete: int = 0, total: int = 0, **fields: Any) -> JobShown:
+    return structure(running(complete, total, **fields), JobShown)
+
+
+#: What a manager tells of a job of which there is nothing to tell.
+SUMMARY = Summary(
+    id="0fd6",
+    state="Running",
+    counts=(),
+    rates=SummaryRates(),
+    eta_s=None,
+    scans=(),
+    rounds=(),
+    warnings=(),
+    destinations=(),
+    tuning={},
+)
+
+
+def scanned(number: int, remaining: int) -> dict[str, Any]:
+    return {"round": number, "started": "", "found": 0, "remaining": remaining}
 
 
 def ten_a_second() -> Rates:
@@ -29,14 +57,16 @@ def ten_a_second() -> Rates:
 
 def test_notes_tell_what_counts_do_not() -> None:
     """Warnings, and what the last final scan listed; nothing where there is nothing."""
-    rounds = [{"remaining": 7}, {"remaining": 2}]
+    rounds = [scanned(1, 7), scanned(2, 2)]
     warnings = [{"check": "agent", "detail": "2.stor is away"}]
-    assert notes({"rounds": rounds, "warnings": warnings}) == [
+    assert notes(shown(rounds=rounds, warnings=warnings)) == [
         "warning: agent: 2.stor is away",
         "2 records still name the shark: job report lists them",
     ]
-    assert notes({"rounds": [{"remaining": 7}, {"remaining": 0}], "warnings": []}) == []
-    assert notes({}) == []  # another manager's
+    assert notes(shown(rounds=[scanned(1, 7), scanned(2, 0)])) == []
+    view = shown(rounds=rounds)
+    assert notes(attrs.evolve(SUMMARY, rounds=view.rounds)) == notes(view)
+    assert notes(shown()) == []  # another manager's
 
 
 @pytest.mark.parametrize(
@@ -50,12 +80,12 @@ def test_notes_tell_what_counts_do_not() -> None:
 )
 def test_progress_is_that_of_the_last_round(scans: list[dict[str, Any]], begins: str) -> None:
     """A final scan begins at nothing again, and says so."""
-    assert glance(running(scans=scans), None, Rates(10.0)).line.startswith(begins)
+    assert glance(shown(scans=scans), None, Rates(10.0)).line.startswith(begins)
 
 
 def test_the_time_left_allows_for_what_is_not_found_yet() -> None:
     """Half of the shards has been looked at, so there may be as many objects again."""
-    seen = glance(running(100, 200, scans=[scan(5, 10)]), None, ten_a_second())
+    seen = glance(shown(100, 200, scans=[scan(5, 10)]), None, ten_a_second())
 
     assert (seen.objects_per_s, seen.bytes_per_s, seen.left_s) == (10, 500_000, 30)
     assert seen.line.endswith("10 objects/s   500.0 kB/s   time left: 30 s")
@@ -63,20 +93,19 @@ def test_the_time_left_allows_for_what_is_not_found_yet() -> None:
 
 def test_a_manager_that_tells_nothing_of_scans_is_watched_too() -> None:
     """The deployed one: the time left is for the objects that it knows of."""
-    seen = glance(running(100, 200), None, ten_a_second())
+    seen = glance(shown(100, 200), None, ten_a_second())
 
     assert (seen.phase, seen.scanned, seen.left_s) == ("running", None, 10)
 
 
 def test_the_managers_own_rates_come_first() -> None:
     """It has seen the last minute, the operator who has just begun to watch has not."""
-    minute = {"objects_per_s": 50.0, "bytes_per_s": 9.0}
-    told = {"rates": {"minute": minute}, "eta_s": 7200.0}
-    nothing_yet: dict[str, Any] = {"rates": {}, "eta_s": None}
-    view = running(100, 200, scans=[scan(10, 10)])
+    minute = Rate(objects_per_s=50.0, bytes_per_s=9.0)
+    told = attrs.evolve(SUMMARY, rates=SummaryRates(minute=minute), eta_s=7200.0)
+    view = shown(100, 200, scans=[scan(10, 10)])
 
     assert glance(view, told, ten_a_second()).line.endswith("time left: 2 h 00 min")
-    assert glance(view, nothing_yet, ten_a_second()).left_s == 10
+    assert glance(view, SUMMARY, ten_a_second()).left_s == 10
     assert glance(view, None, Rates(10.0)).line.endswith("time left: unknown")
 
 
@@ -102,7 +131,7 @@ def test_a_state_is_told_with_what_was_asked_for(
     state: str, wish: str | None, words: str, cause: str | None
 ) -> None:
     """A job that goes no further says why, and what can be done."""
-    view = {"state": state, "error": "no shard answers"} | ({"wish": wish} if wish else {})
+    view = shown(state=state, error="no shard answers", wish=wish)
 
     assert state_words(view) == words
     if cause is not None:
@@ -110,38 +139,52 @@ def test_a_state_is_told_with_what_was_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("view", "code"),
+    ("state", "word", "fields", "code"),
     [
-        ({"state": "Complete"}, 0),  # of a manager that has no verdicts
-        ({"state": "Complete", "error": "its file is damaged"}, 1),
-        ({"state": "Complete", "verdict": {"verdict": "empty"}}, 0),
-        ({"state": "Complete", "verdict": {"verdict": "right"}}, 0),
-        ({"state": "Complete", "verdict": {"verdict": "not_empty", "line": ""}}, 3),
-        ({"state": "Complete", "verdict": {"verdict": "partial", "line": ""}}, 4),
-        ({"state": "Failed", "verdict": {"verdict": "faults", "line": ""}}, 1),
-        ({"state": "Stopped", "wish": "cancel", "verdict": {"verdict": "not_done"}}, 1),
-        ({"state": "Stopped", "wish": "pause"}, 1),
+        ("Complete", None, {}, 0),  # of a manager that has no verdicts
+        ("Complete", None, {"error": "its file is damaged"}, 1),
+        ("Complete", "empty", {}, 0),
+        ("Complete", "right", {}, 0),
+        ("Complete", "not_empty", {}, 3),
+        ("Complete", "partial", {}, 4),
+        ("Failed", "faults", {}, 1),
+        ("Stopped", "not_done", {"wish": "cancel"}, 1),
+        ("Stopped", None, {"wish": "pause"}, 1),
     ],
 )
-def test_the_exit_code_is_0_only_if_nothing_is_left(view: dict[str, Any], code: int) -> None:
+def test_the_exit_code_is_0_only_if_nothing_is_left(
+    state: str, word: str | None, fields: dict[str, Any], code: int
+) -> None:
     """And there is a text for each other one."""
+    verdict = None if word is None else {"verdict": word, "line": "", "causes": []}
+    view = shown(state=state, verdict=verdict, **fields)
     assert exit_code(view) == code
     assert bool(how_it_ended("0fd6", view)) == bool(code)
 
 
 def test_what_does_not_fit_is_told_with_its_reason() -> None:
     """But not what is left alone at the operator's wish."""
-    skipped = [
-        {"reason": "destination_insufficient_space", "objects": 1200, "bytes": 1},
-        {"reason": "excluded", "objects": 3, "bytes": 1},
-    ]
-    crowded = {"fits": False, "skipped": skipped, "failures": ["shard 2: away"]}
+    skipped = (
+        PlannedSkip(reason="destination_insufficient_space", objects=1200, bytes=1),
+        PlannedSkip(reason="excluded", objects=3, bytes=1),
+    )
+    crowded = Plan(
+        objects=1203,
+        bytes=2,
+        fits=False,
+        destinations=(),
+        skipped=skipped,
+        errors=(),
+        duplicates=0,
+        warnings=(),
+        failures=("shard 2: away",),
+    )
 
     assert what_does_not_fit(crowded) == [
         "1,200 objects: destination_insufficient_space",
         "shard 2: away",
     ]
-    assert what_does_not_fit({"fits": True, "skipped": skipped[1:], "failures": []}) == []
+    assert what_does_not_fit(attrs.evolve(crowded, fits=True)) == []
 
 
 def test_what_a_job_waits_for_is_noted() -> None:
@@ -151,7 +194,7 @@ def test_what_a_job_waits_for_is_noted() -> None:
         {"for": "shard 2", "since": "2026-11-25T12:04:00Z", "detail": "connection refused"},
         {"for": "its turn", "since": None, "detail": "others run"},
     ]
-    assert notes({"waiting": waiting}) == [
+    assert notes(shown(waiting=waiting)) == [
         "waits for storinfo since 2026-11-25T12:03:00Z: no answer",
         "waits for shard 2 since 2026-11-25T12:04:00Z: connection refused",
         "waits for its turn: others run",
