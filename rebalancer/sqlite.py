@@ -97,7 +97,7 @@ def connect(
     """Open one sqlite file, `mode` being sqlite's: ro, rw, or rwc to make it; the caller closes it.
 
     `synchronous` is FULL: what a commit says is on the disk when it returns, because other
-    machines are told on the strength of it.  `lock_s` is how long each statement waits for the
+    machines are asked on the strength of it.  `lock_s` is how long each statement waits for the
     locks of other programs.
 
     Raises:
@@ -223,7 +223,7 @@ class _Write:
 
 @attrs.define
 class _Pauses:
-    """Tells operators of a file that is waited for, and says how long until the next try.
+    """This object shows operators which file is waited for, and says when it is tried next.
 
     Mutable state: the last trouble, and how many tries have met one.
     """
@@ -491,7 +491,7 @@ async def open_database(
     """Open `path` and bring it to the newest layout, making it unless it `must_exist`.
 
     For a file that cannot be used for now, `patience_s` seconds are waited.  What is waited for,
-    now or later, is told to `waits`.
+    now or later, is entered in `waits`.
 
     Raises:
       StoreError: it cannot be opened or is another kind of file.

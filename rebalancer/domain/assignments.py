@@ -75,7 +75,7 @@ class SortedTasks:
     failed: frozenset[str]
     #: Copied and verified, for everything adds up.
     copied: frozenset[str]
-    #: Whether they were copied cannot be told.
+    #: Perhaps copied, which the report leaves open.
     unaccounted: frozenset[str]
 
 

@@ -1,4 +1,4 @@
-"""This module tells when a batch of tasks for one destination is due, and makes its assignment."""
+"""This module decides when a batch of tasks for a destination is due, and makes its assignment."""
 
 import math
 

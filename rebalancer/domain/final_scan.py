@@ -1,4 +1,4 @@
-"""This module tells what a final scan makes of a record that names the evacuated shark."""
+"""This module decides what a final scan does with a record that names the evacuated shark."""
 
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import ObjectStatus

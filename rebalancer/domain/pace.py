@@ -1,4 +1,4 @@
-"""This module tells how fast a metadata tier is written to, and how long it is waited for.
+"""This module decides how fast a metadata tier is written to, and how long it is waited for.
 
 Times are seconds of any clock, passed in.
 """

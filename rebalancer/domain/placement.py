@@ -1,4 +1,4 @@
-"""This module tells where an object may go: space, refusals, and the choice among the rest."""
+"""This module decides where an object goes: space, refusals, and the choice among the rest."""
 
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -109,7 +109,7 @@ async def _take_up_change(jobs: Jobs, path: Path | None) -> None:
     try:
         config = await run_sync(Work.OTHER, _load, path)
     except ConfigError:
-        changed = True  # so that it is read again, and told
+        changed = True  # so that it is read again, and the fault logged
     else:
         changed = config != jobs.resources.config
     if changed:

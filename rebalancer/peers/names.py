@@ -1,4 +1,4 @@
-"""This module tells where a named host is: by the configured `hosts` table, then by look-up."""
+"""This module finds the address of a named host: by the configured `hosts`, then by look-up."""
 
 import ipaddress
 import re

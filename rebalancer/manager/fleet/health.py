@@ -72,7 +72,7 @@ class Health:
         self._away: set[str] = set()
         self._unsure: set[str] = set()
         #: Counts the times that a destination which was away came back.
-        self.returns = 0
+        self.times_back = 0
 
     @property
     def names(self) -> Collection[str]:
@@ -146,7 +146,7 @@ class Health:
             # What takes assignments again after a moment is not trusted at once each time.
             answers.probe_pause_s = min(2 * answers.probe_pause_s, PROBE_MAX_S)
             self._away.discard(shark)
-            self.returns += 1
+            self.times_back += 1
             self._changes.wake()
 
     def is_away(self, shark: str) -> bool:

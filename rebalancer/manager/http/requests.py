@@ -17,8 +17,8 @@ from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
 
-#: Errors of one request that are told.
-MOST_TOLD = 10
+#: Errors of one request that its answer has.
+MOST_ERRORS = 10
 #: Objects of one page of a listing.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
 
@@ -123,8 +123,8 @@ def _named(params: Any, declared: Declaration) -> Any:
 
 
 def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:
-    if told := keys.unknown(given, known, where):
-        raise Unprocessable("; ".join(told[:MOST_TOLD]))
+    if errors := keys.unknown(given, known, where):
+        raise Unprocessable("; ".join(errors[:MOST_ERRORS]))
 
 
 def read_change(body: Any) -> Control | Setting:

@@ -1,4 +1,4 @@
-"""This module tells what changes of a running job's configuration: by its operator, by the file.
+"""This module decides what changes of a running job's configuration: by its operator, by the file.
 
 What an operator has asked for outweighs the file for as long as the job lives.
 """

@@ -58,12 +58,12 @@ class Absence:
     """
 
     objects: int = 0
-    returns: int = 0
+    times_back: int = 0
 
-    def note(self, objects: int, returns: int) -> None:
-        """Count so many more `objects`; `returns` is what the ledger counts now."""
+    def note(self, objects: int, times_back: int) -> None:
+        """Count so many more `objects`; `times_back` is what the ledger counts now."""
         if not self.objects:
-            self.returns = returns
+            self.times_back = times_back
         self.objects += objects
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""This module tells what Moray's errors ask of a client."""
+"""This module sorts Moray's errors by what a client has to do about them."""
 
 import enum
 from collections.abc import Mapping

@@ -54,7 +54,7 @@ async def test_a_destination_that_is_away_is_probed_at_growing_intervals(
         health.still_away(A, "gone")
         pause = min(2 * pause, PROBE_MAX_S)
     health.back(A)
-    assert (health.is_away(A), health.returns, health.away()) == (False, 1, [])
+    assert (health.is_away(A), health.times_back, health.away()) == (False, 1, [])
 
 
 async def test_a_destination_of_which_nothing_is_known_is_probed(autojump_clock: object) -> None:

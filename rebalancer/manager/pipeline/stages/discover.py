@@ -108,15 +108,17 @@ async def _await_destinations(job: Job) -> None:
     detail = f"{job.store.deferred:,} objects have none yet; the next try is within {ROOM_S:.0f} s"
     job.waits.begin(PLACES, detail)
     with trio.move_on_after(ROOM_S):
-        await unless(job.cancelled, partial(_await_return, job))
+        await unless(job.cancelled, partial(_await_one_back, job))
 
 
-async def _await_return(job: Job) -> None:
+async def _await_one_back(job: Job) -> None:
     """Wait until a destination is back, if every deferred object was deferred for want of one.
 
     If some objects lack room instead, wait for ever: fed early, each of them would lose an attempt.
     """
-    while job.absence.objects < job.store.deferred or job.health.returns == job.absence.returns:
+    while (
+        job.absence.objects < job.store.deferred or job.health.times_back == job.absence.times_back
+    ):
         await job.ledger.wait_change()
 
 

@@ -69,7 +69,7 @@ async def _place(
             # Without a wait in between, so that no other job is promised the same room.
             for shark, size in step.claims.items():
                 job.ledger.claim(shark, size)
-            job.absence.note(len(step.deferred), job.health.returns)
+            job.absence.note(len(step.deferred), job.health.times_back)
             refused += step.refused
             deferred += step.deferred
             if step.hold is None:
