@@ -69,7 +69,7 @@ def failed(reason: Reason) -> TaskStatus:
     return TaskStatus(TaskState.FAILED, reason)
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define
 class Task:
     """A task is one object to copy: its owner, its digest (base64), and where to read it."""

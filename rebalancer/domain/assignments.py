@@ -14,7 +14,7 @@ from rebalancer.domain.states import AssignmentEvent, AssignmentState, advance
 _UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define
 class Task:
     """A task is one object for an agent to pull from a source.

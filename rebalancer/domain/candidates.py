@@ -11,17 +11,17 @@ import attrs
 from rebalancer.domain.objects import StorageNode
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define
 class Outlook:
     """An outlook says what a node can do for the next object, with `room` in bytes."""
 
     room: int
-    #: It has all the assignments it may have.
+    #: The node has all the assignments it may have.
     is_busy: bool = False
-    #: It failed lately.
+    #: The node failed lately.
     is_avoided: bool = False
-    #: It does not answer: nothing can be given to it now.
+    #: The node does not answer: nothing can be given to it now.
     is_away: bool = False
 
 
@@ -34,7 +34,7 @@ class Candidates:
     #: Bytes; none of them had room for more.
     most_room: int
     _datacenters: frozenset[str]
-    #: What `outside` has found.
+    #: The results of `outside`.
     _views: dict[frozenset[str], Sequence[StorageNode]] = attrs.field(factory=dict)
 
     def outside(self, datacenters: Collection[str]) -> Sequence[StorageNode]:

@@ -59,7 +59,7 @@ class StorageNode:
         return Shark(self.datacenter, self.manta_storage_id)
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define
 class MantaObject:
     """The part of an object's record that placement and transfer need."""
@@ -70,9 +70,9 @@ class MantaObject:
     md5: str
     size: int
     sharks: tuple[Shark, ...]
-    #: Where its copy was made before; what is there still need not be made again.
+    #: The node where a copy was made before, which is not made again if it is still there.
     earlier: str | None = None
-    #: What copying it has failed with in this job.
+    #: The nodes with which copying has failed in this job.
     tried: Tried = UNTRIED
 
 

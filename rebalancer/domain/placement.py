@@ -25,7 +25,7 @@ class Rules:
     allow_source_evac_shark: bool = True
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define
 class Placement:
     """A placement is the destination of an object, and the shark to read it from."""

@@ -155,8 +155,8 @@ class Placer:
     def place(self, objects: Sequence[MantaObject], conditions: Conditions, now: float) -> Step:
         """Place objects, up to the first that fills a batch or has to wait.
 
-        `now` is in seconds, on a clock that never goes back.  Whatever changes how destinations
-        stand happens between two calls.
+        `now` is in seconds, on a clock that never goes back.  Destinations change
+        only between two calls.
         """
         self._begin(conditions, now)
         step = self._step

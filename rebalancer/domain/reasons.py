@@ -123,7 +123,7 @@ class Reason:
 # --- reasons that travel -----------------------------------------------------------------------
 
 HTTP_STATUS_CODE = "HTTPStatusCode"
-#: What a name that nobody knows means: another destination may do better.
+#: The meaning of a name that nobody knows: another destination may do better.
 _UNHEARD = _Meaning("", Column.OUTCOME, Remedy.ELSEWHERE)
 #: Travelling name -> meaning.
 _TRAVELLING: dict[str, _Meaning] = {}

@@ -20,7 +20,7 @@ from rebalancer.jsontext import dumps
 #: first entry, what is between two entries, and what is within the braces of one.
 _NAME, _LIST, _BETWEEN = '"sharks"', '"sharks":[{', "},{"
 _ENTRY = re.compile(r'"datacenter":"[^"\\\x00-\x1f]*","manta_storage_id":"([^"\\\x00-\x1f]*)"')
-#: What begins a letter that is spelled by its number.
+#: The beginning of a letter that is spelled by its number.
 _SPELLED = "\\u"
 
 

@@ -44,7 +44,7 @@ class Shard(Protocol):
         """
 
 
-# Not frozen, which would take three times as long to make: there is one for each row.
+# Not frozen, because that takes three times as long to make, and there is one for each row.
 @attrs.define
 class FoundRow:
     """A row that mentions the shark: the text of its record and its version."""

@@ -28,7 +28,7 @@ class Lot:
         return cls(*value)
 
 
-# Not frozen, which would take four times as long: there is one for each object.
+# Not frozen, because that takes four times as long to make, and there is one for each object.
 @attrs.define
 class Finished:
     """A transfer has finished: its object is durable under its name, or failed for `reason`."""

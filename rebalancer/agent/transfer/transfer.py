@@ -8,7 +8,7 @@ from rebalancer.agent.transfer.messages import Finished, Lot
 from rebalancer.domain.reasons import Reason
 
 
-# Not frozen, which would take four times as long: there is one for each object.
+# Not frozen, because that takes four times as long to make, and there is one for each object.
 @attrs.define(eq=False)
 class Transfer:
     """A transfer is one object on its way through a fetcher, from its source to its final name.

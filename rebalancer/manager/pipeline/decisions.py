@@ -37,7 +37,7 @@ class MoveDecisions(Protocol):
         look: Callable[[StorageNode], Outlook],
         rng: random.Random,
     ) -> Placement | Reason | None:
-        """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
+        """Return where `obj` goes, or why nowhere; None: all that it could go to are busy."""
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
@@ -48,4 +48,4 @@ class MoveDecisions(Protocol):
         """Return the record with the new copy in place of the old one."""
 
     def splice(self, text: str, destination: Shark) -> str | None:
-        """Return the same done to a record's text; None: it must be parsed."""
+        """Return a record's text rewritten likewise; None: the text must be parsed for that."""

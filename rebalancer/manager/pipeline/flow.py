@@ -2,8 +2,8 @@
 
 Its rules: (1) Each stage owns its ends of the channels and closes them, so that the end of the job
 travels down the line by itself.  (2) Record in the store, then send: what is in a channel is on
-disk, so losing it costs nothing.  (3) Channels form a line.  Whatever has to go back is a call of
-the ledger, or a row of the store.  (4) Stopping is cancelling; starting is recovery.
+disk, so losing it costs nothing.  (3) Channels form a line.  Objects go back as rows of the
+store, claims by calls of the ledger.  (4) Stopping is cancelling; starting is recovery.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from rebalancer.manager.pipeline.stages.update import update, update_links
 from rebalancer.manager.store import assignments, final_scans, orphans, scans, unplaced
 from rebalancer.manager.store.records import ScanProgress
 
-#: What an operator can do if a shard was taken out of the configuration.
+#: Advice to an operator who has taken a shard out of the configuration.
 PUT_BACK = "the shard is not configured; put it back, then retry the job"
 #: Messages that a channel between two stages can hold, each of up to an assignment of objects.
 QUEUE = 2

@@ -111,7 +111,7 @@ class Job:
     store: JobStore
     node_list: NodeList
     agents: AgentService
-    #: Where objects are looked for: the shards' clones, or their Morays.
+    #: The clones of the shards, or their Morays, in which objects are looked for.
     scanned: Mapping[int, scan.Shard]
     moray: Mapping[int, MorayShard]
     #: The listing that is read before any shard is scanned.

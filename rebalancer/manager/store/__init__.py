@@ -1,5 +1,5 @@
 """This package keeps a job in its sqlite file: a module for each kind of rows, and the schema.
 
-Functions of rows take the connection first.  Those that change states return the changes of the
-counts, or add them to a tally, so that counts and rows change together.
+Functions of rows take the connection first.  Functions that change states return the changes
+of the counts, or add them to a tally, so that counts and rows change together.
 """

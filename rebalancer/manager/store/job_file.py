@@ -16,7 +16,7 @@ from rebalancer.manager.store.records import Finding
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import FAILURES, connect, prepare, store_error, transact
 
-#: What `note` keeps of a job: columns of table `job`, and of the list of jobs.
+#: Columns of table `job`, and of the list of jobs, that `note` keeps.
 NOTED = ("id", "action", "state", "params", "created", "started", "finished", "error", "wish")
 #: Seconds that a note waits for a lock on a job's file: the list of jobs has the same.
 NOTE_LOCK_S = 1.0

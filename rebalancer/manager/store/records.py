@@ -17,7 +17,7 @@ from rebalancer.domain.states import (
 NOT_CONFIGURED = "its shard is not configured"
 
 
-# Not frozen, which would take three times as long to make: there is one for each record.
+# Not frozen, because that takes three times as long to make, and there is one for each record.
 @attrs.define
 class FoundRecord:
     """A record that discovery met, ready to be stored."""
@@ -28,7 +28,7 @@ class FoundRecord:
     etag: str
     text: str
     size: int = 0
-    #: What placement needs, for a record that can be used.
+    #: The object, for placement; None if the record cannot be used.
     obj: MantaObject | None = None
     #: Why the object ends at once: the record cannot be used, or the operator wants it left alone.
     reason: Reason | None = None
@@ -146,7 +146,7 @@ class UpdateResult:
 WRITTEN = UpdateResult(ObjectEvent.METADATA_WRITTEN)
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define(eq=False)
 class Update:
     """An update is of one record, `text`, which was discovered and is to name `destination`.

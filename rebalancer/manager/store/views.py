@@ -100,10 +100,10 @@ def read_job(path: Path) -> Overview:
         return known
 
 
-#: What is shown of a job whose file cannot be read.
+#: The overview of a job whose file cannot be read.
 NOTHING = Overview(None, StatusCounts({}), (), (), (), ())
 
-#: What a retry job takes from an ended job: objects without a moved copy, links that were not
+#: Parts of an ended job that a retry job takes: objects without a moved copy, links that were not
 #: updated, records that were found after the last round, and listed records whose shard was not
 #: configured.  An operator may have mended the cause of each.
 RETRYABLE = ("objects", "links", "remaining", "dropped")

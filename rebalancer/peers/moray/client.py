@@ -30,7 +30,7 @@ class Record:
     etag: str
 
 
-# Not frozen, which would take three times as long to make: there is one for each object.
+# Not frozen, because that takes three times as long to make, and there is one for each object.
 @attrs.define
 class Put:
     """A conditional write of a batch.  The value may be JSON text already."""

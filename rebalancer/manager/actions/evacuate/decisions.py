@@ -84,7 +84,7 @@ class Evacuate:
         look: Callable[[StorageNode], Outlook],
         rng: random.Random,
     ) -> Placement | Reason | None:
-        """Return where `obj` goes, or why nowhere; None: where it could go all are busy."""
+        """Return where `obj` goes, or why nowhere; None: all that it could go to are busy."""
         return placement.choose(obj, self.origin, candidates, rules, look, rng)
 
     def judge(
@@ -100,7 +100,7 @@ class Evacuate:
         return sharks.rewrite(record, self.origin.manta_storage_id, destination)
 
     def splice(self, text: str, destination: Shark) -> str | None:
-        """Return the same done to a record's text; None: it must be parsed."""
+        """Return a record's text rewritten likewise; None: the text must be parsed for that."""
         return sharks.splice(text, self.origin.manta_storage_id, destination)
 
 

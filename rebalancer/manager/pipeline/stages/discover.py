@@ -18,7 +18,7 @@ from rebalancer.sqlite import Kept
 #: room is left beside the new copies.
 ROOM_S = ledger.UNREPORTED_S + node_list.PERIOD_S
 
-#: What operators read that a job waits for while only deferred objects are left.
+#: The name of the wait while only deferred objects are left.
 PLACES = "a destination for what is left"
 
 

@@ -15,7 +15,7 @@ from rebalancer.manager.fleet import node_list
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.store import assignments, unplaced
 
-#: What is waited for, in words, while no destination can be given anything.
+#: The name of the wait while no destination can be given anything.
 DESTINATIONS = "any destination"
 
 log = get_logger()

@@ -56,7 +56,7 @@ async def _position(job: Job, listing: Listing, part: str) -> ScanPosition:
     if begun is None:
         until = await _patiently(job, partial(job.store.database.run, listing.until, part))
         begun = ScanPosition(NO_SHARD, part, 0, until)
-        # Of an empty part too: the end of the job looks for the end of each.
+        # Of an empty part too, because the job ends only when each part has been read.
         await job.store.write(discovery.store_found, [], begun)
     return begun
 

@@ -95,7 +95,7 @@ class PatientShard:
 
     job: Job
     shard: scan.Shard
-    #: What the job waits for, in words.
+    #: The name of the wait for this shard.
     subject: str
     rest: Callable[[float], Awaitable[None]] = trio.sleep
 

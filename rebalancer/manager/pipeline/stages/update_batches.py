@@ -18,7 +18,7 @@ MAX_BATCH_RECORDS = 100
 #: Bytes in a batch, unless a single record is larger.  So many fit into a socket's buffers, so that
 #: the death of this process does not cut the message, which would end the server.
 MAX_BATCH_BYTES = 64 << 10
-#: What a put has beside its key and record: braces, names, etag, and the new shark's name.
+#: Bytes of a put beside its key and record: braces, names, etag, and the new shark's name.
 _PUT_BYTES = 200
 #: How often in a row somebody else may change a record between our read and our write, before it is
 #: left alone.  Each try takes milliseconds, so no ordinary user does this.
