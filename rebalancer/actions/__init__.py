@@ -14,7 +14,7 @@ Adding an action:
 4. `ACTIONS` in `rebalancer/manager/actions/registry.py`: an instance of the class.
 5. `tests/manager/actions/<name>/`: its tests, with a `sweep.py`, by which
    `tests/manager/actions/test_crashes.py` stops a job of the action at every commit.
-6. `docs/<name>.md`: the page for operators; a line of README, a fragment.
+6. `docs/<name>.md`: the page for operators; a line of README, a fragment; `tools/modules`.
 """
 
 from collections.abc import Mapping
