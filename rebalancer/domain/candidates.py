@@ -49,7 +49,7 @@ class Candidates:
 
 
 def rank(nodes: Iterable[StorageNode], look: Callable[[StorageNode], Outlook]) -> Candidates:
-    """Return the nodes with those first that can work at once, are sound, and have most room."""
+    """Rank the nodes: first those that can work at once, are sound, and have most room."""
     seen = [(node, look(node)) for node in nodes]
     seen.sort(
         key=lambda pair: (

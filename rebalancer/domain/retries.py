@@ -29,7 +29,7 @@ def after_failure(reason: Reason, failures: int, max_attempts: int) -> Next:
 
 @attrs.frozen
 class Failure:
-    """Why an agent did not copy an object, and from which shark it was to be read."""
+    """A failure says why an agent did not copy an object, and which shark it was to read."""
 
     reason: Reason
     source: str

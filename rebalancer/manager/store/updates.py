@@ -18,7 +18,7 @@ _COMPLETE = move(states.OBJECT, ObjectStatus.POST_PROCESSING, ObjectEvent.METADA
 
 
 def read_pending(db: sqlite3.Connection, assignment_id: str) -> list[Update]:
-    """Return the updates of those objects of an assignment that are copied, not begun yet.
+    """Return the updates that the copied objects of an assignment need.
 
     Call it by `JobStore.write`, though it only reads: the writer's connection has the rows in its
     cache, and the reader's cache is emptied by each commit.

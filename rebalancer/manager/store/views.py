@@ -202,7 +202,7 @@ def _listed(
     shark: str | None = None,
     text: str | None = None,
 ) -> Listed:
-    """Return a record, and the copy on `shark` of its object, which `text` was the record of."""
+    """Return a listed record, and the copy of its object that `shark` may have by record `text`."""
     copy = None
     if object_id is not None and shark is not None and text is not None:
         path = copy_path(account_of(json.loads(text)), object_id)

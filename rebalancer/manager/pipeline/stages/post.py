@@ -6,7 +6,6 @@ import attrs
 import trio
 
 from rebalancer import agent_protocol
-from rebalancer.agent_protocol import Task
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.reasons import Reason
@@ -89,7 +88,9 @@ class _Result:
 
 async def _deliver(job: Job, assignment: Assignment) -> _Result:
     shark = assignment.shark
-    tasks = tuple(Task(t.object_id, t.account, t.md5, t.source) for t in assignment.tasks)
+    tasks = tuple(
+        agent_protocol.Task(t.object_id, t.account, t.md5, t.source) for t in assignment.tasks
+    )
     body = agent_protocol.Assignment(assignment.id, tasks)
     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     result, was_sent = _Result(_Delivery.NEVER_SENT), False

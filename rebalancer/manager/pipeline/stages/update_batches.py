@@ -100,7 +100,7 @@ def after_conflict(exc: PeerError, group: list[Update], conflicts: int) -> list[
 
 
 def after_refusal(exc: PeerError, group: list[Update]) -> list[list[Update]]:
-    """Return the groups to go on with, when no further try of this one can help."""
+    """Return the groups to go on with, when no further try of `group` can help."""
     if len(group) > 1:
         return _halves(group)
     give_up(group, exc)
