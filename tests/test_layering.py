@@ -95,6 +95,8 @@ ALSO_IMPORT = {
         "adm/create.py",  # has `job plan`, which the predecessor's operators type without an action
         "manager/actions/verify/action.py",  # verifies what an evacuation has moved
     },
+    # A node is empty when an evacuation would find nothing.
+    "rebalancer.manager.actions.evacuate": {"manager/nodes/scan.py"},
 }
 #: Where evacuations call their node as the wire and the table `config` of a job's file do.
 FROM_SHARK = {"actions/evacuate.py", "manager/actions/evacuate", "manager/store/job_info.py"}

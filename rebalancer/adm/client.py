@@ -1,9 +1,9 @@
 """The manager's API, as the operator's command asks it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import attrs
 import trio
@@ -202,14 +202,24 @@ class Manager:
                 limit -= len(known.objects)
             yield page
 
+    def report(self, job_id: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """GET /jobs/{id}/report, as `_stream` does."""
+        return self._stream(f"/jobs/{job_id}/report")
+
+    def check_node(
+        self, shark: str, first: int | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """GET /nodes/{shark}/check, as `_stream` does."""
+        query = "" if first is None else f"?first={first}"
+        return self._stream(f"/nodes/{quote(shark, safe='')}/check{query}")
+
     @asynccontextmanager
-    async def report(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """GET /jobs/{id}/report, piece by piece.
+    async def _stream(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Get a body piece by piece.
 
         Raises:
-          AdmError: no answer, or it broke off, also while it is read; there is no such job.
+          AdmError: no answer, a refusal, or it broke off, also while it is read.
         """
-        path = f"/jobs/{job_id}/report"
         asked = self.http.stream(
             "GET", self.where.host, path, port=self.where.port, headers=self._headers
         )

@@ -2,7 +2,7 @@
 
 import click
 
-from rebalancer.adm import control, create, show
+from rebalancer.adm import control, create, node, show
 from rebalancer.adm.client import Access
 from rebalancer.adm.options import access_options
 
@@ -25,7 +25,7 @@ def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None
 
     \b
     Exit codes:
-      0    done; of a job that is watched: nothing is left to do
+      0    done; of a watched job: nothing is left to do; of a node: safe to remove
       1    refused, no manager, job failed, faults, does not fit, not whole: stderr says what
       2    no such command or option, or a value that cannot be; as rebalancer-adm: 1
       3    the node is not empty: records still name it
@@ -61,9 +61,10 @@ def show_help(context: click.Context, names: tuple[str, ...]) -> None:
     click.echo(above.get_help())
 
 
-for _group in (adm, job, create.create):
+for _group in (adm, job, create.create, node.node):
     _group.add_command(show_help)
 adm.add_command(show.status)
+adm.add_command(node.node)
 for _command in (
     create.create,
     create.plan,

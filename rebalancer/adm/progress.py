@@ -8,7 +8,7 @@ from rebalancer import units
 from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.adm import exits
 from rebalancer.adm.printing import printable
-from rebalancer.api.jobs import Finding, JobShown, Scan, Summary, Wait
+from rebalancer.api.jobs import Finding, JobShown, Scan, Summary, VerdictCause, Wait
 from rebalancer.domain.states import words_for_people
 from rebalancer.domain.verdicts import NOTHING_LEFT, Word
 from rebalancer.rates import Rates, eta_s
@@ -57,11 +57,13 @@ def verdict_lines(view: JobShown) -> list[str]:
     """Return the verdict of an ended job, and a line for each command that acts on what is left."""
     if view.verdict is None:
         return []
-    causes = [
-        f"  {one.cause}: {one.advice}" + (f": {one.command}" if one.command else "")
-        for one in view.verdict.causes
-    ]
-    return [printable(line) for line in (view.verdict.line, *causes)]
+    return [printable(view.verdict.line), *map(cause_line, view.verdict.causes)]
+
+
+def cause_line(one: VerdictCause) -> str:
+    """Return a line for a cause of a verdict, with the command that acts on it."""
+    command = f": {one.command}" if one.command else ""
+    return printable(f"  {one.cause}: {one.advice}{command}")
 
 
 def notes(view: JobShown | Summary) -> list[str]:

@@ -20,6 +20,7 @@ from rebalancer.manager.http.openapi import DOCUMENT
 from rebalancer.manager.http.requests import (
     check_no_query,
     read_change,
+    read_first,
     read_new_job,
     read_objects_query,
 )
@@ -37,6 +38,7 @@ def make_api(jobs: Jobs, metrics: ManagerMetrics) -> QuartApp:
     app = QuartApp(f"rebalancer-manager {__version__}", MAX_BODY_BYTES)
     _route_changes(app.quart, jobs, metrics.request)
     _route_views(app.quart, jobs, metrics.request)
+    _route_nodes(app.quart, jobs, metrics.request)
 
     @app.quart.get("/ping")
     async def ping() -> Response:
@@ -114,6 +116,15 @@ def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None
         count("job_report")
         row = await jobs.queries.readable(job_id)
         return Response(jobs.queries.report(row), content_type="application/x-ndjson")
+
+
+def _route_nodes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
+    @quart.get("/nodes/<shark>/check")
+    async def check_node(shark: str) -> Response:
+        count("check_node")
+        first = read_first(request.args.items(multi=True))
+        lines = await jobs.checks.begin(shark, first)
+        return Response(lines, content_type="application/x-ndjson")
 
 
 async def _body() -> Any:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebalancer.actions import DECLARED
-from rebalancer.actions.declaration import MAX_WHOLE, Declaration
+from rebalancer.actions.declaration import MAX_WHOLE, STORAGE_NODE_PATTERN, Declaration
 from rebalancer.api import document as part
 from rebalancer.api.jobs import Deleted, JobListed, JobShown, Summary
+from rebalancer.api.nodes import NODE_CHECK_LINES
 from rebalancer.api.objects import REPORT_LINES, Objects
 from rebalancer.api.plan import Plan
 from rebalancer.api.requests import SETTINGS, ControlJob
@@ -215,6 +216,29 @@ _REPORT = _of_job(
     " `end` and the number of lines between; a report without it was cut short.",
     part.answer("The lines.", {"application/x-ndjson": text("Each line: schema `ReportLine`.")}),
 )
+_CHECK_NODE = _ERRORS.operation(
+    "check_node",
+    "See what names a storage node now, and whether it may be removed",
+    "All shards are scanned, live and without a job.  The answer comes line by line, each as the"
+    " schema `NodeCheckLine` says: progress every few seconds, and last the result.  Without a"
+    " result the check was cut short, and shows nothing.  It ends with its client, and takes as"
+    " long as the search of a job.  Objects of the API's second version are not looked at.",
+    part.answer("The lines.", {"application/x-ndjson": text("Each line: `NodeCheckLine`.")}),
+    {
+        400: "The name cannot be one, no storage node has it, or the parameter that the message"
+        " names is unknown or wrong.",
+        404: "The name holds a slash, so this API has no such path.",
+        409: "Another check of this node is under way.",
+        503: "The manager is about to stop.",
+    },
+    query=(
+        part.parameter(
+            "first",
+            {"type": "integer", "minimum": 1, "maximum": MAX_WHOLE},
+            "Stop when so many were found; without it all are counted.",
+        ),
+    ),
+)
 _PING = _ERRORS.operation(
     "ping",
     "Show that the manager is alive",
@@ -244,6 +268,13 @@ _JOB_ID = {
     "description": "The job's id; upper and lower case are the same.",
     "schema": ref("JobId"),
 }
+_SHARK = {
+    "name": "shark",
+    "in": "path",
+    "required": True,
+    "description": "The node's name; the region's domain is appended to a short one.",
+    "schema": text(pattern=STORAGE_NODE_PATTERN, examples=["1.stor"]),
+}
 _PATHS: Mapping[str, Mapping[str, Any]] = {
     "/jobs": {"get": _LIST, "post": _CREATE},
     "/jobs/{job_id}": {"get": _GET, "put": _CHANGE, "delete": _DELETE},
@@ -251,10 +282,16 @@ _PATHS: Mapping[str, Mapping[str, Any]] = {
     "/jobs/{job_id}/objects": {"get": _LIST_OBJECTS},
     "/jobs/{job_id}/summary": {"get": _SUMMARY},
     "/jobs/{job_id}/report": {"get": _REPORT},
+    "/nodes/{shark}/check": {"get": _CHECK_NODE},
     "/ping": {"get": _PING},
     "/status": {"get": _STATUS},
     "/openapi.json": {"get": _DESCRIBE},
 }
+
+
+def _named(path: str) -> list[Mapping[str, Any]]:
+    """Return the descriptions of the parameters in a path."""
+    return [one for one in (_JOB_ID, _SHARK) if f"{{{one['name']}}}" in path]
 
 
 def _new_job(declared: Declaration) -> Schema:
@@ -295,11 +332,13 @@ _SCHEMAS: dict[str, Schema] = {
     **schemas_of(
         *(JobShown, JobListed, Summary, Deleted, Objects, Plan, Ping, Status, Message),
         *REPORT_LINES.values(),
+        *NODE_CHECK_LINES.values(),
         *_CHANGES,
         *(declared.params for declared in DECLARED.values()),
     ),
     "JobId": text(format="uuid"),
     "ReportLine": one_of(*REPORT_LINES.values()),
+    "NodeCheckLine": one_of(*NODE_CHECK_LINES.values()),
     "Change": one_of(*_CHANGES),
     "NewJob": {"oneOf": [_new_job(declared) for declared in DECLARED.values()]},
 }
@@ -316,7 +355,7 @@ DOCUMENT: Mapping[str, Any] = part.document(
     "Empties storage nodes of a Manta object store without losing an object.",
     _ABOUT,
     {
-        path: {**calls, **({"parameters": [_JOB_ID]} if "{job_id}" in path else {})}
+        path: {**calls, **({"parameters": named} if (named := _named(path)) else {})}
         for path, calls in _PATHS.items()
     },
     _SCHEMAS,

@@ -199,6 +199,20 @@ def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:
     )
 
 
+def read_first(given: Iterable[tuple[str, str]]) -> int | None:
+    """Return the query of GET /nodes/{shark}/check: how many findings are enough; None: all.
+
+    Raises:
+      BadRequest: names the parameter that cannot be used.
+    """
+    args = dict[str, str]()
+    for name, value in given:
+        if name != "first" or name in args:
+            raise BadRequest(f"{name}: expected first, once")
+        args[name] = value
+    return _whole(args, "first", 0, 1, MAX_WHOLE) or None
+
+
 def _whole(args: Mapping[str, str], name: str, default: int, minimum: int, maximum: int) -> int:
     text = args.get(name)
     if text is None:

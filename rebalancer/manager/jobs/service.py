@@ -34,6 +34,7 @@ from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.jobs.scheduler import Scheduler, to_start
 from rebalancer.manager.jobs.tuning import read_tuning
+from rebalancer.manager.nodes.checks import NodeChecks
 from rebalancer.manager.store import job_file
 from rebalancer.manager.store.records import Finding
 from rebalancer.retry import retry_while_transient
@@ -71,6 +72,12 @@ class Jobs:
             takes_self=True,
         )
     )
+    checks: NodeChecks = attrs.field(
+        default=attrs.Factory(
+            lambda self: NodeChecks(self.resources, self._request_index.unfinished),
+            takes_self=True,
+        )
+    )
     _creating: trio.Lock = attrs.field(factory=trio.Lock)
     _planning: trio.Lock = attrs.field(factory=trio.Lock)
 
@@ -90,6 +97,7 @@ class Jobs:
     async def run(self) -> None:
         """Run jobs for ever; the jobs that an earlier run of the manager left come first."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.checks.run)
             await self.scheduler.run(partial(self._start_due, nursery))
 
     async def _start_due(self, nursery: trio.Nursery) -> None:

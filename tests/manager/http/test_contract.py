@@ -192,6 +192,9 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
     job_id = case.path_parameters.get("job_id")
     if is_loose_uuid(job_id):
         case.path_parameters["job_id"] = at.job(name_of(case))
+    if is_storage_id(shark := case.path_parameters.get("shark")) and ":" not in str(shark):
+        at.named += 1
+        case.path_parameters["shark"] = FREE[at.named % len(FREE)]
     params = case.body.get("params") if isinstance(case.body, dict) else None
     if isinstance(params, dict):
         # For a schema 22.0 is an integer, for this API it is none, as its description says.
@@ -234,6 +237,7 @@ test_retry_job = contract_of("retry_job")
 test_list_objects = contract_of("list_objects")
 test_summarize_job = contract_of("summarize_job")
 test_report_job = contract_of("report_job")
+test_check_node = contract_of("check_node")
 test_ping = contract_of("ping")
 test_status = contract_of("status")
 test_describe = contract_of("describe")

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import attrs
@@ -18,7 +19,6 @@ from rebalancer.domain.objects import (
     is_loose_uuid,
     read_object,
     read_sharks,
-    upload_sharks,
 )
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS, Reason
@@ -63,18 +63,22 @@ class Evacuate:
         return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, reason)
 
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
-        """Return the upload in the record of a directory, if it will end on `origin`."""
+        """Return the upload in the record of a directory, if it will, or may, end on `origin`.
+
+        The text holds the name, so an upload whose list of nodes cannot be read may end there.
+        """
         try:
             record = jsontext.loads(text)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(record, dict):
+        upload = record.get("upload") if isinstance(record, dict) else None
+        if not isinstance(upload, dict) or "sharks" not in upload:
             return None
-        names = [shark.manta_storage_id for shark in upload_sharks(record)]
-        if self.origin.manta_storage_id not in names:
-            return None
-        upload = str(record["upload"].get("id", ""))
-        return Remaining(shard, key, upload, UPLOAD_IN_PROGRESS.word)
+        with suppress(UnusableRecord):
+            names = [shark.manta_storage_id for shark in read_sharks(upload)]
+            if self.origin.manta_storage_id not in names:
+                return None
+        return Remaining(shard, key, str(upload.get("id", "")), UPLOAD_IN_PROGRESS.word)
 
     def plan(
         self,

@@ -1,0 +1,117 @@
+"""This module decides whether a storage node may be removed, by what a scan of all shards found.
+
+"Yes" needs a proof: every shard was scanned to its end, and nothing names the node or will.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from rebalancer.domain.verdicts import BUCKET_OBJECTS, Cause
+
+
+class Kind(enum.StrEnum):
+    """A kind of what can name a storage node."""
+
+    OBJECT = "object"
+    UNUSABLE = "unusable_record"  # of an object: it holds the name, and nobody can say what for
+    UPLOAD = "upload_in_progress"
+    BUCKET_OBJECT = "bucket_object"  # of the API's second version: this program does not look
+
+
+class Answer(enum.StrEnum):
+    """An answer to whether a node may be removed."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"  # nothing was found, but not all was looked at
+
+
+@attrs.frozen
+class Seen:
+    """A sight of a node: all that a check has found out about it."""
+
+    counts: Mapping[Kind, int]
+    #: Why a shard was not scanned to its end, by the shard's number.
+    failures: Mapping[int, str] = attrs.field(factory=dict)
+    #: Whether the check stopped early, because it had found as much as was asked for.
+    is_cut: bool = False
+    #: Why the node could not be looked up, so that its name may be misspelt.
+    not_looked_up: str | None = None
+    #: Whether storinfo lists the node, so that front ends choose it; None: it does not answer.
+    takes_writes: bool | None = False
+    #: Assignments that agents are working on at the node, as a destination.
+    assignments: int = 0
+    #: Whether the region has bucket objects, at which nobody looks.
+    has_buckets: bool = False
+    #: Unfinished jobs that empty the node.
+    jobs: Sequence[str] = ()
+
+
+@attrs.frozen
+class Decision:
+    """A decision has the answer, a line for a person, and what stands against the removal."""
+
+    answer: Answer
+    line: str
+    causes: tuple[Cause, ...]
+
+
+def decide(node: str, seen: Seen) -> Decision:
+    """Decide whether `node` may be removed."""
+    against = _against(node, seen)
+    unknown = _unknown(node, seen)
+    causes = (*against, *unknown)
+    answer = Answer.NO if against else Answer.UNKNOWN if unknown else Answer.YES
+    line = f"safe to remove: {answer}, because "
+    if causes:
+        line += f"of {', '.join(map(str, causes))}"
+    else:
+        line += f"no record names {node}; bucket objects were not looked at"
+    return Decision(answer, line, causes)
+
+
+def _against(node: str, seen: Seen) -> list[Cause]:
+    """Return what speaks against the removal."""
+    evacuate = f"rebalancer adm job create evacuate --shark {node}"
+    move = f"rebalancer adm job watch {seen.jobs[0]}" if seen.jobs else evacuate
+    look = f"rebalancer adm node check {node}"
+    advice = {
+        Kind.OBJECT: ("records name the node; move their objects", move),
+        Kind.UNUSABLE: ("a person must mend these records: an evacuation cannot", None),
+        Kind.UPLOAD: ("these uploads still go to the node; wait for their ends", look),
+    }
+    found = [
+        Cause(kind, count, *advice[kind])
+        for kind in Kind
+        if (count := seen.counts.get(kind, 0)) and kind in advice
+    ]
+    if seen.takes_writes:
+        why = "storinfo lists the node, so front ends choose it for new objects; stop its heartbeat"
+        found.append(Cause("takes_new_objects", None, why, look))
+    if seen.assignments:
+        why = "agents make copies on the node for another job; wait for its end"
+        found.append(Cause("copies_under_way", seen.assignments, why, "rebalancer adm status"))
+    return found
+
+
+def _unknown(node: str, seen: Seen) -> list[Cause]:
+    """Return what nobody has looked at."""
+    look = f"rebalancer adm node check {node}"
+    missing = [
+        Cause(f"shard_{number}_not_scanned", None, why, look)
+        for number, why in sorted(seen.failures.items())
+    ]
+    if seen.not_looked_up is not None:
+        missing.append(Cause("node_not_looked_up", None, seen.not_looked_up, look))
+    if seen.takes_writes is None:
+        why = "storinfo does not answer: front ends may choose the node for new objects"
+        missing.append(Cause("storinfo_not_asked", None, why, look))
+    if seen.is_cut:
+        why = "the check stopped early, as was asked; count all"
+        missing.append(Cause("stopped_early", None, why, look))
+    if seen.has_buckets:
+        why = "this program does not look at them: the node may have some"
+        missing.append(Cause(BUCKET_OBJECTS, None, why, None))
+    return missing

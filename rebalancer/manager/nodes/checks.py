@@ -1,0 +1,190 @@
+"""This module answers whether a storage node may be removed, line by line while it scans."""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from rebalancer.api import nodes as api
+from rebalancer.api.jobs import VerdictCause
+from rebalancer.converter import unstructure
+from rebalancer.domain.node_checks import Kind, Seen, decide
+from rebalancer.domain.objects import is_storage_id
+from rebalancer.errors import BadRequest, Conflict, Unavailable, leaves
+from rebalancer.manager.actions.lookup import full_name, look_up_node
+from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.nodes.scan import NodeScan
+from rebalancer.peers.moray.client import open_moray
+
+#: Seconds between two lines of progress, which also show that the client is there still.
+PROGRESS_S = 2.0
+
+
+@attrs.define(eq=False)
+class _Check:
+    """A check that runs in a task of its own, while its lines are sent.
+
+    Mutable state: the scan, once there is one; why all of it failed, if it did; whether storinfo
+    lists the node, once that is known.
+    """
+
+    node: str
+    not_looked_up: str | None
+    scan: NodeScan | None = None
+    failure: str | None = None
+    takes_writes: bool | None = None
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+
+@attrs.define(eq=False)
+class NodeChecks:
+    """This object makes the checks of nodes: one of a node at a time.
+
+    Mutable state: the nursery of the checks while the manager runs, and the nodes under check.
+    """
+
+    resources: Resources
+    #: Returns the jobs that have not ended.
+    unfinished: Callable[[], Awaitable[Sequence[JobRow]]]
+    _nursery: trio.Nursery | None = None
+    _under_way: set[str] = attrs.field(factory=set)
+
+    async def run(self) -> None:
+        """Run the checks that are asked for, for ever."""
+        async with trio.open_nursery() as self._nursery:
+            await trio.sleep_forever()
+
+    async def begin(self, name: str, first: int | None) -> AsyncGenerator[bytes, None]:
+        """Return the lines of a check of a node, which begins when the first of them is asked for.
+
+        A scan that is to find so many only ends with the `first` of them.
+
+        Raises:
+          BadRequest: there is no such node.
+          Conflict: the node is under check.
+          Unavailable: the manager is about to stop.
+        """
+        if not is_storage_id(name) or ":" in name:
+            raise BadRequest(f"{name!r} is no name of a storage node")
+        config = self.resources.config
+        node = full_name(name, config.domain_name)
+        self._refuse_second(node)
+        findings = await look_up_node(node, config)
+        self._refuse_second(node)
+        if self._nursery is None:
+            raise Unavailable("the manager does not run yet, or not any more")
+        check = _Check(node, findings[0].detail if findings else None)
+        return self._lines(self._nursery, check, first)
+
+    def _refuse_second(self, node: str) -> None:
+        if node in self._under_way:
+            raise Conflict(f"another check of {node} is under way")
+
+    async def _lines(
+        self, nursery: trio.Nursery, check: _Check, first: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a check; whoever closes the generator early ends the check."""
+        self._refuse_second(check.node)  # between two requests of one moment
+        self._under_way.add(check.node)
+        nursery.start_soon(self._scan, check, first)
+        try:
+            while not check.ended.is_set():
+                with trio.move_on_after(PROGRESS_S):
+                    await check.ended.wait()
+                if check.scan is not None and not check.ended.is_set():
+                    yield _line(_progress(check.node, check.scan))
+            yield _line(await self._result(check))
+        finally:
+            check.scope.cancel()
+            self._under_way.discard(check.node)
+
+    async def _scan(self, check: _Check, first: int | None) -> None:
+        """Scan the live shards, unless the check is given up."""
+        config = self.resources.config
+        options, hosts = config.options, {one.number: one.host for one in config.shards}
+        try:
+            with check.scope:
+                async with open_moray(hosts, config.hosts, connections=1) as moray:
+                    check.scan = NodeScan(
+                        check.node,
+                        moray,
+                        options.max_md_read_threads,
+                        options.md_read_chunk_size,
+                        first,
+                    )
+                    await check.scan.run()
+                nodes = self.resources.node_list
+                if await nodes.refresh():
+                    names = {known.manta_storage_id for known in nodes.nodes}
+                    check.takes_writes = check.node in names
+        except* Exception as group:
+            check.failure = "; ".join(str(exc) or repr(exc) for exc in leaves(group))
+        finally:
+            check.ended.set()
+
+    async def _result(self, check: _Check) -> api.NodeCheckResult:
+        scan, node = check.scan, check.node
+        ended = set[int]() if scan is None else scan.ended
+        shards = scan.shards if scan else [one.number for one in self.resources.config.shards]
+        why = check.failure or "its scan was cut short"
+        cut_short = {number: why for number in shards if number not in ended}
+        jobs = tuple(row.id for row in await self.unfinished() if row.node == node)
+        standings = self.resources.fleet_ledger.snapshot()
+        seen = Seen(
+            {} if scan is None else scan.totals,
+            {**cut_short, **(scan.failures if scan else {})},
+            is_cut=scan is not None and scan.has_enough,
+            not_looked_up=check.not_looked_up,
+            takes_writes=check.takes_writes,
+            assignments=sum(one.assignments for one in standings if one.shark == node),
+            jobs=jobs,
+        )
+        decision = decide(node, seen)
+        return api.NodeCheckResult(
+            type="result",
+            node=node,
+            safe_to_remove=decision.answer,
+            line=decision.line,
+            causes=tuple(
+                VerdictCause(
+                    cause=one.word, count=one.count, advice=one.advice, command=one.command
+                )
+                for one in decision.causes
+            ),
+            kinds=tuple(map(partial(_kind, scan), Kind)),
+            sample=tuple(
+                api.NodeCheckSample(kind=one.kind, shard=one.shard, key=one.key, id=one.id)
+                for one in (() if scan is None else scan.sample)
+            ),
+            jobs=jobs,
+        )
+
+
+def _kind(scan: NodeScan | None, kind: Kind) -> api.NodeCheckKind:
+    counts = {} if scan is None else scan.counts
+    is_looked_at = scan is not None and kind is not Kind.BUCKET_OBJECT
+    shards = sorted((shard, count) for (one, shard), count in counts.items() if one is kind)
+    return api.NodeCheckKind(
+        kind=kind,
+        count=sum(count for _, count in shards) if is_looked_at else None,
+        shards=tuple(api.NodeCheckShard(shard=shard, count=count) for shard, count in shards),
+    )
+
+
+def _progress(node: str, scan: NodeScan) -> api.NodeCheckProgress:
+    return api.NodeCheckProgress(
+        type="progress",
+        node=node,
+        scanned=scan.share,
+        shards_done=len(scan.ended),
+        shards=len(scan.shards),
+        found=scan.counts.total(),
+    )
+
+
+def _line(body: api.NodeCheckProgress | api.NodeCheckResult) -> bytes:
+    return json.dumps(unstructure(body)).encode() + b"\n"

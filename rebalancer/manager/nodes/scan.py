@@ -1,0 +1,173 @@
+"""This module scans all shards for what names a storage node now, and keeps counts and a sample.
+
+It asks the live metadata only: a clone shows how things were.  Ids are kept by updates, so a record
+that is moved meanwhile is counted at most once; those of new records lie behind all others, and are
+looked at when the rest is done.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from rebalancer.domain.node_checks import Kind
+from rebalancer.domain.objects import Shark
+from rebalancer.domain.reasons import Column
+from rebalancer.errors import PeerError
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
+from rebalancer.peers import scan
+from rebalancer.retry import retry_while_transient
+from rebalancer.waits import Waits
+
+#: A shard that does not answer is waited for so many seconds: a person waits too.
+PATIENCE_S = 60.0
+#: Keys of each kind that are shown.
+SAMPLE = 10
+#: Rows that are read at once, in some milliseconds, before other tasks have their turn.
+AT_ONCE = 200
+
+
+@attrs.frozen
+class Named:
+    """A record that names the node, or holds its name in a form that cannot be used."""
+
+    kind: Kind
+    shard: int
+    key: str
+    id: str
+
+
+def read_rows(node: str, number: int, rows: Iterable[scan.FoundRow]) -> list[Named]:
+    """Return the rows of a shard that name the node where that counts."""
+    evacuation, found = Evacuate(Shark("", node)), list[Named]()
+    for row in rows:
+        if row.is_directory:
+            if (upload := evacuation.read_upload(number, row.key, row.value)) is not None:
+                found.append(Named(Kind.UPLOAD, number, row.key, upload.object_id))
+            continue
+        record = evacuation.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        if record is not None:
+            is_usable = record.reason is None or record.reason.column is not Column.ERROR
+            kind = Kind.OBJECT if is_usable else Kind.UNUSABLE
+            found.append(Named(kind, number, row.key, record.id))
+    return found
+
+
+@attrs.define(eq=False)
+class NodeScan:
+    """A scan of all shards for one node.
+
+    Mutable state: what was found, how far each shard is scanned, and which shards do not answer.
+    """
+
+    node: str
+    shards: Mapping[int, scan.Shard]
+    #: Shards that are scanned at a time, and ids in a window.
+    readers: int
+    width: int
+    #: The scan may stop when it has found so many; None: it goes to the end.
+    first: int | None = None
+    counts: Counter[tuple[Kind, int]] = attrs.field(factory=Counter)
+    sample: list[Named] = attrs.field(factory=list)
+    failures: dict[int, str] = attrs.field(factory=dict)
+    ended: set[int] = attrs.field(factory=set)
+    #: By shard and column of ids: the last id that was looked at, and the last one there is.
+    spans: dict[tuple[int, str], tuple[int, int]] = attrs.field(factory=dict)
+
+    @property
+    def totals(self) -> Mapping[Kind, int]:
+        """Return the counts of all shards by kind."""
+        totals = Counter[Kind]()
+        for (kind, _), count in self.counts.items():
+            totals[kind] += count
+        return totals
+
+    @property
+    def has_enough(self) -> bool:
+        """Tell whether as much was found as was asked for."""
+        return self.first is not None and self.counts.total() >= self.first
+
+    @property
+    def share(self) -> float:
+        """Return how much of the shards was looked at, from 0 to 1."""
+        done = sum(self._share(number) for number in self.shards)
+        return done / max(len(self.shards), 1)
+
+    def _share(self, number: int) -> float:
+        its = [span for (shard, _), span in self.spans.items() if shard == number]
+        until = sum(until for _, until in its)
+        if number in self.ended:
+            return 1.0
+        return sum(position for position, _ in its) / until if until else 0.0
+
+    async def run(self) -> None:
+        """Scan the shards, several at a time; one that does not answer is noted in `failures`."""
+        readers = trio.CapacityLimiter(self.readers)
+        async with trio.open_nursery() as nursery:
+            for number, shard in self.shards.items():
+                nursery.start_soon(self._scan_shard, number, shard, readers)
+
+    async def _scan_shard(
+        self, number: int, shard: scan.Shard, readers: trio.CapacityLimiter
+    ) -> None:
+        patient = _Patient(shard, f"shard {number}", Waits(check_of=self.node))
+        async with readers:
+            try:
+                columns = await scan.id_columns(patient)
+                for column in columns:
+                    await self._scan_column(number, patient, columns, column)
+                # New records have come meanwhile, with ids behind all that there were.
+                for column in columns:
+                    if column != scan.NO_ID:
+                        await self._scan_column(number, patient, columns, column)
+            except PeerError as exc:
+                self.failures[number] = str(exc)
+        self.ended.add(number)
+
+    async def _scan_column(
+        self, number: int, shard: scan.Shard, columns: Sequence[str], column: str
+    ) -> None:
+        position, _ = self.spans.get((number, column), (0, 0))
+        until = await scan.last_id(shard, column)
+        while position < until and not self.has_enough:
+            self.spans[number, column] = (position, until)
+            end = min(position + self.width, until)
+            rows = await scan.window(
+                shard, columns, column, position, end, self.node, directories=True
+            )
+            for begin in range(0, len(rows), AT_ONCE):
+                self._add(read_rows(self.node, number, rows[begin : begin + AT_ONCE]))
+                await trio.lowlevel.checkpoint()
+            position = end
+            self.spans[number, column] = (position, until)
+
+    def _add(self, found: Iterable[Named]) -> None:
+        for one in found:
+            if self.has_enough:
+                return
+            self.counts[one.kind, one.shard] += 1
+            if sum(known.kind is one.kind for known in self.sample) < SAMPLE:
+                self.sample.append(one)
+
+
+@attrs.frozen
+class _Patient:
+    """A shard that is asked again for as long as a person may wait."""
+
+    shard: scan.Shard
+    subject: str
+    waits: Waits
+
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a statement; this is the method of `scan.Shard`."""
+        return await retry_while_transient(
+            partial(self.shard.sql, statement, values, within_s=within_s),
+            waits=self.waits,
+            subject=self.subject,
+            bound_s=PATIENCE_S,
+        )

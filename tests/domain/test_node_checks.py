@@ -1,0 +1,85 @@
+"""Whether a storage node may be removed: "yes" needs a proof, and nothing that speaks against."""
+
+from collections.abc import Mapping
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rebalancer.domain.node_checks import Answer, Kind, Seen, decide
+
+NODE = "1.stor.lab"
+NOTHING = Seen({})
+
+
+@pytest.mark.parametrize(
+    ("seen", "answer", "causes"),
+    [
+        (NOTHING, "yes", {}),
+        (Seen({}, jobs=("0fd6",)), "yes", {}),
+        (Seen({Kind.OBJECT: 5}), "no", {"object": 5}),
+        (
+            Seen({Kind.UNUSABLE: 1, Kind.UPLOAD: 2}),
+            "no",
+            {"unusable_record": 1, "upload_in_progress": 2},
+        ),
+        (Seen({}, takes_writes=True), "no", {"takes_new_objects": None}),
+        (Seen({}, takes_writes=None), "unknown", {"storinfo_not_asked": None}),
+        (Seen({}, assignments=3), "no", {"copies_under_way": 3}),
+        (Seen({}, {2: "no answer"}), "unknown", {"shard_2_not_scanned": None}),
+        (
+            Seen({Kind.OBJECT: 5}, {2: "no answer"}),
+            "no",
+            {"object": 5, "shard_2_not_scanned": None},
+        ),
+        (Seen({}, not_looked_up="no answer"), "unknown", {"node_not_looked_up": None}),
+        (Seen({}, is_cut=True), "unknown", {"stopped_early": None}),
+        (Seen({}, has_buckets=True), "unknown", {"bucket_objects_not_looked_at": None}),
+    ],
+)
+def test_what_speaks_against_a_removal(
+    seen: Seen, answer: str, causes: Mapping[str, int | None]
+) -> None:
+    """Each alone, and that what was found outweighs what was not looked at."""
+    decision = decide(NODE, seen)
+
+    assert decision.answer == answer
+    assert {cause.word: cause.count for cause in decision.causes} == causes
+    assert decision.line.startswith(f"safe to remove: {answer}, because ")
+
+
+SEEN = st.builds(
+    Seen,
+    st.dictionaries(st.sampled_from(Kind), st.integers(0, 3)).map(
+        lambda counts: {kind: n for kind, n in counts.items() if kind is not Kind.BUCKET_OBJECT}
+    ),
+    st.dictionaries(st.integers(1, 3), st.just("no answer"), max_size=2),
+    is_cut=st.booleans(),
+    not_looked_up=st.none() | st.just("no answer"),
+    takes_writes=st.sampled_from([True, False, None]),
+    assignments=st.integers(0, 2),
+    has_buckets=st.booleans(),
+    jobs=st.sampled_from([(), ("0fd6",)]),
+)
+
+
+@given(SEEN)
+def test_yes_is_said_only_of_what_was_looked_at_whole(seen: Seen) -> None:
+    """Nothing that was seen, or could not be, is left out; what is found makes it a no."""
+    decision = decide(NODE, seen)
+    is_clear = attrs.evolve(seen, counts={k: n for k, n in seen.counts.items() if n}, jobs=())
+
+    assert (decision.answer is Answer.YES) == (is_clear == NOTHING)
+    if sum(seen.counts.values()):
+        assert decision.answer is Answer.NO
+    if seen.failures:
+        assert decision.answer is not Answer.YES
+
+
+def test_the_command_is_that_of_the_job_which_empties_the_node() -> None:
+    """A second evacuation would be refused."""
+    alone, beside = (decide(NODE, Seen({Kind.OBJECT: 1}, jobs=jobs)) for jobs in ((), ("0fd6",)))
+
+    assert alone.causes[0].command == f"rebalancer adm job create evacuate --shark {NODE}"
+    assert beside.causes[0].command == "rebalancer adm job watch 0fd6"

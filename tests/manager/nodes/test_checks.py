@@ -1,0 +1,188 @@
+"""Checks of nodes through the manager's API and the operator's command, on a real shard."""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from rebalancer.adm.client import AdmError
+from rebalancer.domain.objects import StorageNode
+from rebalancer.errors import BadRequest, Conflict
+from rebalancer.manager.nodes import checks, scan
+from tests.adm.test_commands import operator
+from tests.manager.http.test_api import Rig, open_rig
+from tests.manager.http.test_openapi import shown, valid
+
+#: A place where nothing listens.
+NOWHERE = "127.0.0.1:1"
+
+
+async def lines_of(rig: Rig, path: str) -> list[Any]:
+    """The lines of a check, each as the description says."""
+    reply = await rig.client.get(path)
+    text = await reply.get_data(as_text=True)
+    assert reply.status_code == 200, text
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert all(valid(line, shown("NodeCheckLine")) for line in lines)
+    return lines
+
+
+def answering(nodes: Sequence[StorageNode]) -> Callable[[], Awaitable[Sequence[StorageNode]]]:
+    """A storinfo that lists these nodes."""
+
+    async def ask() -> Sequence[StorageNode]:
+        await trio.lowlevel.checkpoint()
+        return nodes
+
+    return ask
+
+
+def lose_the_shard(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the shard be away for longer than a check waits."""
+    monkeypatch.setattr(scan, "PATIENCE_S", 0.0)
+    config = rig.jobs.resources.config
+    hosts = {name: NOWHERE for name in config.hosts}
+    rig.jobs.resources.config = attrs.evolve(config, hosts=hosts)
+
+
+async def test_a_node_is_checked_without_a_job(tmp_path: Path) -> None:
+    """What names it, of which kind and where; a node that nothing names may go."""
+    async with open_rig(tmp_path, objects=12) as rig:
+        (*_, result) = await lines_of(rig, "/nodes/1.stor/check")
+        (*_, few) = await lines_of(rig, "/nodes/1.stor.lab/check?first=2")
+        (*_, empty) = await lines_of(rig, "/nodes/20.stor/check")
+        (*_, listed) = await lines_of(rig, "/nodes/20.stor/check")
+        assert await (await rig.client.get("/jobs")).get_json() == []
+
+    kinds = {one["kind"]: (one["count"], one["shards"]) for one in result["kinds"]}
+    assert kinds == {
+        "object": (12, [{"shard": 1, "count": 12}]),
+        "unusable_record": (0, []),
+        "upload_in_progress": (0, []),
+        "bucket_object": (None, []),
+    }
+    assert result["line"] == "safe to remove: no, because of object 12"
+    assert len(result["sample"]) == 10
+    assert [one["cause"] for one in few["causes"]] == ["object", "stopped_early"]
+    assert few["causes"][0]["count"] == 2
+    assert (empty["safe_to_remove"], empty["causes"]) == ("yes", [])
+    assert listed == empty
+
+
+async def test_a_shard_that_is_away_leaves_the_answer_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is named, as is the look-up of the node that came to nothing."""
+    async with open_rig(tmp_path) as rig:
+        lose_the_shard(rig, monkeypatch)
+        (*_, result) = await lines_of(rig, "/nodes/20.stor/check")
+
+    assert result["safe_to_remove"] == "unknown"
+    assert [one["cause"] for one in result["causes"]] == [
+        "shard_1_not_scanned",
+        "node_not_looked_up",
+    ]
+
+
+async def test_a_check_that_the_manager_cannot_finish_proves_nothing(tmp_path: Path) -> None:
+    """Its task was cancelled with the manager: the shards that it had yet to scan are named."""
+    async with open_rig(tmp_path) as rig:
+        lines = await rig.jobs.checks.begin("20.stor", None)
+        assert rig.jobs.checks._nursery is not None
+        rig.jobs.checks._nursery.cancel_scope.cancel()
+        result = json.loads([line async for line in lines][-1])
+
+    assert result["safe_to_remove"] == "unknown"
+    assert result["causes"][0]["advice"] == "its scan was cut short"
+
+
+async def test_a_check_ends_with_its_client_and_is_the_only_one_of_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Progress is told while a shard takes its time; another node can be checked meanwhile."""
+    monkeypatch.setattr(checks, "PROGRESS_S", 0.01)
+    ended = trio.Event()
+
+    async def slow(_scan: scan.NodeScan) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with open_rig(tmp_path, objects=3) as rig:
+        begin = rig.jobs.checks.begin
+        with monkeypatch.context() as patched:
+            patched.setattr(scan.NodeScan, "run", slow)
+            lines = await begin("1.stor", None)
+            progress = json.loads(await anext(lines))
+        with pytest.raises(Conflict, match="another check of 1.stor.lab is under way"):
+            await begin("1.stor.lab", None)
+        (*_, other) = await lines_of(rig, "/nodes/20.stor/check")
+        await lines.aclose()
+        with trio.fail_after(5):
+            await ended.wait()
+        (*_, again) = await lines_of(rig, "/nodes/1.stor/check")
+        for name in ("77.stor", "a b", "1.stor:80"):
+            with pytest.raises(BadRequest, match=name):
+                await begin(name, None)
+
+    assert valid(progress, shown("NodeCheckLine"))
+    assert (progress["type"], progress["shards"], progress["found"]) == ("progress", 1, 0)
+    assert (other["safe_to_remove"], again["safe_to_remove"]) == ("yes", "no")
+
+
+async def test_the_operator_reads_the_answer_in_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 only for yes; what is left, the command that acts on it, and a job that is at it."""
+    async with operator(tmp_path, objects=3) as run:
+        full = await run("node", "check", "1.stor")
+        job_id = await run.rig.create()
+        beside = await run("node", "check", "1.stor", "--json")
+        empty = await run("node", "check", "20.stor")
+        refused = await run.refused("node", "check", "77.stor")
+        taking = StorageNode("20.stor.lab", "dc1", 100_000, 10)
+        storinfo = run.rig.jobs.resources.node_list
+        monkeypatch.setattr(storinfo, "_ask", answering([taking]))
+        listed = await run("node", "check", "20.stor")
+        lose_the_shard(run.rig, monkeypatch)
+        unknown = await run("node", "check", "21.stor", "--first", "5")
+
+    assert [one.exit_code for one in (full, beside, empty, listed, unknown)] == [3, 3, 0, 3, 4]
+    assert "object: 3 (shard 1: 3)" in full.stdout
+    assert "  shard 1  /account/stor/1" in full.stdout
+    assert "bucket object: not looked at" in full.stdout
+    assert "rebalancer adm job create evacuate --shark 1.stor.lab" in full.stdout
+    result = json.loads(beside.stdout.splitlines()[-1])
+    assert result["jobs"] == [job_id]
+    assert result["causes"][0]["command"] == f"rebalancer adm job watch {job_id}"
+    assert empty.stdout.splitlines()[-1] == (
+        "safe to remove: yes, because no record names 20.stor.lab;"
+        " bucket objects were not looked at"
+    )
+    assert "SharkNotFound: 77.stor.lab" in refused
+
+
+async def test_a_check_that_breaks_off_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its lines said so far."""
+    async with operator(tmp_path) as run:
+
+        async def begin(_checks: Any, _name: str, _first: int | None) -> Any:
+            async def lines() -> Any:
+                yield b'{"type": "progress", "node": "1.stor", "scanned": 1, "shards_done": 1,'
+                yield b' "shards": 1, "found": 0}\n{"type": "res'
+
+            return lines()
+
+        monkeypatch.setattr(checks.NodeChecks, "begin", begin)
+        broken = await run("node", "check", "1.stor")
+
+    assert isinstance(broken.exception, AdmError)
+    assert broken.exception.exit_code == 4
+    assert "1.stor: 100% scanned, 1 of 1 shards done, 0 found" in broken.stderr
