@@ -11,7 +11,9 @@ from rebalancer.api.agent import (
     AgentLimitsChange,
     AgentReport,
     AgentStatus,
+    AgentTask,
     PostedAssignment,
+    TaskSource,
 )
 from rebalancer.api.schemas import ref, schemas_of, text
 from rebalancer.api.status import Message, Ping
@@ -51,6 +53,8 @@ _EXAMPLE = {
         }
     ],
 }
+_NANOSECONDS = "([0-9]{1,18}|[1-8][0-9]{18})"
+_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _ASSIGNMENT_ID = {
     "name": "assignment_id",
     "in": "path",
@@ -69,7 +73,8 @@ def _of_assignments() -> dict[str, Any]:
         " documentation has an array in place of the object: the id, and the list of tasks.",
         part.shows("The assignment is stored; the body is its id, as it was posted.", text()),
         {
-            400: "The body is not JSON, or the fields that the message names cannot be used.",
+            400: "The body is not JSON, a text has NUL, or the fields that the message names cannot"
+            " be used.",
             409: "The agent knows an assignment of this id already.",
             503: f"{_UNREADABLE}  Or the agent is stopping.",
         },
@@ -106,7 +111,11 @@ def _of_assignments() -> dict[str, Any]:
                 {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": PAGE},
                 "The most assignments in the answer.",
             ),
-            part.parameter("before", text(), "Only older assignments; from an earlier answer."),
+            part.parameter(
+                "before",
+                text(pattern=f"^{_NANOSECONDS}[.]{_UUID}$"),
+                "Only older assignments; from an earlier answer.",
+            ),
         ),
     )
     one = {"get": get, "delete": delete, "parameters": [_ASSIGNMENT_ID]}
@@ -165,6 +174,24 @@ def _of_operators() -> dict[str, Any]:
     }
 
 
+def _schemas() -> dict[str, Any]:
+    """Return the schemas of all bodies; an assignment may have keys that this agent ignores."""
+    made = schemas_of(
+        *(AgentAssignment, AgentLimits, AgentLimitsChange, AgentReport, AgentStatus),
+        *(PostedAssignment, Message, Ping),
+    )
+    for kind in (PostedAssignment, AgentTask, TaskSource):
+        made[kind.__name__] = _opened(made[kind.__name__])
+    return made
+
+
+def _opened(schema: Any) -> Any:
+    """Return a schema that allows other keys in each of its objects."""
+    if isinstance(schema, dict):
+        return {key: _opened(one) for key, one in schema.items() if key != "additionalProperties"}
+    return [_opened(one) for one in schema] if isinstance(schema, list) else schema
+
+
 @cache
 def description() -> dict[str, Any]:
     """Return the description of the agent's API; it is made when somebody asks for it first."""
@@ -174,10 +201,7 @@ def description() -> dict[str, Any]:
         "Pulls objects onto the storage node that it runs on.",
         _ABOUT,
         {**_of_assignments(), **_of_operators()},
-        schemas_of(
-            *(AgentAssignment, AgentLimits, AgentLimitsChange, AgentReport, AgentStatus),
-            *(PostedAssignment, Message, Ping),
-        ),
+        _schemas(),
         {
             "Retry-After": part.header(
                 "Seconds after which another try may succeed.", {"type": "integer", "minimum": 0}

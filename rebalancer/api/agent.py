@@ -9,26 +9,23 @@ from typing import Any, Literal
 import attrs
 
 from rebalancer.api.fields import Amount, Count, Positive, Time, Uuid, about
+from rebalancer.api.schemas import closed, text
 
-_REASON = {"description": "The reason, a word such as `MD5Mismatch`, or an object with a code."}
-#: A task's status in both dialects: of deployed programs, and of the rewrite.
+_CODE = {"type": "integer", "description": "The status that the source answered."}
+#: The reason why a task failed, in the dialect of deployed programs, and in that of the rewrite.
+_REASONS = (
+    {
+        "description": "The reason, a word such as `MD5Mismatch`, or an object with a code.",
+        "anyOf": [text(), closed({"HTTPStatusCode": _CODE}, ["HTTPStatusCode"])],
+    },
+    closed({"type": text("A word such as `MD5Mismatch`."), "status_code": _CODE}, ["type"]),
+)
+#: A task's status in both dialects.
 _STATUS = [
     {"enum": ["Pending", "Running", "Complete", None]},
-    {
-        "type": "object",
-        "properties": {"Failed": _REASON},
-        "required": ["Failed"],
-        "additionalProperties": False,
-    },
-    {
-        "type": "object",
-        "properties": {
-            "state": {"enum": ["Pending", "Running", "Complete", "Failed"]},
-            "reason": _REASON,
-        },
-        "required": ["state"],
-        "additionalProperties": False,
-    },
+    closed({"Failed": _REASONS[0]}, ["Failed"]),
+    closed({"state": {"enum": ["Pending", "Running", "Complete"]}}, ["state"]),
+    closed({"state": {"const": "Failed"}, "reason": _REASONS[1]}, ["state", "reason"]),
 ]
 
 
@@ -37,7 +34,11 @@ class TaskSource:
     """The storage node that an object is pulled from."""
 
     datacenter: str
-    manta_storage_id: str = about("The host name of the node.", examples=["1.stor.example.com"])
+    manta_storage_id: str = about(
+        "The host name of the node, perhaps with a port.",
+        pattern="^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$",
+        examples=["1.stor.example.com"],
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +47,11 @@ class AgentTask:
 
     object_id: Uuid
     owner: Uuid = about("The account under whose id the object lies.")
-    md5sum: str = about("The MD5 of the object, in base64.", examples=["L9NrIZXTY37AYVZN9+gZ7w=="])
+    md5sum: str = about(
+        "The MD5 of the object, in base64.",
+        pattern="^[A-Za-z0-9+/]{22}==$",
+        examples=["L9NrIZXTY37AYVZN9+gZ7w=="],
+    )
     source: TaskSource
     status: Any = about(
         "The status of the task, in the dialect of deployed programs or of the rewrite.  In a"
