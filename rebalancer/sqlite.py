@@ -32,7 +32,7 @@ from rebalancer.threads import Work, run_sync
 from rebalancer.transient import TRANSIENT_AT_OPENING, is_transient_of_sqlite
 from rebalancer.waits import Waits
 
-#: Of a new file.  A record has about 1 KiB, and of smaller pages a quarter would be left over.
+#: Pages of a new file.  A record has about 1 KiB, and would leave a quarter of smaller pages empty.
 PAGE_BYTES = 8192
 #: Pages kept in memory: of all that the objects in a pipeline are spread over.
 CACHE_KIB = 16 << 10
@@ -48,7 +48,7 @@ SHORT_LOCK_S = 0.5
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
-#: What sqlite's functions raise over a file: also where what is wrong quotes broken text of it.
+#: Exceptions of sqlite's functions; the second where a message quotes broken text of a file.
 FAILURES = (sqlite3.Error, UnicodeDecodeError)
 _OPEN = {"ro": os.O_RDONLY, "rw": os.O_RDWR, "rwc": os.O_RDWR | os.O_CREAT}
 
@@ -282,11 +282,11 @@ class Database:
         self._version = 0
         #: How many times another program has changed the file, as far as the writer has seen.
         self.foreign_changes = 0
-        #: What is to be known of the file after each commit, looked at within its transaction.
+        #: Reads what must be known of the file after each commit, within its transaction.
         self.observe: Callable[[sqlite3.Connection], Any] = _observe_nothing
-        #: Told what `observe` has seen, once that is committed.
+        #: Called with what `observe` has seen, once that is committed.
         self.observed: Callable[[Any], None] = lambda _seen: None
-        #: Where tests make the process die: around the commit of a transaction.
+        #: Called around the commit of a transaction, where tests make the process die.
         self.before_commit: Callable[[], None] = lambda: None
         self.after_commit: Callable[[], None] = lambda: None
 

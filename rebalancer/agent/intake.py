@@ -19,7 +19,7 @@ FRESH_TASKS = 20_000
 #: A stored assignment that cannot be read, for want of file handles perhaps, is read again after
 #: so many seconds; the next one after longer and longer pauses, while none can be read at all.
 AGAIN_S, FIRST_REST_S, LONGEST_REST_S = 5.0, 0.2, 5.0
-#: What is waited for while the folder of assignments cannot be listed.
+#: The name of the wait while the folder of assignments cannot be listed.
 THE_BACKLOG = "the list of stored assignments"
 
 

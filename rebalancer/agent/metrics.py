@@ -31,7 +31,7 @@ ERROR_TYPES = {
     reasons.SOURCE_OTHER_ERROR.name: "source_error",
     reasons.SOURCE_IS_EVAC_SHARK.name: "source_is_evac",
 }
-#: What counts as an error of a request, by its status.  The deployed agent counts a malformed one
+#: The names of errors of requests, by status.  The deployed agent counts a malformed one
 #: under its parser's whole message, of which there is no end.
 REFUSALS = {400: "malformed", 409: "conflict", 413: "malformed"}
 

@@ -30,7 +30,7 @@ from rebalancer.log import get_logger
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
 
-#: So many assignments may be pulled but not committed; with more, the next one waits.
+#: Assignments that may be pulled but not committed; with more, the next one waits.
 BEHIND = 16
 #: Seconds over which the rate of /status is measured.
 FLOW_S = 10.0

@@ -47,7 +47,7 @@ class Agents:
 
     http: Requests
     port: int
-    #: What the agents want to see, if anything.
+    #: The token that agents want, if any.
     token: Token = attrs.field(factory=Token)
     #: How those agents are posted to that want another form than `legacy`.
     forms: Mapping[str, str] = attrs.field(factory=dict)

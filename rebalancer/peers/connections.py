@@ -20,7 +20,7 @@ KEPT_S = 5.0
 #: Requests to one place at a time.  Each that is slow to answer has a connection for itself, and
 #: must leave the others to the rest.
 AT_ONE_PLACE = 4
-#: What a client's connections may use of the process's files, as a divisor, and the bounds of that.
+#: The share of the process's files that connections may use, as a divisor, and its bounds.
 SHARE, LEAST, MOST = 4, 100, 1000
 #: The head of an answer may have so many bytes.
 MAX_HEAD_BYTES = 100 << 10
@@ -122,7 +122,7 @@ class Connection:
     def be_ready(self) -> bool:
         """Tell whether the answer was taken whole and another request may follow it."""
         protocol = self._protocol
-        # What has come beyond the answer must not be taken for the next one's.
+        # Bytes behind the answer must not be taken for the next answer.
         if protocol.trailing_data[0] or protocol.our_state is not h11.DONE:
             return False
         if protocol.their_state is not h11.DONE:
@@ -177,7 +177,7 @@ class Connections:
     _kept: OrderedDict[Connection, None] = attrs.field(factory=OrderedDict)
     _by_place: dict[Place, list[Connection]] = attrs.field(factory=dict)
     _turns: trio.Semaphore = attrs.field(init=False)
-    # Of the storage nodes of a region, and a few besides.
+    # As many as the storage nodes of a region, and a few besides.
     _turns_at: defaultdict[Place, trio.Semaphore] = attrs.field(
         factory=lambda: defaultdict(lambda: trio.Semaphore(AT_ONE_PLACE))
     )

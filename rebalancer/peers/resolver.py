@@ -27,7 +27,7 @@ SERVICE = "_moray._tcp"
 PORTS = (2020, 2021)
 #: An answer is kept for at least and at most so many seconds, whatever it says.
 MIN_TTL_S, MAX_TTL_S = 5.0, 300.0
-#: One question has this many seconds, all its repetitions and name servers together.
+#: Seconds for one question, all its repetitions and name servers together.
 QUESTION_S = 5.0
 
 log = get_logger()

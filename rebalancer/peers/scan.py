@@ -61,7 +61,7 @@ async def id_columns(shard: Shard) -> tuple[str, ...]:
     Raises:
       PeerError.
     """
-    # Of the table that the statements read: another schema may have one of the same name.
+    # The table that the statements read: another schema may have one of the same name.
     rows = await shard.sql(
         "SELECT attname FROM pg_attribute"
         " WHERE attrelid = 'manta'::regclass AND attname = '_idx' AND NOT attisdropped"

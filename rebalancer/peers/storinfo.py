@@ -20,7 +20,7 @@ WALKS = 3
 DEADLINE_S = 10.0
 #: Numbers above this are no sizes, shares or times: JavaScript does not count so far.
 MOST = 2**53
-#: So many bad entries are remembered, to log each of them once.
+#: Bad entries that are remembered, to log each of them once.
 REMEMBERED = 1000
 
 log = get_logger()

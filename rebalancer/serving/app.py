@@ -104,7 +104,7 @@ class Application(ABC):
     wants JSON.
     """
 
-    #: What the header `Server` says.
+    #: The value of the header `Server`.
     program: str
     max_body_bytes: int
     errors_are_json: bool = False

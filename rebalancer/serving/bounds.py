@@ -26,7 +26,7 @@ class Bounds:
     send_s: float = 30.0
     #: A client that ended what it sends, and may have gone, is made an answer for so long.
     half_closed_s: float = 5.0
-    #: Where there is no room for a new client, a client goes that was silent for so many seconds.
+    #: Seconds of silence after which a client has to make room for a new one.
     patience_s: float = 1.0
     #: The largest request line and headers.
     head_bytes: int = 16 << 10

@@ -22,8 +22,8 @@ from rebalancer.serving.bounds import Bounds
 
 #: Bytes of one read, and of one write that must be taken within `Bounds.send_s`.
 PIECE = 64 << 10
-#: What a client still sends of a request that was answered early is taken for so long, and so much:
-#: a connection closed over unread bytes is reset, and the answer is lost with it.
+#: How long, and how many bytes, the rest of a request that was answered early is taken: if a
+#: connection is closed over unread bytes, it is reset, and the answer is lost with it.
 LINGER_S, LINGER_BYTES = 1.0, 1 << 20
 #: Other tasks have their turn after so many pieces of a body, which may be of one byte each.
 MANY = 4

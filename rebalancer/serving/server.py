@@ -83,7 +83,7 @@ class Server:
 
     async def _not_accepted(self, exc: OSError) -> None:
         if exc.errno in SHORTAGES:
-            # One of our own may be what is missing.
+            # One of our connections may have the file that is lacking.
             self._part_with_one(now=math.inf)
         self._refused.say(log.warning, "connections cannot be accepted", error=str(exc))
         await trio.sleep(PAUSE_S)

@@ -116,7 +116,7 @@ class Backlog:
 
     async def _look(self) -> None:
         """Find the next assignments on disk."""
-        # What is added from now on is listed by `add`; what is being saved will be.
+        # `add` lists assignments that are added from now on, or are being saved.
         self._has_more = False
         passed = self.running | self.refused | self._later.keys()
         try:

@@ -25,8 +25,8 @@ from rebalancer.bodies import read_body
 from rebalancer.domain.objects import Shark, canonical_uuid, is_loose_uuid, is_storage_id
 from rebalancer.jsontext import is_text
 
-#: Of a task: object_id, owner, md5sum, datacenter, manta_storage_id.  What an agent does with fifty
-#: of them in a few milliseconds is done with plain tuples: in messages, in statements, in memory.
+#: A task: object_id, owner, md5sum, datacenter, manta_storage_id.  An agent handles fifty of them
+#: in a few milliseconds, so they are plain tuples: in messages, in statements, in memory.
 Row = tuple[str, str, str, str, str]
 
 #: Base64 of 16 bytes.

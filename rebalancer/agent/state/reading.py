@@ -20,11 +20,11 @@ from rebalancer.agent.state.statefile import (
 from rebalancer.errors import StoreError
 from rebalancer.sqlite import connect
 
-#: What sqlite keeps beside a file while a program changes it.
+#: Endings of the files that sqlite keeps beside one while a program changes it.
 COMPANIONS = ("-journal", "-wal", "-shm")
-#: What sqlite says of content, as against the state of the machine or another program's lock.
+#: Errors of content, as against those of the machine or of another program's lock.
 _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-#: Of what is no plain file: a symbolic link, or a socket.
+#: Errors of opening what is no plain file: a symbolic link, or a socket.
 _NO_FILE = {errno.ELOOP, errno.ENXIO}
 
 
@@ -49,7 +49,7 @@ def read(path: Path) -> StoredAssignment:
 def _content(path: Path) -> tuple[bytes, int]:
     """Read a file, whatever it is; returns its content and when that was last changed."""
     try:
-        # What is no plain file must not be waited for, nor followed out of the folder.
+        # A pipe must not be waited for, nor a link followed out of the folder.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         if exc.errno in _NO_FILE:

@@ -36,7 +36,7 @@ from rebalancer.agent_protocol import (
 from rebalancer.converter import parse_json
 from rebalancer.errors import BadRequest, StoreError
 
-#: Of the files that are written.
+#: The version of the files that are written.
 VERSION = 1
 #: No assignment is as large: that of 100,000 tasks has 20 MB.
 MAX_BYTES = 256 << 20
@@ -61,7 +61,7 @@ _TASKS = """
 SELECT object_id, owner, md5sum, datacenter, manta_storage_id, status FROM tasks ORDER BY rowid
 """
 _HEADER_BYTES = 100
-#: Where the header says whether sqlite would look for a WAL, and what says that it need not.
+#: The bytes of the header by which sqlite looks for a WAL, and their values if it need not.
 _FORMATS, _NO_WAL = slice(18, 20), b"\x01\x01"
 
 
@@ -150,7 +150,7 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
             raise BadRequest(f"no table {table}")
     found: dict[Any, tuple[Any, ...]] = {}
     for row in db.execute(_TASKS):
-        # Its primary key forbids this, but a damaged file may have it, even without an end.
+        # The primary key forbids this, but a damaged file may have it, even without an end.
         if found.setdefault(row[0], row) is not row:
             raise BadRequest(f"two tasks of object {row[0]!r}")
     rows, statuses = _tasks(list(found.values()))

@@ -102,8 +102,8 @@ class AssignmentStore:
     def write(self, assignments: Sequence[StoredAssignment]) -> list[StoreError | None]:
         """Write how the tasks of unfinished assignments stand: durable on return.
 
-        Those that are finished now are moved to the completed ones.  What the disk does not take
-        has its error in the answer; of that, nothing has changed.
+        Those that are finished now are moved to the completed ones.  An assignment that the disk
+        does not take is unchanged, and has its error in the answer.
         """
         errors = self._replace(assignments)
         moved = []
@@ -227,7 +227,7 @@ class AssignmentStore:
         """
         entries = (c for folder in (self.scheduled, self.completed) for c in list_folder(folder))
         known = (c for c in entries if before is None or c < before)
-        # One that moves from folder to folder may be met twice.
+        # An assignment that moves from folder to folder may be met twice.
         try:
             found = heapq.nlargest(limit + MOVING, known)
         except OSError as exc:

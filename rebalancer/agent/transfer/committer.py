@@ -165,8 +165,8 @@ class Committer:
         except Exception as exc:
             if len(items) > 1:
                 log.exception("objects are put into place one by one")
-                # What is in place already is missing under its temporary name: reported as failed,
-                # and found there when it is asked for again.
+                # An object that is in place already is missing under its temporary name: it is
+                # reported as failed, and found there when it is asked for again.
                 return {k: v for one in items for k, v in self._put_all([one]).items()}
             (item,) = items
             log.exception("object not put into place", task=item.object_id)

@@ -143,7 +143,7 @@ class Health:
             self._changes.wake()
         if answers.away_since is not None:
             answers.away_since, answers.probe_at = None, math.inf
-            # What takes assignments again after a moment is not trusted at once each time.
+            # An agent that comes back only for a moment is trusted later each time.
             answers.probe_pause_s = min(2 * answers.probe_pause_s, PROBE_MAX_S)
             self._away.discard(shark)
             self.times_back += 1

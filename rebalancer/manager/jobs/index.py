@@ -49,7 +49,7 @@ log = get_logger()
 _NOTED = f"SELECT {', '.join(job_file.NOTED)} FROM jobs"
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-#: What is noted when a job comes into a state.
+#: The times that are noted when a job comes into a state.
 _TIMES = {
     **dict.fromkeys(AT_WORK, f", started = coalesce(started, {_NOW}), finished = NULL"),
     **dict.fromkeys((*ENDED, JobState.PAUSED), f", finished = {_NOW}"),

@@ -16,7 +16,7 @@ CONNECT_S = 5.0
 #: them one connection is moved at most.
 SPREAD_S = 5.0
 #: Connections over which nothing has come for so many seconds are closed, but for one of a shard.
-#: Else each moment at which many were needed would leave its own for as long as a job runs.
+#: Else the connections of each busy moment would stay for as long as a job runs.
 UNUSED_S = 60.0
 #: A server that could not be connected to comes last for so many seconds: a dead one stays in
 #: the name service for minutes.

@@ -55,7 +55,7 @@ class Download:
         self._digest.update(data)
         more = max(0, len(data) - self._promised)
         try:
-            # What was promised may have been used up by others who write to this disk.
+            # Others who write to this disk may have used up what was promised.
             if not self._files.promised.take(more, self._files.free_bytes, TRIES):
                 raise no_room(f"no room for the rest behind {self.size} bytes")
         except OSError as exc:

@@ -61,7 +61,7 @@ class ObjectFiles:
     durable: bool
     #: Called when a temporary file could not be removed.
     on_cleanup_failure: Callable[[], None]
-    #: What this run's temporary names have in common; each has a number besides.
+    #: The part that this run's temporary names share; each has a number besides.
     run: str = attrs.field(factory=new_run)
     promised: Promised = attrs.field(factory=Promised.alone)
     _tree: Tree | None = None
@@ -219,8 +219,8 @@ class ObjectFiles:
 
         Those in memory are verified and written first.  For all others than the failed ones, the
         file, its name and its folder are on stable storage on return: the contents first, then
-        the renames, then the folders.  Of one that failed nothing is left, unless it was staged
-        and its failure may pass: that one can be put into place again.
+        the renames, then the folders.  Nothing is left of an object that failed, unless it came
+        staged and files or memory were short: then it can be put into place again.
         """
         whole = [item for item in batch if isinstance(item, Whole)]
         staged = [item for item in batch if isinstance(item, Staged)]

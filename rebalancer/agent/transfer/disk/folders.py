@@ -129,7 +129,7 @@ def let_read(file: int, mode: int) -> None:
     """Give an open file or folder the bits of `mode` that it lacks.
 
     A run under another umask, or one that was killed, may have left it so that the web server
-    cannot read it.  What belongs to somebody else stays as it is.
+    cannot read it.  Somebody else's file or folder stays as it is.
     """
     found = os.fstat(file)
     if found.st_mode & mode != mode and found.st_uid == os.geteuid():

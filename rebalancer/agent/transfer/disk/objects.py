@@ -11,11 +11,11 @@ from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.domain.reasons import Reason
 from rebalancer.transient import SHORTAGES
 
-#: What a full disk, or an exhausted quota, is called.
+#: Errors of a full disk, or an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-# These two are not frozen, which would take four times as long: there is one for each object.
+# Not frozen, because that takes four times as long to make, and there is one for each object.
 @attrs.define(eq=False)
 class Whole:
     """An object lies whole in memory, not verified, with the MD5 (base64) that it is to have."""

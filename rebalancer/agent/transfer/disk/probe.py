@@ -65,7 +65,7 @@ def prove(root: Path, temp: Path, name: str) -> None:
         if exc.errno not in FULL:
             where = f"manta_root {root}, temp_dir {temp}"
             raise ConfigError(f"storage: cannot {step} ({where}): {exc.strerror}") from exc
-        # That passes, and each object fails for it until then.
+        # A full disk passes, and each object fails for it until then.
         log.warning("the disk of the objects is full", step=step)
     finally:
         _remove_probes(tree, name)

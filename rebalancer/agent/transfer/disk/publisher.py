@@ -12,7 +12,7 @@ from rebalancer.agent.transfer.disk.sync import MANY, sync_file_system_of, sync_
 from rebalancer.domain import reasons
 from rebalancer.log import get_logger
 
-#: So many accounts are remembered whose folders are on stable storage.
+#: Accounts that are remembered, whose folders are on stable storage.
 _KNOWN = 10_000
 
 log = get_logger()

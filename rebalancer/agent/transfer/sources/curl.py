@@ -23,7 +23,7 @@ from rebalancer.config import AgentSource
 #: Bytes that libcurl receives at once: as many as stay in a processor's cache, and the fewest
 #: that it accepts as a setting.
 BUFFER_BYTES, LEAST_BUFFER_BYTES = 128 << 10, 1 << 10
-#: What libcurl calls failures of a source that could not be connected to.
+#: Libcurl's errors of a source that could not be connected to.
 _UNREACHABLE = {
     pycurl.E_COULDNT_RESOLVE_HOST,
     pycurl.E_COULDNT_CONNECT,

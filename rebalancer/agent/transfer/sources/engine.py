@@ -1,7 +1,7 @@
 """This module says what an engine, which asks sources for objects, is given and what it returns.
 
 Two engines pass the same tests: `curl`, on libcurl, and `plain`, on h11, for where libcurl is not
-to be had.  What either believes of an answer is decided here.
+to be had.  This module decides what both believe of an answer.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from rebalancer.peers.names import Endpoint
 
 #: An answer of at most so many bytes of body is returned whole.
 WHOLE_BYTES = 256 << 10
-#: Of a larger one, so many bytes are received before somebody has taken those before them.
+#: Bytes of a larger object that are received before the earlier ones were taken.
 AHEAD_BYTES = 1 << 20
-#: So many bytes of a body that is not wanted, that of a 404 perhaps, are read to keep a connection.
+#: Bytes of an unwanted body, perhaps of a 404, that are read to keep a connection.
 UNWANTED_BYTES = 64 << 10
 #: The heads of an answer and its trailers may have so many bytes together.
 MAX_HEAD_BYTES = 32 << 10
-#: So many interim answers may come before the real one.
+#: Interim answers that may come before the real one.
 MAX_INTERIM = 16
 #: A connection that nobody used for so many seconds is not used again; most sources close it
 #: after 60.  An address is looked up again after so many.
@@ -63,7 +63,7 @@ class Source:
 
     name: str
     at: Endpoint
-    #: What comes before the path of an object.
+    #: The part of the URL before the path of an object.
     url: str = attrs.field(init=False)
 
     @url.default

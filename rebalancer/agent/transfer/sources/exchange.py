@@ -32,9 +32,9 @@ _STALE = {
     pycurl.E_SEND_ERROR,
     pycurl.E_RECV_ERROR,
 }
-#: What some sources say before they close a connection that was kept for too long.
+#: The status by which some sources close a connection that was kept for too long.
 _REQUEST_TIMEOUT = 408
-#: What a callback returns that takes nothing for now.
+#: The answer of a callback that takes nothing for now.
 _PAUSE: int = pycurl.WRITEFUNC_PAUSE
 
 
@@ -136,7 +136,7 @@ class Exchange:
         """Take bytes of the body; any other number than None ends the exchange, or lets it rest.
 
         What is not taken then libcurl hands over again.  Some versions of pycurl lose their
-        thread if they are told to pause from here in any other way.
+        thread if they are made to pause from here in any other way.
         """
         if self._size >= AHEAD_BYTES:
             self.is_full = True

@@ -69,7 +69,7 @@ class EpollSockets:
     The cost counts, because two changes come with each object.
 
     A socket that libcurl does not wait for stays registered until it is ready, for mostly its
-    connection carries the next request at once.  One that was closed is not, whatever else has
+    connection carries the next request at once.  A closed socket is not, even if another has
     its number now.
 
     Mutable state: what libcurl waits for, by socket; whether another one became readable, whose
