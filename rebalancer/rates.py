@@ -1,6 +1,7 @@
 """This module computes how fast something goes, and how long it will take, from samples."""
 
 from collections import deque
+from collections.abc import Sequence
 
 import attrs
 
@@ -20,6 +21,11 @@ class Rates:
     def has_begun(self) -> bool:
         """Tell whether there is any sample."""
         return bool(self._samples)
+
+    @property
+    def samples(self) -> Sequence[tuple[float, int, int]]:
+        """Return what was added and is kept: a time, objects and bytes each."""
+        return tuple(self._samples)
 
     def add(self, now_s: float, objects: int, size: int) -> None:
         """Note that at `now_s`, `objects` of `size` bytes in all were done."""

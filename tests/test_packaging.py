@@ -36,6 +36,24 @@ def test_a_storage_node_gets_no_embedded_region() -> None:
     assert packages(ROOT) == expected(ROOT / "rebalancer")
 
 
+def test_everything_that_is_no_module_is_installed_too() -> None:
+    """Templates, scripts and schemas are of no use in the checkout alone."""
+    patterns = settings(ROOT)["options.package_data"]["rebalancer"].split()
+    package = ROOT / "rebalancer"
+    files = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+
+    # As setuptools matches: a star ends at a slash.
+    matched = {
+        path.relative_to(package).as_posix() for one in patterns for path in package.glob(one)
+    }
+    assert files <= matched
+    assert {"manager/page/templates/job.html", "manager/page/static/page.css"} <= files
+
+
 def test_the_embedded_region_is_a_distribution_of_its_own() -> None:
     """It holds the package `rebalancer_devregion`, whole, and nothing else."""
     assert packages(SIBLING) == expected(SIBLING / "rebalancer_devregion")

@@ -20,6 +20,8 @@ from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.jobs.tuning import adopted
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.manager.page.front import Front
+from rebalancer.manager.page.routes import make_page
 from rebalancer.metrics import metrics_app
 from rebalancer.peers.connections import affordable
 from rebalancer.peers.http import open_http
@@ -45,6 +47,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
     async with _open_jobs(config, agent_token) as jobs:
         metrics, access = jobs.resources.metrics, config.api
         api, exported = make_api(jobs, metrics), metrics_app(metrics.registry)
+        page = make_page(jobs, api_token, is_secure=bool(access.tls_cert))
         daemon.require_token(api, api_token)
         if config.metrics_behind_token:
             daemon.require_token(exported, api_token)
@@ -61,13 +64,14 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
 
         await daemon.serve(
             service,
-            api=api,
+            api=Front(api=api, page=page),
             api_at=daemon.Listen(
                 config.listen_host, config.listen_port, access.tls_cert, access.tls_key
             ),
             metrics=exported,
             metrics_at=daemon.Listen(config.metrics_host, config.metrics_port),
             on_reload=reload,
+            on_stop=page.stopping.set,
         )
 
 

@@ -20,6 +20,7 @@ from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.jobs.scheduler import why_queued
+from rebalancer.manager.jobs.tuning import read_tuning
 from rebalancer.manager.jobs.verdicts import Verdicts
 from rebalancer.manager.store import views
 from rebalancer.threads import Work, run_sync
@@ -89,11 +90,25 @@ class JobQueries:
         Raises:
           BadRequest: the id is no UUID, or there is no such job.
         """
-        details = await self.details(job_id)
+        return self.summarize(await self.details(job_id))
+
+    def summarize(self, details: JobDetails) -> Summary:
+        """Return the summary of a job with these details."""
         running = self.running.get(details.row.id)
         rates = None if running is None else running.rates
         standings = self.resources.fleet_ledger.snapshot()
         return render.summary(details.row, details.known, rates, standings, details.waits)
+
+    def limits(self, job_id: str) -> Mapping[str, int | None] | None:
+        """Return the limits of a job that are in force, by their names; None if it has no turn."""
+        running = self.running.get(job_id)
+        if running is None or running.job is None:
+            return None
+        options, tuning = running.config.options, read_tuning(running.row)
+        return {
+            name: value if value is not None else getattr(options, name, None)
+            for name, value in attrs.asdict(tuning).items()
+        }
 
     async def status(self) -> Status:
         """Return the numbers of jobs and nodes, and how the destinations stand."""
