@@ -277,7 +277,7 @@ class Database:
         # Filled by the event loop, emptied by the thread that commits.
         self._waiting: deque[_Write] = deque()
         # Held by whoever decides whether a transaction is still wanted: its caller, or the thread.
-        self._deciding = threading.Lock()
+        self._wanted_lock = threading.Lock()
         self._try_over = trio.Event()
         self._version = 0
         #: How many times another program has changed the file, as far as the writer has seen.
@@ -329,7 +329,7 @@ class Database:
                     while not mine.is_over:
                         await self._try_to_commit()
         finally:
-            with self._deciding:
+            with self._wanted_lock:
                 mine.is_wanted = False
                 is_last = not any(write.is_wanted for write in self._waiting)
             if is_last:
@@ -401,7 +401,7 @@ class Database:
     def _conclude(self, taken: Sequence[_Write], failure: BaseException | None) -> None:
         """Tell the transactions that a thread has taken how it went, or have them wait again."""
         is_over = not isinstance(failure, StoreBusy)
-        with self._deciding:
+        with self._wanted_lock:
             if not is_over:
                 self._waiting.extendleft(reversed(taken))
             for write in taken:
@@ -409,7 +409,7 @@ class Database:
                 write.is_over, write.is_taken = is_over, False
 
     def _take(self) -> _Write | None:
-        with self._deciding:
+        with self._wanted_lock:
             while self._waiting:
                 write = self._waiting.popleft()
                 if write.is_wanted:

@@ -39,10 +39,10 @@ class Scan(Protocol):
 
 
 @attrs.frozen(order=True)
-class Part:
-    """A shard in one round, or a part of a job's listing, which a job must see to its end.
+class NeededScan:
+    """A needed scan is one that a job must see to its end, of a shard or of a listing's part.
 
-    The end of `column` is the end of the part.
+    The end of `column` is the end of the scan.
     """
 
     round: int
@@ -74,23 +74,21 @@ def scan_name(scan_round: int, shard: int) -> str:
 
 def needed(
     shards: Collection[int], rounds: Iterable[int], listed: Iterable[str] = ()
-) -> list[Part]:
+) -> list[NeededScan]:
     """Return what a job must look at: each shard in each begun round, and its whole listing."""
-    scans = [Part(number, shard) for number in rounds for shard in shards]
-    return [*scans, *(Part(0, NO_SHARD, name) for name in listed)]
+    scans = [NeededScan(number, shard) for number in rounds for shard in shards]
+    return [*scans, *(NeededScan(0, NO_SHARD, name) for name in listed)]
 
 
-def unfinished(parts: Iterable[Part], scans: Iterable[Scan]) -> list[Part]:
-    """Return the `parts` that were not looked at to their end, in the order of the rounds.
+def unfinished(wanted: Iterable[NeededScan], scans: Iterable[Scan]) -> list[NeededScan]:
+    """Return the `wanted` scans that have not come to their end, in the order of the rounds.
 
-    A part without any stored scan has not been begun.
+    A wanted scan without any stored one has not begun.
     """
-    ended, open_ = set[Part](), set[tuple[int, int]]()
+    ended, open_ = set[NeededScan](), set[tuple[int, int]]()
     for scan in scans:
         if scan.position >= scan.until:
-            ended.add(Part(scan.round, scan.shard, scan.column))
+            ended.add(NeededScan(scan.round, scan.shard, scan.column))
         elif scan.shard != NO_SHARD:
             open_.add((scan.round, scan.shard))
-    return sorted(
-        part for part in set(parts) if part not in ended or (part.round, part.shard) in open_
-    )
+    return sorted(one for one in set(wanted) if one not in ended or (one.round, one.shard) in open_)

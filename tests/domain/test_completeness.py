@@ -4,7 +4,7 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.domain.completeness import LAST_COLUMN, NO_SHARD, Part, needed, unfinished
+from rebalancer.domain.completeness import LAST_COLUMN, NO_SHARD, NeededScan, needed, unfinished
 
 SHARDS, ROUNDS, COLUMNS = range(1, 5), range(3), ("_id", "_idx", LAST_COLUMN)
 
@@ -45,7 +45,7 @@ def test_nothing_is_finished_but_what_was_scanned_to_its_end(
             last = spans[LAST_COLUMN]
             is_whole = all(span is None or span[0] == span[1] for span in spans.values())
             is_finished = last is not None and is_whole
-            assert (Part(number, shard) not in left) == is_finished
+            assert (NeededScan(number, shard) not in left) == is_finished
 
 
 @given(st.sets(st.sampled_from(SHARDS), min_size=1), st.integers(1, 3), st.data())
@@ -60,15 +60,18 @@ def test_taking_away_any_row_of_a_finished_scan_leaves_no_job_complete(
     lost = rows[index]
     half = attrs.evolve(lost, position=4)
     assert unfinished(parts, [*rows[:index], half, *rows[index + 1 :]]) == [
-        Part(lost.round, lost.shard)
+        NeededScan(lost.round, lost.shard)
     ]
     if lost.column == LAST_COLUMN:
         left = unfinished(parts, [*rows[:index], *rows[index + 1 :]])
-        assert left == [Part(lost.round, lost.shard)]
+        assert left == [NeededScan(lost.round, lost.shard)]
 
 
 def test_each_part_of_a_listing_has_its_own_end() -> None:
     """One that is half way says nothing of the others; one that is not there was not begun."""
     parts = needed((), (0,), ("objects", "links", "file"))
     rows = [Row(NO_SHARD, "objects", 0, 0), Row(NO_SHARD, "links", 1, 2)]
-    assert unfinished(parts, rows) == [Part(0, NO_SHARD, "file"), Part(0, NO_SHARD, "links")]
+    assert unfinished(parts, rows) == [
+        NeededScan(0, NO_SHARD, "file"),
+        NeededScan(0, NO_SHARD, "links"),
+    ]

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.completeness import NO_SHARD, Part, UnfinishedScan, needed, unfinished
+from rebalancer.domain.completeness import NO_SHARD, NeededScan, UnfinishedScan, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import OPEN_OBJECTS, AssignmentState
 from rebalancer.errors import JobFailed
@@ -121,13 +121,12 @@ async def _recover(
             await (to_update if is_copied else to_poll).send(assignment)
 
 
-async def _unfinished(job: Job) -> list[Part]:
-    """Return the parts of discovery that are left; none if the job takes no more objects."""
+async def _unfinished(job: Job) -> list[NeededScan]:
+    """Return the scans that are left; none if the job takes no more objects."""
     progress = await job.store.read(scans.read_progress)
     shards = progress.shards if job.scans else ()
     listed = () if job.listing is None else job.listing.parts
-    parts = needed(shards, progress.rounds, listed)
-    left = unfinished(parts, progress.scans)
+    left = unfinished(needed(shards, progress.rounds, listed), progress.scans)
     return [] if job.has_enough else left
 
 
@@ -149,11 +148,11 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
     return [*map(str, job.unfinished), *left_out, *others]
 
 
-def _position(part: Part, progress: ScanProgress) -> str:
-    """Say how far the scan of an unfinished part came."""
+def _position(left: NeededScan, progress: ScanProgress) -> str:
+    """Say how far an unfinished scan has come."""
     for scan in progress.scans:
-        is_of_part = (scan.round, scan.shard) == (part.round, part.shard)
-        if is_of_part and scan.position < scan.until:
+        is_same = (scan.round, scan.shard) == (left.round, left.shard)
+        if is_same and scan.position < scan.until:
             return f"it stands at {scan.position:,} of {scan.until:,} in {scan.column}"
     return "it has not begun"
 
