@@ -71,6 +71,7 @@ def test_the_managers_template_passes_every_tunable() -> None:
         "REBALANCER_LOG_LEVEL": "warn",
         "SNAPLINK_CLEANUP_REQUIRED": True,
         "REBALANCER_BLACKLIST_DATACENTERS": [{"name": "dc1"}, {"name": "dc2", "last": True}],
+        "BUCKETS_MORAY_SHARDS": shards(1, 2),
     }
     config = manager(metadata)
 
@@ -87,6 +88,7 @@ def test_the_managers_template_passes_every_tunable() -> None:
     )
     assert (config.max_fill_percentage, config.log_level) == (68, "warn")
     assert config.snaplink_cleanup_required
+    assert config.has_bucket_objects
     assert config.blacklist_datacenters == ("dc1", "dc2")
 
 

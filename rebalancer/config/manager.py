@@ -91,6 +91,8 @@ class ManagerConfig:
     delete_assignments: bool = key(True, reload=NEXT_JOB)
     allow_source_evac_shark: bool = key(True, reload=NEXT_JOB)
     exclude_key_prefixes: tuple[str, ...] = key((), reload=NEXT_JOB)
+    #: Whether the region has bucket objects, which no job looks at: no node is said to be empty.
+    has_bucket_objects: bool = key(False, reload=LIVE)
     http_timeout_s: float = key(30.0, reload=RESTART, validator=checks.whole(1))
     datacenter: str = key("", reload=RESTART)
     service: str = key("rebalancer", reload=RESTART)
@@ -115,6 +117,11 @@ class ManagerConfig:
             raise FieldError(f"shards: expected at least one {bounds}, each number once")
         ordered = tuple(sorted(chosen, key=lambda shard: shard.number))
         object.__setattr__(self, "shards", ordered)
+
+    @property
+    def bounds_shards(self) -> bool:
+        """Tell whether shards may be left alone because of their numbers."""
+        return self.min_shard > 1 or self.max_shard is not None
 
     @property
     def storinfo(self) -> str:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 #: Keys that templates of the predecessors write, and that mean nothing here.
 _SILENT: Mapping[Any, frozenset[str]] = {
-    ManagerConfig: frozenset({"direct_db", "mdapi"}),
+    ManagerConfig: frozenset({"direct_db"}),
     Shard: frozenset({"last"}),
     AgentServer: frozenset({"download_timeout_secs"}),
 }
@@ -84,6 +84,10 @@ def read_manager(text: str, name: str, variables: Mapping[str, str] | None = Non
     misspelt = document.pop("max_fill_precentage", None)
     if misspelt is not None:
         document.setdefault("max_fill_percentage", misspelt)
+    # Of what a manager of bucket objects needs only this counts here: that there are some.
+    mdapi = document.pop("mdapi", None)
+    if isinstance(mdapi, dict) and mdapi.get("shards"):
+        document.setdefault("has_bucket_objects", True)
     made, wrong = environment.override(document, environment.MANAGER, variables or {})
     return _structure(made, ManagerConfig, name, wrong)
 

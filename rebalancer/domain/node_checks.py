@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from rebalancer.domain.verdicts import BUCKET_OBJECTS, Cause
+from rebalancer.domain.verdicts import BUCKET_OBJECTS, Cause, Scope
 
 
 class Kind(enum.StrEnum):
@@ -43,6 +43,8 @@ class Seen:
     takes_writes: bool | None = False
     #: Assignments that agents are working on at the node, as a destination.
     assignments: int = 0
+    #: Whether the configuration leaves shards alone because of their numbers.
+    bounds_shards: bool = False
     #: Whether the region has bucket objects, at which nobody looks.
     has_buckets: bool = False
     #: Unfinished jobs that empty the node.
@@ -111,6 +113,9 @@ def _unknown(node: str, seen: Seen) -> list[Cause]:
     if seen.is_cut:
         why = "the check stopped early, as was asked; count all"
         missing.append(Cause("stopped_early", None, why, look))
+    if seen.bounds_shards:
+        why = "min_shard or max_shard leave shards out; take all of them"
+        missing.append(Cause(Scope.SOME_SHARDS, None, why, None))
     if seen.has_buckets:
         why = "this program does not look at them: the node may have some"
         missing.append(Cause(BUCKET_OBJECTS, None, why, None))

@@ -37,6 +37,7 @@ class Scope(enum.StrEnum):
     OBJECTS_FILE = "objects_file"
     RETRIED = "retried_objects_only"
     NO_FINAL_SCAN = "no_final_scan"
+    SOME_SHARDS = "shards_left_out"
 
 
 #: Stands for objects of the second version of the API, which this program does not look at.
@@ -109,6 +110,7 @@ _SCOPES = {
     Scope.OBJECTS_FILE: "the job took what a file lists; take the others too",
     Scope.RETRIED: "the job took what an earlier job had left; see whether the node is empty",
     Scope.NO_FINAL_SCAN: "final_scans is 0, so nobody has looked; see whether the node is empty",
+    Scope.SOME_SHARDS: "min_shard or max_shard leave shards out; take all of them",
 }
 
 
@@ -236,6 +238,6 @@ def _left(word: str, count: int, commands: _Commands) -> Cause:
 
 
 def _part(scope: Scope, commands: _Commands) -> Cause:
-    takes_more = scope in (Scope.MAX_OBJECTS, Scope.OBJECTS_FILE)
+    takes_more = scope in (Scope.MAX_OBJECTS, Scope.OBJECTS_FILE, Scope.SOME_SHARDS)
     command = commands.evacuate if takes_more else commands.check
     return Cause(scope, None, _SCOPES[scope], command)

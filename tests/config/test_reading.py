@@ -63,6 +63,17 @@ def test_a_file_of_the_deployed_template_is_read() -> None:
     assert (config.options.max_tasks_per_assignment, config.options.max_sharks) == (20, 5)
 
 
+def test_a_region_with_bucket_objects_is_known_by_their_shards() -> None:
+    """As the template of a later predecessor lists them, unless the operator says otherwise."""
+    some: dict[str, Any] = {"mdapi": {"shards": [{"host": "1.buckets-mdapi.us"}], "news": 1}}
+
+    assert manager(some).has_bucket_objects
+    assert not manager({**some, "has_bucket_objects": False}).has_bucket_objects
+    nothing: tuple[Any, ...] = ({}, {"shards": []}, None, [])
+    for none in nothing:
+        assert not manager({"mdapi": none}).has_bucket_objects
+
+
 @pytest.mark.row("DEF-11")
 def test_the_right_spelling_wins() -> None:
     """Of the limit of fill."""

@@ -35,6 +35,7 @@ NOTHING = Seen({})
         ),
         (Seen({}, not_looked_up="no answer"), "unknown", {"node_not_looked_up": None}),
         (Seen({}, is_cut=True), "unknown", {"stopped_early": None}),
+        (Seen({}, bounds_shards=True), "unknown", {"shards_left_out": None}),
         (Seen({}, has_buckets=True), "unknown", {"bucket_objects_not_looked_at": None}),
     ],
 )
@@ -59,6 +60,7 @@ SEEN = st.builds(
     not_looked_up=st.none() | st.just("no answer"),
     takes_writes=st.sampled_from([True, False, None]),
     assignments=st.integers(0, 2),
+    bounds_shards=st.booleans(),
     has_buckets=st.booleans(),
     jobs=st.sampled_from([(), ("0fd6",)]),
 )

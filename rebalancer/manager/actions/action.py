@@ -66,8 +66,11 @@ class JobAction(Protocol):
           Unavailable, Damaged: the file of `row` is needed, and cannot be read.
         """
 
-    def verdict(self, row: "JobRow", end: End) -> Verdict:
-        """Return what the ended job `row` has come to, by the `end` that its file has."""
+    def verdict(self, row: "JobRow", end: End, config: ManagerConfig) -> Verdict:
+        """Return what the ended job `row` has come to, by the `end` that its file has.
+
+        `config` says what jobs do not look at.
+        """
 
     async def plan(self, resources: "Resources", params: dict[str, Any]) -> Plan:
         """Tell what a job would do; asked only of an action that declares a dry run.

@@ -36,5 +36,5 @@ class Verdicts:
             return None
         if len(self._known) >= MOST:
             del self._known[next(iter(self._known))]
-        made = self._known[row.id] = action.verdict(row, end)
+        made = self._known[row.id] = action.verdict(row, end, self.resources.config)
         return made

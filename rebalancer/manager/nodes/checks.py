@@ -141,6 +141,8 @@ class NodeChecks:
             not_looked_up=check.not_looked_up,
             takes_writes=check.takes_writes,
             assignments=sum(one.assignments for one in standings if one.shark == node),
+            bounds_shards=self.resources.config.bounds_shards,
+            has_buckets=self.resources.config.has_bucket_objects,
             jobs=jobs,
         )
         decision = decide(node, seen)

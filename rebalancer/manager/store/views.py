@@ -147,7 +147,8 @@ def read_end(path: Path) -> End:
         counted = {key: objects for key, (objects, _) in counts.read_status(db).counts.items()}
         rounds = final_scans.read_rounds(db)
         remaining = None
-        if rounds:
+        # After a scan that found something, nobody has looked what became of that.
+        if rounds and not rounds[-1].found:
             remaining = _by_word(db, "why", "remaining") if rounds[-1].remaining else {}
         gone = f"status IN ('{LinkStatus.COMPLETE}', '{LinkStatus.SKIPPED}')"
         links = _by_word(db, "coalesce(detail, status)", f"links WHERE NOT {gone}")

@@ -92,7 +92,7 @@ class EvacuateAction:
             taken = overview.status.objects(ObjectStatus.COMPLETE)
         return params_of_retry(row, known, taken)
 
-    def verdict(self, row: JobRow, end: End) -> Verdict:
+    def verdict(self, row: JobRow, end: End, config: ManagerConfig) -> Verdict:
         """Return whether an ended evacuation has emptied its node."""
         params, scope = row.params, set[Scope]()
         if params.get("max_objects") is not None:
@@ -103,7 +103,11 @@ class EvacuateAction:
             scope.add(Scope.RETRIED)
         if not scope and end.remaining is None:
             scope.add(Scope.NO_FINAL_SCAN)
-        return of_evacuation(row.id, params["from_shark"], row.state, scope, end)
+        if config.bounds_shards:
+            scope.add(Scope.SOME_SHARDS)
+        has_buckets = config.has_bucket_objects
+        node = params["from_shark"]
+        return of_evacuation(row.id, node, row.state, scope, end, has_buckets=has_buckets)
 
     async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
         """Tell what a job would do, as `make_plan` does."""

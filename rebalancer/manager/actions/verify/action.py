@@ -73,7 +73,7 @@ class VerifyAction:
             raise BadRequest(f"Job {row.params['job']}, whose objects are verified, was removed")
         return {**row.params, "retry_of": row.id}
 
-    def verdict(self, row: JobRow, end: End) -> Verdict:
+    def verdict(self, row: JobRow, end: End, config: ManagerConfig) -> Verdict:
         """Return what an ended verification has come to."""
         return of_verification(row.id, row.state, end)
 

@@ -1,0 +1,116 @@
+"""The verdicts of ended jobs, by what is in their files."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from rebalancer.config import ManagerConfig, Shard
+from rebalancer.domain.states import JobState
+from rebalancer.domain.verdicts import End, Word
+from rebalancer.errors import StoreError
+from rebalancer.manager.actions.registry import ACTIONS
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.store import views
+from tests.manager.http.test_api import open_rig
+from tests.manager.world import ORIGIN, World, make_world, object_id, record
+
+CONFIG = ManagerConfig("lab", (Shard("1.moray.lab"), Shard("2.moray.lab")))
+WHOLE: dict[str, Any] = {"from_shark": ORIGIN.manta_storage_id}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = make_world(tmp_path / "world", [record(number) for number in range(1, 9)])
+    yield made
+    made.close()
+
+
+def change(world: World, statement: str, *values: Any) -> None:
+    """Change a job's file as another history would have left it."""
+    with closing(sqlite3.connect(world.job_file)) as db, db:
+        db.execute(statement, values)
+
+
+def word(end: End, params: dict[str, Any] = WHOLE, config: ManagerConfig = CONFIG) -> Word:
+    row = JobRow("job", "evacuate", JobState.COMPLETE, params, "", None, None, None)
+    return ACTIONS["evacuate"].verdict(row, end, config).word
+
+
+async def test_a_node_is_empty_when_the_last_scan_met_nothing(
+    world: World, autojump_clock: object
+) -> None:
+    """Of a job that took all of it, and only then."""
+    await world.run()
+    end = views.read_end(world.job_file)
+
+    assert (end.remaining, end.links, end.dropped) == ({}, {}, 0)
+    assert word(end) is Word.EMPTY
+    for part in ({"max_objects": 10}, {"objects_file": "/a"}, {"retry_of": "b"}):
+        assert word(end, {**WHOLE, **part}) is Word.PARTIAL
+    assert word(end, {**WHOLE, "retry_of": "b", "scans": True}) is Word.EMPTY
+
+
+async def test_what_the_last_scan_met_is_counted_by_its_reason(
+    world: World, autojump_clock: object
+) -> None:
+    """A reason that is a text, as a link may have, is one of others."""
+    key = "/account/uploads/0/a"
+    upload = {"id": object_id(77), "sharks": [attrs.asdict(ORIGIN)]}
+    world.shards[1].put("manta", key, {"key": key, "type": "directory", "upload": upload})
+    await world.run()
+    for number in (1, 2):
+        why = f"Lost: {number}"
+        change(world, "INSERT INTO remaining VALUES (1, ?, ?, ?)", why, object_id(number), why)
+    end = views.read_end(world.job_file)
+
+    assert end.remaining == {"upload_in_progress": 1, "other": 2}
+    assert word(end) is Word.NOT_EMPTY
+
+
+async def test_a_scan_that_found_something_proves_nothing(
+    world: World, autojump_clock: object
+) -> None:
+    """Nobody has looked whether that was moved: `final_scans` was lowered while the job paused."""
+    await world.run()
+    change(world, "UPDATE rounds SET found = 1")
+    end = views.read_end(world.job_file)
+
+    assert end.remaining is None
+    assert word(end) is Word.PARTIAL
+
+
+def test_what_the_configuration_leaves_out_was_not_looked_at() -> None:
+    """Shards beyond its bounds, and bucket objects in a region that has them."""
+    clean = End({}, {})
+    some = ManagerConfig("lab", CONFIG.shards, min_shard=2)
+    buckets = attrs.evolve(CONFIG, has_bucket_objects=True)
+
+    assert word(clean, config=CONFIG) is Word.EMPTY
+    assert word(clean, config=some) is Word.PARTIAL
+    assert word(clean, config=buckets) is Word.NOT_EMPTY
+
+
+async def test_a_verdict_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an ended job changes; of a job whose file is lost there is none."""
+    async with open_rig(tmp_path) as rig:
+        known = await rig.create()
+        await rig.reach(known, "Complete")
+        lost = await rig.create(from_shark="20.stor")
+        await rig.reach(lost, "Complete")
+        shown = [(await rig.get(known))["verdict"]["verdict"]]
+
+        def read_end(_path: Path) -> End:
+            raise StoreError("it is lost")
+
+        rig.jobs.queries.verdicts._known.pop(lost, None)
+        monkeypatch.setattr(views, "read_end", read_end)
+        shown.append((await rig.get(known))["verdict"]["verdict"])
+        listed = await (await rig.client.get("/jobs")).get_json()
+
+    assert shown == ["empty", "empty"]
+    assert [one.get("verdict") for one in listed] == ["empty", None]
