@@ -1,12 +1,17 @@
-"""A client of an application, without a socket between them."""
+"""A client of an application, without a socket between them; or a socket, for who blocks."""
 
 import json as codec
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 from urllib.parse import unquote
 
 import attrs
+import trio
 
+from rebalancer.daemon import Listen, listen
 from rebalancer.serving.app import Answer, Application, Request
 
 
@@ -79,3 +84,32 @@ class Client:
 
     async def patch(self, target: str, **given: Any) -> Reply:
         return await self.open(target, method="PATCH", **given)
+
+
+@contextmanager
+def served_in_thread(
+    open_app: Callable[[], AbstractAsyncContextManager[Application]],
+) -> Iterator[str]:
+    """The URL of an application that a thread of its own opens and serves."""
+    started = Future[tuple[str, trio.Event, trio.lowlevel.TrioToken]]()
+
+    async def serve() -> None:
+        stopping = trio.Event()
+        async with open_app() as app, trio.open_nursery() as nursery:
+            address = await listen(nursery, app, Listen("127.0.0.1", 0), stopping)
+            started.set_result((address, stopping, trio.lowlevel.current_trio_token()))
+
+    def run() -> None:
+        try:
+            trio.run(serve)
+        except Exception as exc:
+            if started.done():
+                raise
+            started.set_exception(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    address, stopping, token = started.result()
+    yield f"http://{address}"
+    trio.from_thread.run_sync(stopping.set, trio_token=token)
+    thread.join()

@@ -5,10 +5,10 @@ pulls from a source, with an assignment that is complete and one that never is.
 """
 
 import json
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import attrs
 import pytest
 import requests
 import schemathesis
-import trio
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import (
@@ -25,10 +24,11 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from rebalancer.agent.openapi import description
-from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import is_loose_uuid
+from rebalancer.serving.app import Application
 from tests.agent.scripted import open_rig
 from tests.sources import Answer, ok, task, uuid
+from tests.web import served_in_thread
 
 # The agent's thread draws random numbers too, which hypothesis takes for its strategies' doing.
 pytestmark = pytest.mark.filterwarnings(
@@ -61,43 +61,24 @@ class Served:
     turns: int = 0
 
 
-async def serve(folder: Path, started: Future[tuple[str, trio.Event, Any]]) -> None:
-    stopping = trio.Event()
-    never = Answer(b"", hang=True)
-    async with (
-        open_rig(
-            folder, lambda _, path: never if path.endswith(uuid(9)) else Answer(ok(OBJECT))
-        ) as rig,
-        trio.open_nursery() as nursery,
-    ):
+@asynccontextmanager
+async def open_app(folder: Path) -> AsyncIterator[Application]:
+    def answer(_number: int, path: str) -> Answer:
+        return Answer(b"", hang=True) if path.endswith(uuid(9)) else Answer(ok(OBJECT))
+
+    async with open_rig(folder, answer) as rig:
         await rig.post([task(1, OBJECT)], COMPLETE)
         await rig.finish(COMPLETE)
         await rig.post([task(9, OBJECT)], STUCK)
-        address = await listen(nursery, rig.client.app, Listen("127.0.0.1", 0), stopping)
-        started.set_result((address, stopping, trio.lowlevel.current_trio_token()))
+        yield rig.client.app
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An agent in a thread of its own, because schemathesis blocks."""
     folder = tmp_path_factory.mktemp("served")
-    started = Future[tuple[str, trio.Event, Any]]()
-
-    def run() -> None:
-        try:
-            trio.run(serve, folder, started)
-        except Exception as exc:
-            if started.done():
-                raise
-            started.set_exception(exc)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    address, stopping, token = started.result()
-    with requests.Session() as session:
-        yield Served(f"http://{address}", session)
-    trio.from_thread.run_sync(stopping.set, trio_token=token)
-    thread.join()
+    with served_in_thread(partial(open_app, folder)) as url, requests.Session() as session:
+        yield Served(url, session)
 
 
 def aim(case: schemathesis.Case[Any], at: Served) -> None:

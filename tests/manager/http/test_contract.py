@@ -5,10 +5,10 @@ and each answer's code, headers, content type and body must be among those it te
 manager is a real one with a job in each state; its agents are not there, so nothing is moved.
 """
 
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from rebalancer.daemon import Listen, listen
 from rebalancer.domain.objects import is_loose_uuid, is_storage_id
 from rebalancer.manager.http.openapi import DOCUMENT
 from rebalancer.manager.http.requests import ACTIONS_ON_JOBS, SETTINGS
+from rebalancer.serving.app import Application
 from tests.manager.http.test_api import Rig, open_rig
 from tests.manager.http.test_openapi import operations
+from tests.web import served_in_thread
 
 # The manager's thread draws random numbers too, which hypothesis takes for its strategies' doing.
 pytestmark = pytest.mark.filterwarnings(
@@ -129,37 +130,20 @@ async def make_jobs(rig: Rig, listing: Path) -> None:
     await rig.create(from_shark=FREE[1])
 
 
-async def serve(folder: Path, started: Future[tuple[str, trio.Event, Any]]) -> None:
-    listing = folder / "objects.ndjson"
-    listing.touch()
-    stopping = trio.Event()
-    async with open_rig(folder, objects=5, also=FREE) as rig, trio.open_nursery() as nursery:
-        await make_jobs(rig, listing)
-        address = await listen(nursery, rig.client.app, Listen("127.0.0.1", 0), stopping)
-        started.set_result((address, stopping, trio.lowlevel.current_trio_token()))
+@asynccontextmanager
+async def open_app(folder: Path) -> AsyncIterator[Application]:
+    (folder / "objects.ndjson").touch()
+    async with open_rig(folder, objects=5, also=FREE) as rig:
+        await make_jobs(rig, folder / "objects.ndjson")
+        yield rig.app
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A manager in a thread of its own, because schemathesis blocks."""
     folder = tmp_path_factory.mktemp("served")
-    started = Future[tuple[str, trio.Event, Any]]()
-
-    def run() -> None:
-        try:
-            trio.run(serve, folder, started)
-        except Exception as exc:
-            if started.done():
-                raise
-            started.set_exception(exc)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    address, stopping, token = started.result()
-    with requests.Session() as session:
-        yield Served(f"http://{address}", folder / "objects.ndjson", session)
-    trio.from_thread.run_sync(stopping.set, trio_token=token)
-    thread.join()
+    with served_in_thread(partial(open_app, folder)) as url, requests.Session() as session:
+        yield Served(url, folder / "objects.ndjson", session)
 
 
 def check(
