@@ -5,6 +5,8 @@ one a minute while it lasts, and one line when it is over, however often it is m
 """
 
 import datetime
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -14,6 +16,31 @@ from rebalancer.log import get_logger
 
 #: Seconds between two warnings of the same cause.
 REMIND_S = 60.0
+
+#: How subjects begin, and of which kind the cause is then: there are as many subjects as nodes,
+#: shards and files, and few kinds, which metrics have as labels.
+KINDS = {
+    "storinfo": "storinfo",
+    "shard ": "shard",
+    "the clone of shard ": "clone",
+    "the agents' token": "token",
+    "the list of objects": "listing",
+    "the agent of ": "agent",
+    "storage node ": "agent",
+    "any destination": "destination",
+    "a destination for what is left": "destination",
+    "opening ": "file",
+    "reading ": "file",
+    "writing ": "file",
+    "this machine, or its peers": "machine",
+    "its turn": "turn",
+    "the list of stored assignments": "backlog",
+    "assignment ": "assignment",
+    "fetcher process ": "fetcher",
+    "files that fetcher process ": "files",
+}
+#: The kind of a cause whose subject begins like none of these.
+OTHER = "other"
 
 log = get_logger()
 
@@ -30,6 +57,28 @@ class Wait:
     subject: str
     detail: str
     since: str | None
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of the cause, of which there are few."""
+        begins = self.subject.startswith
+        return next((kind for start, kind in KINDS.items() if begins(start)), OTHER)
+
+
+def by_kind(causes: Iterable[Wait]) -> Mapping[str, tuple[int, float]]:
+    """Return how many causes there are of each kind, and for how many seconds the oldest lasts.
+
+    These are 0 where it is not known since when.
+    """
+    found = dict[str, tuple[int, float]]()
+    now = datetime.datetime.now(datetime.UTC)
+    for cause in causes:
+        count, longest_s = found.get(cause.kind, (0, 0.0))
+        lasts_s = 0.0
+        with suppress(TypeError, ValueError):  # a job's row that a person has changed
+            lasts_s = (now - datetime.datetime.fromisoformat(cause.since or "")).total_seconds()
+        found[cause.kind] = count + 1, max(longest_s, lasts_s)
+    return found
 
 
 @attrs.define

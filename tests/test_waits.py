@@ -1,8 +1,11 @@
 """Causes of waiting are shown while they last, and told of seldom."""
 
+import re
+
 from trio.testing import MockClock
 
-from rebalancer.waits import REMIND_S, Waits
+from rebalancer.waits import KINDS, OTHER, REMIND_S, Wait, Waits, by_kind
+from tests.families import PAGE
 from tests.logs import capture_logs
 
 
@@ -40,3 +43,29 @@ async def test_the_log_hears_of_a_cause_once_a_minute(mock_clock: MockClock) -> 
     ]
     assert {line["job"] for line in lines} == {"a"}
     assert lines[-1]["waited_s"] == 3 * REMIND_S
+
+
+def test_every_cause_of_the_page_is_of_a_kind() -> None:
+    """Of a cause without one, metrics would only say that there is something."""
+    page = (PAGE.parent / "waiting.md").read_text().partition("\n\nA peer")[0]
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ")][2:]
+    subjects = [subject for cell in rows for subject in re.findall(r"`([^`]+)`", cell)]
+
+    assert len(subjects) > 10
+    assert [one for one in subjects if Wait(one, "", None).kind == OTHER] == []
+
+
+def test_causes_are_counted_by_kind() -> None:
+    """The oldest of a kind gives its seconds; of a beginning that makes no sense there are none."""
+    old, new = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+    causes = [Wait("shard 1", "", new), Wait("shard 2", "", old), Wait("its turn", "", "soon")]
+    counted = by_kind([*causes, Wait("x", "", None)])
+
+    assert {kind: count for kind, (count, _) in counted.items()} == {
+        "shard": 2,
+        "turn": 1,
+        OTHER: 1,
+    }
+    assert counted["shard"][1] > by_kind(causes[:1])["shard"][1] + 30 * 86_400
+    assert counted["turn"][1] == counted[OTHER][1] == 0
+    assert set(KINDS.values()) >= counted.keys() - {OTHER}

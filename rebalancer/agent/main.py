@@ -17,7 +17,7 @@ from rebalancer.agent.transfer.startup import Setup, open_files
 from rebalancer.agent.worker import Worker
 from rebalancer.config import AgentConfig
 from rebalancer.lock import claimed
-from rebalancer.metrics import metrics_app
+from rebalancer.metrics import WaitMetrics, metrics_app
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
 
@@ -42,6 +42,7 @@ def open_agent(config: AgentConfig) -> Agent:
         metrics.disk_free.set(files.free_bytes())
     limits = Limits(fetchers, configured(config.server, config.source))
     worker = Worker(config.server, store, files, fetchers, limits, metrics)
+    metrics.registry.register(WaitMetrics("agent", lambda: worker.waits.causes))
     return Agent(config.api, store, worker, metrics)
 
 

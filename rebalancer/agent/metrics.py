@@ -59,23 +59,34 @@ class AgentMetrics:
         def gauge(name: str, text: str) -> prometheus.Gauge:
             return prometheus.Gauge(f"rebalancer_agent_{name}", text, registry=registry)
 
-        self._bytes = counter("bytes_transferred", "bytes received from other nodes")
-        self._processed = counter("objects_processed", "tasks ended", "status")
-        self._failed = counter("objects_failed", "tasks failed")
-        self._errors = counter("errors", "failures", "error_type")
-        self._assignments = counter("assignments_completed", "assignments done")
+        self._bytes = counter("bytes_transferred", "Bytes of objects received from other nodes.")
+        self._processed = counter("objects_processed", "Tasks that ended, by how.", "status")
+        self._failed = counter("objects_failed", "Tasks that failed.")
+        self._errors = counter("errors", "Failures of tasks, by type.", "error_type")
+        self._assignments = counter("assignments_completed", "Assignments that were done.")
         self._assignment_s = histogram(
-            "assignment_duration_seconds", "time of an assignment", ASSIGNMENT_BUCKETS
+            "assignment_duration_seconds",
+            "Seconds from the begin of an assignment until all of it is stored.",
+            ASSIGNMENT_BUCKETS,
         )
         self._download_s = histogram(
-            "download_duration_seconds", "time of a download", DOWNLOAD_BUCKETS
+            "download_duration_seconds", "Seconds of a download.", DOWNLOAD_BUCKETS
         )
-        self.cleanup_failures = counter("cleanup_failures", "temporary files not removed")
-        self.state_retries = counter("state_write_retries", "state writes tried again")
-        self.quarantined = counter("quarantined", "state files that were no assignments")
-        self.queued = gauge("queued_assignments", "assignments waiting or running")
-        self.running = gauge("running_tasks", "tasks being worked on")
-        self.disk_free = gauge("disk_free_bytes", "bytes that may be used")
+        self.cleanup_failures = counter(
+            "cleanup_failures", "Temporary files that could not be removed."
+        )
+        self.state_retries = counter(
+            "state_write_retries", "Writes of state files that failed and were tried again."
+        )
+        self.quarantined = counter(
+            "quarantined", "State files that were no assignments and were put aside."
+        )
+        self.queued = gauge("queued_assignments", "Assignments that wait or run.")
+        self.running = gauge("running_tasks", "Tasks that are worked on now.")
+        self.disk_free = gauge(
+            "disk_free_bytes",
+            "Bytes of the disk that objects may use; NaN while it does not answer.",
+        )
 
     def request(self, method: str) -> None:
         """Count a request."""

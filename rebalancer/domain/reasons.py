@@ -6,6 +6,7 @@ variants; their words are what `strum` made of these names, and operators query 
 """
 
 import enum
+import re
 
 import attrs
 
@@ -211,6 +212,7 @@ UPLOAD_IN_PROGRESS = _own("upload_in_progress", Column.WHY)
 #: No round was left to move the object.
 FOUND_TOO_LATE = _own("found_too_late", Column.WHY)
 
+_CODE = re.compile(r"\{http_status_code:(0|[1-9][0-9]{0,2})\}")
 _BY_WORD = {
     **{word: Reason(name) for name, word in _WORDS.items()},
     **{word: Reason(word, is_own=True) for word in _OWN},
@@ -227,4 +229,6 @@ def read_word(word: str | None) -> Reason | None:
     """Return the reason that a column holds; one that nobody knows means nothing to us."""
     if word is None:
         return None
+    if code := _CODE.fullmatch(word):
+        return http_status_code(int(code[1]))
     return _BY_WORD.get(word) or Reason(word, is_own=True)

@@ -16,6 +16,7 @@ from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.http.api import make_api
 from rebalancer.manager.jobs import scratch
 from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.figures import Figures
 from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.jobs.tuning import adopted
@@ -46,7 +47,8 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
     agent_token, api_token = Token.of(config.agent_token_file), Token.of(config.api.token_file)
     async with _open_jobs(config, agent_token) as jobs:
         metrics, access = jobs.resources.metrics, config.api
-        api, exported = make_api(jobs, metrics), metrics_app(metrics.registry)
+        api = make_api(jobs, metrics)
+        exported = metrics_app(metrics.registry, Figures(jobs.queries).refresh)
         page = make_page(jobs, api_token, is_secure=bool(access.tls_cert))
         daemon.require_token(api, api_token)
         if config.metrics_behind_token:
@@ -98,7 +100,7 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
             ask = partial(storage_nodes, http.over("http"), config.storinfo, LeftOut())
             metrics = ManagerMetrics(config)
             resources = Resources(config, NodeList(ask), http, metrics, agent_token)
-            metrics.watch_destinations(resources.fleet_ledger.snapshot)
+            metrics.watch_fleet(resources.fleet_ledger, resources.node_list)
             yield Jobs(index, resources)
 
 

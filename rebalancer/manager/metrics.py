@@ -1,6 +1,7 @@
 """This module has what the manager counts and measures."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import attrs
@@ -11,10 +12,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from rebalancer.config import ManagerConfig
-from rebalancer.domain.reasons import Reason
-from rebalancer.manager.fleet.ledger import Standing
-from rebalancer.manager.store.records import ScanPosition
-from rebalancer.metrics import LegacyMetrics
+from rebalancer.domain.reasons import UNKNOWN, read_word
+from rebalancer.domain.states import ObjectStatus
+from rebalancer.manager.fleet.ledger import FleetLedger
+from rebalancer.manager.fleet.node_list import NodeList
+from rebalancer.manager.job_metrics import JobCollector
+from rebalancer.manager.store.records import ScanPosition, StatusCounts
+from rebalancer.metrics import LegacyMetrics, WaitMetrics
 
 #: From a window of a warm cache to an assignment of large objects.
 SECONDS = (0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
@@ -32,47 +36,63 @@ class ManagerMetrics:
         }
         self.legacy = LegacyMetrics(self.registry, labels)
         self._skips = self.legacy.skip_count()
-        self._updaters = prometheus.Gauge(
-            "md_thread_gauge", "concurrent metadata updates allowed", registry=self.registry
-        )
+        self._updaters = self.legacy.md_thread_gauge()
         self._in_force = prometheus.Gauge(
             "md_threads_in_force",
-            "concurrent metadata updates in force, fewer while a shard is overloaded",
+            "Metadata updates that may run now, fewer while a shard is overloaded.",
             registry=self.registry,
         )
         where = ("round", "shard", "id_column")
         self._scan_position = prometheus.Gauge(
-            "scan_position", "ids of the running job scanned", where, registry=self.registry
+            "scan_position",
+            "Last id that the running job has looked at.",
+            where,
+            registry=self.registry,
         )
         self._scan_until = prometheus.Gauge(
-            "scan_until", "last id of the running job's scan", where, registry=self.registry
+            "scan_until",
+            "Last id that the running job's scan has to look at.",
+            where,
+            registry=self.registry,
         )
         self._stages = prometheus.Histogram(
             "stage_seconds",
-            "scan: a window of ids; post: an assignment, with retries; copy: an assignment, from"
-            " its acceptance until its end is noticed; update: the records of an assignment",
+            "Seconds of a stage's work: scan, a window of ids; post, an assignment, with retries;"
+            " copy, an assignment, from its acceptance until its end is noticed; update, the"
+            " records of an assignment.",
             ("stage",),
             buckets=SECONDS,
             registry=self.registry,
         )
         self._live = _Live()
         self.registry.register(self._live)
+        self.jobs = JobCollector()
+        self.registry.register(self.jobs)
 
     def request(self, name: str) -> None:
         """Count a request, named as the predecessor named its routes."""
         self.legacy.request_count.inc(value=name)
 
-    def completed(self, action: str, objects: int) -> None:
-        """Count so many objects of jobs of an action as complete."""
-        self.legacy.object_count.inc(objects, action)
+    def counted(self, action: str, before: StatusCounts, after: StatusCounts) -> None:
+        """Count what of a job of an action came to an end between two readings of its counts."""
+        for (status, word), (objects, size) in after.counts.items():
+            known, known_size = before.counts.get((status, word), (0, 0))
+            if objects <= known:
+                continue
+            label = (read_word(word) or UNKNOWN).label
+            match status:
+                case ObjectStatus.COMPLETE:
+                    self.legacy.object_count.inc(objects - known, action)
+                    self.legacy.bytes_count.inc(max(0, size - known_size))
+                case ObjectStatus.SKIPPED:
+                    self._skips.inc(objects - known, label)
+                case ObjectStatus.ERROR:
+                    self.legacy.error_count.inc(objects - known, label)
 
-    def skipped(self, reason: Reason, objects: int = 1) -> None:
-        """Count so many objects that were skipped for `reason`."""
-        self._skips.inc(objects, reason.label)
-
-    def failed(self, reason: Reason) -> None:
-        """Count an object that ended as an error, for `reason`."""
-        self.legacy.error_count.inc(value=reason.word)
+    def copied(self, seconds: float) -> None:
+        """Note that an agent's work on an assignment came to its end after `seconds`."""
+        self.took("copy", seconds)
+        self.legacy.assignment_time.observe(seconds)
 
     def scanned(self, scan: ScanPosition) -> None:
         """Note how far a scan has come."""
@@ -105,9 +125,10 @@ class ManagerMetrics:
         finally:
             self._live.queues.remove(queues)
 
-    def watch_destinations(self, standings: Callable[[], Sequence[Standing]]) -> None:
+    def watch_fleet(self, ledger: FleetLedger, node_list: NodeList) -> None:
         """Show how all destinations stand, from now on."""
-        self._live.standings = standings
+        self._live.ledger, self._live.node_list = ledger, node_list
+        self.registry.register(WaitMetrics("manager", lambda: node_list.waits.causes))
 
 
 @attrs.define(eq=False)
@@ -115,23 +136,50 @@ class _Live(Collector):
     """This collector looks up what somebody asks for.  Mutable state: where it looks."""
 
     queues: list[Mapping[str, Callable[[], int]]] = attrs.field(factory=list)
-    standings: Callable[[], Sequence[Standing]] = list
+    ledger: FleetLedger = attrs.field(factory=FleetLedger)
+    node_list: NodeList | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Yield the queues and the destinations as they are now, for the registry."""
-        lengths = GaugeMetricFamily("queue_length", "messages between stages", labels=["queue"])
+        lengths = GaugeMetricFamily("queue_length", "Messages between stages.", labels=["queue"])
         names = {name for queues in self.queues for name in queues}
         for name in sorted(names):
             of_all = sum(queues[name]() for queues in self.queues if name in queues)
             lengths.add_metric([name], of_all)
         yield lengths
-        claimed = GaugeMetricFamily(
-            "destination_claimed_bytes", "bytes promised or not yet reported", labels=["shark"]
+        yield from self._nodes()
+        yield from self._destinations()
+
+    def _nodes(self) -> Iterator[Metric]:
+        age_s = None if self.node_list is None else self.node_list.age_s
+        yield GaugeMetricFamily(
+            "rebalancer_storinfo_age_seconds",
+            "Seconds since storinfo listed the storage nodes; NaN before its first answer.",
+            math.nan if age_s is None else age_s,
         )
-        at_work = GaugeMetricFamily(
-            "destination_assignments", "assignments under way", labels=["shark"]
-        )
-        for standing in self.standings():
-            claimed.add_metric([standing.shark], standing.claimed)
-            at_work.add_metric([standing.shark], standing.assignments)
-        yield from (claimed, at_work)
+
+    def _destinations(self) -> Iterator[Metric]:
+        """Yield the families about destinations that have, or had, to do with a job."""
+
+        def family(name: str, text: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"destination_{name}", text, labels=["shark"])
+
+        claimed = family("claimed_bytes", "Bytes promised to objects or not yet reported as used.")
+        at_work = family("assignments", "Assignments under way.")
+        failures = family("failures", "Assignments that failed in a row by the agent's fault.")
+        avoided = family("avoided_seconds", "Seconds for which others are preferred yet.")
+        away = family("away", "1 while the agent does not answer, else 0.")
+        used = family("used_ratio", "Share of the space in use by storinfo, 0 to 1.")
+        room = family("available_bytes", "Bytes that are free by storinfo.")
+        nodes = () if self.node_list is None else self.node_list.nodes
+        listed = {node.manta_storage_id: node for node in nodes}
+        for one in self.ledger.snapshot():
+            claimed.add_metric([one.shark], one.claimed)
+            at_work.add_metric([one.shark], one.assignments)
+            failures.add_metric([one.shark], one.failures)
+            avoided.add_metric([one.shark], one.avoided_for_s)
+            away.add_metric([one.shark], self.ledger.health.is_away(one.shark))
+            if (node := listed.get(one.shark)) is not None:
+                used.add_metric([one.shark], node.percent_used / 100)
+                room.add_metric([one.shark], node.available_mb << 20)
+        yield from (claimed, at_work, failures, avoided, away, used, room)

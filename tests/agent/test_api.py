@@ -281,7 +281,8 @@ async def test_the_older_metrics_can_be_left_out(tmp_path: Path) -> None:
         }
 
     assert {name for name in names if not name.startswith("rebalancer_agent_")} == {
-        "log_lines_dropped"
+        "log_lines_dropped",
+        "rebalancer_start_time_seconds",
     }
     assert "rebalancer_agent_objects_processed" in names
 

@@ -46,6 +46,14 @@ def test_status_codes_keep_their_braces() -> None:
     assert reasons.http_status_code(404).word == "{http_status_code:404}"
 
 
+def test_a_status_code_is_read_from_its_word() -> None:
+    """Metrics count all codes under one label; a word that only looks like one stays unknown."""
+    assert read_word("{http_status_code:404}") == reasons.http_status_code(404)
+    unknown = read_word("{http_status_code:0404}")
+    assert unknown is not None
+    assert unknown.label == "unknown_reason"
+
+
 @pytest.mark.row("CRIT-6")
 def test_an_unknown_reason_is_kept() -> None:
     """Text nobody knows is neither lost nor turned into something else."""

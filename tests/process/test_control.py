@@ -139,5 +139,5 @@ async def test_the_number_of_updates_at_a_time_is_seen_at_the_shard(tmp_path: Pa
 async def gauge(api: Api, name: str) -> float:
     address = api.region.layout.manager_address
     text = (await api.client.get(f"http://{address}:{METRICS_PORT}/metrics")).text
-    (value,) = [line.split()[-1] for line in text.splitlines() if line.startswith(f"{name} ")]
+    (value,) = [line.split()[-1] for line in text.splitlines() if line.startswith(f"{name}{{")]
     return float(value)

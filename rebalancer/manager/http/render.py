@@ -128,7 +128,7 @@ def summary(
         eta_s=eta_s(
             settled=status.settled,
             known=status.total,
-            scanned=_scanned(known.scans),
+            scanned=scanned_share(known.scans),
             per_s=per_s[0],
         ),
         scans=_scans(known.scans),
@@ -152,7 +152,7 @@ def _rate(rates: Rates, span_s: float) -> api.Rate:
     return api.Rate(objects_per_s=objects_per_s, bytes_per_s=bytes_per_s)
 
 
-def _scanned(scans: Sequence[ScanPosition]) -> float:
+def scanned_share(scans: Sequence[ScanPosition]) -> float:
     """Return the share of the shards' ids that discovery has looked at."""
     first = [scan for scan in scans if scan.round == 0]
     until = sum(scan.until for scan in first)

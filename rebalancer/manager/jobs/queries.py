@@ -64,7 +64,15 @@ class JobQueries:
           BadRequest: the id is no UUID, or there is no such job.
           Unavailable: its file cannot be read now.
         """
-        row, known = await self.known(job_id), views.NOTHING
+        return await self.details_of(await self.known(job_id))
+
+    async def details_of(self, row: JobRow) -> JobDetails:
+        """Return the details of the job of a row.
+
+        Raises:
+          Unavailable: its file cannot be read now.
+        """
+        known = views.NOTHING
         try:
             known = await read_job_file(views.read_job, self.resources.file(row.id))
         except Damaged as exc:

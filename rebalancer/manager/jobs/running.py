@@ -7,6 +7,7 @@ agents still finish.
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -155,6 +156,7 @@ class RunningJob:
         """
         file = self.resources.file(self.row.id)
         async with open_store(file, waits=self.waits, must_exist=True) as store:
+            store.counted = partial(self.resources.metrics.counted, self.row.action)
             yield store
 
     @contextmanager

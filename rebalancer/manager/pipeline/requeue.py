@@ -5,7 +5,6 @@ from rebalancer.domain.reasons import Reason
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.store import assignments
-from rebalancer.manager.store.records import UncopiedCounts
 
 log = get_logger()
 
@@ -25,7 +24,7 @@ async def withdraw(job: Job, assignment: Assignment) -> None:
 async def end_lost(job: Job, assignment: Assignment, reason: Reason, detail: str) -> None:
     """End an assignment that came to nothing: its objects are requeued, or skipped."""
     log.warning("assignment lost", id=assignment.id, destination=assignment.shark, reason=detail)
-    uncopied = await job.store.write(
+    requeued = await job.store.write(
         assignments.requeue_lost,
         assignment.id,
         reason,
@@ -33,12 +32,5 @@ async def end_lost(job: Job, assignment: Assignment, reason: Reason, detail: str
         detail=detail,
     )
     job.ledger.failed(assignment.shark, assignment.size)
-    requeue_uncopied(job, assignment, uncopied)
-
-
-def requeue_uncopied(job: Job, assignment: Assignment, uncopied: UncopiedCounts) -> None:
-    """Requeue the objects of an assignment that are to be tried again, and count the others."""
-    for reason, count in uncopied.skipped.items():
-        job.metrics.skipped(reason, count)
-    if uncopied.requeued:
+    if requeued:
         job.requeue(assignment)

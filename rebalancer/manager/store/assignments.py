@@ -24,7 +24,6 @@ from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store import destinations
 from rebalancer.manager.store.counts import Tally, move_rows
 from rebalancer.manager.store.orphans import note_orphan
-from rebalancer.manager.store.records import UncopiedCounts
 from rebalancer.manager.store.unplaced import OF_ID, read_tried, skip, write_tried
 
 #: SQL condition: the row of `progress` belongs to the assignment with this id.
@@ -109,12 +108,13 @@ def requeue_lost(
     *,
     max_attempts: int,
     detail: str,
-) -> UncopiedCounts:
+) -> int:
     """End an assignment that its agent did not finish, and requeue its objects.
 
     Objects that another destination cannot help, or that have failed `max_attempts` times, are
     skipped instead.  The agent may have copied some of the objects nevertheless, so their copies
     are listed as orphans.  `reason` is why the assignment is lost; `detail` is for a person.
+    Returns how many objects placement gets at once.
     """
     _advance(db, assignment_id, AssignmentEvent.LOST, detail)
     failing = _Failing(db, max_attempts)
@@ -130,11 +130,12 @@ def record_copied(
     failed: Mapping[str, Failure],
     *,
     max_attempts: int,
-) -> UncopiedCounts:
+) -> int:
     """Record that the agent is done: it has copied and verified all objects but `failed` ones.
 
     `failed` has the failures by object id.  A failed object is requeued if another destination or
     source may help and it has failed fewer than `max_attempts` times; otherwise it is skipped.
+    Returns how many objects placement gets at once.
 
     Raises:
       IllegalTransition: an object in `failed` is not in the assignment.
@@ -154,7 +155,7 @@ def requeue_unaccounted(
     *,
     max_attempts: int,
     detail: str,
-) -> UncopiedCounts:
+) -> int:
     """End an assignment whose agent is done, but accounts only for the objects in `failed`.
 
     Failed objects are treated as by `record_copied`.  The others are requeued, and this destination
@@ -256,7 +257,6 @@ class _Failing:
     max_attempts: int
     tally: Tally = attrs.field(factory=Tally)
     _next_steps: Counter[Next] = attrs.field(factory=Counter)
-    _skipped: Counter[Reason] = attrs.field(factory=Counter)
 
     def report(self, row: sqlite3.Row, failure: Failure) -> None:
         """Requeue or skip an object that its agent reports as failed.
@@ -289,7 +289,6 @@ class _Failing:
             if recorded != reason:
                 detail = f"in the end: {reason}"
             skip(self.db, self.tally, row["id"], _SKIP, recorded, detail)
-            self._skipped[recorded] += 1
             return
         self._requeue(row, 1, tried, is_deferred=next_step is Next.DEFERRED)
 
@@ -326,12 +325,11 @@ class _Failing:
         )
         self._next_steps[Next.AT_ONCE] += 1
 
-    def save(self, assignment_id: str, *, copied: int) -> UncopiedCounts:
-        """Write the counts, also of `copied` objects; return the counts of the uncopied objects."""
+    def save(self, assignment_id: str, *, copied: int) -> int:
+        """Write the counts, also of `copied` objects; return how many placement gets at once."""
         destinations.count(self.db, assignment_id, copied=copied, failed=self._next_steps.total())
         self.tally.save(self.db)
-        counts = self._next_steps
-        return UncopiedCounts(counts[Next.AT_ONCE], counts[Next.DEFERRED], self._skipped)
+        return self._next_steps[Next.AT_ONCE]
 
 
 def _make_unplaced(db: sqlite3.Connection, tally: Tally, row: sqlite3.Row) -> None:

@@ -30,6 +30,8 @@ class Counts:
 
     by_status: Counter[str] = attrs.field(factory=Counter)
     deferred: int = 0
+    #: The same with bytes, by status and reason.
+    status: StatusCounts = attrs.field(factory=lambda: StatusCounts({}))
 
 
 class Tally:
@@ -100,7 +102,11 @@ def read_status(db: sqlite3.Connection) -> StatusCounts:
 
 def read_counts(db: sqlite3.Connection) -> Counts:
     """Read the counts whose changes the stages of a job wait for."""
-    by_status = Counter[str]()
-    for row in db.execute("SELECT status, objects FROM counters"):
-        by_status[row["status"]] += row["objects"]
-    return Counts(by_status, by_status.pop(PUT_OFF, 0))
+    by_status, by_reason = Counter[str](), dict[tuple[str, str], tuple[int, int]]()
+    for status, reason, objects, size in db.execute(
+        "SELECT status, reason, objects, bytes FROM counters"
+    ):
+        by_status[status] += objects
+        by_reason[status, reason] = objects, size
+    by_reason.pop((PUT_OFF, ""), None)
+    return Counts(by_status, by_status.pop(PUT_OFF, 0), StatusCounts(by_reason))

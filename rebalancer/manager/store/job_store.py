@@ -37,6 +37,8 @@ class JobStore:
         self._counts = Counts()
         self._changed = trio.Event()
         self._known_changes = 0
+        #: Called with the counts before and after each commit once the store is open.
+        self.counted: Callable[[StatusCounts, StatusCounts], None] = lambda _before, _after: None
         database.observe, database.observed = counts.read_counts, self._mirror
 
     async def write(self, fn: Callable[Concatenate[sqlite3.Connection, P], T],
@@ -87,7 +89,8 @@ class JobStore:
         self._changed = trio.Event()
 
     def _mirror(self, counts: Counts) -> None:
-        self._counts = counts
+        before, self._counts = self._counts, counts
+        self.counted(before.status, counts.status)
         self.wake()
 
     async def load(self) -> None:
@@ -109,15 +112,11 @@ class JobStore:
 
     async def status(self) -> StatusCounts:
         """Return the counts as they are on disk."""
-        status, counts = await self.read(_status_and_counts)
-        if counts != self._counts:
+        read = await self.read(counts.read_counts)
+        if read != self._counts:
             # Another program has changed rows; or somebody has just written, and no harm is done.
             await self.write(_change_nothing)
-        return status
-
-
-def _status_and_counts(db: sqlite3.Connection) -> tuple[StatusCounts, Counts]:
-    return counts.read_status(db), counts.read_counts(db)
+        return read.status
 
 
 def _change_nothing(_db: sqlite3.Connection) -> None:

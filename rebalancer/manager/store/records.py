@@ -123,17 +123,6 @@ class Listed:
 
 
 @attrs.frozen
-class UncopiedCounts:
-    """The counts of objects that were not copied and are requeued, deferred or skipped."""
-
-    #: Objects that placement gets at once.
-    requeued: int
-    #: Objects that placement gets when all other work of the job has ended.
-    deferred: int
-    skipped: Mapping[Reason, int]
-
-
-@attrs.frozen
 class UpdateResult:
     """A result says how the update of a record ended."""
 

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
 
 import attrs
@@ -14,7 +13,6 @@ from rebalancer.domain.retries import Tried, most_telling
 from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.counts import Tally
-from rebalancer.manager.store.records import UncopiedCounts
 
 #: Rows that are read or changed by one statement.
 PAGE = 500
@@ -154,25 +152,21 @@ def _end_unusable(
 
 def refuse(
     db: sqlite3.Connection, refused: Sequence[tuple[str, Reason]], *, max_attempts: int
-) -> UncopiedCounts:
+) -> None:
     """Record that no destination was found for objects; `refused` has ids, each with its reason.
 
     An object is deferred if waiting may help and it has an attempt left; otherwise it is skipped.
     """
     tally = Tally()
-    deferred, skipped = 0, Counter[Reason]()
     for object_id, reason in refused:
         if reason.remedy is Remedy.LATER and _defer(db, object_id, max_attempts):
-            deferred += 1
             tally.defer(1)
             continue
         row = db.execute(f"SELECT tried FROM progress WHERE {OF_ID}", (object_id,)).fetchone()
         recorded = reason if row is None else most_telling(read_tried(row).reason, reason)
         detail = None if recorded == reason else f"in the end: {reason}"
         skip(db, tally, object_id, _SKIP, recorded, detail)
-        skipped[recorded] += 1
     tally.save(db)
-    return UncopiedCounts(0, deferred, skipped)
 
 
 def defer(db: sqlite3.Connection, object_ids: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ from rebalancer.manager.actions.verify.collect import LiveShards
 from rebalancer.manager.actions.verify.copies import Copy, Fault, gravest, is_sampled
 from rebalancer.manager.actions.verify.reader import Reader
 from rebalancer.manager.actions.verify.records import Skip, ToVerify, Unusable, judge_records
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store import checks
 from rebalancer.manager.store.checks import CheckResult, Unchecked
 from rebalancer.manager.store.job_store import JobStore
@@ -37,7 +36,6 @@ class Checker:
     reader: Reader
     sample: float
     requests: int
-    metrics: ManagerMetrics
 
     async def run(self) -> None:
         """Verify all objects that are not at an end, and those that a person puts back meanwhile.
@@ -74,8 +72,6 @@ class Checker:
                 result = await self._check(unchecked, records)
                 if await self.store.write(checks.record_checks, [result]):
                     log.warning("object changed by hand", object=unchecked.id, result=result.event)
-                else:
-                    self._count(result)
 
     async def _check(self, unchecked: Unchecked, records: Records) -> CheckResult:
         """Verify an object, and return the result.
@@ -114,9 +110,3 @@ class Checker:
         whole = is_sampled(object_id, self.sample)
         found = [await self.reader.check(copy, is_sampled=whole) for copy in copies]
         return [fault for fault in found if fault is not None]
-
-    def _count(self, result: CheckResult) -> None:
-        if result.event is ObjectEvent.CONFIRMED:
-            self.metrics.completed("verify", 1)
-        elif result.reason is not None and result.event is not ObjectEvent.REFUSED:
-            self.metrics.failed(result.reason)

@@ -98,9 +98,7 @@ class VerifyJob:
         rate = ByteRate(params["bytes_per_s"])
         port = self.config.storage_port if params["port"] is None else params["port"]
         reader = Reader(self.http, port, params["patience_s"], rate, self.waits)
-        return Checker(
-            self.store, shards, reader, params["sample"], params["requests"], self.metrics
-        )
+        return Checker(self.store, shards, reader, params["sample"], params["requests"])
 
 
 def count_faults(status: StatusCounts) -> str:

@@ -100,11 +100,7 @@ async def _record_unplaceable(
     if deferred:
         await job.store.write(unplaced.defer, deferred)
     if refused:
-        uncopied = await job.store.write(
-            unplaced.refuse, refused, max_attempts=job.config.max_attempts
-        )
-        for reason, count in uncopied.skipped.items():
-            job.metrics.skipped(reason, count)
+        await job.store.write(unplaced.refuse, refused, max_attempts=job.config.max_attempts)
 
 
 async def _send_due(job: Job, placer: Placer, placed: trio.MemorySendChannel[Assignment]) -> None:

@@ -14,7 +14,7 @@ from rebalancer.domain.states import AssignmentEvent, AssignmentState
 from rebalancer.errors import PeerError, PeerUnreachable, PeerWantsToken
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
-from rebalancer.manager.pipeline.requeue import end_lost, requeue_uncopied, withdraw
+from rebalancer.manager.pipeline.requeue import end_lost, withdraw
 from rebalancer.manager.store.assignments import record_copied, requeue_unaccounted
 
 log = get_logger()
@@ -138,7 +138,7 @@ class _Watcher:
             log.error("report of another assignment", id=assignment.id, destination=self._shark)
             await self._lose(assignment, reasons.ASSIGNMENT_MISMATCH, _mismatch(assignment, report))
             return
-        self._job.metrics.took("copy", trio.current_time() - self._watched[assignment.id].since)
+        self._job.metrics.copied(trio.current_time() - self._watched[assignment.id].since)
         stats, listed = report.stats, report.stats.failures or ()
         tasks = assignments.sort_tasks(
             assignment.object_ids,
@@ -167,14 +167,15 @@ class _Watcher:
     async def _record(self, assignment: Assignment, failed: Mapping[str, Failure]) -> None:
         """Record that all objects of `assignment` but the `failed` ones are copied."""
         attempts = self._job.config.max_attempts
-        uncopied = await self._job.store.write(
+        requeued = await self._job.store.write(
             record_copied, assignment.id, failed, max_attempts=attempts
         )
         if assignments.is_useless(len(assignment.object_ids), failed.values()):
             self._job.ledger.failed(self._shark, assignment.size)
         else:
             self._job.ledger.done(self._shark, assignment.size)
-        requeue_uncopied(self._job, assignment, uncopied)
+        if requeued:
+            self._job.requeue(assignment)
         done = assignment.after(AssignmentEvent.AGENT_DONE)
         log.debug("assignment", id=done.id, state=done.state, failed=len(failed))
         await self._copied.send(done)
@@ -197,7 +198,7 @@ class _Watcher:
             reason=detail,
             asked_again=len(assignment.object_ids) - len(failed),
         )
-        uncopied = await self._job.store.write(
+        requeued = await self._job.store.write(
             requeue_unaccounted,
             assignment.id,
             failed,
@@ -206,7 +207,8 @@ class _Watcher:
         )
         # No failure of the destination: its agent may only have counted badly.
         self._job.ledger.done(self._shark, assignment.size)
-        requeue_uncopied(self._job, assignment, uncopied)
+        if requeued:
+            self._job.requeue(assignment)
         del self._watched[assignment.id]
 
 

@@ -1,14 +1,13 @@
 """This stage updates the records of copied objects, unless a user's write was quicker."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.reasons import Column
 from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
@@ -63,7 +62,6 @@ async def _update_assignment(job: Job, assignment: Assignment) -> None:
     for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
         results = await _update_chunk(job, shard, chunk)
         await job.store.write(updates.record_updates, results, None if left else assignment.id)
-        _count(job, results.values())
     if not parts:
         await job.store.write(updates.record_updates, {}, assignment.id)
     log.debug("assignment", id=assignment.id, state=AssignmentState.POST_PROCESSED)
@@ -78,14 +76,6 @@ async def _update_chunk(job: Job, shard: int, chunk: list[Update]) -> dict[int, 
     batched = job.config.options.use_batched_updates
     await Rewriter(shard, moray, job.decisions, job.update_limiter, batched).rewrite(chunk)
     return {ended.number: ended.result for ended in chunk if ended.result is not None}
-
-
-def _count(job: Job, results: Collection[UpdateResult]) -> None:
-    written = [result.event is ObjectEvent.METADATA_WRITTEN for result in results]
-    job.metrics.completed(job.decisions.action, sum(written))
-    for result in results:
-        if result.reason is not None and result.reason.column is Column.ERROR:
-            job.metrics.failed(result.reason)
 
 
 async def _update_link(job: Job, link: Update) -> None:

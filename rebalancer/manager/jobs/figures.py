@@ -1,0 +1,88 @@
+"""This module gathers what metrics show of jobs, at a cost that no job's size changes."""
+
+import datetime
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+
+import attrs
+import trio
+
+from rebalancer.domain.states import AT_WORK
+from rebalancer.errors import Unavailable
+from rebalancer.manager.http.render import scanned_share
+from rebalancer.manager.job_metrics import JobFigures
+from rebalancer.manager.jobs.queries import JobDetails, JobQueries
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.store import views
+from rebalancer.rates import MINUTE_S
+
+#: So many jobs that have not ended, and so many of those that ended last, are shown.
+MOST_LEFT, MOST_ENDED = 50, 10
+#: Seconds that a scrape waits for the list of jobs and their files; then it has the figures of an
+#: earlier one.
+PATIENCE_S = 5.0
+
+
+def shown(rows: Iterable[JobRow]) -> list[JobRow]:
+    """Choose the jobs that are shown, of all on the list, which are oldest first."""
+    left, ended = list[JobRow](), list[JobRow]()
+    for row in rows:
+        (ended if row.has_ended else left).append(row)
+    left.sort(key=lambda row: row.state not in AT_WORK)
+    ended.sort(key=lambda row: row.finished or "")
+    return [*left[:MOST_LEFT], *ended[-MOST_ENDED:]]
+
+
+@attrs.define(eq=False)
+class Figures:
+    """This object brings the figures of the jobs' metrics up to date.
+
+    Mutable state: the details of the shown jobs, as they could be read last.
+    """
+
+    queries: JobQueries
+    _details: dict[str, JobDetails] = attrs.field(factory=dict)
+
+    async def refresh(self) -> None:
+        """Read anew what can have changed, for a bounded time; what cannot be read stays old."""
+        with trio.move_on_after(PATIENCE_S), suppress(Unavailable):
+            rows = await self.queries.index.all()
+            self._details = {row.id: await self._read(row) for row in shown(rows)}
+            collector = self.queries.resources.metrics.jobs
+            collector.by_state = Counter(row.state or row.words.state for row in rows)
+            collector.figures = [self._figures(one) for one in self._details.values()]
+
+    async def _read(self, row: JobRow) -> JobDetails:
+        """Return the details of a job, which nothing changes once the job has its verdict."""
+        former = self._details.get(row.id)
+        if former is not None and former.verdict is not None:
+            return former
+        try:
+            return await self.queries.details_of(row)
+        except Unavailable:
+            return JobDetails(row, views.NOTHING if former is None else former.known)
+
+    def _figures(self, details: JobDetails) -> JobFigures:
+        row, known = details.row, details.known
+        running = self.queries.running.get(row.id)
+        return JobFigures(
+            row.id,
+            row.action,
+            row.node or "",
+            row.state or row.words.state,
+            known.status,
+            scanned_share(known.scans),
+            sum(scan.position for scan in known.scans),
+            None if running is None else running.rates.per_s(MINUTE_S),
+            details.waits,
+            None if details.verdict is None else details.verdict.word,
+            _seconds(row.finished),
+        )
+
+
+def _seconds(time: str | None) -> float | None:
+    """Return the seconds since 1970 of a time on the list, which a person may have changed."""
+    with suppress(ValueError):
+        return None if time is None else datetime.datetime.fromisoformat(time).timestamp()
+    return None
