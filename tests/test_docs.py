@@ -1,18 +1,19 @@
 """The pages say what the code does."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from types import ModuleType
+from typing import Any
 
 import attrs
 import pytest
 
 from rebalancer.config import AgentConfig, ManagerConfig, read_agent, read_manager
-from rebalancer.config.reload import reload_of
 from rebalancer.domain import states
 
 ROOT = Path(__file__).parent.parent
@@ -90,30 +91,51 @@ def keys(kind: Any) -> set[str]:
     return found
 
 
-def declared(kind: Any, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Key, default and reload of each key of a configuration, in their order."""
-    found = []
-    for field in attrs.fields(kind):
-        name = f"{prefix}{field.name}"
-        if attrs.has(field.type):
-            found += declared(field.type, f"{name}.")
-            continue
-        default = {} if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
-        is_required = default is attrs.NOTHING
-        text = "required" if is_required else f"`{json.dumps(default)}`"
-        found.append((f"`{name}`", text, str(reload_of(field))))
-        for member in filter(attrs.has, get_args(field.type)):
-            found += declared(member, f"{name}[].")
-    return found
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The tool that writes the parts of the pages that are made of the code, as a module."""
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "tools" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_the_page_of_the_configuration_has_every_key() -> None:
-    """With its default, and when a change is in force, in the order of the code."""
-    page = rows(ROOT / "docs" / "configuration.md")
-    told = [row[:3] for row in page if row[0].startswith("`")]
+def test_what_is_made_of_the_code_is_what_the_code_says(reference: ModuleType) -> None:
+    """Configuration, command line, the APIs' documents: `tools/reference` writes them anew."""
+    assert reference.stale() == [], "run tools/reference"
 
-    assert told == [*declared(ManagerConfig), *declared(AgentConfig)]
-    assert [row[0] for row in page if not row[-1]] == []
+
+def test_a_page_that_is_not_what_would_be_made_is_named(reference: ModuleType) -> None:
+    """The test above can fail; what is between the parts is nobody's but the writer's."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    changed = page.replace("| `domain_name` | required |", "| `domain_name` | none |")
+
+    assert changed != page
+    assert reference.filled(changed) == page
+    assert reference.filled(page.replace("# Config", "# My config")).startswith("# My config")
+
+
+@pytest.mark.parametrize("kind", [ManagerConfig, AgentConfig])
+def test_every_key_says_in_a_sentence_what_it_means(reference: ModuleType, kind: Any) -> None:
+    """And each number its unit, but where it has no effect."""
+    for name, field in reference.fields_of(kind):
+        assert re.fullmatch(r"[A-Zs].*[.`]|.*: .*\.", field.metadata["about"]), name
+        is_number = field.type in (int, float) and "no effect" not in field.metadata["about"]
+        assert field.metadata["unit"] or not is_number, name
+
+
+@pytest.mark.parametrize("program", ["rebalancer", "rebalancer-agent"])
+def test_every_variable_of_sapi_is_found_beside_its_key(
+    reference: ModuleType, program: str
+) -> None:
+    """However the template's line is written."""
+    template = (ROOT / "sapi_manifests" / program / "template").read_text()
+    named = set(re.findall(r"\{\{\{?[#^]?([A-Z_]+|auto\.\w+)\}", template))
+
+    assert set(reference.sapi_variables(template).values()) == named
 
 
 def document_keys(value: Any, kind: Any, prefix: str = "") -> set[str]:

@@ -10,12 +10,26 @@ from rebalancer.converter import FieldError
 class ApiAccess:
     """The access to an API: who may use it, and whether it speaks TLS."""
 
-    #: A file with the token that every request must bear, but for GET /ping; empty: none.
-    #: SIGUSR1 reads the same file anew.
-    token_file: str = key("", reload=RESTART)
-    #: PEM files; both or none.
-    tls_cert: str = key("", reload=RESTART)
-    tls_key: str = key("", reload=RESTART)
+    token_file: str = key(
+        "",
+        about="Every request but `GET /ping` must bear the token in this file; empty: no token."
+        "  SIGUSR1 reads the same file anew.",
+        unit="file",
+        reload=RESTART,
+    )
+    tls_cert: str = key(
+        "",
+        about="The API speaks TLS by the certificate in this PEM file; empty: no TLS."
+        "  It needs `tls_key` beside it.",
+        unit="file",
+        reload=RESTART,
+    )
+    tls_key: str = key(
+        "",
+        about="The key of the certificate is in this PEM file.",
+        unit="file",
+        reload=RESTART,
+    )
 
     def __attrs_post_init__(self) -> None:
         """Check that certificate and key come together.

@@ -14,7 +14,12 @@ from rebalancer.converter import FieldError
 class Shard:
     """A shard of the metadata tier: `<number>.moray.<domain>`."""
 
-    host: str = key(reload=NEXT_JOB, validator=checks.numbered)
+    host: str = key(
+        about="The shard's Moray is `<number>.moray.<domain>`.",
+        unit="name",
+        reload=NEXT_JOB,
+        validator=checks.numbered,
+    )
 
     @property
     def number(self) -> int:
@@ -26,78 +31,290 @@ class Shard:
 class Options:
     """Object `options`: the tunables; ages in seconds."""
 
-    max_tasks_per_assignment: int = key(50, reload=NEXT_JOB, validator=checks.whole(1, 10_000))
-    max_metadata_update_threads: int = key(10, reload=LIVE, validator=checks.whole(1, 250))
-    max_md_read_threads: int = key(10, reload=NEXT_JOB, validator=checks.whole(1, 250))
-    max_sharks: int = key(5, reload=NEXT_JOB, validator=checks.whole(1))
-    use_static_md_update_threads: bool = key(False, reload=NEXT_JOB)
-    static_queue_depth: int = key(10, reload=NEXT_JOB, validator=checks.whole(1))
-    max_assignment_age: int = key(600, reload=NEXT_JOB, validator=checks.whole(0))
-    use_batched_updates: bool = key(True, reload=NEXT_JOB)
-    #: Width, in ids, of one window of a scan.
-    md_read_chunk_size: int = key(10_000, reload=NEXT_JOB, validator=checks.whole(1, 1_000_000))
-    #: Assignments that one destination may have before it has finished one of them.
-    max_assignments_per_shark: int = key(4, reload=NEXT_JOB, validator=checks.whole(1, 1000))
+    max_tasks_per_assignment: int = key(
+        50,
+        about="An assignment has at most so many objects; `job set-max-tasks` changes it "
+        "for a job that runs.",
+        unit="objects",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 10_000),
+    )
+    max_metadata_update_threads: int = key(
+        10,
+        about="At most so many updates of records are made at a time; `job set-threads` "
+        "changes it for a job that runs.",
+        unit="updates",
+        reload=LIVE,
+        validator=checks.whole(1, 250),
+    )
+    max_md_read_threads: int = key(
+        10,
+        about="At most so many shards are scanned at a time.",
+        unit="shards",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 250),
+    )
+    max_sharks: int = key(
+        5,
+        about="Objects are handed to at most so many destinations at a time; `job "
+        "set-max-sharks` changes it for a job that runs.",
+        unit="nodes",
+        reload=NEXT_JOB,
+        validator=checks.whole(1),
+    )
+    use_static_md_update_threads: bool = key(
+        False,
+        about="If true, the limit of updates cannot be changed while a job runs.",
+        reload=NEXT_JOB,
+    )
+    static_queue_depth: int = key(
+        10,
+        about="The key is read for the predecessor's sake, and has no effect.",
+        reload=NEXT_JOB,
+        validator=checks.whole(1),
+    )
+    max_assignment_age: int = key(
+        600,
+        about="An assignment that is not full is posted after this time.",
+        unit="s",
+        reload=NEXT_JOB,
+        validator=checks.whole(0),
+    )
+    use_batched_updates: bool = key(
+        True, about="If true, records of a shard are written many at a time.", reload=NEXT_JOB
+    )
+    md_read_chunk_size: int = key(
+        10_000,
+        about="One statement of a scan covers so many ids; more suits a node that has few "
+        "of a shard's records.",
+        unit="ids",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 1_000_000),
+    )
+    max_assignments_per_shark: int = key(
+        4,
+        about="A destination has at most so many assignments that it has not finished.",
+        unit="assignments",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 1000),
+    )
 
 
 @attrs.frozen
 class ManagerConfig:
     """The whole configuration of the manager; times in seconds."""
 
-    domain_name: str = key(reload=RESTART)
-    shards: tuple[Shard, ...] = key(reload=NEXT_JOB)
-    #: Shards with smaller and greater numbers are left alone.
-    min_shard: int = key(1, reload=NEXT_JOB)
-    max_shard: int | None = key(None, reload=NEXT_JOB)
-    listen_host: str = key("0.0.0.0", reload=RESTART)
-    listen_port: int = key(80, reload=RESTART, validator=checks.port)
-    api: ApiAccess = ApiAccess()
-    metrics_host: str = key("0.0.0.0", reload=RESTART)
-    metrics_port: int = key(8878, reload=RESTART, validator=checks.port)
-    #: Whether metrics want the token of `api` too.
-    metrics_behind_token: bool = key(False, reload=RESTART)
-    log_level: str = key("debug", reload=LIVE, validator=checks.level)
-    max_fill_percentage: int = key(100, reload=LIVE, validator=checks.whole(1, 100))
-    snaplink_cleanup_required: bool = key(False, reload=NEXT_JOB)
-    options: Options = Options()
-    blacklist_datacenters: tuple[str, ...] = key((), reload=LIVE)
-    data_dir: str = key("/rebalancer/db", reload=RESTART)
-    min_avail_mb: int = key(1000, reload=NEXT_JOB, validator=checks.whole(0))
-    agent_port: int = key(7878, reload=NEXT_JOB, validator=checks.whole(1, 65535))
-    #: The port of the storage nodes' web servers, where `verify` reads copies.
-    storage_port: int = key(80, reload=NEXT_JOB, validator=checks.whole(1, 65535))
-    #: A file with the token that agents want; empty: none.
-    agent_token_file: str = key("", reload=LIVE)
-    #: Whether agents are spoken to by TLS: all of them, or none.
-    agent_tls: bool = key(False, reload=RESTART)
-    #: A PEM file of the authorities of their certificates; empty: the system's.
-    agent_tls_ca: str = key("", reload=RESTART)
-    #: Storage nodes whose agents are posted to in another form than `legacy`.
-    agent_dialects: dict[str, str] = key(factory=dict, reload=NEXT_JOB, validator=checks.post_forms)
-    #: Default: `http://storinfo.<domain_name>`.
-    storinfo_url: str = key("", reload=RESTART)
-    discovery: str = key(
-        "direct_db", reload=NEXT_JOB, validator=checks.one_of("direct_db", "moray")
+    domain_name: str = key(
+        about="The region's domain is a part of the names of shards' clones and of storinfo.",
+        unit="name",
+        reload=RESTART,
     )
-    #: Scans of the live metadata, at a job's end, whose findings are moved too; 0: no such scan.
-    final_scans: int = key(2, reload=NEXT_JOB, validator=checks.whole(0, 100))
-    #: Jobs that run at a time; the others wait in order of creation.
-    max_concurrent_jobs: int = key(1, reload=LIVE, validator=checks.whole(1, 100))
-    max_attempts: int = key(3, reload=NEXT_JOB, validator=checks.whole(1, 100))
-    #: An agent without any progress for this long has lost its assignments.
-    agent_timeout: int = key(3600, reload=NEXT_JOB, validator=checks.whole(1))
-    #: A shard that has taken no update for this long loses those that wait for it.
-    metadata_timeout: int = key(3600, reload=NEXT_JOB, validator=checks.whole(1))
-    delete_assignments: bool = key(True, reload=NEXT_JOB)
-    allow_source_evac_shark: bool = key(True, reload=NEXT_JOB)
-    exclude_key_prefixes: tuple[str, ...] = key((), reload=NEXT_JOB)
-    #: Whether the region has bucket objects, which no job looks at: no node is said to be empty.
-    has_bucket_objects: bool = key(False, reload=LIVE)
-    http_timeout_s: float = key(30.0, reload=RESTART, validator=checks.whole(1))
-    datacenter: str = key("", reload=RESTART)
-    service: str = key("rebalancer", reload=RESTART)
-    server: str = key("", reload=RESTART)
-    hosts: dict[str, str] = key(factory=dict, reload=RESTART, validator=checks.addresses)
+    shards: tuple[Shard, ...] = key(
+        about="These are the shards of the metadata tier.", reload=NEXT_JOB
+    )
+    min_shard: int = key(
+        1, about="Shards with smaller numbers are left alone.", unit="number", reload=NEXT_JOB
+    )
+    max_shard: int | None = key(
+        None,
+        about="Shards with greater numbers are left alone; null: no limit.",
+        unit="number",
+        reload=NEXT_JOB,
+    )
+    listen_host: str = key(
+        "0.0.0.0", about="The API listens at this address.", unit="address", reload=RESTART
+    )
+    listen_port: int = key(
+        80,
+        about="The API listens at this port.",
+        unit="port",
+        reload=RESTART,
+        validator=checks.port,
+    )
+    api: ApiAccess = ApiAccess()
+    metrics_host: str = key(
+        "0.0.0.0", about="Metrics are served at this address.", unit="address", reload=RESTART
+    )
+    metrics_port: int = key(
+        8878,
+        about="Metrics are served at this port.",
+        unit="port",
+        reload=RESTART,
+        validator=checks.port,
+    )
+    metrics_behind_token: bool = key(
+        False, about="If true, metrics want the token of `api.token_file` too.", reload=RESTART
+    )
+    log_level: str = key(
+        "debug",
+        about="Lines of lesser levels are not logged: `trace`, `debug`, `info`, "
+        "`warning`, `error`, `critical`.",
+        unit="level",
+        reload=LIVE,
+        validator=checks.level,
+    )
+    max_fill_percentage: int = key(
+        100,
+        about="A destination is filled up to this share of its space at most.",
+        unit="%",
+        reload=LIVE,
+        validator=checks.whole(1, 100),
+    )
+    snaplink_cleanup_required: bool = key(
+        False,
+        about="If true, new jobs are refused, because snaplinks have not been cleaned up.",
+        reload=NEXT_JOB,
+    )
+    options: Options = Options()
+    blacklist_datacenters: tuple[str, ...] = key(
+        (), about="These datacenters get no copies.", unit="names", reload=LIVE
+    )
+    data_dir: str = key(
+        "/rebalancer/db",
+        about="The list of jobs and the jobs' files lie in this folder.",
+        unit="folder",
+        reload=RESTART,
+    )
+    min_avail_mb: int = key(
+        1000,
+        about="A destination must have so much free space.",
+        unit="MiB",
+        reload=NEXT_JOB,
+        validator=checks.whole(0),
+    )
+    agent_port: int = key(
+        7878,
+        about="All agents listen at this port.",
+        unit="port",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 65535),
+    )
+    storage_port: int = key(
+        80,
+        about="The web servers of all storage nodes listen at this port, where `verify` "
+        "reads copies; agents have it as `source.port`.",
+        unit="port",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 65535),
+    )
+    agent_token_file: str = key(
+        "",
+        about="The token that agents want is in this file; empty: none.",
+        unit="file",
+        reload=LIVE,
+    )
+    agent_tls: bool = key(
+        False,
+        about="If true, the manager speaks TLS to all agents; if false, to none.",
+        reload=RESTART,
+    )
+    agent_tls_ca: str = key(
+        "",
+        about="The authorities of the agents' certificates are in this PEM file; empty: "
+        "the system's are trusted.",
+        unit="file",
+        reload=RESTART,
+    )
+    agent_dialects: dict[str, str] = key(
+        factory=dict,
+        about="The agents of these storage nodes are posted to in another form than `legacy`: in "
+        "`tagged` or `tagged-array`.",
+        unit="table",
+        reload=NEXT_JOB,
+        validator=checks.post_forms,
+    )
+    storinfo_url: str = key(
+        "",
+        about="storinfo is asked here; empty: at `http://storinfo.<domain_name>`.",
+        unit="URL",
+        reload=RESTART,
+    )
+    discovery: str = key(
+        "direct_db",
+        about="Objects are looked for in PostgreSQL clones of the shards (`direct_db`), "
+        "or through Moray (`moray`).",
+        reload=NEXT_JOB,
+        validator=checks.one_of("direct_db", "moray"),
+    )
+    final_scans: int = key(
+        2,
+        about="A job's end has at most so many rounds of final scans whose findings are "
+        "moved; 0: no final scan.",
+        unit="rounds",
+        reload=NEXT_JOB,
+        validator=checks.whole(0, 100),
+    )
+    max_concurrent_jobs: int = key(
+        1,
+        about="At most so many jobs run at a time; the others wait in the order of their creation.",
+        unit="jobs",
+        reload=LIVE,
+        validator=checks.whole(1, 100),
+    )
+    max_attempts: int = key(
+        3,
+        about="An object is given to at most so many destinations, one after another, "
+        "until one has copied it.",
+        unit="attempts",
+        reload=NEXT_JOB,
+        validator=checks.whole(1, 100),
+    )
+    agent_timeout: int = key(
+        3600,
+        about="An agent that makes no progress for this long has lost its assignments; "
+        "their objects go elsewhere.",
+        unit="s",
+        reload=NEXT_JOB,
+        validator=checks.whole(1),
+    )
+    metadata_timeout: int = key(
+        3600,
+        about="A shard that takes no update for this long fails the objects that wait for it.",
+        unit="s",
+        reload=NEXT_JOB,
+        validator=checks.whole(1),
+    )
+    delete_assignments: bool = key(
+        True,
+        about="If true, agents are asked to drop assignments that have ended.",
+        reload=NEXT_JOB,
+    )
+    allow_source_evac_shark: bool = key(
+        True,
+        about="If true, a copy may be read from the evacuated node, as the last resort.",
+        reload=NEXT_JOB,
+    )
+    exclude_key_prefixes: tuple[str, ...] = key(
+        (),
+        about="Objects whose keys begin with one of these are left alone.",
+        unit="keys",
+        reload=NEXT_JOB,
+    )
+    has_bucket_objects: bool = key(
+        False,
+        about="If true, the region has bucket objects, which no job looks at, so no node is said"
+        " to be empty.  It is true by itself where `mdapi` lists shards.",
+        reload=LIVE,
+    )
+    http_timeout_s: float = key(
+        30.0,
+        about="An agent or storinfo that sends nothing for this long is taken for one "
+        "that does not answer.",
+        unit="s",
+        reload=RESTART,
+        validator=checks.whole(1),
+    )
+    datacenter: str = key("", about="Metrics have this label.", unit="label", reload=RESTART)
+    service: str = key("rebalancer", about="Metrics have this label.", unit="label", reload=RESTART)
+    server: str = key("", about="Metrics have this label.", unit="label", reload=RESTART)
+    hosts: dict[str, str] = key(
+        factory=dict,
+        about="These names have these addresses, perhaps with a port; they are looked at "
+        "before DNS.",
+        unit="table",
+        reload=RESTART,
+        validator=checks.addresses,
+    )
 
     def __attrs_post_init__(self) -> None:
         """Choose the shards and put them into order.

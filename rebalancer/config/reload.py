@@ -1,7 +1,8 @@
-"""This module knows when a changed key of a configuration file is in force.
+"""This module knows what a key of a configuration file means, and when a change is in force.
 
-Each key declares that beside its default, so that what SIGUSR1 does to it is decided where the key
-is made.  A field whose value is a table has no such declaration: the table's keys have theirs.
+Each key declares that beside its default, so that what SIGUSR1 does to it, and what people read of
+it, are decided where the key is made.  A field whose value is a table has no such declaration: the
+table's keys have theirs.
 """
 
 import enum
@@ -30,12 +31,17 @@ LIVE, NEXT_JOB, RESTART = Reload
 def key(
     default: Any = attrs.NOTHING,
     *,
+    about: str,
+    unit: str = "",
     reload: Reload,
     factory: Callable[[], Any] | None = None,
     validator: Callable[[Any, Any, Any], Any] | None = None,
 ) -> Any:
-    """Declare a key of a configuration: its default, when a change is in force, its check."""
-    metadata = {"reload": reload}
+    """Declare a key of a configuration: its default, meaning and unit, its reload, its check.
+
+    `docs/configuration.md` is made of these (`tools/reference`).
+    """
+    metadata = {"about": about, "unit": unit, "reload": reload}
     return attrs.field(default=default, factory=factory, validator=validator, metadata=metadata)
 
 

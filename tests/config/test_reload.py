@@ -37,13 +37,13 @@ def test_a_key_without_a_declaration_is_found() -> None:
 
     @attrs.frozen
     class Table:
-        said: int = key(1, reload=LIVE)
+        said: int = key(1, about="", reload=LIVE)
         silent: int = 2
 
     @attrs.frozen
     class File:
         table: Table = Table()
-        members: tuple[Table, ...] = key((), reload=NEXT_JOB)
+        members: tuple[Table, ...] = key((), about="", reload=NEXT_JOB)
         forgotten: str = attrs.field(default="")
 
     assert list(undeclared(File)) == ["table.silent", "members[].silent", "forgotten"]
