@@ -48,7 +48,7 @@ class LegacyMetrics:
 
     def md_thread_gauge(self) -> prometheus.Gauge:
         """Return the gauge that only the manager has."""
-        text = "Metadata updates that may run at a time, as the operator allows."
+        text = "Metadata updates that operators let run at a time, of all jobs that run."
         return prometheus.Gauge(
             "md_thread_gauge", text, list(self._labels), registry=self._registry
         ).labels(**self._labels)

@@ -10,8 +10,35 @@ from prometheus_client.registry import Collector
 
 from rebalancer.domain.reasons import read_word
 from rebalancer.domain.states import OPEN_OBJECTS, ObjectStatus
-from rebalancer.manager.store.records import StatusCounts
+from rebalancer.manager.store.records import ScanPosition, StatusCounts
 from rebalancer.waits import Wait, by_kind
+
+#: The families about single jobs: the text of each, and its labels beside those of the job.
+_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "state": ("1 for the state that the job is in.", "state"),
+    "objects": ("Objects of the job, by status and reason.", "status", "reason"),
+    "bytes": ("Bytes of the job's objects, by status.", "status"),
+    "settled_objects": ("Objects that have come to an end.",),
+    "remaining_objects": ("Objects found so far that have not come to an end.",),
+    "scanned_ratio": ("Share of the shards' ids that discovery has looked at, 0 to 1.",),
+    "scanned_ids": ("Ids looked at, in discovery and all final scans.",),
+    "scan_position": (
+        "Id up to which a scan under way has stored what it looks for.",
+        *("round", "shard", "id_column"),
+    ),
+    "scan_until": (
+        "Last id that a scan under way has to look at.",
+        *("round", "shard", "id_column"),
+    ),
+    "objects_per_second": ("Objects that come to an end a second, in the last minute.",),
+    "bytes_per_second": ("Bytes of objects moved a second, in the last minute.",),
+    "waits": ("Causes that the job waits for, by kind.", "cause"),
+    "waiting_seconds": ("Seconds since the oldest cause of the kind began.", "cause"),
+    "verdict": ("1 for the verdict of the ended job.", "verdict"),
+    "finished_timestamp_seconds": ("Unix time at which the job ended or was paused.",),
+}
+#: The labels of a job.  Not `job`: a scraping server calls what it scrapes so.
+_OF_JOB = ("job_id", "action", "node")
 
 
 @attrs.frozen
@@ -26,6 +53,8 @@ class JobFigures:
     #: Of the ids that discovery has to look at, and how many ids all rounds have looked at.
     scanned_share: float = 0.0
     scanned_ids: int = 0
+    #: The scans under way, of a job that runs.
+    scans: Sequence[ScanPosition] = ()
     #: Objects and bytes a second, of a job that runs.
     per_s: tuple[float, float] | None = None
     waits: Sequence[Wait] = ()
@@ -57,64 +86,46 @@ class _Families:
     """The families about single jobs, of one scrape."""
 
     def __init__(self) -> None:
-        self.all: list[GaugeMetricFamily] = []
-        self._state = self._family("state", "1 for the state that the job is in.", "state")
-        self._objects = self._family(
-            "objects", "Objects of the job, by status and reason.", "status", "reason"
-        )
-        self._bytes = self._family("bytes", "Bytes of the job's objects, by status.", "status")
-        self._settled = self._family("settled_objects", "Objects that have come to an end.")
-        self._remaining = self._family(
-            "remaining_objects", "Objects found so far that have not come to an end."
-        )
-        self._share = self._family(
-            "scanned_ratio", "Share of the shards' ids that discovery has looked at, 0 to 1."
-        )
-        self._ids = self._family("scanned_ids", "Ids looked at, in discovery and all final scans.")
-        self._objects_per_s = self._family(
-            "objects_per_second", "Objects that come to an end a second, in the last minute."
-        )
-        self._bytes_per_s = self._family(
-            "bytes_per_second", "Bytes of objects moved a second, in the last minute."
-        )
-        self._waits = self._family("waits", "Causes that the job waits for, by kind.", "cause")
-        self._waiting = self._family(
-            "waiting_seconds", "Seconds since the oldest cause of the kind began.", "cause"
-        )
-        self._verdict = self._family("verdict", "1 for the verdict of the ended job.", "verdict")
-        self._finished = self._family(
-            "finished_timestamp_seconds", "Unix time at which the job ended or was paused."
-        )
+        self._by_name = {
+            name: GaugeMetricFamily(f"rebalancer_job_{name}", text, labels=[*_OF_JOB, *labels])
+            for name, (text, *labels) in _FAMILIES.items()
+        }
 
-    def _family(self, name: str, text: str, *labels: str) -> GaugeMetricFamily:
-        # Not `job`: a scraping server calls that by its own name of what it scrapes.
-        labels = ("job_id", "action", "node", *labels)
-        made = GaugeMetricFamily(f"rebalancer_job_{name}", text, labels=labels)
-        self.all.append(made)
-        return made
+    @property
+    def all(self) -> Iterable[GaugeMetricFamily]:
+        """Return the families with all samples."""
+        return self._by_name.values()
 
     def add(self, job: JobFigures) -> None:
         """Add the samples of a job."""
-        of_job, status = [job.job_id, job.action, job.node], job.status
-        self._state.add_metric([*of_job, job.state], 1)
-        for (name, reason), objects in _objects(status).items():
-            self._objects.add_metric([*of_job, name, reason], objects)
+        status = job.status
+
+        def add(name: str, value: float, *labels: str) -> None:
+            self._by_name[name].add_metric([job.job_id, job.action, job.node, *labels], value)
+
+        add("state", 1, job.state)
+        for labels, objects in _objects(status).items():
+            add("objects", objects, *labels)
         for one in ObjectStatus:
-            self._bytes.add_metric([*of_job, one], status.size(one))
-        self._settled.add_metric(of_job, status.settled)
-        self._remaining.add_metric(of_job, sum(map(status.objects, OPEN_OBJECTS)))
-        self._share.add_metric(of_job, job.scanned_share)
-        self._ids.add_metric(of_job, job.scanned_ids)
+            add("bytes", status.size(one), one)
+        add("settled_objects", status.settled)
+        add("remaining_objects", sum(map(status.objects, OPEN_OBJECTS)))
+        add("scanned_ratio", job.scanned_share)
+        add("scanned_ids", job.scanned_ids)
+        for scan in job.scans:
+            where = str(scan.round), str(scan.shard), scan.column
+            add("scan_position", scan.position, *where)
+            add("scan_until", scan.until, *where)
         if job.per_s is not None:
-            self._objects_per_s.add_metric(of_job, job.per_s[0])
-            self._bytes_per_s.add_metric(of_job, job.per_s[1])
+            add("objects_per_second", job.per_s[0])
+            add("bytes_per_second", job.per_s[1])
         for kind, (count, lasts_s) in by_kind(job.waits).items():
-            self._waits.add_metric([*of_job, kind], count)
-            self._waiting.add_metric([*of_job, kind], lasts_s)
+            add("waits", count, kind)
+            add("waiting_seconds", lasts_s, kind)
         if job.verdict is not None:
-            self._verdict.add_metric([*of_job, job.verdict], 1)
+            add("verdict", 1, job.verdict)
         if job.finished_s is not None:
-            self._finished.add_metric(of_job, job.finished_s)
+            add("finished_timestamp_seconds", job.finished_s)
 
 
 def _objects(status: StatusCounts) -> Mapping[tuple[str, str], int]:

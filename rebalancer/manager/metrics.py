@@ -17,7 +17,7 @@ from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.job_metrics import JobCollector
-from rebalancer.manager.store.records import ScanPosition, StatusCounts
+from rebalancer.manager.store.records import StatusCounts
 from rebalancer.metrics import LegacyMetrics, WaitMetrics
 
 #: From a window of a warm cache to an assignment of large objects.
@@ -39,20 +39,7 @@ class ManagerMetrics:
         self._updaters = self.legacy.md_thread_gauge()
         self._in_force = prometheus.Gauge(
             "md_threads_in_force",
-            "Metadata updates that may run now, fewer while a shard is overloaded.",
-            registry=self.registry,
-        )
-        where = ("round", "shard", "id_column")
-        self._scan_position = prometheus.Gauge(
-            "scan_position",
-            "Last id that the running job has looked at.",
-            where,
-            registry=self.registry,
-        )
-        self._scan_until = prometheus.Gauge(
-            "scan_until",
-            "Last id that the running job's scan has to look at.",
-            where,
+            "Metadata updates in force, of all jobs; fewer while a shard is overloaded.",
             registry=self.registry,
         )
         self._stages = prometheus.Histogram(
@@ -94,14 +81,8 @@ class ManagerMetrics:
         self.took("copy", seconds)
         self.legacy.assignment_time.observe(seconds)
 
-    def scanned(self, scan: ScanPosition) -> None:
-        """Note how far a scan has come."""
-        where = (str(scan.round), str(scan.shard), scan.column)
-        self._scan_position.labels(*where).set(scan.position)
-        self._scan_until.labels(*where).set(scan.until)
-
-    def show_update_limit(self, limit: int, in_force: int) -> None:
-        """Note that the operator allows `limit` updates at a time, of which `in_force` may run."""
+    def show_update_limits(self, limit: int, in_force: int) -> None:
+        """Show that operators allow `limit` updates at a time, of which `in_force` may run."""
         self._updaters.set(limit)
         self._in_force.set(in_force)
 

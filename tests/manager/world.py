@@ -274,7 +274,6 @@ class World:
                     "update_limiter": UpdateLimiter(
                         config.options.max_metadata_update_threads,
                         config.metadata_timeout,
-                        lambda _limit, _in_force: None,
                     ),
                     "rng": random.Random(1),
                 }

@@ -82,5 +82,5 @@ def make_job(
         metrics=metrics,
         ledger=ledger,
         bandwidth=BandwidthLimit(known, None),
-        update_limiter=UpdateLimiter(threads, config.metadata_timeout, metrics.show_update_limit),
+        update_limiter=UpdateLimiter(threads, config.metadata_timeout),
     )

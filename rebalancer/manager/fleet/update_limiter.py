@@ -5,7 +5,6 @@ down is waited for, but not for ever.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 
 import trio
 
@@ -19,25 +18,16 @@ log = get_logger()
 class UpdateLimiter:
     """This object lets updates begin, and slows them down in an overload.
 
-    Mutable state: the limiter and the pace, in step; the patience with each shard.  `show` is
-    called with the operator's limit and the one in force whenever either changes; `waits` has the
-    shards that are waited for.
+    Mutable state: the limiter and the pace, in step; the patience with each shard.  `waits` has
+    the shards that are waited for.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        patience_s: float,
-        show: Callable[[int, int], None],
-        waits: Waits | None = None,
-    ) -> None:
+    def __init__(self, limit: int, patience_s: float, waits: Waits | None = None) -> None:
         self._pace = Pace(limit)
         self._limiter = trio.CapacityLimiter(limit)
         self._patience_s = patience_s
         self._shards: defaultdict[int, Patience] = defaultdict(self.patience)
-        self._show = show
         self._waits = Waits() if waits is None else waits
-        show(limit, limit)
 
     @property
     def limit(self) -> int:
@@ -53,7 +43,6 @@ class UpdateLimiter:
         """Allow `limit` updates from now on, whatever was in force; those that run go on."""
         self._pace.resize(limit)
         self._limiter.total_tokens = limit
-        self._show(limit, limit)
 
     async def acquire(self, borrower: object) -> None:
         """Wait until one more update may run; `release` must follow."""
@@ -97,7 +86,4 @@ class UpdateLimiter:
         return self._shards[shard].is_over(trio.current_time())
 
     def _apply(self) -> None:
-        now = self._pace.limit
-        if now != self.in_force:
-            self._limiter.total_tokens = now
-            self._show(self.limit, now)
+        self._limiter.total_tokens = self._pace.limit

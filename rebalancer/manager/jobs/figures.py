@@ -2,7 +2,7 @@
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import attrs
@@ -15,6 +15,7 @@ from rebalancer.manager.job_metrics import JobFigures
 from rebalancer.manager.jobs.queries import JobDetails, JobQueries
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store import views
+from rebalancer.manager.store.records import ScanPosition
 from rebalancer.rates import MINUTE_S
 
 #: So many jobs that have not ended, and so many of those that ended last, are shown.
@@ -34,6 +35,12 @@ def shown(rows: Iterable[JobRow]) -> list[JobRow]:
     return [*left[:MOST_LEFT], *ended[-MOST_ENDED:]]
 
 
+def latest(scans: Sequence[ScanPosition]) -> list[ScanPosition]:
+    """Return the scans of the latest round that has begun."""
+    last = max((scan.round for scan in scans), default=0)
+    return [scan for scan in scans if scan.round == last]
+
+
 @attrs.define(eq=False)
 class Figures:
     """This object brings the figures of the jobs' metrics up to date.
@@ -49,7 +56,12 @@ class Figures:
         with trio.move_on_after(PATIENCE_S), suppress(Unavailable):
             rows = await self.queries.index.all()
             self._details = {row.id: await self._read(row) for row in shown(rows)}
-            collector = self.queries.resources.metrics.jobs
+            metrics = self.queries.resources.metrics
+            collector, jobs = metrics.jobs, [one.job for one in self.queries.running.values()]
+            limiters = [job.update_limiter for job in jobs if job is not None]
+            metrics.show_update_limits(
+                sum(one.limit for one in limiters), sum(one.in_force for one in limiters)
+            )
             collector.by_state = Counter(row.state or row.words.state for row in rows)
             collector.figures = [self._figures(one) for one in self._details.values()]
 
@@ -74,6 +86,7 @@ class Figures:
             known.status,
             scanned_share(known.scans),
             sum(scan.position for scan in known.scans),
+            () if running is None else latest(known.scans),
             None if running is None else running.rates.per_s(MINUTE_S),
             details.waits,
             None if details.verdict is None else details.verdict.word,

@@ -9,10 +9,11 @@ import trio
 from rebalancer.domain.states import JobState
 from rebalancer.errors import StoreBusy
 from rebalancer.manager.jobs import figures
-from rebalancer.manager.jobs.figures import MOST_ENDED, MOST_LEFT, Figures, shown
+from rebalancer.manager.jobs.figures import MOST_ENDED, MOST_LEFT, Figures, latest, shown
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store import views
-from tests.manager.http.test_api import open_rig
+from rebalancer.manager.store.records import ScanPosition
+from tests.manager.http.test_api import open_rig, refusing_agents
 
 
 def row(number: int, state: JobState, finished: str | None = None) -> JobRow:
@@ -30,6 +31,42 @@ def test_a_bounded_number_of_jobs_is_shown() -> None:
     assert len(chosen) == MOST_LEFT + MOST_ENDED
     assert {one.finished for one in chosen[MOST_LEFT:]} >= {"2026-01-28"}
     assert all(one.finished > "2026-01-25" for one in chosen[MOST_LEFT:] if one.finished)
+
+
+@pytest.mark.row("L36")
+async def test_update_limits_are_those_of_the_jobs_that_run(tmp_path: Path) -> None:
+    """The operator's under the predecessor's name, and the one in force; both 0 without a job."""
+    begin = trio.Event()
+    async with open_rig(tmp_path, objects=3, agents=refusing_agents(begin)) as rig:
+        made, registry = Figures(rig.jobs.queries), rig.jobs.resources.metrics.registry
+
+        async def limits() -> dict[str, float]:
+            await made.refresh()
+            samples = [one for family in registry.collect() for one in family.samples]
+            return {one.name: one.value for one in samples if one.name.startswith("md_thread")}
+
+        job_id = await rig.create()
+        job = await rig.at_work(job_id)
+        job.update_limiter.resize(30)
+        for number in range(30):
+            await job.update_limiter.acquire(number)
+        job.update_limiter.overloaded(trio.current_time())
+        during = await limits()
+        await rig.put(job_id, {"action": "pause"})
+        await rig.reach(job_id, "Stopped")
+        after = await limits()
+        begin.set()
+
+    assert during == {"md_thread_gauge": 30, "md_threads_in_force": 15}
+    assert set(after.values()) == {0}
+
+
+def test_scans_of_the_latest_round_are_shown() -> None:
+    """Each round scans every shard once more, and the earlier ones have come to their end."""
+    scans = [ScanPosition(shard, "_id", 9, 9, n) for n in (0, 1) for shard in (1, 2)]
+
+    assert latest(scans) == scans[2:]
+    assert latest([]) == []
 
 
 async def test_an_ended_job_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ async def seen(rig: Rig, case: Case, numbers: list[int], *, for_ever: bool) -> s
 
     rig.server.before_reply = reply
     # No patience at all: what would be tried again for an hour is tried once here.
-    update_limiter = UpdateLimiter(8, 1e-9 if for_ever else 60.0, lambda _limit, _in_force: None)
+    update_limiter = UpdateLimiter(8, 1e-9 if for_ever else 60.0)
     for number in range(8):
         await update_limiter.acquire(number)
     rewriter = Rewriter(1, rig.moray, Evacuate(ORIGIN), update_limiter)

@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,15 +12,11 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import generate_latest
 
-from rebalancer import config
-from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.stages.rewrite import Rewriter
 from rebalancer.manager.pipeline.stages.update_batches import (
     CONFLICTS,
@@ -120,7 +115,7 @@ class Rigs:
             etag = store.put("manta", key, value)
             updates.append(stored(number, key, etag, json.dumps(value)))
         shard = Shard(store)
-        update_limiter = UpdateLimiter(32, HOUR_S, lambda _limit, _in_force: None)
+        update_limiter = UpdateLimiter(32, HOUR_S)
         rewriter = Rewriter(1, shard, Evacuate(ORIGIN), update_limiter, batched)
         return Rig(shard, updates, update_limiter, rewriter)
 
@@ -584,10 +579,7 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
 @pytest.mark.row("IMP-13", "MIN-7", "DEF-8", "L14", "N16")
 async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) -> None:
     """Up: who waits begins.  Down: nobody begins until enough have ended.  Overload or not."""
-    told: list[tuple[int, int]] = []
-    update_limiter = UpdateLimiter(
-        2, HOUR_S, lambda limit, in_force: told.append((limit, in_force))
-    )
+    update_limiter = UpdateLimiter(2, HOUR_S)
     running: set[int] = set()
 
     async def work(number: int, end: trio.Event) -> None:
@@ -607,6 +599,7 @@ async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) 
         await trio.testing.wait_all_tasks_blocked()
         assert len(running) == 5
         update_limiter.overloaded(trio.current_time())
+        assert (update_limiter.limit, update_limiter.in_force) == (5, 2)
         update_limiter.resize(6)
         await trio.testing.wait_all_tasks_blocked()
         assert len(running) == 6
@@ -617,22 +610,7 @@ async def test_the_operators_number_is_in_force_at_once(autojump_clock: object) 
         assert len(running) == 1
         for end in ends:
             end.set()
-    assert told == [(2, 2), (5, 5), (5, 2), (6, 6), (1, 1)]
-
-
-@pytest.mark.row("L36")
-async def test_both_numbers_are_exported() -> None:
-    """The operator's under the predecessor's name, and the one in force beside it."""
-    metrics = ManagerMetrics(ManagerConfig("lab", (config.Shard("1.moray.lab"),)))
-    update_limiter = UpdateLimiter(12, HOUR_S, metrics.show_update_limit)
-    update_limiter.resize(30)
-    for number in range(30):
-        await update_limiter.acquire(number)
-    update_limiter.overloaded(trio.current_time())
-
-    text = generate_latest(metrics.registry).decode()
-    assert re.search(r"^md_thread_gauge\{.*\} 30\.0$", text, re.MULTILINE)
-    assert "md_threads_in_force 15.0" in text
+    assert (update_limiter.limit, update_limiter.in_force) == (1, 1)
 
 
 # --- what is written -------------------------------------------------------------------------

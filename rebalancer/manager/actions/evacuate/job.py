@@ -52,7 +52,6 @@ async def make_job(
     node = row.params["from_shark"]
     origin = await validated_origin(store, shards.moray, node, waits, patience_s)
     agents, threads = resources.agents(config), config.options.max_metadata_update_threads
-    show_limit, patience = metrics.show_update_limit, config.metadata_timeout
     return Job(
         id=row.id,
         decisions=Evacuate(origin, config.exclude_key_prefixes),
@@ -67,7 +66,7 @@ async def make_job(
         scans=scans_shards(row.params),
         metrics=metrics,
         ledger=opened.ledger,
-        update_limiter=UpdateLimiter(threads, patience, show_limit, waits),
+        update_limiter=UpdateLimiter(threads, config.metadata_timeout, waits),
         waits=waits,
         cancelled=cancelled,
         patience_s=patience_s,

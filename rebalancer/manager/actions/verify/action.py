@@ -95,7 +95,6 @@ class VerifyAction:
                 store,
                 shards.moray,
                 resources.http.over("http"),
-                resources.metrics,
                 running.waits,
                 resources.file,
             )

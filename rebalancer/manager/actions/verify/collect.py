@@ -99,8 +99,6 @@ class Collector:
     shards: LiveShards
     readers: int
     window: int
-    #: Called with each position that was stored.
-    on_position: Callable[[ScanPosition], None]
 
     async def has_finished(self) -> bool:
         """Tell whether all objects are collected, by this run of the job or an earlier one."""
@@ -193,4 +191,3 @@ class Collector:
 
     async def _keep(self, records: Sequence[FoundRecord], done: ScanPosition) -> None:
         await self.store.write(discovery.store_found, records, done)
-        self.on_position(done)

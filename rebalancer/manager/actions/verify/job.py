@@ -26,7 +26,6 @@ from rebalancer.manager.actions.verify.collect import (
 )
 from rebalancer.manager.actions.verify.rate import ByteRate
 from rebalancer.manager.actions.verify.reader import Reader
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import unless
 from rebalancer.manager.store import unplaced
 from rebalancer.manager.store.job_store import JobStore
@@ -46,7 +45,6 @@ class VerifyJob:
     store: JobStore
     moray: Mapping[int, scan.Shard]
     http: HttpClient
-    metrics: ManagerMetrics
     waits: Waits
     #: Returns the file of another job.
     file: Callable[[str], Path]
@@ -77,7 +75,6 @@ class VerifyJob:
             shards,
             options.max_md_read_threads,
             options.md_read_chunk_size,
-            self.metrics.scanned,
         )
         if await collector.has_finished():
             return

@@ -46,7 +46,6 @@ async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel
             except PeerError as exc:
                 job.unfinished.append(UnfinishedScan(0, NO_SHARD, str(exc)))
                 return
-            job.metrics.scanned(begun)
             await feed_placement(found, await _store(job, anew, begun))
 
 

@@ -127,7 +127,6 @@ async def _scan_column(
         begun = ScanPosition(number, column, 0, until, scan_round)
     window = await _window_behind(begun, job, shard, columns)
     while window is not None and not job.has_enough:
-        job.metrics.scanned(window.scanned)
         ask = partial(_window_behind, window.scanned, job, shard, columns)
         # The server looks for the next rows while these are stored, and never further ahead.
         window = await _while_asking(partial(keep, window.scanned, window.rows), ask)

@@ -13,7 +13,6 @@ import trio
 from rebalancer.actions.verify import VerifyParams
 from rebalancer.config import ManagerConfig, Options
 from rebalancer.manager.actions.verify.job import VerifyJob
-from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers import scan
 from rebalancer.peers.http import open_http
@@ -86,7 +85,6 @@ class Region:
                     store=store,
                     moray=cast(Mapping[int, scan.Shard], self.world.moray),
                     http=http,
-                    metrics=ManagerMetrics(config),
                     waits=Waits(),
                     file=lambda name: self.world.folder / f"{name}.sqlite",
                 ),
