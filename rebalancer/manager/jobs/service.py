@@ -106,7 +106,12 @@ class Jobs:
             self.resources.fleet_ledger.evacuated = {row.node for row in rows if row.node}
             at_work = [running.row for running in self.running.values()]
             for row in to_start(rows, at_work, self.resources.config.max_concurrent_jobs):
-                running = RunningJob(await self._begin(row), self.resources)
+                try:
+                    running = RunningJob(await self._begin(row), self.resources)
+                except IllegalTransition as exc:  # a person has changed the list of jobs
+                    log.error("job not begun", job=row.id, error=str(exc))
+                    self.scheduler.wake()  # its turn is another job's
+                    continue
                 self.running[row.id] = running
                 nursery.start_soon(self._run, running)
 

@@ -23,6 +23,8 @@ from rebalancer.manager.jobs import index as index_module
 from rebalancer.manager.jobs import service
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.index import JobIndex
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.jobs.scheduler import to_start
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.store.records import Finding
@@ -252,4 +254,27 @@ async def test_a_list_that_a_person_changes_does_not_end_the_manager(
         with trio.fail_after(30):
             while flow.run is breaks or job_id in rig.jobs.running:  # noqa: ASYNC110
                 await trio.sleep(0.02)
+        await rig.reach(await rig.create(), "Running")
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM jobs", "UPDATE jobs SET state = 'complete'"])
+async def test_a_list_that_a_person_changes_as_a_job_begins_does_not_end_the_manager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The manager has read the job as queued, and waits for the person's lock; other jobs run."""
+
+    changed = trio.Event()
+
+    def chosen(*args: Any) -> list[JobRow]:
+        if (due := to_start(*args)) and not changed.is_set():
+            with closing(sqlite3.connect(tmp_path / "db" / "rebalancer.sqlite")) as db, db:
+                db.execute(change)
+            changed.set()
+        return due
+
+    monkeypatch.setattr(service, "to_start", chosen)
+    async with open_rig(tmp_path, objects=3) as rig:
+        await rig.create()
+        with trio.fail_after(30):
+            await changed.wait()
         await rig.reach(await rig.create(), "Running")
