@@ -27,6 +27,7 @@ from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreach
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.stages.discover import PLACES, ROOM_S
 from rebalancer.manager.pipeline.stages.forget import LAST_S
+from rebalancer.manager.pipeline.stages.post import TRIES
 from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Agents, PostAnswer, PostResult
 from rebalancer.peers.http import Reply
@@ -457,7 +458,7 @@ async def test_a_lost_answer_to_a_post_is_asked_again(world: World, autojump_clo
 
 @pytest.mark.parametrize(
     ("pause_s", "longest_s"),
-    [(0.0, 30), (60.0, 60 * 5 * 3 + 60)],
+    [(0.0, 30), (60.0, 60 * 4 * 3 + 60)],
 )
 async def test_a_busy_agent_is_waited_for_as_it_says_and_not_for_ever(
     world: World, autojump_clock: object, pause_s: float, longest_s: float
@@ -472,10 +473,29 @@ async def test_a_busy_agent_is_waited_for_as_it_says_and_not_for_ever(
     world.agents.post_answer = answer
     began = trio.current_time()
     assert await world.run() == {("skipped", "agent_busy"): 20}
-    assert trio.current_time() - began < longest_s + ROOM_S  # the last try waits
+    assert trio.current_time() - began < longest_s + ROOM_S
     pauses = [b - a for times in asked.values() for a, b in pairwise(times)]
     assert pauses
     assert min(pauses) >= max(pause_s, 0.1)
+
+
+async def test_the_last_try_of_an_assignment_is_followed_by_no_pause(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """Its objects have other destinations, or an end, at once."""
+    world = make_world(tmp_path / "w", [record(1)])
+    world.config_changes = {"max_attempts": 1}
+    asked: list[float] = []
+
+    def answer(_shark: str, _assignment: Assignment) -> PostAnswer:
+        asked.append(trio.current_time())
+        return PostAnswer(PostResult.BUSY, "503", 60.0)
+
+    world.agents.post_answer = answer
+    assert await world.run() == {("skipped", "agent_busy"): 1}
+    assert len(asked) == TRIES
+    assert trio.current_time() - asked[-1] < 30
+    world.close()
 
 
 async def test_a_busy_agent_gets_its_assignment_in_the_end(

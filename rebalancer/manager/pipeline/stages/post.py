@@ -94,7 +94,7 @@ async def _deliver(job: Job, assignment: Assignment) -> _Result:
     body = agent_protocol.Assignment(assignment.id, tasks)
     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     result, was_sent = _Result(_Delivery.NEVER_SENT), False
-    for _ in range(TRIES):
+    for tries_left in reversed(range(TRIES)):
         wait = next(waits)
         try:
             answer = await job.agents.post(shark, body)
@@ -117,7 +117,7 @@ async def _deliver(job: Job, assignment: Assignment) -> _Result:
             wait = max(wait, answer.retry_after_s)
         # Once another assignment was given up there, more tries are not worth their time: the
         # objects have other destinations.
-        if job.health.is_avoided(shark):
+        if not tries_left or job.health.is_avoided(shark):
             break
         with trio.move_on_after(wait):
             await job.cancelled.wait()
