@@ -110,8 +110,8 @@ class Connection:
                 await self._shake_hands()
                 while await self._answer_one():
                     pass
-            except (Gone, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                pass  # as clients do
+            except (Gone, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # clients may go at any time
             finally:
                 self._release_budget()
         with trio.move_on_after(LINGER_S):

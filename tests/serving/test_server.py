@@ -73,6 +73,14 @@ def some_app() -> SomeApp:
 
         return Answer(pieces())
 
+    @app.get("/unreadable")
+    async def unreadable(_request: Request) -> Answer:
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            yield b"x"
+            raise OSError(errno.EIO, "Input/output error")
+
+        return Answer(pieces())
+
     @app.get("/soon")
     async def soon(request: Request) -> Answer:
         app.came.append(request.path)
@@ -212,14 +220,15 @@ async def test_http_2_is_not_spoken_even_if_it_is_asked_for() -> None:
     assert answer.endswith(b"pong")
 
 
-async def test_an_error_ends_its_connection_only(logs: list[Any]) -> None:
+@pytest.mark.parametrize("path", ["/deep", "/unreadable"])
+async def test_an_error_ends_its_connection_only(logs: list[Any], path: str) -> None:
     """A bug that shows itself within an answer is logged, once a minute, and others are served."""
     async with served() as port, await port.connect() as other:
         await other.send_all(PING)
         await read_answer(other)
         for _ in range(3):
             # Its last chunk is missing, which tells the client.
-            assert b"0\r\n\r\n" not in await port.send(get("/deep"))
+            assert b"0\r\n\r\n" not in await port.send(get(path))
         await other.send_all(PING)
         assert (await read_answer(other)).endswith(b"pong")
 
