@@ -5,6 +5,7 @@ a job has moved proves nothing.  A verification has verdicts of its own kind.
 """
 
 import enum
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -105,6 +106,15 @@ _OF_RECORDS = frozenset(
         reasons.MISSING_SHARKS,
     )
 )
+#: Reasons why no copy of an object could be read: another try alone hardly helps.
+_OF_COPIES = frozenset(
+    reason.word
+    for reason in (
+        reasons.MD5_MISMATCH,
+        reasons.SOURCE_IS_EVAC_SHARK,
+        reasons.SOURCE_OTHER_ERROR,
+    )
+)
 _SCOPES = {
     Scope.MAX_OBJECTS: "the job took a limited number of objects; take the others too",
     Scope.OBJECTS_FILE: "the job took what a file lists; take the others too",
@@ -134,7 +144,7 @@ class _Commands:
         return f"rebalancer adm job retry {self.job}"
 
     def objects(self, word: str) -> str:
-        return f"rebalancer adm job objects {self.job} --reason {word}"
+        return f"rebalancer adm job objects {self.job} --reason {shlex.quote(word)}"
 
     @property
     def report(self) -> str:
@@ -231,6 +241,9 @@ def _left(word: str, count: int, commands: _Commands) -> Cause:
         return Cause(word, count, advice, commands.evacuate)
     if word in _OF_RECORDS:
         advice = "a person must mend these records; job retry takes them up then"
+        return Cause(word, count, advice, commands.objects(word))
+    if word in _OF_COPIES or word.startswith("{"):  # the status that a source has answered
+        advice = "no good copy could be read; see to the copies, job retry takes them up then"
         return Cause(word, count, advice, commands.objects(word))
     if word == OTHER:
         return Cause(word, count, "the report says why, and job retry tries again", commands.report)

@@ -1,6 +1,7 @@
 """The operator's commands against the real API, over a real socket; its agents are not there."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from rebalancer import __version__
+from rebalancer.adm import exits
 from rebalancer.adm.client import AdmError
 from rebalancer.adm.commands import adm, job
 from rebalancer.daemon import Listen, listen
@@ -315,6 +317,17 @@ def test_every_command_explains_itself(name: str) -> None:
     assert not command.get_short_help_str(60).endswith("...")
     for param in command.params:
         assert isinstance(param, click.Argument) or getattr(param, "help", None), param.name
+
+
+def test_the_page_and_the_help_have_the_same_exit_codes() -> None:
+    """And each code that the command can end with is among them."""
+    page = Path(__file__).parent.parent.parent / "docs" / "operating.md"
+    told = re.findall(r"^\| (\d+) \|", page.read_text(), re.MULTILINE)
+    help_text = CliRunner().invoke(adm, ["-h"]).stdout.partition("Exit codes:")[2]
+
+    assert told == re.findall(r"^ +(\d+) ", help_text, re.MULTILINE)
+    codes = {value for name, value in vars(exits).items() if name.isupper()}
+    assert {str(code) for code in codes} < set(told)
 
 
 def test_help_teaches_what_cannot_be_taken_back() -> None:

@@ -115,6 +115,7 @@ def test_how_an_evacuation_has_ended(
 def test_the_command_that_acts_on_each_cause_is_named() -> None:
     """By the id of the job and the name of the node, to be copied."""
     why = {
+        "{http_status_code:404}": 5,
         "destination_unreachable": 40,
         "missing_sharks": 2,
         "upload_in_progress": 1,
@@ -125,6 +126,10 @@ def test_the_command_that_acts_on_each_cause_is_named() -> None:
     found = verdict(End({("complete", ""): 0}, why), has_buckets=True)
 
     assert {cause.word: cause.command for cause in found.causes} == {
+        # In quotes, for braces mean something to a shell.
+        "{http_status_code:404}": (
+            f"rebalancer adm job objects {JOB} --reason '{{http_status_code:404}}'"
+        ),
         "destination_unreachable": f"rebalancer adm job retry {JOB}",
         "excluded": f"rebalancer adm job create evacuate --shark {NODE}",
         "found_too_late": f"rebalancer adm job retry {JOB}",
@@ -134,9 +139,9 @@ def test_the_command_that_acts_on_each_cause_is_named() -> None:
         BUCKET_OBJECTS: None,
     }
     assert found.line == (
-        f"not empty: 0 of 0 objects moved, 48 records still name {NODE}:"
+        f"not empty: 0 of 0 objects moved, 53 records still name {NODE}:"
         " destination_unreachable 40, excluded 3, found_too_late 1, missing_sharks 2, other 1,"
-        " upload_in_progress 1, bucket_objects_not_looked_at"
+        " upload_in_progress 1, {http_status_code:404} 5, bucket_objects_not_looked_at"
     )
 
 

@@ -135,6 +135,35 @@ async def test_a_check_ends_with_its_client_and_is_the_only_one_of_its_node(
     assert (other["safe_to_remove"], again["safe_to_remove"]) == ("yes", "no")
 
 
+async def test_a_check_ends_when_its_client_hangs_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a socket: by the next line that cannot be sent."""
+    monkeypatch.setattr(checks, "PROGRESS_S", 0.01)
+    ended = trio.Event()
+
+    async def slow(_scan: scan.NodeScan) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(scan.NodeScan, "run", slow)
+    async with operator(tmp_path) as run:
+        host, _, port = run.url.removeprefix("http://").partition(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        await stream.send_all(b"GET /nodes/1.stor/check HTTP/1.1\r\nHost: manager\r\n\r\n")
+        answer = b""
+        while b'"progress"' not in answer:
+            answer += await stream.receive_some(65536)
+        assert run.rig.jobs.checks._under_way == {"1.stor.lab"}
+        await stream.aclose()
+        with trio.fail_after(5):
+            await ended.wait()
+            while run.rig.jobs.checks._under_way:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
 async def test_the_operator_reads_the_answer_in_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
