@@ -17,6 +17,8 @@ Amount = Annotated[float, Meta(ge=0)]
 #: The id of a job, an object or an assignment.
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 #: A time in UTC, as RFC 3339 has it.
+#: From 0 to 1.
+Share = Annotated[float, Meta(ge=0, le=1)]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer.api.fields import Amount, Count, Positive, Time, Uuid, about
+from rebalancer.api.fields import Amount, Count, Positive, Share, Time, Uuid, about
 from rebalancer.domain.states import STATE_WORDS, WISH_WORDS, ObjectStatus
 from rebalancer.domain.verdicts import Word
 
@@ -17,20 +17,11 @@ _STATE = (
     + ", ".join(word.capitalize() for word in STATE_WORDS)
     + ".  A state that this version does not know, left by another one, is shown as it was found."
 )
-_WAITING = "What the job waits for now; the longest wait comes first."
+_WAITING = "What the job waits for now, the oldest first."
+_DEFERRED = "Unprocessed objects that have no destination now, and are tried again later."
+_WISH = "What an operator has asked for, whether it is carried out or not."
+_ERROR = "Why the job failed; missing unless it did."
 _SHARK = "1.stor.example.com"
-
-
-@attrs.frozen(kw_only=True)
-class JobListed:
-    """An entry of the list of all jobs."""
-
-    id: Uuid
-    action: str = about(examples=["Evacuate"])
-    state: str = about(_STATE, examples=["Running"])
-    verdict: str | None = about(
-        "The word of the job's verdict; missing until it has ended.", default=None, enum=list(Word)
-    )
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +125,14 @@ class Wait:
 
 
 @attrs.frozen(kw_only=True)
+class Rate:
+    """A rate at which objects come to their end."""
+
+    objects_per_s: Amount = about("Objects that came to their end, a second.")
+    bytes_per_s: Amount = about("Bytes of these objects, a second.")
+
+
+@attrs.frozen(kw_only=True)
 class JobShown:
     """A job and its counts."""
 
@@ -145,23 +144,56 @@ class JobShown:
     )
     rounds: tuple[Round, ...] = about("The final scans, the latest last.", if_missing=())
     warnings: tuple[Finding, ...] = about("The warnings of the pre-flight.", if_missing=())
-    waiting: tuple[Wait, ...] = about(
-        "What the job waits for now, the oldest first.", if_missing=()
-    )
+    waiting: tuple[Wait, ...] = about(_WAITING, if_missing=())
+    deferred: Count = about(_DEFERRED, if_missing=0)
     created: Time = about(if_missing="")
     started: Time | None = about("null: it has not started.", if_missing=None)
     finished: Time | None = about("null: it has not ended.", if_missing=None)
     state: str = about(_STATE, examples=["Running"])
-    wish: str | None = about(
-        "What an operator has asked for, whether it is carried out or not.",
-        default=None,
-        enum=list(WISH_WORDS),
-    )
-    error: str | None = about("Why the job failed; missing unless it did.", default=None)
+    wish: str | None = about(_WISH, default=None, enum=list(WISH_WORDS))
+    error: str | None = about(_ERROR, default=None)
     verdict: Verdict | None = about(
         "What the job has come to; missing until it has ended, and if nobody can know it, because"
         " the job's file is damaged.",
         default=None,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class JobListed:
+    """An entry of the list of jobs: what the job is about, and how far it is."""
+
+    id: Uuid
+    action: str = about(examples=["Evacuate"])
+    state: str = about(_STATE, examples=["Running"])
+    subject: str = about(
+        "The node that the job empties, or what else it is about.",
+        if_missing="",
+        examples=[_SHARK],
+    )
+    created: Time = about(if_missing="")
+    started: Time | None = about("null: it has not started.", if_missing=None)
+    finished: Time | None = about("null: it has not ended.", if_missing=None)
+    results: Results | None = about(
+        "The numbers of its objects; zeros if the job's file cannot be read.",
+        if_missing=None,
+        is_never_null=True,
+    )
+    bytes: JobBytes = about(if_missing=JobBytes(complete=0, total=0))
+    deferred: Count = about(_DEFERRED, if_missing=0)
+    scanned: Share = about("The share of the shards' ids looked at by discovery.", if_missing=0.0)
+    rate: Rate | None = about(
+        "The rate over the last minute; null unless the job runs.", if_missing=None
+    )
+    eta_s: Amount | None = about(
+        "Seconds until the job ends; null if there is no telling.", if_missing=None
+    )
+    waiting: tuple[Wait, ...] = about(_WAITING, if_missing=())
+    behind: tuple[Uuid, ...] = about("The jobs that run and keep this one queued.", if_missing=())
+    wish: str | None = about(_WISH, default=None, enum=list(WISH_WORDS))
+    error: str | None = about(_ERROR, default=None)
+    verdict: str | None = about(
+        "The word of the job's verdict; missing until it has ended.", default=None, enum=list(Word)
     )
 
 
@@ -173,14 +205,6 @@ class ReasonCount:
     reason: str = about("Empty where the status says it all.")
     objects: Positive
     bytes: Count
-
-
-@attrs.frozen(kw_only=True)
-class Rate:
-    """A rate at which objects come to their end."""
-
-    objects_per_s: Amount = about("Objects that came to their end, a second.")
-    bytes_per_s: Amount = about("Bytes of these objects, a second.")
 
 
 @attrs.frozen(kw_only=True)
@@ -202,6 +226,12 @@ class Standing:
     assignments: Count = about("Assignments under way.")
     failures: Count = about("Failures in a row.")
     avoided_for_s: Amount = about("Seconds for which other destinations are preferred to this one.")
+    datacenter: str | None = about("null: storinfo does not list the node.", if_missing=None)
+    percent_used: Count | None = about("How full the node is, by storinfo.", if_missing=None)
+    available: Count | None = about("Bytes that are free, by storinfo.", if_missing=None)
+    unused: str | None = about(
+        "Why jobs give it nothing now, for a person; null: they may.", if_missing=None
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -230,14 +260,12 @@ class Summary:
     scans: tuple[Scan, ...] = about("How far the job has looked.")
     rounds: tuple[Round, ...] = about("The final scans, the latest last.")
     warnings: tuple[Finding, ...] = about("The warnings of the pre-flight.")
-    waiting: tuple[Wait, ...] = about(
-        "What the job waits for now, the oldest first.", if_missing=()
-    )
+    waiting: tuple[Wait, ...] = about(_WAITING, if_missing=())
     destinations: tuple[Destination, ...]
     tuning: dict[str, Positive | None] = about(
         "The settings that an operator has changed for this job; null: no limit."
     )
-    error: str | None = about("Why the job failed; missing unless it did.", default=None)
+    error: str | None = about(_ERROR, default=None)
 
 
 @attrs.frozen(kw_only=True)

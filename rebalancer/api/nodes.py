@@ -1,11 +1,10 @@
 """This module has the lines of a check of a storage node: what names it now, and if it may go."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
-from msgspec import Meta
 
-from rebalancer.api.fields import Count, Positive, Uuid, about
+from rebalancer.api.fields import Count, Positive, Share, Uuid, about
 from rebalancer.api.jobs import VerdictCause
 from rebalancer.domain.node_checks import Answer, Kind
 
@@ -23,7 +22,7 @@ class NodeCheckProgress:
 
     type: str = about(const="progress")
     node: str = about(examples=[_NODE])
-    scanned: Annotated[float, Meta(ge=0, le=1)] = about("The share of the ids looked at so far.")
+    scanned: Share = about("The share of the ids looked at so far.")
     shards_done: Count = about("Shards that were scanned to their end, or given up.")
     shards: Positive
     found: Count = about("Records and uploads that name the node, so far.")

@@ -23,7 +23,7 @@ class Status:
     running: tuple[Uuid, ...] = about("The ids of the jobs that run.")
     max_concurrent_jobs: Positive = about("The most jobs that run at a time.")
     storinfo: Storinfo
-    destinations: tuple[Standing, ...] = about("Destinations where something is under way.")
+    destinations: tuple[Standing, ...] = about("Storage nodes, as all jobs see them now.")
 
 
 @attrs.frozen(kw_only=True)

@@ -64,13 +64,30 @@ def eligible(
 
     `excluded` has the names of the evacuated nodes.
     """
-    return [
-        node
-        for node in nodes
-        if node.available_mb >= rules.min_avail_mb
-        and node.datacenter not in rules.blacklist_datacenters
-        and node.manta_storage_id not in excluded
-    ]
+    return [node for node in nodes if exclusion(node, rules, excluded) is None]
+
+
+def exclusion(node: StorageNode, rules: Rules, excluded: Collection[str]) -> str | None:
+    """Return why `node` may be no destination at all, for a person; None if it may."""
+    if node.manta_storage_id in excluded:
+        return "a job empties it"
+    if node.datacenter in rules.blacklist_datacenters:
+        return "its datacenter is in blacklist_datacenters"
+    if node.available_mb < rules.min_avail_mb:
+        return f"less than min_avail_mb ({rules.min_avail_mb:,}) is free"
+    return None
+
+
+def why_unused(
+    node: StorageNode, rules: Rules, excluded: Collection[str], *, claimed: int
+) -> str | None:
+    """Return why nothing more is placed on `node`, for a person; None if something may be."""
+    if (why := exclusion(node, rules, excluded)) is not None:
+        return why
+    if not capacity_bytes(node, rules.max_fill_percentage):
+        return f"full: max_fill_percentage is {rules.max_fill_percentage}"
+    is_claimed = not free_bytes(node, max_fill=rules.max_fill_percentage, claimed=claimed)
+    return "all its room is promised to objects" if is_claimed else None
 
 
 def refusal(obj: MantaObject, origin: Shark, node: StorageNode, *, room: int) -> Reason | None:

@@ -77,9 +77,11 @@ async def test_scripts_read_what_they_read_from_the_predecessor(tmp_path: Path) 
         job_id = created.removeprefix(head).removesuffix("\n\n")
         assert len(job_id) == 36
         await run.rig.reach(job_id, "Complete")
-        rows = [{"id": job_id, "action": "Evacuate", "state": "Complete", "verdict": "partial"}]
+        rows = await (await run.rig.client.get("/jobs")).get_json()
+        known = {"id": job_id, "action": "Evacuate", "state": "Complete", "verdict": "partial"}
         view = await run.rig.get(job_id)
 
+        assert [{name: row[name] for name in known} for row in rows] == [known]
         assert view["config"]["max_objects"] == 7
         assert (
             await run.done("job", "list") == f"{head}{json.dumps(rows, indent=2, sort_keys=True)}\n"

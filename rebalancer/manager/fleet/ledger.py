@@ -6,7 +6,7 @@ assignments.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -69,9 +69,10 @@ class FleetLedger:
         finally:
             ledger.close()
 
-    def snapshot(self) -> list[Standing]:
-        """Return every destination that has, or had, to do with a job, by name."""
-        return [self._standing(name) for name in sorted({*self._entries, *self.health.names})]
+    def snapshot(self, others: Iterable[str] = ()) -> list[Standing]:
+        """Return every destination that has, or had, to do with a job, and `others`, by name."""
+        names = {*self._entries, *self.health.names, *others}
+        return [self._standing(name) for name in sorted(names)]
 
     def _standing(self, shark: str) -> Standing:
         entry = self.entry(shark)

@@ -21,6 +21,7 @@ from rebalancer.manager.http.requests import (
     check_no_query,
     read_change,
     read_first,
+    read_jobs_query,
     read_new_job,
     read_objects_query,
 )
@@ -90,7 +91,8 @@ def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None
     @quart.get("/jobs")
     async def list_jobs() -> Response:
         count("list_jobs")
-        return _shown(await jobs.queries.list())
+        query = read_jobs_query(request.args.items(multi=True))
+        return _shown(await jobs.lister.list(query))
 
     @quart.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:

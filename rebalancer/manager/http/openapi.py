@@ -16,7 +16,7 @@ from rebalancer.api.plan import Plan
 from rebalancer.api.requests import SETTINGS, ControlJob
 from rebalancer.api.schemas import Schema, closed, one_of, ref, schemas_of, text
 from rebalancer.api.status import Message, Ping, Status
-from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.states import JobState, ObjectStatus
 from rebalancer.manager.http.requests import DEFAULT_PAGE, MAX_PAGE
 
 _ABOUT = """\
@@ -126,8 +126,21 @@ _LIST = _ERRORS.operation(
     "List all jobs",
     "The oldest job comes first.  Jobs that have ended are listed until they are removed.",
     _leading(
-        part.shows("All jobs.", {"type": "array", "items": ref("JobListed")}),
+        part.shows("The jobs.", {"type": "array", "items": ref("JobListed")}),
         "$response.body#/0/id",
+    ),
+    {400: "The parameter that the message names is unknown or wrong."},
+    query=(
+        part.parameter("state", text(enum=list(JobState)), "Only jobs in this state."),
+        part.parameter(
+            "shark", text(), "Only jobs for this node; the region's domain may be left out."
+        ),
+        part.parameter("after", text(format="uuid"), "Only jobs behind this one on the list."),
+        part.parameter(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": MAX_WHOLE},
+            "The most jobs in the answer; without it all.",
+        ),
     ),
 )
 _GET = _of_job(
@@ -249,8 +262,8 @@ _PING = _ERRORS.operation(
 _STATUS = _ERRORS.operation(
     "status",
     "Show how the manager is",
-    "The status has the number of jobs by state, the age of the list of storage nodes, and what is"
-    " under way at each destination.",
+    "The status has the number of jobs by state, the age of the list of storage nodes, and of each"
+    " node how full it is, what is under way there, and why jobs give it nothing, if so.",
     part.shows("The status.", Status),
 )
 _DESCRIBE = _ERRORS.operation(

@@ -12,11 +12,12 @@ from rebalancer.api import jobs as api
 from rebalancer.api import plan as api_plan
 from rebalancer.api import status as api_status
 from rebalancer.domain.objects import Shark
+from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.domain.verdicts import Verdict
 from rebalancer.manager.actions.action import Plan
-from rebalancer.manager.fleet.ledger import Standing
+from rebalancer.manager.fleet.standings import NodeStanding
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store.records import Finding, Round, ScanPosition, StatusCounts
 from rebalancer.manager.store.views import Overview
@@ -24,10 +25,49 @@ from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
 from rebalancer.waits import Wait
 
 
-def listed(row: JobRow, verdict: Verdict | None) -> api.JobListed:
-    """Render a job in the list of all jobs."""
-    action, word = row.action.capitalize(), None if verdict is None else verdict.word
-    return api.JobListed(id=row.id, action=action, state=row.state_shown, verdict=word)
+def listed(
+    row: JobRow,
+    known: Overview,
+    rates: Rates | None = None,
+    waits: Iterable[Wait] = (),
+    verdict: Verdict | None = None,
+    behind: Iterable[str] = (),
+) -> api.JobListed:
+    """Render a job in the list of jobs; `rates` are those of a job that runs."""
+    status = known.status
+    return api.JobListed(
+        id=row.id,
+        action=row.action.capitalize(),
+        state=row.state_shown,
+        subject=DECLARED.get(row.action, FALLBACK).subject(row.params),
+        created=row.created,
+        started=row.started,
+        finished=row.finished,
+        results=results(status),
+        bytes=_bytes(status),
+        deferred=known.deferred,
+        scanned=min(scanned_share(known.scans), 1.0),
+        rate=None if rates is None else _rate(rates, MINUTE_S),
+        eta_s=_eta_s(known, rates),
+        waiting=_waiting(waits),
+        behind=tuple(behind),
+        wish=row.words.wish,
+        error=row.error,
+        verdict=None if verdict is None else verdict.word,
+    )
+
+
+def _bytes(status: StatusCounts) -> api.JobBytes:
+    return api.JobBytes(complete=status.size(ObjectStatus.COMPLETE), total=status.size())
+
+
+def _eta_s(known: Overview, rates: Rates | None) -> float | None:
+    return eta_s(
+        settled=known.status.settled,
+        known=known.status.total,
+        scanned=scanned_share(known.scans),
+        per_s=0.0 if rates is None else rates.per_s(MINUTE_S)[0],
+    )
 
 
 def job(
@@ -38,11 +78,12 @@ def job(
     return api.JobShown(
         config={"action": row.action.capitalize(), **_config(row, origin)},
         results=results(status),
-        bytes=api.JobBytes(complete=status.size(ObjectStatus.COMPLETE), total=status.size()),
+        bytes=_bytes(status),
         scans=_scans(known.scans),
         rounds=_rounds(known.rounds),
         warnings=_findings(known.warnings),
         waiting=_waiting(waits),
+        deferred=known.deferred,
         created=row.created,
         started=row.started,
         finished=row.finished,
@@ -107,7 +148,7 @@ def summary(
     row: JobRow,
     known: Overview,
     rates: Rates | None,
-    standings: Iterable[Standing],
+    standings: Iterable[NodeStanding],
     waits: Iterable[Wait] = (),
 ) -> api.Summary:
     """Render how a job is going.
@@ -115,7 +156,6 @@ def summary(
     `rates` are those of a job that runs, `standings` its destinations', `waits` what it waits for.
     """
     status = known.status
-    per_s = (0.0, 0.0) if rates is None else rates.per_s(MINUTE_S)
     return api.Summary(
         id=row.id,
         state=row.state_shown,
@@ -125,12 +165,7 @@ def summary(
             if objects
         ),
         rates=_rates(rates),
-        eta_s=eta_s(
-            settled=status.settled,
-            known=status.total,
-            scanned=scanned_share(known.scans),
-            per_s=per_s[0],
-        ),
+        eta_s=_eta_s(known, rates),
         scans=_scans(known.scans),
         rounds=_rounds(known.rounds),
         warnings=_findings(known.warnings),
@@ -160,20 +195,31 @@ def scanned_share(scans: Sequence[ScanPosition]) -> float:
 
 
 def _destinations(
-    kept: Iterable[Mapping[str, Any]], standings: Iterable[Standing]
+    kept: Iterable[Mapping[str, Any]], standings: Iterable[NodeStanding]
 ) -> tuple[api.Destination, ...]:
     now = {standing.shark: standing for standing in _standings(standings)}
     return tuple(api.Destination(**one, now=now.get(one["shark"])) for one in kept)
 
 
-def _standings(standings: Iterable[Standing]) -> tuple[api.Standing, ...]:
-    return tuple(api.Standing(**attrs.asdict(standing)) for standing in standings)
+def _standings(standings: Iterable[NodeStanding]) -> tuple[api.Standing, ...]:
+    return tuple(map(_standing, standings))
+
+
+def _standing(one: NodeStanding) -> api.Standing:
+    node = one.node
+    return api.Standing(
+        **attrs.asdict(one.standing),
+        datacenter=None if node is None else node.datacenter,
+        percent_used=None if node is None else node.percent_used,
+        available=None if node is None else node.available_mb * MIB,
+        unused=one.unused,
+    )
 
 
 def status(
     rows: Iterable[JobRow],
     running: Iterable[str],
-    standings: Iterable[Standing],
+    standings: Iterable[NodeStanding],
     *,
     nodes: int,
     age_s: float | None,

@@ -1,6 +1,6 @@
 """This module reads and checks the bodies and queries of the manager's API.  Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,8 +14,9 @@ from rebalancer.api.requests import Control
 from rebalancer.bodies import whole_number
 from rebalancer.converter import structure
 from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.states import JobState, ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
+from rebalancer.manager.jobs.rows import JobRow
 
 #: Errors of one request that its answer has.
 MOST_ERRORS = 10
@@ -50,6 +51,37 @@ class ObjectsQuery:
     reason: str | None
     after: int
     limit: int
+
+
+@attrs.frozen
+class JobsQuery:
+    """A query selects jobs of the list; None selects all."""
+
+    state: JobState | None = None
+    #: The whole name of a node, or what stands before a dot of it.
+    shark: str | None = None
+    #: The id of the job behind which the answer begins.
+    after: str | None = None
+    limit: int | None = None
+
+    def select(self, rows: Sequence[JobRow]) -> list[JobRow]:
+        """Return the jobs of all `rows`, which are oldest first, that are asked for.
+
+        Raises:
+          BadRequest: there is no job to begin behind.
+        """
+        if self.after is not None:
+            ids = [row.id for row in rows]
+            if self.after not in ids:
+                raise BadRequest(f"after: there is no job {self.after}")
+            rows = rows[ids.index(self.after) + 1 :]
+        return [row for row in rows if self._takes(row)][: self.limit]
+
+    def _takes(self, row: JobRow) -> bool:
+        is_state = self.state is None or row.state is self.state
+        node = row.node or ""
+        is_node = self.shark is None or f"{node}.".startswith(f"{self.shark}.")
+        return is_state and is_node
 
 
 @attrs.frozen
@@ -180,14 +212,7 @@ def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:
     Raises:
       BadRequest: names the parameter that cannot be used.
     """
-    known = ("status", "reason", "after", "limit")
-    args = dict[str, str]()
-    for name, value in given:
-        if name not in known:
-            raise BadRequest(f"{name}: expected one of {', '.join(known)}")
-        if name in args:
-            raise BadRequest(f"{name}: expected once")
-        args[name] = value
+    args = _args(given, "status", "reason", "after", "limit")
     status = args.get("status")
     if status is not None and status not in list(ObjectStatus):
         raise BadRequest(f"status: expected one of {', '.join(ObjectStatus)}, got {status}")
@@ -197,6 +222,42 @@ def read_objects_query(given: Iterable[tuple[str, str]]) -> ObjectsQuery:
         _whole(args, "after", 0, 0, MAX_WHOLE),
         _whole(args, "limit", DEFAULT_PAGE, 1, MAX_PAGE),
     )
+
+
+def read_jobs_query(given: Iterable[tuple[str, str]]) -> JobsQuery:
+    """Return the query of GET /jobs, a name and a value at a time.
+
+    Raises:
+      BadRequest: names the parameter that cannot be used.
+    """
+    args = _args(given, "state", "shark", "after", "limit")
+    state, after = args.get("state"), args.get("after")
+    if state is not None and state not in list(JobState):
+        raise BadRequest(f"state: expected one of {', '.join(JobState)}, got {state}")
+    if after is not None and not is_loose_uuid(after):
+        raise BadRequest(f"after: expected a job's id, got {after}")
+    return JobsQuery(
+        None if state is None else JobState(state),
+        args.get("shark"),
+        None if after is None else after.lower(),
+        _whole(args, "limit", 0, 1, MAX_WHOLE) or None,
+    )
+
+
+def _args(given: Iterable[tuple[str, str]], *known: str) -> dict[str, str]:
+    """Return the values of a query by their names.
+
+    Raises:
+      BadRequest: a name is not `known`, or is there twice.
+    """
+    args = dict[str, str]()
+    for name, value in given:
+        if name not in known:
+            raise BadRequest(f"{name}: expected one of {', '.join(known)}")
+        if name in args:
+            raise BadRequest(f"{name}: expected once")
+        args[name] = value
+    return args
 
 
 def read_first(given: Iterable[tuple[str, str]]) -> int | None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import attrs
 
-from rebalancer.api.jobs import JobListed, Summary
+from rebalancer.api.jobs import Summary
 from rebalancer.api.status import Status
 from rebalancer.converter import unstructure
 from rebalancer.domain.states import JobState
 from rebalancer.domain.verdicts import Verdict
 from rebalancer.errors import BadRequest, Damaged
+from rebalancer.manager.fleet.standings import NodeStanding, node_standings
 from rebalancer.manager.http import render
 from rebalancer.manager.http.requests import ObjectsQuery, checked_id
 from rebalancer.manager.jobs.assembly import Resources
@@ -19,10 +20,12 @@ from rebalancer.manager.jobs.files import read_job_file
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
-from rebalancer.manager.jobs.scheduler import why_queued
+from rebalancer.manager.jobs.scheduler import ahead_of, why_queued
 from rebalancer.manager.jobs.tuning import read_tuning
 from rebalancer.manager.jobs.verdicts import Verdicts
+from rebalancer.manager.pipeline.job import rules_of
 from rebalancer.manager.store import views
+from rebalancer.rates import Rates
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Wait
 
@@ -39,6 +42,8 @@ class JobDetails:
     #: What it waits for at the moment.
     waits: Sequence[Wait] = ()
     verdict: Verdict | None = None
+    #: The ids of the running jobs that keep it queued.
+    behind: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -51,11 +56,6 @@ class JobQueries:
     verdicts: Verdicts = attrs.field(
         default=attrs.Factory(lambda self: Verdicts(self.resources), takes_self=True)
     )
-
-    async def list(self) -> list[JobListed]:
-        """Return every job, oldest first."""
-        rows = await self.index.all()
-        return [render.listed(row, await self.verdicts.of(row)) for row in rows]
 
     async def details(self, job_id: str) -> JobDetails:
         """Return a job with its counts; if its file cannot be used, with the error instead.
@@ -77,7 +77,8 @@ class JobQueries:
             known = await read_job_file(views.read_job, self.resources.file(row.id))
         except Damaged as exc:
             row = attrs.evolve(row, error="; ".join(filter(None, (row.error, str(exc)))))
-        return JobDetails(row, known, await self._waits(row), await self.verdicts.of(row))
+        verdict = await self.verdicts.of(row)
+        return JobDetails(row, known, await self._waits(row), verdict, self._behind(row))
 
     async def _waits(self, row: JobRow) -> Sequence[Wait]:
         """Return what a job waits for: something that its work needs, or its turn."""
@@ -92,6 +93,13 @@ class JobQueries:
         since = row.created if row.started is None and row.finished is None else None
         return () if why is None else (Wait(TURN, why, since),)
 
+    def _behind(self, row: JobRow) -> Sequence[str]:
+        if row.state is not JobState.QUEUED or row.id in self.running:
+            return ()
+        at_work = [other.row for other in self.running.values()]
+        ahead = ahead_of(row, at_work, self.resources.config.max_concurrent_jobs)
+        return [other.id for other in ahead]
+
     async def summary(self, job_id: str) -> Summary:
         """Return counts, rates and destinations of a job.
 
@@ -102,10 +110,20 @@ class JobQueries:
 
     def summarize(self, details: JobDetails) -> Summary:
         """Return the summary of a job with these details."""
-        running = self.running.get(details.row.id)
-        rates = None if running is None else running.rates
-        standings = self.resources.fleet_ledger.snapshot()
-        return render.summary(details.row, details.known, rates, standings, details.waits)
+        rates = self.rates(details.row.id)
+        return render.summary(
+            details.row, details.known, rates, self._node_standings(), details.waits
+        )
+
+    def rates(self, job_id: str) -> Rates | None:
+        """Return the rates of a job, if it runs."""
+        running = self.running.get(job_id)
+        return None if running is None else running.rates
+
+    def _node_standings(self) -> Sequence[NodeStanding]:
+        shared = self.resources
+        rules = rules_of(shared.config)
+        return node_standings(shared.fleet_ledger, shared.node_list.nodes, rules)
 
     def limits(self, job_id: str) -> Mapping[str, int | None] | None:
         """Return the limits of a job that are in force, by their names; None if it has no turn."""
@@ -124,7 +142,7 @@ class JobQueries:
         return render.status(
             await self.index.all(),
             self.running,
-            shared.fleet_ledger.snapshot(),
+            self._node_standings(),
             nodes=len(shared.node_list.nodes),
             age_s=shared.node_list.age_s,
             max_concurrent_jobs=shared.config.max_concurrent_jobs,

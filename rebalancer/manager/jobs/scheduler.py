@@ -31,6 +31,15 @@ def to_start(rows: Iterable[JobRow], running: Sequence[JobRow], limit: int) -> l
     return started
 
 
+def ahead_of(row: JobRow, running: Sequence[JobRow], limit: int) -> list[JobRow]:
+    """Return the running jobs that keep the queued job `row` from beginning."""
+    for other in running:
+        if _excludes(other, row):
+            return [other]
+    having_turns = [other for other in running if other.state not in _DRAINING]
+    return having_turns if len(having_turns) >= limit else []
+
+
 def why_queued(
     row: JobRow, rows: Iterable[JobRow], running: Sequence[JobRow], limit: int
 ) -> str | None:
@@ -38,15 +47,14 @@ def why_queued(
 
     The other arguments are those of `to_start`.
     """
-    for other in running:
-        if _excludes(other, row):
-            return f"{_named(other)} is for the same storage node, and comes first"
-    having_turns = [other for other in running if other.state not in _DRAINING]
-    if len(having_turns) < limit:
+    ahead = ahead_of(row, running, limit)
+    if not ahead:
         return None
-    shown = [_named(other) for other in having_turns[:SHOWN]]
-    if len(having_turns) > SHOWN:
-        shown.append(f"and {len(having_turns) - SHOWN:,} more")
+    if _excludes(ahead[0], row):
+        return f"{_named(ahead[0])} is for the same storage node, and comes first"
+    shown = [_named(other) for other in ahead[:SHOWN]]
+    if len(ahead) > SHOWN:
+        shown.append(f"and {len(ahead) - SHOWN:,} more")
     queued = [other.id for other in rows if other.state is JobState.QUEUED]
     before = queued.index(row.id) if row.id in queued else 0
     return f"as many jobs run as may (max_concurrent_jobs is {limit:,}): {', '.join(shown)}" + (

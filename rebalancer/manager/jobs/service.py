@@ -29,6 +29,7 @@ from rebalancer.manager.http.requests import NewJob, Setting, check_range, check
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.files import answering
 from rebalancer.manager.jobs.index import JobIndex
+from rebalancer.manager.jobs.listing import JobLister
 from rebalancer.manager.jobs.queries import JobQueries
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
@@ -71,6 +72,9 @@ class Jobs:
             lambda self: JobQueries(self.index.for_requests(), self.resources, self.running),
             takes_self=True,
         )
+    )
+    lister: JobLister = attrs.field(
+        default=attrs.Factory(lambda self: JobLister(self.queries), takes_self=True)
     )
     checks: NodeChecks = attrs.field(
         default=attrs.Factory(

@@ -77,6 +77,8 @@ class Overview:
     warnings: Sequence[Finding]
     #: Rows of table `destinations`.
     destinations: Sequence[Mapping[str, Any]]
+    #: Unprocessed objects that have no destination now.
+    deferred: int = 0
 
 
 def read_job(path: Path) -> Overview:
@@ -88,13 +90,15 @@ def read_job(path: Path) -> Overview:
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
+        counted = counts.read_counts(db)
         known = Overview(
             job_info.read_origin(db),
-            counts.read_status(db),
+            counted.status,
             scans.read_scans(db),
             final_scans.read_rounds(db),
             job_info.read_warnings(db),
             destinations.read_destinations(db),
+            counted.deferred,
         )
         _check(known)
         return known

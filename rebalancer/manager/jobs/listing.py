@@ -1,0 +1,55 @@
+"""This module lists jobs with how far each is, and keeps what no ended job's file changes."""
+
+import attrs
+
+from rebalancer.api.jobs import JobListed
+from rebalancer.errors import Unavailable
+from rebalancer.manager.http import render
+from rebalancer.manager.http.requests import JobsQuery
+from rebalancer.manager.jobs.queries import JobDetails, JobQueries
+from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.store import views
+
+#: Ended jobs whose entries are kept.
+MOST = 10_000
+
+
+@attrs.define(eq=False)
+class JobLister:
+    """This object makes the list of jobs.
+
+    Mutable state: the entries of ended jobs, so that each file is read once.
+    """
+
+    queries: JobQueries
+    _ended: dict[str, JobListed] = attrs.field(factory=dict)
+
+    async def list(self, query: JobsQuery) -> list[JobListed]:
+        """Return the jobs that a query selects, oldest first.
+
+        Raises:
+          BadRequest: the job to list from is not there.
+        """
+        rows = await self.queries.index.all()
+        return [await self._listed(row) for row in query.select(rows)]
+
+    async def _listed(self, row: JobRow) -> JobListed:
+        if (kept := self._ended.get(row.id)) is not None:
+            return kept
+        try:
+            details = await self.queries.details_of(row)
+        except Unavailable as exc:
+            details = JobDetails(attrs.evolve(row, error=row.error or str(exc)), views.NOTHING)
+        made = render.listed(
+            details.row,
+            details.known,
+            self.queries.rates(row.id),
+            details.waits,
+            details.verdict,
+            details.behind,
+        )
+        if details.verdict is not None and details.known is not views.NOTHING:
+            if len(self._ended) >= MOST:
+                del self._ended[next(iter(self._ended))]
+            self._ended[row.id] = made
+        return made
