@@ -86,7 +86,7 @@ ONLY_IN = {
         "agent/state/statefile.py",
         "manager/store",
         "manager/jobs/index.py",
-        "manager/jobs/recovery.py",
+        "manager/jobs/index_repair.py",
         "rebalancer_devregion",
     },
 }

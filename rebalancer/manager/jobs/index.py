@@ -21,7 +21,7 @@ from rebalancer.domain.states import (
 )
 from rebalancer.errors import IllegalTransition, StoreBusy, Unavailable
 from rebalancer.log import get_logger
-from rebalancer.manager.jobs.recovery import (
+from rebalancer.manager.jobs.index_repair import (
     compare,
     log_not_noted,
     make_usable,
