@@ -16,7 +16,7 @@ import trio
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
-from rebalancer.manager.pipeline.stages.rewrite import Rewriter
+from rebalancer.manager.pipeline.stages.update_records import RecordUpdater
 from rebalancer.manager.store.records import WRITTEN, Update
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import Kind, classify
@@ -144,9 +144,9 @@ async def seen(rig: Rig, case: Case, numbers: list[int], *, for_ever: bool) -> s
     update_limiter = UpdateLimiter(8, 1e-9 if for_ever else 60.0)
     for number in range(8):
         await update_limiter.acquire(number)
-    rewriter = Rewriter(1, rig.moray, Evacuate(ORIGIN), update_limiter)
+    updater = RecordUpdater(1, rig.moray, Evacuate(ORIGIN), update_limiter)
     with trio.fail_after(10):
-        await rewriter.rewrite(updates)
+        await updater.update(updates)
     slower = ", slower" if update_limiter.in_force < 8 else ""
     (ours,) = (update.result for update in updates if update.key == KEY)
     assert ours is not None

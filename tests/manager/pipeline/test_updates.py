@@ -17,13 +17,13 @@ from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
-from rebalancer.manager.pipeline.stages.rewrite import Rewriter
 from rebalancer.manager.pipeline.stages.update_batches import (
     CONFLICTS,
     MAX_BATCH_BYTES,
     MAX_BATCH_RECORDS,
     chunks,
 )
+from rebalancer.manager.pipeline.stages.update_records import RecordUpdater
 from rebalancer.manager.store.records import WRITTEN, Update
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import MorayError, read_error
@@ -71,11 +71,11 @@ class Rig:
     shard: Shard
     updates: list[Update]
     update_limiter: UpdateLimiter
-    rewriter: Rewriter
+    updater: RecordUpdater
 
     async def run(self) -> list[str]:
         """The calls it took."""
-        await self.rewriter.rewrite(self.updates)
+        await self.updater.update(self.updates)
         return self.shard.calls
 
     def results(self) -> str:
@@ -116,8 +116,8 @@ class Rigs:
             updates.append(stored(number, key, etag, json.dumps(value)))
         shard = Shard(store)
         update_limiter = UpdateLimiter(32, HOUR_S)
-        rewriter = Rewriter(1, shard, Evacuate(ORIGIN), update_limiter, batched)
-        return Rig(shard, updates, update_limiter, rewriter)
+        updater = RecordUpdater(1, shard, Evacuate(ORIGIN), update_limiter, batched)
+        return Rig(shard, updates, update_limiter, updater)
 
 
 def anew(update: Update) -> Update:
@@ -443,11 +443,11 @@ async def test_a_shard_that_is_away_for_too_long_is_given_up(
     }
 
     again = [anew(update) for update in rig.updates]
-    await rig.rewriter.rewrite(again)
+    await rig.updater.update(again)
     assert trio.current_time() - begun == waited
     rig.shard.before = willing
     again = [anew(update) for update in rig.updates]
-    await rig.rewriter.rewrite(again)
+    await rig.updater.update(again)
     assert all(update.result is WRITTEN for update in again)
 
 
@@ -463,10 +463,10 @@ async def test_a_shard_that_refuses_is_there(rigs: Rigs, autojump_clock: object)
             raise refused
 
     rig.shard.after = refuse
-    await rig.rewriter.rewrite(rig.updates[:1])
+    await rig.updater.update(rig.updates[:1])
     rig.shard.after = willing
     await trio.sleep(2 * HOUR_S)
-    await rig.rewriter.rewrite(rig.updates[1:])
+    await rig.updater.update(rig.updates[1:])
     assert rig.updates[1].result is WRITTEN
 
 
@@ -475,12 +475,12 @@ async def test_a_record_that_only_waits_is_given_up_alone(
 ) -> None:
     """Its row is locked for ever; that the shard does all else does not prolong its time."""
     locked, others = rigs(1), rigs(1)
-    rewriter = attrs.evolve(others.rewriter, update_limiter=locked.update_limiter)
+    updater = attrs.evolve(others.updater, update_limiter=locked.update_limiter)
     locked.shard.before = always(server_error("QueryTimeoutError"))
 
     async def go_on() -> None:
         while True:
-            await rewriter.rewrite([anew(others.updates[0])])
+            await updater.update([anew(others.updates[0])])
             await trio.sleep(60)
 
     async with trio.open_nursery() as nursery:
@@ -556,7 +556,7 @@ async def test_an_overloaded_shard_is_given_less_to_do(rigs: Rigs, autojump_cloc
             value = record(number, key=f"k{number}")
             etag = rig.shard.store.put("manta", value["key"], value)
             update = stored(number - 1, value["key"], etag, json.dumps(value))
-            await rig.rewriter.rewrite([update])
+            await rig.updater.update([update])
             assert update.result is WRITTEN
         finally:
             update_limiter.release(number)

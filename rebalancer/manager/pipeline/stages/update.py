@@ -12,8 +12,8 @@ from rebalancer.domain.states import AssignmentState, ObjectEvent
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
-from rebalancer.manager.pipeline.stages.rewrite import Rewriter
 from rebalancer.manager.pipeline.stages.update_batches import chunks
+from rebalancer.manager.pipeline.stages.update_records import RecordUpdater
 from rebalancer.manager.store import links, updates
 from rebalancer.manager.store.records import Update, UpdateResult
 
@@ -74,7 +74,8 @@ async def _update_chunk(job: Job, shard: int, chunk: list[Update]) -> dict[int, 
         failed = UpdateResult(ObjectEvent.UNUSABLE, reasons.BAD_SHARD_NUMBER, detail)
         return dict.fromkeys([pending.number for pending in chunk], failed)
     batched = job.config.options.use_batched_updates
-    await Rewriter(shard, moray, job.decisions, job.update_limiter, batched).rewrite(chunk)
+    updater = RecordUpdater(shard, moray, job.decisions, job.update_limiter, batched)
+    await updater.update(chunk)
     return {ended.number: ended.result for ended in chunk if ended.result is not None}
 
 

@@ -1,7 +1,8 @@
-"""This module rewrites records of a shard to name their new copies: in one batch, if all goes well.
+"""This module updates records of a shard, each only if nobody has changed it since it was read.
 
-Each write is conditional on the etag that was read, so it may be retried without harm.  If it is
-unknown whether a write took effect, the record is read again.  If a shard is down or overloaded,
+A write bears the etag that was read, and Moray refuses it if the record has another one by now.  So
+a write may be retried without harm, and if it is unknown whether one took effect, the record is
+read once more.  All records go in one batch, if all goes well.  If a shard is down or overloaded,
 updates are given up only after the patience of `UpdateLimiter`.
 """
 
@@ -42,7 +43,6 @@ READERS = 4
 
 log = get_logger()
 
-
 _SUPERSEDED = {
     Judgement.DELETED: reasons.DELETED,
     Judgement.OVERWRITTEN: reasons.OVERWRITTEN,
@@ -51,8 +51,8 @@ _SUPERSEDED = {
 
 
 @attrs.frozen
-class Rewriter:
-    """A rewriter writes records of one shard."""
+class RecordUpdater:
+    """A record updater writes records of one shard."""
 
     shard: int
     moray: RecordStore
@@ -61,7 +61,7 @@ class Rewriter:
     #: Whether several records may be written by one call.
     batched: bool = True
 
-    async def rewrite(self, updates: Sequence[Update]) -> None:
+    async def update(self, updates: Sequence[Update]) -> None:
         """Write the record of each update, and set its result.
 
         If this is cancelled, a record may be written whose update has no result yet.  A later call
