@@ -39,7 +39,7 @@ from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline.job import Feed, Job
-from rebalancer.manager.pipeline.stages.discover import find
+from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.store import discovery
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
@@ -130,7 +130,7 @@ async def discovered(job: Job) -> int:
 
         nursery.start_soon(take)
         async with send:
-            await find(job, send)
+            await run_discovery(job, send)
     assert not job.unfinished, job.unfinished
     return job.store.objects
 

@@ -29,7 +29,7 @@ class MoveDecisions(Protocol):
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
         """Return the upload in the record of a directory, if the job will find its object left."""
 
-    def plan(
+    def choose(
         self,
         obj: MantaObject,
         candidates: Candidates,
@@ -37,7 +37,7 @@ class MoveDecisions(Protocol):
         look: Callable[[StorageNode], Outlook],
         rng: random.Random,
     ) -> Placement | Reason | None:
-        """Return where `obj` goes, or why nowhere; None: all that it could go to are busy."""
+        """Return where `obj` goes, or why nowhere; None if all its destinations are busy."""
 
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark

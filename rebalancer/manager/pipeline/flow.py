@@ -79,19 +79,19 @@ async def _drain(job: Job, scan_round: int) -> None:
     # Read before any stage runs, or rows that a stage has just moved would be fed twice.
     left_over = await job.store.read(assignments.read_open)
     last_row = await job.store.read(unplaced.last_row)
-    feed, unplaced_objects = trio.open_memory_channel[Feed](QUEUE)
+    to_place, feeds = trio.open_memory_channel[Feed](QUEUE)
     to_post, placed = trio.open_memory_channel[Assignment](QUEUE)
     to_poll, posted = trio.open_memory_channel[Assignment](QUEUE)
     to_update, copied = trio.open_memory_channel[Assignment](QUEUE)
-    queues = {"found": unplaced_objects, "ready": placed, "sent": posted, "moved": copied}
+    queues = {"found": feeds, "ready": placed, "sent": posted, "moved": copied}
     with job.metrics.watching({name: _length(queue) for name, queue in queues.items()}):
         async with trio.open_nursery() as nursery:
             start = nursery.start_soon
-            async with feed, unplaced_objects, to_post, placed, to_poll, posted, to_update, copied:
+            async with to_place, feeds, to_post, placed, to_poll, posted, to_update, copied:
                 _claim(job, left_over)
                 start(_recover, left_over, to_poll.clone(), to_update.clone())
-                start(discover, job, scan_round, last_row, feed.clone())
-                start(place, job, unplaced_objects.clone(), to_post.clone())
+                start(discover, job, scan_round, last_row, to_place.clone())
+                start(place, job, feeds.clone(), to_post.clone())
                 start(post, job, placed.clone(), to_poll.clone())
                 start(poll, job, posted.clone(), to_update.clone())
                 start(update, job, copied.clone())

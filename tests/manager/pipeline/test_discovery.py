@@ -21,7 +21,7 @@ from rebalancer.errors import JobFailed, PeerError, PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.listings import EarlierJob, Listing, ObjectsFile, check
-from rebalancer.manager.pipeline.stages.discover import find
+from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.store.records import Listed
 from rebalancer.peers import scan
 from rebalancer.peers.postgres import open_postgres
@@ -165,7 +165,7 @@ async def discovered(job: Job) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_drain, receive)
         async with send:
-            await find(job, send)
+            await run_discovery(job, send)
 
 
 async def _drain(receive: trio.MemoryReceiveChannel[Feed]) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.manager.pipeline.job import Feed, Job
-from rebalancer.manager.pipeline.stages.discover import find
+from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.store import scans
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.postgres import open_postgres
@@ -60,7 +60,7 @@ async def test_one_window_is_read_ahead_and_no_more(world: World, autojump_clock
     send, receive = trio.open_memory_channel[Feed](0)
     async with world.job() as job, trio.open_nursery() as nursery, send, receive:
         watched = attrs.evolve(job, scanned={1: Watched(job.scanned[1], windows.append)})
-        nursery.start_soon(find, watched, send)
+        nursery.start_soon(run_discovery, watched, send)
         await trio.sleep(1000)
         assert [bounds[1:] for bounds in windows] == [(0, WINDOW), (WINDOW, 2 * WINDOW)]
         assert await stored(job) == (WINDOW, WINDOW)

@@ -80,7 +80,7 @@ class Evacuate:
                 return None
         return Remaining(shard, key, str(upload.get("id", "")), UPLOAD_IN_PROGRESS.word)
 
-    def plan(
+    def choose(
         self,
         obj: MantaObject,
         candidates: Candidates,
@@ -88,7 +88,7 @@ class Evacuate:
         look: Callable[[StorageNode], Outlook],
         rng: random.Random,
     ) -> Placement | Reason | None:
-        """Return where `obj` goes, or why nowhere; None: all that it could go to are busy."""
+        """Return where `obj` goes, or why nowhere; None if all its destinations are busy."""
         return placement.choose(obj, self.origin, candidates, rules, look, rng)
 
     def judge(

@@ -26,7 +26,7 @@ from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.scratch import scratch_folder
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Feed, Job
-from rebalancer.manager.pipeline.stages.discover import find
+from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.waits import Waits
@@ -89,11 +89,11 @@ async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:
                 objects[assignment.destination] += len(assignment.object_ids)
                 sizes[assignment.destination] += assignment.size
 
-    found_send, found = trio.open_memory_channel[Feed](1)
+    to_place, feeds = trio.open_memory_channel[Feed](1)
     to_count, placed = trio.open_memory_channel[Assignment](1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count, placed)
-        nursery.start_soon(place, job, found, to_count)
-        async with found_send:
-            await find(job, found_send)
+        nursery.start_soon(place, job, feeds, to_count)
+        async with to_place:
+            await run_discovery(job, to_place)
     return {shark: (objects[shark], sizes[shark]) for shark in sorted(objects, key=str)}

@@ -23,7 +23,7 @@ PLACES = "a destination for what is left"
 
 
 async def discover(
-    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Feed]
+    job: Job, scan_round: int, last_row: int, feeds: trio.MemorySendChannel[Feed]
 ) -> None:
     """Feed unplaced objects to placement, until no object of the job can become unplaced any more.
 
@@ -32,32 +32,32 @@ async def discover(
     nothing else is under way.  Once the job is cancelled, no object is fed any more.
     """
     scanned = trio.Event()
-    async with found, trio.open_nursery() as nursery:
-        nursery.start_soon(_feed_requeued, job, scanned, found)
-        await job.unless_cancelled(partial(_feed_round, job, scan_round, last_row, found))
-        await found.send(Feed((), is_flush=True))
+    async with feeds, trio.open_nursery() as nursery:
+        nursery.start_soon(_feed_requeued, job, scanned, feeds)
+        await job.unless_cancelled(partial(_feed_round, job, scan_round, last_row, feeds))
+        await feeds.send(Feed((), is_flush=True))
         scanned.set()
         job.store.wake()
 
 
 async def _feed_round(
-    job: Job, scan_round: int, last_row: int, found: trio.MemorySendChannel[Feed]
+    job: Job, scan_round: int, last_row: int, feeds: trio.MemorySendChannel[Feed]
 ) -> None:
     # Stored rows come first, because a final scan makes more of them unprocessed again.
-    await _feed_stored(job, last_row, found)
+    await _feed_stored(job, last_row, feeds)
     if scan_round:
-        await run_final_scan(job, scan_round, found)
+        await run_final_scan(job, scan_round, feeds)
     else:
-        await find(job, found)
+        await run_discovery(job, feeds)
 
 
-async def find(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
+async def run_discovery(job: Job, feeds: trio.MemorySendChannel[Feed]) -> None:
     """Send on every object that the job has to move, each once, from the stored positions on.
 
     If waiting cannot help a shard, its scan is noted in `job.unfinished`, and the others go on.
     """
     if job.listing is not None:
-        await read_listing(job, job.listing, found)
+        await read_listing(job, job.listing, feeds)
     if not job.scans:
         return
 
@@ -66,27 +66,27 @@ async def find(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
         new = await job.store.write(
             discovery.store_found, Kept(records), scanned, limit=job.max_objects
         )
-        await feed_placement(found, new)
+        await feed_placement(feeds, new)
 
     await scan_shards(job, job.scanned, keep)
 
 
-async def _feed_stored(job: Job, last_row: int, found: trio.MemorySendChannel[Feed]) -> None:
+async def _feed_stored(job: Job, last_row: int, feeds: trio.MemorySendChannel[Feed]) -> None:
     row = 0
     while row < last_row:
         row, objects = await job.store.read(unplaced.read_new, row, last_row)
-        await feed_placement(found, objects)
+        await feed_placement(feeds, objects)
 
 
 async def _feed_requeued(
-    job: Job, scanned: trio.Event, found: trio.MemorySendChannel[Feed]
+    job: Job, scanned: trio.Event, feeds: trio.MemorySendChannel[Feed]
 ) -> None:
     try:
         while not job.cancelled.is_set():
             if job.requeued:
                 assignment_id = job.requeued.popleft()
                 objects = await job.store.read(unplaced.read_requeued, assignment_id)
-                await found.send(Feed(tuple(objects), is_flush=True))
+                await feeds.send(Feed(tuple(objects), is_flush=True))
                 continue  # to look whether the job was cancelled during the `send`
             if scanned.is_set() and job.store.uncopied == job.store.deferred:
                 if not job.store.deferred:
@@ -94,7 +94,7 @@ async def _feed_requeued(
                 await _await_destinations(job)
                 if not job.cancelled.is_set():
                     job.absence.forget()
-                    await _feed_deferred(job, found)
+                    await _feed_deferred(job, feeds)
                 continue
             if job.ledger.at_work:
                 job.waits.end(PLACES)
@@ -122,10 +122,10 @@ async def _await_one_back(job: Job) -> None:
         await job.ledger.wait_change()
 
 
-async def _feed_deferred(job: Job, found: trio.MemorySendChannel[Feed]) -> None:
+async def _feed_deferred(job: Job, feeds: trio.MemorySendChannel[Feed]) -> None:
     """Feed each deferred object once: the walk has passed any that placement defers again."""
     row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
-        await feed_placement(found, objects)
+        await feed_placement(feeds, objects)
         row, objects = await job.store.write(unplaced.requeue_deferred, row)
-    await found.send(Feed((), is_flush=True))
+    await feeds.send(Feed((), is_flush=True))

@@ -20,7 +20,7 @@ from rebalancer.sqlite import Kept
 log = get_logger()
 
 
-async def run_final_scan(job: Job, scan_round: int, found: trio.MemorySendChannel[Feed]) -> None:
+async def run_final_scan(job: Job, scan_round: int, feeds: trio.MemorySendChannel[Feed]) -> None:
     """Send on every object that has to be moved after all; list the other records as remaining.
 
     After the last of the configured rounds, every record is listed.  The scan of a shard that does
@@ -33,7 +33,7 @@ async def run_final_scan(job: Job, scan_round: int, found: trio.MemorySendChanne
         new = await job.store.write(
             final_scans.store_found, Kept(records), scanned, is_last=is_last
         )
-        await feed_placement(found, new)
+        await feed_placement(feeds, new)
 
     await scan_shards(job, job.moray, keep, scan_round=scan_round)
 

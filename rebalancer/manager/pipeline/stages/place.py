@@ -23,7 +23,7 @@ log = get_logger()
 
 async def place(
     job: Job,
-    messages: trio.MemoryReceiveChannel[Feed],
+    feeds: trio.MemoryReceiveChannel[Feed],
     placed: trio.MemorySendChannel[Assignment],
 ) -> None:
     """Turn unplaced objects into recorded assignments; defer or skip those that fit nowhere.
@@ -31,18 +31,18 @@ async def place(
     Once the job is cancelled, objects without an assignment stay as they are.
     """
     now = trio.current_time()
-    placer = Placer(job.decisions.plan, job.ledger, job.health, job.rng, _conditions(job), now)
-    async with messages, placed:
+    placer = Placer(job.decisions.choose, job.ledger, job.health, job.rng, _conditions(job), now)
+    async with feeds, placed:
         is_over = False
         while not is_over:
-            message = Feed(())
+            feed = Feed(())
             with trio.move_on_at(placer.due_at(job.batch_limits)):
                 try:
-                    message = await messages.receive()
+                    feed = await feeds.receive()
                 except trio.EndOfChannel:
                     is_over = True
-            await _place(job, placer, message.objects, placed)
-            if message.is_flush or is_over:
+            await _place(job, placer, feed.objects, placed)
+            if feed.is_flush or is_over:
                 await _send(job, placer.take_all(), placed)
             else:
                 await _send_due(job, placer, placed)

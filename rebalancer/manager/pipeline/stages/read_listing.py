@@ -29,7 +29,7 @@ from rebalancer.retry import retry_while_transient
 T = TypeVar("T")
 
 
-async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel[Feed]) -> None:
+async def read_listing(job: Job, listing: Listing, feeds: trio.MemorySendChannel[Feed]) -> None:
     """Send on every listed object that the job has to move, behind the stored positions.
 
     The file and the shards are waited for.  If waiting cannot help a shard, the reading ends, which
@@ -46,7 +46,7 @@ async def read_listing(job: Job, listing: Listing, found: trio.MemorySendChannel
             except PeerError as exc:
                 job.unfinished.append(UnfinishedScan(0, NO_SHARD, str(exc)))
                 return
-            await feed_placement(found, await _store(job, anew, begun))
+            await feed_placement(feeds, await _store(job, anew, begun))
 
 
 async def _position(job: Job, listing: Listing, part: str) -> ScanPosition:
