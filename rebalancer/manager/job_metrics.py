@@ -19,7 +19,7 @@ _FAMILIES: Mapping[str, tuple[str, ...]] = {
     "objects": ("Objects of the job, by status and reason.", "status", "reason"),
     "bytes": ("Bytes of the job's objects, by status.", "status"),
     "settled_objects": ("Objects that have come to an end.",),
-    "remaining_objects": ("Objects found so far that have not come to an end.",),
+    "open_objects": ("Objects found so far that have not come to an end.",),
     "scanned_ratio": ("Share of the shards' ids that discovery has looked at, 0 to 1.",),
     "scanned_ids": ("Ids looked at, in discovery and all final scans.",),
     "scan_position": (
@@ -109,7 +109,7 @@ class _Families:
         for one in ObjectStatus:
             add("bytes", status.size(one), one)
         add("settled_objects", status.settled)
-        add("remaining_objects", sum(map(status.objects, OPEN_OBJECTS)))
+        add("open_objects", sum(map(status.objects, OPEN_OBJECTS)))
         add("scanned_ratio", job.scanned_share)
         add("scanned_ids", job.scanned_ids)
         for scan in job.scans:

@@ -50,20 +50,26 @@ class Figures:
 
     queries: JobQueries
     _details: dict[str, JobDetails] = attrs.field(factory=dict)
+    #: Held while files are read: on a disk that hangs, scrapes take one thread and no more.
+    _reading: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def refresh(self) -> None:
         """Read anew what can have changed, for a bounded time; what cannot be read stays old."""
         with trio.move_on_after(PATIENCE_S), suppress(Unavailable):
-            rows = await self.queries.index.all()
-            self._details = {row.id: await self._read(row) for row in shown(rows)}
-            metrics = self.queries.resources.metrics
-            collector, jobs = metrics.jobs, [one.job for one in self.queries.running.values()]
-            limiters = [job.update_limiter for job in jobs if job is not None]
-            metrics.show_update_limits(
-                sum(one.limit for one in limiters), sum(one.in_force for one in limiters)
-            )
-            collector.by_state = Counter(row.state or row.words.state for row in rows)
-            collector.figures = [self._figures(one) for one in self._details.values()]
+            async with self._reading:
+                rows = await self.queries.index.all()
+                self._details = {row.id: await self._read(row) for row in shown(rows)}
+            self._show(rows)
+
+    def _show(self, rows: Iterable[JobRow]) -> None:
+        metrics = self.queries.resources.metrics
+        metrics.jobs.by_state = Counter(row.state or row.words.state for row in rows)
+        metrics.jobs.figures = [self._figures(one) for one in self._details.values()]
+        jobs = [running.job for running in self.queries.running.values()]
+        limiters = [job.update_limiter for job in jobs if job is not None]
+        metrics.show_update_limits(
+            sum(one.limit for one in limiters), sum(one.in_force for one in limiters)
+        )
 
     async def _read(self, row: JobRow) -> JobDetails:
         """Return the details of a job, which nothing changes once the job has its verdict."""

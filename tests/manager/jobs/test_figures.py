@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
 from rebalancer.domain.states import JobState
 from rebalancer.errors import StoreBusy
-from rebalancer.manager.jobs import figures
+from rebalancer.manager.jobs import figures, queries
 from rebalancer.manager.jobs.figures import MOST_ENDED, MOST_LEFT, Figures, latest, shown
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store import views
@@ -116,7 +115,33 @@ async def test_a_file_that_cannot_be_read_leaves_the_figures_as_they_were(
         monkeypatch.setattr(figures, "PATIENCE_S", 0.01)
         index = rig.jobs.queries.index
         monkeypatch.setattr(type(index), "all", lambda _self: hang())
-        stuck = attrs.evolve(made)
         with trio.fail_after(5):
-            await stuck.refresh()
+            await made.refresh()
         assert collector.figures[0].status.total == known.total
+
+
+async def test_a_disk_that_hangs_takes_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often somebody scrapes meanwhile: each later scrape has the figures of an earlier."""
+    release, calls = trio.Event(), list[str]()
+
+    async def hang(_path: object, _read: object) -> views.Overview:
+        calls.append("read")
+        with trio.CancelScope(shield=True):  # as a thread that nobody can stop
+            await release.wait()
+        return views.NOTHING
+
+    async with open_rig(tmp_path, objects=3) as rig:
+        await rig.at_work(await rig.create())
+        made = Figures(rig.jobs.queries)
+        await made.refresh()
+        monkeypatch.setattr(figures, "PATIENCE_S", 0.01)
+        monkeypatch.setattr(queries, "read_job_file", hang)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(made.refresh)
+            await trio.sleep(0.1)
+            assert calls == ["read"]
+            assert len(rig.jobs.resources.metrics.jobs.figures) == 1
+            release.set()
