@@ -81,6 +81,7 @@ async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
             f"running: {len(layout.shards)} Moray shards{clones}, storinfo, {len(layout.nodes)}"
             f" storage nodes with their agents, the manager at {region.url}"
         )
+        console.out(f"look at it in a browser: {region.url}/")
         job_id = await _create_job(region)
         console.out(f"job {job_id} empties {layout.evacuated}")
         await _evacuate(console, region, job_id, findings, wishes)

@@ -8,9 +8,10 @@ import attrs
 import trio
 
 from rebalancer.api.jobs import JobShown
+from rebalancer.domain.states import words_for_people
 from rebalancer.errors import BadRequest, NotFound
 from rebalancer.manager.http import render
-from rebalancer.manager.http.requests import checked_id
+from rebalancer.manager.http.requests import ObjectsQuery, checked_id
 from rebalancer.manager.jobs.queries import JobDetails
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.page import shown
@@ -29,9 +30,12 @@ class Answers:
         queries = self.jobs.queries
         rows = await queries.index.all()
         part = shown.JobList(at=at, total=len(rows))
+        status = await queries.status()
+        states = {words_for_people(word, None): count for word, count in status.jobs.items()}
         return {
-            "status": await queries.status(),
-            "lines": [self._line(await queries.details(row.id)) for row in part.of(rows)],
+            "status": status,
+            "states": states,
+            "lines": [self._line(await queries.details_of(row)) for row in part.of(rows)],
             "newer": part.newer,
             "older": part.older,
         }
@@ -51,6 +55,22 @@ class Answers:
             limits=queries.limits(details.row.id),
         )
         return {"job": page}
+
+    async def objects(self, job_id: str, query: ObjectsQuery) -> Values:
+        """Return what a page of a job's objects shows.
+
+        Raises:
+          NotFound: there is no such job.
+        """
+        details, queries = await self.details(job_id), self.jobs.queries
+        page = await queries.objects(details.row.id, query)
+        return {
+            "line": self._line(details),
+            "objects": page.objects,
+            "filter": shown.object_filter(query, queries.summarize(details).counts),
+            "next": None if page.after is None else shown.objects_url(job_id, query, page.after),
+            "first": shown.objects_url(job_id, query) if query.after else None,
+        }
 
     def samples(self, job_id: str) -> list[shown.Sample]:
         """Return how far a job was at times of the last hour, if it runs."""

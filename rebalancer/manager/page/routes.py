@@ -9,6 +9,7 @@ from quart import Response, request
 from rebalancer import __version__
 from rebalancer.bodies import whole_number
 from rebalancer.errors import BadRequest, NotFound
+from rebalancer.manager.http.requests import read_objects_query
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.page import shown
 from rebalancer.manager.page.answers import Answers, Values
@@ -58,6 +59,13 @@ def _route_pages(page: Page, answers: Answers) -> None:
         values = await answers.job(job_id)
         events = {} if values["job"].has_ended else {"events": f"{values['job'].line.url}/events"}
         return _html(page, "job.html", {**values, **events, "done": done})
+
+    @quart.get("/page/jobs/<job_id>/objects")
+    async def list_objects(job_id: str) -> Response:
+        # A form sends a field that nothing was chosen in as well.
+        given = [(name, value) for name, value in request.args.items(multi=True) if value]
+        query = read_objects_query(given)
+        return _html(page, "objects.html", await answers.objects(job_id, query))
 
     @quart.get("/page/static/<path:name>")
     async def static(name: str) -> Response:

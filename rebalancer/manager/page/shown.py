@@ -1,5 +1,6 @@
 """This module makes of the API's bodies what the templates show.  Pure."""
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -22,6 +23,7 @@ from rebalancer.domain.verdicts import NOTHING_LEFT
 from rebalancer.errors import BadRequest
 from rebalancer.manager.http.requests import (
     SETTINGS,
+    ObjectsQuery,
     Range,
     Setting,
     check_range,
@@ -88,6 +90,7 @@ class JobLine:
     created: str
     started: str | None
     finished: str | None
+    took_s: float | None
     error: str | None
     #: What an ended job has come to, and whether nothing is left to do.
     verdict: Verdict | None
@@ -128,10 +131,20 @@ def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
         created=shown.created,
         started=shown.started,
         finished=shown.finished,
+        took_s=_seconds_between(shown.started, shown.finished),
         error=shown.error,
         verdict=shown.verdict,
         is_settled=shown.verdict is not None and shown.verdict.verdict in NOTHING_LEFT,
     )
+
+
+def _seconds_between(begun: str | None, ended: str | None) -> float | None:
+    """Return how long something took; None if it has not ended, or its times make no sense."""
+    try:
+        first, last = (datetime.datetime.fromisoformat(text or "") for text in (begun, ended))
+        return max((last - first).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return None
 
 
 def _mark(state: JobState | None, error: str | None) -> str:
@@ -292,7 +305,7 @@ def job_page(
         shown=shown,
         summary=summary,
         controls=controls(row),
-        reasons=[_reason(row.id, one) for one in summary.counts],
+        reasons=sorted((_reason(row.id, one) for one in summary.counts), key=_by_status),
         destinations=places[:MOST_ROWS],
         more_destinations=len(places[MOST_ROWS:]),
         scans=scans[:MOST_ROWS],
@@ -301,6 +314,33 @@ def job_page(
         has_ended=row.has_ended,
         limits=None if limits is None else _limits(limits, summary.tuning),
     )
+
+
+@attrs.frozen
+class ObjectFilter:
+    """A filter of a job's objects: what is chosen, and what there is to choose."""
+
+    status: str
+    reason: str
+    statuses: Mapping[str, str]
+    reasons: Sequence[str]
+
+
+def object_filter(query: ObjectsQuery, counts: Iterable[ReasonCount]) -> ObjectFilter:
+    """Return what objects can be filtered by, of a job with these counts."""
+    reasons = {one.reason for one in counts if one.reason}
+    return ObjectFilter(
+        query.status or "",
+        query.reason or "",
+        {str(status): label for status, label in STATUSES.items()},
+        sorted(reasons | ({query.reason} if query.reason else set())),
+    )
+
+
+def objects_url(job_id: str, query: ObjectsQuery, after: int = 0) -> str:
+    """Return where objects of a job are listed by a query, from rows after `after`."""
+    wanted = {"status": query.status, "reason": query.reason, "after": after}
+    return f"/page/jobs/{job_id}/objects?{urlencode({k: v for k, v in wanted.items() if v})}"
 
 
 def controls(row: JobRow) -> list[str]:
@@ -401,10 +441,15 @@ def _reason(job_id: str, one: ReasonCount) -> Reason:
     names = {str(status): label for status, label in STATUSES.items()}
     url = None
     if one.status in names:
-        wanted = {"status": one.status, **({"reason": one.reason} if one.reason else {})}
-        url = f"/page/jobs/{job_id}/objects?{urlencode(wanted)}"
+        query = ObjectsQuery(ObjectStatus(one.status), one.reason or None, 0, 0)
+        url = objects_url(job_id, query)
     label = names.get(one.status, "objects with several records")
     return Reason(one.status, label, one.reason, one.objects, one.bytes, url)
+
+
+def _by_status(one: Reason) -> tuple[int, int]:
+    order = [*map(str, STATUSES), one.status]
+    return order.index(one.status), -one.objects
 
 
 def _limits(in_force: Mapping[str, int | None], tuning: Mapping[str, Any]) -> list[Limit]:

@@ -94,7 +94,7 @@ async def test_a_job_is_shown_in_numbers_without_a_script(tmp_path: Path) -> Non
     assert "evacuate 1.stor.lab" in listed
     assert "100.0" in listed
     assert 'class="verdict left">not empty<' in listed
-    assert "Verdict, " in shown
+    assert '<h2 id="left">What is left</h2>' in shown
     assert re.search(r'href="/page/jobs/[\w-]+/objects\?status=skipped&amp;reason=\w+">3<', shown)
     assert "<td>discovery</td>" in shown
     assert "<td>final scan 1</td>" in shown
@@ -142,7 +142,8 @@ async def test_text_from_outside_stays_text(tmp_path: Path) -> None:
             db.execute("UPDATE scans SET id_column = id_column || round || ?", (HOSTILE,))
         with closing(sqlite3.connect(folder / "rebalancer.sqlite", isolation_level=None)) as db:
             db.execute("UPDATE jobs SET error = ?, created = ?", (HOSTILE, HOSTILE))
-        pages = [await browser.text("/"), await browser.text(f"/page/jobs/{job_id}")]
+        targets = ("/", f"/page/jobs/{job_id}", f"/page/jobs/{job_id}/objects")
+        pages = [await browser.text(target) for target in targets]
         pages.append((await browser.get(f"/page/{HOSTILE}")).content.decode())
         pages.append((await browser.get(f"/page/jobs/{HOSTILE}")).content.decode())
 
@@ -151,6 +152,25 @@ async def test_text_from_outside_stays_text(tmp_path: Path) -> None:
         assert "<img" not in text
         assert "49" not in re.findall(r"&gt;(\d+)&amp;", text)
     assert sum(text.count("&lt;script&gt;alert(1)") for text in pages) > 5
+
+
+async def test_objects_are_listed_by_status_and_reason_a_page_at_a_time(tmp_path: Path) -> None:
+    """A form filters them, and sends what was not chosen as empty; the next page is a link."""
+    async with open_browser(tmp_path, objects=3, agents=refusing_agents()) as browser:
+        job_id = await ended(browser)
+        url = f"/page/jobs/{job_id}/objects"
+        first = await browser.text(f"{url}?status=skipped&reason=&limit=2")
+        (onward,) = re.findall(r'<a rel="next" href="([^"]+)"', first)
+        second = await browser.text(onward.replace("&amp;", "&"))
+        none = await browser.text(f"{url}?status=complete")
+        wrong = await browser.get(f"{url}?status=nonsense")
+
+    keys = [re.findall(r"<bdi>(/account/stor/\d)</bdi>", text) for text in (first, second, none)]
+    assert [len(found) for found in keys] == [2, 1, 0]
+    assert set(keys[0]).isdisjoint(keys[1])
+    assert '<option value="skipped" selected>' in second
+    assert "There is no such object" in none
+    assert wrong.status_code == 400
 
 
 def test_nothing_is_written_into_a_page_as_a_script_or_a_style() -> None:
