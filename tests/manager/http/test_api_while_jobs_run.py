@@ -61,6 +61,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
             ("GET", "/jobs/<job_id>/objects"): (f"/jobs/{job_id}/objects", None),
             ("GET", "/jobs/<job_id>/summary"): (f"/jobs/{job_id}/summary", None),
             ("GET", "/jobs/<job_id>/report"): (f"/jobs/{job_id}/report", None),
+            ("GET", "/nodes/<shark>/check"): ("/nodes/1.stor/check", None),
             ("GET", "/status"): ("/status", None),
             ("GET", "/openapi.json"): ("/openapi.json", None),
             ("DELETE", "/jobs/<job_id>"): (f"/jobs/{other}", None),
