@@ -38,13 +38,23 @@ def create(folder: Path, objects: int, seed: int) -> None:
 
 @region.command()
 @_FOLDER
-@click.option("--part", "parts", multiple=True, help="Run this one only; may be repeated.")
+@click.option("--part", "parts", multiple=True, help="Run this server only; may be repeated.")
 def serve(folder: Path, parts: tuple[str, ...]) -> None:
-    """Run the servers of the region in FOLDER until SIGTERM or Ctrl-C."""
-    from rebalancer_devregion import servers
+    """Run the region in FOLDER until SIGTERM or Ctrl-C.
 
-    log.configure("rebalancer-region", "info")
+    Its servers, the agents and the manager are processes of their own; one that ends is started
+    again.  With --part, only the servers of these names run, in this process.
+    """
+    from rebalancer_devregion import servers, service
+
     layout = _load(folder)
+    if not parts:
+        try:
+            trio.run(service.serve_all, layout)
+        except ProcessError as exc:
+            raise click.ClickException(str(exc)) from exc
+        return
+    log.configure("rebalancer-region", "info")
     if unknown := set(parts) - set(servers.parts(layout)):
         known = ", ".join(servers.parts(layout))
         raise click.ClickException(f"no part {', '.join(sorted(unknown))}; there are {known}")
@@ -53,15 +63,56 @@ def serve(folder: Path, parts: tuple[str, ...]) -> None:
 
 @region.command()
 @_FOLDER
-@click.argument("job_file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-def audit(folder: Path, job_file: Path) -> None:
-    """Check the region in FOLDER against what it was, after the job of JOB_FILE."""
+def env(folder: Path) -> None:
+    """Print where the region in FOLDER is, for a shell.
+
+    \b
+    Example:
+      eval "$(rebalancer region env lab)" && rebalancer adm status
+    """
+    from rebalancer_devregion import service
+
+    for name, value in service.variables(_load(folder)).items():
+        click.echo(f"export {name}={value}")
+
+
+@region.command()
+@_FOLDER
+@click.argument("program")
+def kill(folder: Path, program: str) -> None:
+    """Send SIGKILL to a PROGRAM of the region in FOLDER, which runs.
+
+    PROGRAM is manager, servers, or the name of a storage node, such as 3.stor, for its agent.
+    """
+    from rebalancer_devregion import service
+
+    try:
+        click.echo(f"SIGKILL to {service.kill(_load(folder), program)}")
+    except LookupError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@region.command()
+@_FOLDER
+@click.argument("job")
+def audit(folder: Path, job: str) -> None:
+    """Check the region in FOLDER against what it was, after a JOB.
+
+    JOB is the first characters of its id, or its file.
+    """
     from rebalancer_devregion.audit import audit as check
     from rebalancer_devregion.demo import audit_table
 
-    report = check(_load(folder), job_file)
+    report = check(_load(folder), _job_file(folder, job))
     Console().print(audit_table(report))
     sys.exit(0 if report.ok else 1)
+
+
+def _job_file(folder: Path, job: str) -> Path:
+    found = [Path(job)] if job.endswith(".sqlite") else [*folder.glob(f"manager/{job}*.sqlite")]
+    if len(found) != 1 or not found[0].exists():
+        raise click.ClickException(f"{job}: {len(found) or 'no'} jobs of this region begin so")
+    return found[0]
 
 
 @region.command()

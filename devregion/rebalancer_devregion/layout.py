@@ -108,6 +108,11 @@ class Layout:
         return f"{self.subnet}.{_MANAGER}"
 
     @property
+    def manager_url(self) -> str:
+        """Return where the manager's API is."""
+        return f"http://{self.manager_address}:{MANAGER_PORT}"
+
+    @property
     def hosts(self) -> dict[str, str]:
         """Return the `hosts` table of every configuration of this region."""
         table = {node.manta_storage_id: node.address for node in self.nodes}

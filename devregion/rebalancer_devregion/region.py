@@ -5,7 +5,7 @@ the manager are processes of their own, configured and started as a service mana
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Region:
     @property
     def url(self) -> str:
         """Return where the manager's API is."""
-        return f"http://{self.layout.manager_address}:{MANAGER_PORT}"
+        return self.layout.manager_url
 
     @property
     def processes(self) -> list[Process]:
@@ -98,7 +98,7 @@ def make_region(
         agents[name] = _process(layout, f"agent-{name}", "agent", "-c", str(file))
     return Region(
         layout,
-        _process(layout, "servers", "region", "serve", str(layout.folder)),
+        _process(layout, "servers", "region", "serve", str(layout.folder), *_each(parts(layout))),
         agents,
         _process(layout, "manager", "manager", "-c", str(manager_file)),
     )
@@ -111,6 +111,10 @@ def server_parts(layout: Layout) -> dict[str, Process]:
         part: _process(layout, part, "region", "serve", folder, "--part", part)
         for part in parts(layout)
     }
+
+
+def _each(names: Iterable[str]) -> list[str]:
+    return [word for name in names for word in ("--part", name)]
 
 
 def _process(layout: Layout, name: str, *args: str) -> Process:
