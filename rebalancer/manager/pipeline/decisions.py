@@ -1,4 +1,4 @@
-"""This module says what an action decides for the pipeline, which moves its objects.  Pure."""
+"""This module names the decisions that the pipeline leaves to an action.  Pure."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ class MoveDecisions(Protocol):
         """Return the record as the store keeps it, or None if the job has no business with it."""
 
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
-        """Return the upload in the record of a directory, if the job will find its object left."""
+        """Return the upload that a directory's record is about, if it may end on `origin`."""
 
     def choose(
         self,
@@ -42,10 +42,10 @@ class MoveDecisions(Protocol):
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
     ) -> Judgement:
-        """Return what the record, as it is now, asks for."""
+        """Return what has to be done about the record as it is now."""
 
     def rewrite(self, record: Mapping[str, Any], destination: Shark) -> dict[str, Any]:
         """Return the record with the new copy in place of the old one."""
 
     def splice(self, text: str, destination: Shark) -> str | None:
-        """Return a record's text rewritten likewise; None: the text must be parsed for that."""
+        """Do what `rewrite` does to a record's text; return None if the text must be parsed."""

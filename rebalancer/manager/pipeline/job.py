@@ -37,7 +37,7 @@ class Feed:
     """A feed is what discovery sends to placement: objects that need a destination."""
 
     objects: tuple[MantaObject, ...]
-    #: No other message may come for a while, so batches are closed however small they are.
+    #: Whether batches are closed however small they are, because no further feed may come soon.
     is_flush: bool = False
 
 
@@ -53,15 +53,15 @@ async def feed_placement(
 class Absence:
     """An absence counts the objects that are deferred because all their destinations are away.
 
-    Mutable state: the count of these objects; and the ledger's count of destinations that came
-    back, as it was when the first of these objects was deferred.
+    Mutable state: the count of these objects; and how many times destinations had come back when
+    the first of these objects was deferred.
     """
 
     objects: int = 0
     times_back: int = 0
 
     def note(self, objects: int, times_back: int) -> None:
-        """Count so many more `objects`; `times_back` is what the ledger counts now."""
+        """Count `objects` more; so far, destinations have come back `times_back` times."""
         if not self.objects:
             self.times_back = times_back
         self.objects += objects
@@ -148,7 +148,7 @@ class Job:
 
     @property
     def batch_limits(self) -> BatchLimits:
-        """Return when an assignment is due."""
+        """Return how large and how old a batch may become before it is an assignment."""
         options = self.config.options
         return BatchLimits(options.max_tasks_per_assignment, float(options.max_assignment_age))
 
@@ -171,7 +171,7 @@ class Job:
         await unless(self.cancelled, work)
 
     def requeue(self, assignment: Assignment) -> None:
-        """Let `discover` feed those objects of an assignment that are unplaced again."""
+        """Let `discover` feed the objects of an assignment that have become unplaced."""
         self.requeued.append(assignment.id)
         self.store.wake()
 

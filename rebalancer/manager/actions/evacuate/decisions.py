@@ -1,4 +1,4 @@
-"""This module is evacuation: every object with a copy on one shark gets it elsewhere."""
+"""This module decides for evacuations: every object with a copy on a shark gets it elsewhere."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -28,14 +28,14 @@ from rebalancer.manager.store.records import FoundRecord, Remaining
 
 @attrs.frozen
 class Evacuate:
-    """Empties `origin`."""
+    """An evacuation empties `origin`."""
 
     action: ClassVar[str] = EVACUATE.name
     origin: Shark
     exclude_key_prefixes: tuple[str, ...] = ()
 
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
-        """Return the record as the store keeps it, or None if it names `origin` elsewhere only."""
+        """Return the record as the store keeps it, or None if no copy of it is on `origin`."""
         try:
             record = jsontext.loads_exactly(text)
         except (ValueError, RecursionError) as exc:
@@ -63,7 +63,7 @@ class Evacuate:
         return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, reason)
 
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
-        """Return the upload in the record of a directory, if it will, or may, end on `origin`.
+        """Return the upload that a directory's record is about, if it may end on `origin`.
 
         The text holds the name, so an upload whose list of nodes cannot be read may end there.
         """
@@ -94,7 +94,7 @@ class Evacuate:
     def judge(
         self, record: Mapping[str, Any] | None, object_id: str, destination: Shark
     ) -> Judgement:
-        """Return what the record, as it is now, asks for."""
+        """Return what has to be done about the record as it is now."""
         return sharks.judge(
             record, object_id, self.origin.manta_storage_id, destination.manta_storage_id
         )
@@ -104,7 +104,7 @@ class Evacuate:
         return sharks.rewrite(record, self.origin.manta_storage_id, destination)
 
     def splice(self, text: str, destination: Shark) -> str | None:
-        """Return a record's text rewritten likewise; None: the text must be parsed for that."""
+        """Do what `rewrite` does to a record's text; return None if the text must be parsed."""
         return sharks.splice(text, self.origin.manta_storage_id, destination)
 
 

@@ -43,7 +43,7 @@ async def discover(
 async def _feed_round(
     job: Job, scan_round: int, last_row: int, feeds: trio.MemorySendChannel[Feed]
 ) -> None:
-    # Stored rows come first, because a final scan makes more of them unprocessed again.
+    # Stored rows come first: a final scan reopens some, which would then be fed twice.
     await _feed_stored(job, last_row, feeds)
     if scan_round:
         await run_final_scan(job, scan_round, feeds)
@@ -114,7 +114,8 @@ async def _await_destinations(job: Job) -> None:
 async def _await_one_back(job: Job) -> None:
     """Wait until a destination is back, if every deferred object was deferred for want of one.
 
-    If some objects lack room instead, wait for ever: fed early, each of them would lose an attempt.
+    If some objects lack room instead, wait until the caller gives up: fed early, each of them would
+    lose an attempt.
     """
     while (
         job.absence.objects < job.store.deferred or job.health.times_back == job.absence.times_back
@@ -123,7 +124,7 @@ async def _await_one_back(job: Job) -> None:
 
 
 async def _feed_deferred(job: Job, feeds: trio.MemorySendChannel[Feed]) -> None:
-    """Feed each deferred object once: the walk has passed any that placement defers again."""
+    """Feed each deferred object once; one that placement defers anew lies behind the walk."""
     row, objects = await job.store.write(unplaced.requeue_deferred, 0)
     while objects:
         await feed_placement(feeds, objects)

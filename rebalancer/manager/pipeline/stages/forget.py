@@ -23,7 +23,7 @@ log = get_logger()
 
 
 class Forgetting:
-    """This object deletes assignments; nothing waits, as an assignment that stays is only clutter.
+    """This object deletes assignments in the background; one that stays is only clutter.
 
     Mutable state: how many are under way, by destination.
     """
@@ -55,7 +55,7 @@ class Forgetting:
 
 @asynccontextmanager
 async def forgetting(job: Job) -> AsyncIterator[Forgetting]:
-    """Have assignments dropped in the background; on leaving, the rest get a few seconds."""
+    """Have assignments deleted in the background; leaving waits a few seconds for the rest."""
     async with trio.open_nursery() as nursery:
         yield Forgetting(job, nursery)
         nursery.cancel_scope.deadline = trio.current_time() + LAST_S

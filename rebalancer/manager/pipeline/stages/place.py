@@ -66,7 +66,7 @@ async def _place(
     try:
         while objects and not job.cancelled.is_set():
             step = placer.place(objects, _conditions(job), trio.current_time())
-            # Without a wait in between, so that no other job is promised the same room.
+            # No await between a step and its claims, or another job is promised the same room.
             for shark, size in step.claims.items():
                 job.ledger.claim(shark, size)
             job.absence.note(len(step.deferred), job.health.times_back)
@@ -88,7 +88,7 @@ async def _wait(job: Job, placer: Placer, hold: Hold) -> None:
     """Wait until a destination may be given something again, or a batch is due."""
     if hold is Hold.ALL_AWAY:
         job.waits.begin(DESTINATIONS, f"none of {placer.destinations} answers")
-    # New destinations may be listed, too.
+    # storinfo may list new destinations meanwhile.
     look_at = math.inf if hold is Hold.BUSY else trio.current_time() + node_list.PERIOD_S
     with trio.move_on_at(min(placer.due_at(job.batch_limits), look_at)):
         await job.ledger.wait_change()

@@ -40,10 +40,10 @@ async def post(
 async def _post(
     job: Job, assignment: Assignment, posted: trio.MemorySendChannel[Assignment]
 ) -> None:
-    """Post an assignment.
+    """Post an assignment, and send it on if the agent has it or may have it.
 
-    It is withdrawn if the job is cancelled before, or if its agent is away and cannot have it,
-    which is no failure of the objects.  An agent that may have it is polled.
+    If the job is cancelled before, or the agent is away and cannot have it, it is withdrawn, which
+    counts against none of its objects.
     """
     shark = assignment.shark
     if not (job.cancelled.is_set() or job.health.is_away(shark)):
@@ -76,10 +76,7 @@ class _Delivery(enum.Enum):
 
 @attrs.frozen
 class _Result:
-    """A result is how a delivery ended; if it was refused, `reason` is for the column.
-
-    `detail` is for a person.
-    """
+    """A result is how a delivery ended, and why: `reason` for the column, `detail` for people."""
 
     delivery: _Delivery
     reason: Reason = reasons.DESTINATION_UNREACHABLE
@@ -87,6 +84,7 @@ class _Result:
 
 
 async def _deliver(job: Job, assignment: Assignment) -> _Result:
+    """Try to post an assignment until the agent takes it, or no further try is worth its time."""
     shark = assignment.shark
     tasks = tuple(
         agent_protocol.Task(t.object_id, t.account, t.md5, t.source) for t in assignment.tasks

@@ -39,7 +39,7 @@ async def read_listing(job: Job, listing: Listing, feeds: trio.MemorySendChannel
         begun = await _position(job, listing, part)
         while begun.position < begun.until and not job.has_enough:
             read = partial(job.store.database.run, listing.page, part, begun.position)
-            end, listed = await _patiently(job, read)
+            end, listed = await _ask_listing(job, read)
             begun = attrs.evolve(begun, position=end if listed else begun.until)
             try:
                 anew = await _read_anew(job, listed)
@@ -53,15 +53,15 @@ async def _position(job: Job, listing: Listing, part: str) -> ScanPosition:
     """Return how far a part of the listing was read; store the beginning of a new one."""
     begun = await job.store.read(scans.read_position, NO_SHARD, part)
     if begun is None:
-        until = await _patiently(job, partial(job.store.database.run, listing.until, part))
+        until = await _ask_listing(job, partial(job.store.database.run, listing.until, part))
         begun = ScanPosition(NO_SHARD, part, 0, until)
-        # Of an empty part too, because the job ends only when each part has been read.
+        # Stored for an empty part too, because the job ends only when each part has been read.
         await job.store.write(discovery.store_found, [], begun)
     return begun
 
 
-async def _patiently(job: Job, read: Callable[[], Awaitable[T]]) -> T:
-    """Read the listing, for as long as the job waits for a file that cannot be used."""
+async def _ask_listing(job: Job, read: Callable[[], Awaitable[T]]) -> T:
+    """Call `read`, which reads the listing, for as long as a file cannot be used for now."""
     return await retry_while_transient(
         read, waits=job.waits, subject="the list of objects", bound_s=job.patience_s
     )
@@ -80,7 +80,7 @@ async def _store(job: Job, read: "_Read", until: ScanPosition) -> list[MantaObje
 
 @attrs.frozen
 class _Read:
-    """A reading has listed records as they are now, and those that are not the job's business.
+    """A reading has listed records as they are now, and lists those that are left out.
 
     `orphans` are copies that an earlier job made of objects that are left out or overwritten.
     """
@@ -98,7 +98,7 @@ class _Read:
             self.orphans.append(attrs.evolve(copy, reason=f"its record {why}"))
 
     def take(self, record: FoundRecord, listed: Listed) -> None:
-        """Take a record, with the copy that an earlier job made, unless it is another object's."""
+        """Take a record, with the earlier copy, unless that is of another object."""
         copy = listed.copy
         if copy is not None and copy.object_id != record.id:
             self.orphans.append(attrs.evolve(copy, reason="its record was overwritten"))
@@ -119,7 +119,7 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
             for one in members:
                 read.drop(number, one, NOT_CONFIGURED)
             continue
-        # The first record of an object counts, so the shard must not decide on their order.
+        # Of several records of an object the first counts: the first listed, not the first sent.
         places = {one.key: one for one in reversed(members)}
         shard = PatientShard(job, job.moray[number], f"shard {number}")
         by_key = {row.key: row for row in await scan.rows_of(shard, list(places))}

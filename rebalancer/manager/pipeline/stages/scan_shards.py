@@ -102,7 +102,7 @@ class PatientShard:
     async def sql(
         self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
     ) -> list[dict[str, Any]]:
-        """Return the rows of a statement; this is the method of `scan.Shard`."""
+        """Return the rows of a statement, as every `scan.Shard` does."""
         return await retry_while_transient(
             partial(self.shard.sql, statement, values, within_s=within_s),
             waits=self.job.waits,

@@ -59,9 +59,10 @@ async def _update_assignment(job: Job, assignment: Assignment) -> None:
     for pending in await job.store.write(updates.read_pending, assignment.id):
         by_shard[pending.shard].append(pending)
     parts = [(shard, chunk) for shard, all_ in by_shard.items() for chunk in chunks(all_)]
-    for left, (shard, chunk) in zip(reversed(range(len(parts))), parts, strict=True):
+    for number, (shard, chunk) in enumerate(parts, 1):
         results = await _update_chunk(job, shard, chunk)
-        await job.store.write(updates.record_updates, results, None if left else assignment.id)
+        finished = assignment.id if number == len(parts) else None
+        await job.store.write(updates.record_updates, results, finished)
     if not parts:
         await job.store.write(updates.record_updates, {}, assignment.id)
     log.debug("assignment", id=assignment.id, state=AssignmentState.POST_PROCESSED)

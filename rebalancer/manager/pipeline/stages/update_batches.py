@@ -12,16 +12,15 @@ from rebalancer.manager.store.records import Update, UpdateResult
 from rebalancer.peers.moray.client import Put
 from rebalancer.peers.moray.errors import MorayError
 
-#: Records in a batch, which are of one assignment and shard: 200 keep a real server busy for 0.2 s,
-#: and it serves nobody else meanwhile.
+#: The most records in a batch.  A real server is busy with 200 for 0.2 s, and serves nobody else.
 MAX_BATCH_RECORDS = 100
-#: Bytes in a batch, unless a single record is larger.  So many fit into a socket's buffers, so that
-#: the death of this process does not cut the message, which would end the server.
+#: The most bytes in a batch, unless a single record is larger.  A socket's buffers hold as many, so
+#: that the death of this process cannot cut the message: half a message would end the server.
 MAX_BATCH_BYTES = 64 << 10
 #: Bytes of a put beside its key and record: braces, names, etag, and the new shark's name.
 _PUT_BYTES = 200
-#: How often in a row somebody else may change a record between our read and our write, before it is
-#: left alone.  Each try takes milliseconds, so no ordinary user does this.
+#: A record is given up when others have changed it so many times between our read and our write.
+#: Each try takes milliseconds, so no ordinary user does this.
 CONFLICTS = 20
 
 log = get_logger()
