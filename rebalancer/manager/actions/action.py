@@ -56,7 +56,7 @@ class JobAction(Protocol):
         """
 
     def used_jobs(self, params: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return the ids of jobs whose files are needed, each with what is done to them: a verb."""
+        """Return the ids of the jobs whose files are read, each with a verb: what for."""
 
     async def retry(self, row: "JobRow", known: Known, resources: "Resources") -> dict[str, Any]:
         """Return the parameters of a job that retries `row`, which has ended.
@@ -69,7 +69,7 @@ class JobAction(Protocol):
     def verdict(self, row: "JobRow", end: End, config: ManagerConfig) -> Verdict:
         """Return what the ended job `row` has come to, by the `end` that its file has.
 
-        `config` says what jobs do not look at.
+        `config` says which objects of the region jobs do not look at.
         """
 
     async def plan(self, resources: "Resources", params: dict[str, Any]) -> Plan:

@@ -45,7 +45,7 @@ class Resources:
         return Path(self.config.data_dir) / f"{job_id}.sqlite"
 
     def agents(self, config: ManagerConfig) -> Agents:
-        """Return the client of all agents as `config` says to ask them."""
+        """Return a client of all agents, with the port, TLS and dialects that `config` has."""
         http = self.http.over("https" if config.agent_tls else "http")
         return Agents(http, config.agent_port, self.agent_token, config.agent_dialects)
 

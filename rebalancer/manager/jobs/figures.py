@@ -18,7 +18,7 @@ from rebalancer.manager.store import views
 from rebalancer.manager.store.records import ScanPosition
 from rebalancer.rates import MINUTE_S
 
-#: So many jobs that have not ended, and so many of those that ended last, are shown.
+#: The most jobs that are shown: of those that have not ended, and of those that ended last.
 MOST_LEFT, MOST_ENDED = 50, 10
 #: Seconds that a scrape waits for the list of jobs and their files; then it has the figures of an
 #: earlier one.
@@ -85,18 +85,18 @@ class Figures:
         row, known = details.row, details.known
         running = self.queries.running.get(row.id)
         return JobFigures(
-            row.id,
-            row.action,
-            row.node or "",
-            row.state or row.words.state,
-            known.status,
-            scanned_share(known.scans),
-            sum(scan.position for scan in known.scans),
-            () if running is None else latest(known.scans),
-            None if running is None else running.rates.per_s(MINUTE_S),
-            details.waits,
-            None if details.verdict is None else details.verdict.word,
-            _seconds(row.finished),
+            job_id=row.id,
+            action=row.action,
+            node=row.node or "",
+            state=row.state or row.words.state,
+            status=known.status,
+            scanned_share=scanned_share(known.scans),
+            scanned_ids=sum(scan.position for scan in known.scans),
+            scans=() if running is None else latest(known.scans),
+            per_s=None if running is None else running.rates.per_s(MINUTE_S),
+            waits=details.waits,
+            verdict=None if details.verdict is None else details.verdict.word,
+            finished_s=_seconds(row.finished),
         )
 
 

@@ -22,10 +22,10 @@ from rebalancer.domain.states import (
 from rebalancer.errors import IllegalTransition, StoreBusy, Unavailable
 from rebalancer.log import get_logger
 from rebalancer.manager.jobs.index_repair import (
-    compare,
     log_not_noted,
     make_usable,
     note_in_job_file,
+    reconcile,
     tolerant,
 )
 from rebalancer.manager.jobs.rows import JobRow, read_row
@@ -54,7 +54,7 @@ _TIMES = {
     **dict.fromkeys(AT_WORK, f", started = coalesce(started, {_NOW}), finished = NULL"),
     **dict.fromkeys((*ENDED, JobState.PAUSED), f", finished = {_NOW}"),
 }
-#: The words of column `state` of jobs that have not ended, some that have among them.
+#: The words that column `state` can have for a job that has not ended; some ended jobs share one.
 _UNFINISHED = sorted({words_of(state).state for state in JobState if state not in ENDED})
 
 
@@ -195,7 +195,7 @@ def _after(words: Words, event: JobEvent) -> tuple[Words, str]:
     if state is not None:
         new = advance(states.JOB, state, event)
         return words_of(new, words.wish), _TIMES.get(new, "")
-    if event is JobEvent.CANCELLED:  # kept for the version that knows the state
+    if event is JobEvent.CANCELLED:  # the wish is kept for the version that knows the state
         return Words(words.state, words_of(JobState.CANCELLING).wish), ""
     raise IllegalTransition(f"{event} cannot happen to something {words.state}")
 
@@ -220,5 +220,5 @@ async def open_index(path: Path) -> AsyncIterator[JobIndex]:
     async with open_database(path, INDEX, patience_s=START_S) as database:
         for connection in database.connections:
             connection.text_factory = tolerant
-        await run_sync(Work.STORE, compare, path)
+        await run_sync(Work.STORE, reconcile, path)
         yield JobIndex(database)

@@ -36,7 +36,8 @@ def tolerant(text: bytes) -> str:
 def note_in_job_file(index: Path, values: Sequence[object]) -> None:
     """Repeat in a job's file what the list of jobs at `index` records of the job.  Blocking.
 
-    A file that cannot be written is logged: it is written at the next change, or the next start.
+    If the file cannot be written, that is logged, and the next change of the job or the next start
+    of the manager writes it.
     """
     try:
         job_file.note(index.with_name(f"{values[0]}.sqlite"), values)
@@ -47,7 +48,7 @@ def note_in_job_file(index: Path, values: Sequence[object]) -> None:
 def log_not_noted(job_id: object, exc: Exception) -> None:
     """Log that a job's row could not be repeated in the job's file."""
     error = str(exc) or repr(exc)
-    log.warning("what is known of a job is not in its file", job=job_id, error=error)
+    log.warning("row of a job not repeated in its file", job=job_id, error=error)
 
 
 def make_usable(path: Path) -> None:
@@ -104,7 +105,7 @@ def _make_anew(db: sqlite3.Connection, path: Path) -> None:
     rows = sorted((_recovered(file) for file in files), key=lambda row: str(row[4]))
     db.executemany(f"INSERT INTO jobs ({', '.join(job_file.NOTED)}) VALUES ({_PLACES})", rows)
     if rows:
-        log.error("the list of jobs was lost: made anew from their files", jobs=len(rows))
+        log.error("the list of jobs was lost: made anew from the jobs' files", jobs=len(rows))
 
 
 def _recovered(file: Path) -> tuple[Any, ...]:
@@ -137,7 +138,7 @@ def _is_noted(noted: Mapping[str, Any] | None, file: Path) -> TypeGuard[Mapping[
     return True
 
 
-def compare(path: Path) -> None:
+def reconcile(path: Path) -> None:
     """Update the notes in the jobs' files, and mend broken rows by such notes.  Blocking.
 
     Raises:

@@ -1,8 +1,8 @@
 """This module does the work of one job that has its turn.
 
-To pause a job is to cancel its tasks, which is what the end of the process does too; to resume it
-is to recover from that.  A cancelled job is drained: it begins nothing more, and records what its
-agents still finish.
+Pausing a job cancels its tasks, as the end of the process does; resuming it goes on from its rows,
+as the next start of the manager does.  A cancelled job is drained: it begins nothing more, and
+records what its agents still finish.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -127,7 +127,7 @@ class RunningJob:
         pause, begun = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), trio.current_time()
         while True:
             try:
-                await self._work()
+                await ACTIONS[self.row.action].run(self)
             except Exception as exc:
                 if not is_transient(exc):
                     raise
@@ -141,9 +141,6 @@ class RunningJob:
             else:
                 self.waits.end(MACHINE)
                 return
-
-    async def _work(self) -> None:
-        await ACTIONS[self.row.action].run(self)
 
     # --- what actions are lent ------------------------------------------------------------
 

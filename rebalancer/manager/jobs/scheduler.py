@@ -10,7 +10,7 @@ from rebalancer.manager.jobs.rows import JobRow
 
 #: States of cancelled jobs whose agents still finish assignments; such a job needs no turn.
 _DRAINING = (JobState.CANCELLING, JobState.DRAINING)
-#: As many jobs are named that another job waits for.
+#: The most jobs that a text names of those that another job waits for.
 SHOWN = 4
 
 

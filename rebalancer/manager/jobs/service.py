@@ -218,7 +218,7 @@ class Jobs:
         row = await self.queries.known(job_id)
         if not row.has_ended:
             raise Conflict(
-                f"Job {row.id} is still {_state_word(row)}: it can be retried when it ended"
+                f"Job {row.id} is still {_state_word(row)}: it can be retried once it has ended"
             )
         _require(row, f"retried: {row.error}", not row.is_broken)
         known = {other.id: other for other in await self._request_index.all()}
@@ -309,7 +309,7 @@ class Jobs:
         with trio.move_on_after(REST_S) as waiting:
             await lock.acquire()
         if waiting.cancelled_caught:
-            raise Unavailable("others have been changing jobs for long: see the log")
+            raise Unavailable("another change of a job takes too long: see the log")
         try:
             yield
         finally:

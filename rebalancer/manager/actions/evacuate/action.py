@@ -75,7 +75,7 @@ class EvacuateAction:
         return await look_up_node(params["from_shark"], config)
 
     def used_jobs(self, params: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return the jobs that a retry job takes up."""
+        """Return the ids of the jobs that a retry job goes on with, each with the verb for that."""
         earlier = (params.get("retry_of"), *params.get("chain", ()))
         return {job_id: "retries" for job_id in earlier if job_id is not None}
 
@@ -145,7 +145,7 @@ async def _open(running: "RunningJob") -> AsyncIterator[Opened]:
 
 
 async def _find_origin(running: "RunningJob", opened: Opened) -> bool:
-    """Look the evacuated node up; return whether it is known, as the job was not cancelled."""
+    """Look the evacuated node up; return False if the job was cancelled before that was done."""
     if is_whole(await opened.store.read(job_info.read_origin)):
         return True
     node = running.row.params["from_shark"]

@@ -30,7 +30,8 @@ async def validated_origin(
     """Return the evacuated node with its datacenter, from its record on the first shard.
 
     Raises:
-      JobFailed: SharkNotFound; PeerError: the shard does not answer, or not what it should.
+      JobFailed: the shard does not have exactly one datacenter of the node.
+      PeerError: the shard does not answer, or not what it should.
     """
     known = await job_store.read(job_info.read_origin)
     if is_whole(known):

@@ -32,7 +32,7 @@ QUIET_S = 60.0
 DEADLINE_S = 20.0
 #: Questions under way at a time.
 AT_ONCE = 10
-#: JavaScript counts milliseconds so far, and no further.
+#: JavaScript's numbers are exact up to so many milliseconds.
 LAST_MS = 2**53
 
 Check = Callable[[], Awaitable[list[Finding]]]
@@ -154,9 +154,9 @@ def judge_clone(
 ) -> list[Finding]:
     """Find fault with a clone that is part of the live database, or older than the node's end.
 
-    When a clone was made is recorded nowhere, but a clone with a record that is newer than the
-    node's last heartbeat is new enough.  In a shard that is hardly ever
-    written to there may be none, although the clone is good.
+    When a clone was made is recorded nowhere, but one with a record that is newer than the node's
+    last heartbeat is new enough.  In a shard that is hardly ever written to there may be no such
+    record, although the clone is good.
     """
     found = []
     if is_standby or followers:
@@ -179,7 +179,7 @@ async def heartbeats(shard: scan.Shard, origin: str) -> list[Heartbeat]:
     """Return all records of `origin` in `manta_storage`: more than one if its zone was replaced.
 
     Raises:
-      PeerError.
+      PeerError: the shard does not answer, or a record has no usable time.
     """
     rows = await shard.sql(
         "SELECT _mtime, _value FROM manta_storage WHERE manta_storage_id = $1", [origin]

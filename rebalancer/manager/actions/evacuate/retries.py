@@ -121,7 +121,7 @@ def read_left(
     for number, job_id in enumerate((earlier, *further)):
         looked = views.read_scan_progress(file(job_id))
         shards |= looked.shards
-        # What this job lists under a plain name is of the job that it retries.
+        # A part with a plain name in the file of this job is of the job that it retries.
         retried = further[number] if number < len(further) else None
         for position in looked.scans:
             if position.round or (params.get("anew") and position.shard != NO_SHARD):

@@ -108,7 +108,7 @@ class Reader:
                 return fault
 
     async def _rest(self, shark: str, pause_s: float, why: str) -> None:
-        """Sleep before a node is asked again; operators see the wait until the last task's ends."""
+        """Sleep before a node is asked once more; operators see the wait while any task sleeps."""
         subject = f"storage node {shark}"
         self._waiting[subject] += 1
         self.waits.begin(subject, why)
