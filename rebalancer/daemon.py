@@ -169,7 +169,7 @@ async def listen(
     stopping: trio.Event,
     bounds: Bounds | None = None,
 ) -> str:
-    """Serve `app` in `servers` until `stopping`; returns address and port, once they answer.
+    """Serve `app` in `servers` until `stopping`; return address and port, once they answer.
 
     Raises:
       ConfigError: the address cannot be served on.

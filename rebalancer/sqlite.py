@@ -34,9 +34,9 @@ from rebalancer.waits import Waits
 
 #: Pages of a new file.  A record has about 1 KiB, and would leave a quarter of smaller pages empty.
 PAGE_BYTES = 8192
-#: Pages kept in memory: of all that the objects in a pipeline are spread over.
+#: KiB of pages kept in memory: those that hold the rows of all objects in a pipeline.
 CACHE_KIB = 16 << 10
-#: Transactions that are committed together at most: none waits long for those behind it.
+#: The most transactions that are committed together, so that none waits long for those behind it.
 MAX_TOGETHER = 64
 #: Bytes that a log of writes keeps; a reader that takes long makes it longer until it is gone.
 WAL_BYTES = 16 << 20
@@ -96,8 +96,8 @@ def connect(
 ) -> sqlite3.Connection:
     """Open one sqlite file, `mode` being sqlite's: ro, rw, or rwc to make it; the caller closes it.
 
-    `synchronous` is FULL: what a commit says is on the disk when it returns, because other
-    machines are asked on the strength of it.  `lock_s` is how long each statement waits for the
+    `synchronous` is FULL: when a commit returns, its rows are on the disk, because other machines
+    are asked to act by them.  `lock_s` is how long each statement waits for the
     locks of other programs.
 
     Raises:
@@ -153,7 +153,7 @@ def transact(
 def insert_rows(
     db: sqlite3.Connection, into: str, rows: Sequence[Sequence[Any]], otherwise: str = ""
 ) -> int:
-    """Insert `rows`, at least one, by a single statement; how many it has inserted.
+    """Insert `rows`, at least one, by a single statement; return how many it inserted.
 
     A thread gives the interpreter's lock away in each step of sqlite and has to wait for it again:
     `executemany` does so at every row.  `into` is a table and its columns, `otherwise` an
@@ -340,12 +340,12 @@ class Database:
         if not mine.is_over:
             raise StoreBusy(self._write_pauses.trouble or f"{self.path}: others are writing")
         if mine.failure is not None:
-            raise self._told(mine.failure)
+            raise self._translated(mine.failure)
         result: T = mine.result
         return result
 
-    def _told(self, failure: BaseException) -> BaseException:
-        """Return `failure` as callers see it: what is wrong with the file as an error of ours."""
+    def _translated(self, failure: BaseException) -> BaseException:
+        """Return `failure` as callers see it: a fault of the file as an error of ours."""
         if isinstance(failure, UnicodeDecodeError):
             return store_error(self.path, failure)
         if type(failure) in (sqlite3.OperationalError, sqlite3.DatabaseError):
@@ -370,7 +370,7 @@ class Database:
         await trio.sleep(pause_s)
 
     def _commit(self) -> Any:
-        """Commit what waits, in its order; returns what was observed.
+        """Commit what waits, in its order; return what was observed.
 
         Raises:
           StoreBusy: nothing was committed, and all of it waits again.
@@ -390,7 +390,7 @@ class Database:
         try:
             return transact(self._writer, body)
         except FAILURES as exc:
-            failure = self._told(exc)
+            failure = self._translated(exc)
             raise failure from (None if failure is exc else exc)
         except BaseException as exc:
             failure = exc
@@ -399,7 +399,7 @@ class Database:
             self._conclude(taken, failure)
 
     def _conclude(self, taken: Sequence[_Write], failure: BaseException | None) -> None:
-        """Tell the transactions that a thread has taken how it went, or have them wait again."""
+        """Note how the transactions ended that a thread has taken, or have them wait once more."""
         is_over = not isinstance(failure, StoreBusy)
         with self._wanted_lock:
             if not is_over:
@@ -453,7 +453,7 @@ class Database:
                 self._reader.execute("BEGIN")
                 return fn(self._reader)
             except FAILURES as exc:
-                raise self._told(exc) from exc
+                raise self._translated(exc) from exc
             finally:
                 if self._reader.in_transaction:
                     self._reader.execute("ROLLBACK")
@@ -468,7 +468,7 @@ class Database:
 
 
 def _within(patience_s: float) -> AbstractContextManager[object]:
-    """Give up after so many seconds; nothing is looked after where that is never."""
+    """Return a scope that ends after `patience_s` seconds; an endless one costs nothing."""
     return (
         nullcontext() if patience_s == math.inf else trio.CancelScope(relative_deadline=patience_s)
     )
@@ -490,8 +490,8 @@ async def open_database(
 ) -> AsyncIterator[Database]:
     """Open `path` and bring it to the newest layout, making it unless it `must_exist`.
 
-    For a file that cannot be used for now, `patience_s` seconds are waited.  What is waited for,
-    now or later, is entered in `waits`.
+    A file that cannot be used for now is waited for, up to `patience_s` seconds.  `waits` shows
+    what is waited for, now or later.
 
     Raises:
       StoreError: it cannot be opened or is another kind of file.
@@ -514,8 +514,8 @@ async def open_database(
     try:
         yield database
     finally:
-        # Closing under a thread that still works ends the process, so it waits for one; a
-        # transaction is short.  It checkpoints the WAL, so a cancellation must not skip it.
+        # Closing a file in which a thread works ends the process, so `close` waits for the thread,
+        # whose transaction is short.  Closing checkpoints the WAL, so no cancellation may skip it.
         with trio.CancelScope(shield=True):
             await database.close()
 

@@ -55,7 +55,7 @@ class Agent:
     started: float = attrs.field(factory=time.monotonic)
 
     async def accept(self, body: bytes) -> str:
-        """Store a posted assignment and queue it; returns its id.
+        """Store a posted assignment and queue it; return its id.
 
         Raises:
           BadRequest, TooLarge, Conflict, Unavailable: and nothing has changed.

@@ -16,9 +16,11 @@ from rebalancer.waits import Waits
 #: Tasks of scheduled assignments that are kept in memory, so that they need not be read again:
 #: some 300 bytes each.
 FRESH_TASKS = 20_000
-#: A stored assignment that cannot be read, for want of file handles perhaps, is read again after
-#: so many seconds; the next one after longer and longer pauses, while none can be read at all.
-AGAIN_S, FIRST_REST_S, LONGEST_REST_S = 5.0, 0.2, 5.0
+#: Seconds until a stored assignment that cannot be read, for want of file handles perhaps, is tried
+#: once more.
+RETRY_S = 5.0
+#: Seconds until the next one is tried, which grow while none can be read: the first, the longest.
+FIRST_REST_S, LONGEST_REST_S = 0.2, 5.0
 #: The name of the wait while the folder of assignments cannot be listed.
 THE_BACKLOG = "the list of stored assignments"
 
@@ -47,7 +49,7 @@ class Intake:
         self.backlog = Backlog(self.store)
 
     def resume(self) -> int:
-        """List what an earlier run left, before anything new comes; returns how many.  Blocking."""
+        """List what an earlier run left, before anything new comes; return how many.  Blocking."""
         self.backlog.resume()
         self._count()
         return len(self.backlog)
@@ -72,7 +74,7 @@ class Intake:
     async def take(self) -> StoredAssignment | None:
         """Wait for the next assignment, which is at work until `done`.
 
-        None, perhaps after a rest, if there is nothing to do about it, or it could not be read.
+        None, perhaps after a rest, if it has no work left, or cannot be worked on now.
         """
         try:
             name = await self.backlog.take()
@@ -103,7 +105,7 @@ class Intake:
         await trio.sleep(min(self._unread * FIRST_REST_S, LONGEST_REST_S))
 
     async def _load(self, name: str) -> StoredAssignment | None:
-        """Read an assignment; returns None if it cannot be worked on now."""
+        """Read an assignment; return None if it cannot be worked on now."""
         subject = f"assignment {name}"
         assignment, finished = None, True
         try:
@@ -119,14 +121,14 @@ class Intake:
             left = await self._set_aside(name, exc) if isinstance(exc, BrokenFile) else exc
             if left is not None:
                 self.waits.begin(subject, str(left))
-                self.backlog.defer(name, trio.current_time() + AGAIN_S)
+                self.backlog.defer(name, trio.current_time() + RETRY_S)
                 await self._rest()
                 return None
         self.waits.end(subject)
         return None if finished else assignment
 
     async def _set_aside(self, name: str, broken: BrokenFile) -> StoreError | None:
-        """Put a broken file out of the way; returns why not, if that cannot be at the moment."""
+        """Put a broken file out of the way; return why not, if that cannot be at the moment."""
         try:
             await self.set_aside(name, broken)
         except StoreError as exc:

@@ -88,7 +88,7 @@ class Limits:
             self._changed = trio.Event()
 
     async def _grant(self) -> float:
-        """Grant what can be granted; returns the seconds until there is more."""
+        """Grant what can be granted; return the seconds until there is more."""
         wanting = sorted((f for f in self.fetchers if f.wanted), key=lambda f: f.wanted_at)
         for fetcher in wanting:
             wanted, now = fetcher.wanted, trio.current_time()

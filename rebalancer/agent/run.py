@@ -1,4 +1,4 @@
-"""This module says how far the work on an assignment is."""
+"""This module says how far the work on an assignment has come."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ class Run:
             await part.pulled.wait()
 
     def finish(self, event: Finished) -> bool:
-        """Note how a task has ended; returns whether that makes its rows due, at once or later."""
+        """Note how a task has ended; return whether that makes its rows due, at once or later."""
         self.left.remove(event.object_id)
         was_written = not self.unwritten
         status = COMPLETE if event.reason is None else failed(event.reason)

@@ -19,7 +19,7 @@ from rebalancer.threads import Work, run_sync
 
 #: Seconds for which an assignment that has ended waits for others to be written with it.
 MOMENT_S = 0.01
-#: Ended assignments whose counts are remembered, if no more tasks than this failed.
+#: The most ended assignments whose counts are remembered, and the most failed tasks of such a one.
 RECENT, RECENT_FAILURES = 2000, 10
 
 
@@ -27,8 +27,8 @@ RECENT, RECENT_FAILURES = 2000, 10
 class ProgressWriter:
     """This object writes the files of assignments that are worked on.
 
-    Mutable state: the runs, by the ids of their assignments; how assignments stand that ended of
-    late; writes that failed; an event that wakes the writer.
+    Mutable state: the runs, by the ids of their assignments; how the assignments that ended lately
+    stand; how many writes failed; an event that wakes the writer.
     """
 
     store: AssignmentStore
@@ -51,7 +51,7 @@ class ProgressWriter:
         self._recent.pop(name, None)
 
     def wake(self) -> None:
-        """Look again which runs are due."""
+        """Have `run` look which runs are due."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -73,7 +73,7 @@ class ProgressWriter:
         return [run for run in self.runs.values() if run.due_at() <= now]
 
     async def _write(self, due: list[Run]) -> None:
-        """Write files: what is not saved is not reported, and is written again later."""
+        """Write the files of due runs; one that cannot be written is due again after a pause."""
         begun = trio.current_time()
         updated = [run.assignment.updated(run.unwritten) for run in due]
         errors = await run_sync(Work.STORE, self.store.write, updated)

@@ -116,7 +116,7 @@ class Application(ABC):
 
     @abstractmethod
     def begin(self, request: Request) -> tuple[bool, Awaitable[Answer]]:
-        """Return whether the answer comes even if the client goes; and the answer to come."""
+        """Begin to answer; return whether to go on if the client goes, and the answer to come."""
 
     async def _answer(self, request: Request, handler: Handler, named: Iterable[str]) -> Answer:
         try:
@@ -222,7 +222,7 @@ class App(Application):
         return self._add("DELETE", path, brief)
 
     def begin(self, request: Request) -> tuple[bool, Awaitable[Answer]]:
-        """Return whether the answer comes even if the client goes; and the answer to come."""
+        """Begin to answer; return whether to go on if the client goes, and the answer to come."""
         parts = request.path.split("/")
         if self.takes_slash and len(parts) > 2 and not parts[-1]:
             del parts[-1]

@@ -24,7 +24,7 @@ class Bounds:
     body_s: float = 60.0
     #: A client that takes nothing of its answer for so long is gone.
     send_s: float = 30.0
-    #: A client that ended what it sends, and may have gone, is made an answer for so long.
+    #: So long may an answer take for a client that has ended what it sends, and may have gone.
     half_closed_s: float = 5.0
     #: Seconds of silence after which a client has to make room for a new one.
     patience_s: float = 1.0

@@ -38,7 +38,7 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Refusal(Exception):
-    """A request gets to no application: it is answered by a status of 4xx or 503, and why."""
+    """A refused request reaches no application: a status, 4xx or 503, and a text answer it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -134,7 +134,7 @@ class Connection:
                 raise Gone
 
     async def _answer_one(self) -> bool:
-        """Read a request and answer it; tells whether there can be another one."""
+        """Read a request and answer it; return whether there can be another one."""
         head: h11.Request | None = None
         try:
             if (head := await self._head()) is None:
@@ -146,7 +146,7 @@ class Connection:
         except Refusal as refusal:
             await self._refuse(refusal, head)
         except h11.RemoteProtocolError as exc:
-            # 501 is an answer to what nobody speaks, and no trouble of ours.
+            # h11 hints at 501 for an unknown coding, which is the client's fault and not ours.
             status = exc.error_status_hint if exc.error_status_hint < 500 else 400
             await self._refuse(Refusal(status, f"no HTTP/1.1: {exc}"), head)
         else:
@@ -385,8 +385,8 @@ def _check(head: h11.Request, headers: dict[bytes, bytes]) -> None:
     if b"transfer-encoding" in headers and (
         b"content-length" in headers or head.http_version == b"1.0"
     ):
-        # A proxy that passed it on may have gone by the other one, and taken for a part of the body
-        # what is a request to us.
+        # A proxy in front may have gone by the other header, and passed on as a part of the body
+        # what would be a second request here.
         raise Refusal(400, "Transfer-Encoding: not with Content-Length, and not in HTTP/1.0")
     if len(length) > 18:
         raise Refusal(413, "Content-Length: too long")

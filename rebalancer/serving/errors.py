@@ -1,4 +1,4 @@
-"""An error's answer has a body for people or programs, which is made here."""
+"""This module makes the body of an answer that tells of an error, for people or programs."""
 
 import json
 import uuid

@@ -37,7 +37,7 @@ class QuartApp(Application):
     quart: QuartTrio = attrs.field(init=False, factory=_make_quart)
 
     def begin(self, request: Request) -> tuple[bool, Awaitable[Answer]]:
-        """Return whether the answer comes even if the client goes; and the answer to come."""
+        """Begin to answer; return whether to go on if the client goes, and the answer to come."""
         return False, self._answer(request, self._ask, [])
 
     async def _ask(self, request: Request) -> Answer:

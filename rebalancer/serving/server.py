@@ -106,7 +106,7 @@ class Server:
                 await ended.wait()
 
     def _part_with_one(self, now: float) -> bool:
-        """End the connection that has waited longest for its client; tells whether one has."""
+        """End the connection that has waited longest for its client; return whether one has."""
         waiting = [c for c in self.connections if c.may_go <= now and c.waits_since is not None]
         if not waiting:
             return False

@@ -29,7 +29,7 @@ class Whole:
         return not self._held
 
     def feed(self, data: bytes) -> bytes:
-        """Take `data`; returns the messages that are whole with it."""
+        """Take `data`; return the messages that are whole with it."""
         self._held += data
         end = 0
         while len(self._held) >= end + _HEADER:

@@ -47,7 +47,7 @@ def read(path: Path) -> StoredAssignment:
 
 
 def _content(path: Path) -> tuple[bytes, int]:
-    """Read a file, whatever it is; returns its content and when that was last changed."""
+    """Read a file, whatever it is; return its content and when that was last changed."""
     try:
         # A pipe must not be waited for, nor a link followed out of the folder.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

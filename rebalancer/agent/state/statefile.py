@@ -169,7 +169,7 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
 def _tasks(
     found: Sequence[tuple[Any, ...]],
 ) -> tuple[tuple[Row, ...], dict[str, TaskStatus]]:
-    """Read the rows of tasks; returns them without statuses, and the statuses of ended tasks."""
+    """Read the rows of tasks; return them without statuses, and the statuses of ended tasks."""
     if all(row[5] in _USUAL for row in found) and are_sound(found):
         statuses = {row[0]: COMPLETE for row in found if _USUAL[row[5]] is COMPLETE}
         return tuple([row[:5] for row in found]), statuses

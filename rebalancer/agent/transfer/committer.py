@@ -20,7 +20,7 @@ from rebalancer.threads import Work, run_sync
 COMMIT_OBJECTS = 256
 COMMIT_BYTES = 1 << 20
 MOMENT_S = 0.01
-#: Nothing more is pulled while so many bytes wait for the disk.
+#: While more bytes than these wait for the disk, no lane begins to pull.
 MOST_BYTES = 16 << 20
 #: Pauses in seconds before what lacked files or memory is tried again.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
@@ -94,7 +94,7 @@ class Committer:
         lots, self._lots = self._lots, []
         failures, self.cleanup_failures = self.cleanup_failures, 0
         if lots and pulled and self.files.durable:
-            # The agent need not wait for the disk with what comes next.
+            # The agent can send what comes next without waiting for the disk.
             await self.line.send(Report(pulled=tuple(lots)))
             lots = []
         refused = await self._put(list(pulled))
@@ -102,7 +102,7 @@ class Committer:
         if finished or lots or failures:
             events = tuple([transfer.finished() for transfer in finished])
             await self.line.send(Report(events, tuple(lots), failures))
-        await self._put_off(short, refused)
+        await self._put_back(short, refused)
         self._bytes -= size
 
     def _sort_out(
@@ -111,7 +111,7 @@ class Committer:
         refused: Mapping[Whole | Staged, LocalFailure],
         finished: list[Transfer],
     ) -> list[Transfer]:
-        """Add to `finished` what is committed or failed; returns what is to be committed later."""
+        """Add to `finished` what is committed or failed; return what is to be committed later."""
         if not refused:
             finished += pulled.values()
             return []
@@ -126,7 +126,7 @@ class Committer:
             finished.append(transfer)
         return short
 
-    async def _put_off(
+    async def _put_back(
         self, short: Sequence[Transfer], refused: Mapping[Whole | Staged, LocalFailure]
     ) -> None:
         """Pause, then put back the objects for which this process lacked files or memory."""

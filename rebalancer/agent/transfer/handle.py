@@ -108,7 +108,7 @@ class FetcherHandle:
                 with trio.move_on_after(READY_S):
                     if isinstance(ready := await line.receive(), Ready):
                         self.engine = ready.engine
-                        await self._is_up(line)
+                        await self._come_up(line)
                 while self._line and (message := await line.receive()) is not None:
                     self._heard(message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -122,7 +122,7 @@ class FetcherHandle:
             part.over.set()
         return was_up, detail
 
-    async def _is_up(self, line: Line) -> None:
+    async def _come_up(self, line: Line) -> None:
         self._line = line
         if self.limit.is_limited:
             await self.send(self.limit)

@@ -29,7 +29,7 @@ class Part:
     over: trio.Event = attrs.field(factory=trio.Event)
 
     def widen(self, width: int) -> int:
-        """Have `width` objects of the assignment pulled at a time; returns how many of this part.
+        """Have `width` objects of the assignment pulled at a time; return how many of this part.
 
         One is the least of each part.
         """

@@ -1,8 +1,8 @@
 """This module has the parts of assignments pulled, however many fetchers die meanwhile.
 
-When a fetcher dies, what it had not reported is begun anew.  Tasks that are under way at one death
-after the other are suspects: they are tried without the company of others, then by halves, until
-the one is found that kills its fetcher.  That one fails, and no other.
+When a fetcher dies, the tasks that it had not reported are begun anew.  Those that are under way at
+several deaths are suspects: they are pulled without others there, then by halves, until the task is
+found that kills its fetcher.  That one fails, and no other.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,8 +20,7 @@ from rebalancer.log import get_logger
 
 #: Tasks in one lot.
 LOT = 512
-#: Deaths in company that make a lot suspect, and deaths of fetchers over one task alone that are
-#: its fault.
+#: Deaths of fetchers that make a lot suspect, and that are the fault of a task which was alone.
 SUSPICION, DEATHS = 2, 3
 
 log = get_logger()
@@ -31,8 +30,8 @@ log = get_logger()
 class Turns:
     """A turn lets lots be at a fetcher together, or one of them alone.
 
-    Mutable state: how many are there together, whether one is alone, how many wish to be; an
-    event for each change.
+    Mutable state: how many lots are there together, whether one is alone, how many wait to be
+    alone; an event for each change.
     """
 
     _together: int = 0
@@ -82,7 +81,7 @@ class Fetcher(Protocol):
     async def pull_once(
         self, part: Part, rows: Sequence[Row], width: int
     ) -> tuple[Sequence[Row], bool]:
-        """Have `rows` pulled once; returns those that are left, and whether the fetcher died."""
+        """Have `rows` pulled once; return those that are left, and whether the fetcher died."""
 
 
 async def pull_part(fetcher: Fetcher, part: Part, width: Callable[[], int]) -> None:
@@ -134,8 +133,6 @@ async def _pull_suspects(
     for object_id, _, _, _, source in rows:
         detail = f"{DEATHS} fetchers, one after the other, died of it"
         log.error("task kills its fetcher", task=object_id, deaths=DEATHS)
-        failed = Finished(0, part.assignment, object_id, source, None, 0.0, _DEADLY, detail)
+        why = reasons.AGENT_FS_ERROR
+        failed = Finished(0, part.assignment, object_id, source, reason=why, detail=detail)
         fetcher.on_report(Report((failed,)))
-
-
-_DEADLY = reasons.AGENT_FS_ERROR

@@ -105,7 +105,7 @@ class JobLedger:
     # --- what the job does ---------------------------------------------------------------
 
     def claim(self, shark: str, size: int) -> int:
-        """Promise `size` bytes at `shark` to an object; returns what is promised there now."""
+        """Promise `size` bytes at `shark` to an object; return what is promised there now."""
         self._claims[shark] += size
         entry = self._fleet.entry(shark)
         entry.claimed += size

@@ -28,7 +28,7 @@ NAMES = [uuid(70 + number) for number in range(4)]
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "AGAIN_S", 0.05)
+    monkeypatch.setattr(intake, "RETRY_S", 0.05)
     monkeypatch.setattr(intake, "FIRST_REST_S", 0.01)
     monkeypatch.setattr(intake, "LONGEST_REST_S", 0.05)
     monkeypatch.setattr(run_module, "FIRST_PAUSE_S", 0.01)

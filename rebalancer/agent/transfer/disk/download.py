@@ -27,7 +27,7 @@ class Disk(Protocol):
         """Return how many bytes may be used, the reserve not counted."""
 
     def discard(self, folder: Folder, temporary: str) -> bool:
-        """Remove a temporary file; returns whether that worked."""
+        """Remove a temporary file; return whether that worked."""
 
 
 class Download:

@@ -90,7 +90,7 @@ class ObjectFiles:
     # --- the start ---------------------------------------------------------------------------
 
     def prepare(self) -> int:
-        """Prove that objects can be put into place, and remove unfinished ones; returns how many.
+        """Prove that objects can be put into place, and remove unfinished ones; return how many.
 
         Only names that this agent or the deployed one gives are removed, never anything else.
 
@@ -113,7 +113,7 @@ class ObjectFiles:
             yield
 
     def clear(self, run: str) -> int:
-        """Remove the temporary files of a run that is over (empty: of all); returns how many.
+        """Remove the temporary files of a run that is over (empty: of all); return how many.
 
         Raises:
           OSError: the folder is not there.
@@ -215,7 +215,7 @@ class ObjectFiles:
         return temporary_name(owner, object_id, self.run, next(self._serial))
 
     def put(self, batch: Sequence[Whole | Staged]) -> dict[Whole | Staged, LocalFailure]:
-        """Give objects their final names; returns why, for each that could not have it.
+        """Give objects their final names; return why, for each that could not have it.
 
         Those in memory are verified and written first.  For all others than the failed ones, the
         file, its name and its folder are on stable storage on return: the contents first, then
@@ -242,7 +242,7 @@ class ObjectFiles:
     def _write_all(
         self, batch: Sequence[Whole], written: dict[Staged, Whole]
     ) -> dict[Whole | Staged, LocalFailure]:
-        """Verify objects and write them under temporary names, into `written`; returns failures."""
+        """Verify objects and write them under temporary names, into `written`; return failures."""
         failed: dict[Whole | Staged, LocalFailure] = {}
         size = sum(len(one.body) for one in batch)
         try:
@@ -287,7 +287,7 @@ class ObjectFiles:
         return Staged(tree, temporary, one.owner, one.object_id)
 
     def discard(self, folder: Folder, temporary: str) -> bool:
-        """Remove a temporary file; returns whether that worked.
+        """Remove a temporary file; return whether that worked.
 
         A file that stays is removed at the next start.
         """

@@ -34,7 +34,7 @@ class Publisher:
     _known: set[str] = attrs.field(factory=set)
 
     def publish(self, batch: Iterable[Staged]) -> dict[Staged, LocalFailure]:
-        """Rename and sync what lies under temporary names; returns why, for each that failed."""
+        """Rename and sync what lies under temporary names; return why, for each that failed."""
         failed: dict[Staged, LocalFailure] = {}
         trees: dict[Tree, list[Staged]] = {}
         for item in batch:

@@ -58,7 +58,7 @@ class Promised:
         return sum(_ALL.unpack_from(self._memory))
 
     def take(self, size: int, free_bytes: Callable[[], int], tries: int = 1) -> bool:
-        """Promise `size` bytes if the disk has room for all promises; returns whether it has.
+        """Promise `size` bytes if the disk has room for all promises; return whether it has.
 
         Raises:
           OSError: nobody knows how much is free.

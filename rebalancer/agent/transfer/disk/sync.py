@@ -17,7 +17,7 @@ MANY = 4
 
 
 def sync_paths(paths: Collection[str], within: Path) -> dict[str, OSError]:
-    """Sync files or folders on the file system of `within`; returns why, for each that failed."""
+    """Sync files or folders on the file system of `within`; return why, for each that failed."""
     if len(paths) >= MANY and sync_file_system(within):
         return {}
     failed = {}
@@ -30,7 +30,7 @@ def sync_paths(paths: Collection[str], within: Path) -> dict[str, OSError]:
 
 
 def sync_names(names: Collection[str], folder: Folder) -> dict[str, OSError]:
-    """Sync files of `folder` by their names; returns why, for each that failed."""
+    """Sync files of `folder` by their names; return why, for each that failed."""
     if len(names) >= MANY and sync_file_system_of(folder.fd):
         return {}
     failed = {}
@@ -89,5 +89,5 @@ def sync_file_system(folder: Path) -> bool:
 
 
 def sync_file_system_of(file: int) -> bool:
-    """Sync the file system of an open file or folder; returns whether that was possible."""
+    """Sync the file system of an open file or folder; return whether that was possible."""
     return _syncfs is not None and _syncfs(file) == 0

@@ -64,7 +64,7 @@ class CurlEngine:
             nursery.start_soon(self._count_silence)
 
     async def get(self, source: Source, path: str) -> Exchange:
-        """Ask `source` for `path`; returns once the answer is whole, or is a large one's beginning.
+        """Ask `source` for `path`; return once the answer is whole, or is a large one's beginning.
 
         Raises:
           PullFailure: there is no answer that could be believed.

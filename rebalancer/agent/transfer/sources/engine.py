@@ -115,7 +115,7 @@ class Engine(Protocol):
         """Drive the transfers for ever."""
 
     async def get(self, source: Source, path: str) -> Answer:
-        """Ask `source` for `path`; returns once the answer is whole, or is a large one's beginning.
+        """Ask `source` for `path`; return once the answer is whole, or is a large one's beginning.
 
         Of an answer with another status than 200 there is no body.
 

@@ -169,7 +169,7 @@ class Exchange:
     # --- silence -------------------------------------------------------------------------------
 
     def tick(self, seconds: float, limits: AgentSource) -> PullFailure | None:
-        """Add `seconds` to the silence; returns the failure if that lasts for too long.
+        """Add `seconds` to the silence; return the failure if that lasts for too long.
 
         Silence is not broken by a part of a head, so a head that never ends is not waited for.
         """

@@ -162,7 +162,7 @@ class PlainEngine:
         await self._silences.run(min(self._limits.idle_timeout, self._limits.connect_timeout))
 
     async def get(self, source: Source, path: str) -> _Answer:
-        """Ask `source` for `path`; returns once the answer is whole, or is a large one's beginning.
+        """Ask `source` for `path`; return once the answer is whole, or is a large one's beginning.
 
         Raises:
           PullFailure: there is no answer that could be believed.

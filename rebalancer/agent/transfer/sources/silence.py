@@ -49,7 +49,7 @@ class Silence:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Stop counting; returns whether the silence is what ended the context."""
+        """Stop counting; return whether the silence is what ended the context."""
         self._counted.discard(self)
         return self.scope.__exit__(kind, exc, trace)
 
