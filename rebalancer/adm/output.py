@@ -1,8 +1,10 @@
 """This module writes what the operator's command says, in the forms that scripts rely on."""
 
+import datetime
 import json
 import re
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -13,6 +15,8 @@ from rebalancer.peers.http import Reply
 
 #: A table is as wide as what is in it; without a terminal, up to so many characters.
 PAGE_WIDTH = 240
+#: Lines that flow are so wide without a terminal.
+SCREEN_WIDTH = 120
 
 
 def is_terminal() -> bool:
@@ -24,6 +28,19 @@ def make_console() -> Console:
     """Return standard output; without a terminal it has no colours, and cuts no lines."""
     width = None if is_terminal() else PAGE_WIDTH
     return Console(highlight=False, markup=False, width=width)
+
+
+def echo_screen(make: Callable[[int, datetime.datetime], Iterable[str]]) -> None:
+    """Print the lines that `make` lays out for a width and the time."""
+    width = make_console().width if is_terminal() else SCREEN_WIDTH
+    echo_lines(make(width, datetime.datetime.now(datetime.UTC)))
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    """Print lines, which the terminal breaks, so that a command can be copied from them."""
+    for line in lines:
+        # Named, because click would choose another encoding than the terminal's.
+        click.echo(line, file=sys.stdout)
 
 
 def json_text(value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> str:

@@ -1,6 +1,8 @@
 """This module says how far a job is, in words and figures, going by its views.  Pure."""
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import attrs
 
@@ -8,8 +10,8 @@ from rebalancer import units
 from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.adm import exits
 from rebalancer.adm.printing import printable
-from rebalancer.api.jobs import Finding, JobShown, Scan, Summary, VerdictCause, Wait
-from rebalancer.domain.states import words_for_people
+from rebalancer.api.jobs import Finding, JobShown, Results, Scan, Summary, VerdictCause, Wait
+from rebalancer.domain.states import GOING, JobState, Words, job_state, words_for_people
 from rebalancer.domain.verdicts import NOTHING_LEFT, Word
 from rebalancer.rates import Rates, eta_s
 
@@ -87,6 +89,46 @@ def wait_line(wait: Wait) -> str:
     return f"waits for {wait.subject}{since}: {wait.detail}"
 
 
+def seconds_between(begin: str | None, end: str | None, now: datetime.datetime) -> float | None:
+    """Return the seconds from one time of the manager to another, or to `now` if that is None."""
+    with suppress(ValueError, TypeError):
+        until = now if end is None else datetime.datetime.fromisoformat(end)
+        return max(0.0, (until - datetime.datetime.fromisoformat(begin or "")).total_seconds())
+    return None
+
+
+def state_word(state: str, wish: str | None) -> str:
+    """Return one word for a job's state, which tells a paused job from a cancelled one."""
+    # A manager that says nothing of wishes does not say either which of both it means.
+    known = None if (state, wish) == ("Stopped", None) else job_state(Words(state.lower(), wish))
+    if known is None:
+        return "queued" if state in GOING[:2] else state.lower()
+    return JobState.CANCELLING if known is JobState.DRAINING else known
+
+
+def percent(state: str, results: Results | None, scanned: float) -> str:
+    """Return how much of a job is done; what was not scanned is taken to hold as much as the rest.
+
+    Only a complete job is at 100 %.
+    """
+    if state == "Complete":
+        return "100%"
+    known = 0 if results is None else results.total - results.duplicates
+    if results is None or not known:
+        return "-"
+    share = (results.complete + results.skipped + results.error) / known
+    return f"{min(int(100 * share * min(scanned, 1.0)), 99)}%"
+
+
+def counted(results: Results, unit: str = "objects") -> str:
+    """Return how many objects of a job have come to their end, and how many not well."""
+    done = results.complete + results.skipped + results.error
+    known = results.total - results.duplicates
+    text = f"{done:,} of {known:,} {unit}"
+    text += f", {results.skipped:,} skipped" if results.skipped else ""
+    return text + (f", {results.error:,} failed" if results.error else "")
+
+
 def settled(view: JobShown) -> tuple[int, int]:
     """Return how many objects have come to their end, and how many are known."""
     results = view.results
@@ -107,35 +149,59 @@ class Glance:
     objects_per_s: float
     bytes_per_s: float
     left_s: float | None
+    #: How much of the job is done, as `percent` returns it; and for how long it has been at work.
+    percent: str = "-"
+    elapsed_s: float | None = None
+
+    @property
+    def begun(self) -> str:
+        """Return how much is done, and for how long the job has been at work, on a line."""
+        elapsed = "" if self.elapsed_s is None else f"   {units.duration(self.elapsed_s)}"
+        return f"{self.percent}{elapsed}"
+
+    @property
+    def what(self) -> str:
+        """Return what the job is at, and how much of that was scanned."""
+        return self.phase + ("" if self.scanned is None else f": {self.scanned:.0%} scanned")
 
     @property
     def line(self) -> str:
         """Return all of it, on a line."""
         left = "unknown" if self.left_s is None else units.duration(self.left_s)
-        scanned = "" if self.scanned is None else f": {self.scanned:.0%} scanned"
         return (
-            f"{self.phase}{scanned}   {self.done:,}/{self.known:,} objects settled"
+            f"{self.what}   {self.done:,}/{self.known:,} objects settled"
             f"   {self.objects_per_s:,.0f} objects/s   {units.size(self.bytes_per_s)}/s"
             f"   time left: {left}"
         )
 
 
-def glance(view: JobShown, summary: Summary | None, seen: Rates) -> Glance:
-    """Return how far a job is.
+def glance(
+    view: JobShown, summary: Summary | None, seen: Rates, now: datetime.datetime | None = None
+) -> Glance:
+    """Return how far a job is, `now`.
 
     Rates and the time that is left are the manager's own where it tells them, else what was
     `seen` of the job here.
     """
     done, known = settled(view)
+    # One that says nothing of scans may still find more: then it is the least it can take.
+    share = 1.0 if view.scans is None else scanned_share(view.scans, 0)
     minute = None if summary is None else summary.rates.minute
     if summary is not None and minute is not None and minute.objects_per_s:
         per_s, size_per_s, left_s = minute.objects_per_s, minute.bytes_per_s, summary.eta_s
     else:
         per_s, size_per_s = seen.per_s()
-        # One that tells nothing of scans may still find more: then it is the least it can take.
-        scanned = 1.0 if view.scans is None else _share(view.scans, 0)
-        left_s = eta_s(settled=done, known=known, scanned=scanned, per_s=per_s)
-    return Glance(*_phase(view), done, known, per_s, size_per_s, left_s)
+        left_s = eta_s(settled=done, known=known, scanned=share, per_s=per_s)
+    return Glance(
+        *_phase(view),
+        done,
+        known,
+        per_s,
+        size_per_s,
+        left_s,
+        percent(view.state, view.results, share),
+        None if now is None else seconds_between(view.started, view.finished, now),
+    )
 
 
 def _phase(view: JobShown) -> tuple[str, float | None]:
@@ -144,13 +210,13 @@ def _phase(view: JobShown) -> tuple[str, float | None]:
         return words, None
     # Only the last round moves.
     last = max(scan.round for scan in view.scans)
-    share = _share(view.scans, last)
+    share = scanned_share(view.scans, last)
     if last:
         return f"final scan {last}", share
     return ("discovery", share) if share < 1 else ("all objects found", None)
 
 
-def _share(scans: Sequence[Scan], number: int) -> float:
+def scanned_share(scans: Sequence[Scan], number: int) -> float:
     """Return how much of the shards has been looked at in a round, from 0 to 1."""
     its = [scan for scan in scans if scan.round == number]
     until = sum(scan.until for scan in its)

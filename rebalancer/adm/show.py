@@ -4,16 +4,31 @@ import json
 import sys
 from pathlib import Path
 
+import attrs
 import click
 
 from rebalancer import units
 from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.options import job_argument, json_option
-from rebalancer.adm.output import echo_json, echo_reply, is_terminal, make_console
+from rebalancer.adm.output import (
+    echo_json,
+    echo_lines,
+    echo_reply,
+    echo_screen,
+    is_terminal,
+    make_console,
+)
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import exit_code, how_it_ended, notes, verdict_lines
 from rebalancer.adm.report import new_file, save_report
-from rebalancer.adm.tables import counts_table, jobs_table, status_tables, summary_tables
+from rebalancer.adm.screens import (
+    job_block,
+    job_destinations_screen,
+    jobs_screen,
+    listed,
+    status_screen,
+)
+from rebalancer.adm.tables import counts_table, summary_tables
 from rebalancer.adm.watch import as_json as json_lines
 from rebalancer.adm.watch import follow, watch_job
 from rebalancer.api.jobs import JobListed, JobShown, Summary
@@ -32,7 +47,8 @@ def list_jobs(access: Access, as_json: bool) -> None:
     if as_json or not is_terminal():
         echo_reply(reply, as_json)
     else:
-        make_console().print(jobs_table(Body(reply.json(), list[JobListed]).read()))
+        rows = Body(reply.json(), list[JobListed]).read()
+        echo_screen(lambda width, now: jobs_screen(rows, width, now))
 
 
 @click.command()
@@ -42,15 +58,19 @@ def list_jobs(access: Access, as_json: bool) -> None:
 def get(access: Access, uuid: str, as_json: bool) -> None:
     """Show one job and its counts."""
 
-    async def ask(manager: Manager) -> Reply:
-        return await manager.ask("GET", f"/jobs/{await manager.find(uuid)}")
+    async def ask(manager: Manager) -> tuple[str, Reply]:
+        job_id = await manager.find(uuid)
+        return job_id, await manager.ask("GET", f"/jobs/{job_id}")
 
-    reply = with_manager(access, ask)
+    job_id, reply = with_manager(access, ask)
     if as_json or not is_terminal():
         echo_reply(reply, as_json)
-    else:
-        view = Body(reply.json(), JobShown).read()
-        make_console().print(counts_table(view), *notes(view), sep="\n")
+        return
+    view = Body(reply.json(), JobShown).read()
+    echo_screen(lambda width, now: job_block(listed(job_id, view, None), width, now))
+    shown = attrs.evolve(view, waiting=(), error=None)
+    make_console().print(counts_table(view))
+    echo_lines(notes(shown))
 
 
 @click.command()
@@ -109,6 +129,11 @@ def summary(access: Access, uuid: str, as_json: bool) -> None:
     left = "" if known.eta_s is None else f"; {units.duration(known.eta_s)} left"
     head = printable(f"job {known.id}: {known.state}{left}")
     make_console().print(head, *summary_tables(known), *notes(known), sep="\n")
+    if known.destinations:
+        at_most = len(known.destinations)
+        echo_screen(
+            lambda width, now: job_destinations_screen(known.destinations, width, now, at_most)
+        )
 
 
 @click.command()
@@ -213,11 +238,16 @@ def report(access: Access, uuid: str, output: Path | None) -> None:
 def status(access: Access, as_json: bool) -> None:
     """Show how the manager itself is.
 
-    Its version, its jobs by state, when it was last told of storage nodes, and what all jobs have
-    under way at each destination.
+    Its version, how old its list of storage nodes is, its jobs with how far each is, and of each
+    destination how full it is, what all jobs have under way there, and why it gets nothing, if so.
     """
-    reply = with_manager(access, lambda manager: manager.ask("GET", "/status"))
+
+    async def ask(manager: Manager) -> tuple[Reply, list[JobListed]]:
+        return await manager.ask("GET", "/status"), [] if as_json else await manager.jobs()
+
+    reply, rows = with_manager(access, ask)
     if as_json:
         echo_json(reply.json())
-    else:
-        make_console().print(*status_tables(Body(reply.json(), Status).read()), sep="\n")
+        return
+    known = Body(reply.json(), Status).read()
+    echo_screen(lambda width, now: status_screen(known, rows, width, now))

@@ -1,6 +1,6 @@
 """This module makes tables for a terminal of what the manager tells."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -12,9 +12,8 @@ from rebalancer import units
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words, subject
 from rebalancer.api.fields import key_of
-from rebalancer.api.jobs import Destination, JobListed, JobShown, Results, Summary
+from rebalancer.api.jobs import JobShown, Results, Summary
 from rebalancer.api.plan import Plan
-from rebalancer.api.status import Status
 from rebalancer.domain.reasons import EXCLUDED
 
 
@@ -38,48 +37,12 @@ def _table(*columns: str, figures: Sequence[str] = ()) -> Table:
     return table
 
 
-def jobs_table(rows: Sequence[JobListed]) -> Table:
-    """Return the list of all jobs."""
-    table = _Table()
-    # Another manager has no verdicts.
-    has_verdicts = any(row.verdict is not None for row in rows)
-    for name in ("id", "action", "state", *["verdict"] * has_verdicts):
-        table.add_column(name)
-    for row in rows:
-        table.add_row(row.id, row.action, row.state, *[row.verdict or ""] * has_verdicts)
-    return table
-
-
 def counts_table(view: JobShown) -> Table:
     """Return a job's counts."""
     words = state_words(view)
     table = _table(subject(view), words, figures=(words,))
     for field in attrs.fields(Results):
         table.add_row(key_of(field), f"{getattr(view.results, field.name):,}")
-    return table
-
-
-def destinations_table(destinations: Iterable[Destination], at_most: int) -> Table:
-    """Return what a job's destinations were given and how they do, the busiest first."""
-    names = ("destination", "under way", "copied", "failed", "given")
-    table = _table(*names, "", figures=names[1:])
-
-    def under_way(one: Destination) -> int:
-        return one.tasks - one.copied - one.failed
-
-    listed = sorted(destinations, key=under_way, reverse=True)
-    for one in listed[:at_most]:
-        avoided_s = 0.0 if one.now is None else one.now.avoided_for_s
-        table.add_row(
-            one.shark,
-            f"{under_way(one):,}",
-            f"{one.copied:,}",
-            f"{one.failed:,}",
-            units.size(one.bytes),
-            f"left out for {units.duration(avoided_s)}" if avoided_s else "",
-        )
-    if len(listed) > at_most:
-        table.add_row(f"and {len(listed) - at_most:,} more")
     return table
 
 
@@ -98,8 +61,6 @@ def summary_tables(summary: Summary) -> list[Table]:
                 size = units.size(rate.bytes_per_s)
                 table.add_row(name, f"{rate.objects_per_s:,.1f}", f"{size}/s")
         tables.append(table)
-    if summary.destinations:
-        tables.append(destinations_table(summary.destinations, len(summary.destinations)))
     if summary.scans:
         table = _table("scan", "shard", "column", "done", figures=("shard", "done"))
         for scan in summary.scans:
@@ -145,31 +106,3 @@ def what_does_not_fit(plan: Plan) -> list[str]:
         return []
     refused = [one for one in plan.skipped if one.reason != EXCLUDED.word]
     return [*(f"{one.objects:,} objects: {one.reason}" for one in refused), *plan.failures]
-
-
-def status_tables(status: Status) -> list[Table]:
-    """Return how the manager itself is."""
-    table = _table("manager", status.version, figures=(status.version,))
-    for state, count in status.jobs.items():
-        table.add_row(f"jobs: {state}", f"{count:,}")
-    for job_id in status.running:
-        table.add_row("running now", job_id)
-    table.add_row("may run at a time", str(status.max_concurrent_jobs))
-    age_s = status.storinfo.age_s
-    told = "never told" if age_s is None else f"told {units.duration(age_s)} ago"
-    table.add_row("storage nodes", f"{status.storinfo.nodes:,}, {told}")
-    tables = [table]
-    if status.destinations:
-        figures = ("under way", "promised", "failures in a row")
-        table = _table("destination", *figures, "", figures=figures)
-        for one in status.destinations:
-            avoided = one.avoided_for_s
-            table.add_row(
-                one.shark,
-                f"{one.assignments:,}",
-                units.size(one.claimed),
-                f"{one.failures:,}",
-                f"left out for {units.duration(avoided)}" if avoided else "",
-            )
-        tables.append(table)
-    return tables

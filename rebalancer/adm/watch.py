@@ -1,5 +1,6 @@
 """This module watches a job until it ends: redrawn on a terminal, else line by line."""
 
+import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,7 @@ import attrs
 import trio
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from rebalancer.adm.client import AdmError, Manager
@@ -21,10 +21,11 @@ from rebalancer.adm.progress import (
     glance,
     notes,
     settled,
-    state_words,
+    subject,
     wait_line,
 )
-from rebalancer.adm.tables import counts_table, destinations_table
+from rebalancer.adm.screens import flow, job_block, job_destinations_screen, listed
+from rebalancer.adm.tables import counts_table
 from rebalancer.api.jobs import JobShown, Summary
 from rebalancer.domain.states import GOING
 from rebalancer.rates import Rates
@@ -49,6 +50,7 @@ class Look:
     `json` has both as the manager wrote them.
     """
 
+    job_id: str
     view: JobShown
     summary: Summary | None
     glance: Glance
@@ -56,6 +58,10 @@ class Look:
 
 
 Show = Callable[[Look], None]
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 async def watch_job(
@@ -70,7 +76,10 @@ async def watch_job(
     """
     with _showing(console) as show:
         view = await follow(manager, job_id, show, patient=patient)
-    console.print(counts_table(view), *notes(view), sep="\n", markup=False)
+    console.print(counts_table(view))
+    for note in notes(view):
+        # The terminal breaks its lines, so that a command can be copied from them.
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     return view
 
 
@@ -100,7 +109,7 @@ async def follow(manager: Manager, job_id: str, show: Show, *, patient: bool = F
         view, known = job.read(), None if summary is None else summary.read()
         rates.add(seen_at, settled(view)[0], view.bytes.complete)
         told = {**job.json, "summary": None if summary is None else summary.json}
-        last = Look(view, known, glance(view, known, rates), told)
+        last = Look(job_id, view, known, glance(view, known, rates, _now()), told)
         show(last)
         if view.state not in GOING:
             return view
@@ -118,30 +127,44 @@ def as_json(write: Callable[[str], None]) -> Show:
 
 @contextmanager
 def _showing(console: Console) -> Iterator[Show]:
-    if not console.is_terminal:
+    # Nothing can be redrawn on a terminal that obeys no orders.
+    if not console.is_terminal or console.is_dumb_terminal:
         yield _lines(console)
         return
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), expand=True
-    )
-    task = bar.add_task("", total=1)
     with Live(console=console, refresh_per_second=4, transient=True) as live:
 
         def show(look: Look) -> None:
             done, known = look.glance.done, max(look.glance.known, 1)
-            bar.update(
-                task, description=printable(state_words(look.view)), completed=done, total=known
+            # A bar without a colour of its own for an end: what is done may be a failure.
+            bar = ProgressBar(
+                total=known, completed=min(done, known), finished_style="bar.complete"
             )
-            tables = Table.grid(padding=(0, 4))
-            row = [counts_table(look.view)]
-            if look.summary is not None and look.summary.destinations:
-                row.append(destinations_table(look.summary.destinations, DESTINATIONS))
-            tables.add_row(*row)
-            live.update(
-                Group(bar, Text(printable(look.glance.line)), *map(Text, notes(look.view)), tables)
-            )
+            above, below = watched_screen(look, console.width, console.height, _now())
+            live.update(Group(*map(_line, above), bar, *map(_line, below)))
 
         yield show
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def watched_screen(
+    look: Look, width: int, height: int, now: datetime.datetime
+) -> tuple[list[str], list[str]]:
+    """Return the lines above and below the bar of a watched job; the last ones may not fit."""
+    row = listed(look.job_id, look.view, look.summary)
+    above = job_block(row, width, now, phase=look.glance.what)
+    below = list[str]()
+    for note in notes(attrs.evolve(look.view, waiting=(), error=None)):
+        below += flow([note], width, indent="  ")
+    if look.summary is not None and look.summary.destinations:
+        # The bar, an empty line, the heads, the rows that are left out, and the cursor.
+        left = height - len(above) - len(below) - 5
+        places = look.summary.destinations
+        if left > 0:
+            below += ["", *job_destinations_screen(places, width, now, min(left, DESTINATIONS))]
+    return above, below
 
 
 def _lines(console: Console) -> Show:
@@ -150,6 +173,9 @@ def _lines(console: Console) -> Show:
 
     def show(look: Look) -> None:
         nonlocal begun, shown_at, told
+        if not begun:
+            head = f"job {look.job_id}: {subject(look.view)}"
+            console.print(printable(head), highlight=False, markup=False, soft_wrap=True)
         known, told = told, set()
         for one in look.view.waiting:
             told.add((one.subject, one.since))
@@ -160,8 +186,7 @@ def _lines(console: Console) -> Show:
         phase, now = look.glance.phase, time.monotonic()
         if phase != begun or now - shown_at >= LINE_S or look.view.state not in GOING:
             begun, shown_at = phase, now
-            console.print(
-                printable(look.glance.line), highlight=False, markup=False, soft_wrap=True
-            )
+            line = f"{look.glance.begun}   {look.glance.line}"
+            console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     return show
