@@ -20,6 +20,8 @@ import click
 
 from rebalancer import environment
 from rebalancer.agent.openapi import description
+from rebalancer.api.jobs import JobShown
+from rebalancer.api.objects import REPORT_LINES
 from rebalancer.cli import cli
 from rebalancer.config import AgentConfig, ManagerConfig
 from rebalancer.manager.http.openapi import DOCUMENT
@@ -139,6 +141,22 @@ def command_line() -> str:
     return "".join(parts)
 
 
+# --- reports -----------------------------------------------------------------------------------
+
+
+def report_lines() -> str:
+    """Return the table of the types of a report's lines."""
+    rows = []
+    for name, kind in REPORT_LINES.items():
+        inherited = {field.name for field in attrs.fields(JobShown)} if name == "job" else set()
+        fields = [field.name for field in attrs.fields(kind) if field.name != "type"]
+        shown = [f"`{one}`" for one in fields if one not in inherited]
+        about = (kind.__doc__ or "").partition("\n")[0]
+        all_of = "all of `GET /jobs/{id}`, " if inherited else ""
+        rows.append((f"`{name}`", about, all_of + ", ".join(shown)))
+    return table(("type", "meaning", "fields"), rows)
+
+
 # --- all ---------------------------------------------------------------------------------------
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -147,6 +165,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "variables of the manager": partial(variables_of, environment.MANAGER),
     "variables of the agent": partial(variables_of, environment.AGENT),
     "commands": command_line,
+    "lines of a report": report_lines,
 }
 _PART = re.compile(
     r"(?<=<!-- made by tools/reference: )([\w ]+)( -->\n).*?(?=<!-- end of \1 -->)", re.DOTALL

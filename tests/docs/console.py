@@ -8,10 +8,11 @@ a page shows stands, in later commands too, for the one that was printed in its 
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from textwrap import dedent
 
 import attrs
 
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 EXITS = re.compile(r"\s+# exits (\d+)$")
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 #: What may differ from run to run: ids, numbers, blanks, and lines of a table.
@@ -35,9 +36,10 @@ class Command:
 
 def commands(page: Path) -> Iterator[Command]:
     """Yield the commands of all blocks of a page, in order."""
-    for block in BLOCK.findall(page.read_text()):
+    for _, block in BLOCK.findall(page.read_text()):
         # A line that ends with a backslash goes on in the next.
-        for part in re.split(r"^\$ ", block.replace("\\\n", ""), flags=re.MULTILINE)[1:]:
+        text = dedent(block).replace("\\\n", "")
+        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             text, *shown = part.rstrip("\n").split("\n")
             exits = EXITS.search(text)
             lines = tuple(line for line in shown if line.strip() not in ("", "..."))

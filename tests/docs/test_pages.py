@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.process, pytest.mark.xdist_group("pages")]
 DOCS = ROOT / "docs"
 REHEARSAL = DOCS / "rehearsal.md"
 #: The pages with commands to run; each finds the region as those before it have left it.
-PAGES = [REHEARSAL]
+PAGES = [REHEARSAL, DOCS / "operating.md", DOCS / "integrating.md"]
 
 
 @pytest.fixture(scope="module")
