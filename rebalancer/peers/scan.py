@@ -5,13 +5,18 @@ bounds what one statement may return and is the point from which a scan goes on 
 The same statements go to a shard's database or through Moray's `sql`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from rebalancer.domain.completeness import LAST_COLUMN
 from rebalancer.errors import PeerMalformed
+from rebalancer.retry import retry_while_transient
+from rebalancer.waits import Waits
 
 # Shards that ran out of 32-bit ids have a second column; old rows use the first only and new
 # rows the second only, and every new id is above every old one.
@@ -25,8 +30,6 @@ WINDOW_S = 600.0
 TABLE_S = 4 * 3600.0
 #: Keys asked for at a time: with what JSON adds their message fits into a socket's buffer.
 KEYS_BYTES = 32 << 10
-
-
 #: Any other statement may take this many seconds.
 STATEMENT_S = 60.0
 
@@ -42,6 +45,31 @@ class Shard(Protocol):
         Raises:
           PeerError: none of the rows can be relied on.
         """
+
+
+@attrs.frozen
+class PatientShard:
+    """A patient shard is asked again while its failures are transient, and operators see that."""
+
+    shard: Shard
+    #: The name of the wait for this shard.
+    subject: str
+    waits: Waits
+    #: Seconds after which its next failure is raised.
+    patience_s: float = math.inf
+    rest: Callable[[float], Awaitable[None]] = trio.sleep
+
+    async def sql(
+        self, statement: str, values: Sequence[Any] = (), *, within_s: float = STATEMENT_S
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a statement, as every `Shard` does."""
+        return await retry_while_transient(
+            partial(self.shard.sql, statement, values, within_s=within_s),
+            waits=self.waits,
+            subject=self.subject,
+            bound_s=self.patience_s,
+            sleep=self.rest,
+        )
 
 
 # Not frozen, because that takes three times as long to make, and there is one for each row.

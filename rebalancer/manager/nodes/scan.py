@@ -7,8 +7,6 @@ looked at when the rest is done.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
 
 import attrs
 import trio
@@ -19,7 +17,6 @@ from rebalancer.domain.reasons import Column
 from rebalancer.errors import PeerError
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.peers import scan
-from rebalancer.retry import retry_while_transient
 from rebalancer.waits import Waits
 
 #: A shard that does not answer is waited for so many seconds: a person waits too.
@@ -113,7 +110,7 @@ class NodeScan:
     async def _scan_shard(
         self, number: int, shard: scan.Shard, readers: trio.CapacityLimiter
     ) -> None:
-        patient = _Patient(shard, f"shard {number}", Waits(check_of=self.node))
+        patient = scan.PatientShard(shard, f"shard {number}", Waits(check_of=self.node), PATIENCE_S)
         async with readers:
             try:
                 columns = await scan.id_columns(patient)
@@ -151,23 +148,3 @@ class NodeScan:
             self.counts[one.kind, one.shard] += 1
             if sum(known.kind is one.kind for known in self.sample) < SAMPLE:
                 self.sample.append(one)
-
-
-@attrs.frozen
-class _Patient:
-    """A shard that is asked again for as long as a person may wait."""
-
-    shard: scan.Shard
-    subject: str
-    waits: Waits
-
-    async def sql(
-        self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
-    ) -> list[dict[str, Any]]:
-        """Return the rows of a statement; this is the method of `scan.Shard`."""
-        return await retry_while_transient(
-            partial(self.shard.sql, statement, values, within_s=within_s),
-            waits=self.waits,
-            subject=self.subject,
-            bound_s=PATIENCE_S,
-        )

@@ -6,10 +6,10 @@ position that was reached, so that a job that was stopped goes on from there.
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import trio
@@ -25,11 +25,8 @@ from rebalancer.manager.store import discovery, scans, views
 from rebalancer.manager.store.job_store import JobStore
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers import scan
-from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
-
-T = TypeVar("T")
 
 #: The kinds of lines of a report that name a record each.
 KINDS = ("object", "link")
@@ -60,19 +57,14 @@ def has_collected_all(file: Path) -> bool:
 
 @attrs.frozen
 class LiveShards:
-    """The live shards; each call is retried for as long as its failure is transient."""
+    """The live shards, each of which is waited for."""
 
     moray: Mapping[int, scan.Shard]
     waits: Waits
 
-    async def ask(self, number: int, question: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer of a shard.
-
-        Raises:
-          PeerError: a failure that is not transient.
-        """
-        subject = f"shard {number}"
-        return await retry_while_transient(question, waits=self.waits, subject=subject)
+    def patient(self, number: int) -> scan.PatientShard:
+        """Return a shard that is asked for as long as its failures are transient."""
+        return scan.PatientShard(self.moray[number], f"shard {number}", self.waits)
 
     async def texts(
         self, places: Sequence[tuple[int, str]]
@@ -86,8 +78,8 @@ class LiveShards:
         for number, key in places:
             keys[number].append(key)
         for number in keys.keys() & self.moray.keys():
-            ask = partial(scan.rows_of, self.moray[number], list(dict.fromkeys(keys[number])))
-            found |= {(number, row.key): row for row in await self.ask(number, ask)}
+            rows = await scan.rows_of(self.patient(number), list(dict.fromkeys(keys[number])))
+            found |= {(number, row.key): row for row in rows}
         return found
 
 
@@ -167,24 +159,22 @@ class Collector:
                 nursery.start_soon(self._scan, number, node, turns)
 
     async def _scan(self, number: int, node: str, turns: trio.CapacityLimiter) -> None:
-        shard = self.shards.moray[number]
         async with turns:
-            columns = await self.shards.ask(number, partial(scan.id_columns, shard))
+            columns = await scan.id_columns(self.shards.patient(number))
             for column in columns:
                 await self._scan_column(number, columns, column, node)
 
     async def _scan_column(
         self, number: int, columns: Sequence[str], column: str, node: str
     ) -> None:
-        shard, ask = self.shards.moray[number], self.shards.ask
+        shard = self.shards.patient(number)
         done = await self.store.read(scans.read_position, number, column)
         if done is None:
-            until = await ask(number, partial(scan.last_id, shard, column))
+            until = await scan.last_id(shard, column)
             done = ScanPosition(number, column, 0, until)
         while done.position < done.until:
             end = min(done.position + self.window, done.until)
-            window = partial(scan.window, shard, columns, column, done.position, end, node)
-            rows = await ask(number, window)
+            rows = await scan.window(shard, columns, column, done.position, end, node)
             records = [found_record(number, row.key, row.etag, row.value, node) for row in rows]
             done = attrs.evolve(done, position=end)
             await self._keep([record for record in records if record is not None], done)

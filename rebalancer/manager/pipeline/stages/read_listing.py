@@ -13,7 +13,7 @@ from rebalancer.domain.objects import MantaObject
 from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
 from rebalancer.manager.pipeline.listings import Listing
-from rebalancer.manager.pipeline.stages.scan_shards import PatientShard, read_rows
+from rebalancer.manager.pipeline.stages.scan_shards import read_rows
 from rebalancer.manager.store import discovery, scans
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
@@ -121,7 +121,7 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
             continue
         # Of several records of an object the first counts: the first listed, not the first sent.
         places = {one.key: one for one in reversed(members)}
-        shard = PatientShard(job, job.moray[number], f"shard {number}")
+        shard = scan.PatientShard(job.moray[number], f"shard {number}", job.waits, job.patience_s)
         by_key = {row.key: row for row in await scan.rows_of(shard, list(places))}
         for key, one in reversed(places.items()):
             if (row := by_key.get(key)) is None:

@@ -1,8 +1,7 @@
 """This module scans shards in windows of ids, several at a time, behind the stored positions."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import attrs
 import trio
@@ -14,7 +13,6 @@ from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.store import scans
 from rebalancer.manager.store.records import FoundRecord, ScanPosition
 from rebalancer.peers import scan
-from rebalancer.retry import retry_while_transient
 
 #: Takes the rows of a window, and keeps them together with how far the scan has come.
 Sink = Callable[[ScanPosition, list[scan.FoundRow]], Awaitable[None]]
@@ -47,7 +45,7 @@ async def _scan_shard(
 ) -> None:
     turn = _Turn(readers)
     where = "shard" if job.moray.get(number) is shard else "the clone of shard"
-    patient = PatientShard(job, shard, f"{where} {number}", turn.rest)
+    patient = scan.PatientShard(shard, f"{where} {number}", job.waits, job.patience_s, turn.rest)
     await turn.take()
     try:
         columns = await scan.id_columns(patient)
@@ -87,29 +85,6 @@ class _Turn:
         self.give()
         await trio.sleep(pause_s)
         await self.take()
-
-
-@attrs.frozen
-class PatientShard:
-    """A patient shard is asked again for as long as the job waits for it."""
-
-    job: Job
-    shard: scan.Shard
-    #: The name of the wait for this shard.
-    subject: str
-    rest: Callable[[float], Awaitable[None]] = trio.sleep
-
-    async def sql(
-        self, statement: str, values: Sequence[Any] = (), *, within_s: float = scan.STATEMENT_S
-    ) -> list[dict[str, Any]]:
-        """Return the rows of a statement, as every `scan.Shard` does."""
-        return await retry_while_transient(
-            partial(self.shard.sql, statement, values, within_s=within_s),
-            waits=self.job.waits,
-            subject=self.subject,
-            bound_s=self.job.patience_s,
-            sleep=self.rest,
-        )
 
 
 async def _scan_column(
