@@ -11,6 +11,7 @@ import attrs
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.retries import UNTRIED, Tried
+from rebalancer.jsontext import loads_exactly
 
 # Old ids are not version 4, so neither version nor variant is checked.
 _LOOSE_UUID = re.compile(
@@ -119,6 +120,21 @@ def is_md5(text: object) -> TypeGuard[str]:
         return len(binascii.a2b_base64(text, strict_mode=True)) == 16
     except ValueError:
         return False
+
+
+def parse_record(text: str) -> dict[str, Any]:
+    """Parse the text of a record.
+
+    Raises:
+      UnusableRecord: `bad_moray_object`, it is no JSON object, or none that can be written anew.
+    """
+    try:
+        record = loads_exactly(text)
+    except (ValueError, RecursionError) as exc:
+        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, str(exc)) from exc
+    if not isinstance(record, dict):
+        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, "the record is no object")
+    return record
 
 
 def read_sharks(record: Mapping[str, Any]) -> tuple[Shark, ...]:

@@ -13,6 +13,7 @@ from rebalancer.domain.objects import (
     account_of,
     copy_path,
     is_md5,
+    parse_record,
     read_object,
 )
 from rebalancer.domain.reasons import Reason
@@ -53,6 +54,14 @@ def test_the_account_is_known_of_records_that_cannot_be_moved(record: Any, accou
 def test_a_copy_lies_in_the_folder_of_its_account() -> None:
     """It is a path that a person pastes into a shell on the storage node."""
     assert copy_path(CREATOR, ID) == f"/manta/{CREATOR}/{ID}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "NaN", '{"n": 1e999}', "[" * 100_000])
+def test_text_that_is_no_object_is_no_record(text: str) -> None:
+    """Whatever is wrong with it, one reason says so."""
+    with pytest.raises(UnusableRecord) as failure:
+        parse_record(text)
+    assert failure.value.reason == reasons.BAD_MORAY_OBJECT
 
 
 @pytest.mark.row("L8")

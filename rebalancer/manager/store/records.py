@@ -17,6 +17,11 @@ from rebalancer.domain.states import (
 NOT_CONFIGURED = "its shard is not configured"
 
 
+def unknown_id(shard: int, key: str) -> str:
+    """Return what stands for the id of an object whose record does not tell it."""
+    return f"{shard}:{key}"
+
+
 # Not frozen, because that takes three times as long to make, and there is one for each record.
 @attrs.define
 class FoundRecord:

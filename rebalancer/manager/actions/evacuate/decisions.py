@@ -17,13 +17,14 @@ from rebalancer.domain.objects import (
     StorageNode,
     UnusableRecord,
     is_loose_uuid,
+    parse_record,
     read_object,
     read_sharks,
 )
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS, Reason
 from rebalancer.domain.sharks import Judgement
-from rebalancer.manager.store.records import FoundRecord, Remaining
+from rebalancer.manager.store.records import FoundRecord, Remaining, unknown_id
 
 
 @attrs.frozen
@@ -36,14 +37,9 @@ class Evacuate:
 
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
         """Return the record as the store keeps it, or None if no copy of it is on `origin`."""
+        record: Mapping[str, Any] = {}
         try:
-            record = jsontext.loads_exactly(text)
-        except (ValueError, RecursionError) as exc:
-            return _unusable(shard, key, etag, text, reasons.BAD_MORAY_OBJECT, str(exc))
-        if not isinstance(record, dict):
-            detail = "the record is no object"
-            return _unusable(shard, key, etag, text, reasons.BAD_MORAY_OBJECT, detail)
-        try:
+            record = parse_record(text)
             copies = read_sharks(record)
             names = [entry.manta_storage_id for entry in copies]
             if self.origin.manta_storage_id not in names:
@@ -57,8 +53,10 @@ class Evacuate:
             # Without a list of sharks there is no telling whether the object lies here; the
             # record mentions this one, so a person should look.
             known = record.get("objectId")
-            object_id = known if is_loose_uuid(known) else None
-            return _unusable(shard, key, etag, text, exc.reason, str(exc), object_id)
+            object_id = known if is_loose_uuid(known) else unknown_id(shard, key)
+            return FoundRecord(
+                object_id, key, shard, etag, text, reason=exc.reason, detail=str(exc)
+            )
         reason = reasons.EXCLUDED if key.startswith(self.exclude_key_prefixes) else None
         return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, reason)
 
@@ -106,17 +104,3 @@ class Evacuate:
     def splice(self, text: str, destination: Shark) -> str | None:
         """Do what `rewrite` does to a record's text; return None if the text must be parsed."""
         return sharks.splice(text, self.origin.manta_storage_id, destination)
-
-
-def _unusable(
-    shard: int,
-    key: str,
-    etag: str,
-    text: str,
-    reason: Reason,
-    detail: str,
-    object_id: str | None = None,
-) -> FoundRecord:
-    return FoundRecord(
-        object_id or f"{shard}:{key}", key, shard, etag, text, reason=reason, detail=detail
-    )

@@ -19,11 +19,10 @@ from rebalancer.domain.states import ObjectStatus
 from rebalancer.manager.actions.verify.records import (
     found_record,
     left_out,
-    unknown_id,
 )
 from rebalancer.manager.store import discovery, scans, views
 from rebalancer.manager.store.job_store import JobStore
-from rebalancer.manager.store.records import FoundRecord, ScanPosition
+from rebalancer.manager.store.records import FoundRecord, ScanPosition, unknown_id
 from rebalancer.peers import scan
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits

@@ -1,22 +1,21 @@
 """This module decides which copies of an object are verified, from its records.  Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import attrs
 
-from rebalancer import jsontext
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import (
     MantaObject,
     UnusableRecord,
     is_loose_uuid,
+    parse_record,
     read_object,
     read_sharks,
 )
 from rebalancer.domain.reasons import DELETED, OVERWRITTEN, Reason
 from rebalancer.manager.actions.verify.copies import Copy, copies_of
-from rebalancer.manager.store.records import FoundRecord
+from rebalancer.manager.store.records import FoundRecord, unknown_id
 
 
 @attrs.frozen
@@ -47,7 +46,7 @@ def read_record(text: str) -> tuple[MantaObject, frozenset[str]]:
     Raises:
       UnusableRecord: no object can be made of it.
     """
-    record = _parsed(text)
+    record = parse_record(text)
     sharks = read_sharks(record)
     names = [shark.manta_storage_id for shark in sharks]
     if len(set(names)) < len(names):
@@ -56,21 +55,6 @@ def read_record(text: str) -> tuple[MantaObject, frozenset[str]]:
     if obj.size and not sharks:
         raise UnusableRecord(reasons.MISSING_SHARKS, "no storage node is named")
     return obj, frozenset(names)
-
-
-def _parsed(text: str) -> Mapping[str, Any]:
-    """Parse the text of a record.
-
-    Raises:
-      UnusableRecord: it is no JSON object.
-    """
-    try:
-        record = jsontext.loads_exactly(text)
-    except (ValueError, RecursionError) as exc:
-        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, str(exc)) from exc
-    if not isinstance(record, dict):
-        raise UnusableRecord(reasons.BAD_MORAY_OBJECT, "the record is no object")
-    return record
 
 
 def found_record(
@@ -90,11 +74,6 @@ def found_record(
 def left_out(object_id: str, shard: int, key: str) -> FoundRecord:
     """Return a record that an earlier job knew and that was not found, as the store keeps it."""
     return FoundRecord(object_id, key, shard, "", "")
-
-
-def unknown_id(shard: int, key: str) -> str:
-    """Return what stands for the id of an object whose record does not tell it."""
-    return f"{shard}:{key}"
 
 
 def judge_records(object_id: str, texts: Sequence[str | None]) -> ToVerify | Skip | Unusable:
@@ -118,7 +97,7 @@ def judge_records(object_id: str, texts: Sequence[str | None]) -> ToVerify | Ski
 
 def _object_id(text: str) -> str | None:
     try:
-        object_id = _parsed(text).get("objectId")
+        object_id = parse_record(text).get("objectId")
     except UnusableRecord:
         return None
     return object_id if is_loose_uuid(object_id) else None
