@@ -26,6 +26,8 @@ from rebalancer.config import (
 from rebalancer.errors import ConfigError, RebalancerError, leaves
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: The exit code of what Ctrl-C has ended.
+INTERRUPTED = 130
 _STAMP = f"python-{platform.python_version()}"
 
 
@@ -192,11 +194,12 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
         raise click.ClickException(str(exc)) from None
 
 
-def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
+def _run(find: Callable[[], click.Command], name: str, *, usage: int = 2) -> NoReturn:
     """Run a command, then end the process, with the code `usage` if the command makes no sense."""
     log.hold_descriptors()
     take_any_text()
     try:
+        command = find()
         code = command.main(prog_name=name, standalone_mode=False)
         if sys.stdout is not None:  # it was closed at the start
             sys.stdout.flush()
@@ -212,26 +215,30 @@ def _run(command: click.Command, name: str, *, usage: int = 2) -> NoReturn:
         # What could not be written stays in the buffer, and Python would try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(exc.exit_code if isinstance(exc, RebalancerError) else 1)
-    except click.Abort:
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def main() -> NoReturn:
     """Run the command `rebalancer`."""
-    _run(cli, "rebalancer")
+    _run(lambda: cli, "rebalancer")
 
 
 def main_manager() -> NoReturn:
     """Run the command `rebalancer-manager`, as the predecessor named it."""
-    _run(manager_command, "rebalancer-manager")
+    _run(lambda: manager_command, "rebalancer-manager")
 
 
 def main_agent() -> NoReturn:
     """Run the command `rebalancer-agent`, as the predecessor named it."""
-    _run(agent_command, "rebalancer-agent")
+    _run(lambda: agent_command, "rebalancer-agent")
 
 
 def main_adm() -> NoReturn:
     """Run `rebalancer-adm`, which fails with one code, as the predecessor's command did."""
-    _run(_adm(), "rebalancer-adm", usage=1)
+    _run(_adm, "rebalancer-adm", usage=1)

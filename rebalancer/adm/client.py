@@ -274,10 +274,16 @@ def with_manager(
 
     Raises:
       AdmError: the manager refused, or is not there.
+      KeyboardInterrupt: Ctrl-C.
     """
 
     async def run() -> T:
         async with open_manager(access, silence_s) as manager:
             return await work(manager)
 
-    return trio.run(run)
+    try:
+        return trio.run(run)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise KeyboardInterrupt from None

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import click
@@ -22,6 +24,7 @@ from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import exit_code, how_it_ended, notes, verdict_lines
 from rebalancer.adm.report import new_file, save_report
 from rebalancer.adm.screens import (
+    SHORT,
     job_block,
     job_destinations_screen,
     jobs_screen,
@@ -36,6 +39,8 @@ from rebalancer.api.objects import Object
 from rebalancer.api.status import Status
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.peers.http import Reply
+
+T = TypeVar("T")
 
 
 @click.command("list")
@@ -73,6 +78,17 @@ def get(access: Access, uuid: str, as_json: bool) -> None:
     echo_lines(notes(shown))
 
 
+def watching(access: Access, uuid: str, look: Callable[[Manager], Awaitable[T]]) -> T:
+    """Let `look` watch a job; who interrupts that reads that the job goes on."""
+    try:
+        return with_manager(access, look)
+    except KeyboardInterrupt:
+        command = f"rebalancer adm job watch {uuid[:SHORT]}"
+        # Behind what the terminal shows of the Ctrl-C.
+        click.echo(f"\nthe job goes on; to look at it again: {command}", err=True)
+        raise click.Abort from None
+
+
 @click.command()
 @job_argument
 @json_option
@@ -99,7 +115,7 @@ def watch(access: Access, uuid: str, as_json: bool) -> None:
             return job_id, await follow(manager, job_id, json_lines(click.echo))
         return job_id, await watch_job(manager, job_id, make_console())
 
-    job_id, view = with_manager(access, look)
+    job_id, view = watching(access, uuid, look)
     if cause := how_it_ended(job_id, view):
         raise AdmError(cause, exit_code=exit_code(view))
 

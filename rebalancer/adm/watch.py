@@ -10,6 +10,7 @@ import attrs
 import trio
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -132,17 +133,17 @@ def _showing(console: Console) -> Iterator[Show]:
         yield _lines(console)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda look: live.update(drawn(look, console.width, console.height, _now()))
 
-        def show(look: Look) -> None:
-            done, known = look.glance.done, max(look.glance.known, 1)
-            # A bar without a colour of its own for an end: what is done may be a failure.
-            bar = ProgressBar(
-                total=known, completed=min(done, known), finished_style="bar.complete"
-            )
-            above, below = watched_screen(look, console.width, console.height, _now())
-            live.update(Group(*map(_line, above), bar, *map(_line, below)))
 
-        yield show
+def drawn(look: Look, width: int, height: int, now: datetime.datetime) -> Group:
+    """Return a watched job as a terminal of this size shows it."""
+    done, known = look.glance.done, max(look.glance.known, 1)
+    # A bar without a colour of its own for an end: what is done may be a failure.
+    bar = ProgressBar(total=known, completed=min(done, known), finished_style="bar.complete")
+    above, below = watched_screen(look, width, height, now)
+    # Padded, because a bar alone does not end its line.
+    return Group(*map(_line, above), Padding(bar), *map(_line, below))
 
 
 def _line(text: str) -> Text:

@@ -20,7 +20,7 @@ from rebalancer.adm.screens import (
     status_screen,
     wait_lines,
 )
-from rebalancer.adm.watch import Look, watch_job, watched_screen
+from rebalancer.adm.watch import Look, drawn, watch_job
 from rebalancer.api.jobs import Destination, JobListed, JobShown, Results, Standing, Wait
 from rebalancer.api.status import Status, Storinfo
 from rebalancer.converter import structure
@@ -212,8 +212,16 @@ def test_a_watched_job_fits_its_terminal(width: int, height: int) -> None:
         deferred=16_266,
         waiting=[wait("the agent of 2.stor.lab", "2026-11-26T12:03:00Z")],
     )
-    above, below = watched_screen(looked(view, destinations=PLACES), width, height, NOW)
-    assert len(above) + 1 + len(below) < height
+    view["warnings"] = [{"check": "storinfo", "detail": "storinfo lists 1.stor.lab"}]
+    look = looked(view, destinations=PLACES)
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn(look, width, height, NOW))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert len(lines) < height
+    (bar,) = (place for place, line in enumerate(lines) if set(line) <= set("━╸╺ ") and line)
+    above, below = lines[:bar], lines[bar + 1 :]
+    assert below[0] == "  warning: storinfo: storinfo lists 1.stor.lab"
     text = fits(above, width)
     for words in ("0fd630f1", "running", "24%", "all objects found", "12,000 of 50,000 objects"):
         assert words in text, words
