@@ -238,3 +238,40 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     ]
 
     assert broken == []
+
+
+def test_no_page_is_an_orphan() -> None:
+    """From README, by links alone, a reader comes to every page, and to every file beside them."""
+    reached, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        if page.suffix == ".md":
+            waiting += [(page.parent / link).resolve() for link in links(page)]
+    kinds = ("*.md", "api/*.json", "examples/*", "*.png")
+    files = {path for kind in kinds for path in (ROOT / "docs").rglob(kind)}
+    made_of = set((ROOT / "docs" / "performance").iterdir())
+
+    assert files - made_of - reached == set()
+
+
+def test_the_readme_is_read_at_a_sitting() -> None:
+    """It says what this is, and where to go next; pages have the rest."""
+    assert len((ROOT / "README.md").read_text().split()) < 750
+
+
+def test_every_heading_that_a_page_links_to_exists() -> None:
+    """As GitHub makes its anchors."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    broken = []
+    for page in pages:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([\w-]+)\)", page.read_text()):
+            if "://" not in target:
+                text = (page.parent / target).read_text() if target else page.read_text()
+                headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+                known = {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
+                broken += [(page.name, target, anchor)] if anchor not in known else []
+
+    assert broken == []

@@ -133,7 +133,7 @@ async def test_a_manager_that_guards_its_api_is_reached(tmp_path: Path) -> None:
 
 
 def test_a_shell_completes_commands() -> None:
-    """As the README says how to set up; without a manager there are no ids."""
+    """As docs/cli.md says how to set up; without a manager there are no ids."""
     assert complete("rebalancer adm job ") == COMMANDS.split()
     assert complete("rebalancer adm job get 0", REBALANCER_URL="127.0.0.1:1") == []
 
