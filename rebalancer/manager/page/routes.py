@@ -1,7 +1,7 @@
 """This module has the routes of the page at `/`: they read forms, ask, and fill templates."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from quart import Response, request
@@ -17,7 +17,6 @@ from rebalancer.manager.page.app import HTML, Page, local_target
 from rebalancer.manager.page.session import make_session, set_cookie
 from rebalancer.manager.page.streams import (
     CONTENT_TYPE,
-    Event,
     Streams,
     look_at_job,
     look_at_list,
@@ -125,21 +124,22 @@ def _route_logins(page: Page) -> None:
 def _route_streams(page: Page, answers: Answers) -> None:
     quart, streams = page.quart, Streams(page.stopping)
 
-    def stream(look: Callable[[], Awaitable[Event]]) -> Response:
+    def stream(pieces: AsyncGenerator[bytes, None]) -> Response:
         streams.check_room()
         # A proxy on the way is asked to hold nothing back.
-        return Response(
-            streams.run(look), content_type=CONTENT_TYPE, headers={"X-Accel-Buffering": "no"}
-        )
+        headers = {"X-Accel-Buffering": "no"}
+        return Response(pieces, content_type=CONTENT_TYPE, headers=headers)
 
     @quart.get("/page/events")
     async def follow_jobs() -> Response:
-        return stream(look_at_list(answers, _at()))
+        at = _at()
+        return stream(streams.run(f"from {at}", look_at_list(answers, at)))
 
     @quart.get("/page/jobs/<job_id>/events")
     async def follow_job(job_id: str) -> Response:
-        line = await answers.line(job_id)
-        return stream(look_at_job(answers, line.id))
+        known = (await answers.line(job_id)).id
+        look = look_at_job(answers, known)
+        return stream(streams.run(known, look, answers.samples(known)))
 
 
 def _at() -> int:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -10,10 +10,11 @@ import trio
 
 from rebalancer.errors import RequestError, Unavailable
 from rebalancer.manager.page.answers import Answers
+from rebalancer.manager.page.shown import Sample
 from rebalancer.manager.page.templating import render_live
 
-#: Streams at a time: each holds a connection of the API, of which there are few times as many.
-MOST_STREAMS = 32
+#: Streams at a time.  Each holds a connection of the API, of which there may be no more than 16.
+MOST_STREAMS = 8
 #: Seconds between two events, and seconds after which a browser has to ask anew.
 PERIOD_S, LONGEST_S = 2.0, 600.0
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
@@ -25,18 +26,50 @@ class Event:
     """An event is what has become of a page."""
 
     html: str
-    #: What else a script is told.
-    more: dict[str, Any] = attrs.field(factory=dict)
+    #: How far the job is, for the chart.
+    samples: Sequence[Sample] = ()
     #: Nothing will change any more.
     is_last: bool = False
 
 
+Look = Callable[[], Awaitable[Event]]
+
+
+@attrs.define(eq=False)
+class SharedLook:
+    """A look at the same is taken once for all browsers.  Mutable state: the latest, and when.
+
+    So what a manager does for the page does not grow with those who look.
+    """
+
+    look: Look
+    latest: Event | None = None
+    at: float = -PERIOD_S
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def __call__(self) -> Event:
+        """Return the latest look, or a new one if that is old.
+
+        Raises:
+          RequestError: there is nothing to look at.
+        """
+        async with self._turn:
+            if self.latest is None or trio.current_time() - self.at >= PERIOD_S / 2:
+                self.latest = await self.look()
+                self.at = trio.current_time()
+            return self.latest
+
+
 @attrs.define(eq=False)
 class Streams:
-    """This object has the streams of all browsers.  Mutable state: their number."""
+    """This object has the streams of all browsers.
+
+    Mutable state: their number, and what they look at, by its address.
+    """
 
     stopping: trio.Event
     open: int = 0
+    looks: dict[str, SharedLook] = attrs.field(factory=dict)
 
     def check_room(self) -> None:
         """Check that there may be one more.
@@ -45,19 +78,25 @@ class Streams:
           Unavailable: there are as many as may be.
         """
         if self.open >= MOST_STREAMS:
-            raise Unavailable(f"{MOST_STREAMS} browsers are looking: the page shows more on reload")
+            raise Unavailable(f"{MOST_STREAMS} browsers are being sent changes already")
 
-    async def run(self, look: Callable[[], Awaitable[Event]]) -> AsyncGenerator[bytes, None]:
+    async def run(self, name: str, look: Look, first: Any = None) -> AsyncGenerator[bytes, None]:
         """Yield events of what `look` returns, until it is the last or the manager stops.
 
-        A browser that has gone is noticed when the next event cannot be sent.
+        Streams of the same `name` share their looks; `first` are samples to begin with.  A browser
+        that has gone is noticed when the next event cannot be sent.
         """
+        if not self.open:
+            self.looks.clear()
         self.open += 1
+        shared = self.looks.setdefault(name, SharedLook(look))
         try:
             until, shown = trio.current_time() + LONGEST_S, ""
+            if first:
+                yield _event("look", {"samples": first})
             while trio.current_time() < until and not self.stopping.is_set():
                 try:
-                    event = await look()
+                    event = await shared()
                 except Unavailable:
                     yield _HEARTBEAT  # its file is busy, and may not be at the next look
                 except RequestError:
@@ -66,7 +105,7 @@ class Streams:
                 else:
                     html = {} if event.html == shown else {"html": event.html}
                     shown = event.html
-                    yield _event("look", {**html, **event.more})
+                    yield _event("look", {**html, "samples": event.samples})
                     if event.is_last:
                         yield _event("end", {})
                         return
@@ -76,7 +115,7 @@ class Streams:
             self.open -= 1
 
 
-def look_at_list(answers: Answers, at: int) -> Callable[[], Awaitable[Event]]:
+def look_at_list(answers: Answers, at: int) -> Look:
     """Return how to look at the list of jobs from the one with the number `at` on."""
 
     async def look() -> Event:
@@ -85,20 +124,16 @@ def look_at_list(answers: Answers, at: int) -> Callable[[], Awaitable[Event]]:
     return look
 
 
-def look_at_job(answers: Answers, job_id: str) -> Callable[[], Awaitable[Event]]:
-    """Return how to look at a job; the first look tells of the last hour too."""
-    is_first = True
+def look_at_job(answers: Answers, job_id: str) -> Look:
+    """Return how to look at a job."""
 
     async def look() -> Event:
-        nonlocal is_first
         values = await answers.job(job_id)
         page = values["job"]
-        samples = answers.samples(job_id) if is_first else []
-        if page.limits is not None:  # else it stands still
-            samples.append((time.time(), page.line.settled, page.line.bytes_complete))
-        is_first = False
-        html = render_live("job.html", values)
-        return Event(html, {"samples": samples}, is_last=page.has_ended)
+        sample = (time.time(), page.line.settled, page.line.bytes_complete)
+        # A job without limits in force does not run, so it stands still.
+        samples = () if page.limits is None else (sample,)
+        return Event(render_live("job.html", values), samples, is_last=page.has_ended)
 
     return look
 

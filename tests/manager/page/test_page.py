@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from rebalancer import daemon
 from rebalancer.manager.page import streams
@@ -20,6 +21,7 @@ from rebalancer.manager.page.front import Front
 from rebalancer.manager.page.routes import make_page
 from rebalancer.manager.page.templating import static_files
 from rebalancer.serving.app import Request
+from rebalancer.serving.bounds import API_LEAST
 from rebalancer.tokens import Token
 from tests.manager.http.test_api import Rig, open_rig, refusing_agents
 from tests.web import Client, Reply
@@ -385,7 +387,41 @@ async def test_a_stream_of_a_removed_job_ends(tmp_path: Path) -> None:
     """And says so, so that a browser does not ask again for ever."""
     async with open_browser(tmp_path) as browser:
         answers = Answers(browser.rig.jobs)
-        stream = streams.Streams(trio.Event()).run(streams.look_at_job(answers, NOWHERE))
+        look = streams.look_at_job(answers, NOWHERE)
+        stream = streams.Streams(trio.Event()).run(NOWHERE, look)
         told = [piece async for piece in stream]
 
     assert told == [b"event: end\ndata: {}\n\n"]
+
+
+async def test_browsers_share_their_looks(autojump_clock: trio.testing.MockClock) -> None:
+    """Many who look at the same cost the manager what one does."""
+    taken = 0
+
+    async def look() -> streams.Event:
+        nonlocal taken
+        await trio.sleep(0.1)
+        taken += 1
+        return streams.Event(str(taken))
+
+    all_streams = streams.Streams(trio.Event())
+    many = [all_streams.run("here", look) for _ in range(8)]
+    for count in range(1, 4):
+        told = set[bytes]()
+
+        async def next_of(stream: AsyncGenerator[bytes, None], told: set[bytes] = told) -> None:
+            told.add(await anext(stream))
+
+        async with trio.open_nursery() as nursery:
+            for stream in many:
+                nursery.start_soon(next_of, stream)
+        assert (taken, len(told)) == (count, 1)
+    for stream in many:
+        await stream.aclose()
+
+    assert all_streams.open == 0
+
+
+def test_streams_leave_room_for_the_api() -> None:
+    """Also where the process may have few files: then the API has few connections."""
+    assert streams.MOST_STREAMS <= API_LEAST / 2

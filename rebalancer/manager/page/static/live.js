@@ -74,7 +74,7 @@
         next.innerHTML = told.html;
         morph(live, next.content);
       }
-      if (told.samples)
+      if (told.samples && told.samples.length)
         document.dispatchEvent(new CustomEvent("samples", { detail: told.samples }));
     });
     source.addEventListener("end", () => {
@@ -83,9 +83,26 @@
     });
     source.addEventListener("error", () => {
       say("not live: asking again", true);
-      // A refusal ends it for good, though the manager may only be busy.
-      if (source && source.readyState === EventSource.CLOSED) timer = setTimeout(start, AGAIN_MS);
+      // A refusal ends it for good, though the manager may only have enough browsers already.
+      if (source && source.readyState === EventSource.CLOSED) {
+        ask();
+        timer = setTimeout(start, AGAIN_MS);
+      }
     });
+  }
+
+  // Asks for the whole page in place of a stream.
+  async function ask() {
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      if (answer.status === 401) location.reload();
+      if (!answer.ok) return;
+      const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const next = whole.querySelector("[data-live]");
+      if (next) morph(live, next);
+    } catch {
+      // The manager is away: the next try says so too.
+    }
   }
 
   // A page that nobody sees holds no connection: browsers have six for a host.
