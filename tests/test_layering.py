@@ -72,6 +72,7 @@ ONLY_IN = {
     },
     "quart": {"serving/quartapp.py", "manager/http/api.py", "manager/page/routes.py"},
     "jinja2": {"manager/page/templating.py"},
+    "markupsafe": {"manager/page/templating.py"},
     "quart_trio": {"serving/quartapp.py"},
     "werkzeug": {"serving/quartapp.py"},
     "cattrs": {"converter.py"},

@@ -31,6 +31,8 @@ THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 #: The looks of each page, and of those with the most on them.
 FEW = [("light", 1280), ("dark", 390)]
 ALL = [(theme, width) for theme in THEMES for width in WIDTHS]
+#: The page is as wide as this, and no wider, on the narrowest telephone.
+NARROWEST = 360
 HEIGHT, TALLEST = 900, 2500
 #: Bytes a second, so few that the job lasts for as long as it is looked at.
 SLOW = 40_000
@@ -77,8 +79,12 @@ class Browser:
             )
             for node in one["nodes"]
         ]
-        wide = self.run("return document.documentElement.scrollWidth")
-        if wide > width:
+        if width < 500:
+            self.look_like(theme, NARROWEST)
+        wide, fits = self.run(
+            "const e = document.documentElement; return [e.scrollWidth, innerWidth]"
+        )
+        if wide > fits:
             found.append(f"{name} {theme} {width}: {wide} pixels wide")
         tall = self.run("return document.documentElement.scrollHeight")
         self.look_like(theme, width, min(max(tall, HEIGHT), TALLEST))
@@ -151,6 +157,9 @@ def watch(url: str, job_id: str) -> list[str]:
         browser.find("button[value=resume]")
         browser.go(f"/page/jobs/{job_id}/objects?status=complete&limit=20")
         faults += browser.inspect_all("objects")
+        browser.go("/page/nodes?check=1.stor")
+        browser.see("Safe to remove: no, because")
+        faults += browser.inspect_all("node")
         faults += [
             f"{entry['level']}: {entry['message']}"
             for entry in browser.driver.get_log("browser")  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.page import shown
 from rebalancer.manager.page.answers import Answers, Values
 from rebalancer.manager.page.app import HTML, Page, local_target
+from rebalancer.manager.page.checks import check_page
 from rebalancer.manager.page.session import make_session, set_cookie
 from rebalancer.manager.page.streams import (
     CONTENT_TYPE,
@@ -65,6 +66,14 @@ def _route_pages(page: Page, answers: Answers) -> None:
         given = [(name, value) for name, value in request.args.items(multi=True) if value]
         query = read_objects_query(given)
         return _html(page, "objects.html", await answers.objects(job_id, query))
+
+    @quart.get("/page/nodes")
+    async def check_node() -> Response:
+        if not (node := request.args.get("check", "").strip()):
+            return _html(page, "node.html", {"node": ""})
+        answers.jobs.resources.metrics.request("check_node")
+        lines = await answers.jobs.checks.begin(node, None)
+        return Response(check_page(node, lines, _frame(page)), content_type=HTML)
 
     @quart.get("/page/static/<path:name>")
     async def static(name: str) -> Response:
@@ -147,8 +156,12 @@ def _at() -> int:
 
 
 def _html(page: Page, name: str, values: Values, status: int = 200) -> Response:
-    has_token = page.token.value is not None and page.is_logged_in(_headers())
-    return Response(render(name, {"has_token": has_token, **values}), status, content_type=HTML)
+    return Response(render(name, {**_frame(page), **values}), status, content_type=HTML)
+
+
+def _frame(page: Page) -> Values:
+    """Return what every page shows."""
+    return {"has_token": page.token.value is not None and page.is_logged_in(_headers())}
 
 
 def _headers() -> Mapping[str, str]:

@@ -32,7 +32,7 @@ from rebalancer.manager.http.requests import (
 from rebalancer.manager.jobs.rows import JobRow
 
 #: Jobs of one list.
-MOST_JOBS = 25
+MOST_JOBS = 20
 #: As many rows of a table are sent again and again; the API has the others.
 MOST_ROWS = 50
 #: When, in seconds since the epoch; how many objects were settled, and how many bytes moved.
@@ -71,6 +71,8 @@ class JobLine:
     id: str
     action: str
     subject: str
+    #: The name of the storage node that the job empties, if it does.
+    node: str | None
     #: The state, for people, and how it is marked.
     words: str
     mark: str
@@ -114,6 +116,7 @@ def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
         id=row.id,
         action=row.action,
         subject=declared.subject(shown.config),
+        node=row.node,
         words=words,
         mark=_mark(row.state, shown.error),
         phase=_phase(row.state, summary.scans),

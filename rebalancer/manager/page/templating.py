@@ -8,11 +8,14 @@ from typing import Any
 
 import attrs
 import jinja2
+import markupsafe
 
 from rebalancer import __version__, units
 
 #: The part of a page that is sent again while a browser looks at it.
 LIVE = "live"
+#: Stands in a page for what is sent after it has begun.
+GROWS_HERE = markupsafe.Markup("<!-- here -->")
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -97,6 +100,12 @@ _ENVIRONMENT.globals.update(static=static_url, version=__version__)
 def render(name: str, values: Mapping[str, Any]) -> bytes:
     """Return a whole page."""
     return _bytes(_ENVIRONMENT.get_template(name).render(values))
+
+
+def render_around(name: str, values: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return a page before and behind the place where it grows."""
+    head, _, tail = render(name, {**values, "mark": GROWS_HERE}).partition(GROWS_HERE.encode())
+    return head, tail
 
 
 def render_live(name: str, values: Mapping[str, Any]) -> str:

@@ -197,6 +197,27 @@ async def test_static_files_are_kept_until_they_change(tmp_path: Path) -> None:
     assert "uplot/uPlot.iife.min.js" in static_files()
 
 
+async def test_a_node_is_checked_on_a_page_that_grows(tmp_path: Path) -> None:
+    """It asks for the name of the node, and says what names it and what to do."""
+    async with open_browser(tmp_path, objects=3) as browser:
+        asked = await browser.text("/page/nodes")
+        found = await browser.text("/page/nodes?check=1.stor")
+        empty = await browser.text("/page/nodes?check=20.stor")
+        wrong = await browser.get(f"/page/nodes?{urlencode({'check': HOSTILE})}")
+        job_id = await ended(browser, from_shark="20.stor")
+        linked = await browser.text(f"/page/jobs/{job_id}")
+
+    assert '<label for="node">' in asked
+    assert "Safe to remove: no, because of object 3" in found
+    assert "<bdi>/account/stor/1</bdi>" in found
+    assert "rebalancer adm job create evacuate --shark 1.stor" in found
+    assert found.rstrip().endswith("</html>")
+    assert "Safe to remove: yes" in empty
+    assert wrong.status_code == 400
+    assert "<script>alert" not in wrong.content.decode()
+    assert 'href="/page/nodes?check=20.stor.lab"' in linked
+
+
 # --- changes ---------------------------------------------------------------------------------
 
 
