@@ -179,6 +179,8 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
     if is_storage_id(shark := case.path_parameters.get("shark")) and ":" not in str(shark):
         at.named += 1
         case.path_parameters["shark"] = FREE[at.named % len(FREE)]
+    if name_of(case) == "list_jobs" and is_loose_uuid((case.query or {}).get("after")):
+        case.query["after"] = at.evacuation()
     params = case.body.get("params") if isinstance(case.body, dict) else None
     if isinstance(params, dict):
         # For a schema 22.0 is an integer, for this API it is none, as its description says.
