@@ -165,8 +165,8 @@ async def _check_end(job: Job, scan_round: int) -> None:
     """
     failures = await _why_failed(job, scan_round)
     status = await job.store.status()
-    unfinished = {name: status.objects(name) for name in OPEN_OBJECTS if status.objects(name)}
-    if unfinished:
-        failures.append(f"objects were left unfinished: {unfinished}")
+    left = [f"{count:,} {name}" for name in OPEN_OBJECTS if (count := status.objects(name))]
+    if left:
+        failures.append(f"objects were left unfinished: {', '.join(left)}")
     if failures:
         raise JobFailed("; ".join(failures))

@@ -16,6 +16,8 @@ from rebalancer.domain import reasons
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import JobFailed, PeerRefused, PeerUnreachable
 from rebalancer.manager.pipeline import flow
+from rebalancer.manager.pipeline.job import Feed, Job
+from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers.agents import PostAnswer, PostResult
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
@@ -48,6 +50,25 @@ async def test_every_object_leaves_the_shark(world: World, autojump_clock: objec
             {shark["datacenter"] for shark in found["sharks"]}
         ) == 1
     assert not world.agents.assignments  # deleted at the agents
+
+
+async def test_objects_that_are_left_on_their_way_fail_the_job_in_words(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator reads how many there are in each status."""
+
+    async def takes_all(
+        _job: Job, feeds: trio.MemoryReceiveChannel[Feed], placed: trio.abc.AsyncResource
+    ) -> None:
+        async with feeds, placed:
+            async for _ in feeds:
+                pass
+
+    monkeypatch.setattr(flow, "place", takes_all)
+    monkeypatch.setattr(JobStore, "uncopied", 0)
+    async with world.job() as job:
+        with pytest.raises(JobFailed, match="^objects were left unfinished: 20 unprocessed$"):
+            await flow.run(job)
 
 
 async def test_a_second_run_finds_nothing_to_do(world: World, autojump_clock: object) -> None:
