@@ -1,4 +1,4 @@
 """This package has the kinds of jobs that a manager can run, each behind the same members.
 
-`rebalancer.actions` says how another kind of job is added.
+CONTRIBUTING.md says how an action is added.
 """

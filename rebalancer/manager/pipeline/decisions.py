@@ -21,7 +21,7 @@ class MoveDecisions(Protocol):
 
     @property
     def origin(self) -> Shark:
-        """Return the shark to be emptied."""
+        """Return the shark of the evacuated node."""
 
     def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
         """Return the record as the store keeps it, or None if the job has no business with it."""
