@@ -44,7 +44,7 @@ async def retry(
         except PeerError as exc:
             if not exc.is_transient:
                 raise
-            log.warning("asking again", error=str(exc))
+            log.warning("peer asked once more", error=str(exc))
         await trio.sleep(next(waits))
     return await ask()
 

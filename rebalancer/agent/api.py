@@ -182,7 +182,7 @@ def _route_limits(app: App, agent: Agent) -> None:
     async def put_limits(request: Request) -> Answer:
         limits = agent.worker.limits
         await limits.change(limits.values.changed(await body_json(request.body)))
-        log.info("limits", **attrs.asdict(limits.values))
+        log.info("limits changed", **attrs.asdict(limits.values))
         return _json(attrs.asdict(limits.values))
 
 
@@ -211,7 +211,7 @@ def _meaning(exc: Exception, request: Request) -> RequestError | None:
     """Return the answer to an exception: state that cannot be used now may be so later."""
     if not isinstance(exc, StoreError):
         return None
-    log.warning("state not available", path=request.path, error=str(exc))
+    log.warning("request not answered for want of its file", path=request.path, error=str(exc))
     return Unavailable(str(exc))
 
 

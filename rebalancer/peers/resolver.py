@@ -216,7 +216,12 @@ class Resolver:
             if _is_refusal(exc):
                 records = ()
             elif (last := self._cache.last(question)) is not None:
-                log.warning("an old answer is used", name=name, kind=kind, error=str(exc))
+                log.warning(
+                    "name servers do not answer: an old answer is used",
+                    name=name,
+                    kind=kind,
+                    error=str(exc),
+                )
                 records = last
             else:
                 raise PeerUnreachable(f"{name}: no answer to the look-up ({kind}): {exc}") from exc

@@ -73,7 +73,7 @@ class AssignmentStore:
             try:
                 left.unlink()
             except OSError as exc:  # in nobody's way: what is written next replaces it
-                log.warning("not removed", path=str(left), error=str(exc))
+                log.warning("unfinished file of state not removed", path=str(left), error=str(exc))
 
     def save(self, posted: Posted) -> StoredAssignment:
         """Store a new assignment: on return it survives a power failure.

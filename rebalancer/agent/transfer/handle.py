@@ -91,7 +91,7 @@ class FetcherHandle:
         while True:
             was_up, detail = await self._run_process()
             if was_up:
-                log.error("fetcher died", lots=len(self._parts))
+                log.error("fetcher died", fetcher=self.number, lots=len(self._parts))
                 waits = pauses(PAUSE_S, LONGEST_PAUSE_S)
             else:
                 self.waits.begin(self._process_subject, detail)

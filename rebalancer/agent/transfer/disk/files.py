@@ -169,7 +169,8 @@ class ObjectFiles:
                 os.close(file)
         except OSError as exc:
             if exc.errno not in (ENOENT, ELOOP, ENOTDIR):
-                log.error("not usable as it is", owner=owner, object=object_id, error=str(exc))
+                error = str(exc)
+                log.error("copy on disk not usable", owner=owner, object=object_id, error=error)
             return False
         return True
 

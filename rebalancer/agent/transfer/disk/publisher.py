@@ -53,7 +53,7 @@ class Publisher:
         if self.durable:
             by_name = {item.temporary: item for item in items}
             for name, exc in sync_names(by_name, tree.temp).items():
-                log.error("not synced", file=name, error=str(exc))
+                log.error("temporary file not synced", file=name, error=str(exc))
                 failed[by_name[name]] = failure_of(exc)
         accounts: dict[str, list[Staged]] = {}
         for item in items:
