@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import require
 from tests.docs.console import BLOCK, Command, commands
 from tests.docs.session import ROOT, SERVE, Session, session
 
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("pages")]
+pytestmark = pytest.mark.process
 DOCS = ROOT / "docs"
 REHEARSAL = DOCS / "rehearsal.md"
 #: The pages with commands to run; each finds the region as those before it have left it.
@@ -18,6 +19,8 @@ PAGES = [REHEARSAL, DOCS / "operating.md", DOCS / "integrating.md"]
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A session with a region that runs, made as the page of the rehearsal says."""
+    for program in ("bash", "curl", "jq", "sqlite3"):
+        require(program)
     with session(tmp_path_factory.mktemp("pages")) as made:
         made.run(_begin())
         yield made
