@@ -146,12 +146,42 @@ def choose(
     read_from = source(obj, origin, rules, rng)
     if read_from is None:
         return reasons.SOURCE_IS_EVAC_SHARK
+    fits = _sort_out(obj, origin, candidates, rules.max_sharks, look)
+    if fits.sound:
+        return Placement(_draw(fits.sound, rng), read_from)
+    if fits.others:
+        best = min(tier for tier, _, _ in fits.others)
+        fit = [(n, o) for tier, n, o in fits.others if tier == best and not o.is_busy]
+        return Placement(_draw(fit, rng), read_from) if fit else None
+    if fits.some_away:
+        return reasons.DESTINATION_UNREACHABLE
+    if fits.lacks_room or not candidates.nodes:
+        return reasons.DESTINATION_INSUFFICIENT_SPACE
+    last = candidates.nodes[-1]
+    return refusal(obj, origin, last, room=obj.size) or reasons.DESTINATION_INSUFFICIENT_SPACE
+
+
+@attrs.define
+class _Fits:
+    """The candidates that an object fits on, and what keeps it from others."""
+
+    sound: list[tuple[StorageNode, Outlook]] = attrs.field(factory=list)
+    #: By tier: 0 is sound but busy, 1 avoided; 2 and 3 are the same of nodes tried before.
+    others: list[tuple[int, StorageNode, Outlook]] = attrs.field(factory=list)
+    lacks_room: bool = False
+    some_away: bool = False
+
+
+def _sort_out(
+    obj: MantaObject,
+    origin: Shark,
+    candidates: Candidates,
+    most: int,
+    look: Callable[[StorageNode], Outlook],
+) -> _Fits:
+    """Sort the candidates by what they can do for `obj`, until `most` sound ones are found."""
+    fits = _Fits()
     holders = {s.manta_storage_id for s in obj.sharks}
-    lacks_room, some_away = not candidates.nodes, False
-    tried, most = obj.tried.destinations, rules.max_sharks
-    sound: list[tuple[StorageNode, Outlook]] = []
-    # By tier: 0 is sound but busy, 1 avoided; 2 and 3 are the same of nodes tried before.
-    others: list[tuple[int, StorageNode, Outlook]] = []
     for node in _in_view(obj, origin, candidates):
         # As `refusal` would say, but for closed datacenters, which are out of view.
         name = node.manta_storage_id
@@ -159,30 +189,19 @@ def choose(
             continue
         outlook = look(node)
         if obj.size > outlook.room:
-            lacks_room = True
+            fits.lacks_room = True
             continue
         if outlook.is_away:
-            some_away = True
+            fits.some_away = True
             continue
-        tier = 2 * (name in tried) + outlook.is_avoided
+        tier = 2 * (name in obj.tried.destinations) + outlook.is_avoided
         if tier or outlook.is_busy:
-            others.append((tier, node, outlook))
+            fits.others.append((tier, node, outlook))
             continue
-        sound.append((node, outlook))
-        if len(sound) == most:
+        fits.sound.append((node, outlook))
+        if len(fits.sound) == most:
             break
-    if sound:
-        return Placement(_draw(sound, rng), read_from)
-    if others:
-        best = min(tier for tier, _, _ in others)
-        fit = [(n, o) for tier, n, o in others if tier == best and not o.is_busy]
-        return Placement(_draw(fit, rng), read_from) if fit else None
-    if some_away:
-        return reasons.DESTINATION_UNREACHABLE
-    if lacks_room:
-        return reasons.DESTINATION_INSUFFICIENT_SPACE
-    last = candidates.nodes[-1]
-    return refusal(obj, origin, last, room=obj.size) or reasons.DESTINATION_INSUFFICIENT_SPACE
+    return fits
 
 
 def _in_view(obj: MantaObject, origin: Shark, candidates: Candidates) -> Iterable[StorageNode]:
