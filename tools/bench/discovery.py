@@ -131,7 +131,7 @@ async def discovered(job: Job) -> int:
         nursery.start_soon(take)
         async with send:
             await run_discovery(job, send)
-    assert not job.unfinished, job.unfinished
+    assert not job.failed_scans, job.failed_scans
     return job.store.objects
 
 

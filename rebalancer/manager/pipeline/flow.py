@@ -46,7 +46,7 @@ async def run(job: Job) -> None:
       JobFailed: the scan of some shard did not finish; all other work is done.
     """
     await job.unless_cancelled(partial(job.node_list.ready, job.waits))
-    if job.scans:
+    if job.scans_shards:
         await job.store.write(scans.add_shards, tuple(job.moray))
     left = await _unfinished(job)
     # An earlier round may be unfinished too, on shards that were configured after it.
@@ -124,7 +124,7 @@ async def _recover(
 async def _unfinished(job: Job) -> list[NeededScan]:
     """Return the scans that are left; none if the job takes no more objects."""
     progress = await job.store.read(scans.read_progress)
-    shards = progress.shards if job.scans else ()
+    shards = progress.shards if job.scans_shards else ()
     listed = () if job.listing is None else job.listing.parts
     left = unfinished(needed(shards, progress.rounds, listed), progress.scans)
     return [] if job.has_enough else left
@@ -133,7 +133,7 @@ async def _unfinished(job: Job) -> list[NeededScan]:
 async def _why_failed(job: Job, scan_round: int) -> list[str]:
     """Return the failures of the rounds up to `scan_round`, which make the job fail."""
     progress = await job.store.read(scans.read_progress)
-    noted = {(scan.round, scan.shard) for scan in job.unfinished}
+    noted = {(scan.round, scan.shard) for scan in job.failed_scans}
     left_out = [
         f"listed records of shard {shard} were left out: {PUT_BACK}" for shard in progress.dropped
     ]
@@ -145,7 +145,7 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
         is_there = part.shard == NO_SHARD or part.shard in job.moray
         why = _position(part, progress) if is_there else PUT_BACK
         others.append(str(UnfinishedScan(part.round, part.shard, why)))
-    return [*map(str, job.unfinished), *left_out, *others]
+    return [*map(str, job.failed_scans), *left_out, *others]
 
 
 def _position(left: NeededScan, progress: ScanProgress) -> str:

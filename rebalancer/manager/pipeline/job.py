@@ -101,8 +101,8 @@ class Job:
 
     Mutable state: `config`, and the limit in `update_limiter`, which operators change while the job
     runs; `requeued`, the assignments with objects that `discover` must feed again; `absence`, the
-    objects that wait for destinations which are away; `unfinished`, the scans that make the job
-    fail in the end; `cancelled`, set when the job must begin nothing more.
+    objects that wait for destinations which are away; `failed_scans`, which make the job fail in
+    the end; `cancelled`, set when the job must begin nothing more.
     """
 
     id: str
@@ -121,7 +121,7 @@ class Job:
     bandwidth: BandwidthLimit
     update_limiter: UpdateLimiter
     #: Whether shards are scanned: all of them, or, of a retry job, what the earlier job left.
-    scans: bool = attrs.field(
+    scans_shards: bool = attrs.field(
         default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
     )
     waits: Waits = attrs.field(factory=Waits)
@@ -133,7 +133,7 @@ class Job:
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     requeued: deque[str] = attrs.field(factory=deque)
     absence: Absence = attrs.field(factory=Absence)
-    unfinished: list[UnfinishedScan] = attrs.field(factory=list)
+    failed_scans: list[UnfinishedScan] = attrs.field(factory=list)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
 
     @property

@@ -192,7 +192,7 @@ async def _found_by(world: World, name: str, listing: Listing | None = None) -> 
     world.job_name, world.listing = name, listing
     async with world.job() as job:
         await discovered(job)
-        assert job.unfinished == []
+        assert job.failed_scans == []
     return kept(world.job_file)
 
 
@@ -393,7 +393,7 @@ async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: obj
     async with world.job() as job:
         lossy = Unsteady(job.scanned[1], frozenset(range(1, 100, 2)))
         await discovered(attrs.evolve(job, scanned={1: lossy}))
-        assert job.unfinished == []
+        assert job.failed_scans == []
     assert kept(world.job_file) == whole
     world.close()
 
@@ -407,7 +407,7 @@ async def test_a_shard_that_refuses_its_scan_fails_the_job_at_its_end(
     async with world.job() as job:
         refusing = Unsteady(job.scanned[2], frozenset(range(3, 1000)), NO_TABLE)
         await discovered(attrs.evolve(job, scanned={**job.scanned, 2: refusing}))
-        assert job.unfinished == [UnfinishedScan(0, 2, str(NO_TABLE))]
+        assert job.failed_scans == [UnfinishedScan(0, 2, str(NO_TABLE))]
     assert len(kept(world.job_file)["objects"]) >= 10
     world.close()
 
@@ -428,6 +428,6 @@ async def test_a_shard_that_stays_away_is_waited_for_while_the_others_are_scanne
         with trio.fail_after(60):
             while nursery.child_tasks:  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.1)
-        assert (job.unfinished, job.waits.causes) == ([], [])
+        assert (job.failed_scans, job.waits.causes) == ([], [])
     assert len(kept(world.job_file)["objects"]) == 20
     world.close()

@@ -76,7 +76,7 @@ async def test_what_was_read_is_stored_whatever_becomes_of_the_next_window(
         # Two statements ask for columns and the last id.
         refusing = Unsteady(job.scanned[1], frozenset(range(3 + windows, 1000)), NO_TABLE)
         await discovered(attrs.evolve(job, scanned={1: refusing}))
-        assert job.unfinished == [UnfinishedScan(0, 1, str(NO_TABLE))]
+        assert job.failed_scans == [UnfinishedScan(0, 1, str(NO_TABLE))]
         assert await stored(job) == (windows * WINDOW, windows * WINDOW)
 
 
@@ -176,7 +176,7 @@ async def test_a_connection_that_is_lost_within_a_window_costs_a_try(
                     await trio.sleep(0.01)
                 assert await stored(job) == (2 * WINDOW, 2 * WINDOW)
                 assert await trio.to_thread.run_sync(end_the_hindered)
-        assert job.unfinished == []
+        assert job.failed_scans == []
         assert await stored(job) == (OBJECTS, OBJECTS)
 
 
@@ -188,13 +188,13 @@ async def test_a_statement_that_fails_at_a_row_leaves_nothing_of_its_window(
         await trio.to_thread.run_sync(execute, cluster, "UPDATE hindrance SET divisor = 0")
         async with world.job() as job:
             await discovered(job)
-            (failure,) = map(str, job.unfinished)
+            (failure,) = map(str, job.failed_scans)
             assert "division by zero" in failure
             assert await stored(job) == (2 * WINDOW, 2 * WINDOW)
         await trio.to_thread.run_sync(execute, cluster, "UPDATE hindrance SET divisor = 1")
         async with world.job() as job:
             await discovered(job)
-            assert job.unfinished == []
+            assert job.failed_scans == []
             assert await stored(job) == (OBJECTS, OBJECTS)
 
 
@@ -239,7 +239,7 @@ async def test_rows_before_an_error_of_moray_are_not_taken_for_all(
             async with world.job() as job:
                 await discovered(job)
                 left = await stored(job)
-                assert bool(job.unfinished) is not whole
+                assert bool(job.failed_scans) is not whole
             assert left == ((OBJECTS, OBJECTS) if whole else (2 * WINDOW, 2 * WINDOW))
             async with world.job() as job:
                 await discovered(job)

@@ -182,4 +182,6 @@ async def _take_over(running: "RunningJob", job: Job) -> None:
     params = running.row.params
     if "scans" in params:
         positions, shards = await run_sync(Work.VIEWS, read_left, params, running.resources.file)
-        await job.store.write(scans.continue_scans, positions, shards if job.scans else frozenset())
+        if not job.scans_shards:
+            shards = frozenset()
+        await job.store.write(scans.continue_scans, positions, shards)

@@ -63,7 +63,7 @@ async def make_job(
         scanned=shards.clones or shards.moray,
         moray=shards.moray,
         listing=listing_of(row.params, resources.file),
-        scans=scans_shards(row.params),
+        scans_shards=scans_shards(row.params),
         metrics=metrics,
         ledger=opened.ledger,
         update_limiter=UpdateLimiter(threads, config.metadata_timeout, waits),

@@ -76,7 +76,7 @@ async def _make(resources: Resources, params: dict[str, Any]) -> Plan:
         warnings = await preflight_of(job, shards.clones)
         destinations = await _place_all(job)
         return Plan(
-            await job_store.status(), destinations, warnings, list(map(str, job.unfinished))
+            await job_store.status(), destinations, warnings, list(map(str, job.failed_scans))
         )
 
 

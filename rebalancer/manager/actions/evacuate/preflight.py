@@ -104,7 +104,7 @@ async def preflight(
 async def preflight_of(job: Job, clones: Mapping[int, Clone]) -> list[Finding]:
     """Return all findings about `job`, as `preflight` does; `clones` has its shards' clones."""
     origin = job.decisions.origin.manta_storage_id
-    looked_at = clones if job.scans else {}
+    looked_at = clones if job.scans_shards else {}
     return await preflight(
         job.config, origin, job.node_list.nodes, job.agents, job.moray, looked_at
     )

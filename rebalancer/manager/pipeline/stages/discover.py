@@ -54,11 +54,11 @@ async def _feed_round(
 async def run_discovery(job: Job, feeds: trio.MemorySendChannel[Feed]) -> None:
     """Send on every object that the job has to move, each once, from the stored positions on.
 
-    If waiting cannot help a shard, its scan is noted in `job.unfinished`, and the others go on.
+    If waiting cannot help a shard, its scan is noted in `job.failed_scans`, and the others go on.
     """
     if job.listing is not None:
         await read_listing(job, job.listing, feeds)
-    if not job.scans:
+    if not job.scans_shards:
         return
 
     async def keep(scanned: ScanPosition, rows: list[scan.FoundRow]) -> None:

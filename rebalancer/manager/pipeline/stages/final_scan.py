@@ -24,7 +24,7 @@ async def run_final_scan(job: Job, scan_round: int, feeds: trio.MemorySendChanne
     """Send on every object that has to be moved after all; list the other records as remaining.
 
     After the last of the configured rounds, every record is listed.  The scan of a shard that does
-    not answer is noted in `job.unfinished`, and those of the other shards go on.
+    not answer is noted in `job.failed_scans`, and those of the other shards go on.
     """
     is_last = scan_round > job.config.final_scans
 
@@ -62,7 +62,7 @@ def _why_none(job: Job) -> str | None:
     """Return why a job has no final scans, None if it has."""
     if not job.config.final_scans:
         return "final_scans is 0"
-    if not job.scans:
+    if not job.scans_shards:
         return "the job takes listed objects only"
     if job.max_objects is not None:
         return "the job takes a limited number of objects"

@@ -33,7 +33,7 @@ async def read_listing(job: Job, listing: Listing, feeds: trio.MemorySendChannel
     """Send on every listed object that the job has to move, behind the stored positions.
 
     The file and the shards are waited for.  If waiting cannot help a shard, the reading ends, which
-    is noted in `job.unfinished`.
+    is noted in `job.failed_scans`.
     """
     for part in listing.parts:
         begun = await _position(job, listing, part)
@@ -44,7 +44,7 @@ async def read_listing(job: Job, listing: Listing, feeds: trio.MemorySendChannel
             try:
                 anew = await _read_anew(job, listed)
             except PeerError as exc:
-                job.unfinished.append(UnfinishedScan(0, NO_SHARD, str(exc)))
+                job.failed_scans.append(UnfinishedScan(0, NO_SHARD, str(exc)))
                 return
             await feed_placement(feeds, await _store(job, anew, begun))
 

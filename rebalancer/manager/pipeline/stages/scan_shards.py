@@ -27,7 +27,7 @@ async def scan_shards(
 
     Round 0 is discovery, which looks at objects only; the others are final scans, which look
     at directories too.  A shard that does not answer is waited for; if waiting cannot help it, its
-    scan is noted in `job.unfinished`.  Either way the other scans go on.
+    scan is noted in `job.failed_scans`.  Either way the other scans go on.
     """
     readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
     async with trio.open_nursery() as nursery:
@@ -54,7 +54,7 @@ async def _scan_shard(
     except PeerError as exc:
         # The other shards go on; the job fails when they are done.
         log.error("scan given up", job=job.id, shard=number, error=str(exc))
-        job.unfinished.append(UnfinishedScan(scan_round, number, str(exc)))
+        job.failed_scans.append(UnfinishedScan(scan_round, number, str(exc)))
     else:
         log.info("scan finished", job=job.id, shard=number, round=scan_round)
     finally:

@@ -81,7 +81,7 @@ class Chain:
         self.world.job_name = name
         return {
             "listing": listing_of(params, self.file),
-            "scans": scans_shards(params),
+            "scans_shards": scans_shards(params),
             "max_objects": params.get("max_objects"),
         }
 
