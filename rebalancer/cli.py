@@ -207,7 +207,9 @@ def _run(find: Callable[[], click.Command], name: str, *, usage: int = 2) -> NoR
         click.echo(exc.ctx.get_help(), err=True)
         sys.exit(usage)
     except click.ClickException as exc:
-        exc.show()
+        if isinstance(exc, click.UsageError) and exc.ctx is not None:
+            _echo_usage(exc.ctx)
+        click.echo(printable_lines(f"{name}: {exc.format_message()}"), file=sys.stderr)
         sys.exit(usage if isinstance(exc, click.UsageError) else exc.exit_code)
     except (RebalancerError, OSError) as exc:
         # Named, because click would choose another encoding than the terminal's.
@@ -222,6 +224,13 @@ def _run(find: Callable[[], click.Command], name: str, *, usage: int = 2) -> NoR
             raise
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _echo_usage(context: click.Context) -> None:
+    """Print how a command is used, and which option says more."""
+    click.echo(context.get_usage(), file=sys.stderr)
+    if (option := context.help_option_names) and context.command.get_help_option(context):
+        click.echo(f"Try '{context.command_path} {option[-1]}' for help.\n", file=sys.stderr)
 
 
 def main() -> NoReturn:

@@ -17,15 +17,17 @@ class Token:
 
     path: str = ""
     value: str | None = None
+    #: The key of the configuration that names the file, for errors.
+    named_by: str = ""
 
     @classmethod
-    def of(cls, path: str) -> "Token":
+    def of(cls, path: str, named_by: str = "") -> "Token":
         """Read the token in the file `path`; none if `path` is empty.  Blocking.
 
         Raises:
           ConfigError: the file cannot be read, or holds no token.
         """
-        made = cls()
+        made = cls(named_by=named_by)
         made.read(path)
         return made
 
@@ -35,7 +37,7 @@ class Token:
         Raises:
           ConfigError: it cannot be read, and what was read before holds on.
         """
-        self.value = read_token(path)
+        self.value = read_token(path, self.named_by)
         self.path = path
 
     def reload(self) -> None:

@@ -4,12 +4,13 @@ import re
 
 from rich.filesize import decimal
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)B?(?:/s)?", re.IGNORECASE)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(|[KMGT]i?)B?(?:/s)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {f"{unit}I": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}
 
 
 def read_rate(text: str) -> int | None:
-    """Return bytes a second: `20M`, `1.5G`, `800000`; None for `none`.
+    """Return bytes a second: `20M`, `20MiB`, `1.5G`, `800000`; None for `none`.
 
     Raises:
       ValueError: it is none of these.

@@ -109,7 +109,10 @@ def test_a_configuration_that_names_missing_files_is_refused(tmp_path: Path) -> 
     done = run("check-config", "agent", str(file))
     assert (done.returncode, done.stderr.splitlines()) == (
         1,
-        ["/no/token: No such file or directory", "/no/c, /no/k: No such file or directory"],
+        [
+            "api.token_file: /no/token: No such file or directory",
+            "api.tls_cert, api.tls_key: /no/c, /no/k: No such file or directory",
+        ],
     )
     manager = tmp_path / "manager.json"
     manager.write_text(
@@ -148,7 +151,7 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: the system's authorities: ")
+    assert done.stderr.startswith("rebalancer-manager: the system's authorities: ")
     assert done.stderr.count("\n") == 1
 
 

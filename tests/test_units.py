@@ -14,6 +14,9 @@ from rebalancer.units import duration, read_rate
         ("20MB", 20_000_000),
         ("20MB/s", 20_000_000),
         ("1G", 1_000_000_000),
+        ("20MiB", 20 << 20),
+        ("1.5Ki", 1536),
+        ("1GiB/s", 1 << 30),
         ("1.5k", 1500),
         ("0.29M", 290_000),
         ("none", None),
@@ -24,7 +27,9 @@ def test_a_rate_is_read_as_it_is_meant(text: str, expected: int | None) -> None:
     assert read_rate(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "20Mb", "20Mbit", "20MiB", "1e6", "many", "2 0"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1", "20Mb", "20Mbit", "20Mib", "20i", "1e6", "many", "2 0"]
+)
 def test_what_may_mean_something_else_is_refused(text: str) -> None:
     """Bits above all."""
     with pytest.raises(ValueError, match="expected bytes a second"):

@@ -29,6 +29,8 @@ class Option:
     metavar: str | None = None
     #: Whether its value is the id of a job, which may be cut to its first characters.
     is_job: bool = False
+    #: Whether its value is the path of a file on the manager's machine.
+    is_file: bool = False
 
 
 @attrs.frozen
@@ -88,6 +90,8 @@ class Declaration:
     alternatives: tuple[str, ...] = ()
     #: Whether a dry run can tell what a job would do.
     has_plan: bool = False
+    #: Whether a job has limits that operators can change: of updates, destinations and bandwidth.
+    has_limits: bool = False
 
     def node(self, params: Mapping[str, Any]) -> str | None:
         """Return the storage node that no two jobs may be about, None if there is no such rule."""

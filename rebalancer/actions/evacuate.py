@@ -45,6 +45,7 @@ class EvacuateParams:
             "Take the records that this file on the manager's machine names, without a scan:"
             ' a line {"key": ..., "shard": ...} each; the shard may be missing.',
             "FILE",
+            is_file=True,
         ),
         default=None,
         pattern=r"^/[^\x00]*$",
@@ -134,4 +135,5 @@ EVACUATE = Declaration(
     config=_config,
     config_schema=_CONFIG_SCHEMA,
     has_plan=True,
+    has_limits=True,
 )

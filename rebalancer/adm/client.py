@@ -232,7 +232,8 @@ class Manager:
 
 
 def _no_answer(exc: PeerError) -> AdmError:
-    return AdmError(f"no answer from the manager: {exc}")
+    hint = "; it does not speak TLS: try http://" if "WRONG_VERSION_NUMBER" in str(exc) else ""
+    return AdmError(f"no answer from the manager: {exc}{hint}")
 
 
 async def _check_answer(answer: Answer) -> None:
@@ -261,8 +262,8 @@ async def open_manager(access: Access, silence_s: float = ANSWER_S) -> AsyncIter
         scheme, where = read_url(access.url)
     except ValueError as exc:
         raise AdmError(str(exc)) from exc
-    token = read_token(access.token_file)
-    tls = trust_authorities(access.ca_file) if scheme == "https" else None
+    token = read_token(access.token_file, "--token-file")
+    tls = trust_authorities(access.ca_file, "--ca-file") if scheme == "https" else None
     async with open_http({}, read_s=silence_s, tls=tls) as http:
         yield Manager(http, where, token)
 

@@ -2,10 +2,11 @@
 
 import click
 
-from rebalancer.adm.client import Access, Body, Manager, with_manager
+from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.options import confirm, job_argument, json_option, read_rate, yes_option
 from rebalancer.adm.output import echo_json
-from rebalancer.adm.progress import settled, state_words, subject
+from rebalancer.adm.progress import has_ended, settled, state_word, state_words, subject
+from rebalancer.adm.wording import LIMITS, worded
 from rebalancer.api.jobs import JobShown
 from rebalancer.units import size
 
@@ -47,7 +48,9 @@ def cancel(access: Access, uuid: str, yes: bool, as_json: bool) -> None:
     """
     if not yes:
         job_id, view = with_manager(access, lambda manager: _find_view(manager, uuid))
-        confirm(f"Cancel {_described(job_id, view)}?  It cannot be resumed, only retried.")
+        # The manager says of a job that has ended that there is nothing to cancel.
+        if not has_ended(view):
+            confirm(f"Cancel {_described(job_id, view)}?  It cannot be resumed, only retried.")
     _control(access, uuid, "cancel", as_json)
 
 
@@ -62,6 +65,9 @@ def delete(access: Access, uuid: str, yes: bool) -> None:
     """
     if not yes:
         job_id, view = with_manager(access, lambda manager: _find_view(manager, uuid))
+        if not has_ended(view):
+            why = "it cannot be removed before it has ended"
+            raise AdmError(f"job {job_id} is {state_word(view.state, view.wish)}: {why}")
         confirm(f"Remove {_described(job_id, view)}, with all that is known of its objects?")
 
     async def remove(manager: Manager) -> str:
@@ -79,7 +85,7 @@ def delete(access: Access, uuid: str, yes: bool) -> None:
 def set_threads(access: Access, uuid: str, count: int) -> None:
     """Change how many metadata updates are made at a time.
 
-    For a job that runs, and at once.
+    At once; a job that is queued or paused has it when it runs.
     """
     job_id = _set(access, uuid, "set_metadata_threads", count)
     click.echo(f"job {job_id}: {count:,} metadata updates at a time")
@@ -92,7 +98,7 @@ def set_threads(access: Access, uuid: str, count: int) -> None:
 def set_max_sharks(access: Access, uuid: str, count: int) -> None:
     """Change how many destinations are filled at a time.
 
-    For a job that runs, from the next objects on.
+    From the next objects on.
     """
     job_id = _set(access, uuid, "set_max_sharks", count)
     click.echo(f"job {job_id}: {count:,} destinations at a time")
@@ -105,7 +111,7 @@ def set_max_sharks(access: Access, uuid: str, count: int) -> None:
 def set_max_tasks(access: Access, uuid: str, count: int) -> None:
     """Change how many objects go into an assignment.
 
-    For a job that runs, from the next assignments on.
+    From the next assignments on.
     """
     job_id = _set(access, uuid, "set_max_tasks_per_assignment", count)
     click.echo(f"job {job_id}: {count:,} objects an assignment")
@@ -118,8 +124,8 @@ def set_max_tasks(access: Access, uuid: str, count: int) -> None:
 def set_bandwidth(access: Access, uuid: str, rate: int | None) -> None:
     """Change the bytes a second that a destination may take in.
 
-    For a job that runs, at each of its destinations.  RATE is in bytes a second: 800000, 20M,
-    1.5G; or none, for what each agent is configured to.
+    At each of its destinations.  RATE is in bytes a second: 800000, 20M,
+    20MiB, 1.5G; or none, for what each agent is configured to.
 
     \b
     Example:
@@ -135,7 +141,8 @@ def _set(access: Access, uuid: str, action: str, value: int | None) -> str:
 
     async def put(manager: Manager) -> str:
         job_id = await manager.find(uuid)
-        await manager.change(job_id, action, value)
+        with worded(LIMITS):
+            await manager.change(job_id, action, value)
         return job_id
 
     return with_manager(access, put)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,12 +12,13 @@ from rich.text import Text
 from rebalancer.actions import DECLARED
 from rebalancer.actions.declaration import Declaration, parameters_of
 from rebalancer.actions.evacuate import EVACUATE
-from rebalancer.adm.client import PLAN_S, Access, Body, Manager, with_manager
+from rebalancer.adm.client import ANSWER_S, PLAN_S, Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.options import action_options, job_argument, json_option
 from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import verdict_lines, warnings
 from rebalancer.adm.tables import plan_table, what_does_not_fit
+from rebalancer.adm.wording import options_of, worded
 from rebalancer.api.jobs import JobShown
 from rebalancer.api.plan import Plan
 from rebalancer.peers.http import Reply
@@ -39,20 +41,50 @@ def _creation(declared: Declaration) -> click.Command:
             return
 
         async def post(manager: Manager) -> Reply:
-            for name in jobs & body["params"].keys():
-                body["params"][name] = await manager.find(body["params"][name])
-            return await manager.ask("POST", "/jobs", body)
+            return await _post(manager, declared, body)
 
         _echo_new_job(with_manager(context.obj, post), as_json)
 
-    known = parameters_of(declared.params).items()
-    jobs = {name for name, (_, one) in known if one.option is not None and one.option.is_job}
     options = action_options(declared)
     if declared.has_plan:
         told = "Only tell what the job would do: see job plan."
         options.append(click.Option(["--dry-run"], is_flag=True, help=told))
     command = click.Command(declared.name, callback=make, params=options, help=declared.help)
     return json_option(command)
+
+
+async def _post(
+    manager: Manager, declared: Declaration, body: dict[str, Any], within_s: float = ANSWER_S
+) -> Reply:
+    """Send the body of POST /jobs, with whole ids and paths in place of what was typed.
+
+    Raises:
+      AdmError: no answer, or a refusal, worded as the command is.
+    """
+    params, names = dict(body["params"]), options_of(declared)
+    for name, (_, known) in parameters_of(declared.params).items():
+        if name not in params or known.option is None:
+            continue
+        if known.option.is_job:
+            params[name] = await manager.find(params[name])
+        if known.option.is_file:
+            params[name] = _path_there(names[name], params[name], manager.where.host)
+    with worded(names):
+        return await manager.ask("POST", "/jobs", {**body, "params": params}, within_s=within_s)
+
+
+def _path_there(option: str, path: str, host: str) -> str:
+    """Return the path of a file as the manager on `host` finds it.
+
+    Raises:
+      AdmError: a relative path means nothing on another machine.
+    """
+    if path.startswith("/"):
+        return path
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return str(Path.cwd() / path)
+    why = "the manager's machine reads this file; expected its path from the root there"
+    raise AdmError(f"{option}: {path}: {why}")
 
 
 for _declared in DECLARED.values():
@@ -126,8 +158,8 @@ def _plan(
     context: click.Context, declared: Declaration, body: dict[str, Any], as_json: bool
 ) -> None:
     async def ask(manager: Manager) -> Body[Plan]:
-        asked = {**body, "dry_run": True}
-        return Body((await manager.ask("POST", "/jobs", asked, within_s=PLAN_S)).json(), Plan)
+        reply = await _post(manager, declared, {**body, "dry_run": True}, within_s=PLAN_S)
+        return Body(reply.json(), Plan)
 
     subject = printable(declared.subject(body["params"]))
     with Console(file=sys.stderr).status(

@@ -10,7 +10,16 @@ from rebalancer import units
 from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.adm import exits
 from rebalancer.adm.printing import printable
-from rebalancer.api.jobs import Finding, JobShown, Results, Scan, Summary, VerdictCause, Wait
+from rebalancer.api.jobs import (
+    Finding,
+    JobListed,
+    JobShown,
+    Results,
+    Scan,
+    Summary,
+    VerdictCause,
+    Wait,
+)
 from rebalancer.domain.states import GOING, JobState, Words, job_state, words_for_people
 from rebalancer.domain.verdicts import NOTHING_LEFT, Word
 from rebalancer.rates import Rates, eta_s
@@ -104,6 +113,12 @@ def state_word(state: str, wish: str | None) -> str:
     if known is None:
         return "queued" if state in GOING[:2] else state.lower()
     return JobState.CANCELLING if known is JobState.DRAINING else known
+
+
+def has_ended(job: JobShown | JobListed) -> bool:
+    """Tell whether nothing happens to a job any more, also not by an operator."""
+    is_paused = state_word(job.state, job.wish) == JobState.PAUSED
+    return job.state not in GOING and not is_paused
 
 
 def percent(state: str, results: Results | None, scanned: float) -> str:

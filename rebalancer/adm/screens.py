@@ -13,6 +13,7 @@ from rebalancer import units
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import (
     counted,
+    has_ended,
     percent,
     scanned_share,
     seconds_between,
@@ -188,8 +189,8 @@ def status_screen(
     lines = flow(
         [turns, nodes], width, first=printable(f"manager {status.version}{_GAP}"), indent="  "
     )
-    shown = [row for row in rows if not _has_ended(row)]
-    ended = [row for row in rows if _has_ended(row)]
+    shown = [row for row in rows if not has_ended(row)]
+    ended = [row for row in rows if has_ended(row)]
     shown += ended[-MOST_ENDED:]
     lines += ["", *jobs_screen(shown, width, now)]
     if hidden := len(ended[:-MOST_ENDED]):
@@ -197,11 +198,6 @@ def status_screen(
     if status.destinations:
         lines += ["", *destinations_screen(status.destinations, width, now)]
     return lines
-
-
-def _has_ended(row: JobListed) -> bool:
-    is_paused = state_word(row.state, row.wish) == JobState.PAUSED
-    return row.state not in GOING and not is_paused
 
 
 def destinations_screen(

@@ -72,6 +72,7 @@ def get(access: Access, uuid: str, as_json: bool) -> None:
         echo_reply(reply, as_json)
         return
     view = Body(reply.json(), JobShown).read()
+    echo_lines([f"job {job_id}"])
     echo_screen(lambda width, now: job_block(listed(job_id, view, None), width, now))
     shown = attrs.evolve(view, waiting=(), error=None)
     make_console().print(counts_table(view))
@@ -235,6 +236,8 @@ def report(access: Access, uuid: str, output: Path | None) -> None:
     async def save(manager: Manager) -> None:
         job_id = await manager.find(uuid)
         if output is None:
+            if sys.stdout is None:
+                raise AdmError("standard output is closed")
             out = sys.stdout.buffer
             await save_report(manager, job_id, out)
             out.flush()

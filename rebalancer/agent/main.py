@@ -65,7 +65,7 @@ async def _serve(config: AgentConfig) -> None:
     sys.setswitchinterval(0.0005)
     agent = open_agent(config)
     api = make_api(agent)
-    token = Token.of(config.api.token_file)
+    token = Token.of(config.api.token_file, "api.token_file")
     daemon.require_token(api, token)
     exported = metrics_app(agent.metrics.registry)
     if config.metrics.behind_token:

@@ -1,7 +1,8 @@
 """This module reads the files that a configuration names: tokens, certificates, authorities."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +23,30 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-def read_token(path: str) -> str | None:
+def read_token(path: str, named_by: str = "") -> str | None:
     """Read the token in a file; None where no file is named.
+
+    Errors begin with `named_by`, the key or option that names the file.
 
     Raises:
       ConfigError: the file cannot be read, or holds no token.
     """
     if not path:
         return None
-    token = read_text(Path(path)).strip()
-    if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise ConfigError(f"{path}: expected one token: ASCII, without white space")
-    return token
+    with _naming(named_by):
+        token = read_text(Path(path)).strip()
+        if not token or not token.isascii() or any(c.isspace() for c in token):
+            raise ConfigError(f"{path}: expected one token: ASCII, without white space")
+        return token
+
+
+@contextmanager
+def _naming(named_by: str) -> Iterator[None]:
+    """Let an error about a file begin with what names the file."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise (ConfigError(f"{named_by}: {exc}") if named_by else exc) from exc
 
 
 def open_tls(cert: str, key: str) -> ssl.SSLContext | None:
@@ -48,12 +61,16 @@ def open_tls(cert: str, key: str) -> ssl.SSLContext | None:
     try:
         made.load_cert_chain(cert, key)
     except OSError as exc:  # ssl's own errors among them
-        raise ConfigError(f"{cert}, {key}: {exc.strerror or exc}") from exc
+        raise ConfigError(
+            f"api.tls_cert, api.tls_key: {cert}, {key}: {exc.strerror or exc}"
+        ) from exc
     return made
 
 
-def trust_authorities(ca_file: str) -> ssl.SSLContext:
+def trust_authorities(ca_file: str, named_by: str = "") -> ssl.SSLContext:
     """Read the authorities whose certificates a client accepts; without a file, the system's.
+
+    Errors begin with `named_by`, the key or option that names the file.
 
     Raises:
       ConfigError: the file cannot be read, or has none.
@@ -62,7 +79,8 @@ def trust_authorities(ca_file: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as exc:  # ssl's own errors among them
         named = ca_file or "the system's authorities"
-        raise ConfigError(f"{named}: {exc.strerror or exc}") from exc
+        with _naming(named_by if ca_file else ""):
+            raise ConfigError(f"{named}: {exc.strerror or exc}") from exc
 
 
 def unusable_files(config: ManagerConfig | AgentConfig) -> list[str]:
@@ -71,16 +89,16 @@ def unusable_files(config: ManagerConfig | AgentConfig) -> list[str]:
     Each fault is a text of its own; none means that all files can be used.
     """
     api = config.api
-    checks: list[tuple[str, Callable[[], object]]] = [("", partial(read_token, api.token_file))]
+    checks: list[Callable[[], object]] = [partial(read_token, api.token_file, "api.token_file")]
     if isinstance(config, ManagerConfig):
-        checks.append(("", partial(read_token, config.agent_token_file)))
-    checks.append(("", partial(open_tls, api.tls_cert, api.tls_key)))
+        checks.append(partial(read_token, config.agent_token_file, "agent_token_file"))
+    checks.append(partial(open_tls, api.tls_cert, api.tls_key))
     if isinstance(config, ManagerConfig) and config.agent_tls:
-        checks.append(("agent_tls_ca: ", partial(trust_authorities, config.agent_tls_ca)))
+        checks.append(partial(trust_authorities, config.agent_tls_ca, "agent_tls_ca"))
     faults = []
-    for prefix, check in checks:
+    for check in checks:
         try:
             check()
         except ConfigError as exc:
-            faults.append(f"{prefix}{exc}")
+            faults.append(str(exc))
     return faults

@@ -44,7 +44,8 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
       StoreError: the state cannot be opened, or another manager has it.
       ConfigError: an address cannot be served on, or there is no token where one should be.
     """
-    agent_token, api_token = Token.of(config.agent_token_file), Token.of(config.api.token_file)
+    agent_token = Token.of(config.agent_token_file, "agent_token_file")
+    api_token = Token.of(config.api.token_file, "api.token_file")
     async with _open_jobs(config, agent_token) as jobs:
         metrics, access = jobs.resources.metrics, config.api
         api = make_api(jobs, metrics)
@@ -93,7 +94,9 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
                 config.hosts,
                 read_s=config.http_timeout_s,
                 connections=affordable(daemon.open_many_files()),
-                tls=trust_authorities(config.agent_tls_ca) if config.agent_tls else None,
+                tls=trust_authorities(config.agent_tls_ca, "agent_tls_ca")
+                if config.agent_tls
+                else None,
             ) as http,
             open_index(data_dir / "rebalancer.sqlite") as index,
         ):
@@ -106,7 +109,7 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
 
 def _load(path: Path | None) -> ManagerConfig:
     config = load_manager(path)
-    read_token(config.agent_token_file)
+    read_token(config.agent_token_file, "agent_token_file")
     return config
 
 

@@ -254,6 +254,68 @@ async def test_a_job_that_leaves_objects_is_no_success(tmp_path: Path) -> None:
     assert saved.stderr.splitlines()[1] == verdict["line"]
 
 
+async def test_nobody_is_asked_about_what_cannot_be(tmp_path: Path) -> None:
+    """A job that has ended is not cancelled, and one that has not is not removed."""
+    async with operator(tmp_path, objects=3, max_concurrent_jobs=1) as run:
+        ended = await run.rig.create(from_shark="20.stor")
+        await run.rig.reach(ended, "Complete")
+        cancelled = await run.refused("job", "cancel", ended, typed="y\n")
+        await run.rig.create()
+        queued = await run.rig.create(from_shark="21.stor")
+        removed = await run.refused("job", "delete", queued, typed="y\n")
+        asked = await run("job", "cancel", ended, typed="y\n")
+
+    assert cancelled.startswith(f"Job {ended} is complete: it cannot be cancelled")
+    assert removed.endswith(": it cannot be removed before it has ended")
+    assert "?" not in asked.output
+
+
+async def test_a_job_that_waits_can_be_tuned(tmp_path: Path) -> None:
+    """Its limits are in force when it runs; one that verifies has none."""
+    async with operator(tmp_path, objects=9, max_concurrent_jobs=1) as run:
+        first = await run.rig.create()
+        await run.rig.at_work(first)
+        queued = await run.rig.create(from_shark="20.stor")
+        tuned = await run.done("job", "set-bandwidth", queued, "20MiB")
+        await run.done("job", "set-max-sharks", queued, "2")
+        below = await run.refused("job", "set-bandwidth", queued, "0")
+        kept = (await run.rig.jobs.queries.known(queued)).params["tuning"]
+        await run.done("job", "pause", first)
+        await run.done("job", "set-max-tasks", first, "7")
+        paused = (await run.rig.jobs.queries.known(first)).params["tuning"]
+        await run.rig.reach(queued, "Complete")
+        late = await run.refused("job", "set-max-sharks", queued, "2")
+
+    assert tuned == f"job {queued}: 21.0 MB/s a destination\n"
+    assert (kept["bandwidth_bytes_per_s"], kept["max_sharks"]) == (20 << 20, 2)
+    assert paused["max_tasks_per_assignment"] == 7
+    assert below == "Cannot set bandwidth below 1 (status 400)"
+    assert late == "Attempt to update job that is not running (status 400)"
+
+
+async def test_a_file_is_named_from_here_where_the_manager_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere a relative path means nothing; a plan takes the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.ndjson").write_text('{"key": "/account/stor/1"}\nodd\n')
+    options = ("-s", "1.stor", "--objects-file", "some.ndjson")
+    async with operator(tmp_path, objects=3) as run:
+        bad = await run.refused("job", "create", "evacuate", *options)
+        planned = await run.refused("job", "plan", *options)
+
+    assert bad.startswith(f"{tmp_path}/some.ndjson: line 2: ")
+    assert planned == bad
+
+
+def test_a_relative_path_means_nothing_to_another_machine() -> None:
+    """Nothing is sent."""
+    options = ("-s", "1.stor", "--objects-file", "some.ndjson")
+    url = "http://manager.lab"
+    result = CliRunner().invoke(adm, ["--url", url, "job", "create", "evacuate", *options])
+    assert "--objects-file: some.ndjson: the manager's machine reads" in str(result.exception)
+
+
 async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:
     """By its last line and its exit code, as a table or as JSON; no job is made."""
     async with operator(tmp_path, objects=9) as run:

@@ -79,17 +79,17 @@ async def test_people_see_tables_and_scripts_what_they_know(tmp_path: Path) -> N
         offered = await trio.to_thread.run_sync(words)
 
     assert shown[0] == 0
-    assert "│ action   │ state" in shown[1].replace("┃", "│")
-    assert f"│ {job_id} │ Evacuate │ " in shown[1]
-    rows = [{"id": job_id, "action": "Evacuate", "state": "Setup"}]
+    head, first, *_ = shown[1].splitlines()
+    assert head.split()[:3] == ["JOB", "STATE", "DONE"]
+    assert first.startswith(job_id[:8])
+    assert "evacuate 1.stor.lab" in first
     lines = piped[1].splitlines()
     assert (piped[0], piped[2]) == (0, "")
     assert lines[:2] == ["", f"server version: rebalancer-manager {__version__}"]
     (row,) = json.loads("\n".join(lines[2:]))
-    assert row.keys() == rows[0].keys()
-    assert (row["id"], row["action"]) == (job_id, "Evacuate")
+    assert (row["id"], row["action"], row["subject"]) == (job_id, "Evacuate", "1.stor.lab")
     # What a person sees while waiting is not for a script.
-    message = "rebalancer: params.from_shark: '1:stor' is no name of a storage node (status 400)\n"
+    message = "rebalancer: --shark: '1:stor' is no name of a storage node (status 400)\n"
     assert planned == (1, "", message)
     assert offered == [job_id]
 
@@ -123,9 +123,9 @@ async def test_a_manager_that_guards_its_api_is_reached(tmp_path: Path) -> None:
         assert err.endswith("(status 401); see --token-file\n")
         for message, access in {
             "CERTIFICATE_VERIFY_FAILED": Access(url, token),
-            "nowhere.pem: No such file": Access(url, token, "nowhere.pem"),
+            "--ca-file: nowhere.pem: No such file": Access(url, token, "nowhere.pem"),
             "no answer from the manager": Access(f"http://{address}", token),
-            "nowhere: No such file": Access(url, "nowhere", trusted),
+            "--token-file: nowhere: No such file": Access(url, "nowhere", trusted),
         }.items():
             with pytest.raises(RebalancerError, match=message):
                 async with open_manager(access) as manager:

@@ -153,12 +153,12 @@ _CHANGE = _of_job(
     "change_job",
     "Pause, resume or cancel a job, or change a setting of it",
     "`pause` stops a job as it is, and `resume` lets it go on.  `cancel` begins nothing more, waits"
-    " for what agents are doing and ends the job.  A setting can be changed while the job runs, is"
-    " in force at once, and outlives a restart of the manager.",
+    " for what agents are doing and ends the job.  A setting can be changed until the job ends, is"
+    " in force at once or as soon as the job runs, and outlives a restart of the manager.",
     part.answer("The change is made; the body is empty.", {}),
     {
-        400: f"{_NO_JOB}  For a setting: the job does not run, the configuration fixes the setting,"
-        " or the number is out of range.",
+        400: f"{_NO_JOB}  For a setting: the job has ended, has no settings, or is about to begin"
+        " or end, the configuration fixes the setting, or the number is out of range.",
         409: "The state of the job does not allow this change.",
         422: _BAD_BODY,
     },

@@ -60,7 +60,9 @@ class Resources:
 
         async def ask() -> str | None:
             try:
-                return await run_sync(Work.OTHER, read_token, config.agent_token_file)
+                return await run_sync(
+                    Work.OTHER, read_token, config.agent_token_file, "agent_token_file"
+                )
             except ConfigError as exc:
                 raise PeerUnreachable(str(exc)) from exc
 

@@ -317,17 +317,26 @@ class Jobs:
 
     async def _set(self, row: JobRow, setting: Setting) -> None:
         running = self.running.get(row.id)
-        if running is None or running.job is None:
+        if running is None:
+            # One that will run has its limits as soon as it does.
+            declared = DECLARED.get(row.action)
+            is_coming = row.state in (JobState.QUEUED, JobState.PAUSED)
+            can_change = is_coming and declared is not None and declared.has_limits
+        else:
+            can_change = running.job is not None
+        if not can_change:
             raise BadRequest("Attempt to update job that is not running")
+        base = self.resources.config if running is None else running.base
         is_threads = setting.name == "max_metadata_update_threads"
-        if is_threads and running.base.options.use_static_md_update_threads:
+        if is_threads and base.options.use_static_md_update_threads:
             raise BadRequest(f"Job ({row.id}) does not support dynamic configuration updates")
         check_range(setting)
         tuning = attrs.evolve(read_tuning(row), **{setting.name: setting.value})
         params = {**row.params, "tuning": attrs.asdict(tuning)}
         # Recorded before it is in force, so that it outlives a restart.
         await self._request_index.set_params(row.id, params)
-        running.tune(attrs.evolve(running.row, params=params))
+        if running is not None:
+            running.tune(attrs.evolve(running.row, params=params))
         log.info("job changed", job=row.id, setting=setting.name, value=setting.value)
 
     async def _pause(self, row: JobRow) -> None:

@@ -109,14 +109,23 @@ class ObjectsFile:
         try:
             found: Any = json.loads(line)
         except (ValueError, RecursionError) as exc:
-            raise JobFailed(f"{self.path}: at byte {offset}: {exc}") from exc
+            raise self._unusable(offset, str(exc)) from exc
         match found:
             case {"key": str(key), "shard": int(shard)} if shard is not True:
                 return Listed(shard, key)
             case {"key": str(key)} if found.get("shard") is None:
                 return Listed(None, key)
         expected = 'expected an object with a string "key", and perhaps the number of its "shard"'
-        raise JobFailed(f"{self.path}: at byte {offset}: {expected}")
+        raise self._unusable(offset, expected)
+
+    def _unusable(self, offset: int, why: str) -> JobFailed:
+        """Return the error of the line at `offset`, by its number, for which editors have a key."""
+        number, left = 1, offset
+        with self.path.open("rb") as file:
+            while left and (piece := file.read(min(left, 1 << 20))):
+                number += piece.count(b"\n")
+                left -= len(piece)
+        return JobFailed(f"{self.path}: line {number:,}: {why}")
 
 
 def check(listing: Listing) -> None:

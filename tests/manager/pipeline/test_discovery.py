@@ -280,11 +280,11 @@ async def test_a_retry_takes_what_did_not_go_and_reads_it_anew(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "at byte 14: Expecting"),
-        (b"[]", 'at byte 14: expected an object with a string "key"'),
-        (b'{"key": 1}', "at byte 14: expected"),
-        (b'{"key": "/x", "shard": "1"}', "at byte 14: expected"),
-        (b"\xff", "at byte 14: "),
+        (b"{", "line 2: Expecting"),
+        (b"[]", 'line 2: expected an object with a string "key"'),
+        (b'{"key": 1}', "line 2: expected"),
+        (b'{"key": "/x", "shard": "1"}', "line 2: expected"),
+        (b"\xff", "line 2: "),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
