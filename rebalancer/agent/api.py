@@ -15,7 +15,13 @@ from rebalancer.agent.state.posted import read_posted
 from rebalancer.agent.state.statefile import BrokenFile
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.worker import Worker
-from rebalancer.agent_protocol import AssignmentReport, AssignmentStats, Dialect, report_to_wire
+from rebalancer.agent_protocol import (
+    AssignmentReport,
+    AssignmentStats,
+    Dialect,
+    Standing,
+    report_to_wire,
+)
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
 from rebalancer.daemon import AT_ONCE_BYTES, body_json
@@ -112,7 +118,8 @@ class Agent:
         if (progress := self.worker.progress(name)) is not None:
             return progress
         stored, finished = self.store.load(name)
-        return stored.dialect, stored.report(running=False, finished=finished).stats
+        state = Standing.COMPLETE if finished else Standing.SCHEDULED
+        return stored.dialect, stored.report(state).stats
 
 
 def make_api(agent: Agent) -> App:

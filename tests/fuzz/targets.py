@@ -30,6 +30,7 @@ from rebalancer.agent.transfer.sources.engine import (
 )
 from rebalancer.agent_protocol import (
     Dialect,
+    Standing,
     detect_dialect,
     read_assignment,
     read_report,
@@ -284,8 +285,8 @@ def _read_agent_file(image: bytes) -> None:
     path.write_bytes(image)
     with suppress(RebalancerError):
         stored = read_stored(path)
-        for finished in (False, True):
-            report = stored.report(running=False, finished=finished)
+        for state in Standing:
+            report = stored.report(state)
             json.dumps(report_to_wire(report, stored.dialect))
             detect_dialect(report_to_wire(report, stored.dialect))
 

@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from rebalancer.agent_protocol import Assignment, AssignmentReport, AssignmentStats, Task, failed
+from rebalancer.agent_protocol import (
+    Assignment,
+    AssignmentReport,
+    AssignmentStats,
+    Standing,
+    Task,
+    failed,
+)
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
@@ -150,7 +157,7 @@ class FakeAgents:
     def _work(self, assignment: Assignment, shark: str, asked: int) -> AssignmentReport:
         total = len(assignment.tasks)
         if asked < 3:
-            return AssignmentReport(assignment.id, AssignmentStats("Running", 0, 0, total))
+            return AssignmentReport(assignment.id, AssignmentStats(Standing.RUNNING, 0, 0, total))
         if assignment.id not in self.done:
             self.done[assignment.id] = self._copy(assignment, shark)
         return self.done[assignment.id]
@@ -166,7 +173,7 @@ class FakeAgents:
                 (self.found_there if place in self.copies else self.copied_whole).append(place)
                 self.copies.add(place)
         total = len(assignment.tasks)
-        stats = AssignmentStats("Complete", len(bad), total, total, tuple[Task, ...](bad))
+        stats = AssignmentStats(Standing.COMPLETE, len(bad), total, total, tuple[Task, ...](bad))
         return AssignmentReport(assignment.id, stats)
 
     async def ping(self, shark: str) -> None:

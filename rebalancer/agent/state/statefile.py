@@ -26,6 +26,7 @@ from rebalancer.agent_protocol import (
     AssignmentReport,
     AssignmentStats,
     Dialect,
+    Standing,
     Task,
     TaskState,
     TaskStatus,
@@ -103,12 +104,13 @@ class StoredAssignment:
         """Return whether every task has ended."""
         return len(self.statuses) == len(self.rows)
 
-    def report(self, *, running: bool, finished: bool) -> AssignmentReport:
+    def report(self, state: Standing) -> AssignmentReport:
         """Return the report of this assignment, complete only if every row on disk says so."""
         failed = {name for name, status in self.statuses.items() if status.reason is not None}
-        state, failures = "Running" if running else "Scheduled", None
-        if finished and self.is_finished:
-            state = "Complete"
+        failures = None
+        if state is Standing.COMPLETE and not self.is_finished:
+            state = Standing.SCHEDULED
+        if state is Standing.COMPLETE:
             failures = tuple(self._task(row) for row in self.rows if row[0] in failed)
         counts = len(failed), len(self.statuses), len(self.rows)
         return AssignmentReport(self.id, AssignmentStats(state, *counts, failures))
@@ -197,9 +199,11 @@ def image(assignment: StoredAssignment) -> bytes:
     again.
     """
     if assignment.is_finished:
-        stats = assignment.report(running=False, finished=True).stats
+        stats = assignment.report(Standing.COMPLETE).stats
     else:
-        stats = AssignmentStats("Scheduled", failed=0, complete=0, total=len(assignment.rows))
+        stats = AssignmentStats(
+            Standing.SCHEDULED, failed=0, complete=0, total=len(assignment.rows)
+        )
     db = _scratch.database()
     db.deserialize(_empty(assignment.is_legacy))
     db.execute("BEGIN")

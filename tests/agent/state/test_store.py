@@ -25,6 +25,7 @@ from rebalancer.agent_protocol import (
     PENDING,
     Assignment,
     Dialect,
+    Standing,
     Task,
     TaskStatus,
     failed,
@@ -141,8 +142,9 @@ def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
     statuses = ["Complete", "Pending", {"Failed": {"HTTPStatusCode": 503}}, {"Failed": "NewOne"}]
     legacy_file(store.scheduled / ID, statuses)
     stored, finished = store.load(ID)
-    report = stored.report(running=False, finished=finished)
+    report = stored.report(Standing.SCHEDULED)
 
+    assert not finished
     assert [status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
     assert store.unfinished(5) == ([ID], 1)
     assert stored.dialect is Dialect.LEGACY
@@ -169,7 +171,7 @@ def test_text_is_read_like_blobs(store: AssignmentStore) -> None:
     with closing(sqlite3.connect(store.scheduled / ID)) as db, db:
         db.execute("update tasks set status = '\"Complete\"'")
 
-    assert store.load(ID)[0].report(running=True, finished=False).stats.complete == 2
+    assert store.load(ID)[0].report(Standing.RUNNING).stats.complete == 2
 
 
 @pytest.mark.row("N9")
@@ -179,7 +181,7 @@ def test_complete_is_what_the_rows_say(store: AssignmentStore) -> None:
     stored, finished = store.load(ID)
 
     assert finished
-    assert stored.report(running=False, finished=finished).stats.failures is None
+    assert stored.report(Standing.COMPLETE).stats.failures is None
 
 
 @pytest.mark.row("TEST-AGENT-5")
