@@ -96,6 +96,8 @@ def _meet_again(
     if known is not None and (known["shard"], known["key"]) != (record.shard, record.key):
         return _meet_link(db, tally, record, known, is_last=is_last)
     if known is not None:
+        if known["status"] in states.OPEN_OBJECTS:
+            return _Met(is_news=True)  # a person has put it back, and how it ends is not known
         is_unchanged = known["etag"] == record.etag
         if not is_news(known["status"], read_word(known["reason"]), is_unchanged=is_unchanged):
             return _Met(why=known["reason"])
@@ -166,7 +168,7 @@ def _meet_link(
         (record.shard, record.key),
     ).fetchone()
     if link is not None and link["status"] == LinkStatus.WAITING:
-        return _Met(why=first["reason"])
+        return _Met(is_news=first["reason"] is None, why=first["reason"])
     if link is not None:
         is_unchanged = link["etag"] == record.etag
         if not is_news(link["status"], read_word(link["detail"]), is_unchanged=is_unchanged):

@@ -238,6 +238,28 @@ async def test_a_skipped_object_that_changed_is_tried_again(
     assert moved["headers"] == {"m-x": "1"}
 
 
+async def test_an_object_that_is_under_way_when_it_is_met_asks_for_another_scan(
+    world: World, autojump_clock: object
+) -> None:
+    """A person has put it back, in the file of a paused job: nobody knows yet how it will end."""
+    world.agents.failures = {object_id(5): reasons.MD5_MISMATCH}
+    await world.run()
+    with closing(sqlite3.connect(world.job_file)) as db, db:
+        db.execute("DELETE FROM scans WHERE round = 1")
+        db.execute("DELETE FROM remaining")
+        db.execute("UPDATE rounds SET remaining = 0")
+        db.execute(
+            "UPDATE evacuateobjects SET status = 'unprocessed' WHERE id = ?", (object_id(5),)
+        )
+    await world.run()
+
+    assert on_shark(world) == {"/account/stor/5"}
+    assert [(key, why) for _, key, _, why in remaining(world)] == [
+        ("/account/stor/5", "md5_mismatch")
+    ]
+    assert rounds(world) == [(1, 1, 0), (2, 0, 1)]
+
+
 async def test_what_came_back_unusable_is_an_error(world: World, autojump_clock: object) -> None:
     """A complete object whose record was put back with something wrong."""
     shard = shard_of(world, "/account/stor/5")
