@@ -47,7 +47,8 @@ def how_it_ended(job_id: str, view: JobShown) -> str:
             is_done = verdict.verdict in NOTHING_LEFT
             return "" if is_done else f"job {job_id} is complete, but {verdict.line}"
         case "complete":  # another manager, or the file of the job is damaged
-            return f"job {job_id}: {view.error}" if view.error else ""
+            why = view.error or "it is complete, and whether its node is empty is not known"
+            return f"job {job_id}: {why}"
         case "paused":
             return f"job {job_id} is paused: job resume lets it go on"
         case "cancelled":
@@ -61,7 +62,8 @@ def exit_code(view: JobShown) -> int:
     """Return the exit code that tells how a job that goes no further has ended."""
     if state_words(view) != "complete" or (view.verdict is None and view.error):
         return exits.REFUSED
-    return exits.DONE if view.verdict is None else _CODES.get(view.verdict.verdict, exits.DONE)
+    word = "" if view.verdict is None else view.verdict.verdict
+    return exits.DONE if word in NOTHING_LEFT else _CODES.get(word, exits.UNKNOWN)
 
 
 def verdict_lines(view: JobShown) -> list[str]:

@@ -107,7 +107,8 @@ def watch(access: Access, uuid: str, as_json: bool) -> None:
       0    nothing is left to do: the node is empty, or the copies are right
       1    the job failed, found faults, was cancelled or is paused
       3    the job is complete, but records still name the node
-      4    the job is complete, but it took only a part of the node, or nobody looked again
+      4    the job is complete, but it took only a part of the node, or nobody looked again,
+           or the manager has no verdict
     """
 
     async def look(manager: Manager) -> tuple[str, JobShown]:

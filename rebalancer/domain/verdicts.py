@@ -61,6 +61,8 @@ class End:
     links: Mapping[str, int] = attrs.field(factory=dict)
     #: Records that a listing names and that are not the job's business.
     dropped: int = 0
+    #: Shards that the last final scan has looked at.
+    shards: Collection[int] = ()
 
     def count(self, status: str) -> int:
         """Return how many objects have a status, whatever the reason."""
@@ -120,7 +122,7 @@ _SCOPES = {
     Scope.OBJECTS_FILE: "the job took what a file lists; take the others too",
     Scope.RETRIED: "the job took what an earlier job had left; see whether the node is empty",
     Scope.NO_FINAL_SCAN: "final_scans is 0, so nobody has looked; see whether the node is empty",
-    Scope.SOME_SHARDS: "min_shard or max_shard leave shards out; take all of them",
+    Scope.SOME_SHARDS: "shards of the region were left out; take all of them",
 }
 
 

@@ -141,7 +141,8 @@ def test_a_state_is_told_with_what_was_asked_for(
 @pytest.mark.parametrize(
     ("state", "word", "fields", "code"),
     [
-        ("Complete", None, {}, 0),  # of a manager that has no verdicts
+        ("Complete", None, {}, 4),  # of a manager that has no verdicts, or cannot read the file
+        ("Complete", "unheard_of", {}, 4),
         ("Complete", None, {"error": "its file is damaged"}, 1),
         ("Complete", "empty", {}, 0),
         ("Complete", "right", {}, 0),

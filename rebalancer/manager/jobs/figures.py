@@ -72,10 +72,11 @@ class Figures:
         )
 
     async def _read(self, row: JobRow) -> JobDetails:
-        """Return the details of a job, which nothing changes once the job has its verdict."""
+        """Return the details of a job, which only a new verdict changes once the job has one."""
         former = self._details.get(row.id)
         if former is not None and former.verdict is not None:
-            return former
+            verdict = await self.queries.verdicts.of(row)
+            return former if verdict is None else attrs.evolve(former, verdict=verdict)
         try:
             return await self.queries.details_of(row)
         except Unavailable:

@@ -34,8 +34,11 @@ class JobLister:
         return [await self._listed(row) for row in query.select(rows)]
 
     async def _listed(self, row: JobRow) -> JobListed:
-        if (kept := self._ended.get(row.id)) is not None:
-            return kept
+        kept = self._ended.get(row.id)
+        if kept is not None:
+            verdict = await self.queries.verdicts.of(row)
+            if verdict is None or verdict.word == kept.verdict:
+                return kept
         try:
             details = await self.queries.details_of(row)
         except Unavailable as exc:

@@ -150,14 +150,16 @@ def read_end(path: Path) -> End:
     with _reading(path) as db:
         counted = {key: objects for key, (objects, _) in counts.read_status(db).counts.items()}
         rounds = final_scans.read_rounds(db)
-        remaining = None
+        remaining, shards = None, frozenset[int]()
         # After a scan that found something, nobody has looked what became of that.
         if rounds and not rounds[-1].found:
             remaining = _by_word(db, "why", "remaining") if rounds[-1].remaining else {}
+            last = rounds[-1].round
+            shards = frozenset(one.shard for one in scans.read_scans(db) if one.round == last)
         gone = f"status IN ('{LinkStatus.COMPLETE}', '{LinkStatus.SKIPPED}')"
         links = _by_word(db, "coalesce(detail, status)", f"links WHERE NOT {gone}")
         (dropped,) = db.execute("SELECT count(*) FROM dropped").fetchone()
-        return End(counted, remaining, links, int(dropped))
+        return End(counted, remaining, links, int(dropped), shards)
 
 
 def _by_word(db: sqlite3.Connection, word: str, source: str) -> Mapping[str, int]:

@@ -86,7 +86,7 @@ async def test_a_scan_that_found_something_proves_nothing(
 
 def test_what_the_configuration_leaves_out_was_not_looked_at() -> None:
     """Shards beyond its bounds, and bucket objects in a region that has them."""
-    clean = End({}, {})
+    clean = End({}, {}, shards={1, 2})
     some = ManagerConfig("lab", CONFIG.shards, min_shard=2)
     buckets = attrs.evolve(CONFIG, has_bucket_objects=True)
 
@@ -95,8 +95,25 @@ def test_what_the_configuration_leaves_out_was_not_looked_at() -> None:
     assert word(clean, config=buckets) is Word.NOT_EMPTY
 
 
+async def test_a_shard_that_came_later_was_not_looked_at(
+    world: World, autojump_clock: object
+) -> None:
+    """Whether the region grew since, or the bounds were lifted that the job had."""
+    await world.run()
+    end = views.read_end(world.job_file)
+    more = attrs.evolve(CONFIG, shards=(*CONFIG.shards, Shard("3.moray.lab")))
+
+    assert end.shards == {1, 2}
+    assert word(end) is Word.EMPTY
+    assert word(end, config=more) is Word.PARTIAL
+    assert word(End({}), {**WHOLE, "retry_of": "b"}, more) is Word.PARTIAL
+
+
 async def test_a_verdict_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of an ended job changes; of a job whose file is lost there is none."""
+    """Nothing of an ended job changes; of a job whose file is lost there is none.
+
+    But the configuration does: without a restart, a verdict follows from what it says now.
+    """
     async with open_rig(tmp_path) as rig:
         known = await rig.create()
         await rig.reach(known, "Complete")
@@ -111,6 +128,10 @@ async def test_a_verdict_is_decided_once(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(views, "read_end", read_end)
         shown.append((await rig.get(known))["verdict"]["verdict"])
         listed = await (await rig.client.get("/jobs")).get_json()
+        rig.jobs.reload(attrs.evolve(rig.jobs.resources.config, has_bucket_objects=True))
+        shown.append((await rig.get(known))["verdict"]["verdict"])
+        later = await (await rig.client.get("/jobs")).get_json()
 
-    assert shown == ["empty", "empty"]
+    assert shown == ["empty", "empty", "not_empty"]
     assert [one.get("verdict") for one in listed] == ["empty", None]
+    assert [one.get("verdict") for one in later] == ["not_empty", None]

@@ -93,7 +93,10 @@ class EvacuateAction:
         return params_of_retry(row, known, taken)
 
     def verdict(self, row: JobRow, end: End, config: ManagerConfig) -> Verdict:
-        """Return whether an ended evacuation has emptied its node."""
+        """Return whether an ended evacuation has emptied its node.
+
+        A shard that `config` has now may have been left out, or not there, when the job ran.
+        """
         params, scope = row.params, set[Scope]()
         if params.get("max_objects") is not None:
             scope.add(Scope.MAX_OBJECTS)
@@ -103,7 +106,8 @@ class EvacuateAction:
             scope.add(Scope.RETRIED)
         if not scope and end.remaining is None:
             scope.add(Scope.NO_FINAL_SCAN)
-        if config.bounds_shards:
+        is_scanned = {shard.number for shard in config.shards} <= set(end.shards)
+        if config.bounds_shards or (end.remaining is not None and not is_scanned):
             scope.add(Scope.SOME_SHARDS)
         has_buckets = config.has_bucket_objects
         node = params["from_shark"]
