@@ -94,8 +94,8 @@ class Assignment:
         return canonical_uuid(self.id) or self.id.lower()
 
 
-class Standing(enum.StrEnum):
-    """A standing tells how far the work on an assignment has come."""
+class ReportedState(enum.StrEnum):
+    """A reported state tells how far the work on an assignment has come."""
 
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
@@ -110,7 +110,7 @@ class AssignmentStats:
     assignment is not complete, then the tasks that failed.
     """
 
-    state: Standing
+    state: ReportedState
     failed: int
     complete: int
     total: int
@@ -306,12 +306,12 @@ def _structure_stats(made: CattrsConverter, value: Any, _type: type) -> Assignme
             raise FieldError("expected state, failed, complete and total")
     match state:
         case "Scheduled" | "Running":
-            return AssignmentStats(Standing(state), n_failed, n_complete, n_total)
+            return AssignmentStats(ReportedState(state), n_failed, n_complete, n_total)
         case {"Complete": None}:
-            return AssignmentStats(Standing.COMPLETE, n_failed, n_complete, n_total, ())
+            return AssignmentStats(ReportedState.COMPLETE, n_failed, n_complete, n_total, ())
         case {"Complete": list(tasks)}:
             failures = tuple(made.structure(tasks, list[Task]))
-            return AssignmentStats(Standing.COMPLETE, n_failed, n_complete, n_total, failures)
+            return AssignmentStats(ReportedState.COMPLETE, n_failed, n_complete, n_total, failures)
     raise FieldError('expected "Scheduled", "Running" or {"Complete": ...}')
 
 

@@ -17,7 +17,7 @@ from rebalancer.agent_protocol import (
     AssignmentStats,
     Dialect,
     PostForm,
-    Standing,
+    ReportedState,
     Task,
     TaskStatus,
     assignment_body,
@@ -123,7 +123,7 @@ def test_failed_tasks_are_listed_in_full(dialect: Dialect) -> None:
     """The manager learns which tasks failed, why and from which source."""
     (task,) = read_assignment({"id": ID, "tasks": [TASK]}).tasks
     bad = Task(task.object_id, task.owner, task.md5sum, task.source, STATUSES[3][0])
-    report = AssignmentReport(ID, AssignmentStats(Standing.COMPLETE, 1, 1, 1, (bad,)))
+    report = AssignmentReport(ID, AssignmentStats(ReportedState.COMPLETE, 1, 1, 1, (bad,)))
     assert report == read_report(report_to_wire(report, dialect))
 
 

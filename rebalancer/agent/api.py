@@ -19,7 +19,7 @@ from rebalancer.agent_protocol import (
     AssignmentReport,
     AssignmentStats,
     Dialect,
-    Standing,
+    ReportedState,
     report_to_wire,
 )
 from rebalancer.bodies import whole_number
@@ -118,7 +118,7 @@ class Agent:
         if (progress := self.worker.progress(name)) is not None:
             return progress
         stored, finished = self.store.load(name)
-        state = Standing.COMPLETE if finished else Standing.SCHEDULED
+        state = ReportedState.COMPLETE if finished else ReportedState.SCHEDULED
         return stored.dialect, stored.report(state).stats
 
 

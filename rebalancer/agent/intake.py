@@ -8,7 +8,7 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.backlog import Backlog
 from rebalancer.agent.state.statefile import BrokenFile, NewerFile, StoredAssignment
 from rebalancer.agent.state.store import AssignmentStore
-from rebalancer.agent_protocol import AssignmentStats, Dialect, Standing
+from rebalancer.agent_protocol import AssignmentStats, Dialect, ReportedState
 from rebalancer.errors import NotFound, StoreError
 from rebalancer.threads import Work, run_sync
 from rebalancer.waits import Waits
@@ -69,7 +69,7 @@ class Intake:
         """
         if (stored := self._fresh.get(name)) is None:
             return None
-        return stored.dialect, stored.report(Standing.SCHEDULED).stats
+        return stored.dialect, stored.report(ReportedState.SCHEDULED).stats
 
     async def take(self) -> StoredAssignment | None:
         """Wait for the next assignment, which is at work until `done`.

@@ -14,7 +14,7 @@ from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.run import Run
 from rebalancer.agent.state.statefile import StoredAssignment
 from rebalancer.agent.state.store import AssignmentStore
-from rebalancer.agent_protocol import AssignmentStats, Dialect, Standing
+from rebalancer.agent_protocol import AssignmentStats, Dialect, ReportedState
 from rebalancer.threads import Work, run_sync
 
 #: Seconds for which an assignment that has ended waits for others to be written with it.
@@ -42,7 +42,7 @@ class ProgressWriter:
     def progress(self, name: str) -> tuple[Dialect, AssignmentStats] | None:
         """Return how an assignment stands, and its dialect; None if it is not known in memory."""
         if (run := self.runs.get(name)) is not None:
-            report = run.assignment.report(Standing.RUNNING)
+            report = run.assignment.report(ReportedState.RUNNING)
             return run.assignment.dialect, report.stats
         return self._recent.get(name)
 
@@ -93,7 +93,7 @@ class ProgressWriter:
     def _finish(self, ended: StoredAssignment) -> None:
         """Forget the run of an assignment that has ended, and remember how it stands."""
         del self.runs[ended.id]
-        stats = ended.report(Standing.COMPLETE).stats
+        stats = ended.report(ReportedState.COMPLETE).stats
         if stats.failed <= RECENT_FAILURES:
             self._recent[ended.id] = ended.dialect, stats
             while len(self._recent) > RECENT:

@@ -30,7 +30,7 @@ from rebalancer.agent.transfer.sources.engine import (
 )
 from rebalancer.agent_protocol import (
     Dialect,
-    Standing,
+    ReportedState,
     detect_dialect,
     read_assignment,
     read_report,
@@ -285,7 +285,7 @@ def _read_agent_file(image: bytes) -> None:
     path.write_bytes(image)
     with suppress(RebalancerError):
         stored = read_stored(path)
-        for state in Standing:
+        for state in ReportedState:
             report = stored.report(state)
             json.dumps(report_to_wire(report, stored.dialect))
             detect_dialect(report_to_wire(report, stored.dialect))

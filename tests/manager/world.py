@@ -18,7 +18,7 @@ from rebalancer.agent_protocol import (
     Assignment,
     AssignmentReport,
     AssignmentStats,
-    Standing,
+    ReportedState,
     Task,
     failed,
 )
@@ -157,7 +157,9 @@ class FakeAgents:
     def _work(self, assignment: Assignment, shark: str, asked: int) -> AssignmentReport:
         total = len(assignment.tasks)
         if asked < 3:
-            return AssignmentReport(assignment.id, AssignmentStats(Standing.RUNNING, 0, 0, total))
+            return AssignmentReport(
+                assignment.id, AssignmentStats(ReportedState.RUNNING, 0, 0, total)
+            )
         if assignment.id not in self.done:
             self.done[assignment.id] = self._copy(assignment, shark)
         return self.done[assignment.id]
@@ -173,7 +175,9 @@ class FakeAgents:
                 (self.found_there if place in self.copies else self.copied_whole).append(place)
                 self.copies.add(place)
         total = len(assignment.tasks)
-        stats = AssignmentStats(Standing.COMPLETE, len(bad), total, total, tuple[Task, ...](bad))
+        stats = AssignmentStats(
+            ReportedState.COMPLETE, len(bad), total, total, tuple[Task, ...](bad)
+        )
         return AssignmentReport(assignment.id, stats)
 
     async def ping(self, shark: str) -> None:

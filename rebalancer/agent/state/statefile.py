@@ -26,7 +26,7 @@ from rebalancer.agent_protocol import (
     AssignmentReport,
     AssignmentStats,
     Dialect,
-    Standing,
+    ReportedState,
     Task,
     TaskState,
     TaskStatus,
@@ -104,13 +104,13 @@ class StoredAssignment:
         """Return whether every task has ended."""
         return len(self.statuses) == len(self.rows)
 
-    def report(self, state: Standing) -> AssignmentReport:
+    def report(self, state: ReportedState) -> AssignmentReport:
         """Return the report of this assignment, complete only if every row on disk says so."""
         failed = {name for name, status in self.statuses.items() if status.reason is not None}
         failures = None
-        if state is Standing.COMPLETE and not self.is_finished:
-            state = Standing.SCHEDULED
-        if state is Standing.COMPLETE:
+        if state is ReportedState.COMPLETE and not self.is_finished:
+            state = ReportedState.SCHEDULED
+        if state is ReportedState.COMPLETE:
             failures = tuple(self._task(row) for row in self.rows if row[0] in failed)
         counts = len(failed), len(self.statuses), len(self.rows)
         return AssignmentReport(self.id, AssignmentStats(state, *counts, failures))
@@ -199,10 +199,10 @@ def image(assignment: StoredAssignment) -> bytes:
     again.
     """
     if assignment.is_finished:
-        stats = assignment.report(Standing.COMPLETE).stats
+        stats = assignment.report(ReportedState.COMPLETE).stats
     else:
         stats = AssignmentStats(
-            Standing.SCHEDULED, failed=0, complete=0, total=len(assignment.rows)
+            ReportedState.SCHEDULED, failed=0, complete=0, total=len(assignment.rows)
         )
     db = _scratch.database()
     db.deserialize(_empty(assignment.is_legacy))

@@ -25,7 +25,7 @@ from rebalancer.agent_protocol import (
     PENDING,
     Assignment,
     Dialect,
-    Standing,
+    ReportedState,
     Task,
     TaskStatus,
     failed,
@@ -142,7 +142,7 @@ def test_a_file_of_the_deployed_agent_is_read(store: AssignmentStore) -> None:
     statuses = ["Complete", "Pending", {"Failed": {"HTTPStatusCode": 503}}, {"Failed": "NewOne"}]
     legacy_file(store.scheduled / ID, statuses)
     stored, finished = store.load(ID)
-    report = stored.report(Standing.SCHEDULED)
+    report = stored.report(ReportedState.SCHEDULED)
 
     assert not finished
     assert [status_to_wire(t.status, Dialect.LEGACY) for t in stored.tasks] == statuses
@@ -171,7 +171,7 @@ def test_text_is_read_like_blobs(store: AssignmentStore) -> None:
     with closing(sqlite3.connect(store.scheduled / ID)) as db, db:
         db.execute("update tasks set status = '\"Complete\"'")
 
-    assert store.load(ID)[0].report(Standing.RUNNING).stats.complete == 2
+    assert store.load(ID)[0].report(ReportedState.RUNNING).stats.complete == 2
 
 
 @pytest.mark.row("N9")
@@ -181,7 +181,7 @@ def test_complete_is_what_the_rows_say(store: AssignmentStore) -> None:
     stored, finished = store.load(ID)
 
     assert finished
-    assert stored.report(Standing.COMPLETE).stats.failures is None
+    assert stored.report(ReportedState.COMPLETE).stats.failures is None
 
 
 @pytest.mark.row("TEST-AGENT-5")
