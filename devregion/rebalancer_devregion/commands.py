@@ -1,6 +1,5 @@
 """This module has the command lines of the region: `rebalancer region` and `rebalancer demo`."""
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,21 @@ from rebalancer_devregion.processes import ProcessError
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
 
+def _checked_objects(context: click.Context, param: click.Parameter, value: int) -> int:
+    if value < 1:
+        raise click.ClickException(f"--objects: expected 1 or more, got {value}")
+    return value
+
+
+_objects_option = click.option(
+    "--objects",
+    default=5000,
+    show_default=True,
+    callback=_checked_objects,
+    help="Objects on the node to evacuate.",
+)
+
+
 @click.group()
 def region() -> None:
     """Make and run a Manta region on this machine, to rehearse an evacuation on."""
@@ -23,17 +37,21 @@ def region() -> None:
 
 @region.command()
 @_FOLDER
-@click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
+@_objects_option
 @click.option("--seed", default=1, show_default=True, help="Decides all contents.")
 def create(folder: Path, objects: int, seed: int) -> None:
     """Make a region in FOLDER, which must not exist."""
-    from rebalancer_devregion.contents import write
+    from rebalancer_devregion.making import make, remove
 
     if folder.exists():
         raise click.ClickException(f"{folder}: exists already")
-    layout = layouts.plan(folder, seed=seed)
+    layout, console = layouts.plan(folder, seed=seed), Console()
     layout.save()
-    click.echo(f"{folder}: {write(layout, objects)}")
+    try:
+        click.echo(f"{folder}: {trio.run(make, layout, objects, console)}")
+    except KeyboardInterrupt:
+        remove(folder, console)
+        raise
 
 
 @region.command()
@@ -132,7 +150,7 @@ def chaos(seed: int, minutes: float, runs: int | None, at_a_time: int, mounts: b
 
 
 @click.command()
-@click.option("--objects", default=5000, show_default=True, help="Objects on the node to evacuate.")
+@_objects_option
 @click.option("--seed", default=1, show_default=True, help="Decides all contents.")
 @click.option("--kill", is_flag=True, help="SIGKILL the manager and an agent on the way.")
 @click.option(
@@ -164,20 +182,32 @@ def demo(
 ) -> None:
     """Evacuate a storage node of a region made for the purpose, and check every object."""
     from rebalancer_devregion.demo import Wishes, run
+    from rebalancer_devregion.making import remove
 
     if folder is not None and folder.exists():
         raise click.ClickException(f"{folder}: exists already")
     chosen = folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region"
     layout = layouts.plan(chosen, seed=seed, clones=postgres)
-    wishes = Wishes(kill=kill, mixed=mixed, writer=writer, keep=keep)
+    wishes, failed = Wishes(kill=kill, mixed=mixed, writer=writer, keep=keep), True
     try:
-        ok = trio.run(run, layout, objects, wishes)
+        failed = not trio.run(run, layout, objects, wishes)
     except ProcessError as exc:
         raise click.ClickException(str(exc)) from exc
+    except BaseExceptionGroup as group:
+        # Ctrl-C; the region's processes have been ended.
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        failed = False
+        raise KeyboardInterrupt from None
+    except KeyboardInterrupt:
+        failed = False
+        raise
     finally:
-        if folder is None and not keep:
-            shutil.rmtree(chosen.parent, ignore_errors=True)
-    sys.exit(0 if ok else 1)
+        if folder is None and not failed:
+            remove(chosen.parent, Console())
+        elif failed:
+            click.echo(f"what the region left, its logs too, is in {chosen}", err=True)
+    sys.exit(1 if failed else 0)
 
 
 def _load(folder: Path) -> layouts.Layout:

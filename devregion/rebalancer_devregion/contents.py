@@ -347,8 +347,13 @@ def generate(layout: Layout, ordinary: int) -> Iterator[Seeded]:
     return Generator(layout).all(ordinary)
 
 
-def write(layout: Layout, ordinary: int) -> Summary:
-    """Make records and files of a region in its folder.  Blocking."""
+def write(
+    layout: Layout, ordinary: int, made: Callable[[int], None] = lambda records: None
+) -> Summary:
+    """Make records and files of a region in its folder.  Blocking.
+
+    `made` is called with the number of records so far, again and again; what it raises ends this.
+    """
     for node in layout.nodes:
         layout.manta_root(node.manta_storage_id).mkdir(parents=True, exist_ok=True)
     stores = {number: ShardStore(layout.shard_file(number)) for number in layout.shards}
@@ -358,6 +363,7 @@ def write(layout: Layout, ordinary: int) -> Summary:
     totals = {"records": 0, "files": 0, "size": 0}
     with Before.create(layout.before_file) as before:
         for chunk in _chunks(generate(layout, ordinary), 500):
+            made(totals["records"])
             for number, store in stores.items():
                 store.seed("manta", [(s.key, s.record) for s in chunk if s.shard == number])
             for seeded in chunk:
@@ -369,8 +375,13 @@ def write(layout: Layout, ordinary: int) -> Summary:
                     totals["size"] += len(file.content)
         for store in stores.values():
             store.close()
-        kinds = ((s.shard, s.key, s.kind, s.object_id) for s in generate(layout, ordinary))
-        on_evacuated = before.take_records(layout, kinds)
+
+        def kinds() -> Iterator[tuple[int, str, Kind, str]]:
+            for chunk in _chunks(generate(layout, ordinary), 500):
+                made(totals["records"])
+                yield from ((s.shard, s.key, s.kind, s.object_id) for s in chunk)
+
+        on_evacuated = before.take_records(layout, kinds())
     return Summary(**totals, on_evacuated=on_evacuated)
 
 

@@ -21,9 +21,9 @@ from rebalancer.adm.watch import watch_job
 from rebalancer.peers.http import open_http
 from rebalancer_devregion.audit import audit
 from rebalancer_devregion.checks import Audit
-from rebalancer_devregion.contents import write
 from rebalancer_devregion.frontend import leak
 from rebalancer_devregion.layout import Layout
+from rebalancer_devregion.making import make
 from rebalancer_devregion.processes import ProcessError
 from rebalancer_devregion.region import Region, make_region, running
 from rebalancer_devregion.servers import access_log
@@ -71,7 +71,7 @@ async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
     begun = time.monotonic()
     layout.save()
     console.out(f"making a region in {layout.folder} ...")
-    summary = await trio.to_thread.run_sync(write, layout, objects)
+    summary = await make(layout, objects, console)
     console.out(f"{summary}   ({time.monotonic() - begun:.1f} s)")
     options = _mixed(layout) if wishes.mixed else {}
     region, findings = make_region(layout, manager_options=options), Findings()
