@@ -41,8 +41,12 @@ class Seen:
     not_looked_up: str | None = None
     #: Whether storinfo lists the node, so that front ends choose it; None: it does not answer.
     takes_writes: bool | None = False
-    #: Assignments that agents are working on at the node, as a destination.
+    #: Assignments of unfinished jobs to the node, as a destination, whose records it will be in.
     assignments: int = 0
+    #: Whether a running job has promised room of the node to objects.
+    is_promised: bool = False
+    #: Why the file of an unfinished job was not read, by the job's id.
+    unread: Mapping[str, str] = attrs.field(factory=dict)
     #: Whether the configuration leaves shards alone because of their numbers.
     bounds_shards: bool = False
     #: Whether the region has bucket objects, at which nobody looks.
@@ -92,9 +96,10 @@ def _against(node: str, seen: Seen) -> list[Cause]:
     if seen.takes_writes:
         why = "storinfo lists the node, so front ends choose it for new objects; stop its heartbeat"
         found.append(Cause("takes_new_objects", None, why, look))
-    if seen.assignments:
-        why = "agents make copies on the node for another job; wait for its end"
-        found.append(Cause("copies_under_way", seen.assignments, why, "rebalancer adm status"))
+    if seen.assignments or seen.is_promised:
+        why = "another job makes copies on the node; wait for its end, or let it go on"
+        known = seen.assignments or None
+        found.append(Cause("copies_under_way", known, why, "rebalancer adm job list"))
     return found
 
 
@@ -105,6 +110,8 @@ def _unknown(node: str, seen: Seen) -> list[Cause]:
         Cause(f"shard_{number}_not_scanned", None, why, look)
         for number, why in sorted(seen.failures.items())
     ]
+    for job_id, why in sorted(seen.unread.items()):
+        missing.append(Cause(f"job_{job_id}_not_read", None, why, look))
     if seen.not_looked_up is not None:
         missing.append(Cause("node_not_looked_up", None, seen.not_looked_up, look))
     if seen.takes_writes is None:

@@ -27,6 +27,8 @@ NOTHING = Seen({})
         (Seen({}, takes_writes=True), "no", {"takes_new_objects": None}),
         (Seen({}, takes_writes=None), "unknown", {"storinfo_not_asked": None}),
         (Seen({}, assignments=3), "no", {"copies_under_way": 3}),
+        (Seen({}, is_promised=True), "no", {"copies_under_way": None}),
+        (Seen({}, unread={"0fd6": "damaged"}), "unknown", {"job_0fd6_not_read": None}),
         (Seen({}, {2: "no answer"}), "unknown", {"shard_2_not_scanned": None}),
         (
             Seen({Kind.OBJECT: 5}, {2: "no answer"}),
@@ -60,6 +62,8 @@ SEEN = st.builds(
     not_looked_up=st.none() | st.just("no answer"),
     takes_writes=st.sampled_from([True, False, None]),
     assignments=st.integers(0, 2),
+    is_promised=st.booleans(),
+    unread=st.dictionaries(st.just("0fd6"), st.just("damaged")),
     bounds_shards=st.booleans(),
     has_buckets=st.booleans(),
     jobs=st.sampled_from([(), ("0fd6",)]),

@@ -1,7 +1,7 @@
 """This module answers whether a storage node may be removed, line by line while it scans."""
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -12,30 +12,43 @@ from rebalancer.api.jobs import VerdictCause
 from rebalancer.converter import unstructure
 from rebalancer.domain.node_checks import Kind, Seen, decide
 from rebalancer.domain.objects import is_storage_id
-from rebalancer.errors import BadRequest, Conflict, Unavailable, leaves
+from rebalancer.errors import BadRequest, Conflict, StoreError, Unavailable, leaves
 from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.nodes.scan import NodeScan
+from rebalancer.manager.store import views
 from rebalancer.peers.moray.client import open_moray
+from rebalancer.threads import Work, run_sync
 
 #: Seconds between two lines of progress, which also show that the client is there still.
 PROGRESS_S = 2.0
+
+
+@attrs.frozen
+class _Beside:
+    """A look at what may bring records to name a node."""
+
+    #: Whether storinfo lists the node; None: it does not answer.
+    takes_writes: bool | None
+    assignments: int
+    is_promised: bool
+    unread: Mapping[str, str]
 
 
 @attrs.define(eq=False)
 class _Check:
     """A check that runs in a task of its own, while its lines are sent.
 
-    Mutable state: the scan, once there is one; why all of it failed, if it did; whether storinfo
-    lists the node, once that is known.
+    Mutable state: the scan, once there is one; why all of it failed, if it did; and what was seen
+    besides, before the scan and after it, because records may come to name the node meanwhile.
     """
 
     node: str
     not_looked_up: str | None
     scan: NodeScan | None = None
     failure: str | None = None
-    takes_writes: bool | None = None
+    beside: list["_Beside"] = attrs.field(factory=list)
     ended: trio.Event = attrs.field(factory=trio.Event)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -108,6 +121,7 @@ class NodeChecks:
         options, hosts = config.options, {one.number: one.host for one in config.shards}
         try:
             with check.scope:
+                check.beside.append(await self._look_beside(check.node))
                 async with open_moray(hosts, config.hosts, connections=1) as moray:
                     check.scan = NodeScan(
                         check.node,
@@ -117,14 +131,29 @@ class NodeChecks:
                         first,
                     )
                     await check.scan.run()
-                nodes = self.resources.node_list
-                if await nodes.refresh():
-                    names = {known.manta_storage_id for known in nodes.nodes}
-                    check.takes_writes = check.node in names
+                check.beside.append(await self._look_beside(check.node))
         except* Exception as group:
             check.failure = "; ".join(str(exc) or repr(exc) for exc in leaves(group))
         finally:
             check.ended.set()
+
+    async def _look_beside(self, node: str) -> _Beside:
+        """Look whether front ends choose the node, and whether jobs make copies on it.
+
+        storinfo first: of a node that it does not list, jobs make no further assignments.
+        """
+        nodes, ledger = self.resources.node_list, self.resources.fleet_ledger
+        has_answer = await nodes.refresh()
+        is_listed = node in {known.manta_storage_id for known in nodes.nodes}
+        count, unread = 0, dict[str, str]()
+        for row in await self.unfinished():
+            try:
+                file = self.resources.file(row.id)
+                count += await run_sync(Work.VIEWS, views.open_assignments, file, node)
+            except StoreError as exc:
+                unread[row.id] = str(exc)
+        is_promised = any(one.shark == node and one.claimed for one in ledger.snapshot())
+        return _Beside(is_listed if has_answer else None, count, is_promised, unread)
 
     async def _result(self, check: _Check) -> api.NodeCheckResult:
         scan, node = check.scan, check.node
@@ -133,14 +162,16 @@ class NodeChecks:
         why = check.failure or "its scan was cut short"
         cut_short = {number: why for number in shards if number not in ended}
         jobs = tuple(row.id for row in await self.unfinished() if row.node == node)
-        standings = self.resources.fleet_ledger.snapshot()
+        listed = {one.takes_writes for one in check.beside} or {None}
         seen = Seen(
             {} if scan is None else scan.totals,
             {**cut_short, **(scan.failures if scan else {})},
             is_cut=scan is not None and scan.has_enough,
             not_looked_up=check.not_looked_up,
-            takes_writes=check.takes_writes,
-            assignments=sum(one.assignments for one in standings if one.shark == node),
+            takes_writes=True in listed or (None if None in listed else False),
+            assignments=max((one.assignments for one in check.beside), default=0),
+            is_promised=any(one.is_promised for one in check.beside),
+            unread={job_id: why for one in check.beside for job_id, why in one.unread.items()},
             bounds_shards=self.resources.config.bounds_shards,
             has_buckets=self.resources.config.has_bucket_objects,
             jobs=jobs,

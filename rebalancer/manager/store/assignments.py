@@ -195,6 +195,14 @@ def read_open(db: sqlite3.Connection) -> list[Assignment]:
     ]
 
 
+def count_open(db: sqlite3.Connection, shark: str) -> int:
+    """Return how many assignments to a destination have not ended."""
+    (count,) = db.execute(
+        f"SELECT count(*) FROM assignments WHERE state IN ({_OPEN}) AND dest_shark = ?", (shark,)
+    ).fetchone()
+    return int(count)
+
+
 def _ids_of(db: sqlite3.Connection, assignment_id: str) -> tuple[str, ...]:
     rows = db.execute(
         f"SELECT id FROM progress JOIN records USING (number) WHERE {_UNCOPIED_IN}",

@@ -1,7 +1,9 @@
 """Checks of nodes through the manager's API and the operator's command, on a real shard."""
 
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rebalancer.manager.nodes import checks, scan
 from tests.adm.test_commands import operator
 from tests.manager.http.test_api import Rig, open_rig
 from tests.manager.http.test_openapi import shown, valid
+from tests.manager.jobs.test_control import ask
 
 #: A place where nothing listens.
 NOWHERE = "127.0.0.1:1"
@@ -71,6 +74,64 @@ async def test_a_node_is_checked_without_a_job(tmp_path: Path) -> None:
     assert few["causes"][0]["count"] == 2
     assert (empty["safe_to_remove"], empty["causes"]) == ("yes", [])
     assert listed == empty
+
+
+async def copying_to(rig: Rig, node: str) -> Path:
+    """The file of a paused job, by which an agent has made copies on a node, or makes them."""
+    job_id = await rig.create()
+    await rig.at_work(job_id)
+    await ask(rig, "PUT", f"/jobs/{job_id}", {"action": "pause"})
+    file = rig.folder / "db" / f"{job_id}.sqlite"
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute(
+            "INSERT INTO assignments (id, dest_shark, dest_datacenter, state, tasks, bytes)"
+            " VALUES ('a', ?, 'dc1', 'agent_complete', 1, 1)",
+            (node,),
+        )
+    return file
+
+
+async def test_a_node_is_not_safe_that_a_paused_job_has_copies_on(tmp_path: Path) -> None:
+    """Its records name the node when the job goes on; of a file that is lost nobody knows."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        file = await copying_to(rig, "20.stor.lab")
+        (*_, result) = await lines_of(rig, "/nodes/20.stor/check")
+        (*_, other) = await lines_of(rig, "/nodes/21.stor/check")
+        file.write_bytes(b"no file of a job")
+        (*_, lost) = await lines_of(rig, "/nodes/20.stor/check")
+
+    assert (result["safe_to_remove"], result["causes"][0]["cause"]) == ("no", "copies_under_way")
+    assert result["causes"][0]["count"] == 1
+    assert other["safe_to_remove"] == "yes"
+    assert lost["safe_to_remove"] == "unknown"
+    assert lost["causes"][0]["cause"] == f"job_{file.stem}_not_read"
+
+
+async def test_what_ends_while_a_node_is_checked_speaks_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that name the node since may lie where the scan has been."""
+    async with open_rig(tmp_path, objects=3) as rig:
+        file, storinfo = await copying_to(rig, "20.stor.lab"), rig.jobs.resources.node_list
+        taking = StorageNode("21.stor.lab", "dc1", 100_000, 10)
+        scan_all = scan.NodeScan.run
+
+        async def end_meanwhile(its: scan.NodeScan) -> None:
+            await scan_all(its)
+            monkeypatch.setattr(storinfo, "_ask", answering([StorageNode("2", "dc1", 1, 1)]))
+            with closing(sqlite3.connect(file)) as db, db:
+                db.execute("UPDATE assignments SET state = 'post_processed'")
+
+        monkeypatch.setattr(scan.NodeScan, "run", end_meanwhile)
+        monkeypatch.setattr(storinfo, "_ask", answering([taking]))
+        (*_, copied) = await lines_of(rig, "/nodes/20.stor/check")
+        monkeypatch.setattr(storinfo, "_ask", answering([taking]))
+        (*_, listed) = await lines_of(rig, "/nodes/21.stor/check")
+        (*_, after) = await lines_of(rig, "/nodes/20.stor/check")
+
+    assert [one["cause"] for one in copied["causes"]] == ["copies_under_way"]
+    assert [one["cause"] for one in listed["causes"]] == ["takes_new_objects"]
+    assert after["safe_to_remove"] == "yes"
 
 
 async def test_a_shard_that_is_away_leaves_the_answer_open(

@@ -63,12 +63,13 @@ class Evacuate:
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
         """Return the upload that a directory's record is about, if it may end on `origin`.
 
-        The text holds the name, so an upload whose list of nodes cannot be read may end there.
+        The text holds the name, so an upload may end there whose list of nodes cannot be read, or
+        of which nothing can.
         """
         try:
             record = jsontext.loads(text)
         except (ValueError, RecursionError):
-            return None
+            return Remaining(shard, key, "", UPLOAD_IN_PROGRESS.word)
         upload = record.get("upload") if isinstance(record, dict) else None
         if not isinstance(upload, dict) or "sharks" not in upload:
             return None

@@ -26,10 +26,15 @@ def test_an_upload_that_will_end_on_the_node_remains() -> None:
         json.dumps({"note": ORIGIN.manta_storage_id}),
         json.dumps({"upload": HERE}),
         json.dumps([HERE]),
-        "no JSON",
-        "[" * 100_000,
     ],
 )
 def test_no_other_directory_remains(text: str) -> None:
-    """Nor one that cannot be read, which no job fails for."""
+    """It holds the name where that means nothing."""
     assert Evacuate(ORIGIN).read_upload(2, "/account/stor/a", text) is None
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[" * 100_000])
+def test_a_directory_that_cannot_be_read_remains(text: str) -> None:
+    """It holds the name, and may be an upload's: no job fails for it, and none calls it nothing."""
+    found = Evacuate(ORIGIN).read_upload(2, "/account/stor/a", text)
+    assert found == Remaining(2, "/account/stor/a", "", "upload_in_progress")
