@@ -56,28 +56,57 @@ def test_a_jobs_file_has_the_tables_that_integrators_read_of() -> None:
 
 
 def shell_lines(page: Path) -> Iterator[str]:
-    """The commands of all blocks that are not run."""
-    for block in re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE):
+    """The commands of all blocks that are not run, marked `sh` or set in by four blanks."""
+    text = page.read_text()
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
         yield from (line.strip() for line in block.replace("\\\n", "").splitlines())
+    yield from re.findall(r"^ {4,}(?:\$ )?(rebalancer .*)$", text, re.MULTILINE)
+
+
+def words_of_commands(page: Path) -> Iterator[str]:
+    """What the text of a page calls the commands of `adm`: `job list`, `rebalancer adm status`."""
+    named = r"`(?:rebalancer adm )?((?:job|node|status)\b(?: [^`]*)?)`"
+    yield from re.findall(named, page.read_text())
 
 
 COMMANDS = sorted(
     {line for page in PAGES for line in shell_lines(page) if line.startswith("rebalancer ")}
 )
+NAMED = sorted({words for page in PAGES for words in words_of_commands(page) if " " in words})
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_that_a_page_names_can_be_typed(line: str) -> None:
     """Each word of it is a command, an option or an argument that there is."""
-    command, context = parsed(shlex.split(line.partition(" | ")[0], comments=True)[1:])
+    command, context = parsed(shlex.split(re.split(r" (?:\||&&) ", line)[0], comments=True)[1:])
     assert not isinstance(command, click.Group), context.command_path
+
+
+def test_a_command_that_a_text_mentions_exists() -> None:
+    """Whatever stands for its arguments, if anything does."""
+    top = click.Context(cli, info_name="rebalancer")
+    adm = cli.get_command(top, "adm")
+    unknown = []
+    for words in NAMED:
+        group = adm
+        for word in words.split():
+            if not isinstance(group, click.Group):
+                break
+            group = group.get_command(top, word)
+        if group is None:
+            unknown.append(words)
+
+    assert len(NAMED) > 20
+    assert unknown == []
 
 
 def parsed(words: list[str]) -> tuple[click.Command, click.Context]:
     command: click.Command = cli
     context = click.Context(cli, info_name="rebalancer")
     while isinstance(command, click.Group):
-        name, found, words = command.resolve_command(context, words)
+        # A group takes its options, and leaves what follows to its command.
+        rest = command.make_parser(context).parse_args(list(words))[1]
+        name, found, words = command.resolve_command(context, rest)
         assert found is not None
         command, context = found, click.Context(found, context, name)
     command.parse_args(context, words)
