@@ -5,9 +5,10 @@ import click
 from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.options import confirm, job_argument, json_option, read_rate, yes_option
 from rebalancer.adm.output import echo_json
-from rebalancer.adm.progress import has_ended, settled, state_word, state_words, subject
+from rebalancer.adm.progress import has_ended, state_word, state_words, subject
 from rebalancer.adm.wording import LIMITS, worded
 from rebalancer.api.jobs import JobShown
+from rebalancer.progress import settled
 from rebalancer.units import size
 
 
@@ -167,6 +168,6 @@ async def _find_view(manager: Manager, uuid: str) -> tuple[str, JobShown]:
 
 
 def _described(job_id: str, view: JobShown) -> str:
-    done, known = settled(view)
+    done, known = settled(view.results)
     progress = f"{done:,} of {known:,} objects settled"
     return f"job {job_id} of {subject(view)} ({state_words(view)}, {progress})"

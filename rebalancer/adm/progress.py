@@ -1,8 +1,7 @@
 """This module says how far a job is, in words and figures, going by its views.  Pure."""
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -15,13 +14,13 @@ from rebalancer.api.jobs import (
     JobListed,
     JobShown,
     Results,
-    Scan,
     Summary,
     VerdictCause,
     Wait,
 )
 from rebalancer.domain.states import GOING, JobState, Words, job_state, words_for_people
 from rebalancer.domain.verdicts import NOTHING_LEFT, Word
+from rebalancer.progress import phase, scanned_share, seconds_between, settled
 from rebalancer.rates import Rates, eta_s
 
 #: The exit codes of the verdicts of complete jobs that leave something to do.
@@ -100,14 +99,6 @@ def wait_line(wait: Wait) -> str:
     return f"waits for {wait.subject}{since}: {wait.detail}"
 
 
-def seconds_between(begin: str | None, end: str | None, now: datetime.datetime) -> float | None:
-    """Return the seconds from one time of the manager to another, or to `now` if that is None."""
-    with suppress(ValueError, TypeError):
-        until = now if end is None else datetime.datetime.fromisoformat(end)
-        return max(0.0, (until - datetime.datetime.fromisoformat(begin or "")).total_seconds())
-    return None
-
-
 def state_word(state: str, wish: str | None) -> str:
     """Return one word for a job's state, which tells a paused job from a cancelled one."""
     # A manager that says nothing of wishes does not say either which of both it means.
@@ -130,27 +121,18 @@ def percent(state: str, results: Results | None, scanned: float) -> str:
     """
     if state == "Complete":
         return "100%"
-    known = 0 if results is None else results.total - results.duplicates
-    if results is None or not known:
+    done, known = (0, 0) if results is None else settled(results)
+    if not known:
         return "-"
-    share = (results.complete + results.skipped + results.error) / known
-    return f"{min(int(100 * share * min(scanned, 1.0)), 99)}%"
+    return f"{min(int(100 * done / known * min(scanned, 1.0)), 99)}%"
 
 
 def counted(results: Results, unit: str = "objects") -> str:
     """Return how many objects of a job have come to their end, and how many not well."""
-    done = results.complete + results.skipped + results.error
-    known = results.total - results.duplicates
+    done, known = settled(results)
     text = f"{done:,} of {known:,} {unit}"
     text += f", {results.skipped:,} skipped" if results.skipped else ""
     return text + (f", {results.error:,} failed" if results.error else "")
-
-
-def settled(view: JobShown) -> tuple[int, int]:
-    """Return how many objects have come to their end, and how many are known."""
-    results = view.results
-    done = results.complete + results.skipped + results.error
-    return done, results.total - results.duplicates
 
 
 @attrs.frozen
@@ -200,7 +182,7 @@ def glance(
     Rates and the time that is left are the manager's own where it tells them, else what was
     `seen` of the job here.
     """
-    done, known = settled(view)
+    done, known = settled(view.results)
     # One that says nothing of scans may still find more: then it is the least it can take.
     share = 1.0 if view.scans is None else scanned_share(view.scans, 0)
     minute = None if summary is None else summary.rates.minute
@@ -225,16 +207,4 @@ def _phase(view: JobShown) -> tuple[str, float | None]:
     words = state_words(view)
     if words != "running" or not view.scans:
         return words, None
-    # Only the last round moves.
-    last = max(scan.round for scan in view.scans)
-    share = scanned_share(view.scans, last)
-    if last:
-        return f"final scan {last}", share
-    return ("discovery", share) if share < 1 else ("all objects found", None)
-
-
-def scanned_share(scans: Sequence[Scan], number: int) -> float:
-    """Return how much of the shards has been looked at in a round, from 0 to 1."""
-    its = [scan for scan in scans if scan.round == number]
-    until = sum(scan.until for scan in its)
-    return sum(scan.position for scan in its) / until if until else 0.0
+    return phase(view.scans)

@@ -15,8 +15,6 @@ from rebalancer.adm.progress import (
     counted,
     has_ended,
     percent,
-    scanned_share,
-    seconds_between,
     state_word,
     subject,
 )
@@ -30,6 +28,7 @@ from rebalancer.api.jobs import (
 )
 from rebalancer.api.status import Status
 from rebalancer.domain.states import GOING, JobState
+from rebalancer.progress import scanned_share, seconds_between
 
 #: Characters of a job's id that are shown; commands take as few.
 SHORT = 8

@@ -15,6 +15,7 @@ from rebalancer.api.fields import key_of
 from rebalancer.api.jobs import JobShown, Results, Summary
 from rebalancer.api.plan import Plan
 from rebalancer.domain.reasons import EXCLUDED
+from rebalancer.progress import scan_name
 
 
 class _Table(Table):
@@ -65,8 +66,7 @@ def summary_tables(summary: Summary) -> list[Table]:
         table = _table("scan", "shard", "column", "done", figures=("shard", "done"))
         for scan in summary.scans:
             done = f"{scan.position / max(scan.until, 1):.0%}"
-            name = f"final scan {scan.round}" if scan.round else "discovery"
-            table.add_row(name, str(scan.shard), scan.column, done)
+            table.add_row(scan_name(scan.round), str(scan.shard), scan.column, done)
         tables.append(table)
     if summary.rounds:
         table = _table("final scan", "sent on", "remain", figures=("sent on", "remain"))

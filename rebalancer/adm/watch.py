@@ -21,7 +21,6 @@ from rebalancer.adm.progress import (
     Glance,
     glance,
     notes,
-    settled,
     subject,
     wait_line,
 )
@@ -29,6 +28,7 @@ from rebalancer.adm.screens import flow, job_block, job_destinations_screen, lis
 from rebalancer.adm.tables import counts_table
 from rebalancer.api.jobs import JobShown, Summary
 from rebalancer.domain.states import GOING
+from rebalancer.progress import settled
 from rebalancer.rates import Rates
 
 #: Seconds between two looks at a job that is watched.
@@ -108,7 +108,7 @@ async def follow(manager: Manager, job_id: str, show: Show, *, patient: bool = F
             continue
         seen_at, has_summary = time.monotonic(), summary is not None
         view, known = job.read(), None if summary is None else summary.read()
-        rates.add(seen_at, settled(view)[0], view.bytes.complete)
+        rates.add(seen_at, settled(view.results)[0], view.bytes.complete)
         told = {**job.json, "summary": None if summary is None else summary.json}
         last = Look(job_id, view, known, glance(view, known, rates, _now()), told)
         show(last)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from rich.console import Console
 
-from rebalancer.adm.progress import glance, percent, seconds_between, state_word
+from rebalancer.adm.progress import glance, percent, state_word
 from rebalancer.adm.screens import (
     MOST_IDLE,
     clock,
@@ -24,6 +24,7 @@ from rebalancer.adm.watch import Look, drawn, watch_job
 from rebalancer.api.jobs import Destination, JobListed, JobShown, Results, Standing, Wait
 from rebalancer.api.status import Status, Storinfo
 from rebalancer.converter import structure
+from rebalancer.progress import seconds_between
 from rebalancer.rates import Rates
 from tests.adm.scripted import scripted
 from tests.adm.test_progress import SUMMARY, running, scan

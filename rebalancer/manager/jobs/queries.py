@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from rebalancer.actions import DECLARED
 from rebalancer.api.jobs import Summary
 from rebalancer.api.status import Status
 from rebalancer.converter import unstructure
@@ -21,7 +22,7 @@ from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.jobs.scheduler import ahead_of, why_queued
-from rebalancer.manager.jobs.tuning import read_tuning
+from rebalancer.manager.jobs.tuning import read_tuning, tuned
 from rebalancer.manager.jobs.verdicts import Verdicts
 from rebalancer.manager.pipeline.job import rules_of
 from rebalancer.manager.store import views
@@ -125,16 +126,23 @@ class JobQueries:
         rules = rules_of(shared.config)
         return node_standings(shared.fleet_ledger, shared.node_list.nodes, rules)
 
-    def limits(self, job_id: str) -> Mapping[str, int | None] | None:
-        """Return the limits of a job that are in force, by their names; None if it has no turn."""
-        running = self.running.get(job_id)
-        if running is None or running.job is None:
+    def can_change_limits(self, row: JobRow) -> bool:
+        """Tell whether an operator can change the limits of a job: it runs, or will."""
+        if (running := self.running.get(row.id)) is not None:
+            return running.job is not None
+        # A job that will run has its limits as soon as it does.
+        declared = DECLARED.get(row.action)
+        is_coming = row.state in (JobState.QUEUED, JobState.PAUSED)
+        return is_coming and declared is not None and declared.has_limits
+
+    def limits(self, row: JobRow) -> Mapping[str, int | None] | None:
+        """Return the limits of a job by their names; None if they cannot be changed."""
+        if not self.can_change_limits(row):
             return None
-        options, tuning = running.config.options, read_tuning(running.row)
-        return {
-            name: value if value is not None else getattr(options, name, None)
-            for name, value in attrs.asdict(tuning).items()
-        }
+        running, tuning = self.running.get(row.id), read_tuning(row)
+        base = self.resources.config if running is None else running.base
+        options = tuned(base, tuning).options
+        return {name: getattr(options, name, value) for name, value in attrs.asdict(tuning).items()}
 
     async def status(self) -> Status:
         """Return the numbers of jobs and nodes, and how the destinations stand."""

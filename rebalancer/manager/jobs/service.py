@@ -317,14 +317,7 @@ class Jobs:
 
     async def _set(self, row: JobRow, setting: Setting) -> None:
         running = self.running.get(row.id)
-        if running is None:
-            # One that will run has its limits as soon as it does.
-            declared = DECLARED.get(row.action)
-            is_coming = row.state in (JobState.QUEUED, JobState.PAUSED)
-            can_change = is_coming and declared is not None and declared.has_limits
-        else:
-            can_change = running.job is not None
-        if not can_change:
+        if not self.queries.can_change_limits(row):
             raise BadRequest("Attempt to update job that is not running")
         base = self.resources.config if running is None else running.base
         is_threads = setting.name == "max_metadata_update_threads"

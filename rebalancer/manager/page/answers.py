@@ -9,12 +9,14 @@ import trio
 
 from rebalancer.api.jobs import JobShown
 from rebalancer.domain.states import words_for_people
-from rebalancer.errors import BadRequest, NotFound
+from rebalancer.errors import BadRequest, NotFound, Unavailable
 from rebalancer.manager.http import render
 from rebalancer.manager.http.requests import ObjectsQuery, checked_id
 from rebalancer.manager.jobs.queries import JobDetails
+from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.page import shown
+from rebalancer.manager.store import views
 
 Values = Mapping[str, Any]
 
@@ -35,10 +37,17 @@ class Answers:
         return {
             "status": status,
             "states": states,
-            "lines": [self._line(await queries.details_of(row)) for row in part.of(rows)],
+            "lines": [self._line(await self._details_of(row)) for row in part.of(rows)],
             "newer": part.newer,
             "older": part.older,
         }
+
+    async def _details_of(self, row: JobRow) -> JobDetails:
+        """Return the details of a job; one whose file is held by somebody hides no other job."""
+        try:
+            return await self.jobs.queries.details_of(row)
+        except Unavailable as exc:
+            return JobDetails(attrs.evolve(row, error=str(exc)), views.NOTHING)
 
     async def job(self, job_id: str) -> Values:
         """Return what the page of a job shows.
@@ -52,7 +61,7 @@ class Answers:
             _body(details),
             queries.summarize(details),
             nodes=self.jobs.resources.node_list.nodes,
-            limits=queries.limits(details.row.id),
+            limits=queries.limits(details.row),
         )
         return {"job": page}
 

@@ -1,6 +1,5 @@
 """This module makes of the API's bodies what the templates show.  Pure."""
 
-import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -30,6 +29,7 @@ from rebalancer.manager.http.requests import (
     read_change,
 )
 from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.progress import phase, scan_name, scanned_share, seconds_between, settled
 
 #: Jobs of one list.
 MOST_JOBS = 20
@@ -99,6 +99,11 @@ class JobLine:
     is_settled: bool
 
     @property
+    def is_running(self) -> bool:
+        """Tell whether the job moves on."""
+        return self.mark == "going"
+
+    @property
     def url(self) -> str:
         """Return where the job's own page is."""
         return f"/page/jobs/{self.id}"
@@ -108,8 +113,7 @@ def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
     """Return how a job stands."""
     declared = DECLARED.get(row.action, FALLBACK)
     results = shown.results
-    settled = results.complete + results.skipped + results.error
-    known = results.total - results.duplicates
+    done, known = settled(results)
     minute = summary.rates.minute
     words = words_for_people(shown.state, shown.wish)
     return JobLine(
@@ -120,11 +124,11 @@ def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
         words=words,
         mark=_mark(row.state, shown.error),
         phase=_phase(row.state, summary.scans),
-        settled=settled,
+        settled=done,
         known=known,
         skipped=results.skipped,
         errors=results.error,
-        share=_share(row.state, settled, known, scanned(summary.scans, 0)),
+        share=_share(row.state, done, known, scanned_share(summary.scans, 0)),
         parts=tuple(_parts({s: getattr(results, s) for s in STATUSES})),
         objects_per_s=0.0 if minute is None else minute.objects_per_s,
         bytes_per_s=0.0 if minute is None else minute.bytes_per_s,
@@ -134,20 +138,11 @@ def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
         created=shown.created,
         started=shown.started,
         finished=shown.finished,
-        took_s=_seconds_between(shown.started, shown.finished),
+        took_s=seconds_between(shown.started, shown.finished),
         error=shown.error,
         verdict=shown.verdict,
         is_settled=shown.verdict is not None and shown.verdict.verdict in NOTHING_LEFT,
     )
-
-
-def _seconds_between(begun: str | None, ended: str | None) -> float | None:
-    """Return how long something took; None if it has not ended, or its times make no sense."""
-    try:
-        first, last = (datetime.datetime.fromisoformat(text or "") for text in (begun, ended))
-        return max((last - first).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return None
 
 
 def _mark(state: JobState | None, error: str | None) -> str:
@@ -161,11 +156,11 @@ def _mark(state: JobState | None, error: str | None) -> str:
     return "idle"
 
 
-def _share(state: JobState | None, settled: int, known: int, scanned_share: float) -> float:
+def _share(state: JobState | None, done: int, known: int, scanned: float) -> float:
     if state is JobState.COMPLETE:
         return 1.0
     # What has not been scanned yet is taken to hold as many objects as what has been.
-    return settled / known * min(scanned_share, 1.0) if known else 0.0
+    return done / known * min(scanned, 1.0) if known else 0.0
 
 
 def _parts(objects: Mapping[ObjectStatus, int]) -> Iterable[Part]:
@@ -177,22 +172,12 @@ def _parts(objects: Mapping[ObjectStatus, int]) -> Iterable[Part]:
             start += width
 
 
-def scanned(scans: Iterable[Scan], number: int) -> float:
-    """Return how much of the shards a round has looked at, from 0 to 1."""
-    of_round = [scan for scan in scans if scan.round == number]
-    until = sum(scan.until for scan in of_round)
-    return sum(scan.position for scan in of_round) / until if until else 0.0
-
-
 def _phase(state: JobState | None, scans: Sequence[Scan]) -> str:
     """Return what a running job is at; nothing of another one."""
     if state is not JobState.RUNNING or not scans:
         return ""
-    last = max(scan.round for scan in scans)
-    share = scanned(scans, last)
-    if last:
-        return f"final scan {last}: {share:.0%} scanned"
-    return f"discovery: {share:.0%} scanned" if share < 1 else "all objects found"
+    name, share = phase(scans)
+    return name if share is None else f"{name}: {share:.0%} scanned"
 
 
 @attrs.frozen(kw_only=True)
@@ -283,7 +268,7 @@ class JobPage:
     scans: Sequence[ScanLine]
     more_scans: int
     rounds: Sequence[Round]
-    #: None: the job does not run.
+    #: None: they cannot be changed.
     limits: Sequence[Limit] | None
     has_ended: bool
 
@@ -436,8 +421,7 @@ def _place(one: Destination, node: StorageNode | None) -> Place:
 
 
 def _scan_line(scan: Scan) -> ScanLine:
-    name = f"final scan {scan.round}" if scan.round else "discovery"
-    return ScanLine(scan, name, scan.position / scan.until if scan.until else 1.0)
+    return ScanLine(scan, scan_name(scan.round), scan.position / scan.until if scan.until else 1.0)
 
 
 def _reason(job_id: str, one: ReasonCount) -> Reason:

@@ -131,8 +131,7 @@ def look_at_job(answers: Answers, job_id: str) -> Look:
         values = await answers.job(job_id)
         page = values["job"]
         sample = (time.time(), page.line.settled, page.line.bytes_complete)
-        # A job without limits in force does not run, so it stands still.
-        samples = () if page.limits is None else (sample,)
+        samples = (sample,) if page.line.is_running else ()
         return Event(render_live("job.html", values), samples, is_last=page.has_ended)
 
     return look

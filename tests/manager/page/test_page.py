@@ -14,12 +14,14 @@ import trio
 import trio.testing
 
 from rebalancer import daemon
+from rebalancer.errors import StoreBusy
 from rebalancer.manager.page import streams
 from rebalancer.manager.page.answers import Answers
 from rebalancer.manager.page.app import HEADERS, Page
 from rebalancer.manager.page.front import Front
 from rebalancer.manager.page.routes import make_page
 from rebalancer.manager.page.templating import static_files
+from rebalancer.manager.store import views
 from rebalancer.serving.app import Request
 from rebalancer.serving.bounds import API_LEAST
 from rebalancer.tokens import Token
@@ -102,6 +104,30 @@ async def test_a_job_is_shown_in_numbers_without_a_script(tmp_path: Path) -> Non
     assert "<td>final scan 1</td>" in shown
     assert "/change" not in shown  # it has ended
     assert 'http-equiv="refresh"' in listed
+
+
+async def test_a_file_that_somebody_holds_hides_no_other_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list says so in the job's line."""
+    read = views.read_job
+    async with open_browser(tmp_path) as browser:
+        held, other = await ended(browser), await ended(browser)
+
+        def read_others(path: Path) -> views.Overview:
+            if path.stem == held:
+                raise StoreBusy("somebody has it")
+            return read(path)
+
+        monkeypatch.setattr(views, "read_job", read_others)
+        listed = await browser.text("/")
+        alone = await browser.get(f"/page/jobs/{held}")
+
+    assert f"/page/jobs/{held}" in listed
+    assert f"/page/jobs/{other}" in listed
+    assert "somebody has it" in listed
+    assert alone.status_code == 503
+    assert "Not now" in alone.content.decode()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +262,7 @@ async def test_a_job_is_steered_by_forms_after_a_question(tmp_path: Path) -> Non
         changed = await browser.send(f"{url}/change", wanted)
         after = job.config.options.max_metadata_update_threads
         limited = await browser.send(f"{url}/change", {"action": "set_bandwidth", "value": "20M"})
-        bandwidth = browser.rig.jobs.queries.limits(job_id)
+        bandwidth = browser.rig.jobs.queries.limits(browser.rig.jobs.running[job_id].row)
         paused = await browser.send(f"{url}/change", {"action": "pause", "value": ""})
         told = await browser.text(paused.headers["Location"])
         view = await browser.rig.get(job_id)
@@ -253,6 +279,7 @@ async def test_a_job_is_steered_by_forms_after_a_question(tmp_path: Path) -> Non
     assert (view["state"], view["wish"]) == ("Stopped", "pause")
     assert "The job is paused." in told
     assert 'value="resume"' in told
+    assert 'value="set_bandwidth"' in told
     assert last["wish"] == "cancel"
 
 
