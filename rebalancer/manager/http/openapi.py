@@ -135,7 +135,12 @@ _LIST = _ERRORS.operation(
         part.parameter(
             "shark", text(), "Only jobs for this node; the region's domain may be left out."
         ),
-        part.parameter("after", text(format="uuid"), "Only jobs behind this one on the list."),
+        part.parameter(
+            "after",
+            text(format="uuid"),
+            "Only jobs behind this one on the list, from which it may have been removed since the"
+            " manager started; the id of any other job is refused.",
+        ),
         part.parameter(
             "limit",
             {"type": "integer", "minimum": 1, "maximum": MAX_WHOLE},

@@ -10,7 +10,7 @@ from rebalancer.manager.jobs.queries import JobDetails, JobQueries
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store import views
 
-#: Ended jobs whose entries are kept.
+#: Ended jobs whose entries are kept, and removed jobs whose places are.
 MOST = 10_000
 
 
@@ -18,11 +18,13 @@ MOST = 10_000
 class JobLister:
     """This object makes the list of jobs.
 
-    Mutable state: the entries of ended jobs, so that each file is read once.
+    Mutable state: the entries of ended jobs, so that each file is read once; and by the id of each
+    job that was removed, the one before it, so that whoever reads pages meanwhile misses none.
     """
 
     queries: JobQueries
     _ended: dict[str, JobListed] = attrs.field(factory=dict)
+    _removed: dict[str, str | None] = attrs.field(factory=dict)
 
     async def list(self, query: JobsQuery) -> list[JobListed]:
         """Return the jobs that a query selects, oldest first.
@@ -31,7 +33,16 @@ class JobLister:
           BadRequest: the job to list from is not there.
         """
         rows = await self.queries.index.all()
-        return [await self._listed(row) for row in query.select(rows)]
+        ids, after = {row.id for row in rows}, query.after
+        while after is not None and after not in ids and after in self._removed:
+            after = self._removed[after]
+        return [await self._listed(row) for row in attrs.evolve(query, after=after).select(rows)]
+
+    def note_removed(self, job_id: str, before: str | None) -> None:
+        """Keep the place of a job that is removed: behind the job `before`, or at the beginning."""
+        if len(self._removed) >= MOST:
+            del self._removed[next(iter(self._removed))]
+        self._removed[job_id] = before
 
     async def _listed(self, row: JobRow) -> JobListed:
         kept = self._ended.get(row.id)

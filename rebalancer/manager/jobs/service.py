@@ -371,9 +371,11 @@ class Jobs:
                 used = {} if action is None else action.used_jobs(other.params)
                 why = f"removed, because job {other.id} {used.get(row.id)} it"
                 _require(row, why, row.id not in used)
+            ids = [None, *(other.id for other in await self._request_index.all())]
             with _uninterrupted():
                 # The row first: a file without one is only clutter.
                 await self._request_index.remove(row.id)
+                self.lister.note_removed(row.id, ids[ids.index(row.id) - 1])
                 await run_sync(Work.STORE, job_file.remove, self.resources.file(row.id))
 
 

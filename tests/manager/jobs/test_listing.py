@@ -73,6 +73,24 @@ async def test_a_job_whose_file_is_gone_is_listed_with_the_cause(tmp_path: Path)
     assert shown["results"]["Total"] == 0
 
 
+async def test_a_list_goes_on_behind_jobs_that_were_removed(tmp_path: Path) -> None:
+    """Whoever reads it a page at a time misses none, whatever is removed meanwhile."""
+    async with open_rig(tmp_path) as rig:
+        ids = [await rig.create(from_shark=f"{node}.stor") for node in (20, 21, 22, 23)]
+        for job_id in ids:
+            await rig.reach(job_id, "Complete")
+        pages = []
+        for removed in (ids[1], ids[0]):
+            assert (await ask(rig, "DELETE", f"/jobs/{removed}"))[0] == 200
+            pages.append([one["id"] for one in await listed(rig, f"?after={ids[1]}")])
+        all_but = [one["id"] for one in await listed(rig, f"?after={ids[0]}&limit=1")]
+        unknown = await ask(rig, "GET", f"/jobs?after={IDS[0]}")
+
+    assert pages == [ids[2:], ids[2:]]
+    assert all_but == [ids[2]]
+    assert unknown[0] == 400
+
+
 @pytest.mark.parametrize(
     ("query", "places"),
     [
