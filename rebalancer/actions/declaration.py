@@ -1,5 +1,6 @@
 """This module has what a kind of job declares of itself."""
 
+import enum
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ STORAGE_NODE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$"
 _KEY = "parameter"
 
 
+class OptionKind(enum.Enum):
+    """A kind of values that the operator's command completes, or sends otherwise than typed."""
+
+    PLAIN = enum.auto()
+    JOB = enum.auto()  # the id of a job, which may be cut to its first characters
+    NODE = enum.auto()  # the name of a storage node
+    FILE = enum.auto()  # the path of a file on the manager's machine
+
+
 @attrs.frozen
 class Option:
     """An option says how `rebalancer adm job create` takes a parameter, and explains it.
@@ -27,10 +37,7 @@ class Option:
     flags: tuple[str, ...]
     help: str
     metavar: str | None = None
-    #: Whether its value is the id of a job, which may be cut to its first characters.
-    is_job: bool = False
-    #: Whether its value is the path of a file on the manager's machine.
-    is_file: bool = False
+    kind: OptionKind = OptionKind.PLAIN
 
 
 @attrs.frozen

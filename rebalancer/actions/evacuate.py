@@ -10,6 +10,7 @@ from rebalancer.actions.declaration import (
     STORAGE_NODE_PATTERN,
     Declaration,
     Option,
+    OptionKind,
     is_path,
     parameter,
 )
@@ -23,7 +24,7 @@ class EvacuateParams:
 
     from_shark: str = parameter(
         "The node to empty; the region's domain is appended to a short name.",
-        Option(("-s", "--shark"), "Storage node to empty, e.g. 1.stor."),
+        Option(("-s", "--shark"), "Storage node to empty, e.g. 1.stor.", kind=OptionKind.NODE),
         pattern=STORAGE_NODE_PATTERN,
         examples=["1.stor", "1.stor.example.com"],
     )
@@ -45,7 +46,7 @@ class EvacuateParams:
             "Take the records that this file on the manager's machine names, without a scan:"
             ' a line {"key": ..., "shard": ...} each; the shard may be missing.',
             "FILE",
-            is_file=True,
+            kind=OptionKind.FILE,
         ),
         default=None,
         pattern=r"^/[^\x00]*$",

@@ -10,6 +10,7 @@ from rebalancer.actions.declaration import (
     STORAGE_NODE_PATTERN,
     Declaration,
     Option,
+    OptionKind,
     parameter,
 )
 from rebalancer.domain.objects import is_loose_uuid, is_storage_id
@@ -27,14 +28,20 @@ class VerifyParams:
 
     job: str | None = parameter(
         "Verify the objects that this job has moved; it must have ended.  Either this or `shark`.",
-        Option(("--job",), "Verify the objects that this job has moved.", "ID", is_job=True),
+        Option(
+            ("--job",), "Verify the objects that this job has moved.", "ID", kind=OptionKind.JOB
+        ),
         default=None,
         format="uuid",
     )
     shark: str | None = parameter(
         "Verify the objects whose records name this storage node, on all of their nodes; the"
         " region's domain is appended to a short name.  Either this or `job`.",
-        Option(("-s", "--shark"), "Verify the objects whose records name this storage node."),
+        Option(
+            ("-s", "--shark"),
+            "Verify the objects whose records name this storage node.",
+            kind=OptionKind.NODE,
+        ),
         default=None,
         pattern=STORAGE_NODE_PATTERN,
         examples=["1.stor"],

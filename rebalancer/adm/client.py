@@ -182,14 +182,21 @@ class Manager:
         await self.ask("PUT", f"/jobs/{job_id}", body)
 
     async def objects(
-        self, job_id: str, *, status: str | None, reason: str | None, limit: int | None
+        self,
+        job_id: str,
+        *,
+        status: str | None,
+        reason: str | None,
+        after: int | None = 0,
+        limit: int | None,
     ) -> AsyncIterator[Body[Objects]]:
         """Yield pages of a job's objects, some of them perhaps empty: `limit` objects, or all.
+
+        They begin behind the row `after`.
 
         Raises:
           AdmError: no answer, or there is no such job.
         """
-        after: int | None = 0
         while after is not None and limit != 0:
             size = PAGE if limit is None else min(PAGE, limit)
             wanted = {"status": status, "reason": reason, "after": after, "limit": size}

@@ -8,6 +8,7 @@ from rebalancer.adm.output import echo_json
 from rebalancer.adm.progress import has_ended, state_word, state_words, subject
 from rebalancer.adm.wording import LIMITS, worded
 from rebalancer.api.jobs import JobShown
+from rebalancer.peers.http import Reply
 from rebalancer.progress import settled
 from rebalancer.units import size
 
@@ -58,8 +59,9 @@ def cancel(access: Access, uuid: str, yes: bool, as_json: bool) -> None:
 @click.command()
 @job_argument
 @yes_option
+@json_option
 @click.pass_obj
-def delete(access: Access, uuid: str, yes: bool) -> None:
+def delete(access: Access, uuid: str, yes: bool, as_json: bool) -> None:
     """Remove a job that has ended, and all that is known of it.
 
     `job report` saves that first.  A job that another one retries stays until that has ended.
@@ -71,58 +73,76 @@ def delete(access: Access, uuid: str, yes: bool) -> None:
             raise AdmError(f"job {job_id} is {state_word(view.state, view.wish)}: {why}")
         confirm(f"Remove {_described(job_id, view)}, with all that is known of its objects?")
 
-    async def remove(manager: Manager) -> str:
+    async def remove(manager: Manager) -> tuple[str, Reply]:
         job_id = await manager.find(uuid)
-        await manager.ask("DELETE", f"/jobs/{job_id}")
-        return job_id
+        return job_id, await manager.ask("DELETE", f"/jobs/{job_id}")
 
-    click.echo(f"job {with_manager(access, remove)} is removed")
+    job_id, reply = with_manager(access, remove)
+    if as_json:
+        echo_json(reply.json())
+    else:
+        click.echo(f"job {job_id} is removed")
 
 
 @click.command("set-threads")
 @job_argument
 @click.argument("count", type=int)
+@json_option
 @click.pass_obj
-def set_threads(access: Access, uuid: str, count: int) -> None:
+def set_threads(access: Access, uuid: str, count: int, as_json: bool) -> None:
     """Change how many metadata updates are made at a time.
 
     At once; a job that is queued or paused has it when it runs.
     """
-    job_id = _set(access, uuid, "set_metadata_threads", count)
-    click.echo(f"job {job_id}: {count:,} metadata updates at a time")
+    _set(
+        access,
+        uuid,
+        "set_metadata_threads",
+        count,
+        as_json,
+        f"{count:,} metadata updates at a time",
+    )
 
 
 @click.command("set-max-sharks")
 @job_argument
 @click.argument("count", type=int)
+@json_option
 @click.pass_obj
-def set_max_sharks(access: Access, uuid: str, count: int) -> None:
+def set_max_sharks(access: Access, uuid: str, count: int, as_json: bool) -> None:
     """Change how many destinations are filled at a time.
 
     From the next objects on.
     """
-    job_id = _set(access, uuid, "set_max_sharks", count)
-    click.echo(f"job {job_id}: {count:,} destinations at a time")
+    _set(access, uuid, "set_max_sharks", count, as_json, f"{count:,} destinations at a time")
 
 
 @click.command("set-max-tasks")
 @job_argument
 @click.argument("count", type=int)
+@json_option
 @click.pass_obj
-def set_max_tasks(access: Access, uuid: str, count: int) -> None:
+def set_max_tasks(access: Access, uuid: str, count: int, as_json: bool) -> None:
     """Change how many objects go into an assignment.
 
     From the next assignments on.
     """
-    job_id = _set(access, uuid, "set_max_tasks_per_assignment", count)
-    click.echo(f"job {job_id}: {count:,} objects an assignment")
+    _set(
+        access,
+        uuid,
+        "set_max_tasks_per_assignment",
+        count,
+        as_json,
+        f"{count:,} objects an assignment",
+    )
 
 
 @click.command("set-bandwidth")
 @job_argument
 @click.argument("rate", callback=read_rate)
+@json_option
 @click.pass_obj
-def set_bandwidth(access: Access, uuid: str, rate: int | None) -> None:
+def set_bandwidth(access: Access, uuid: str, rate: int | None, as_json: bool) -> None:
     """Change the bytes a second that a destination may take in.
 
     At each of its destinations.  RATE is in bytes a second: 800000, 20M,
@@ -132,13 +152,14 @@ def set_bandwidth(access: Access, uuid: str, rate: int | None) -> None:
     Example:
       rebalancer adm job set-bandwidth 0fd6 20M
     """
-    job_id = _set(access, uuid, "set_bandwidth", rate)
     told = "as the agents are configured" if rate is None else f"{size(rate)}/s a destination"
-    click.echo(f"job {job_id}: {told}")
+    _set(access, uuid, "set_bandwidth", rate, as_json, told)
 
 
-def _set(access: Access, uuid: str, action: str, value: int | None) -> str:
-    """Change a setting; the job's id."""
+def _set(
+    access: Access, uuid: str, action: str, value: int | None, as_json: bool, told: str
+) -> None:
+    """Change a setting, and print it: as its action in JSON, or in words."""
 
     async def put(manager: Manager) -> str:
         job_id = await manager.find(uuid)
@@ -146,7 +167,11 @@ def _set(access: Access, uuid: str, action: str, value: int | None) -> str:
             await manager.change(job_id, action, value)
         return job_id
 
-    return with_manager(access, put)
+    job_id = with_manager(access, put)
+    if as_json:
+        echo_json({"id": job_id, "action": action, "params": value})
+    else:
+        click.echo(f"job {job_id}: {told}")
 
 
 def _control(access: Access, uuid: str, action: str, as_json: bool) -> None:

@@ -2,22 +2,38 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rebalancer.actions import DECLARED
-from rebalancer.actions.declaration import Declaration, parameters_of
+from rebalancer.actions.declaration import Declaration, OptionKind, parameters_of
 from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.adm.client import ANSWER_S, PLAN_S, Access, AdmError, Body, Manager, with_manager
-from rebalancer.adm.options import action_options, job_argument, json_option
-from rebalancer.adm.output import echo_as_predecessor, echo_json, is_terminal, make_console
+from rebalancer.adm.options import (
+    action_options,
+    id_option,
+    job_argument,
+    json_option,
+    watch_option,
+)
+from rebalancer.adm.output import (
+    echo_as_predecessor,
+    echo_json,
+    echo_lines,
+    is_terminal,
+    make_console,
+)
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import verdict_lines, warnings
+from rebalancer.adm.screens import SHORT
 from rebalancer.adm.tables import plan_table, what_does_not_fit
+from rebalancer.adm.watching import watch_to_end
 from rebalancer.adm.wording import options_of, worded
 from rebalancer.api.jobs import JobShown
 from rebalancer.api.plan import Plan
@@ -34,7 +50,15 @@ def _creation(declared: Declaration) -> click.Command:
     """Return the command that makes a job of an action."""
 
     @click.pass_context
-    def make(context: click.Context, /, as_json: bool, dry_run: bool = False, **given: Any) -> None:
+    def make(
+        context: click.Context,
+        /,
+        as_json: bool,
+        output: str | None,
+        watch: bool,
+        dry_run: bool = False,
+        **given: Any,
+    ) -> None:
         body = declared.request(given)
         if dry_run:
             _plan(context, declared, body, as_json)
@@ -43,14 +67,14 @@ def _creation(declared: Declaration) -> click.Command:
         async def post(manager: Manager) -> Reply:
             return await _post(manager, declared, body)
 
-        _echo_new_job(with_manager(context.obj, post), as_json)
+        _show_new_job(context.obj, with_manager(context.obj, post), as_json, output, watch)
 
     options = action_options(declared)
     if declared.has_plan:
         told = "Only tell what the job would do: see job plan."
         options.append(click.Option(["--dry-run"], is_flag=True, help=told))
     command = click.Command(declared.name, callback=make, params=options, help=declared.help)
-    return json_option(command)
+    return watch_option(id_option(json_option(command)))
 
 
 async def _post(
@@ -65,9 +89,9 @@ async def _post(
     for name, (_, known) in parameters_of(declared.params).items():
         if name not in params or known.option is None:
             continue
-        if known.option.is_job:
+        if known.option.kind is OptionKind.JOB:
             params[name] = await manager.find(params[name])
-        if known.option.is_file:
+        if known.option.kind is OptionKind.FILE:
             params[name] = _path_there(names[name], params[name], manager.where.host)
     with worded(names):
         return await manager.ask("POST", "/jobs", {**body, "params": params}, within_s=within_s)
@@ -119,9 +143,11 @@ plan = json_option(
 
 @click.command()
 @job_argument
+@watch_option
+@id_option
 @json_option
 @click.pass_obj
-def retry(access: Access, uuid: str, as_json: bool) -> None:
+def retry(access: Access, uuid: str, as_json: bool, output: str | None, watch: bool) -> None:
     """Make a job of what another one skipped or left undone.
 
     Prints its id.  The other one must have ended: as complete, failed or cancelled.  Every record
@@ -138,10 +164,22 @@ def retry(access: Access, uuid: str, as_json: bool) -> None:
     reply, earlier = with_manager(access, post)
     for line in [] if earlier is None else verdict_lines(earlier):
         click.echo(line, err=True)
-    _echo_new_job(reply, as_json)
+    _show_new_job(access, reply, as_json, output, watch)
 
 
-def _echo_new_job(reply: Reply, as_json: bool) -> None:
+def _show_new_job(
+    access: Access, reply: Reply, as_json: bool, output: str | None, is_watched: bool
+) -> None:
+    """Print the id of a new job, in the form that is asked for, and perhaps watch the job."""
+    if output is not None:
+        echo_lines([printable(reply.text.strip())])
+    else:
+        _echo_new_job(reply, as_json, is_watched)
+    if is_watched:
+        watch_to_end(access, reply.text.strip(), as_json)
+
+
+def _echo_new_job(reply: Reply, as_json: bool, is_watched: bool) -> None:
     if as_json:
         click.echo(json.dumps({"id": reply.text}))
         return
@@ -151,7 +189,8 @@ def _echo_new_job(reply: Reply, as_json: bool) -> None:
         return
     job_id = printable(reply.text)
     echo_as_predecessor(reply, job_id)
-    click.echo(f"rebalancer adm job watch {job_id[:8]} shows its progress", err=True)
+    if not is_watched:
+        click.echo(f"rebalancer adm job watch {job_id[:SHORT]} shows its progress", err=True)
 
 
 def _plan(
@@ -162,9 +201,7 @@ def _plan(
         return Body(reply.json(), Plan)
 
     subject = printable(declared.subject(body["params"]))
-    with Console(file=sys.stderr).status(
-        Text(f"looking at every object of {subject}: Ctrl-C ends it")
-    ):
+    with _waiting(f"looking at every object of {subject}: Ctrl-C ends it"):
         answer = with_manager(context.obj, ask, silence_s=PLAN_S)
     made = answer.read()
     reasons = what_does_not_fit(made)
@@ -178,3 +215,14 @@ def _plan(
         lines = map(printable, [*warnings(made.warnings), verdict])
         make_console().print(total, plan_table(made), *lines, sep="\n")
     context.exit(1 if reasons else 0)
+
+
+@contextmanager
+def _waiting(text: str) -> Iterator[None]:
+    """Show on a terminal that something takes its time, and how much so far."""
+    console = Console(file=sys.stderr)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    is_shown = console.is_terminal and not console.is_dumb_terminal
+    with Progress(*columns, console=console, transient=True, disable=not is_shown) as shown:
+        shown.add_task(text, total=None)
+        yield

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from rebalancer.adm import exits
 from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
+from rebalancer.adm.completion import complete_node
 from rebalancer.adm.options import json_option
 from rebalancer.adm.output import json_text, make_console
 from rebalancer.adm.printing import printable
@@ -31,7 +32,7 @@ def node() -> None:
 
 
 @node.command()
-@click.argument("shark")
+@click.argument("shark", shell_complete=complete_node)
 @click.option(
     "--first",
     type=click.IntRange(min=1),

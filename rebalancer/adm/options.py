@@ -6,18 +6,17 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 import click
-import trio
-from click.shell_completion import CompletionItem
 
 from rebalancer import units
-from rebalancer.actions.declaration import MAX_WHOLE, Declaration, Option, parameters_of
-from rebalancer.adm.client import Access, AdmError, Manager, read_url, with_manager
-from rebalancer.api.jobs import JobListed
-from rebalancer.errors import RebalancerError
-
-DEFAULT_URL = "http://localhost"
-#: Nobody waits longer for the completion of a word.
-COMPLETE_S = 2.0
+from rebalancer.actions.declaration import (
+    MAX_WHOLE,
+    Declaration,
+    Option,
+    OptionKind,
+    parameters_of,
+)
+from rebalancer.adm.client import AdmError, read_url
+from rebalancer.adm.completion import DEFAULT_URL, complete_job, complete_node
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,40 +59,22 @@ def access_options(command: F) -> F:
     return command
 
 
-def _complete_job(
-    context: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Return the jobs whose ids begin so, as the manager lists them; none if it does not answer."""
-    given: dict[str, Any] = {}
-    above: click.Context | None = context
-    while above is not None:
-        given = {**above.params, **given}
-        above = above.parent
-    access = Access(
-        given.get("url") or DEFAULT_URL,
-        given.get("token_file") or "",
-        given.get("ca_file") or "",
-    )
-
-    async def listed(manager: Manager) -> list[JobListed]:
-        with trio.move_on_after(COMPLETE_S):
-            return await manager.jobs()
-        return []
-
-    try:
-        rows = with_manager(access, listed)
-    except RebalancerError:
-        return []
-    return [
-        CompletionItem(row.id, help=f"{row.action}, {row.state}")
-        for row in rows
-        if row.id.startswith(incomplete)
-    ]
-
-
-job_argument = click.argument("uuid", shell_complete=_complete_job)
+job_argument = click.argument("uuid", shell_complete=complete_job)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+id_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["id"]),
+    help="Print ids only, a line each.",
+)
+watch_option = click.option(
+    "--watch", "-w", is_flag=True, help="Watch the new job to its end, as job watch does."
+)
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+#: How the values of options are completed.
+_COMPLETE = {OptionKind.JOB: complete_job, OptionKind.NODE: complete_node}
 
 
 def action_options(declared: Declaration, *, without: Container[str] = ()) -> list[click.Parameter]:
@@ -122,7 +103,7 @@ def _option(
         required=is_required,
         **by_default,
         metavar=option.metavar,
-        shell_complete=_complete_job if option.is_job else None,
+        shell_complete=_COMPLETE.get(option.kind),
         help=option.help,
     )
 

@@ -2,16 +2,16 @@
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from urllib.parse import urlencode
 
 import attrs
 import click
 
 from rebalancer import units
 from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
-from rebalancer.adm.options import job_argument, json_option
+from rebalancer.adm.completion import complete_job, complete_node
+from rebalancer.adm.options import id_option, job_argument, json_option
 from rebalancer.adm.output import (
     echo_json,
     echo_lines,
@@ -21,10 +21,9 @@ from rebalancer.adm.output import (
     make_console,
 )
 from rebalancer.adm.printing import printable
-from rebalancer.adm.progress import exit_code, how_it_ended, notes, verdict_lines
+from rebalancer.adm.progress import notes, verdict_lines
 from rebalancer.adm.report import new_file, save_report
 from rebalancer.adm.screens import (
-    SHORT,
     job_block,
     job_destinations_screen,
     jobs_screen,
@@ -32,24 +31,61 @@ from rebalancer.adm.screens import (
     status_screen,
 )
 from rebalancer.adm.tables import counts_table, summary_tables
-from rebalancer.adm.watch import as_json as json_lines
-from rebalancer.adm.watch import follow, watch_job
+from rebalancer.adm.watching import watch_to_end
 from rebalancer.api.jobs import JobListed, JobShown, Summary
 from rebalancer.api.objects import Object
 from rebalancer.api.status import Status
-from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.states import JobState, ObjectStatus
 from rebalancer.peers.http import Reply
-
-T = TypeVar("T")
 
 
 @click.command("list")
+@click.option(
+    "--state",
+    type=click.Choice([str(state) for state in JobState]),
+    help="Only jobs in this state.",
+)
+@click.option(
+    "-s", "--shark", shell_complete=complete_node, help="Only jobs for this storage node."
+)
+@click.option(
+    "--after",
+    metavar="ID",
+    shell_complete=complete_job,
+    help="Only jobs behind this one on the list.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many; without it all.")
+@id_option
 @json_option
 @click.pass_obj
-def list_jobs(access: Access, as_json: bool) -> None:
-    """List all jobs, oldest first."""
-    reply = with_manager(access, lambda manager: manager.ask("GET", "/jobs"))
-    if as_json or not is_terminal():
+def list_jobs(
+    access: Access,
+    state: str | None,
+    shark: str | None,
+    after: str | None,
+    limit: int | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """List jobs, oldest first.
+
+    \b
+    Example:
+      rebalancer adm job list --state running
+      rebalancer adm job list --shark 1.stor -o id
+    """
+
+    async def ask(manager: Manager) -> Reply:
+        behind = None if after is None else await manager.find(after)
+        wanted = {"state": state, "shark": shark, "after": behind, "limit": limit}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        return await manager.ask("GET", f"/jobs?{query}" if query else "/jobs")
+
+    reply = with_manager(access, ask)
+    if output is not None:
+        rows = Body(reply.json(), list[JobListed]).read()
+        echo_lines(printable(row.id) for row in rows)
+    elif as_json or not is_terminal():
         echo_reply(reply, as_json)
     else:
         rows = Body(reply.json(), list[JobListed]).read()
@@ -79,17 +115,6 @@ def get(access: Access, uuid: str, as_json: bool) -> None:
     echo_lines(notes(shown))
 
 
-def watching(access: Access, uuid: str, look: Callable[[Manager], Awaitable[T]]) -> T:
-    """Let `look` watch a job; who interrupts that reads that the job goes on."""
-    try:
-        return with_manager(access, look)
-    except KeyboardInterrupt:
-        command = f"rebalancer adm job watch {uuid[:SHORT]}"
-        # Behind what the terminal shows of the Ctrl-C.
-        click.echo(f"\nthe job goes on; to look at it again: {command}", err=True)
-        raise click.Abort from None
-
-
 @click.command()
 @job_argument
 @json_option
@@ -110,16 +135,7 @@ def watch(access: Access, uuid: str, as_json: bool) -> None:
       4    the job is complete, but it took only a part of the node, or nobody looked again,
            or the manager has no verdict
     """
-
-    async def look(manager: Manager) -> tuple[str, JobShown]:
-        job_id = await manager.find(uuid)
-        if as_json:
-            return job_id, await follow(manager, job_id, json_lines(click.echo))
-        return job_id, await watch_job(manager, job_id, make_console())
-
-    job_id, view = watching(access, uuid, look)
-    if cause := how_it_ended(job_id, view):
-        raise AdmError(cause, exit_code=exit_code(view))
+    watch_to_end(access, uuid, as_json)
 
 
 @click.command()
@@ -163,16 +179,31 @@ def summary(access: Access, uuid: str, as_json: bool) -> None:
 )
 @click.option("--reason", help="Only those with this one, as in job summary.")
 @click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NUMBER",
+    help="Only those behind this number, which the end of an earlier list says.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
     help="At most so many; 0: all.",
 )
+@id_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
 @click.pass_obj
 def objects(
-    access: Access, uuid: str, status: str | None, reason: str | None, limit: int, as_json: bool
+    access: Access,
+    uuid: str,
+    status: str | None,
+    reason: str | None,
+    after: int,
+    limit: int,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """List a job's objects in the order they were found.
 
@@ -184,18 +215,22 @@ def objects(
 
     async def show(manager: Manager) -> None:
         job_id = await manager.find(uuid)
-        if not as_json:
+        if not as_json and output is None:
             click.echo(_object_line("STATUS", "REASON", "BYTES", "DESTINATION", "KEY"))
-        listed = 0
-        pages = manager.objects(job_id, status=status, reason=reason, limit=limit or None)
+        count, behind = 0, None
+        pages = manager.objects(
+            job_id, status=status, reason=reason, after=after, limit=limit or None
+        )
         async for page in pages:
-            known = page.read().objects
-            listed += len(known)
+            known = page.read()
+            count, behind = count + len(known.objects), known.after
             written = (json.dumps(one, ensure_ascii=False) for one in page.json["objects"])
-            for line in written if as_json else map(_shown, known):
+            show = _shown if output is None else _id_of
+            for line in written if as_json else map(show, known.objects):
                 click.echo(line)
-        if limit and listed == limit:
-            click.echo(f"these are the first {limit:,}: --limit 0 lists all", err=True)
+        if behind is not None:
+            more = f"--after {behind} goes on, --limit 0 lists all"
+            click.echo(f"these are {count:,}: {more}", err=True)
 
     with_manager(access, show)
 
@@ -204,6 +239,10 @@ def _shown(one: Object) -> str:
     size = "" if one.bytes is None else f"{one.bytes:,}"
     dest, key = one.dest_shark or "-", printable(one.key or one.id)
     return _object_line(one.status, one.reason or "-", size, dest, key)
+
+
+def _id_of(one: Object) -> str:
+    return printable(one.id)
 
 
 def _object_line(status: str, reason: str, size: str, dest: str, key: str) -> str:

@@ -13,7 +13,8 @@ from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words, subject
 from rebalancer.api.fields import key_of
 from rebalancer.api.jobs import JobShown, Results, Summary
-from rebalancer.api.plan import Plan
+from rebalancer.api.plan import Plan, PlannedSkip
+from rebalancer.domain import reasons
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.progress import scan_name
 
@@ -100,9 +101,24 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
+#: What objects of a plan lack, by the reason for which they would be skipped.
+_WANT = {
+    reasons.DESTINATION_INSUFFICIENT_SPACE.word: "without room anywhere",
+    reasons.OBJECT_ALREADY_ON_DEST_SHARK.word: "without a permitted place",
+    reasons.OBJECT_ALREADY_IN_DATACENTER.word: "without a permitted place",
+    reasons.SOURCE_IS_EVAC_SHARK.word: "without a copy that may be read",
+}
+
+
 def what_does_not_fit(plan: Plan) -> list[str]:
     """Return why a planned job would not move everything; nothing if it would."""
     if plan.fits:
         return []
     refused = [one for one in plan.skipped if one.reason != EXCLUDED.word]
-    return [*(f"{one.objects:,} objects: {one.reason}" for one in refused), *plan.failures]
+    return [*map(_why_not, refused), *plan.failures]
+
+
+def _why_not(skip: PlannedSkip) -> str:
+    objects = f"{skip.objects:,} object{'s' * (skip.objects != 1)}"
+    why = f" {_WANT[skip.reason]}" if skip.reason in _WANT else ""
+    return f"{objects}{why}: {skip.reason}"

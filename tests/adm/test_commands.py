@@ -186,7 +186,7 @@ async def test_what_a_job_did_is_shown_saved_and_removed(tmp_path: Path) -> None
     assert len(lines) == 1 + total
     assert lines[1].split()[:2] == ["skipped", "cancelled"]
     assert lines[1].split()[-1].startswith("/account/stor/")
-    assert first.stderr == "these are the first 2: --limit 0 lists all\n"
+    assert first.stderr == "these are 2: --after 2 goes on, --limit 0 lists all\n"
     assert [json.loads(line)["status"] for line in first.stdout.splitlines()] == ["skipped"] * 2
     assert (none, len(some.splitlines())) == ("", total)
     assert summary.startswith(f"job {job_id}: Stopped\n")
@@ -316,6 +316,33 @@ def test_a_relative_path_means_nothing_to_another_machine() -> None:
     assert "--objects-file: some.ndjson: the manager's machine reads" in str(result.exception)
 
 
+async def test_jobs_and_objects_are_listed_in_parts(tmp_path: Path) -> None:
+    """By state, by node, behind one, by ids alone; what goes on is said."""
+    async with operator(tmp_path, objects=5, agents=refusing_agents()) as run:
+        first = (await run.done("job", "create", "evacuate", "-s", "1.stor", "-o", "id")).strip()
+        await run.rig.reach(first, "Complete")
+        watched = await run("job", "retry", first, "-o", "id", "--watch")
+        second = watched.stdout.splitlines()[0]
+        both = await run.done("job", "list", "-o", "id")
+        behind = await run.done("job", "list", "--after", first[:6], "-o", "id")
+        one = await run.done("job", "list", "--limit", "1", "--shark", "1.stor", "-o", "id")
+        none = json.loads(await run.done("job", "list", "--state", "running", "--json"))
+        page = await run("job", "objects", first, "--limit", "2", "-o", "id")
+        rest = await run("job", "objects", first, "--after", "2", "--json")
+        removed = json.loads(await run.done("job", "delete", second, "--yes", "--json"))
+
+    assert both.split() == [first, second]
+    assert (behind.split(), one.split(), none) == ([second], [first], [])
+    assert len(page.stdout.split()) == 2
+    assert page.stderr == "these are 2: --after 2 goes on, --limit 0 lists all\n"
+    ids = [json.loads(line)["id"] for line in rest.stdout.splitlines()]
+    assert len({*ids, *page.stdout.split()}) == 5
+    assert rest.stderr == ""
+    assert isinstance(watched.exception, AdmError)
+    assert watched.exception.exit_code == exits.NOT_EMPTY
+    assert removed == {"deleted": second}
+
+
 async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:
     """By its last line and its exit code, as a table or as JSON; no job is made."""
     async with operator(tmp_path, objects=9) as run:
@@ -336,7 +363,7 @@ async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:
     assert fits.stdout.splitlines()[-1] == same.stdout.splitlines()[-1] == "it fits"
     assert strict.stdout.splitlines()[-1].endswith("the pre-flight has warnings (--strict)")
     assert (as_json["objects"], as_json["fits"]) == (4, True)
-    expected = "it does not fit: 9 objects: destination_insufficient_space"
+    expected = "it does not fit: 9 objects without room anywhere: destination_insufficient_space"
     assert (crowded.exit_code, crowded.stdout.splitlines()[-1]) == (1, expected)
     assert (crowded_json.exit_code, json.loads(crowded_json.stdout)["fits"]) == (1, False)
     assert unknown.startswith("SharkNotFound: 77.stor.lab")

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_told_with_its_reason() -> None:
     )
 
     assert what_does_not_fit(crowded) == [
-        "1,200 objects: destination_insufficient_space",
+        "1,200 objects without room anywhere: destination_insufficient_space",
         "shard 2: away",
     ]
     assert what_does_not_fit(attrs.evolve(crowded, fits=True)) == []
