@@ -79,6 +79,16 @@ class FleetLedger:
         failures, avoided_for_s = self.health.failures(shark)
         return Standing(shark, entry.claimed, entry.assignments, failures, avoided_for_s)
 
+    def is_promised(self, shark: str) -> bool:
+        """Tell whether room of `shark` is promised to objects that are under way.
+
+        What is only not reported yet is there: no record is going to name it.
+        """
+        if shark not in self._entries:
+            return False
+        entry = self.entry(shark)
+        return entry.claimed > sum(size for _, size in entry.unreported)
+
     def entry(self, shark: str) -> _Entry:
         """Return the claims at `shark` as of now."""
         entry = self._entries[shark]

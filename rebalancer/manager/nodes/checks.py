@@ -140,11 +140,13 @@ class NodeChecks:
     async def _look_beside(self, node: str) -> _Beside:
         """Look whether front ends choose the node, and whether jobs make copies on it.
 
-        storinfo first: of a node that it does not list, jobs make no further assignments.
+        storinfo first: of a node that it does not list, jobs make no further assignments.  Promises
+        before files, for a promise ends after its assignment is in the job's file.
         """
         nodes, ledger = self.resources.node_list, self.resources.fleet_ledger
         has_answer = await nodes.refresh()
         is_listed = node in {known.manta_storage_id for known in nodes.nodes}
+        is_promised = ledger.is_promised(node)
         count, unread = 0, dict[str, str]()
         for row in await self.unfinished():
             try:
@@ -152,7 +154,6 @@ class NodeChecks:
                 count += await run_sync(Work.VIEWS, views.open_assignments, file, node)
             except StoreError as exc:
                 unread[row.id] = str(exc)
-        is_promised = any(one.shark == node and one.claimed for one in ledger.snapshot())
         return _Beside(is_listed if has_answer else None, count, is_promised, unread)
 
     async def _result(self, check: _Check) -> api.NodeCheckResult:

@@ -101,6 +101,23 @@ async def test_a_cancelled_job_leaves_no_claims(autojump_clock: object) -> None:
     assert [(one.claimed, one.assignments) for one in fleet_ledger.snapshot()] == [(0, 0)]
 
 
+async def test_a_node_is_promised_until_what_was_to_come_has_come(autojump_clock: object) -> None:
+    """Room that storinfo only may not know to be used is promised to nobody."""
+    fleet_ledger = FleetLedger()
+    with fleet_ledger.open(2) as ledger:
+        assert not fleet_ledger.is_promised(A)
+        assert fleet_ledger.snapshot() == []  # a question makes no destination
+        ledger.claim(A, 5)
+        ledger.claim(A, 7)
+        ledger.posted(A)
+        ledger.done(A, 5)
+        assert fleet_ledger.is_promised(A)
+        ledger.posted(A)
+        ledger.done(A, 7)
+        assert not fleet_ledger.is_promised(A)
+        assert ledger.claimed(A) == 12
+
+
 async def test_destinations_can_be_shown(autojump_clock: object) -> None:
     """What is under way, and why one gets nothing."""
     fleet_ledger = FleetLedger()
