@@ -16,6 +16,8 @@ from rebalancer import __version__, units
 LIVE = "live"
 #: Stands in a page for what is sent after it has begun.
 GROWS_HERE = markupsafe.Markup("<!-- here -->")
+#: Stands between a number and its unit, which are never parted.
+_CLOSE = "\N{NO-BREAK SPACE}"
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -60,7 +62,7 @@ def _count(value: int | None) -> str:
 
 def _percent(share: float) -> str:
     # Rounded down: what is not done is never 100 %.
-    return f"{int(share * 1000) / 10:.1f}\N{NO-BREAK SPACE}%"
+    return f"{int(share * 1000) / 10:.1f}{_CLOSE}%"
 
 
 def _rate(value: float) -> str:
@@ -74,8 +76,12 @@ def _clock(text: str | None) -> str:
     return f"{text[:10]} {text[11:19]}" if len(text) >= 20 and text[10] == "T" else text
 
 
+def _size(count: float) -> str:
+    return units.size(count).replace(" ", _CLOSE)
+
+
 def _duration(seconds: float) -> str:
-    return units.duration(seconds)
+    return units.duration(seconds).replace(" ", _CLOSE)
 
 
 _ENVIRONMENT = jinja2.Environment(
@@ -88,7 +94,7 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters.update(
     count=_count,
-    size=units.size,
+    size=_size,
     rate=_rate,
     percent=_percent,
     clock=_clock,
