@@ -206,7 +206,7 @@ def destinations_screen(
     listed = sorted(standings, key=lambda one: (-one.assignments, not _note(one, now)))
     idle = [one for one in listed if not one.assignments and not _note(one, now)]
     hidden = len(idle[MOST_IDLE:])
-    heads = ("DESTINATION", "FULL", "FREE", "UNDER WAY", "FAILURES", "PROMISED")
+    heads = ("DESTINATION", "FULL", "FREE", "ASSIGNMENTS", "FAILURES", "PROMISED")
     rows = [(_figures(one), _note(one, now)) for one in listed[: len(listed) - hidden]]
     more = [f"and {hidden:,} more, idle: status --json lists them"] if hidden else []
     return [*_table(heads, rows, width), *more]

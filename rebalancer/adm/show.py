@@ -21,14 +21,16 @@ from rebalancer.adm.output import (
     make_console,
 )
 from rebalancer.adm.printing import printable
-from rebalancer.adm.progress import notes, verdict_lines
+from rebalancer.adm.progress import notes, state_word, verdict_lines
 from rebalancer.adm.report import new_file, save_report
 from rebalancer.adm.screens import (
+    flow,
     job_block,
     job_destinations_screen,
     jobs_screen,
     listed,
     status_screen,
+    wait_lines,
 )
 from rebalancer.adm.tables import counts_table, summary_tables
 from rebalancer.adm.watching import watch_to_end
@@ -37,6 +39,9 @@ from rebalancer.api.objects import Object
 from rebalancer.api.status import Status
 from rebalancer.domain.states import JobState, ObjectStatus
 from rebalancer.peers.http import Reply
+
+#: A terminal of fewer columns has two lines for each object.
+OBJECT_WIDTH = 140
 
 
 @click.command("list")
@@ -161,8 +166,16 @@ def summary(access: Access, uuid: str, as_json: bool) -> None:
         return
     known = body.read()
     left = "" if known.eta_s is None else f"; {units.duration(known.eta_s)} left"
-    head = printable(f"job {known.id}: {known.state}{left}")
-    make_console().print(head, *summary_tables(known), *notes(known), sep="\n")
+    echo_lines([printable(f"job {known.id}: {state_word(known.state, known.wish)}{left}")])
+    echo_screen(
+        lambda width, now: [
+            line
+            for wait in wait_lines(known.waiting, 0, now)
+            for line in flow([wait], width, indent="  ")
+        ]
+    )
+    echo_lines(notes(attrs.evolve(known, waiting=())))
+    make_console().print(*summary_tables(known), sep="\n")
     if known.destinations:
         at_most = len(known.destinations)
         echo_screen(
@@ -215,7 +228,8 @@ def objects(
 
     async def show(manager: Manager) -> None:
         job_id = await manager.find(uuid)
-        if not as_json and output is None:
+        is_narrow = is_terminal() and make_console().width < OBJECT_WIDTH
+        if not (as_json or is_narrow) and output is None:
             click.echo(_object_line("STATUS", "REASON", "BYTES", "DESTINATION", "KEY"))
         count, behind = 0, None
         pages = manager.objects(
@@ -225,7 +239,7 @@ def objects(
             known = page.read()
             count, behind = count + len(known.objects), known.after
             written = (json.dumps(one, ensure_ascii=False) for one in page.json["objects"])
-            show = _shown if output is None else _id_of
+            show = (_folded if is_narrow else _shown) if output is None else _id_of
             for line in written if as_json else map(show, known.objects):
                 click.echo(line)
         if behind is not None:
@@ -233,6 +247,14 @@ def objects(
             click.echo(f"these are {count:,}: {more}", err=True)
 
     with_manager(access, show)
+
+
+def _folded(one: Object) -> str:
+    """Return an object on two lines: its key may be long, and is whole then."""
+    size = "" if one.bytes is None else units.size(one.bytes)
+    reason = "" if one.reason is None else f"  {one.reason}"
+    head = f"{one.status:<15} {size:>9}  {one.dest_shark or '-'}{reason}"
+    return f"{printable(head)}\n  {printable(one.key or one.id)}"
 
 
 def _shown(one: Object) -> str:

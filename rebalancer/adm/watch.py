@@ -160,11 +160,12 @@ def watched_screen(
     for note in notes(attrs.evolve(look.view, waiting=(), error=None)):
         below += flow([note], width, indent="  ")
     if look.summary is not None and look.summary.destinations:
-        # The bar, an empty line, the heads, the rows that are left out, and the cursor.
-        left = height - len(above) - len(below) - 5
-        places = look.summary.destinations
-        if left > 0:
-            below += ["", *job_destinations_screen(places, width, now, min(left, DESTINATIONS))]
+        # Besides the bar, an empty line and the cursor.
+        left = height - len(above) - len(below) - 3
+        for at_most in range(DESTINATIONS, 0, -1):
+            rows = job_destinations_screen(look.summary.destinations, width, now, at_most)
+            if len(rows) <= left:
+                return above, [*below, "", *rows]
     return above, below
 
 

@@ -265,6 +265,7 @@ class Summary:
     tuning: dict[str, Positive | None] = about(
         "The settings that an operator has changed for this job; null: no limit."
     )
+    wish: str | None = about(_WISH, default=None, enum=list(WISH_WORDS))
     error: str | None = about(_ERROR, default=None)
 
 

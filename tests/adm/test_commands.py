@@ -189,7 +189,8 @@ async def test_what_a_job_did_is_shown_saved_and_removed(tmp_path: Path) -> None
     assert first.stderr == "these are 2: --after 2 goes on, --limit 0 lists all\n"
     assert [json.loads(line)["status"] for line in first.stdout.splitlines()] == ["skipped"] * 2
     assert (none, len(some.splitlines())) == ("", total)
-    assert summary.startswith(f"job {job_id}: Stopped\n")
+    assert summary.startswith(f"job {job_id}: cancelled\n")
+    assert as_json["wish"] == "cancel"
     assert "cancelled" in summary
     assert as_told["jobs"] == {"Stopped": 1}
     assert f"{job_id[:8]}  cancelled" in status

@@ -229,9 +229,9 @@ def test_a_watched_job_fits_its_terminal(width: int, height: int) -> None:
     assert "at work for 30 min" in text
     assert "16,266 wait: 1 destination unreachable" in " ".join(text.split())
     rest = fits(below, width)
-    assert "UNDER WAY" in rest
-    assert "11.stor.lab" in rest
-    assert height == 14 or "avoided until 12:30:40" in rest
+    # In a small one the causes come first, and what does not fit is left out.
+    assert height == 14 or ("UNDER WAY" in rest and "11.stor.lab" in rest)
+    assert height != 60 or "avoided until 12:30:40" in rest
 
 
 def test_segments_stay_whole_where_they_can() -> None:

@@ -1,5 +1,6 @@
 """This module gathers how every storage node stands as a destination, for people."""
 
+import re
 from collections.abc import Sequence
 
 import attrs
@@ -7,6 +8,9 @@ import attrs
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules, why_unused
 from rebalancer.manager.fleet.ledger import FleetLedger, Standing
+
+#: How the error of a request begins, which is no news beside a node's name.
+_WHAT_WAS_ASKED = re.compile(r"^[A-Z]+ \S+: ")
 
 
 @attrs.frozen
@@ -29,7 +33,7 @@ def node_standings(
 
     def why(one: Standing) -> str | None:
         if one.shark in away:
-            return f"does not answer: {away[one.shark]}"
+            return f"does not answer: {_WHAT_WAS_ASKED.sub('', away[one.shark])}"
         if (node := listed.get(one.shark)) is None:
             return "storinfo does not list it" if listed else None
         return why_unused(node, rules, ledger.evacuated, claimed=one.claimed)

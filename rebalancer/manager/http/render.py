@@ -172,6 +172,7 @@ def summary(
         waiting=_waiting(waits),
         destinations=_destinations(known.destinations, standings),
         tuning=row.params.get("tuning", {}),
+        wish=row.words.wish,
         error=row.error,
     )
 

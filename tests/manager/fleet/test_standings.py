@@ -35,7 +35,7 @@ async def test_listed_nodes_and_those_of_jobs_are_shown(autojump_clock: trio.abc
     """One that is away says so; one that failed lately is avoided, which is another thing."""
     ledger = FleetLedger()
     ledger.evacuated = {"1.stor"}
-    ledger.health.set_away("3.stor", "connection refused")
+    ledger.health.set_away("3.stor", "GET 3.stor/limits: connection refused")
     ledger.health.failed("2.stor")
     ledger.entry("9.stor")
     nodes = [attrs.evolve(NODE, manta_storage_id=f"{number}.stor") for number in (1, 2, 3)]
