@@ -41,8 +41,8 @@ class Seen:
     not_looked_up: str | None = None
     #: Whether storinfo lists the node, so that front ends choose it; None: it does not answer.
     takes_writes: bool | None = False
-    #: Assignments of unfinished jobs to the node, as a destination, whose records it will be in.
-    assignments: int = 0
+    #: Assignments to the node, as a destination, and links that unfinished jobs have yet to update.
+    pending: int = 0
     #: Whether a running job has promised room of the node to objects.
     is_promised: bool = False
     #: Why the file of an unfinished job was not read, by the job's id.
@@ -96,9 +96,9 @@ def _against(node: str, seen: Seen) -> list[Cause]:
     if seen.takes_writes:
         why = "storinfo lists the node, so front ends choose it for new objects; stop its heartbeat"
         found.append(Cause("takes_new_objects", None, why, look))
-    if seen.assignments or seen.is_promised:
+    if seen.pending or seen.is_promised:
         why = "another job makes copies on the node; wait for its end, or let it go on"
-        known = seen.assignments or None
+        known = seen.pending or None
         found.append(Cause("copies_under_way", known, why, "rebalancer adm job list"))
     return found
 

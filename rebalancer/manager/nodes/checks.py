@@ -31,7 +31,7 @@ class _Beside:
 
     #: Whether storinfo lists the node; None: it does not answer.
     takes_writes: bool | None
-    assignments: int
+    pending: int
     is_promised: bool
     unread: Mapping[str, str]
 
@@ -151,7 +151,7 @@ class NodeChecks:
         for row in await self.unfinished():
             try:
                 file = self.resources.file(row.id)
-                count += await run_sync(Work.VIEWS, views.open_assignments, file, node)
+                count += await run_sync(Work.VIEWS, views.pending_at, file, node)
             except StoreError as exc:
                 unread[row.id] = str(exc)
         return _Beside(is_listed if has_answer else None, count, is_promised, unread)
@@ -170,7 +170,7 @@ class NodeChecks:
             is_cut=scan is not None and scan.has_enough,
             not_looked_up=check.not_looked_up,
             takes_writes=True in listed or (None if None in listed else False),
-            assignments=max((one.assignments for one in check.beside), default=0),
+            pending=max((one.pending for one in check.beside), default=0),
             is_promised=any(one.is_promised for one in check.beside),
             unread={job_id: why for one in check.beside for job_id, why in one.unread.items()},
             bounds_shards=self.resources.config.bounds_shards,

@@ -30,6 +30,17 @@ def read_pending(db: sqlite3.Connection, after: tuple[int, str]) -> list[Update]
     return [pending_update(row) for row in rows]
 
 
+def count_waiting(db: sqlite3.Connection, shark: str) -> int:
+    """Return how many links wait whose objects have a copy on `shark`, or may have."""
+    (count,) = db.execute(
+        "SELECT count(*) FROM links l JOIN records r ON r.id = l.id"
+        " JOIN progress p ON p.number = r.number JOIN assignments a ON a.number = p.assignment"
+        f" WHERE l.status = '{LinkStatus.WAITING}' AND a.dest_shark = ?",
+        (shark,),
+    ).fetchone()
+    return int(count)
+
+
 def record_update(
     db: sqlite3.Connection, link: Update, event: ObjectEvent, detail: str | None
 ) -> bool:

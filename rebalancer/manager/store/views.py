@@ -18,7 +18,15 @@ from rebalancer.domain.reasons import FOUND_TOO_LATE
 from rebalancer.domain.states import AT_DESTINATION, LinkStatus, ObjectStatus
 from rebalancer.domain.verdicts import OTHER, End
 from rebalancer.errors import StoreError
-from rebalancer.manager.store import assignments, counts, destinations, final_scans, job_info, scans
+from rebalancer.manager.store import (
+    assignments,
+    counts,
+    destinations,
+    final_scans,
+    job_info,
+    links,
+    scans,
+)
 from rebalancer.manager.store.counts import REASON
 from rebalancer.manager.store.records import (
     NOT_CONFIGURED,
@@ -162,14 +170,14 @@ def read_end(path: Path) -> End:
         return End(counted, remaining, links, int(dropped), shards)
 
 
-def open_assignments(path: Path, shark: str) -> int:
-    """Return how many assignments of a job to `shark` have not ended.  Blocking.
+def pending_at(path: Path, shark: str) -> int:
+    """Return how many assignments of a job to `shark` have not ended, and links wait.  Blocking.
 
     Raises:
       StoreError: the file cannot be read.
     """
     with _reading(path) as db:
-        return assignments.count_open(db, shark)
+        return assignments.count_open(db, shark) + links.count_waiting(db, shark)
 
 
 def _by_word(db: sqlite3.Connection, word: str, source: str) -> Mapping[str, int]:

@@ -97,11 +97,23 @@ async def test_a_node_is_not_safe_that_a_paused_job_has_copies_on(tmp_path: Path
         file = await copying_to(rig, "20.stor.lab")
         (*_, result) = await lines_of(rig, "/nodes/20.stor/check")
         (*_, other) = await lines_of(rig, "/nodes/21.stor/check")
+        with closing(sqlite3.connect(file)) as db, db:
+            db.execute("UPDATE assignments SET state = 'post_processed'")
+            db.execute("INSERT INTO records (number, id, shard, key) VALUES (99, 'one', 1, 'gone')")
+            db.execute(
+                "INSERT INTO progress (number, status, bytes, outcome, assignment)"
+                " SELECT 99, 'skipped', 1, 'deleted', number FROM assignments WHERE id = 'a'"
+            )
+            db.execute(
+                "INSERT INTO links (shard, key, id, object, etag) VALUES (1, 'link', 'one', '', '')"
+            )
+        (*_, link) = await lines_of(rig, "/nodes/20.stor/check")
         file.write_bytes(b"no file of a job")
         (*_, lost) = await lines_of(rig, "/nodes/20.stor/check")
 
     assert (result["safe_to_remove"], result["causes"][0]["cause"]) == ("no", "copies_under_way")
     assert result["causes"][0]["count"] == 1
+    assert link["causes"] == result["causes"]
     assert other["safe_to_remove"] == "yes"
     assert lost["safe_to_remove"] == "unknown"
     assert lost["causes"][0]["cause"] == f"job_{file.stem}_not_read"
