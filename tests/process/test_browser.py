@@ -183,7 +183,10 @@ async def test_an_operator_watches_and_steers_a_job_in_a_browser(tmp_path: Path)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     (tmp_path / "token").write_text(TOKEN)
     api_of = {"token_file": str(tmp_path / "token")}
-    region = await trio.to_thread.run_sync(lambda: new_region(tmp_path, 600, api=api_of))
+    options = {"max_tasks_per_assignment": 5}  # so that the first is soon copied
+    region = await trio.to_thread.run_sync(
+        lambda: new_region(tmp_path, 400, api=api_of, options=options)
+    )
     headers = {"authorization": f"Bearer {TOKEN}"}
     async with running(region), httpx.AsyncClient(headers=headers) as client:
         api = Api(client, region)
