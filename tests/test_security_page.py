@@ -7,6 +7,7 @@ from rebalancer.agent_protocol import MAX_TASKS
 from rebalancer.config import AgentApi
 from rebalancer.converter import MAX_VALUES
 from rebalancer.manager.http.api import MAX_BODY_BYTES
+from rebalancer.manager.page.streams import MOST_STREAMS
 from rebalancer.serving import bounds
 from rebalancer.serving.bounds import Bounds
 from tests.test_docs import rows
@@ -57,3 +58,4 @@ def test_the_bounds_on_the_page_are_those_in_force() -> None:
     page = PAGE.read_text()
     assert f"more than {had.patience_s:g} s" in page
     assert f"Bodies above {size(daemon.AT_ONCE_BYTES)} are read in a thread" in page
+    assert f"Up to {MOST_STREAMS} browsers" in page
