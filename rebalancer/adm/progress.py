@@ -43,8 +43,9 @@ def how_it_ended(job_id: str, view: JobShown) -> str:
     words, verdict = state_words(view), view.verdict
     match words:
         case "complete" if verdict is not None:
-            is_done = verdict.verdict in NOTHING_LEFT
-            return "" if is_done else f"job {job_id} is complete, but {verdict.line}"
+            # The verdict itself, with its counts, is printed before.
+            word, is_done = verdict.verdict.replace("_", " "), verdict.verdict in NOTHING_LEFT
+            return "" if is_done else f"job {job_id} is complete, but {word}"
         case "complete":  # another manager, or the file of the job is damaged
             why = view.error or "it is complete, and whether its node is empty is not known"
             return f"job {job_id}: {why}"
@@ -82,9 +83,9 @@ def notes(view: JobShown | Summary) -> list[str]:
     """List what to know of a job besides its counts: its end, warnings, what remains."""
     lines = [f"failed: {view.error}"] if view.error else []
     lines += [*warnings(view.warnings), *map(wait_line, view.waiting)]
-    if view.rounds and (remaining := view.rounds[-1].remaining):
-        lines.append(f"{remaining:,} records still name the shark: job report lists them")
     verdict = verdict_lines(view) if isinstance(view, JobShown) else []
+    if not verdict and view.rounds and (remaining := view.rounds[-1].remaining):
+        lines.append(f"{remaining:,} records still name the node: job report lists them")
     return [*map(printable, lines), *verdict]
 
 
@@ -151,6 +152,7 @@ class Glance:
     #: How much of the job is done, as `percent` returns it; and for how long it has been at work.
     percent: str = "-"
     elapsed_s: float | None = None
+    has_ended: bool = False
 
     @property
     def begun(self) -> str:
@@ -166,11 +168,13 @@ class Glance:
     @property
     def line(self) -> str:
         """Return all of it, on a line."""
+        settled = f"{self.what}   {self.done:,}/{self.known:,} objects settled"
+        if self.has_ended:
+            return settled
         left = "unknown" if self.left_s is None else units.duration(self.left_s)
         return (
-            f"{self.what}   {self.done:,}/{self.known:,} objects settled"
-            f"   {self.objects_per_s:,.0f} objects/s   {units.size(self.bytes_per_s)}/s"
-            f"   time left: {left}"
+            f"{settled}   {self.objects_per_s:,.0f} objects/s"
+            f"   {units.size(self.bytes_per_s)}/s   time left: {left}"
         )
 
 
@@ -200,6 +204,7 @@ def glance(
         left_s,
         percent(view.state, view.results, share),
         None if now is None else seconds_between(view.started, view.finished, now),
+        has_ended(view),
     )
 
 

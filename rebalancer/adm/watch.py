@@ -78,7 +78,7 @@ async def watch_job(
     with _showing(console) as show:
         view = await follow(manager, job_id, show, patient=patient)
     console.print(counts_table(view))
-    for note in notes(view):
+    for note in notes(attrs.evolve(view, error=None)):  # whoever asked says why it failed
         # The terminal breaks its lines, so that a command can be copied from them.
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     return view

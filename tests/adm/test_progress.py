@@ -61,7 +61,7 @@ def test_notes_tell_what_counts_do_not() -> None:
     warnings = [{"check": "agent", "detail": "2.stor is away"}]
     assert notes(shown(rounds=rounds, warnings=warnings)) == [
         "warning: agent: 2.stor is away",
-        "2 records still name the shark: job report lists them",
+        "2 records still name the node: job report lists them",
     ]
     assert notes(shown(rounds=[scanned(1, 7), scanned(2, 0)])) == []
     view = shown(rounds=rounds)
@@ -81,6 +81,20 @@ def test_notes_tell_what_counts_do_not() -> None:
 def test_progress_is_that_of_the_last_round(scans: list[dict[str, Any]], begins: str) -> None:
     """A final scan begins at nothing again, and says so."""
     assert glance(shown(scans=scans), None, Rates(10.0)).line.startswith(begins)
+
+
+def test_an_ended_job_has_no_rate_and_no_time_left() -> None:
+    """It is not unknown how long it takes on."""
+    line = glance(shown(100, 200, state="Failed"), None, ten_a_second()).line
+    assert line == "failed   100/200 objects settled"
+
+
+def test_what_is_left_of_a_job_is_said_once() -> None:
+    """By its verdict; the message of the exit code repeats the word only."""
+    verdict = {"verdict": "not_empty", "line": "not empty: 2 records", "causes": []}
+    view = shown(state="Complete", rounds=[scanned(1, 2)], verdict=verdict)
+    assert notes(view) == ["not empty: 2 records"]
+    assert how_it_ended("0fd6", view) == "job 0fd6 is complete, but not empty"
 
 
 def test_the_time_left_allows_for_what_is_not_found_yet() -> None:
