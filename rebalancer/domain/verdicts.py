@@ -207,15 +207,19 @@ def of_verification(job: str, state: JobState | None, end: End) -> Verdict:
         if status == ObjectStatus.ERROR and count
     ]
     right, total = end.count(ObjectStatus.COMPLETE), end.total
+    told = f"{right:,} of {total:,} objects are as their records say"
+    word = reasons.CHANGING.word
+    if state is JobState.COMPLETE and (count := end.objects.get((ObjectStatus.SKIPPED, word))):
+        left = Cause(word, count, "their records changed each time; look again", commands.retry)
+        return _verdict(Word.PARTIAL, told, [left])
     if state is JobState.COMPLETE and not faults:
-        return _verdict(Word.RIGHT, f"{right:,} of {total:,} objects are as their records say", [])
+        return _verdict(Word.RIGHT, told, [])
     if state is JobState.FAILED and faults:
         count = sum(cause.count or 0 for cause in faults)
         return _verdict(Word.FAULTS, f"{count:,} of {total:,} objects have faults", faults)
     why = "the job was cancelled" if state is JobState.CANCELLED else "the job failed"
     again = Cause(str(state or JobState.FAILED), None, "look at the rest", commands.retry)
-    text = f"{why}, {right:,} of {total:,} objects are as their records say"
-    return _verdict(Word.NOT_DONE, text, [*faults, again])
+    return _verdict(Word.NOT_DONE, f"{why}, {told}", [*faults, again])
 
 
 def _verdict(word: Word, text: str, causes: Collection[Cause]) -> Verdict:

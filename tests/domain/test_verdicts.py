@@ -189,6 +189,7 @@ def test_empty_is_said_only_of_a_node_that_a_final_scan_found_empty(
     ("objects", "state", "word", "left"),
     [
         ({("complete", ""): 5, ("skipped", "deleted"): 1}, C, "right", {}),
+        ({("complete", ""): 5, ("skipped", "changing"): 1}, C, "partial", {"changing": 1}),
         ({("complete", ""): 5, ("error", "wrong_md5"): 2}, F, "faults", {"wrong_md5": 2}),
         ({("complete", ""): 5}, F, "not_done", {"failed": None}),
         ({("skipped", "cancelled"): 5}, JobState.CANCELLED, "not_done", {"cancelled": None}),
