@@ -23,6 +23,7 @@ from rebalancer.adm.options import (
     watch_option,
 )
 from rebalancer.adm.output import (
+    can_redraw,
     echo_as_predecessor,
     echo_json,
     echo_lines,
@@ -222,7 +223,10 @@ def _waiting(text: str) -> Iterator[None]:
     """Show on a terminal that something takes its time, and how much so far."""
     console = Console(file=sys.stderr)
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    is_shown = console.is_terminal and not console.is_dumb_terminal
-    with Progress(*columns, console=console, transient=True, disable=not is_shown) as shown:
+    if console.is_dumb_terminal:
+        click.echo(text, err=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not can_redraw(console)
+    ) as shown:
         shown.add_task(text, total=None)
         yield

@@ -14,7 +14,7 @@ from rebalancer.adm import exits
 from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.completion import complete_node
 from rebalancer.adm.options import json_option
-from rebalancer.adm.output import json_text, make_console
+from rebalancer.adm.output import can_redraw, json_text, make_console
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import cause_line
 from rebalancer.adm.watch import LINE_S
@@ -115,7 +115,7 @@ def _showing(as_json: bool) -> Iterator[Callable[[Any], None]]:
     console = Console(stderr=True, highlight=False, markup=False)
     if as_json:
         yield lambda line: click.echo(json_text(line, indent=None))
-    elif not console.is_terminal:
+    elif not can_redraw(console):
         yield _lines()
     else:
         text = TextColumn("{task.description}", markup=False)

@@ -24,6 +24,11 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def can_redraw(console: Console) -> bool:
+    """Tell whether a console's lines can be drawn anew; a dumb terminal keeps its lines."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def make_console() -> Console:
     """Return standard output; without a terminal it has no colours, and cuts no lines."""
     width = None if is_terminal() else PAGE_WIDTH

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from rebalancer.adm.client import AdmError, Manager
-from rebalancer.adm.output import json_text
+from rebalancer.adm.output import can_redraw, json_text
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import (
     Glance,
@@ -128,8 +128,7 @@ def as_json(write: Callable[[str], None]) -> Show:
 
 @contextmanager
 def _showing(console: Console) -> Iterator[Show]:
-    # Nothing can be redrawn on a terminal that obeys no orders.
-    if not console.is_terminal or console.is_dumb_terminal:
+    if not can_redraw(console):
         yield _lines(console)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:

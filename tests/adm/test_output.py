@@ -1,7 +1,11 @@
 """What users have named reaches a terminal as text only."""
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from rebalancer.adm.output import can_redraw
 from rebalancer.adm.printing import printable
 
 
@@ -19,3 +23,15 @@ from rebalancer.adm.printing import printable
 def test_a_name_gives_a_terminal_no_orders(name: str, shown: str) -> None:
     """Control characters are escaped, as is what would end the line or turn it round."""
     assert printable(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("term", "is_terminal", "expected"),
+    [("xterm", True, True), ("dumb", True, False), ("xterm", False, False)],
+)
+def test_only_a_terminal_that_obeys_is_redrawn(
+    term: str, is_terminal: bool, expected: bool
+) -> None:
+    """The others get lines."""
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, _environ={"TERM": term})
+    assert can_redraw(console) is expected
