@@ -107,4 +107,5 @@ def _target(request: Request | None) -> str:
 
 def local_target(text: str) -> str:
     """Return `text` if it is a place of this page, else the first page."""
-    return text if text.startswith("/page/") and "\\" not in text and "//" not in text else "/"
+    is_plain = text.isascii() and text.isprintable() and not {" ", "\\"} & set(text)
+    return text if text.startswith("/page/") and is_plain and "//" not in text else "/"

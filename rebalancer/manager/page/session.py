@@ -7,7 +7,6 @@ changes.  Nothing of it is kept here.
 import hmac
 import secrets
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 
 #: Seconds for which a login holds.
 SESSION_S = 12 * 3600
@@ -35,11 +34,12 @@ def _mac(token: str, text: str) -> str:
 
 def session_of(headers: Mapping[str, str]) -> str:
     """Return the value of the session's cookie in a request, empty if there is none."""
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+    # By hand: a reader of every kind of cookie takes seconds for some headers of 16 KiB.
+    for part in headers.get("cookie", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
 
 
 def set_cookie(value: str, *, is_secure: bool) -> str:

@@ -366,7 +366,18 @@ async def test_with_a_token_nobody_sees_or_steers_without_it(tmp_path: Path, tok
     assert "secret" not in cookie
 
 
-@pytest.mark.parametrize("target", ["//elsewhere/", "https://elsewhere", "/page//x", "/page/\\x"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//elsewhere/",
+        "https://elsewhere",
+        "/page//x",
+        "/page/\\x",
+        "/page/x y",
+        "/page/\xe9",
+        "/page/x\r\nSet-Cookie: a=b",
+    ],
+)
 async def test_a_login_leads_nowhere_else(tmp_path: Path, token: Token, target: str) -> None:
     """A link that somebody was sent cannot name another site for after the login."""
     async with open_browser(tmp_path, token=token) as browser:

@@ -45,6 +45,7 @@ def test_the_cookie_is_read_among_others_and_kept_from_scripts() -> None:
 
     assert session_of({"cookie": f"a=b; {COOKIE}=v; c=d"}) == "v"
     assert session_of({"cookie": "=;\x00 nonsense"}) == session_of({}) == ""
+    assert session_of({"cookie": f'{COOKIE}="' + "\\" * 16_000}).startswith('"')
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(plain.split("; "))
     assert secure == f"{plain}; Secure"
     assert "Max-Age=0" in set_cookie("", is_secure=False)
