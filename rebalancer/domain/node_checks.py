@@ -80,11 +80,12 @@ def decide(node: str, seen: Seen) -> Decision:
 
 def _against(node: str, seen: Seen) -> list[Cause]:
     """Return what speaks against the removal."""
-    evacuate = f"rebalancer adm job create evacuate --shark {node}"
-    move = f"rebalancer adm job watch {seen.jobs[0]}" if seen.jobs else evacuate
+    move = ("move their objects", f"rebalancer adm job create evacuate --shark {node}")
+    if seen.jobs:
+        move = ("a job moves their objects", f"rebalancer adm job watch {seen.jobs[0]}")
     look = f"rebalancer adm node check {node}"
     advice = {
-        Kind.OBJECT: ("records name the node; move their objects", move),
+        Kind.OBJECT: (f"records name the node; {move[0]}", move[1]),
         Kind.UNUSABLE: ("a person must mend these records: an evacuation cannot", None),
         Kind.UPLOAD: ("these uploads still go to the node; wait for their ends", look),
     }

@@ -262,6 +262,7 @@ async def test_the_operator_reads_the_answer_in_the_exit_code(
     result = json.loads(beside.stdout.splitlines()[-1])
     assert result["jobs"] == [job_id]
     assert result["causes"][0]["command"] == f"rebalancer adm job watch {job_id}"
+    assert result["causes"][0]["advice"] == "records name the node; a job moves their objects"
     assert empty.stdout.splitlines()[-1] == (
         "safe to remove: yes, because no record names 20.stor.lab;"
         " bucket objects were not looked at"
