@@ -101,7 +101,12 @@ class NodeChecks:
         self, nursery: trio.Nursery, check: _Check, first: int | None
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a check; whoever closes the generator early ends the check."""
-        self._refuse_second(check.node)  # between two requests of one moment
+        try:
+            self._refuse_second(check.node)  # two requests of one moment were both begun
+        except Conflict as exc:
+            check.failure = str(exc)
+            yield _line(await self._result(check))
+            return
         self._under_way.add(check.node)
         nursery.start_soon(self._scan, check, first)
         try:

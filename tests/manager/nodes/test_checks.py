@@ -208,6 +208,26 @@ async def test_a_check_ends_with_its_client_and_is_the_only_one_of_its_node(
     assert (other["safe_to_remove"], again["safe_to_remove"]) == ("yes", "no")
 
 
+async def test_the_second_check_of_one_moment_is_answered(tmp_path: Path) -> None:
+    """Both were begun before either had claimed the node: one of them has looked at nothing."""
+    async with open_rig(tmp_path) as rig:
+        first, second = [await rig.jobs.checks.begin("20.stor", None) for _ in range(2)]
+        async with trio.open_nursery() as nursery:
+            answers = list[Any]()
+
+            async def read(lines: Any) -> None:
+                answers.append(json.loads([line async for line in lines][-1]))
+
+            nursery.start_soon(read, first)
+            nursery.start_soon(read, second)
+        (*_, later) = await lines_of(rig, "/nodes/20.stor/check")
+
+    assert sorted(one["safe_to_remove"] for one in answers) == ["unknown", "yes"]
+    (refused,) = [one for one in answers if one["safe_to_remove"] == "unknown"]
+    assert refused["causes"][0]["advice"] == "another check of 20.stor.lab is under way"
+    assert later["safe_to_remove"] == "yes"
+
+
 async def test_a_check_ends_when_its_client_hangs_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
