@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,23 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
     """Before anything is sent."""
     with pytest.raises(ValueError, match="expected"):
         read_url(url)
+
+
+async def test_https_to_a_port_without_tls_says_so() -> None:
+    """The words of TLS itself are a riddle."""
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, refuse, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        port = listener.socket.getsockname()[1]
+        async with open_manager(Access(f"https://127.0.0.1:{port}")) as manager:
+            with pytest.raises(AdmError, match="it does not speak TLS: try http://"):
+                await manager.jobs()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("text", ["0fd63", "0FD630F1"])

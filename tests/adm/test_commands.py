@@ -100,7 +100,7 @@ async def test_scripts_read_what_they_read_from_the_predecessor(tmp_path: Path) 
 
 async def test_a_job_is_steered(tmp_path: Path) -> None:
     """Each command has its effect in the manager, and says what it is."""
-    async with operator(tmp_path, objects=9) as run:
+    async with operator(tmp_path, objects=9, agent_timeout=1) as run:
         rig = run.rig
         text = await run.done("job", "create", "evacuate", "--shark", "1.stor", "--json")
         job_id = json.loads(text)["id"]
@@ -153,7 +153,7 @@ async def test_a_job_is_steered(tmp_path: Path) -> None:
 
 async def test_what_a_job_did_is_shown_saved_and_removed(tmp_path: Path) -> None:
     """A report is a file only if it is whole; a removed job is no more."""
-    async with operator(tmp_path, objects=9) as run:
+    async with operator(tmp_path, objects=9, agent_timeout=1) as run:
         job_id = await run.rig.create()
         await run.rig.reach(job_id, "Running")
         with trio.fail_after(60):

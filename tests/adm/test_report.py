@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.adm.client import AdmError
+from rebalancer.adm.client import Access, AdmError
 from rebalancer.adm.report import Tally, new_file
+from rebalancer.adm.show import report
 
 
 def lines(rows: int, told: Any) -> bytes:
@@ -96,3 +98,15 @@ def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
         pass
 
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_closed_standard_output_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind `>&-`; nothing is asked for."""
+    job_id = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(AdmError, match="standard output is closed"):
+        report.main(
+            ["0fd630f1-f29d-4da9-953f-48f1a09f76b5"],
+            obj=Access("http://127.0.0.1:1"),
+            standalone_mode=False,
+        )
