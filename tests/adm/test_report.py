@@ -105,8 +105,4 @@ def test_a_closed_standard_output_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     job_id = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(AdmError, match="standard output is closed"):
-        report.main(
-            ["0fd630f1-f29d-4da9-953f-48f1a09f76b5"],
-            obj=Access("http://127.0.0.1:1"),
-            standalone_mode=False,
-        )
+        report.main([job_id], obj=Access("http://127.0.0.1:1"), standalone_mode=False)
