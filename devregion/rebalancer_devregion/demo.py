@@ -3,7 +3,6 @@
 import json
 import signal
 import sqlite3
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from rebalancer.adm.client import Access, AdmError, open_manager
 from rebalancer.adm.watch import watch_job
+from rebalancer.archive import itself
 from rebalancer.peers.http import open_http
 from rebalancer_devregion.audit import audit
 from rebalancer_devregion.checks import Audit
@@ -107,7 +107,7 @@ async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
 async def _adm(region: Region, *args: str) -> tuple[int, str]:
     """Run the operator's command as a process; return its status and output."""
     done = await trio.run_process(
-        [sys.executable, "-m", "rebalancer", "adm", "--url", region.url, *args],
+        [*itself(), "-m", "rebalancer", "adm", "--url", region.url, *args],
         capture_stdout=True,
         check=False,
     )

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from rebalancer.archive import itself
 from rebalancer.errors import RebalancerError
 
 #: A program answers within this many seconds of its start.
@@ -67,7 +67,7 @@ class Process:
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "rebalancer", *self.args],
+                [*itself(), "-m", "rebalancer", *self.args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

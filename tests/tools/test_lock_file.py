@@ -1,4 +1,4 @@
-"""`requirements.lock` has every dependency, in a version that setup.cfg allows."""
+"""The lock files have every dependency, in a version that setup.cfg allows."""
 
 import re
 from pathlib import Path
@@ -31,3 +31,19 @@ def test_the_lock_file_has_every_dependency() -> None:
         for name, least in wanted
         if version(locked.get(normal(name), "")) < version(least)
     ] == []
+
+
+def test_the_archive_is_built_of_the_versions_that_are_tested() -> None:
+    """`build.lock` has what a running program needs, each version by the hashes of its files."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()[1:]
+    tested = {normal(name): found for name, _, found in (line.partition("==") for line in lines)}
+    text = (ROOT / "build.lock").read_text()
+    built = dict(re.findall(r"^([a-z][a-z0-9-]*)==(\S+)", text, re.MULTILINE))
+    install = (ROOT / "setup.cfg").read_text().partition("install_requires")[2].partition("\n\n")[0]
+    wanted = set(re.findall(r"^    ([a-z][a-z0-9-]*)", install, re.MULTILINE))
+
+    assert wanted <= built.keys()
+    # The rest is for other platforms.
+    assert {name: found for name, found in built.items() if tested.get(name, found) != found} == {}
+    assert built.keys() - tested.keys() <= {"tzdata"}
+    assert len(re.findall(r"^\S+==[^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(built)

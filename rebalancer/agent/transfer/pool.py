@@ -1,7 +1,6 @@
 """This module opens an agent's fetchers: each in its own process, or one in the agent's process."""
 
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +15,7 @@ from rebalancer.agent.transfer.handle import FetcherHandle
 from rebalancer.agent.transfer.line import Line
 from rebalancer.agent.transfer.process import serve
 from rebalancer.agent.transfer.startup import Setup
+from rebalancer.archive import itself
 from rebalancer.threads import Work, run_sync
 
 #: A fetcher ends within this many seconds, or is killed.
@@ -43,12 +43,8 @@ async def _in_own_process(setup: Setup, files: ObjectFiles) -> AsyncIterator[Lin
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            command = [
-                sys.executable,
-                "-m",
-                "rebalancer.agent.transfer.process",
-                str(theirs.fileno()),
-            ]
+            module = "rebalancer.agent.transfer.process"
+            command = [*itself(), "-m", module, str(theirs.fileno())]
             inherited = [theirs.fileno(), setup.promises]
             process = await trio.lowlevel.open_process(command, pass_fds=inherited)
     except BaseException:
