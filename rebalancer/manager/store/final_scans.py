@@ -188,7 +188,9 @@ def _meet_link(
 
 
 def _list_remaining(db: sqlite3.Connection, left: Remaining) -> int:
-    """List a record that stays; return 1 if it was not on the list yet, else 0."""
-    return db.execute(
-        "INSERT INTO remaining VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", attrs.astuple(left)
-    ).rowcount
+    """List a record that stays; return 1, for each is met once in a round.
+
+    It is listed already where a shard that came late catches up with earlier rounds.
+    """
+    db.execute("INSERT OR REPLACE INTO remaining VALUES (?, ?, ?, ?)", attrs.astuple(left))
+    return 1

@@ -161,7 +161,10 @@ def read_end(path: Path) -> End:
         remaining, shards = None, frozenset[int]()
         # After a scan that found something, nobody has looked what became of that.
         if rounds and not rounds[-1].found:
-            remaining = _by_word(db, "why", "remaining") if rounds[-1].remaining else {}
+            remaining = _by_word(db, "why", "remaining")
+            # A person may have taken records from the list, which moves none of them.
+            if (taken := rounds[-1].remaining - sum(remaining.values())) > 0:
+                remaining[OTHER] = remaining.get(OTHER, 0) + taken
             last = rounds[-1].round
             shards = frozenset(one.shard for one in scans.read_scans(db) if one.round == last)
         gone = f"status IN ('{LinkStatus.COMPLETE}', '{LinkStatus.SKIPPED}')"
@@ -180,7 +183,7 @@ def pending_at(path: Path, shark: str) -> int:
         return assignments.count_open(db, shark) + links.count_waiting(db, shark)
 
 
-def _by_word(db: sqlite3.Connection, word: str, source: str) -> Mapping[str, int]:
+def _by_word(db: sqlite3.Connection, word: str, source: str) -> dict[str, int]:
     """Count rows by a reason's word; all texts that are no words count as one."""
     rows = db.execute(
         f"SELECT iif({word} GLOB '*[^a-z0-9_{{}}:]*', '{OTHER}', {word}), count(*)"

@@ -109,6 +109,34 @@ async def test_a_shard_that_came_later_was_not_looked_at(
     assert word(End({}), {**WHOLE, "retry_of": "b"}, more) is Word.PARTIAL
 
 
+async def test_what_an_earlier_round_listed_on_a_late_shard_remains(
+    world: World, autojump_clock: object
+) -> None:
+    """A shard was configured when all rounds had run on the others: it catches up with each."""
+    late = world.shards.pop(2)
+    stuck = record(51, sharks=[attrs.asdict(ORIGIN)] * 2)
+    late.put("manta", stuck["key"], stuck)
+    await world.run()
+    change(world, "UPDATE rounds SET found = 1")
+    await world.run()
+    world.shards[2] = late
+    await world.run()
+
+    assert views.read_end(world.job_file).remaining == {"duplicate_shark": 1}
+
+
+async def test_what_is_gone_from_the_list_of_remaining_records_counts(
+    world: World, autojump_clock: object
+) -> None:
+    """A person has taken it from the list: that moves no record."""
+    stuck = record(51, sharks=[attrs.asdict(ORIGIN)] * 2)
+    world.shards[1].put("manta", stuck["key"], stuck)
+    await world.run()
+    change(world, "DELETE FROM remaining")
+
+    assert views.read_end(world.job_file).remaining == {"other": 1}
+
+
 async def test_a_verdict_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of an ended job changes; of a job whose file is lost there is none.
 
