@@ -85,6 +85,8 @@ class Access:
     token_file: str = ""
     #: File of the authorities whose certificates it may show; empty: those of the system.
     ca_file: str = ""
+    #: How commands for this manager begin: with the options of access that were typed.
+    command: str = "rebalancer adm"
 
 
 @attrs.frozen

@@ -1,6 +1,9 @@
 """The command line of `rebalancer adm`: its groups, and what is in them."""
 
+import shlex
+
 import click
+from click.core import ParameterSource
 
 from rebalancer.adm import control, create, node, show
 from rebalancer.adm.client import Access
@@ -32,7 +35,12 @@ def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None
       4    whether the node is empty is not known: not all of it was looked at
       130  interrupted
     """
-    context.obj = Access(url, token_file, ca_file)
+    typed = "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(value)}"
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    )
+    context.obj = Access(url, token_file, ca_file, f"rebalancer adm{typed}")
 
 
 @adm.group()

@@ -175,12 +175,12 @@ def _show_new_job(
     if output is not None:
         echo_lines([printable(reply.text.strip())])
     else:
-        _echo_new_job(reply, as_json, is_watched)
+        _echo_new_job(access, reply, as_json, is_watched)
     if is_watched:
         watch_to_end(access, reply.text.strip(), as_json)
 
 
-def _echo_new_job(reply: Reply, as_json: bool, is_watched: bool) -> None:
+def _echo_new_job(access: Access, reply: Reply, as_json: bool, is_watched: bool) -> None:
     if as_json:
         click.echo(json.dumps({"id": reply.text}))
         return
@@ -191,7 +191,7 @@ def _echo_new_job(reply: Reply, as_json: bool, is_watched: bool) -> None:
     job_id = printable(reply.text)
     echo_as_predecessor(reply, job_id)
     if not is_watched:
-        click.echo(f"rebalancer adm job watch {job_id[:SHORT]} shows its progress", err=True)
+        click.echo(f"{access.command} job watch {job_id[:SHORT]} shows its progress", err=True)
 
 
 def _plan(

@@ -27,7 +27,7 @@ def watch_to_end(access: Access, uuid: str, as_json: bool) -> None:
     try:
         job_id, view = with_manager(access, look)
     except KeyboardInterrupt:
-        command = f"rebalancer adm job watch {uuid[:SHORT]}"
+        command = f"{access.command} job watch {uuid[:SHORT]}"
         # Behind what the terminal shows of the Ctrl-C.
         click.echo(f"\nthe job goes on; to look at it again: {command}", err=True)
         raise click.Abort from None

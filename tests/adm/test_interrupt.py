@@ -102,6 +102,5 @@ async def test_an_interrupted_watch_says_that_the_job_goes_on() -> None:
 
         code, errors = await trio.to_thread.run_sync(run)
     assert code == 130
-    assert errors.strip().splitlines() == [
-        "the job goes on; to look at it again: rebalancer adm job watch 0fd630f1"
-    ]
+    command = f"rebalancer adm --url {script.url} job watch 0fd630f1"
+    assert errors.strip() == f"the job goes on; to look at it again: {command}"
