@@ -101,28 +101,30 @@ class NodeScan:
         return sum(position for position, _ in its) / until if until else 0.0
 
     async def run(self) -> None:
-        """Scan the shards, several at a time; one that does not answer is noted in `failures`."""
-        readers = trio.CapacityLimiter(self.readers)
-        async with trio.open_nursery() as nursery:
-            for number, shard in self.shards.items():
-                nursery.start_soon(self._scan_shard, number, shard, readers)
+        """Scan the shards, several at a time; one that does not answer is noted in `failures`.
 
-    async def _scan_shard(
-        self, number: int, shard: scan.Shard, readers: trio.CapacityLimiter
-    ) -> None:
+        New records come meanwhile, with ids behind all that there were, and one that is renamed may
+        go to a shard that was scanned already.  So they are looked for when all shards are done.
+        """
+        readers = trio.CapacityLimiter(self.readers)
+        for is_more in (False, True):
+            async with trio.open_nursery() as nursery:
+                for number in self.shards.keys() - self.failures.keys():
+                    nursery.start_soon(self._scan_shard, number, readers, is_more)
+
+    async def _scan_shard(self, number: int, readers: trio.CapacityLimiter, is_more: bool) -> None:
+        shard = self.shards[number]
         patient = scan.PatientShard(shard, f"shard {number}", Waits(check_of=self.node), PATIENCE_S)
         async with readers:
             try:
                 columns = await scan.id_columns(patient)
                 for column in columns:
-                    await self._scan_column(number, patient, columns, column)
-                # New records have come meanwhile, with ids behind all that there were.
-                for column in columns:
-                    if column != scan.NO_ID:
+                    if not (is_more and column == scan.NO_ID):
                         await self._scan_column(number, patient, columns, column)
             except PeerError as exc:
                 self.failures[number] = str(exc)
-        self.ended.add(number)
+        if is_more or number in self.failures:
+            self.ended.add(number)
 
     async def _scan_column(
         self, number: int, shard: scan.Shard, columns: Sequence[str], column: str

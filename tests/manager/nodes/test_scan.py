@@ -113,6 +113,28 @@ async def test_a_record_that_comes_during_the_scan_is_counted(
     assert checked.totals[Kind.OBJECT] == 21
 
 
+class Late(FakeMoray):
+    """A shard that is scanned after the other, to which a front end has just written a record."""
+
+    async def sql(self, statement: str, values: Sequence[Any] = (), **bounds: Any) -> Any:
+        if "pg_attribute" in statement:
+            await trio.sleep(30)
+            new = record(99)
+            self._world.shards[1].put("manta", new["key"], new)
+        return await super().sql(statement, values, **bounds)
+
+
+async def test_a_record_that_goes_to_a_shard_which_was_scanned_is_counted(
+    world: World, autojump_clock: object
+) -> None:
+    """As by a rename, which takes its nodes along: new records are looked for when all is done."""
+    checked = scan_of(world, _2=Late(world, 2, world.shards[2]))
+    await checked.run()
+
+    assert checked.totals[Kind.OBJECT] == 21
+    assert (checked.ended, checked.share) == ({1, 2}, 1.0)
+
+
 async def test_a_scan_beside_an_evacuation_says_what_is_left(
     world: World, autojump_clock: object
 ) -> None:
