@@ -217,7 +217,10 @@ def _run(find: Callable[[], click.Command], name: str, *, usage: int = 2) -> NoR
         # What could not be written stays in the buffer, and Python would try once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(exc.exit_code if isinstance(exc, RebalancerError) else 1)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as exc:
+        # click ends the line that shows the Ctrl-C, and makes an Abort of the interrupt.
+        if text := str(exc.__cause__ or exc):
+            click.echo(text, err=True)
         sys.exit(INTERRUPTED)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is None:

@@ -1,6 +1,6 @@
 """The manager's API, as the operator's command asks it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -13,7 +13,7 @@ from rebalancer.api.objects import Objects
 from rebalancer.config import read_token, trust_authorities
 from rebalancer.converter import structure
 from rebalancer.domain.objects import is_loose_uuid
-from rebalancer.errors import BadRequest, PeerError, RebalancerError
+from rebalancer.errors import BadRequest, PeerError, PeerUnreachable, RebalancerError
 from rebalancer.peers.http import Answer, HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, split_port
 
@@ -25,6 +25,8 @@ PLAN_S = 24 * 3600.0
 MIN_PREFIX = 4
 #: Objects asked for at a time.
 PAGE = 1000
+#: What is said of a change that was asked for, and of which no answer came.
+OPEN_END = "whether it was done is not known; job list shows the jobs"
 
 T = TypeVar("T")
 
@@ -91,11 +93,15 @@ class Access:
 
 @attrs.frozen
 class Manager:
-    """The manager's API.  Made by `open_manager`."""
+    """The manager's API.  Made by `open_manager`.
+
+    Mutable state: the paths of changes that were asked for, and of which no answer has come.
+    """
 
     http: HttpClient
     where: Endpoint
     token: str | None = None
+    without_answer: set[str] = attrs.field(factory=set)
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -109,6 +115,9 @@ class Manager:
         Raises:
           AdmError: no answer, or an error; the text is the manager's.
         """
+        is_change = method != "GET" and not (isinstance(body, Mapping) and body.get("dry_run"))
+        if is_change:
+            self.without_answer.add(path)
         try:
             reply = await self.http.request(
                 method,
@@ -120,7 +129,9 @@ class Manager:
                 within_s=within_s,
             )
         except PeerError as exc:
-            raise _no_answer(exc) from exc
+            self.without_answer.discard(path)  # the error says it
+            raise _no_answer(exc, is_change) from exc
+        self.without_answer.discard(path)
         _check(reply)
         return reply
 
@@ -240,8 +251,10 @@ class Manager:
             raise _no_answer(exc) from exc
 
 
-def _no_answer(exc: PeerError) -> AdmError:
+def _no_answer(exc: PeerError, is_change: bool = False) -> AdmError:
     hint = "; it does not speak TLS: try http://" if "WRONG_VERSION_NUMBER" in str(exc) else ""
+    if is_change and isinstance(exc, PeerUnreachable) and exc.was_sent:
+        hint = f"; {OPEN_END}"
     return AdmError(f"no answer from the manager: {exc}{hint}")
 
 
@@ -284,16 +297,17 @@ def with_manager(
 
     Raises:
       AdmError: the manager refused, or is not there.
-      KeyboardInterrupt: Ctrl-C.
+      KeyboardInterrupt: Ctrl-C; with a text, if the manager may have changed something.
     """
+    managers = list[Manager]()
 
     async def run() -> T:
         async with open_manager(access, silence_s) as manager:
+            managers.append(manager)
             return await work(manager)
 
     try:
         return trio.run(run)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None:
-            raise
-        raise KeyboardInterrupt from None
+    except* KeyboardInterrupt:
+        is_open = any(one.without_answer for one in managers)
+    raise KeyboardInterrupt(OPEN_END if is_open else "")

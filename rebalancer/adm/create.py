@@ -158,9 +158,9 @@ def retry(access: Access, uuid: str, as_json: bool, output: str | None, watch: b
 
     async def post(manager: Manager) -> tuple[Reply, JobShown | None]:
         job_id = await manager.find(uuid)
-        reply = await manager.ask("POST", f"/jobs/{job_id}/retry")
         # By what is left of it, an operator sees what the new job can do, and what it cannot.
-        return reply, (await manager.job(job_id)).read() if is_terminal() else None
+        earlier = (await manager.job(job_id)).read() if is_terminal() else None
+        return await manager.ask("POST", f"/jobs/{job_id}/retry"), earlier
 
     reply, earlier = with_manager(access, post)
     for line in [] if earlier is None else verdict_lines(earlier):

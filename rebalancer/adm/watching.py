@@ -28,8 +28,6 @@ def watch_to_end(access: Access, uuid: str, as_json: bool) -> None:
         job_id, view = with_manager(access, look)
     except KeyboardInterrupt:
         command = f"{access.command} job watch {uuid[:SHORT]}"
-        # Behind what the terminal shows of the Ctrl-C.
-        click.echo(f"\nthe job goes on; to look at it again: {command}", err=True)
-        raise click.Abort from None
+        raise KeyboardInterrupt(f"the job goes on; to look at it again: {command}") from None
     if cause := how_it_ended(job_id, view):
         raise AdmError(cause, exit_code=exit_code(view))

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from rebalancer.adm import watch
-from rebalancer.adm.client import Access, AdmError, Manager, open_manager, read_url
+from rebalancer.adm.client import OPEN_END, Access, AdmError, Manager, open_manager, read_url
 from rebalancer.adm.report import save_report
 from rebalancer.adm.watch import Look, follow
 from rebalancer.api.jobs import JobShown
@@ -169,6 +169,21 @@ REPORT = b'{"type": "job"}\n{"type": "object"}\n{"type": "end", "lines": 1}\n'
 
 def cut_off() -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n" + REPORT[:16] + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "is_open"),
+    [("GET", None, False), ("POST", {"dry_run": True}, False), ("POST", {}, True)],
+)
+async def test_of_a_change_without_an_answer_is_said_that_its_end_is_open(
+    method: str, body: Any, is_open: bool
+) -> None:
+    """The manager may have made the job, and lost the connection since."""
+    async with scripted(jobs=cut_off) as (_, manager):
+        with pytest.raises(AdmError, match="no answer from the manager") as caught:
+            await manager.ask(method, "/jobs", body)
+    assert (OPEN_END in str(caught.value)) == is_open
+    assert not manager.without_answer
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from rebalancer.adm.client import OPEN_END
 from tests.adm.scripted import scripted
 from tests.adm.test_progress import running
 
@@ -62,8 +63,15 @@ def test_an_interrupt_while_modules_are_read_is_quiet(module: str) -> None:
 
 
 @pytest.mark.process
-async def test_an_interrupt_of_a_request_is_quiet() -> None:
-    """A manager may be slow to answer."""
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("status", ""),
+        ("job create evacuate --shark 1.stor", OPEN_END),
+    ],
+)
+async def test_an_interrupt_of_a_request_says_only_what_is_open(command: str, said: str) -> None:
+    """A manager may be slow to answer, and make a job all the same."""
     asked = trio.Event()
     with trio.socket.socket() as silent:
         await silent.bind(("127.0.0.1", 0))
@@ -71,7 +79,9 @@ async def test_an_interrupt_of_a_request_is_quiet() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
 
         def run() -> tuple[int, str]:
-            return interrupted(url, "status", when=lambda _: trio.from_thread.run(asked.wait))
+            return interrupted(
+                url, *command.split(), when=lambda _: trio.from_thread.run(asked.wait)
+            )
 
         async with trio.open_nursery() as nursery:
 
@@ -85,7 +95,7 @@ async def test_an_interrupt_of_a_request_is_quiet() -> None:
             nursery.start_soon(accept)
             code, errors = await trio.to_thread.run_sync(run)
             nursery.cancel_scope.cancel()
-    assert (code, errors.strip()) == (130, "")
+    assert (code, errors.strip()) == (130, said)
 
 
 @pytest.mark.process
