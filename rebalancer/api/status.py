@@ -19,7 +19,12 @@ class Status:
     """The manager itself: its jobs, and what all of them have under way."""
 
     version: str
-    jobs: dict[str, Positive] = about("The number of jobs by state.")
+    jobs: dict[str, Positive] = about("The number of jobs by state, as the list of jobs has it.")
+    states: dict[str, Positive] = about(
+        "The same by a word that tells paused jobs from cancelled ones, and those on their way"
+        " there from others.",
+        if_missing=attrs.Factory(dict),
+    )
     running: tuple[Uuid, ...] = about("The ids of the jobs that run.")
     max_concurrent_jobs: Positive = about("The most jobs that run at a time.")
     storinfo: Storinfo

@@ -218,7 +218,7 @@ def _standing(one: NodeStanding) -> api.Standing:
 
 
 def status(
-    rows: Iterable[JobRow],
+    rows: Sequence[JobRow],
     running: Iterable[str],
     standings: Iterable[NodeStanding],
     *,
@@ -230,6 +230,7 @@ def status(
     return api_status.Status(
         version=__version__,
         jobs=dict(Counter(row.state_shown for row in rows)),
+        states=dict(Counter(row.state or row.words.state for row in rows)),
         running=tuple(running),
         max_concurrent_jobs=max_concurrent_jobs,
         storinfo=api_status.Storinfo(nodes=nodes, age_s=age_s),

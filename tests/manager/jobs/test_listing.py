@@ -32,6 +32,7 @@ async def test_each_job_is_listed_with_how_far_it_is(tmp_path: Path) -> None:
         view = await rig.get(first)
         await ask(rig, "PUT", f"/jobs/{first}", {"action": "pause"})
         paused = (await listed(rig, "?state=paused"))[0]
+        states = (await ask(rig, "GET", "/status"))[1]["states"]
         by_node = await listed(rig, "?shark=20.stor")
         page = await listed(rig, f"?after={first}&limit=1")
         refused = await ask(rig, "GET", "/jobs?stat=paused")
@@ -42,6 +43,7 @@ async def test_each_job_is_listed_with_how_far_it_is(tmp_path: Path) -> None:
     assert running["created"] <= running["started"]
     assert (queued["state"], queued["behind"], queued["rate"]) == ("Setup", [first], None)
     assert queued["waiting"][0]["for"] == "its turn"
+    assert states["paused"] == 1
     assert (paused["id"], paused["state"], paused["wish"]) == (first, "Stopped", "pause")
     assert [one["id"] for one in by_node] == [one["id"] for one in page] == [second]
     assert refused[0] == 400
