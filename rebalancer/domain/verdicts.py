@@ -117,6 +117,28 @@ _OF_COPIES = frozenset(
         reasons.SOURCE_OTHER_ERROR,
     )
 )
+_NO_PLACE = "no other node may have them: add nodes to the datacenters"
+_OF_AGENT = "an agent refused or failed: see the report and the agent's log"
+#: What stands in the way of another try, where that is known; by word.
+_FIRST: Mapping[str, str] = {
+    reason.word: text
+    for reason, text in {
+        reasons.DESTINATION_INSUFFICIENT_SPACE: "no node that may have them has room: make room",
+        reasons.DESTINATION_UNREACHABLE: "destinations do not answer: start their agents",
+        reasons.OBJECT_ALREADY_ON_DEST_SHARK: _NO_PLACE,
+        reasons.OBJECT_ALREADY_IN_DATACENTER: _NO_PLACE,
+        reasons.AGENT_FS_ERROR: "a destination's disk refused them: see the agent's log",
+        reasons.AGENT_BUSY: _OF_AGENT,
+        reasons.AGENT_ASSIGNMENT_NO_ENT: _OF_AGENT,
+        reasons.ASSIGNMENT_ERROR: _OF_AGENT,
+        reasons.ASSIGNMENT_MISMATCH: _OF_AGENT,
+        reasons.ASSIGNMENT_REJECTED: _OF_AGENT,
+        reasons.NETWORK_ERROR: "sources broke off: see to their web servers and the network",
+        reasons.METADATA_UPDATE_FAILED: "the shard refused the update: the report says why",
+        reasons.BAD_SHARD_NUMBER: "their shard is configured no more: put it back into shards",
+        reasons.UNKNOWN: "an agent's reason is of a newer version: upgrade the manager",
+    }.items()
+}
 _SCOPES = {
     Scope.MAX_OBJECTS: "the job took a limited number of objects; take the others too",
     Scope.OBJECTS_FILE: "the job took what a file lists; take the others too",
@@ -253,7 +275,8 @@ def _left(word: str, count: int, commands: _Commands) -> Cause:
         return Cause(word, count, advice, commands.objects(word))
     if word == OTHER:
         return Cause(word, count, "the report says why, and job retry tries again", commands.report)
-    return Cause(word, count, "try once more", commands.retry)
+    advice = f"{_FIRST[word]}, then try once more" if word in _FIRST else "try once more"
+    return Cause(word, count, advice, commands.retry)
 
 
 def _part(scope: Scope, commands: _Commands) -> Cause:

@@ -234,12 +234,14 @@ async def test_a_job_that_leaves_objects_is_no_success(tmp_path: Path) -> None:
     refused = {
         "cause": "assignment_rejected",
         "count": 3,
-        "advice": "try once more",
+        "advice": "an agent refused or failed: see the report and the agent's log,"
+        " then try once more",
         "command": f"rebalancer adm job retry {first}",
     }
     assert (code, verdict["verdict"], verdict["causes"]) == (3, "not_empty", [refused])
     assert verdict["line"] in told.splitlines()
-    assert f"  assignment_rejected: try once more: {refused['command']}" in told.splitlines()
+    line = f"  assignment_rejected: {refused['advice']}: {refused['command']}"
+    assert line in told.splitlines()
     assert (retried[0], retried[1]["line"]) == (
         3,
         "not empty: 0 of 3 objects moved, 3 objects were left on 1.stor.lab:"

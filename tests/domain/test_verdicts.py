@@ -214,3 +214,20 @@ def test_words_for_what_has_no_reason_are_no_reasons() -> None:
     """A cause has one meaning."""
     known = set(REASONS) | {reasons.UPLOAD_IN_PROGRESS.word, reasons.FOUND_TOO_LATE.word}
     assert not known & {BUCKET_OBJECTS, DROPPED, *Scope}
+
+
+#: Another try alone may help an object that is left for one of these.
+BY_ITSELF = {"bad_moray_client", "internal_error", "cancelled", "changing"}
+
+
+@pytest.mark.parametrize(
+    "word",
+    sorted(
+        words_of(Column.SKIPPED_REASON) | words_of(Column.ERROR) | {"unknown_reason", "cancelled"}
+    ),
+)
+def test_what_stands_in_the_way_of_another_try_is_said(word: str) -> None:
+    """Without it the next job leaves the same objects, and says the same."""
+    status = "error" if word in words_of(Column.ERROR) else "skipped"
+    (cause,) = verdict(End({(status, word): 1}, {word: 1})).causes
+    assert (cause.advice == "try once more") == (word in BY_ITSELF)
