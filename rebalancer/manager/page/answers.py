@@ -8,7 +8,6 @@ import attrs
 import trio
 
 from rebalancer.api.jobs import JobShown
-from rebalancer.domain.states import words_for_people
 from rebalancer.errors import BadRequest, NotFound, Unavailable
 from rebalancer.manager.http import render
 from rebalancer.manager.http.requests import ObjectsQuery, checked_id
@@ -32,11 +31,8 @@ class Answers:
         queries = self.jobs.queries
         rows = await queries.index.all()
         part = shown.JobList(at=at, total=len(rows))
-        status = await queries.status()
-        states = {words_for_people(word, None): count for word, count in status.jobs.items()}
         return {
-            "status": status,
-            "states": states,
+            "status": await queries.status(),
             "lines": [self._line(await self._details_of(row)) for row in part.of(rows)],
             "newer": part.newer,
             "older": part.older,
