@@ -1,7 +1,9 @@
 """This module is the console command: `rebalancer manager | agent | adm | region | demo`."""
 
 import os
+import select
 import signal
+import sys
 
 # Before the slow imports: `svcadm refresh` right after the start must not kill the service.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -9,6 +11,13 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 _is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _is_heeded:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+# trio would say so in a traceback.  Builds of Python for illumos often have neither.
+if {"epoll", "kqueue"}.isdisjoint(dir(select)):
+    sys.exit(
+        "rebalancer: this Python cannot wait for many sockets, for its module select has neither "
+        "epoll nor kqueue; use a Python built with one of them, or run the manager in a Linux zone"
+    )
 
 from rebalancer.cli import main, main_adm, main_agent, main_manager  # noqa: E402
 

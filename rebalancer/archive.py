@@ -26,10 +26,18 @@ _FUNCTIONS = {
 }
 
 
+#: The archive that this program runs from; none if it was installed by pip.
+_ARCHIVE: str | None = getattr(__spec__.loader, "archive", None)
+
+
+def is_archive() -> bool:
+    """Return whether this program runs from an archive."""
+    return _ARCHIVE is not None
+
+
 def itself() -> list[str]:
     """Return the command that runs modules of this program: `-m` and a module's name follow."""
-    archive: str | None = getattr(__spec__.loader, "archive", None)
-    return [sys.executable] if archive is None else [sys.executable, archive]
+    return [sys.executable] if _ARCHIVE is None else [sys.executable, _ARCHIVE]
 
 
 def run(compiled: Mapping[str, Files], version: str) -> None:

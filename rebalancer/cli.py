@@ -16,6 +16,7 @@ import trio
 
 from rebalancer import __version__, log
 from rebalancer.adm.printing import printable, printable_lines, take_any_text
+from rebalancer.archive import is_archive
 from rebalancer.config import (
     AgentConfig,
     ManagerConfig,
@@ -65,7 +66,11 @@ def _of_the_region(name: str) -> click.Command:
 
 
 def _missing(name: str) -> click.Command:
-    need = f"needs the embedded region: pip install {_REGION_DISTRIBUTION}=={__version__}"
+    if is_archive():
+        need, place = "needs the embedded region, which this file was built without", "in this file"
+    else:
+        place = f"here (pip install {_REGION_DISTRIBUTION})"
+        need = f"needs the embedded region: pip install {_REGION_DISTRIBUTION}=={__version__}"
 
     def refuse(arguments: tuple[str, ...]) -> NoReturn:
         raise click.ClickException(f"{name} {need}")
@@ -75,7 +80,7 @@ def _missing(name: str) -> click.Command:
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
         callback=refuse,
         help=f"Not installed here; it {need}",
-        short_help=f"Not installed here (pip install {_REGION_DISTRIBUTION}).",
+        short_help=f"Not installed {place}.",
         context_settings={"ignore_unknown_options": True},
         add_help_option=False,
     )

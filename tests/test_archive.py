@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rebalancer.archive import Unpacking, choose_folder, itself
+from rebalancer.archive import Unpacking, choose_folder, is_archive, itself
 
 CONTENT = {"a/b.so": b"module" * 50_000, "a.libs/c.so": b"library" * 50_000}
 
@@ -141,4 +141,5 @@ def test_a_folder_without_executables_is_passed_over(
 
 def test_an_installed_program_is_run_by_python_alone() -> None:
     """Only an archive is named in the command that runs its modules."""
+    assert not is_archive()
     assert itself() == [sys.executable]

@@ -170,6 +170,33 @@ def test_commands_of_the_region_say_what_to_install_where_it_is_not(
     assert done.stderr == f"Error: {args[0]} needs the embedded region: {need}\n"
 
 
+def test_a_file_without_the_region_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be installed into an archive: another one has to be built."""
+    monkeypatch.setitem(sys.modules, "rebalancer_devregion", None)
+    monkeypatch.setattr("rebalancer.archive._ARCHIVE", "/opt/rebalancer")
+    done = CliRunner().invoke(cli, ["demo"])
+
+    need = "needs the embedded region, which this file was built without"
+    assert (done.exit_code, done.stderr) == (1, f"Error: demo {need}\n")
+    assert "Not installed in this file." in CliRunner().invoke(cli, ["--help"]).stdout
+
+
+def test_a_python_without_an_event_loop_is_refused_in_words() -> None:
+    """Some builds for illumos are such; a line says what to do, where trio has a traceback."""
+    program = (
+        "import select\n"
+        "for name in ('epoll', 'kqueue'):\n"
+        "    vars(select).pop(name, None)\n"
+        "from rebalancer.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("rebalancer: this Python cannot wait for many sockets")
+    assert done.stderr.endswith("or run the manager in a Linux zone\n")
+
+
 @pytest.mark.parametrize("is_installed", [True, False])
 def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, is_installed: bool) -> None:
     """Also of the region where it is not installed, with what to install."""
