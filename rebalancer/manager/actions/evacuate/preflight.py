@@ -6,6 +6,7 @@ be strict is refused for any.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
@@ -143,10 +144,23 @@ def judge_room(rules: Rules, origin: str, nodes: Sequence[StorageNode]) -> list[
         if placement.free_bytes(node, max_fill=fill, claimed=0)
     }
     if not usable:
-        return [Finding("room", "no storage node has room")]
+        return [
+            Finding("room", f"no storage node can take objects: {_why_none(rules, origin, nodes)}")
+        ]
     if len(usable) == 1 and len({node.datacenter for node in nodes}) > 1:
         return [Finding("room", f"only {usable.pop()} has storage nodes with room")]
     return []
+
+
+def _why_none(rules: Rules, origin: str, nodes: Iterable[StorageNode]) -> str:
+    """Return why none of `nodes` is a destination: each cause with the number of its nodes."""
+    causes = Counter(
+        placement.why_unused(node, rules, {origin}, claimed=0)
+        for node in nodes
+        if node.manta_storage_id != origin
+    )
+    counted = [f"{why} ({count:,})" for why, count in causes.most_common()]
+    return "; ".join(counted) or "storinfo lists no other"
 
 
 def judge_clone(

@@ -75,8 +75,9 @@ def test_a_listed_node_takes_writes() -> None:
         ([], Rules(), None),
         (["dc1"], Rules(), "only dc2 has storage nodes with room"),
         ([], Rules(blacklist_datacenters=frozenset({"dc2"})), "only dc1 has"),
-        ([], Rules(max_fill_percentage=10), "no storage node has room"),
-        ([], Rules(min_avail_mb=1_000_000), "no storage node has room"),
+        ([], Rules(max_fill_percentage=10), "full: max_fill_percentage is 10 ("),
+        ([], Rules(min_avail_mb=1_000_000), "less than min_avail_mb (1,000,000) is free ("),
+        ([], Rules(blacklist_datacenters=frozenset({"dc1", "dc2"})), "in blacklist_datacenters ("),
     ],
 )
 def test_room(full: list[str], rules: Rules, detail: str | None) -> None:
@@ -86,6 +87,11 @@ def test_room(full: list[str], rules: Rules, detail: str | None) -> None:
     ]
     found = judge_room(rules, SHARK, nodes)
     assert (found == []) if detail is None else (detail in found[0].detail and len(found) == 1)
+
+
+def test_an_only_node_has_nowhere_to_go() -> None:
+    (found,) = judge_room(Rules(), SHARK, [StorageNode(SHARK, "dc1", 1, 1)])
+    assert found.detail == "no storage node can take objects: storinfo lists no other"
 
 
 def test_one_datacenter_is_enough_where_there_is_no_other() -> None:
