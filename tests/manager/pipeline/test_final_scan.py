@@ -260,6 +260,29 @@ async def test_an_object_that_is_under_way_when_it_is_met_asks_for_another_scan(
     assert rounds(world) == [(1, 1, 0), (2, 0, 1)]
 
 
+async def test_a_record_that_comes_to_a_shard_that_was_scanned_is_moved(
+    world: World, autojump_clock: object
+) -> None:
+    """As by a rename, which takes its nodes along, while another shard has yet to be scanned."""
+    asked = [0]
+    async with world.job() as job:
+        moray: Any = job.moray[2]
+        ask = moray.sql
+
+        async def late(statement: str, values: Any = (), **options: Any) -> Any:
+            asked[0] += "pg_attribute" in statement
+            if asked[0] == 2 and "pg_attribute" in statement:
+                await trio.sleep(30)
+                put(world, record(99), 1)
+            return await ask(statement, values, **options)
+
+        moray.sql = late
+        await flow.run(job)
+
+    assert on_shark(world) == set()
+    assert rounds(world) == [(1, 1, 0), (2, 0, 0)]
+
+
 async def test_what_came_back_unusable_is_an_error(world: World, autojump_clock: object) -> None:
     """A complete object whose record was put back with something wrong."""
     shard = shard_of(world, "/account/stor/5")

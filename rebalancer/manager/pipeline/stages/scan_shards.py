@@ -26,13 +26,19 @@ async def scan_shards(
     """Hand the rows that mention the evacuated shark to `keep`, behind the stored positions.
 
     Round 0 is discovery, which looks at objects only; the others are final scans, which look
-    at directories too.  A shard that does not answer is waited for; if waiting cannot help it, its
-    scan is noted in `job.failed_scans`.  Either way the other scans go on.
+    at directories too.  When a final scan is done with all shards, it looks at the records that are
+    new since: one that was renamed may have come to a shard behind the scan.  A shard that does
+    not answer is waited for; if waiting cannot help it, its scan is noted in `job.failed_scans`.
+    Either way the other scans go on.
     """
     readers = trio.CapacityLimiter(job.config.options.max_md_read_threads)
-    async with trio.open_nursery() as nursery:
-        for number, shard in shards.items():
-            nursery.start_soon(_scan_shard, job, number, shard, readers, keep, scan_round)
+    for is_more in (False, True) if scan_round else (False,):
+        failed = {one.shard for one in job.failed_scans if one.round == scan_round}
+        scan_one = partial(_scan_shard, is_more=is_more)
+        async with trio.open_nursery() as nursery:
+            for number, shard in shards.items():
+                if number not in failed:
+                    nursery.start_soon(scan_one, job, number, shard, readers, keep, scan_round)
 
 
 async def _scan_shard(
@@ -42,6 +48,8 @@ async def _scan_shard(
     readers: trio.CapacityLimiter,
     keep: Sink,
     scan_round: int,
+    *,
+    is_more: bool,
 ) -> None:
     turn = _Turn(readers)
     where = "shard" if job.moray.get(number) is shard else "the clone of shard"
@@ -50,13 +58,16 @@ async def _scan_shard(
     try:
         columns = await scan.id_columns(patient)
         for column in columns:
-            await _scan_column(job, number, patient, columns, column, keep, scan_round)
+            if not (is_more and column == scan.NO_ID):
+                begun = await _begin(job, number, patient, column, scan_round, is_more=is_more)
+                await _scan_column(job, patient, columns, begun, keep)
     except PeerError as exc:
         # The other shards go on; the job fails when they are done.
         log.error("scan given up", job=job.id, shard=number, error=str(exc))
         job.failed_scans.append(UnfinishedScan(scan_round, number, str(exc)))
     else:
-        log.info("scan finished", job=job.id, shard=number, round=scan_round)
+        if is_more or not scan_round:
+            log.info("scan finished", job=job.id, shard=number, round=scan_round)
     finally:
         turn.give()
 
@@ -87,19 +98,22 @@ class _Turn:
         await self.take()
 
 
-async def _scan_column(
-    job: Job,
-    number: int,
-    shard: scan.Shard,
-    columns: tuple[str, ...],
-    column: str,
-    keep: Sink,
-    scan_round: int,
-) -> None:
+async def _begin(
+    job: Job, number: int, shard: scan.Shard, column: str, scan_round: int, *, is_more: bool
+) -> ScanPosition:
+    """Return how far the scan of a column has come, and until where it goes."""
     begun = await job.store.read(scans.read_position, number, column, scan_round)
+    if begun is not None and not is_more:
+        return begun
+    until = await scan.last_id(shard, column)
     if begun is None:
-        until = await scan.last_id(shard, column)
-        begun = ScanPosition(number, column, 0, until, scan_round)
+        return ScanPosition(number, column, 0, until, scan_round)
+    return attrs.evolve(begun, until=max(begun.until, until))
+
+
+async def _scan_column(
+    job: Job, shard: scan.Shard, columns: tuple[str, ...], begun: ScanPosition, keep: Sink
+) -> None:
     window = await _window_behind(begun, job, shard, columns)
     while window is not None and not job.has_enough:
         ask = partial(_window_behind, window.scanned, job, shard, columns)
