@@ -220,10 +220,10 @@ async def test_a_job_waits_for_the_agents_token(
     """A file that is being replaced, or that no file is left to read."""
     real, is_away = read_token, True
 
-    def read(path: str) -> str | None:
+    def read(path: str, named_by: str) -> str | None:
         if is_away:
             raise ConfigError("agent_token_file: /etc/token: Too many open files")
-        return real(path)
+        return real(path, named_by)
 
     monkeypatch.setattr(assembly, "read_token", read)
     async with open_rig(tmp_path, objects=9, options=SMALL) as rig:
