@@ -263,13 +263,19 @@ async def _check_answer(answer: Answer) -> None:
         _check(await answer.whole())
 
 
+#: Texts of answers that a path is not there at all; those about a job say so.
+_NOWHERE = ("no message", "URL was not found", "not allowed for the requested URL", "Not Found")
+
+
 def _check(reply: Reply) -> None:
     if reply.status == 200:
         return
-    hint = "; see --token-file" if reply.status == 401 else ""
-    raise AdmError(
-        f"{reply.text or 'no message'} (status {reply.status}){hint}", status=reply.status
-    )
+    text, hint = reply.text or "no message", ""
+    if reply.status == 401:
+        hint = "; see --token-file"
+    elif reply.status in (404, 405) and (text.startswith("<") or any(map(text.count, _NOWHERE))):
+        text, hint = "no manager has answered, or one without this", "; see --url"
+    raise AdmError(f"{text} (status {reply.status}){hint}", status=reply.status)
 
 
 @asynccontextmanager

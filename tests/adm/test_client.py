@@ -172,6 +172,26 @@ def cut_off() -> bytes:
 
 
 @pytest.mark.parametrize(
+    ("code", "text", "said"),
+    [
+        (404, "", "no manager has answered"),
+        (405, "<html>", "no manager has answered"),
+        (404, '{"message": "The requested URL was not found on the server."}', "no manager"),
+        (404, "Could not find job UUID", "^Could not find job UUID"),
+        (400, "", "^no message"),
+    ],
+)
+async def test_an_address_where_no_manager_is_is_said_to_be_none(
+    code: int, text: str, said: str
+) -> None:
+    """What a web server or an agent says of a path is of no use to who mistook it."""
+    async with scripted(jobs=lambda: answer(code, text)) as (_, manager):
+        with pytest.raises(AdmError, match=said) as caught:
+            await manager.jobs()
+    assert str(caught.value).endswith("see --url") == ("no manager" in said)
+
+
+@pytest.mark.parametrize(
     ("method", "body", "is_open"),
     [("GET", None, False), ("POST", {"dry_run": True}, False), ("POST", {}, True)],
 )
