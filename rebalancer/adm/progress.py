@@ -115,17 +115,18 @@ def has_ended(job: JobShown | JobListed) -> bool:
     return job.state not in GOING and not is_paused
 
 
-def percent(state: str, results: Results | None, scanned: float) -> str:
+def percent(state: str, results: Results | None, scanned: float, verdict: str | None = None) -> str:
     """Return how much of a job is done; what was not scanned is taken to hold as much as the rest.
 
-    Only a complete job is at 100 %.
+    Only a complete job is at 100 %, or a verification that looked at all, and fails by faults.
     """
     if state == "Complete":
         return "100%"
     done, known = (0, 0) if results is None else settled(results)
     if not known:
         return "-"
-    return f"{min(int(100 * done / known * min(scanned, 1.0)), 99)}%"
+    most = 100 if verdict == Word.FAULTS else 99
+    return f"{min(int(100 * done / known * min(scanned, 1.0)), most)}%"
 
 
 def counted(results: Results, unit: str = "objects") -> str:
@@ -195,6 +196,7 @@ def glance(
     else:
         per_s, size_per_s = seen.per_s()
         left_s = eta_s(settled=done, known=known, scanned=share, per_s=per_s)
+    word = None if view.verdict is None else view.verdict.verdict
     return Glance(
         *_phase(view),
         done,
@@ -202,7 +204,7 @@ def glance(
         per_s,
         size_per_s,
         left_s,
-        percent(view.state, view.results, share),
+        percent(view.state, view.results, share, word),
         None if now is None else seconds_between(view.started, view.finished, now),
         has_ended(view),
     )

@@ -128,7 +128,7 @@ def job_block(
 ) -> list[str]:
     """Return the lines about one job; `phase` says what it is at, if that is known."""
     word = printable(state_word(row.state, row.wish))
-    share = percent(row.state, row.results, row.scanned)
+    share = percent(row.state, row.results, row.scanned, row.verdict)
     head = f"{printable(row.id[:SHORT]):<{SHORT}}  {word:<{across}}  {share:>4}  "
     verdict = "" if row.verdict is None else row.verdict.replace("_", " ")
     lines = flow([f"{row.action.lower()} {row.subject}".rstrip(), verdict], width, first=head)

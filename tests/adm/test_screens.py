@@ -286,6 +286,9 @@ def test_only_a_complete_job_is_done() -> None:
     assert percent("Running", nearly, 1.0) == percent("Running", every, 1.0) == "99%"
     assert percent("Running", every, 0.25) == "25%"
     assert percent("Complete", nearly, 1.0) == "100%"
+    assert percent("Failed", every, 1.0, "not_done") == "99%"
+    assert percent("Failed", every, 1.0, "faults") == "100%"
+    assert percent("Failed", every, 0.5, "faults") == "50%"
     assert (
         percent("Setup", None, 0.0) == percent("Running", structure(results(0), Results), 0) == "-"
     )
