@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from rebalancer.domain import reasons
 from rebalancer.domain.verdicts import BUCKET_OBJECTS, Cause, Scope
 
 
@@ -16,8 +17,16 @@ class Kind(enum.StrEnum):
 
     OBJECT = "object"
     UNUSABLE = "unusable_record"  # of an object: it holds the name, and nobody can say what for
-    UPLOAD = "upload_in_progress"
+    UPLOAD = reasons.UPLOAD_IN_PROGRESS.word
     BUCKET_OBJECT = "bucket_object"  # of the API's second version: this program does not look
+
+
+#: How one and several of what is counted are called in a line for a person.
+_COUNTED: Mapping[str, tuple[str, str]] = {
+    Kind.OBJECT: ("object", "objects"),
+    Kind.UNUSABLE: ("unusable record", "unusable records"),
+    Kind.UPLOAD: ("open upload", "open uploads"),
+}
 
 
 class Answer(enum.StrEnum):
@@ -72,10 +81,18 @@ def decide(node: str, seen: Seen) -> Decision:
     answer = Answer.NO if against else Answer.UNKNOWN if unknown else Answer.YES
     line = f"safe to remove: {answer}, because "
     if causes:
-        line += f"of {', '.join(map(str, causes))}"
+        line += f"of: {', '.join(map(_in_words, causes))}"
     else:
         line += f"no record names {node}; bucket objects were not looked at"
     return Decision(answer, line, causes)
+
+
+def _in_words(cause: Cause) -> str:
+    """Return a cause as a person reads it, with its number in front where it is counted."""
+    if cause.count is None:
+        return cause.word.replace("_", " ")
+    one, many = _COUNTED.get(cause.word, (cause.word.replace("_", " "),) * 2)
+    return f"{cause.count:,} {one if cause.count == 1 else many}"
 
 
 def _against(node: str, seen: Seen) -> list[Cause]:

@@ -236,7 +236,8 @@ def of_verification(job: str, state: JobState | None, end: End) -> Verdict:
         return _verdict(Word.PARTIAL, told, [left])
     if state is JobState.COMPLETE and not faults:
         return _verdict(Word.RIGHT, told, [])
-    if state is JobState.FAILED and faults:
+    is_whole = not any(map(end.count, (ObjectStatus.UNPROCESSED, ObjectStatus.ASSIGNED)))
+    if state is JobState.FAILED and faults and is_whole:
         count = sum(cause.count or 0 for cause in faults)
         return _verdict(Word.FAULTS, f"{count:,} of {total:,} objects have faults", faults)
     why = "the job was cancelled" if state is JobState.CANCELLED else "the job failed"

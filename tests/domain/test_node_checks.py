@@ -89,3 +89,9 @@ def test_the_command_is_that_of_the_job_which_empties_the_node() -> None:
 
     assert alone.causes[0].command == f"rebalancer adm job create evacuate --shark {NODE}"
     assert beside.causes[0].command == "rebalancer adm job watch 0fd6"
+
+
+def test_a_line_counts_in_words() -> None:
+    seen = Seen({Kind.OBJECT: 1, Kind.UNUSABLE: 1_200}, {2: "no answer"}, pending=3)
+    expected = "of: 1 object, 1,200 unusable records, 3 copies under way, shard 2 not scanned"
+    assert decide(NODE, seen).line.endswith(expected)

@@ -192,6 +192,12 @@ def test_empty_is_said_only_of_a_node_that_a_final_scan_found_empty(
         ({("complete", ""): 5, ("skipped", "changing"): 1}, C, "partial", {"changing": 1}),
         ({("complete", ""): 5, ("error", "wrong_md5"): 2}, F, "faults", {"wrong_md5": 2}),
         ({("complete", ""): 5}, F, "not_done", {"failed": None}),
+        (
+            {("error", "wrong_md5"): 2, ("unprocessed", ""): 5},
+            F,
+            "not_done",
+            {"wrong_md5": 2, "failed": None},
+        ),
         ({("skipped", "cancelled"): 5}, JobState.CANCELLED, "not_done", {"cancelled": None}),
         (
             {("error", "wrong_md5"): 2, ("skipped", "cancelled"): 5},

@@ -68,7 +68,7 @@ async def test_a_node_is_checked_without_a_job(tmp_path: Path) -> None:
         "upload_in_progress": (0, []),
         "bucket_object": (None, []),
     }
-    assert result["line"] == "safe to remove: no, because of object 12"
+    assert result["line"] == "safe to remove: no, because of: 12 objects"
     assert len(result["sample"]) == 10
     assert [one["cause"] for one in few["causes"]] == ["object", "stopped_early"]
     assert few["causes"][0]["count"] == 2

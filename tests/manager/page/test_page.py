@@ -234,7 +234,7 @@ async def test_a_node_is_checked_on_a_page_that_grows(tmp_path: Path) -> None:
         linked = await browser.text(f"/page/jobs/{job_id}")
 
     assert '<label for="node">' in asked
-    assert "Safe to remove: no, because of object 3" in found
+    assert "Safe to remove: no, because of: 3 objects" in found
     assert "<bdi>/account/stor/1</bdi>" in found
     assert "rebalancer adm job create evacuate --shark 1.stor" in found
     assert found.rstrip().endswith("</html>")
