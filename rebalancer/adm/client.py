@@ -233,15 +233,30 @@ class Manager:
         query = "" if first is None else f"?first={first}"
         return self._stream(f"/nodes/{quote(shark, safe='')}/check{query}")
 
+    def plan(self, body: Any) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """POST /jobs for a dry run, in lines where the manager has them, as `_stream` does."""
+        return self._stream("/jobs", "POST", body, {"accept": "application/x-ndjson"})
+
     @asynccontextmanager
-    async def _stream(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _stream(
+        self,
+        path: str,
+        method: str = "GET",
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Get a body piece by piece.
 
         Raises:
           AdmError: no answer, a refusal, or it broke off, also while it is read.
         """
         asked = self.http.stream(
-            "GET", self.where.host, path, port=self.where.port, headers=self._headers
+            method,
+            self.where.host,
+            path,
+            port=self.where.port,
+            body=body,
+            headers={**self._headers, **(headers or {})},
         )
         try:
             async with asked as answer:
@@ -275,7 +290,12 @@ def _check(reply: Reply) -> None:
         hint = "; see --token-file"
     elif reply.status in (404, 405) and (text.startswith("<") or any(map(text.count, _NOWHERE))):
         text, hint = "no manager has answered, or one without this", "; see --url"
-    raise AdmError(f"{text} (status {reply.status}){hint}", status=reply.status)
+    raise refusal(reply.status, text, hint)
+
+
+def refusal(status: int, text: str, hint: str = "") -> AdmError:
+    """Return the error that a refusal of the manager is."""
+    return AdmError(f"{text} (status {status}){hint}", status=status)
 
 
 @asynccontextmanager

@@ -1,20 +1,18 @@
 """This module has the commands that make jobs, or tell what one would do."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rebalancer.actions import DECLARED
 from rebalancer.actions.declaration import Declaration, OptionKind, parameters_of
 from rebalancer.actions.evacuate import EVACUATE
-from rebalancer.adm.client import ANSWER_S, PLAN_S, Access, AdmError, Body, Manager, with_manager
+from rebalancer.adm.client import PLAN_S, Access, AdmError, Body, Manager, refusal, with_manager
+from rebalancer.adm.following import Show, json_lines, showing
 from rebalancer.adm.options import (
     action_options,
     id_option,
@@ -23,7 +21,6 @@ from rebalancer.adm.options import (
     watch_option,
 )
 from rebalancer.adm.output import (
-    can_redraw,
     echo_as_predecessor,
     echo_json,
     echo_lines,
@@ -37,7 +34,7 @@ from rebalancer.adm.tables import plan_table, what_does_not_fit
 from rebalancer.adm.watching import watch_to_end
 from rebalancer.adm.wording import options_of, worded
 from rebalancer.api.jobs import JobShown
-from rebalancer.api.plan import Plan
+from rebalancer.api.plan import Plan, PlanError, PlanProgress
 from rebalancer.peers.http import Reply
 from rebalancer.units import size
 
@@ -78,13 +75,22 @@ def _creation(declared: Declaration) -> click.Command:
     return watch_option(id_option(json_option(command)))
 
 
-async def _post(
-    manager: Manager, declared: Declaration, body: dict[str, Any], within_s: float = ANSWER_S
-) -> Reply:
+async def _post(manager: Manager, declared: Declaration, body: dict[str, Any]) -> Reply:
     """Send the body of POST /jobs, with whole ids and paths in place of what was typed.
 
     Raises:
       AdmError: no answer, or a refusal, worded as the command is.
+    """
+    whole = await _whole(manager, declared, body)
+    with worded(options_of(declared)):
+        return await manager.ask("POST", "/jobs", whole)
+
+
+async def _whole(manager: Manager, declared: Declaration, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of POST /jobs with whole ids and paths in place of what was typed.
+
+    Raises:
+      AdmError: there is no such job, or the path means nothing to the manager.
     """
     params, names = dict(body["params"]), options_of(declared)
     for name, (_, known) in parameters_of(declared.params).items():
@@ -94,8 +100,7 @@ async def _post(
             params[name] = await manager.find(params[name])
         if known.option.kind is OptionKind.FILE:
             params[name] = _path_there(names[name], params[name], manager.where.host)
-    with worded(names):
-        return await manager.ask("POST", "/jobs", {**body, "params": params}, within_s=within_s)
+    return {**body, "params": params}
 
 
 def _path_there(option: str, path: str, host: str) -> str:
@@ -122,7 +127,8 @@ def _tell_plan(context: click.Context, /, as_json: bool, **given: Any) -> None:
 
     Looks for the objects as a job would, and finds a place for each: where they would go, what
     would be skipped and why, what the pre-flight finds, and whether it all fits.  That takes as
-    long as a job's discovery.  Exits 1 if it does not fit.
+    long as a job's discovery; how far it is, is shown on standard error, without a terminal as
+    lines, with --json not at all.  Ctrl-C ends it.  Exits 1 if it does not fit.
 
     \b
     Example:
@@ -197,13 +203,18 @@ def _echo_new_job(access: Access, reply: Reply, as_json: bool, is_watched: bool)
 def _plan(
     context: click.Context, declared: Declaration, body: dict[str, Any], as_json: bool
 ) -> None:
-    async def ask(manager: Manager) -> Body[Plan]:
-        reply = await _post(manager, declared, {**body, "dry_run": True}, within_s=PLAN_S)
-        return Body(reply.json(), Plan)
-
     subject = printable(declared.subject(body["params"]))
-    with _waiting(f"looking at every object of {subject}: Ctrl-C ends it"):
-        answer = with_manager(context.obj, ask, silence_s=PLAN_S)
+
+    async def ask(manager: Manager) -> Body[Plan]:
+        sent = {**await _whole(manager, declared, body), "dry_run": True}
+        begin = f"looking at every object of {subject}: Ctrl-C ends it"
+        shown = nullcontext(_show_nothing) if as_json else showing(begin)
+        with worded(options_of(declared)), shown as show:
+            async with manager.plan(sent) as pieces:
+                return Body(await _read_plan(pieces, show), Plan)
+
+    # An earlier manager is silent until the plan is made.
+    answer = with_manager(context.obj, ask, silence_s=PLAN_S)
     made = answer.read()
     reasons = what_does_not_fit(made)
     if body["params"].get("strict") and made.warnings:
@@ -218,15 +229,40 @@ def _plan(
     context.exit(1 if reasons else 0)
 
 
-@contextmanager
-def _waiting(text: str) -> Iterator[None]:
-    """Show on a terminal that something takes its time, and how much so far."""
-    console = Console(file=sys.stderr)
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    if console.is_dumb_terminal:
-        click.echo(text, err=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not can_redraw(console)
-    ) as shown:
-        shown.add_task(text, total=None)
-        yield
+async def _read_plan(pieces: AsyncIterator[bytes], show: Show) -> Any:
+    """Show the progress of a dry run, and return its plan.
+
+    Raises:
+      AdmError: there is none.
+    """
+    last: Any = {"type": "progress"}
+    try:
+        async for last in json_lines(pieces):
+            if _type_of(last) == "progress":
+                known = Body(last, PlanProgress).read()
+                show(_words(known), known.scanned)
+    except ValueError as exc:
+        raise AdmError(f"the manager's answer cannot be read: {exc}") from exc
+    if _type_of(last) == "progress":
+        raise AdmError("the plan was cut short: the manager's answer has no end")
+    if _type_of(last) == "error":
+        error = Body(last, PlanError).read()
+        raise refusal(error.status, error.message)
+    return last
+
+
+def _type_of(line: Any) -> Any:
+    """Return the type of a line; a plan, also that of an earlier manager, has none."""
+    return line.get("type") if isinstance(line, dict) else None
+
+
+def _words(known: PlanProgress) -> str:
+    share = [] if known.scanned is None else [f"{known.scanned:.0%} scanned"]
+    shards = [f"{known.shards_done} of {known.shards} shards done"] if known.shards else []
+    found = f"{known.objects:,} objects, {size(known.bytes)}"
+    placed = f"{known.placed:,} placed, {known.without_place:,} without a place"
+    return ", ".join([*share, *shards, found, placed])
+
+
+def _show_nothing(_words: str, _share: float | None) -> None:
+    """Show no progress, because a script reads the plan."""

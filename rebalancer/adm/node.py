@@ -1,23 +1,19 @@
 """This module has the commands about a storage node as it is now, without a job."""
 
-import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from rebalancer.adm import exits
 from rebalancer.adm.client import Access, AdmError, Body, Manager, with_manager
 from rebalancer.adm.completion import complete_node
+from rebalancer.adm.following import Show, json_lines, showing
 from rebalancer.adm.options import json_option
-from rebalancer.adm.output import can_redraw, json_text, make_console
+from rebalancer.adm.output import json_text, make_console
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import cause_line
-from rebalancer.adm.watch import LINE_S
 from rebalancer.api.nodes import NodeCheckProgress, NodeCheckResult
 from rebalancer.domain.node_checks import Answer
 from rebalancer.errors import PeerError
@@ -65,8 +61,10 @@ def check(access: Access, shark: str, first: int | None, as_json: bool) -> None:
 
     async def ask(manager: Manager) -> NodeCheckResult:
         async with manager.check_node(shark, first) as pieces:
-            with _showing(as_json) as show:
-                return await _read(pieces, show)
+            if as_json:
+                return await _read(pieces, lambda line: click.echo(json_text(line, indent=None)))
+            with showing("scanning") as show:
+                return await _read(pieces, partial(_show, show))
 
     result = with_manager(access, ask)
     if not as_json:
@@ -80,13 +78,10 @@ async def _read(pieces: AsyncIterator[bytes], show: Callable[[Any], None]) -> No
     Raises:
       AdmError: the last one is no result.
     """
-    begun, last, why = b"", None, "it has no end"
+    last, why = None, "it has no end"
     try:
-        async for piece in pieces:
-            *whole, begun = (begun + piece).split(b"\n")
-            for text in whole:
-                last = json.loads(text)
-                show(last)
+        async for last in json_lines(pieces):
+            show(last)
         if isinstance(last, dict) and last.get("type") == "result":
             return Body(last, NodeCheckResult).read()
     except (PeerError, ValueError) as exc:
@@ -109,47 +104,12 @@ def result_lines(result: NodeCheckResult) -> list[str]:
     return [*lines, result.line, *map(cause_line, result.causes)]
 
 
-@contextmanager
-def _showing(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """Give what shows each line of a check as it comes: as JSON, on a terminal, or line by line."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    if as_json:
-        yield lambda line: click.echo(json_text(line, indent=None))
-    elif not can_redraw(console):
-        yield _lines()
-    else:
-        text = TextColumn("{task.description}", markup=False)
-        with Progress(text, BarColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("scanning", total=1)
-
-            def show(line: Any) -> None:
-                if (known := _progress(line)) is not None:
-                    bar.update(task, description=_words(known), completed=known.scanned)
-
-            yield show
-
-
-def _lines() -> Callable[[Any], None]:
-    """Return what prints the progress every few seconds, on standard error."""
-    shown_at = -LINE_S
-
-    def show(line: Any) -> None:
-        nonlocal shown_at
-        if (known := _progress(line)) is not None and time.monotonic() - shown_at >= LINE_S:
-            shown_at = time.monotonic()
-            click.echo(_words(known), err=True)
-
-    return show
-
-
-def _progress(line: Any) -> NodeCheckProgress | None:
-    """Return what a line says of the progress, if it does."""
-    is_progress = isinstance(line, dict) and line.get("type") == "progress"
-    return Body(line, NodeCheckProgress).read() if is_progress else None
-
-
-def _words(known: NodeCheckProgress) -> str:
-    return printable(
-        f"{known.node}: {known.scanned:.0%} scanned, {known.shards_done} of {known.shards} shards"
-        f" done, {known.found:,} found"
-    )
+def _show(show: Show, line: Any) -> None:
+    """Show what a line of a check says of the progress, if it does."""
+    if isinstance(line, dict) and line.get("type") == "progress":
+        known = Body(line, NodeCheckProgress).read()
+        show(
+            f"{known.node}: {known.scanned:.0%} scanned, {known.shards_done} of {known.shards}"
+            f" shards done, {known.found:,} found",
+            known.scanned,
+        )

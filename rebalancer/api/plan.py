@@ -1,8 +1,8 @@
-"""This module has the body of a plan: what a job would do."""
+"""This module has the body of a plan, what a job would do, and the lines that come before it."""
 
 import attrs
 
-from rebalancer.api.fields import Count, Positive, about
+from rebalancer.api.fields import Count, Positive, Share, about
 from rebalancer.api.jobs import Finding
 from rebalancer.api.objects import REASON
 
@@ -49,3 +49,30 @@ class Plan:
     duplicates: Count = about("Objects with several records.")
     warnings: tuple[Finding, ...] = about("The warnings of the pre-flight.")
     failures: tuple[str, ...] = about("Why not everything was looked at.")
+
+
+@attrs.frozen(kw_only=True)
+class PlanProgress:
+    """A line that comes every second while a plan is made."""
+
+    type: str = about(const="progress")
+    seconds: float = about("Since the request.")
+    scanned: Share | None = about(
+        "The share looked at so far of the shards' ids, or of the list of objects.  null: not known"
+        " yet."
+    )
+    shards_done: Count = about("Shards that were scanned to their end, or given up.")
+    shards: Count = about("0 where objects are listed: no shard is scanned.")
+    objects: Count = about("Objects found so far.")
+    bytes: Count = about("Bytes of these objects.")
+    placed: Count = about("Objects that have a destination, so far.")
+    without_place: Count = about("Objects for which there is no destination, so far.")
+
+
+@attrs.frozen(kw_only=True)
+class PlanError:
+    """The last line where there is no plan: why."""
+
+    type: str = about(const="error")
+    status: Positive = about("The status that an answer without lines would have.")
+    message: str

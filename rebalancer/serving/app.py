@@ -23,6 +23,8 @@ NOT_FOUND = (
 NOT_ALLOWED = "The method is not allowed for the requested URL."
 TOO_LARGE = "The data value transmitted exceeds the capacity limit."
 
+INTERNAL = "internal error: see the log"
+
 log = get_logger()
 
 
@@ -66,9 +68,23 @@ class Request:
         return prefers_json(self.headers.get("accept", ""))
 
 
+def prefers(accept: str, media_type: str) -> bool:
+    """Tell whether Accept names a media type explicitly and first."""
+    return accept.split(",")[0].split(";")[0].strip() == media_type
+
+
 def prefers_json(accept: str) -> bool:
     """Tell whether Accept names application/json explicitly and first."""
-    return accept.split(",")[0].split(";")[0].strip() == "application/json"
+    return prefers(accept, "application/json")
+
+
+def cause_of(exc: Exception) -> Exception:
+    """Return what an exception is about: of a group of our own errors, the first."""
+    if isinstance(exc, ExceptionGroup):
+        found = list(leaves(exc))
+        if all(isinstance(one, RebalancerError) for one in found):
+            return found[0]
+    return exc
 
 
 @attrs.define(eq=False)
@@ -131,15 +147,11 @@ class Application(ABC):
 
     def _failed(self, request: Request, exc: Exception) -> Answer:
         """Return the answer to a request that met an exception."""
-        cause = exc
-        if isinstance(exc, ExceptionGroup):
-            found = list(leaves(exc))
-            if all(isinstance(one, RebalancerError) for one in found):
-                cause = found[0]
+        cause = cause_of(exc)
         error = cause if isinstance(cause, RequestError) else self.meaning(cause, request)
         if error is None:
             log.error("request failed", path=request.path, exc_info=exc)
-            return self.refuse(request, 500, "internal error: see the log")
+            return self.refuse(request, 500, INTERNAL)
         later = {}
         if isinstance(error, Unavailable):
             later["Retry-After"] = str(error.retry_after_s)

@@ -14,13 +14,17 @@ import trio
 from click.testing import CliRunner, Result
 
 from rebalancer import __version__
-from rebalancer.adm import exits
+from rebalancer.adm import exits, following
 from rebalancer.adm.client import AdmError
 from rebalancer.adm.commands import adm, job
 from rebalancer.daemon import Listen, listen
+from rebalancer.errors import StoreError
+from rebalancer.manager.actions.evacuate import plan
 from rebalancer.manager.jobs.running import RunningJob
+from tests.adm.scripted import scripted
 from tests.logs import capture_logs
 from tests.manager.http.test_api import Rig, open_rig, refusing_agents
+from tests.manager.http.test_plans import failing, hold_search
 from tests.manager.jobs.test_control import SMALL
 
 
@@ -370,6 +374,44 @@ async def test_a_plan_says_whether_it_fits(tmp_path: Path) -> None:
     assert (crowded.exit_code, crowded.stdout.splitlines()[-1]) == (1, expected)
     assert (crowded_json.exit_code, json.loads(crowded_json.stdout)["fits"]) == (1, False)
     assert unknown.startswith("SharkNotFound: 77.stor.lab")
+
+
+async def test_a_plan_shows_how_far_its_search_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error, and not at all to a script; an error on the way is one of the command."""
+    monkeypatch.setattr(following, "LINE_S", 0.0)
+    async with operator(tmp_path, objects=9) as run:
+        with monkeypatch.context() as slow:
+            hold_search(slow, lines=2)
+            shown = await run("job", "plan", "-s", "1.stor")
+        with monkeypatch.context() as slow:
+            hold_search(slow, lines=2)
+            as_json = await run("job", "plan", "-s", "1.stor", "--json")
+        with monkeypatch.context() as broken:
+            broken.setattr(plan, "preflight_of", failing(StoreError("the disk is full")))
+            failed = await run.refused("job", "plan", "-s", "1.stor")
+
+    assert shown.exit_code == 0
+    words = "100% scanned, 1 of 1 shards done, 9 objects, 9.0 kB, 9 placed, 0 without a place"
+    assert words in shown.stderr.splitlines()
+    assert shown.stdout.startswith("9 objects, ")
+    assert as_json.stderr == ""
+    assert json.loads(as_json.stdout)["objects"] == 9
+    assert failed == "the disk is full (status 503)"
+
+
+async def test_a_plan_of_an_earlier_manager_is_read(tmp_path: Path) -> None:
+    """It does not know of lines, and answers once; what breaks off is no plan."""
+    async with operator(tmp_path, objects=3) as run:
+        body = {"action": "evacuate", "params": {"from_shark": "1.stor"}, "dry_run": True}
+        made = await (await run.rig.client.post("/jobs", json=body)).get_data(as_text=True)
+    cut = '{"type": "progress", "seconds": 1'
+    for text, code, said in [(made, 0, "it fits"), (cut, 1, "no end"), ("", 1, "no end")]:
+        async with scripted(jobs=text) as (script, _):
+            result = await Operator(script.url, run.rig)("job", "plan", "-s", "1.stor")
+        assert (result.exit_code, said in f"{result.stdout}{result.exception}") == (code, True)
+        assert "accept: application/x-ndjson" in [line.lower() for line in script.headers]
 
 
 # --- what needs no manager -----------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_an_interrupt_while_modules_are_read_is_quiet(module: str) -> None:
     ("command", "said"),
     [
         ("status", ""),
+        ("job plan --shark 1.stor", ""),
         ("job create evacuate --shark 1.stor", OPEN_END),
     ],
 )

@@ -4,7 +4,7 @@ The manager lists, schedules, pauses and shows jobs without knowing what they do
 on that is a member of the job's action.  `rebalancer.actions` has the parameters of each.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -12,7 +12,7 @@ import attrs
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.verdicts import End, Verdict
-from rebalancer.manager.store.records import Finding, StatusCounts
+from rebalancer.manager.store.records import Finding, ScanPosition, StatusCounts
 
 if TYPE_CHECKING:
     from rebalancer.manager.jobs.assembly import Resources
@@ -33,6 +33,18 @@ class Plan:
     warnings: list[Finding]
     #: Why not all has been looked at.
     failures: list[str]
+
+
+@attrs.frozen
+class PlanLook:
+    """A look at a dry run under way: what was found so far, and how far the search is."""
+
+    status: StatusCounts
+    scans: Sequence[ScanPosition]
+    #: The shards that are scanned; none where objects are listed.
+    shards: Collection[int]
+    #: Those of them that were scanned to their end, or given up.
+    ended: Collection[int]
 
 
 class JobAction(Protocol):
@@ -72,8 +84,12 @@ class JobAction(Protocol):
         `config` says which objects of the region jobs do not look at.
         """
 
-    async def plan(self, resources: "Resources", params: dict[str, Any]) -> Plan:
+    async def plan(
+        self, resources: "Resources", params: dict[str, Any], note: Callable[[PlanLook], None]
+    ) -> Plan:
         """Tell what a job would do; asked only of an action that declares a dry run.
+
+        A look at its search goes to `note` every second.
 
         Raises:
           BadRequest: it would fail at once, and why.

@@ -16,7 +16,9 @@ from rebalancer.converter import unstructure
 from rebalancer.daemon import body_json
 from rebalancer.errors import BadRequest, Unprocessable
 from rebalancer.manager.http import render
+from rebalancer.manager.http.lines import NDJSON
 from rebalancer.manager.http.openapi import DOCUMENT
+from rebalancer.manager.http.plans import begin_plan
 from rebalancer.manager.http.requests import (
     check_no_query,
     read_change,
@@ -27,7 +29,7 @@ from rebalancer.manager.http.requests import (
 )
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.metrics import ManagerMetrics
-from rebalancer.serving.app import prefers_json
+from rebalancer.serving.app import prefers, prefers_json
 from rebalancer.serving.quartapp import QuartApp
 
 #: A request is a few hundred bytes.
@@ -63,6 +65,8 @@ def _route_changes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> No
         check_no_query(request.args)
         wanted = read_new_job(await _body())
         if wanted.dry_run:
+            if prefers(request.headers.get("accept", ""), NDJSON):
+                return Response(await begin_plan(jobs, wanted), content_type=NDJSON)
             return _shown(render.plan(await jobs.plan(wanted)))
         return _new_id(await jobs.create(wanted))
 
@@ -117,7 +121,7 @@ def _route_views(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None
     async def report_job(job_id: str) -> Response:
         count("job_report")
         row = await jobs.queries.readable(job_id)
-        return Response(jobs.queries.report(row), content_type="application/x-ndjson")
+        return Response(jobs.queries.report(row), content_type=NDJSON)
 
 
 def _route_nodes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None:
@@ -126,7 +130,7 @@ def _route_nodes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> None
         count("check_node")
         first = read_first(request.args.items(multi=True))
         lines = await jobs.checks.begin(shark, first)
-        return Response(lines, content_type="application/x-ndjson")
+        return Response(lines, content_type=NDJSON)
 
 
 async def _body() -> Any:

@@ -12,11 +12,12 @@ from rebalancer.api import document as part
 from rebalancer.api.jobs import Deleted, JobListed, JobShown, Summary
 from rebalancer.api.nodes import NODE_CHECK_LINES
 from rebalancer.api.objects import REPORT_LINES, Objects
-from rebalancer.api.plan import Plan
+from rebalancer.api.plan import Plan, PlanError, PlanProgress
 from rebalancer.api.requests import SETTINGS, ControlJob
 from rebalancer.api.schemas import Schema, closed, one_of, ref, schemas_of, text
 from rebalancer.api.status import Message, Ping, Status
 from rebalancer.domain.states import JobState, ObjectStatus
+from rebalancer.manager.http.lines import NDJSON
 from rebalancer.manager.http.requests import DEFAULT_PAGE, MAX_PAGE
 
 _ABOUT = """\
@@ -106,7 +107,15 @@ _CREATE = _ERRORS.operation(
     "Make a job, or show what it would do",
     "\n\n".join(declared.about for declared in DECLARED.values()),
     # No links lead on from here: a plan has no id.
-    part.shows(f"{_NEW_ID}  For a dry run: the plan.", {"oneOf": [ref("JobId"), ref("Plan")]}),
+    part.answer(
+        f"{_NEW_ID}  For a dry run: the plan.  If the request's Accept begins with"
+        f" `{NDJSON}`, a dry run is answered line by line, each as the schema `PlanLine` says:"
+        " progress every second, and last the plan, or an error.  It ends with its client.",
+        {
+            part.JSON: {"oneOf": [ref("JobId"), ref("Plan")]},
+            NDJSON: text("Each line: `PlanLine`."),
+        },
+    ),
     {
         400: "The shark's name cannot be one, no storage node has it, or the file of objects"
         " cannot be read.  For a dry run: the job would fail at once, and the cause.",
@@ -232,7 +241,7 @@ _REPORT = _of_job(
     "The report is the audit record of a job: one JSON object a line, each as the schema"
     " `ReportLine` says, read while it is sent.  The first line is the job.  The last line has type"
     " `end` and the number of lines between; a report without it was cut short.",
-    part.answer("The lines.", {"application/x-ndjson": text("Each line: schema `ReportLine`.")}),
+    part.answer("The lines.", {NDJSON: text("Each line: schema `ReportLine`.")}),
 )
 _CHECK_NODE = _ERRORS.operation(
     "check_node",
@@ -241,7 +250,7 @@ _CHECK_NODE = _ERRORS.operation(
     " schema `NodeCheckLine` says: progress every few seconds, and last the result.  Without a"
     " result the check was cut short, and shows nothing.  It ends with its client, and takes as"
     " long as the search of a job.  Objects of the API's second version are not looked at.",
-    part.answer("The lines.", {"application/x-ndjson": text("Each line: `NodeCheckLine`.")}),
+    part.answer("The lines.", {NDJSON: text("Each line: `NodeCheckLine`.")}),
     {
         400: "The name cannot be one, no storage node has it, or the parameter that the message"
         " names is unknown or wrong.",
@@ -351,12 +360,15 @@ _SCHEMAS: dict[str, Schema] = {
         *(JobShown, JobListed, Summary, Deleted, Objects, Plan, Ping, Status, Message),
         *REPORT_LINES.values(),
         *NODE_CHECK_LINES.values(),
+        PlanProgress,
+        PlanError,
         *_CHANGES,
         *(declared.params for declared in DECLARED.values()),
     ),
     "JobId": text(format="uuid"),
     "ReportLine": one_of(*REPORT_LINES.values()),
     "NodeCheckLine": one_of(*NODE_CHECK_LINES.values()),
+    "PlanLine": one_of(PlanProgress, PlanError, Plan),
     "Change": one_of(*_CHANGES),
     "NewJob": {"oneOf": [_new_job(declared) for declared in DECLARED.values()]},
 }

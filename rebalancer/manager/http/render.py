@@ -16,7 +16,7 @@ from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.domain.verdicts import Verdict
-from rebalancer.manager.actions.action import Plan
+from rebalancer.manager.actions.action import Plan, PlanLook
 from rebalancer.manager.fleet.standings import NodeStanding
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store.records import Finding, Round, ScanPosition, StatusCounts
@@ -236,6 +236,39 @@ def status(
         storinfo=api_status.Storinfo(nodes=nodes, age_s=age_s),
         destinations=_standings(standings),
     )
+
+
+def plan_progress(look: PlanLook, seconds: float) -> api_plan.PlanProgress:
+    """Render how far a dry run is."""
+    excluded = (ObjectStatus.SKIPPED, EXCLUDED.word)
+    status = look.status
+    return api_plan.PlanProgress(
+        type="progress",
+        seconds=round(seconds, 1),
+        scanned=_share_of_plan(look),
+        shards_done=len(look.ended),
+        shards=len(look.shards),
+        objects=status.total,
+        bytes=status.size(),
+        placed=status.objects(ObjectStatus.ASSIGNED),
+        without_place=status.objects(ObjectStatus.SKIPPED) - status.counts.get(excluded, (0, 0))[0],
+    )
+
+
+def _share_of_plan(look: PlanLook) -> float | None:
+    """Return the share of the search that is done, each shard with the same weight.
+
+    The ids of a shard are not known before its turn, so that a share of all would go back then.
+    """
+    if not look.shards:
+        return min(scanned_share(look.scans), 1.0) if look.scans else None
+    shares = (
+        1.0
+        if number in look.ended
+        else scanned_share([scan for scan in look.scans if scan.shard == number])
+        for number in look.shards
+    )
+    return min(sum(shares) / len(look.shards), 1.0) if look.scans or look.ended else None
 
 
 def plan(made: Plan) -> api_plan.Plan:

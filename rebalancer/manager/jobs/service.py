@@ -23,8 +23,9 @@ from rebalancer.domain.states import (
 )
 from rebalancer.errors import BadRequest, Conflict, IllegalTransition, Unavailable
 from rebalancer.log import get_logger
-from rebalancer.manager.actions.action import Plan
+from rebalancer.manager.actions.action import Plan, PlanLook
 from rebalancer.manager.actions.registry import ACTIONS
+from rebalancer.manager.http.lines import Followed
 from rebalancer.manager.http.requests import NewJob, Setting, check_range, checked_id
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.files import answering
@@ -46,6 +47,8 @@ from rebalancer.waits import Waits
 REST_S = 20.0
 #: Seconds before the first retry of a call of the list of jobs.
 FIRST_PAUSE_S = 1.0
+#: Why a dry run is refused: one looks at every object of a node.
+_PLANNING = "another dry run is under way"
 
 T = TypeVar("T")
 
@@ -76,9 +79,10 @@ class Jobs:
     lister: JobLister = attrs.field(
         default=attrs.Factory(lambda self: JobLister(self.queries), takes_self=True)
     )
+    followed: Followed = attrs.field(factory=Followed)
     checks: NodeChecks = attrs.field(
         default=attrs.Factory(
-            lambda self: NodeChecks(self.resources, self._request_index.unfinished),
+            lambda self: NodeChecks(self.resources, self._request_index.unfinished, self.followed),
             takes_self=True,
         )
     )
@@ -101,7 +105,7 @@ class Jobs:
     async def run(self) -> None:
         """Run jobs for ever; the jobs that an earlier run of the manager left come first."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.checks.run)
+            nursery.start_soon(self.followed.run)
             await self.scheduler.run(partial(self._start_due, nursery))
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
@@ -245,25 +249,40 @@ class Jobs:
             self.scheduler.wake()
         return job_id
 
-    async def plan(self, wanted: NewJob) -> Plan:
+    async def plan(
+        self, wanted: NewJob, note: Callable[[PlanLook], None] = lambda _look: None
+    ) -> Plan:
         """Return what a job would do: the dry run of an action.
+
+        How far its search is, `note` is given every second.
 
         Raises:
           Refused, BadRequest: such a job could not be created, or would fail at once.
           Conflict: another plan is being made.
           Unavailable: a shard or storinfo does not answer.
         """
-        action = ACTIONS[wanted.action]
-        params = action.params(wanted.params, self.resources.config)
-        await self._check(wanted.action, params)
+        params = await self.plannable(wanted)
         try:
             self._planning.acquire_nowait()
         except trio.WouldBlock:
-            raise Conflict("another dry run is under way") from None
+            raise Conflict(_PLANNING) from None
         try:
-            return await action.plan(self.resources, params)
+            return await ACTIONS[wanted.action].plan(self.resources, params, note)
         finally:
             self._planning.release()
+
+    async def plannable(self, wanted: NewJob) -> dict[str, Any]:
+        """Return the parameters of a job whose dry run can begin.
+
+        Raises:
+          Refused, BadRequest: such a job could not be created.
+          Conflict: another plan is being made.
+        """
+        params = ACTIONS[wanted.action].params(wanted.params, self.resources.config)
+        await self._check(wanted.action, params)
+        if self._planning.locked():
+            raise Conflict(_PLANNING)
+        return params
 
     # --- changing --------------------------------------------------------------------------
 

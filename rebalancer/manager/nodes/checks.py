@@ -1,19 +1,18 @@
 """This module answers whether a storage node may be removed, line by line while it scans."""
 
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 
 import attrs
-import trio
 
 from rebalancer.api import nodes as api
 from rebalancer.api.jobs import VerdictCause
-from rebalancer.converter import unstructure
 from rebalancer.domain.node_checks import Kind, Seen, decide
 from rebalancer.domain.objects import is_storage_id
-from rebalancer.errors import BadRequest, Conflict, StoreError, Unavailable, leaves
+from rebalancer.errors import BadRequest, Conflict, StoreError, leaves
 from rebalancer.manager.actions.lookup import full_name, look_up_node
+from rebalancer.manager.http.lines import Followed, line_of
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.nodes.scan import NodeScan
@@ -49,27 +48,20 @@ class _Check:
     scan: NodeScan | None = None
     failure: str | None = None
     beside: list["_Beside"] = attrs.field(factory=list)
-    ended: trio.Event = attrs.field(factory=trio.Event)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 @attrs.define(eq=False)
 class NodeChecks:
     """This object makes the checks of nodes: one of a node at a time.
 
-    Mutable state: the nursery of the checks while the manager runs, and the nodes under check.
+    Mutable state: the nodes under check.
     """
 
     resources: Resources
     #: Returns the jobs that have not ended.
     unfinished: Callable[[], Awaitable[Sequence[JobRow]]]
-    _nursery: trio.Nursery | None = None
+    followed: Followed
     _under_way: set[str] = attrs.field(factory=set)
-
-    async def run(self) -> None:
-        """Run the checks that are asked for, for ever."""
-        async with trio.open_nursery() as self._nursery:
-            await trio.sleep_forever()
 
     async def begin(self, name: str, first: int | None) -> AsyncGenerator[bytes, None]:
         """Return the lines of a check of a node, which begins when the first of them is asked for.
@@ -88,36 +80,33 @@ class NodeChecks:
         self._refuse_second(node)
         findings = await look_up_node(node, config)
         self._refuse_second(node)
-        if self._nursery is None:
-            raise Unavailable("the manager does not run yet, or not any more")
         check = _Check(node, findings[0].detail if findings else None)
-        return self._lines(self._nursery, check, first)
+        progress = self.followed.follow(
+            partial(self._scan, check, first), partial(_progress, check), PROGRESS_S
+        )
+        return self._lines(check, progress)
 
     def _refuse_second(self, node: str) -> None:
         if node in self._under_way:
             raise Conflict(f"another check of {node} is under way")
 
     async def _lines(
-        self, nursery: trio.Nursery, check: _Check, first: int | None
+        self, check: _Check, progress: AsyncGenerator[bytes, None]
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a check; whoever closes the generator early ends the check."""
         try:
             self._refuse_second(check.node)  # two requests of one moment were both begun
         except Conflict as exc:
             check.failure = str(exc)
-            yield _line(await self._result(check))
+            yield line_of(await self._result(check))
             return
         self._under_way.add(check.node)
-        nursery.start_soon(self._scan, check, first)
         try:
-            while not check.ended.is_set():
-                with trio.move_on_after(PROGRESS_S):
-                    await check.ended.wait()
-                if check.scan is not None and not check.ended.is_set():
-                    yield _line(_progress(check.node, check.scan))
-            yield _line(await self._result(check))
+            async with aclosing(progress) as lines:
+                async for line in lines:
+                    yield line
+            yield line_of(await self._result(check))
         finally:
-            check.scope.cancel()
             self._under_way.discard(check.node)
 
     async def _scan(self, check: _Check, first: int | None) -> None:
@@ -125,22 +114,19 @@ class NodeChecks:
         config = self.resources.config
         options, hosts = config.options, {one.number: one.host for one in config.shards}
         try:
-            with check.scope:
-                check.beside.append(await self._look_beside(check.node))
-                async with open_moray(hosts, config.hosts, connections=1) as moray:
-                    check.scan = NodeScan(
-                        check.node,
-                        moray,
-                        options.max_md_read_threads,
-                        options.md_read_chunk_size,
-                        first,
-                    )
-                    await check.scan.run()
-                check.beside.append(await self._look_beside(check.node))
+            check.beside.append(await self._look_beside(check.node))
+            async with open_moray(hosts, config.hosts, connections=1) as moray:
+                check.scan = NodeScan(
+                    check.node,
+                    moray,
+                    options.max_md_read_threads,
+                    options.md_read_chunk_size,
+                    first,
+                )
+                await check.scan.run()
+            check.beside.append(await self._look_beside(check.node))
         except* Exception as group:
             check.failure = "; ".join(str(exc) or repr(exc) for exc in leaves(group))
-        finally:
-            check.ended.set()
 
     async def _look_beside(self, node: str) -> _Beside:
         """Look whether front ends choose the node, and whether jobs make copies on it.
@@ -214,16 +200,14 @@ def _kind(scan: NodeScan | None, kind: Kind) -> api.NodeCheckKind:
     )
 
 
-def _progress(node: str, scan: NodeScan) -> api.NodeCheckProgress:
+def _progress(check: _Check) -> api.NodeCheckProgress | None:
+    if (scan := check.scan) is None:
+        return None
     return api.NodeCheckProgress(
         type="progress",
-        node=node,
+        node=check.node,
         scanned=scan.share,
         shards_done=len(scan.ended),
         shards=len(scan.shards),
         found=scan.counts.total(),
     )
-
-
-def _line(body: api.NodeCheckProgress | api.NodeCheckResult) -> bytes:
-    return json.dumps(unstructure(body)).encode() + b"\n"

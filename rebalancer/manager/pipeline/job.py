@@ -102,7 +102,8 @@ class Job:
     Mutable state: `config`, and the limit in `update_limiter`, which operators change while the job
     runs; `requeued`, the assignments with objects that `discover` must feed again; `absence`, the
     objects that wait for destinations which are away; `failed_scans`, which make the job fail in
-    the end; `cancelled`, set when the job must begin nothing more.
+    the end; `ended_scans`, which show how far discovery is; `cancelled`, set when the job must
+    begin nothing more.
     """
 
     id: str
@@ -134,6 +135,8 @@ class Job:
     requeued: deque[str] = attrs.field(factory=deque)
     absence: Absence = attrs.field(factory=Absence)
     failed_scans: list[UnfinishedScan] = attrs.field(factory=list)
+    #: The shards with which discovery is done in this run, or which it has given up.
+    ended_scans: set[int] = attrs.field(factory=set)
     cancelled: trio.Event = attrs.field(factory=trio.Event)
 
     @property

@@ -11,6 +11,7 @@ import attrs
 import pytest
 import trio
 
+from rebalancer.adm import following
 from rebalancer.adm.client import AdmError
 from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import BadRequest, Conflict
@@ -165,8 +166,8 @@ async def test_a_check_that_the_manager_cannot_finish_proves_nothing(tmp_path: P
     """Its task was cancelled with the manager: the shards that it had yet to scan are named."""
     async with open_rig(tmp_path) as rig:
         lines = await rig.jobs.checks.begin("20.stor", None)
-        assert rig.jobs.checks._nursery is not None
-        rig.jobs.checks._nursery.cancel_scope.cancel()
+        assert rig.jobs.followed._nursery is not None
+        rig.jobs.followed._nursery.cancel_scope.cancel()
         result = json.loads([line async for line in lines][-1])
 
     assert result["safe_to_remove"] == "unknown"
@@ -304,8 +305,10 @@ async def test_a_check_that_breaks_off_is_no_answer(
             return lines()
 
         monkeypatch.setattr(checks.NodeChecks, "begin", begin)
+        monkeypatch.setattr(following, "LINE_S", 0.0)
         broken = await run("node", "check", "1.stor")
 
     assert isinstance(broken.exception, AdmError)
     assert broken.exception.exit_code == 4
+    assert str(broken.exception).endswith("its last line has no end")
     assert "1.stor: 100% scanned, 1 of 1 shards done, 0 found" in broken.stderr

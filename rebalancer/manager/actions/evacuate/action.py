@@ -1,6 +1,6 @@
 """This module is what evacuations are to the manager: their parameters, and the flow of a job."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from rebalancer.domain.states import ObjectStatus
 from rebalancer.domain.verdicts import End, Scope, Verdict, of_evacuation
 from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError
 from rebalancer.log import get_logger
-from rebalancer.manager.actions.action import Known, Plan
+from rebalancer.manager.actions.action import Known, Plan, PlanLook
 from rebalancer.manager.actions.evacuate.job import Opened, make_job
 from rebalancer.manager.actions.evacuate.origin import is_whole, validated_origin
 from rebalancer.manager.actions.evacuate.plan import make_plan
@@ -113,9 +113,11 @@ class EvacuateAction:
         node = params["from_shark"]
         return of_evacuation(row.id, node, row.state, scope, end, has_buckets=has_buckets)
 
-    async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
+    async def plan(
+        self, resources: Resources, params: dict[str, Any], note: Callable[[PlanLook], None]
+    ) -> Plan:
         """Tell what a job would do, as `make_plan` does."""
-        return await make_plan(resources, params)
+        return await make_plan(resources, params, note)
 
     async def run(self, running: "RunningJob") -> None:
         """Run the pipeline of an evacuation."""

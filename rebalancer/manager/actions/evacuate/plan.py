@@ -5,6 +5,7 @@ asked to work.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.states import JobState
 from rebalancer.errors import BadRequest, JobFailed, PeerError, StoreError, Unavailable, leaves
-from rebalancer.manager.actions.action import Plan
+from rebalancer.manager.actions.action import Plan, PlanLook
 from rebalancer.manager.actions.evacuate.job import Opened, make_job
 from rebalancer.manager.actions.evacuate.preflight import preflight_of
 from rebalancer.manager.fleet.ledger import FleetLedger
@@ -28,6 +29,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.pipeline.stages.place import place
+from rebalancer.manager.store import counts, scans
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.waits import Waits
 
@@ -35,24 +37,30 @@ from rebalancer.waits import Waits
 PATIENCE_S = 60.0
 #: Assignments never end in a dry run, so no destination may be taken for busy.
 UNLIMITED = 1 << 62
+#: Seconds between two looks at how far the search is.
+LOOK_S = 1.0
 
 
-async def make_plan(resources: Resources, params: dict[str, Any]) -> Plan:
-    """Make the plan of a job with these parameters.
+async def make_plan(
+    resources: Resources, params: dict[str, Any], note: Callable[[PlanLook], None]
+) -> Plan:
+    """Make the plan of a job with these parameters; `note` is given a look at it every second.
 
     Raises:
       BadRequest: it would fail at once, and why.
       Unavailable: a shard or storinfo does not answer.
     """
     try:
-        return await _make(resources, params)
+        return await _make(resources, params, note)
     except* JobFailed as group:
         raise BadRequest("; ".join(str(exc) for exc in leaves(group))) from group
     except* (PeerError, StoreError) as group:
         raise Unavailable("; ".join(str(exc) for exc in leaves(group))) from group
 
 
-async def _make(resources: Resources, params: dict[str, Any]) -> Plan:
+async def _make(
+    resources: Resources, params: dict[str, Any], note: Callable[[PlanLook], None]
+) -> Plan:
     # Nothing comes back from agents, so what cannot be placed now never can.
     config = attrs.evolve(resources.config, max_attempts=1)
     row = JobRow("plan", EVACUATE.name, JobState.QUEUED, params, "", None, None, None)
@@ -72,12 +80,25 @@ async def _make(resources: Resources, params: dict[str, Any]) -> Plan:
             cancelled=trio.Event(),
             patience_s=PATIENCE_S,
         )
-        await job.node_list.ready(job.waits, PATIENCE_S)
-        warnings = await preflight_of(job, shards.clones)
-        destinations = await _place_all(job)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_look, job, note)
+            await job.node_list.ready(job.waits, PATIENCE_S)
+            warnings = await preflight_of(job, shards.clones)
+            destinations = await _place_all(job)
+            nursery.cancel_scope.cancel()
         return Plan(
             await job_store.status(), destinations, warnings, list(map(str, job.failed_scans))
         )
+
+
+async def _look(job: Job, note: Callable[[PlanLook], None]) -> None:
+    """Give `note` a look at the search every second, until cancelled."""
+    shards = job.scanned.keys() if job.scans_shards else ()
+    while True:
+        found = await job.store.read(counts.read_counts)
+        positions = await job.store.read(scans.read_scans)
+        note(PlanLook(found.status, positions, shards, frozenset(job.ended_scans)))
+        await trio.sleep(LOOK_S)
 
 
 async def _place_all(job: Job) -> dict[Shark, tuple[int, int]]:

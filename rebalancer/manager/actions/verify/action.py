@@ -1,6 +1,6 @@
 """This module gives the manager the action `verify`: its parameters, its checks and its run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,7 +10,7 @@ from rebalancer.actions.verify import VerifyParams
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.verdicts import End, Verdict, of_verification
 from rebalancer.errors import BadRequest, Conflict
-from rebalancer.manager.actions.action import Known, Plan
+from rebalancer.manager.actions.action import Known, Plan, PlanLook
 from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.actions.verify.job import VerifyJob
 from rebalancer.manager.jobs.assembly import Resources, open_shards
@@ -77,7 +77,9 @@ class VerifyAction:
         """Return what an ended verification has come to."""
         return of_verification(row.id, row.state, end)
 
-    async def plan(self, resources: Resources, params: dict[str, Any]) -> Plan:
+    async def plan(
+        self, resources: Resources, params: dict[str, Any], note: Callable[[PlanLook], None]
+    ) -> Plan:
         """Refuse a dry run, which the action does not declare.
 
         Raises:

@@ -70,6 +70,8 @@ async def _scan_shard(
             log.info("scan finished", job=job.id, shard=number, round=scan_round)
     finally:
         turn.give()
+    if not scan_round:
+        job.ended_scans.add(number)
 
 
 @attrs.define(eq=False)
