@@ -50,7 +50,7 @@ async def begin_plan(jobs: Jobs, wanted: NewJob) -> AsyncGenerator[bytes, None]:
     async def lines() -> AsyncGenerator[bytes, None]:
         async with aclosing(jobs.followed.follow(search, progress, PROGRESS_S)) as followed:
             async for line in followed:
-                yield line
+                yield line  # noqa: ASYNC119 - whoever sends closes it
         yield line_of(render.plan(end) if isinstance(end, Plan) else end)
 
     return lines()

@@ -104,7 +104,7 @@ class NodeChecks:
         try:
             async with aclosing(progress) as lines:
                 async for line in lines:
-                    yield line
+                    yield line  # noqa: ASYNC119 - whoever sends closes it
             yield line_of(await self._result(check))
         finally:
             self._under_way.discard(check.node)

@@ -22,10 +22,10 @@ async def check_page(
         async for text in lines:
             line = json.loads(text)
             if line["type"] == "result":
-                yield render("node_result.html", {"line": line})
+                yield render("node_result.html", {"line": line})  # noqa: ASYNC119 - whoever sends closes it
             elif (now := int(line["scanned"] * 100)) > percent:
                 percent = now
-                yield render("node_progress.html", {"line": line})
+                yield render("node_progress.html", {"line": line})  # noqa: ASYNC119 - whoever sends closes it
             else:
-                yield _NOTHING
+                yield _NOTHING  # noqa: ASYNC119 - whoever sends closes it
     yield tail
