@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
@@ -109,24 +110,25 @@ class Browser:
 
 
 @contextmanager
-def open_browser(url: str, folder: Path) -> Iterator[Browser]:
-    """A browser without a screen, which leaves its files in `folder`."""
+def open_browser(url: str) -> Iterator[Browser]:
+    """A browser without a screen; its files are in a folder with a short name, as of a socket."""
     options = webdriver.ChromeOptions()
     options.binary_location = require("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = Service(require("chromedriver"), env={**os.environ, "TMPDIR": str(folder)})
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
-        yield Browser(driver, url)
-    finally:
-        driver.quit()
+    with TemporaryDirectory(dir="/tmp") as folder:
+        service = Service(require("chromedriver"), env={**os.environ, "TMPDIR": folder})
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            yield Browser(driver, url)
+        finally:
+            driver.quit()
 
 
-def watch(url: str, folder: Path, job_id: str) -> list[str]:
+def watch(url: str, job_id: str) -> list[str]:
     """Log in, look at everything, pause the job; what was wrong on the way.  Blocking."""
-    with open_browser(url, folder) as browser:
+    with open_browser(url) as browser:
         browser.look_like("light", 1280)
         browser.go("/")
         faults = browser.inspect_all("login")
@@ -198,7 +200,7 @@ async def test_an_operator_watches_and_steers_a_job_in_a_browser(tmp_path: Path)
             while (await client.put(f"{region.url}/jobs/{job_id}", json=body)).is_error:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         await api.reach(job_id, 1)
-        faults = await trio.to_thread.run_sync(watch, region.url, tmp_path, job_id)
+        faults = await trio.to_thread.run_sync(watch, region.url, job_id)
         view = await api.get(job_id)
         await region.stop()
 
