@@ -42,7 +42,7 @@ from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import connect, prepare, store_error
 
 #: Rows that are looked at for one page of objects: some tenths of a second.
-WINDOW = 500_000
+WINDOW = 250_000
 #: The highest row there can be.
 MAX_ROW = (1 << 63) - 1
 #: Rows of a report that are read at once.
