@@ -41,7 +41,7 @@ from rebalancer.manager.store.records import (
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import connect, prepare, store_error
 
-#: Rows that are looked at for one page of objects: some tenths of a second.
+#: Rows that are looked at for one page of objects, which takes some 20 ms.
 WINDOW = 250_000
 #: The highest row there can be.
 MAX_ROW = (1 << 63) - 1
