@@ -14,7 +14,7 @@ from rebalancer.config import read_token, trust_authorities
 from rebalancer.converter import structure
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.errors import BadRequest, PeerError, PeerUnreachable, RebalancerError
-from rebalancer.peers.http import Answer, HttpClient, Reply, open_http
+from rebalancer.peers.http import HttpClient, Reply, open_http
 from rebalancer.peers.names import Endpoint, split_port
 
 #: A manager answers within this many seconds, unless told: to pause a job takes it up to twenty.
@@ -132,7 +132,7 @@ class Manager:
             self.without_answer.discard(path)  # the error says it
             raise _no_answer(exc, is_change) from exc
         self.without_answer.discard(path)
-        _check(reply)
+        _check(reply, self.token)
         return reply
 
     async def find(self, text: str) -> str:
@@ -260,7 +260,8 @@ class Manager:
         )
         try:
             async with asked as answer:
-                await _check_answer(answer)
+                if answer.status != 200:
+                    _check(await answer.whole(), self.token)
                 yield answer.pieces()
         except PeerError as exc:
             raise _no_answer(exc) from exc
@@ -273,21 +274,17 @@ def _no_answer(exc: PeerError, is_change: bool = False) -> AdmError:
     return AdmError(f"no answer from the manager: {exc}{hint}")
 
 
-async def _check_answer(answer: Answer) -> None:
-    if answer.status != 200:
-        _check(await answer.whole())
-
-
 #: Texts of answers that a path is not there at all; those about a job say so.
 _NOWHERE = ("no message", "URL was not found", "not allowed for the requested URL", "Not Found")
 
 
-def _check(reply: Reply) -> None:
+def _check(reply: Reply, token: str | None) -> None:
     if reply.status == 200:
         return
     text, hint = reply.text or "no message", ""
     if reply.status == 401:
-        hint = "; see --token-file"
+        sent = "no token was sent" if token is None else "the token that was sent is wrong"
+        hint = f"; {sent}: see --token-file"
     elif reply.status in (404, 405) and (text.startswith("<") or any(map(text.count, _NOWHERE))):
         text, hint = "no manager has answered, or one without this", "; see --url"
     raise refusal(reply.status, text, hint)

@@ -102,11 +102,13 @@ async def test_a_token_goes_with_every_request(tmp_path: Path) -> None:
     def unauthorized() -> bytes:
         return answer(401, "a valid token is required")
 
-    async with scripted(jobs="[]", ping=unauthorized) as (script, _):
+    async with scripted(jobs="[]", ping=unauthorized) as (script, without):
+        with pytest.raises(AdmError, match=r"401\); no token was sent: see --token-file"):
+            await without.ask("GET", "/ping")
         access = Access(script.url, str(tmp_path / "token"))
         async with open_manager(access) as manager:
             await manager.ask("GET", "/jobs")
-            with pytest.raises(AdmError, match=r"required \(status 401\); see --token-file"):
+            with pytest.raises(AdmError, match=r"401\); the token that was sent is wrong: see"):
                 await manager.ask("GET", "/ping")
     assert script.headers.count("authorization: Bearer s3cret") == 2
 

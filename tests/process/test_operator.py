@@ -120,7 +120,7 @@ async def test_a_manager_that_guards_its_api_is_reached(tmp_path: Path) -> None:
             partial(adm, "--url", url, "--ca-file", trusted, "job", "list")
         )
         assert (status, out, err.count("\n")) == (1, "", 1)
-        assert err.endswith("(status 401); see --token-file\n")
+        assert err.endswith("(status 401); no token was sent: see --token-file\n")
         for message, access in {
             "CERTIFICATE_VERIFY_FAILED": Access(url, token),
             "--ca-file: nowhere.pem: No such file": Access(url, token, "nowhere.pem"),
