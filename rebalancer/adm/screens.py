@@ -168,7 +168,7 @@ def _times(row: JobListed, word: str, now: datetime.datetime) -> Iterator[str]:
     took = seconds_between(row.started, row.finished, now)
     if row.finished is None or row.state in GOING:
         if row.state == "Running" and took is not None:
-            yield f"at work for {units.duration(took)}"
+            yield f"began {units.duration(took)} ago"  # with pauses: nobody notes their times
         return
     after = "" if took is None else f", after {units.duration(took)}"
     yield f"{'paused' if word == JobState.PAUSED else 'ended'} {clock(row.finished, now)}{after}"

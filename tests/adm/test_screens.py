@@ -226,7 +226,7 @@ def test_a_watched_job_fits_its_terminal(width: int, height: int) -> None:
     text = fits(above, width)
     for words in ("0fd630f1", "running", "24%", "all objects found", "12,000 of 50,000 objects"):
         assert words in text, words
-    assert "at work for 30 min" in text
+    assert "began 30 min ago" in text
     assert "16,266 wait: 1 destination unreachable" in " ".join(text.split())
     rest = fits(below, width)
     # In a small one the causes come first, and what does not fit is left out.
