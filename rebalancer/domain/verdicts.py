@@ -164,6 +164,10 @@ class _Commands:
         return f"rebalancer adm job create evacuate --shark {self.node}"
 
     @property
+    def verify(self) -> str:
+        return f"rebalancer adm job create verify --shark {self.node}"
+
+    @property
     def retry(self) -> str:
         return f"rebalancer adm job retry {self.job}"
 
@@ -220,9 +224,14 @@ def of_evacuation(
     return _verdict(Word.EMPTY, f"{moved}, no record names {node} any more", [])
 
 
-def of_verification(job: str, state: JobState | None, end: End) -> Verdict:
-    """Decide how the copies stand that an ended verification has compared with their records."""
-    commands = _Commands(job, "")
+def of_verification(
+    job: str, node: str, state: JobState | None, scope: Collection[Scope], end: End
+) -> Verdict:
+    """Decide how the copies stand that an ended verification has compared with their records.
+
+    `scope` has the reasons why it may not have seen all of the node, if it was about a node.
+    """
+    commands = _Commands(job, node)
     faults = [
         Cause(word or status, count, "the report has each with its node and path", commands.report)
         for (status, word), count in sorted(end.objects.items())
@@ -231,15 +240,21 @@ def of_verification(job: str, state: JobState | None, end: End) -> Verdict:
     right, total = end.count(ObjectStatus.COMPLETE), end.total
     told = f"{right:,} of {total:,} objects are as their records say"
     word = reasons.CHANGING.word
-    if state is JobState.COMPLETE and (count := end.objects.get((ObjectStatus.SKIPPED, word))):
-        left = Cause(word, count, "their records changed each time; look again", commands.retry)
-        return _verdict(Word.PARTIAL, told, [left])
+    parts = [Cause(one, None, _SCOPES[one], commands.verify) for one in Scope if one in scope]
+    left = list(parts)
+    if count := end.objects.get((ObjectStatus.SKIPPED, word)):
+        advice = "their records changed each time; look again"
+        left.insert(0, Cause(word, count, advice, commands.retry))
+    if state is JobState.COMPLETE and left:
+        return _verdict(Word.PARTIAL, told, left)
     if state is JobState.COMPLETE and not faults:
         return _verdict(Word.RIGHT, told, [])
     is_whole = not any(map(end.count, (ObjectStatus.UNPROCESSED, ObjectStatus.ASSIGNED)))
     if state is JobState.FAILED and faults and is_whole:
         count = sum(cause.count or 0 for cause in faults)
-        return _verdict(Word.FAULTS, f"{count:,} of {total:,} objects have faults", faults)
+        return _verdict(
+            Word.FAULTS, f"{count:,} of {total:,} objects have faults", [*faults, *parts]
+        )
     why = "the job was cancelled" if state is JobState.CANCELLED else "the job failed"
     again = Cause(str(state or JobState.FAILED), None, "look at the rest", commands.retry)
     return _verdict(Word.NOT_DONE, f"{why}, {told}", [*faults, again])

@@ -211,9 +211,27 @@ def test_how_a_verification_has_ended(
     objects: dict[tuple[str, str], int], state: JobState, word: str, left: dict[str, int | None]
 ) -> None:
     """It has words of its own: nothing is moved by it."""
-    found = of_verification(JOB, state, End(objects))
+    found = of_verification(JOB, NODE, state, (), End(objects))
 
     assert (found.word, causes(found)) == (word, left)
+
+
+@pytest.mark.parametrize(
+    ("objects", "state", "word", "left"),
+    [
+        ({("complete", ""): 5}, C, "partial", {}),
+        ({("skipped", "changing"): 1}, C, "partial", {"changing": 1}),
+        ({("error", "wrong_md5"): 2}, F, "faults", {"wrong_md5": 2}),
+    ],
+)
+def test_a_verification_that_left_shards_out_has_not_seen_all_of_its_node(
+    objects: dict[tuple[str, str], int], state: JobState, word: str, left: dict[str, int | None]
+) -> None:
+    """Whatever it has seen, it says so."""
+    found = of_verification(JOB, NODE, state, [Scope.SOME_SHARDS], End(objects))
+
+    assert (found.word, causes(found)) == (word, {**left, "shards_left_out": None})
+    assert found.causes[-1].command == f"rebalancer adm job create verify --shark {NODE}"
 
 
 def test_words_for_what_has_no_reason_are_no_reasons() -> None:

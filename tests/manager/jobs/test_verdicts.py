@@ -55,6 +55,18 @@ async def test_a_node_is_empty_when_the_last_scan_met_nothing(
     assert word(end, {**WHOLE, "retry_of": "b", "scans": True}) is Word.EMPTY
 
 
+def test_a_verification_that_bounds_shards_has_seen_a_part_of_its_node() -> None:
+    """What a job has moved is verified whole all the same."""
+
+    def verify(**params: str | None) -> Word:
+        params = {"job": None, "shark": None, **params}
+        row = JobRow("job", "verify", JobState.COMPLETE, params, "", None, None, None)
+        config = attrs.evolve(CONFIG, min_shard=2)
+        return ACTIONS["verify"].verdict(row, End({("complete", ""): 5}), config).word
+
+    assert [verify(shark="1.stor"), verify(job="0fd6")] == [Word.PARTIAL, Word.RIGHT]
+
+
 async def test_what_the_last_scan_met_is_counted_by_its_reason(
     world: World, autojump_clock: object
 ) -> None:

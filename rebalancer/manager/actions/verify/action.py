@@ -8,7 +8,7 @@ import attrs
 from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.actions.verify import VerifyParams
 from rebalancer.config import ManagerConfig
-from rebalancer.domain.verdicts import End, Verdict, of_verification
+from rebalancer.domain.verdicts import End, Scope, Verdict, of_verification
 from rebalancer.errors import BadRequest, Conflict
 from rebalancer.manager.actions.action import Known, Plan, PlanLook
 from rebalancer.manager.actions.lookup import full_name, look_up_node
@@ -74,8 +74,10 @@ class VerifyAction:
         return {**row.params, "retry_of": row.id}
 
     def verdict(self, row: JobRow, end: End, config: ManagerConfig) -> Verdict:
-        """Return what an ended verification has come to."""
-        return of_verification(row.id, row.state, end)
+        """Return what an ended verification has come to; a job's objects need no scan of shards."""
+        node = row.params.get("shark")
+        scope = {Scope.SOME_SHARDS} if node is not None and config.bounds_shards else set[Scope]()
+        return of_verification(row.id, node or "", row.state, scope, end)
 
     async def plan(
         self, resources: Resources, params: dict[str, Any], note: Callable[[PlanLook], None]
