@@ -60,10 +60,12 @@ def check(access: Access, shark: str, first: int | None, as_json: bool) -> None:
     """
 
     async def ask(manager: Manager) -> NodeCheckResult:
-        async with manager.check_node(shark, first) as pieces:
-            if as_json:
+        if as_json:
+            async with manager.check_node(shark, first) as pieces:
                 return await _read(pieces, lambda line: click.echo(json_text(line, indent=None)))
-            with showing("scanning") as show:
+        # No answer begins before the manager has looked the node up, which can take a while.
+        with showing(f"asking the manager about {printable(shark)}: Ctrl-C ends it") as show:
+            async with manager.check_node(shark, first) as pieces:
                 return await _read(pieces, partial(_show, show))
 
     result = with_manager(access, ask)

@@ -62,6 +62,8 @@ class Seen:
     has_buckets: bool = False
     #: Unfinished jobs that empty the node.
     jobs: Sequence[str] = ()
+    #: The job that was the last to empty the node, if it left what another would leave, too.
+    left_by: str | None = None
 
 
 @attrs.frozen
@@ -100,6 +102,9 @@ def _against(node: str, seen: Seen) -> list[Cause]:
     move = ("move their objects", f"rebalancer adm job create evacuate --shark {node}")
     if seen.jobs:
         move = ("a job moves their objects", f"rebalancer adm job watch {seen.jobs[0]}")
+    elif seen.left_by is not None:
+        why = "the last job has left some: its verdict says why, and what comes before another job"
+        move = (why, f"rebalancer adm job get {seen.left_by}")
     look = f"rebalancer adm node check {node}"
     advice = {
         Kind.OBJECT: (f"records name the node; {move[0]}", move[1]),

@@ -96,6 +96,12 @@ class Verdict:
     line: str
     causes: tuple[Cause, ...] = ()
 
+    @property
+    def recurs(self) -> bool:
+        """Tell whether another evacuation would leave objects for the same causes."""
+        others = {*Scope, BUCKET_OBJECTS, DROPPED, reasons.UPLOAD_IN_PROGRESS.word}
+        return any(cause.word not in others for cause in self.causes)
+
 
 #: Errors that a person must mend in the records before another try can help.
 _OF_RECORDS = frozenset(

@@ -91,6 +91,16 @@ def test_the_command_is_that_of_the_job_which_empties_the_node() -> None:
     assert beside.causes[0].command == "rebalancer adm job watch 0fd6"
 
 
+def test_what_the_last_job_has_left_is_no_case_for_another_like_it() -> None:
+    """Its verdict has the causes; a job that is at it already comes first."""
+    seen = Seen({Kind.OBJECT: 1}, left_by="0fd6")
+
+    assert decide(NODE, seen).causes[0].command == "rebalancer adm job get 0fd6"
+    beside = decide(NODE, attrs.evolve(seen, jobs=("b27d",)))
+    assert beside.causes[0].command == "rebalancer adm job watch b27d"
+    assert decide(NODE, attrs.evolve(seen, counts={})) == decide(NODE, NOTHING)
+
+
 def test_a_line_counts_in_words() -> None:
     seen = Seen({Kind.OBJECT: 1, Kind.UNUSABLE: 1_200}, {2: "no answer"}, pending=3)
     expected = "of: 1 object, 1,200 unusable records, 3 copies under way, shard 2 not scanned"

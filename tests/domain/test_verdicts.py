@@ -234,6 +234,22 @@ def test_a_verification_that_left_shards_out_has_not_seen_all_of_its_node(
     assert found.causes[-1].command == f"rebalancer adm job create verify --shark {NODE}"
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (verdict(End(STUCK, {"destination_unreachable": 40})), True),
+        (verdict(End(MOVED, {"excluded": 1})), True),
+        (verdict(End(MOVED), state=F), True),
+        (verdict(End(MOVED, {})), False),
+        (verdict(End(MOVED, {"upload_in_progress": 1})), False),
+        (verdict(End(MOVED, {}), Scope.MAX_OBJECTS, has_buckets=True), False),
+    ],
+)
+def test_what_another_evacuation_would_leave_as_well(found: Verdict, expected: bool) -> None:
+    """Not what an evacuation did not take, or could not know yet."""
+    assert found.recurs is expected
+
+
 def test_words_for_what_has_no_reason_are_no_reasons() -> None:
     """A cause has one meaning."""
     known = set(REASONS) | {reasons.UPLOAD_IN_PROGRESS.word, reasons.FOUND_TOO_LATE.word}

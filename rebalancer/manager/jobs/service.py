@@ -81,10 +81,7 @@ class Jobs:
     )
     followed: Followed = attrs.field(factory=Followed)
     checks: NodeChecks = attrs.field(
-        default=attrs.Factory(
-            lambda self: NodeChecks(self.resources, self._request_index.unfinished, self.followed),
-            takes_self=True,
-        )
+        default=attrs.Factory(lambda self: NodeChecks(self.queries, self.followed), takes_self=True)
     )
     _creating: trio.Lock = attrs.field(factory=trio.Lock)
     _planning: trio.Lock = attrs.field(factory=trio.Lock)

@@ -1,6 +1,6 @@
 """This module answers whether a storage node may be removed, line by line while it scans."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
 
@@ -14,7 +14,7 @@ from rebalancer.errors import BadRequest, Conflict, StoreError, leaves
 from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.http.lines import Followed, line_of
 from rebalancer.manager.jobs.assembly import Resources
-from rebalancer.manager.jobs.rows import JobRow
+from rebalancer.manager.jobs.queries import JobQueries
 from rebalancer.manager.nodes.scan import NodeScan
 from rebalancer.manager.store import views
 from rebalancer.peers.moray.client import open_moray
@@ -57,11 +57,14 @@ class NodeChecks:
     Mutable state: the nodes under check.
     """
 
-    resources: Resources
-    #: Returns the jobs that have not ended.
-    unfinished: Callable[[], Awaitable[Sequence[JobRow]]]
+    queries: JobQueries
     followed: Followed
     _under_way: set[str] = attrs.field(factory=set)
+
+    @property
+    def resources(self) -> Resources:
+        """Return what all jobs share."""
+        return self.queries.resources
 
     async def begin(self, name: str, first: int | None) -> AsyncGenerator[bytes, None]:
         """Return the lines of a check of a node, which begins when the first of them is asked for.
@@ -139,7 +142,7 @@ class NodeChecks:
         is_listed = node in {known.manta_storage_id for known in nodes.nodes}
         is_promised = ledger.is_promised(node)
         count, unread = 0, dict[str, str]()
-        for row in await self.unfinished():
+        for row in await self.queries.index.unfinished():
             try:
                 file = self.resources.file(row.id)
                 count += await run_sync(Work.VIEWS, views.pending_at, file, node)
@@ -147,13 +150,21 @@ class NodeChecks:
                 unread[row.id] = str(exc)
         return _Beside(is_listed if has_answer else None, count, is_promised, unread)
 
+    async def _left_by(self, node: str) -> str | None:
+        """Return the last job for the node, if it left what another would leave, too."""
+        rows = [row for row in await self.queries.index.all() if row.node == node and row.has_ended]
+        last = max(rows, key=lambda row: row.finished or "", default=None)
+        verdict = None if last is None else await self.queries.verdicts.of(last)
+        return last.id if last and verdict and verdict.recurs else None
+
     async def _result(self, check: _Check) -> api.NodeCheckResult:
         scan, node = check.scan, check.node
         ended = set[int]() if scan is None else scan.ended
         shards = scan.shards if scan else [one.number for one in self.resources.config.shards]
         why = check.failure or "its scan was cut short"
         cut_short = {number: why for number in shards if number not in ended}
-        jobs = tuple(row.id for row in await self.unfinished() if row.node == node)
+        unfinished = await self.queries.index.unfinished()
+        jobs = tuple(row.id for row in unfinished if row.node == node)
         listed = {one.takes_writes for one in check.beside} or {None}
         seen = Seen(
             {} if scan is None else scan.totals,
@@ -167,6 +178,7 @@ class NodeChecks:
             bounds_shards=self.resources.config.bounds_shards,
             has_buckets=self.resources.config.has_bucket_objects,
             jobs=jobs,
+            left_by=await self._left_by(node),
         )
         decision = decide(node, seen)
         return api.NodeCheckResult(

@@ -2,8 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rebalancer.domain.objects import StorageNode
 from rebalancer.errors import BadRequest, Conflict
 from rebalancer.manager.nodes import checks, scan
 from tests.adm.test_commands import operator
-from tests.manager.http.test_api import Rig, open_rig
+from tests.manager.http.test_api import Rig, open_rig, refusing_agents
 from tests.manager.http.test_openapi import shown, valid
 from tests.manager.jobs.test_control import ask
 
@@ -289,6 +289,41 @@ async def test_the_operator_reads_the_answer_in_the_exit_code(
         " bucket objects were not looked at"
     )
     assert "SharkNotFound: 77.stor.lab" in refused
+
+
+async def test_objects_that_a_job_has_left_lead_to_its_verdict(tmp_path: Path) -> None:
+    """Another evacuation would leave them as well; a job for another node says nothing of them."""
+    async with open_rig(tmp_path, objects=3, agents=refusing_agents()) as rig:
+        other = await rig.create(from_shark="20.stor")
+        await rig.reach(other, "Complete")
+        (*_, before) = await lines_of(rig, "/nodes/1.stor/check")
+        job_id = await rig.create()
+        await rig.reach(job_id, "Complete")
+        (*_, after) = await lines_of(rig, "/nodes/1.stor/check")
+
+    commands = [one["causes"][0]["command"] for one in (before, after)]
+    assert commands == [
+        "rebalancer adm job create evacuate --shark 1.stor.lab",
+        f"rebalancer adm job get {job_id}",
+    ]
+
+
+async def test_a_check_shows_that_it_asks_before_there_is_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager looks the node up first, which takes a while where a shard hangs."""
+    asked = list[str]()
+
+    @contextmanager
+    def showing(begin: str) -> Iterator[following.Show]:
+        asked.append(begin)
+        yield lambda _words, _share: None
+
+    monkeypatch.setattr("rebalancer.adm.node.showing", showing)
+    async with operator(tmp_path) as run:
+        assert "SharkNotFound" in await run.refused("node", "check", "77.stor")
+
+    assert asked == ["asking the manager about 77.stor: Ctrl-C ends it"]
 
 
 async def test_a_check_that_breaks_off_is_no_answer(
