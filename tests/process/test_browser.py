@@ -35,6 +35,8 @@ FEW = [("light", 1280), ("dark", 390)]
 ALL = [(theme, width) for theme in THEMES for width in WIDTHS]
 #: The page is as wide as this, and no wider, on the narrowest telephone.
 NARROWEST = 360
+#: A window that is neither.
+BETWEEN = 1100
 HEIGHT, TALLEST = 900, 2500
 #: Bytes a second, so few that the job lasts for as long as it is looked at.
 SLOW = 40_000
@@ -98,6 +100,17 @@ class Browser:
         self.run(AXE.read_text())
         return [fault for look in looks for fault in self.inspect(name, *look)]
 
+    def crowded(self, width: int) -> list[str]:
+        """The parts of the page that are too narrow, at this width, for what is in them."""
+        self.look_like("light", width)
+        return [
+            f"{width}: {text}"
+            for text in self.run(
+                "return [...document.querySelectorAll('.cards, .figures div')]"
+                ".filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText)"
+            )
+        ]
+
     def requests(self) -> set[str]:
         """The addresses that were asked for."""
         entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
@@ -137,9 +150,11 @@ def watch(url: str, job_id: str) -> list[str]:
         browser.find("#token").send_keys(TOKEN, Keys.ENTER)
         browser.see("Log out")
         faults += browser.inspect_all("jobs", ALL)
+        faults += browser.crowded(BETWEEN)
         browser.find("td.job a").click()
         browser.find(".charts canvas")
         faults += browser.inspect_all("job", ALL)
+        faults += browser.crowded(BETWEEN)
         browser.look_like("light", 1280)
         # What is typed stays while numbers change.
         field = browser.find("#set_max_sharks")

@@ -8,7 +8,7 @@ from quart import Response, request
 
 from rebalancer import __version__
 from rebalancer.bodies import whole_number
-from rebalancer.errors import BadRequest, NotFound
+from rebalancer.errors import BadRequest, Conflict, NotFound
 from rebalancer.manager.http.requests import read_objects_query
 from rebalancer.manager.jobs.service import Jobs
 from rebalancer.manager.page import shown
@@ -72,7 +72,11 @@ def _route_pages(page: Page, answers: Answers) -> None:
         if not (node := request.args.get("check", "").strip()):
             return _html(page, "node.html", {"node": ""})
         answers.jobs.resources.metrics.request("check_node")
-        lines = await answers.jobs.checks.begin(node, None)
+        try:
+            lines = await answers.jobs.checks.begin(node, None)
+        except (BadRequest, Conflict) as exc:
+            values = {"node": node, "message": str(exc)}
+            return _html(page, "node.html", values, exc.status)
         return Response(check_page(node, lines, _frame(page)), content_type=HTML)
 
     @quart.get("/page/static/<path:name>")

@@ -230,6 +230,7 @@ async def test_a_node_is_checked_on_a_page_that_grows(tmp_path: Path) -> None:
         found = await browser.text("/page/nodes?check=1.stor")
         empty = await browser.text("/page/nodes?check=20.stor")
         wrong = await browser.get(f"/page/nodes?{urlencode({'check': HOSTILE})}")
+        unknown = await browser.get("/page/nodes?check=77.stor")
         job_id = await ended(browser, from_shark="20.stor")
         linked = await browser.text(f"/page/jobs/{job_id}")
 
@@ -241,6 +242,9 @@ async def test_a_node_is_checked_on_a_page_that_grows(tmp_path: Path) -> None:
     assert "Safe to remove: yes" in empty
     assert wrong.status_code == 400
     assert "<script>alert" not in wrong.content.decode()
+    assert unknown.status_code == 400
+    assert "SharkNotFound: 77.stor.lab" in unknown.content.decode()
+    assert re.search('<input id="node".* value="77.stor">', unknown.content.decode())
     assert 'href="/page/nodes?check=20.stor.lab"' in linked
 
 
