@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -42,7 +43,7 @@ def archive(builds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return builds[0]
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, code: int = 0) -> str:
     """Run a command of an archive as a user has it who has no home and no environment."""
     path = f"PATH={PYTHON}:/usr/bin:/bin"
     home, temporary = "HOME=/nonexistent", f"TMPDIR={Path.cwd()}"
@@ -52,7 +53,7 @@ def run(*command: str | Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == code, done.stdout
     return done.stdout
 
 
@@ -108,6 +109,21 @@ def test_commands_run_without_a_home_and_without_the_checkout(archive: Path) -> 
 def test_an_archive_evacuates_a_node(archive: Path) -> None:
     """Manager, agents with their fetchers, region and operator's command all run from it."""
     assert "every check holds" in run(archive, "demo", "--objects", "40")
+
+
+def test_a_file_for_storage_nodes_has_no_region_and_says_so(archive: Path, tmp_path: Path) -> None:
+    """All else is there.  The file is made of a whole one, for a build takes long."""
+    site, small = tmp_path / "site", tmp_path / "small"
+    runpy.run_path(str(TOOL))["add_program"](site, region=False)
+    assert {path.name for path in site.iterdir()} == {"rebalancer", "etc", "LICENSE"}
+
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(small, "w") as part:
+        for name in whole.namelist():
+            if not name.startswith("rebalancer_devregion/"):
+                part.writestr(name, whole.read(name))
+    python = os.path.realpath(sys.executable)
+    assert "--config" in run(python, small, "agent", "--help")
+    assert "which this file was built without" in run(python, small, "region", "--help", code=1)
 
 
 def test_another_python_is_refused_in_words(archive: Path) -> None:
