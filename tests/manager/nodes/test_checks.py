@@ -174,19 +174,25 @@ async def test_a_check_that_the_manager_cannot_finish_proves_nothing(tmp_path: P
     assert result["causes"][0]["advice"] == "its scan was cut short"
 
 
-async def test_a_check_ends_with_its_client_and_is_the_only_one_of_its_node(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Progress is told while a shard takes its time; another node can be checked meanwhile."""
-    monkeypatch.setattr(checks, "PROGRESS_S", 0.01)
+def endless_scan() -> tuple[Callable[[scan.NodeScan], Awaitable[None]], trio.Event]:
+    """What a scan may do in place of its end, and the event that it was cancelled."""
     ended = trio.Event()
 
-    async def slow(_scan: scan.NodeScan) -> None:
+    async def run(_scan: scan.NodeScan) -> None:
         try:
             await trio.sleep_forever()
         finally:
             ended.set()
 
+    return run, ended
+
+
+async def test_a_check_ends_with_its_client_and_is_the_only_one_of_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Progress is told while a shard takes its time; another node can be checked meanwhile."""
+    monkeypatch.setattr(checks, "PROGRESS_S", 0.01)
+    slow, ended = endless_scan()
     async with open_rig(tmp_path, objects=3) as rig:
         begin = rig.jobs.checks.begin
         with monkeypatch.context() as patched:
@@ -234,14 +240,7 @@ async def test_a_check_ends_when_its_client_hangs_up(
 ) -> None:
     """Over a socket: by the next line that cannot be sent."""
     monkeypatch.setattr(checks, "PROGRESS_S", 0.01)
-    ended = trio.Event()
-
-    async def slow(_scan: scan.NodeScan) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            ended.set()
-
+    slow, ended = endless_scan()
     monkeypatch.setattr(scan.NodeScan, "run", slow)
     async with operator(tmp_path) as run:
         host, _, port = run.url.removeprefix("http://").partition(":")
