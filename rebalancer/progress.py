@@ -3,8 +3,25 @@
 import datetime
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from rebalancer.api.jobs import Results, Scan
+
+
+class Scanned(Protocol):
+    """A scan, as the API shows it or as a job's file keeps it."""
+
+    @property
+    def round(self) -> int:
+        """Return 0 for discovery, and from 1 on for final scans."""
+
+    @property
+    def position(self) -> int:
+        """Return the last id that was looked at."""
+
+    @property
+    def until(self) -> int:
+        """Return the last id that there is."""
 
 
 def settled(results: Results) -> tuple[int, int]:
@@ -28,7 +45,7 @@ def scan_name(number: int) -> str:
     return f"final scan {number}" if number else "discovery"
 
 
-def scanned_share(scans: Sequence[Scan], number: int) -> float:
+def scanned_share(scans: Sequence[Scanned], number: int) -> float:
     """Return how much of the shards has been looked at in a round, from 0 to 1."""
     its = [scan for scan in scans if scan.round == number]
     until = sum(scan.until for scan in its)

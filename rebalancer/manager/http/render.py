@@ -21,6 +21,7 @@ from rebalancer.manager.fleet.standings import NodeStanding
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store.records import Finding, Round, ScanPosition, StatusCounts
 from rebalancer.manager.store.views import Overview
+from rebalancer.progress import scanned_share
 from rebalancer.rates import HOUR_S, MINUTE_S, Rates, eta_s
 from rebalancer.waits import Wait
 
@@ -35,6 +36,7 @@ def listed(
 ) -> api.JobListed:
     """Render a job in the list of jobs; `rates` are those of a job that runs."""
     status = known.status
+    rate, eta_s = pace(known, rates)
     return api.JobListed(
         id=row.id,
         action=row.action.capitalize(),
@@ -46,9 +48,9 @@ def listed(
         results=results(status),
         bytes=_bytes(status),
         deferred=known.deferred,
-        scanned=min(scanned_share(known.scans), 1.0),
-        rate=None if rates is None else _rate(rates, MINUTE_S),
-        eta_s=_eta_s(known, rates),
+        scanned=min(scanned_share(known.scans, 0), 1.0),
+        rate=rate,
+        eta_s=eta_s,
         waiting=_waiting(waits),
         behind=tuple(behind),
         wish=row.words.wish,
@@ -61,11 +63,16 @@ def _bytes(status: StatusCounts) -> api.JobBytes:
     return api.JobBytes(complete=status.size(ObjectStatus.COMPLETE), total=status.size())
 
 
+def pace(known: Overview, rates: Rates | None) -> tuple[api.Rate | None, float | None]:
+    """Render the rate of the last minute, and the seconds left, of a job that has such `rates`."""
+    return None if rates is None else _rate(rates, MINUTE_S), _eta_s(known, rates)
+
+
 def _eta_s(known: Overview, rates: Rates | None) -> float | None:
     return eta_s(
         settled=known.status.settled,
         known=known.status.total,
-        scanned=scanned_share(known.scans),
+        scanned=scanned_share(known.scans, 0),
         per_s=0.0 if rates is None else rates.per_s(MINUTE_S)[0],
     )
 
@@ -188,13 +195,6 @@ def _rate(rates: Rates, span_s: float) -> api.Rate:
     return api.Rate(objects_per_s=objects_per_s, bytes_per_s=bytes_per_s)
 
 
-def scanned_share(scans: Sequence[ScanPosition]) -> float:
-    """Return the share of the shards' ids that discovery has looked at."""
-    first = [scan for scan in scans if scan.round == 0]
-    until = sum(scan.until for scan in first)
-    return sum(scan.position for scan in first) / until if until else 0.0
-
-
 def _destinations(
     kept: Iterable[Mapping[str, Any]], standings: Iterable[NodeStanding]
 ) -> tuple[api.Destination, ...]:
@@ -261,11 +261,11 @@ def _share_of_plan(look: PlanLook) -> float | None:
     The ids of a shard are not known before its turn, so that a share of all would go back then.
     """
     if not look.shards:
-        return min(scanned_share(look.scans), 1.0) if look.scans else None
+        return min(scanned_share(look.scans, 0), 1.0) if look.scans else None
     shares = (
         1.0
         if number in look.ended
-        else scanned_share([scan for scan in look.scans if scan.shard == number])
+        else scanned_share([scan for scan in look.scans if scan.shard == number], 0)
         for number in look.shards
     )
     return min(sum(shares) / len(look.shards), 1.0) if look.scans or look.ended else None

@@ -10,12 +10,12 @@ import trio
 
 from rebalancer.domain.states import AT_WORK
 from rebalancer.errors import Unavailable
-from rebalancer.manager.http.render import scanned_share
 from rebalancer.manager.job_metrics import JobFigures
 from rebalancer.manager.jobs.queries import JobDetails, JobQueries
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.store import views
 from rebalancer.manager.store.records import ScanPosition
+from rebalancer.progress import scanned_share
 from rebalancer.rates import MINUTE_S
 
 #: The most jobs that are shown: of those that have not ended, and of those that ended last.
@@ -91,7 +91,7 @@ class Figures:
             node=row.node or "",
             state=row.state or row.words.state,
             status=known.status,
-            scanned_share=scanned_share(known.scans),
+            scanned_share=scanned_share(known.scans, 0),
             scanned_ids=sum(scan.position for scan in known.scans),
             scans=() if running is None else latest(known.scans),
             per_s=None if running is None else running.rates.per_s(MINUTE_S),

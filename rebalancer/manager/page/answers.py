@@ -105,7 +105,8 @@ class Answers:
             raise NotFound(str(exc)) from None
 
     def _line(self, details: JobDetails) -> shown.JobLine:
-        return shown.job_line(details.row, _body(details), self.jobs.queries.summarize(details))
+        rates = self.jobs.queries.rates(details.row.id)
+        return shown.job_line(details.row, _body(details), *render.pace(details.known, rates))
 
 
 def _body(details: JobDetails) -> JobShown:

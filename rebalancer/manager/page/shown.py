@@ -8,7 +8,16 @@ import attrs
 
 from rebalancer import units
 from rebalancer.actions import DECLARED, FALLBACK
-from rebalancer.api.jobs import Destination, JobShown, ReasonCount, Round, Scan, Summary, Verdict
+from rebalancer.api.jobs import (
+    Destination,
+    JobShown,
+    Rate,
+    ReasonCount,
+    Round,
+    Scan,
+    Summary,
+    Verdict,
+)
 from rebalancer.api.requests import Control
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.states import (
@@ -109,12 +118,12 @@ class JobLine:
         return f"/page/jobs/{self.id}"
 
 
-def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
-    """Return how a job stands."""
+def job_line(row: JobRow, shown: JobShown, minute: Rate | None, eta_s: float | None) -> JobLine:
+    """Return how a job stands; `minute` is its rate of the last minute, if it runs."""
     declared = DECLARED.get(row.action, FALLBACK)
     results = shown.results
     done, known = settled(results)
-    minute = summary.rates.minute
+    scans = shown.scans or ()
     words = words_for_people(shown.state, shown.wish)
     return JobLine(
         id=row.id,
@@ -123,16 +132,16 @@ def job_line(row: JobRow, shown: JobShown, summary: Summary) -> JobLine:
         node=row.node,
         words=words,
         mark=_mark(row.state, shown.error),
-        phase=_phase(row.state, summary.scans),
+        phase=_phase(row.state, scans),
         settled=done,
         known=known,
         skipped=results.skipped,
         errors=results.error,
-        share=_share(row.state, done, known, scanned_share(summary.scans, 0)),
+        share=_share(row.state, done, known, scanned_share(scans, 0)),
         parts=tuple(_parts({s: getattr(results, s) for s in STATUSES})),
         objects_per_s=0.0 if minute is None else minute.objects_per_s,
         bytes_per_s=0.0 if minute is None else minute.bytes_per_s,
-        left_s=None if minute is None else summary.eta_s,
+        left_s=None if minute is None else eta_s,
         bytes_complete=shown.bytes.complete,
         bytes_total=shown.bytes.total,
         created=shown.created,
@@ -289,7 +298,7 @@ def job_page(
     )
     scans = sorted(map(_scan_line, summary.scans), key=lambda s: (-s.of.round, s.share, s.of.shard))
     return JobPage(
-        line=job_line(row, shown, summary),
+        line=job_line(row, shown, summary.rates.minute, summary.eta_s),
         shown=shown,
         summary=summary,
         controls=controls(row),
