@@ -16,7 +16,6 @@ import attrs
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, settings
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
@@ -27,6 +26,7 @@ from rebalancer.agent.openapi import description
 from rebalancer.domain.objects import is_loose_uuid
 from rebalancer.serving.app import Application
 from tests.agent.scripted import open_rig
+from tests.contracts import few, make_whole
 from tests.sources import Answer, ok, task, uuid
 from tests.web import served_in_thread
 
@@ -39,14 +39,7 @@ OBJECT = b"an object"
 KNOWN = COMPLETE, STUCK, UNKNOWN = uuid(1001), uuid(1002), uuid(1003)
 CONFIG = schemathesis.Config.from_dict({"seed": 1})
 schema = schemathesis.openapi.from_dict(deepcopy(description()), config=CONFIG)
-FEW = settings(
-    max_examples=5,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    # It looks at the clock.
-    suppress_health_check=[HealthCheck.too_slow],
-)
+FEW = few(5)
 
 
 @attrs.define
@@ -90,10 +83,7 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
         return
     if isinstance(case.body.get("id"), str):
         case.body["id"] = uuid(2000 + at.turns)
-    # For a schema 22.0 is an integer, for this API it is none.
-    for name, value in case.body.items():
-        if isinstance(value, float) and value.is_integer():
-            case.body[name] = int(value)
+    make_whole(case.body)
 
 
 def has_status(body: Any) -> bool:

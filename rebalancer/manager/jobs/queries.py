@@ -87,9 +87,8 @@ class JobQueries:
             return running.waits.causes
         if row.state is not JobState.QUEUED:
             return ()
-        at_work = [other.row for other in self.running.values()]
         limit = self.resources.config.max_concurrent_jobs
-        why = why_queued(row, await self.index.unfinished(), at_work, limit)
+        why = why_queued(row, await self.index.unfinished(), self._at_work(), limit)
         # When a job was resumed is noted nowhere.
         since = row.created if row.started is None and row.finished is None else None
         return () if why is None else (Wait(TURN, why, since),)
@@ -97,9 +96,11 @@ class JobQueries:
     def _behind(self, row: JobRow) -> Sequence[str]:
         if row.state is not JobState.QUEUED or row.id in self.running:
             return ()
-        at_work = [other.row for other in self.running.values()]
-        ahead = ahead_of(row, at_work, self.resources.config.max_concurrent_jobs)
+        ahead = ahead_of(row, self._at_work(), self.resources.config.max_concurrent_jobs)
         return [other.id for other in ahead]
+
+    def _at_work(self) -> Sequence[JobRow]:
+        return [other.row for other in self.running.values()]
 
     async def summary(self, job_id: str) -> Summary:
         """Return counts, rates and destinations of a job.

@@ -17,7 +17,7 @@ import pytest
 import requests
 import schemathesis
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -25,6 +25,7 @@ from rebalancer.domain.objects import is_loose_uuid, is_storage_id
 from rebalancer.manager.http.openapi import DOCUMENT
 from rebalancer.manager.http.requests import ACTIONS_ON_JOBS, SETTINGS
 from rebalancer.serving.app import Application
+from tests.contracts import few, make_whole
 from tests.manager.http.test_api import Rig, open_rig
 from tests.manager.http.test_openapi import operations
 from tests.web import served_in_thread
@@ -41,14 +42,7 @@ CONFIG = schemathesis.Config.from_dict(
     }
 )
 schema = schemathesis.openapi.from_dict(deepcopy(dict(DOCUMENT)), config=CONFIG)
-FEW = settings(
-    max_examples=10,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    # It looks at the clock.
-    suppress_health_check=[HealthCheck.too_slow],
-)
+FEW = few(10)
 
 
 _ENDED, _GOING = ("Complete", "Failed", "cancelled"), ("Running", "Setup")
@@ -183,10 +177,7 @@ def aim(case: schemathesis.Case[Any], at: Served) -> None:
         case.query["after"] = at.evacuation()
     params = case.body.get("params") if isinstance(case.body, dict) else None
     if isinstance(params, dict):
-        # For a schema 22.0 is an integer, for this API it is none, as its description says.
-        for name, value in params.items():
-            if isinstance(value, float) and value.is_integer() and name != "sample":
-                params[name] = int(value)
+        make_whole(params, but=("sample",))
         for name in ("from_shark", "shark"):
             if is_storage_id(shark := params.get(name)) and ":" not in str(shark):
                 at.named += 1
