@@ -223,7 +223,7 @@ def test_only_the_command_line_names_the_embedded_region() -> None:
 
 
 #: Folders of tests that are of no package: they test tools, whole processes, or all readers.
-OF_NO_PACKAGE = {"bench", "data", "docs", "fuzz", "process", "tools"}
+OF_NO_PACKAGE = {"bench", "data", "docs", "fuzz", "installed", "process", "tools"}
 
 
 def test_the_tests_mirror_the_packages() -> None:
