@@ -110,9 +110,7 @@ class AssignmentStore:
         for index, assignment in enumerate(assignments):
             if errors[index] is None and assignment.is_finished:
                 try:
-                    os.rename(
-                        f"{self.scheduled}/{assignment.id}", f"{self.completed}/{assignment.id}"
-                    )
+                    _put(f"{self.scheduled}/{assignment.id}", f"{self.completed}/{assignment.id}")
                     moved.append(index)
                 except OSError as exc:
                     errors[index] = exc
@@ -155,7 +153,7 @@ class AssignmentStore:
                 errors[written.pop(path)] = failure
             for path, name in list(written.items()):
                 try:
-                    os.rename(path, f"{self.scheduled}/{name}")
+                    _put(path, f"{self.scheduled}/{name}")
                     in_place.add(name)
                 except OSError as exc:
                     errors[written.pop(path)] = exc
@@ -282,6 +280,18 @@ def _write_file(path: str, assignment: StoredAssignment) -> None:
         os.utime(file, ns=(assignment.received_ns, assignment.received_ns))
     finally:
         os.close(file)
+
+
+def _put(source: str, target: str) -> None:
+    """Move a whole file into its place.
+
+    What a killed program has left beside a torn file of that name goes first: a journal would be
+    played back into the whole one.
+    """
+    for suffix in COMPANIONS:
+        with suppress(FileNotFoundError):
+            os.unlink(f"{target}{suffix}")
+    os.rename(source, target)
 
 
 def _names(path: Path) -> Iterator[Path]:
