@@ -131,17 +131,6 @@ def test_every_key_says_in_a_sentence_what_it_means(reference: ModuleType, kind:
         assert field.metadata["unit"] or not is_number, name
 
 
-@pytest.mark.parametrize("program", ["rebalancer", "rebalancer-agent"])
-def test_every_variable_of_sapi_is_found_beside_its_key(
-    reference: ModuleType, program: str
-) -> None:
-    """However the template's line is written."""
-    template = (ROOT / "sapi_manifests" / program / "template").read_text()
-    named = set(re.findall(r"\{\{\{?[#^]?([A-Z_]+|auto\.\w+)\}", template))
-
-    assert set(reference.sapi_variables(template).values()) == named
-
-
 def document_keys(value: Any, kind: Any, prefix: str = "") -> set[str]:
     found = set()
     for name, item in value.items():

@@ -1,21 +1,70 @@
 """The templates that config-agent renders, by a real mustache library, read by the programs."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import attrs
 import chevron
 import pytest
+import sapi
 
-from rebalancer.config import AgentConfig, ManagerConfig, Options, read_agent, read_manager
+from rebalancer.config import AgentConfig, ManagerConfig, Options, Shard, read_agent, read_manager
 
 MANIFESTS = Path(__file__).parent.parent / "sapi_manifests"
+OLDER = Path(__file__).parent / "data" / "templates"
 
 
-def rendered(name: str, metadata: dict[str, Any]) -> str:
-    text: str = chevron.render((MANIFESTS / name / "template").read_text(), metadata)
+def rendered(name: str, metadata: dict[str, Any], template: Path | None = None) -> str:
+    path = template or MANIFESTS / name / "template"
+    text: str = chevron.render(path.read_text(), metadata)
     return text
+
+
+def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Each key of a configuration under its whole name."""
+    found = dict[str, Any]()
+    for field in attrs.fields(type(config)):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        found |= leaves(value, f"{name}.") if attrs.has(type(value)) else {name: value}
+    return found
+
+
+DEFAULTS = ManagerConfig("lab", (Shard("1.moray.lab"),))
+#: What a key may be but for its type; two members, of which the last says that it is.
+TEXTS = {
+    "log_level": "warn",
+    "log.level": "warn",
+    "discovery": "moray",
+    "source.engine": "plain",
+    "api.dialect": "tagged",
+}
+TABLES = {"agent_dialects": "tagged"}
+
+
+def unusual(key: str, default: Any) -> Any:
+    """A value of SAPI by which a key gets another value than it has without."""
+    if isinstance(default, bool):
+        return True
+    if isinstance(default, int | float):
+        return default - 1 if default > 1 else default + 1
+    if isinstance(default, dict):
+        value = TABLES.get(key, "127.0.0.1:9")
+        return [{"name": f"{n}.stor", "value": value, "last": n == 2} for n in (1, 2)]
+    if isinstance(default, tuple):
+        return [{"name": "one"}, {"name": "two", "last": True}]
+    return TEXTS.get(key, f"/{key}") if default is not None else 9
+
+
+def every(program: str, defaults: Any) -> dict[str, Any]:
+    """All variables that a template knows, each at a value that is not the default."""
+    known, values = sapi.variables(program), leaves(defaults)
+    metadata = {known[key]: unusual(key, values[key]) for key in known}
+    auto = {"SERVER_UUID": metadata.pop("auto.SERVER_UUID")}
+    return {**metadata, "auto": auto, "INDEX_MORAY_SHARDS": shards(2, 3)}
 
 
 def shards(*numbers: int) -> list[dict[str, Any]]:
@@ -112,8 +161,65 @@ def test_the_agents_template() -> None:
         "REBALANCER_AGENT_METRICS_PORT": 74,
     }
     tables = tomllib.loads(rendered("rebalancer-agent", {**zone, **tunables}))
-    assert list(tables["server"].values()) == ["0.0.0.0", 71, 72, 73]
+    assert list(tables["server"].values()) == ["0.0.0.0", 71, 72, 73, 2]
     assert tables["metrics"]["port"] == 74
+
+
+def test_every_key_of_the_manager_can_be_set_and_is_no_default_then() -> None:
+    """No key is without a variable, none of them is lost on the way."""
+    before = leaves(manager(ALWAYS))
+    after = leaves(manager(every("rebalancer", DEFAULTS)))
+
+    assert [key for key in before if before[key] == after[key]] == []
+    assert after["exclude_key_prefixes"] == ("one", "two")
+    assert after["agent_dialects"] == {"1.stor": "tagged", "2.stor": "tagged"}
+
+
+def test_every_key_of_the_agent_can_be_set_and_is_no_default_then() -> None:
+    """No key is without a variable, none of them is lost on the way."""
+    before = leaves(AgentConfig())
+    text = rendered("rebalancer-agent", every("rebalancer-agent", AgentConfig()))
+    after = leaves(read_agent(text, "template"))
+
+    assert [key for key in before if before[key] == after[key]] == []
+    assert leaves(read_agent(rendered("rebalancer-agent", {}), "template")) == before
+
+
+def test_no_variable_sets_two_keys_by_mistake() -> None:
+    """Both programs have those that say where they are, and the port of the agents."""
+    manager_has, agent_has = (set(sapi.variables(name).values()) for name in sapi.PROGRAMS)
+
+    both = {"REBALANCER_AGENT_PORT", "DATACENTER", "auto.SERVER_UUID"}
+    assert manager_has & agent_has == both
+    for name in sapi.PROGRAMS:
+        assert len(set(sapi.variables(name).values())) == len(sapi.variables(name))
+
+
+def test_a_number_that_is_0_comes_as_a_text() -> None:
+    """config-agent takes the number for missing, the text it does not."""
+    assert manager({**ALWAYS, "REBALANCER_FINAL_SCANS": 0}).final_scans == 2
+    assert manager({**ALWAYS, "REBALANCER_FINAL_SCANS": "0"}).final_scans == 0
+
+
+def test_a_file_of_an_older_template_means_the_same_but_for_the_level_of_the_log() -> None:
+    """With the variables that it knew, whether set or not: the defaults are the same."""
+    older = OLDER / "rebalancer-1.0"
+    for metadata in (ALWAYS, {**ALWAYS, **known_to(older, every("rebalancer", DEFAULTS))}):
+        old = read_manager(rendered("rebalancer", metadata, older), "older")
+        quieter = attrs.evolve(old, log_level=old.log_level.replace("debug", "info"))
+        assert quieter == manager(metadata)
+
+    older = OLDER / "rebalancer-agent-1.0"
+    metadata = known_to(older, every("rebalancer-agent", AgentConfig()))
+    texts = [rendered("rebalancer-agent", metadata, one) for one in (older, None)]
+    old_agent, new_agent = (read_agent(text, "template") for text in texts)
+    assert old_agent == new_agent
+
+
+def known_to(template: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The variables that a template has."""
+    names = set(re.findall(r"\w+", template.read_text()))
+    return {name: metadata[name] for name in metadata if name in names}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +266,7 @@ def test_the_deployed_template_is_read() -> None:
         "lab",
         config.shards,
         max_fill_percentage=93,
+        log_level="debug",
         options=Options(use_batched_updates=False, md_read_chunk_size=500),
     )
 

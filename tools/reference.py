@@ -1,4 +1,4 @@
-"""Write the parts of the documentation that are made of the code; `tools/reference` runs this.
+"""Write what is made of the code, pages and templates; `tools/reference` runs this.
 
 usage: tools/reference [--check]
 
@@ -17,13 +17,13 @@ from typing import Any, get_args
 
 import attrs
 import click
+import sapi
 
 from rebalancer import environment
 from rebalancer.agent.openapi import description
 from rebalancer.api.jobs import JobShown
 from rebalancer.api.objects import REPORT_LINES
 from rebalancer.cli import cli
-from rebalancer.config import AgentConfig, ManagerConfig
 from rebalancer.manager.http.openapi import DOCUMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,23 +62,9 @@ def default_of(field: "attrs.Attribute[Any]") -> str:
     return f"`{json.dumps({} if is_made else field.default)}`"
 
 
-def sapi_variables(template: str) -> dict[str, str]:
-    """Return the variable of SAPI that sets each key, by a template's lines."""
-    found, prefix = {}, ""
-    for line in template.splitlines():
-        if entered := re.match(r'\[(\w+)\]$|  "(\w+)": \{$', line):
-            prefix = f"{entered[1] or entered[2]}."
-        elif line.startswith("  }"):
-            prefix = ""
-        elif named := re.match(r'\s*"?(\w+)"? ?[:=].*?\{\{\{?#?([\w.]+)', line):
-            found[prefix + named[1]] = named[2]
-    return found
-
-
-def keys(kind: Any, program: str) -> str:
+def keys(program: str) -> str:
     """Return the table of a program's keys."""
-    template = ROOT / "sapi_manifests" / program / "template"
-    variables = sapi_variables(template.read_text())
+    variables = sapi.variables(program)
     rows = (
         (
             f"`{name}`",
@@ -88,7 +74,7 @@ def keys(kind: Any, program: str) -> str:
             f"`{variables[name]}`" if name in variables else "",
             field.metadata["about"],
         )
-        for name, field in fields_of(kind)
+        for name, field in fields_of(sapi.PROGRAMS[program][0])
     )
     return table(("key", "default", "unit", "in force", "SAPI", "meaning"), rows)
 
@@ -160,8 +146,8 @@ def report_lines() -> str:
 # --- all ---------------------------------------------------------------------------------------
 
 PARTS: Mapping[str, Callable[[], str]] = {
-    "keys of the manager": partial(keys, ManagerConfig, "rebalancer"),
-    "keys of the agent": partial(keys, AgentConfig, "rebalancer-agent"),
+    "keys of the manager": partial(keys, "rebalancer"),
+    "keys of the agent": partial(keys, "rebalancer-agent"),
     "variables of the manager": partial(variables_of, environment.MANAGER),
     "variables of the agent": partial(variables_of, environment.AGENT),
     "commands": command_line,
@@ -181,7 +167,9 @@ def made() -> dict[Path, str]:
     """Return the text of each file that is made, or has a part that is made."""
     pages = {page: page.read_text() for page in sorted(DOCS.rglob("*.md"))}
     documents = {"manager": DOCUMENT, "agent": description()}
+    manifests = ROOT / "sapi_manifests"
     return {
+        **{manifests / name / "template": sapi.template(name) for name in sapi.PROGRAMS},
         **{page: filled(text) for page, text in pages.items() if _PART.search(text)},
         **{
             DOCS / "api" / f"{name}.json": json.dumps(document, indent=2) + "\n"

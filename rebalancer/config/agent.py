@@ -63,12 +63,26 @@ class AgentExporter:
         validator=checks.port,
     )
     datacenter: str = key(
-        "", about="The older metrics have this label.", unit="label", reload=RESTART
+        "",
+        about="The older metrics have this label.",
+        unit="label",
+        reload=RESTART,
+        sapi="DATACENTER",
     )
     service: str = key(
-        "rebalancer-agent", about="The older metrics have this label.", unit="label", reload=RESTART
+        "rebalancer-agent",
+        about="The older metrics have this label.",
+        unit="label",
+        reload=RESTART,
+        sapi="SERVICE_NAME",
     )
-    server: str = key("", about="The older metrics have this label.", unit="label", reload=RESTART)
+    server: str = key(
+        "",
+        about="The older metrics have this label.",
+        unit="label",
+        reload=RESTART,
+        sapi="auto.SERVER_UUID",
+    )
     legacy: bool = key(
         True, about="If true, the older family of metrics is exported too.", reload=RESTART
     )

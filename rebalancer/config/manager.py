@@ -53,6 +53,7 @@ class Options:
         unit="shards",
         reload=NEXT_JOB,
         validator=checks.whole(1, 250),
+        sapi="REBALANCER_MAX_METADATA_READ_THREADS",
     )
     max_sharks: int = key(
         5,
@@ -81,7 +82,10 @@ class Options:
         validator=checks.whole(0),
     )
     use_batched_updates: bool = key(
-        True, about="If true, records of a shard are written many at a time.", reload=NEXT_JOB
+        True,
+        about="If true, records of a shard are written many at a time.",
+        reload=NEXT_JOB,
+        sapi="REBALANCER_NO_BATCHED_UPDATES",
     )
     md_read_chunk_size: int = key(
         10_000,
@@ -108,9 +112,12 @@ class ManagerConfig:
         about="The region's domain is a part of the names of shards' clones and of storinfo.",
         unit="name",
         reload=RESTART,
+        sapi="DOMAIN_NAME",
     )
     shards: tuple[Shard, ...] = key(
-        about="These are the shards of the metadata tier.", reload=NEXT_JOB
+        about="These are the shards of the metadata tier.",
+        reload=NEXT_JOB,
+        sapi="INDEX_MORAY_SHARDS",
     )
     min_shard: int = key(
         1, about="Shards with smaller numbers are left alone.", unit="number", reload=NEXT_JOB
@@ -146,7 +153,7 @@ class ManagerConfig:
         False, about="If true, metrics want the token of `api.token_file` too.", reload=RESTART
     )
     log_level: str = key(
-        "debug",
+        "info",
         about="Lines of lesser levels are not logged: `trace`, `debug`, `info`, "
         "`warning`, `error`, `critical`.",
         unit="level",
@@ -159,11 +166,13 @@ class ManagerConfig:
         unit="%",
         reload=LIVE,
         validator=checks.whole(1, 100),
+        sapi="MUSKIE_MAX_UTILIZATION_PCT",
     )
     snaplink_cleanup_required: bool = key(
         False,
         about="If true, new jobs are refused, because snaplinks have not been cleaned up.",
         reload=NEXT_JOB,
+        sapi="SNAPLINK_CLEANUP_REQUIRED",
     )
     options: Options = Options()
     blacklist_datacenters: tuple[str, ...] = key(
@@ -304,9 +313,21 @@ class ManagerConfig:
         reload=RESTART,
         validator=checks.whole(1),
     )
-    datacenter: str = key("", about="Metrics have this label.", unit="label", reload=RESTART)
+    datacenter: str = key(
+        "",
+        about="Metrics have this label.",
+        unit="label",
+        reload=RESTART,
+        sapi="DATACENTER",
+    )
     service: str = key("rebalancer", about="Metrics have this label.", unit="label", reload=RESTART)
-    server: str = key("", about="Metrics have this label.", unit="label", reload=RESTART)
+    server: str = key(
+        "",
+        about="Metrics have this label.",
+        unit="label",
+        reload=RESTART,
+        sapi="auto.SERVER_UUID",
+    )
     hosts: dict[str, str] = key(
         factory=dict,
         about="These names have these addresses, perhaps with a port; they are looked at "

@@ -36,12 +36,14 @@ def key(
     reload: Reload,
     factory: Callable[[], Any] | None = None,
     validator: Callable[[Any, Any, Any], Any] | None = None,
+    sapi: str = "",
 ) -> Any:
     """Declare a key of a configuration: its default, meaning and unit, its reload, its check.
 
-    `docs/configuration.md` is made of these (`tools/reference`).
+    `sapi` is the variable that sets it where Manta had one before; of other keys it follows from
+    the name.  `docs/configuration.md` and `sapi_manifests` are made of these (`tools/reference`).
     """
-    metadata = {"about": about, "unit": unit, "reload": reload}
+    metadata = {"about": about, "unit": unit, "reload": reload, "sapi": sapi}
     return attrs.field(default=default, factory=factory, validator=validator, metadata=metadata)
 
 

@@ -29,7 +29,7 @@ def test_defaults_are_the_deployed_ones() -> None:
     """What no file says."""
     config = manager()
 
-    assert (config.listen_port, config.log_level, config.max_fill_percentage) == (80, "debug", 100)
+    assert (config.listen_port, config.log_level, config.max_fill_percentage) == (80, "info", 100)
     options = config.options
     assert (options.max_tasks_per_assignment, options.max_metadata_update_threads) == (50, 10)
     assert (options.max_md_read_threads, options.max_sharks) == (10, 5)
