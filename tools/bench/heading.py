@@ -64,6 +64,8 @@ def programs() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
+    if not (ROOT / ".git").exists():  # unpacked from a source distribution
+        return "unknown"
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
