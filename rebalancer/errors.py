@@ -31,7 +31,8 @@ and its callers catch is defined there; the drawing names its module.
               BadType               peers.moray.fast
               BadVersion            peers.moray.fast
               Truncated             peers.moray.fast
-          MorayError                peers.moray.errors
+          MetadataError             peers.metadata
+            MorayError              peers.moray.errors
         StoreError
           StoreBusy
           BrokenFile                agent.state.statefile

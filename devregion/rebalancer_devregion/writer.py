@@ -17,7 +17,8 @@ import attrs
 import trio
 
 from rebalancer.errors import PeerRefused
-from rebalancer.peers.moray.client import MorayClient, Record, open_moray
+from rebalancer.peers.metadata import Record
+from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import MorayError
 from rebalancer_devregion.contents import md5, object_bytes, write_file
 from rebalancer_devregion.expectations import Kind

@@ -11,7 +11,7 @@ from rebalancer.agent_protocol import Assignment, AssignmentReport
 from rebalancer.jsontext import JsonText
 from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer
-from rebalancer.peers.moray.client import Put, Record
+from rebalancer.peers.metadata import Put, Record
 
 
 class RecordStore(Protocol):
@@ -21,7 +21,7 @@ class RecordStore(Protocol):
         """Return the record as it is now, or None if there is none.
 
         Raises:
-          MorayError: the shard refused.
+          MetadataError: the shard refused.
           PeerUnreachable: no answer came.
         """
 
@@ -31,7 +31,7 @@ class RecordStore(Protocol):
         """Replace the record if its etag is `etag` (None: if there is none); return the new etag.
 
         Raises:
-          MorayError: `is_conflict` when the condition does not hold.
+          MetadataError: `is_conflict` when the condition does not hold.
           PeerUnreachable: no answer came, and whether the record was written is unknown.
         """
 
@@ -39,7 +39,7 @@ class RecordStore(Protocol):
         """Write all records, or none: each put is conditional on its etag.
 
         Raises:
-          MorayError: the first put that failed, whose key is in `conflicting_key`.
+          MetadataError: the first put that failed, whose key is in `conflicting_key`.
           PeerUnreachable: no answer came, and whether the records were written is unknown.
         """
 
@@ -58,7 +58,7 @@ class MorayShard(scan.Shard, RecordStore, Protocol):
         """Return the first `limit` records that match an LDAP filter, in order of `_id`.
 
         Raises:
-          MorayError: the filter is not one, or names a field without an index.
+          MetadataError: the filter is not one, or names a field without an index.
           PeerUnreachable: no answer came.
         """
 

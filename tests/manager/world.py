@@ -38,7 +38,7 @@ from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer, PostResult
-from rebalancer.peers.moray.client import Put
+from rebalancer.peers.metadata import Put
 from rebalancer.peers.protocols import AgentService, MorayShard
 from rebalancer_devregion.moray.store import ShardStore
 from tests.inline import inline

@@ -17,7 +17,7 @@ from rebalancer.errors import PeerUnreachable
 from rebalancer.jsontext import JsonText
 from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer
-from rebalancer.peers.moray.client import Put, Record
+from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.moray.errors import MorayError, read_error
 from rebalancer.peers.protocols import AgentService
 from rebalancer_devregion.moray.errors import MorayError as ServerError

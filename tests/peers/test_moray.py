@@ -13,7 +13,8 @@ import trio.testing
 
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers import scan
-from rebalancer.peers.moray.client import MorayClient, Put, open_moray
+from rebalancer.peers.metadata import Put
+from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import MorayError
 from rebalancer_devregion.moray.server import ShardServer
 from rebalancer_devregion.moray.store import ShardStore

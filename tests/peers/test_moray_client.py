@@ -17,10 +17,11 @@ import trio.testing
 
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import scan
+from rebalancer.peers.metadata import Kind
 from rebalancer.peers.moray import fast, pool
 from rebalancer.peers.moray.client import CALL_S, MorayClient, open_moray
 from rebalancer.peers.moray.connection import Connection
-from rebalancer.peers.moray.errors import Kind, read_error
+from rebalancer.peers.moray.errors import read_error
 from rebalancer.peers.moray.pool import SHUN_S, SPREAD_S, Pool
 from rebalancer.peers.names import Endpoint
 from rebalancer.peers.resolver import Resolver, Target

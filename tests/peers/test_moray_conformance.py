@@ -18,7 +18,8 @@ import trio
 from rebalancer import jsontext
 from rebalancer.errors import PeerUnreachable
 from rebalancer.jsontext import JsonText
-from rebalancer.peers.moray.client import Put, open_moray
+from rebalancer.peers.metadata import Put
+from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.moray.errors import MorayError
 from rebalancer.peers.names import locate
 from rebalancer.peers.protocols import MorayShard

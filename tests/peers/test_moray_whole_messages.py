@@ -221,7 +221,8 @@ async def free_soon(server: ShardServer) -> None:
 
 _CLIENT = """
     import sys, trio
-    from rebalancer.peers.moray.client import Put, open_moray
+    from rebalancer.peers.metadata import Put
+    from rebalancer.peers.moray.client import open_moray
 
     async def main(port, size):
         puts = [Put("manta", f"/{n:03}", {"text": "x" * (size // 50)}, "0") for n in range(50)]

@@ -48,8 +48,9 @@ from rebalancer.manager.pipeline.stages.update import update
 from rebalancer.manager.store import assignments, discovery
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import ScanPosition
+from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.moray import connection, fast
-from rebalancer.peers.moray.client import MorayClient, Put, Record, open_moray
+from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer_devregion.moray.server import ShardServer
 from rebalancer_devregion.moray.store import ShardStore
 

@@ -9,7 +9,8 @@ from rebalancer.config import ManagerConfig
 from rebalancer.errors import BadRequest, PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.store.records import Finding
-from rebalancer.peers.moray.client import MorayClient, Record, open_moray
+from rebalancer.peers.metadata import Record
+from rebalancer.peers.moray.client import MorayClient, open_moray
 
 STORAGE_BUCKET = "manta_storage"
 #: A storage node is looked up within this many seconds, or the job is made unchecked.

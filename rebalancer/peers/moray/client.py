@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import attrs
 import trio
 
 from rebalancer import jsontext
 from rebalancer.errors import PeerMalformed, PeerUnreachable
 from rebalancer.jsontext import JsonText
+from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import MorayError
 from rebalancer.peers.moray.pool import Pool
@@ -19,26 +19,6 @@ from rebalancer.peers.resolver import Resolver
 #: A call has this many seconds in all, look-ups, connecting and waiting for others to do so
 #: included: a real server may retry its database for 10.
 CALL_S = 60.0
-
-
-@attrs.frozen
-class Record:
-    """A record: where it is, its value, and the version a put can be conditional on."""
-
-    key: str
-    value: dict[str, Any]
-    etag: str
-
-
-# Not frozen, because that takes three times as long to make, and there is one for each object.
-@attrs.define
-class Put:
-    """A conditional write of a batch.  The value may be JSON text already."""
-
-    bucket: str
-    key: str
-    value: Mapping[str, Any] | JsonText
-    etag: str
 
 
 class MorayClient:

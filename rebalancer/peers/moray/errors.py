@@ -1,21 +1,9 @@
 """This module sorts Moray's errors by what a client has to do about them."""
 
-import enum
 from collections.abc import Mapping
 from typing import Any
 
-from rebalancer.errors import PeerError
-
-
-class Kind(enum.Enum):
-    """A kind of error says what the client does about it; the text is for docs/moray-errors.md."""
-
-    PERMANENT = "gives up at once"
-    MISSING = "reads the record again: it may be deleted"
-    CONFLICT = "reads the record again, and writes it with its new etag if it is still to move"
-    TRANSIENT = "asks again after a pause"
-    OVERLOADED = "asks again after a pause, with fewer updaters"
-
+from rebalancer.peers.metadata import Kind, MetadataError
 
 _KINDS: Mapping[str, Kind] = {
     "EtagConflictError": Kind.CONFLICT,
@@ -92,33 +80,16 @@ def classify(name: str, message: str) -> Kind:
     return _KINDS.get(name, Kind.PERMANENT)
 
 
-class MorayError(PeerError):
+class MorayError(MetadataError):
     """Moray answered with an error.  `name` is Moray's, `context` what it adds."""
 
     def __init__(
         self, name: str, message: str, context: Mapping[str, Any], kind: Kind | None = None
     ) -> None:
-        super().__init__(f"{name}: {message}")
-        self.name = name
+        key = context.get("key")
+        conflicting_key = key if isinstance(key, str) else None
+        super().__init__(name, message, kind or classify(name, message), conflicting_key)
         self.context = context
-        self.kind = kind or classify(name, message)
-        self.is_transient = self.kind in (Kind.TRANSIENT, Kind.OVERLOADED)
-
-    @property
-    def is_conflict(self) -> bool:
-        """Tell whether a condition on an etag did not hold."""
-        return self.kind is Kind.CONFLICT
-
-    @property
-    def is_missing(self) -> bool:
-        """Tell whether there is no such record."""
-        return self.kind is Kind.MISSING
-
-    @property
-    def conflicting_key(self) -> str | None:
-        """Return the key of the record whose etag did not match; None if Moray did not say."""
-        key = self.context.get("key")
-        return key if isinstance(key, str) else None
 
 
 def read_error(data: Mapping[str, Any]) -> MorayError:

@@ -31,7 +31,7 @@ from rebalancer.manager.pipeline.stages.post import TRIES
 from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Agents, PostAnswer, PostResult
 from rebalancer.peers.http import Reply
-from rebalancer.peers.moray.client import Put
+from rebalancer.peers.metadata import Put
 from rebalancer.tokens import Token
 from tests.logs import capture_logs
 from tests.manager.store.test_store import check_counters

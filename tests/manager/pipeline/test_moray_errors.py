@@ -18,8 +18,9 @@ from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
 from rebalancer.manager.pipeline.stages.update_records import RecordUpdater
 from rebalancer.manager.store.records import WRITTEN, Update
+from rebalancer.peers.metadata import Kind
 from rebalancer.peers.moray.client import MorayClient, open_moray
-from rebalancer.peers.moray.errors import Kind, classify
+from rebalancer.peers.moray.errors import classify
 from rebalancer_devregion.moray.errors import MorayError as ServerError
 from rebalancer_devregion.moray.server import ShardServer
 from rebalancer_devregion.moray.store import ShardStore

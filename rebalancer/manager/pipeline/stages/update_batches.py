@@ -9,8 +9,7 @@ from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.store.records import Update, UpdateResult
-from rebalancer.peers.moray.client import Put
-from rebalancer.peers.moray.errors import MorayError
+from rebalancer.peers.metadata import MetadataError, Put
 
 #: The most records in a batch.  A real server is busy with 200 for 0.2 s, and serves nobody else.
 MAX_BATCH_RECORDS = 100
@@ -81,7 +80,7 @@ def after_conflict(exc: PeerError, group: list[Update], conflicts: int) -> list[
     conflict more are to be expected, and a server names only one for each batch, so all records
     that were not read yet are read.
     """
-    key = exc.conflicting_key if isinstance(exc, MorayError) else None
+    key = exc.conflicting_key if isinstance(exc, MetadataError) else None
     named = group if len(group) == 1 else [update for update in group if update.key == key]
     unread = [update for update in group if not update.was_read]
     if conflicts > 1 or not named:

@@ -30,8 +30,7 @@ from rebalancer.manager.pipeline.stages.update_batches import (
     pieces,
 )
 from rebalancer.manager.store.records import WRITTEN, Update, UpdateResult
-from rebalancer.peers.moray.client import Put
-from rebalancer.peers.moray.errors import Kind, MorayError
+from rebalancer.peers.metadata import Kind, MetadataError, Put
 from rebalancer.peers.protocols import RecordStore
 from rebalancer.retry import pauses
 
@@ -191,7 +190,7 @@ class RecordUpdater:
 
 def _kind(exc: PeerError, group: list[Update]) -> Kind:
     """Return the kind of a failed call; mark updates as stale if it may have taken effect."""
-    if isinstance(exc, MorayError):
+    if isinstance(exc, MetadataError):
         return exc.kind
     if isinstance(exc, PeerRefused):
         return Kind.PERMANENT
