@@ -3,23 +3,30 @@
 from typing import Annotated, Any
 
 import attrs
-from msgspec import Meta
 
 #: Key of `attrs.Attribute.metadata` under which a field's `Facts` are.
 FACTS = "body"
 
+
+class Keywords:
+    """A kind of value has these keywords of JSON Schema beside its type."""
+
+    def __init__(self, **keywords: Any) -> None:
+        self.keywords = keywords
+
+
 #: A number of things, or of bytes.
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Keywords(minimum=0)]
 #: A number of things, or of bytes, of which there is one at least.
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Keywords(minimum=1)]
 #: Seconds, or how many of something a second.
-Amount = Annotated[float, Meta(ge=0)]
+Amount = Annotated[float, Keywords(minimum=0)]
 #: The id of a job, an object or an assignment.
-Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
-#: A time in UTC, as RFC 3339 has it.
+Uuid = Annotated[str, Keywords(format="uuid")]
 #: From 0 to 1.
-Share = Annotated[float, Meta(ge=0, le=1)]
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Share = Annotated[float, Keywords(minimum=0, maximum=1)]
+#: A time in UTC, as RFC 3339 has it.
+Time = Annotated[str, Keywords(format="date-time")]
 
 
 @attrs.frozen

@@ -1,20 +1,21 @@
 """This module generates JSON Schemas from the classes of bodies.  Pure.
 
-msgspec knows the types; the words, the keys and what is required are added from `fields`.  Every
+Types come from the classes; words, keys and what is required from `fields`.  Every
 object is closed (`additionalProperties: false`): a field that is shown and not declared fails a
 test, and a key that nobody knows is refused in a request.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
-import msgspec
 
 from rebalancer.api.fields import facts_of, key_of
 
 Schema = dict[str, Any]
 _NULL: Schema = {"type": "null"}
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}
 
 
 def ref(name: str) -> Schema:
@@ -44,11 +45,7 @@ def one_of(*kinds: type[Any]) -> Schema:
 
 def schemas_of(*kinds: type[Any]) -> dict[str, Schema]:
     """Return the schemas of some classes, and of all that they refer to, by name."""
-    classes = list(dict.fromkeys(_reached(kinds)))
-    template = "#/components/schemas/{name}"
-    _, made = msgspec.json.schema_components(classes, ref_template=template)
-    for kind in classes:
-        made[kind.__name__] = _completed(kind, made[kind.__name__])
+    made = {kind.__name__: _of_class(kind) for kind in dict.fromkeys(_reached(kinds))}
     return {name: made[name] for name in sorted(made)}
 
 
@@ -62,22 +59,43 @@ def _reached(kinds: Iterable[Any]) -> Iterable[Any]:
             yield from _reached(get_args(kind))
 
 
-def _completed(kind: Any, schema: Mapping[str, Any]) -> Schema:
-    """Add to a generated schema what msgspec does not know of a class."""
+def _of_class(kind: Any) -> Schema:
+    """Return the schema of a class whose types are resolved."""
     properties, required = {}, []
     for field in attrs.fields(kind):
         facts, key = facts_of(field), key_of(field)
         if field.default is attrs.NOTHING or facts.is_always_there:
             required.append(key)
-        given = {**schema["properties"][field.name]}
-        if facts.is_always_there or given.get("default", 0) is None:
-            given.pop("default", None)
+        given = _of_type(field.type)
+        if field.default not in (attrs.NOTHING, None) and not facts.is_always_there:
+            given["default"] = field.default
         if facts.is_never_null:
             (given,) = (branch for branch in given["anyOf"] if branch != _NULL)
         properties[key] = _bounded(given, facts.schema)
         if facts.text:
             properties[key]["description"] = facts.text
     return {**closed(properties, required), "description": (kind.__doc__ or "").strip()}
+
+
+def _of_type(kind: Any) -> Schema:
+    """Return the schema of a field's type; a type of another form than bodies have is a bug."""
+    if kind is Any:
+        return {}
+    if kind in _TYPES:
+        return {"type": _TYPES[kind]}
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return {**_of_type(args[0]), **args[1].keywords}
+    if origin is Literal:
+        return {"enum": sorted(args)}
+    if origin in (Union, UnionType):
+        return {"anyOf": [_of_type(one) for one in args]}
+    if origin is tuple:
+        return {"type": "array", "items": _of_type(args[0])}
+    if origin is dict:
+        values = {} if args[1] is Any else {"additionalProperties": _of_type(args[1])}
+        return {"type": "object", **values}
+    return ref(kind.__name__)
 
 
 def _bounded(schema: Schema, keywords: Mapping[str, Any]) -> Schema:
