@@ -25,21 +25,28 @@ from rebalancer.config import (
     unusable_files,
 )
 from rebalancer.errors import ConfigError, RebalancerError, leaves
+from rebalancer.natives import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: The exit code of what Ctrl-C has ended.
 INTERRUPTED = 130
-_STAMP = f"python-{platform.python_version()}"
 
 
 def _version(program: str) -> Callable[[F], F]:
-    # The predecessors' tools drop the first word of this line.
-    return click.version_option(
-        __version__,
-        "-V",
-        "--version",
-        prog_name=program,
-        message=f"%(prog)s %(version)s ({_STAMP})",
+    def show(context: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
+        if is_wanted and not context.resilient_parsing:
+            # The predecessors' tools drop the first word of this line.
+            python, build = platform.python_version(), describe()["build"]
+            click.echo(f"{program} {__version__} (python-{python}, {build})")
+            context.exit()
+
+    return click.option(
+        *("-V", "--version"),
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=show,
+        help="Show the version and exit.",
     )
 
 
@@ -185,6 +192,9 @@ def check_config(program: str, file: Path) -> None:
 
 
 def _serve(run: Callable[[], Awaitable[None]]) -> None:
+    python = platform.python_version()
+    log.get_logger().info("starting", version=__version__, python=python, **describe())
+
     async def start() -> None:
         await run()
 

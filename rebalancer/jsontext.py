@@ -1,4 +1,7 @@
-"""This module reads and writes JSON that comes in masses: records, and what brings them."""
+"""This module reads and writes JSON that comes in masses: records, and what brings them.
+
+msgspec reads it, where that is installed, in a third of the time that Python's parser takes.
+"""
 
 import json
 import math
@@ -6,9 +9,6 @@ from collections.abc import Callable
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
-import msgspec
-
-_DECODER = msgspec.json.Decoder()
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -30,10 +30,7 @@ def dumps(value: Any) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """Parse as `json.loads` does, in a third of the time, but without its constants.
-
-    msgspec is strict where Python's parser is not: lone surrogates, which JavaScript writes, and
-    numbers that no double can hold.  So whatever it refuses is read once more.
+    """Parse as `json.loads` does, but without its constants.
 
     Raises:
       ValueError: it is no JSON, as NaN and Infinity are none, or no text.
@@ -50,13 +47,6 @@ def loads_exactly(text: str | bytes) -> Any:
       RecursionError: it is nested too deeply.
     """
     return _loads(text, _finite)
-
-
-def _loads(text: str | bytes, read_float: Callable[[str], float]) -> Any:
-    try:
-        return _DECODER.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return json.loads(text, parse_constant=_refuse, parse_float=read_float)
 
 
 def is_text(value: str) -> bool:
@@ -78,3 +68,23 @@ def _finite(number: str) -> float:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _read(text: str | bytes, read_float: Callable[[str], float]) -> Any:
+    return json.loads(text, parse_constant=_refuse, parse_float=read_float)
+
+
+try:
+    import msgspec
+except ImportError:
+    _loads = _read
+else:
+    _DECODER = msgspec.json.Decoder()
+
+    def _loads(text: str | bytes, read_float: Callable[[str], float]) -> Any:
+        # msgspec is strict where Python's parser is not: lone surrogates, which JavaScript writes,
+        # and numbers that no double can hold.  So whatever it refuses is read once more.
+        try:
+            return _DECODER.decode(text)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return _read(text, read_float)

@@ -78,7 +78,8 @@ ONLY_IN = {
     "cattrs": {"converter.py"},
     # What these refuse, and that they refuse what is nested too deeply, is told in one place each.
     "tomllib": {"converter.py"},
-    "msgspec": {"jsontext.py", "agent/state/posted.py"},
+    "msgspec": {"jsontext.py", "agent/state/quick.py"},
+    "fastcrc": {"peers/moray/crc.py"},
     "psycopg": {"peers/postgres.py", "rebalancer_devregion/postgres.py"},
     "sqlite3": {
         "sqlite.py",

@@ -15,7 +15,7 @@ from rebalancer.log import configure, get_logger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.http.api import make_api
 from rebalancer.manager.jobs import scratch
-from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.assembly import Resources, check_discovery
 from rebalancer.manager.jobs.figures import Figures
 from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.jobs.service import Jobs
@@ -44,6 +44,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
       StoreError: the state cannot be opened, or another manager has it.
       ConfigError: an address cannot be served on, or there is no token where one should be.
     """
+    check_discovery(config)
     agent_token = Token.of(config.agent_token_file, "agent_token_file")
     api_token = Token.of(config.api.token_file, "api.token_file")
     async with _open_jobs(config, agent_token) as jobs:
@@ -109,6 +110,7 @@ async def _open_jobs(config: ManagerConfig, agent_token: Token) -> AsyncIterator
 
 def _load(path: Path | None) -> ManagerConfig:
     config = load_manager(path)
+    check_discovery(config)
     read_token(config.agent_token_file, "agent_token_file")
     return config
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,11 +17,13 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
-from rebalancer.peers.postgres import PostgresShard, open_postgres
 from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
 from rebalancer.waits import Waits
+
+if TYPE_CHECKING:
+    from rebalancer.peers.postgres import PostgresShard
 
 #: What operators read that a job waits for while the file of the token cannot be read.
 TOKEN = "the agents' token"
@@ -76,7 +80,22 @@ class Shards:
     """The shards of a region, and their clones, which are scanned instead if there are any."""
 
     moray: Mapping[int, MorayClient]
-    clones: Mapping[int, PostgresShard]
+    clones: "Mapping[int, PostgresShard]"
+
+
+def check_discovery(config: ManagerConfig) -> None:
+    """Check that clones can be asked, if a configuration says that they are to be scanned.
+
+    Raises:
+      ConfigError: libpq, by which they are, cannot be loaded.
+    """
+    if config.discovery == "direct_db":
+        try:
+            import_module("rebalancer.peers.postgres")
+        except ImportError as exc:
+            trouble = " ".join(str(exc).split())
+            expected = "expected libpq, or 'moray'"
+            raise ConfigError(f"discovery 'direct_db': {trouble}; {expected}") from exc
 
 
 @asynccontextmanager
@@ -88,6 +107,8 @@ async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
         if config.discovery != "direct_db":
             yield Shards(moray, {})
             return
+        from rebalancer.peers.postgres import open_postgres
+
         async with open_postgres(_clones(config), config.hosts) as clones:
             yield Shards(moray, clones)
 

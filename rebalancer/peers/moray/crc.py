@@ -7,7 +7,10 @@ of UTF-16 code units instead of the UTF-8 bytes that travel.
 import binascii
 import zlib
 
-from fastcrc import crc16
+try:
+    from fastcrc.crc16 import arc
+except ImportError:
+    from rebalancer.peers.moray.crc_table import arc  # type: ignore[assignment]
 
 
 def _low_bytes(text: str) -> bytes:
@@ -23,7 +26,7 @@ def crc_v1(text: str) -> int:
 
 def crc_v2(payload: bytes) -> int:
     """Return CRC-16/ARC (polynomial 0x8005 reflected, start 0) over the bytes."""
-    return crc16.arc(payload)
+    return arc(payload)
 
 
 def record_etag(text: str) -> str:

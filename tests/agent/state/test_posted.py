@@ -122,6 +122,7 @@ def test_any_body_is_read_as_the_careful_way_reads_it() -> None:
     assert 1000 < taken < 3000
 
 
+@pytest.mark.native("msgspec")
 @pytest.mark.parametrize("form", [PostForm.LEGACY, PostForm.TAGGED])
 def test_what_managers_send_is_read_quickly(
     form: PostForm, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +145,7 @@ def test_a_body_of_too_many_tasks_is_refused_before_they_are_made(
     tasks = tuple(map(module.task_of, rows))
     most = assignment_body(Assignment(ASSIGNMENT, tasks), PostForm.LEGACY)
     assert read_posted(most) == Posted(ASSIGNMENT, ASSIGNMENT, rows, Dialect.LEGACY)
-    monkeypatch.delattr(module, "_DECODER")
+    monkeypatch.delattr("rebalancer.agent.state.quick._DECODER", raising=False)
     many = b'{"id":"x","tasks":[' + b"{}," * 30_001 + b"{}]}"
 
     assert outcome(read_posted, many) == outcome(carefully, many)

@@ -22,7 +22,9 @@ from tests.sources import OWNER, Answer, ok, task, uuid
 A, B = b"first object", b"second object" * 1000
 
 
-@pytest.fixture(params=["libcurl", "plain"], autouse=True)
+@pytest.fixture(
+    params=[pytest.param("libcurl", marks=pytest.mark.native("pycurl")), "plain"], autouse=True
+)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engine of the test's agent."""
     name = str(request.param)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import pycurl
 import pytest
 import trio
 import trio.testing
@@ -19,9 +18,7 @@ from trio.testing import MockClock
 
 from rebalancer.agent.transfer.bandwidth import Allowance
 from rebalancer.agent.transfer.puller import Puller
-from rebalancer.agent.transfer.sources import driver
 from rebalancer.agent.transfer.sources.choice import check_engine, open_engine
-from rebalancer.agent.transfer.sources.curl import CurlEngine
 from rebalancer.agent.transfer.sources.engine import (
     AGE_S,
     AHEAD_BYTES,
@@ -34,7 +31,6 @@ from rebalancer.agent.transfer.sources.engine import (
     read_status,
 )
 from rebalancer.agent.transfer.sources.plain import PlainEngine
-from rebalancer.agent.transfer.sources.sockets import SelectedSockets
 from rebalancer.config import AgentSource
 from rebalancer.domain import reasons
 from rebalancer.errors import ConfigError
@@ -42,7 +38,8 @@ from rebalancer.peers.names import Endpoint
 from tests.logs import capture_logs
 from tests.sources import Answer, ok, open_source
 
-ENGINES = ["libcurl", "plain"]
+LIBCURL = pytest.mark.native("pycurl")
+ENGINES = [pytest.param("libcurl", marks=LIBCURL), "plain"]
 SMALL, LARGE = b"a small one", bytes(range(256)) * 20_000
 
 
@@ -216,8 +213,12 @@ async def test_silence_ends_a_transfer_that_nobody_else_feels(
     assert told == [reasons.NETWORK_ERROR]
 
 
+@LIBCURL
 async def test_sockets_may_be_watched_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on platforms that have kqueue: many transfers, of which some open connections anew."""
+    from rebalancer.agent.transfer.sources import driver
+    from rebalancer.agent.transfer.sources.sockets import SelectedSockets
+
     monkeypatch.setattr(driver, "open_sockets", SelectedSockets)
     contents = [SMALL, LARGE, b"", SMALL * 2000]
     async with (
@@ -236,8 +237,10 @@ async def test_sockets_may_be_watched_without_epoll(monkeypatch: pytest.MonkeyPa
     assert sorted(map(len, found)) == sorted(map(len, contents * 8))
 
 
+@LIBCURL
 async def test_an_answer_may_be_there_before_anybody_waits_for_it() -> None:
     """A request that was sent, and answered by more than is received ahead, in one turn."""
+    from rebalancer.agent.transfer.sources.curl import CurlEngine
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -278,6 +281,7 @@ async def test_an_answer_may_be_there_before_anybody_waits_for_it() -> None:
 # --- connections -------------------------------------------------------------------------------
 
 
+@LIBCURL
 async def test_connections_that_nobody_uses_are_closed(mock_clock: MockClock) -> None:
     """After a while, and not while another transfer is under way."""
     async with (
@@ -295,6 +299,7 @@ async def test_connections_that_nobody_uses_are_closed(mock_clock: MockClock) ->
         assert (source.connections, source.at_work) == (2, 1)
 
 
+@LIBCURL
 async def test_a_connection_that_its_source_has_closed_is_closed() -> None:
     """Within seconds, though nobody wants it: else its socket would wait for ever."""
 
@@ -316,6 +321,7 @@ async def test_a_connection_that_its_source_has_closed_is_closed() -> None:
                 await trio.sleep(0.05)
 
 
+@LIBCURL
 async def test_connections_are_given_up_when_files_lack() -> None:
     """Those at rest at once; those in use when they are at rest, for the next to start anew."""
     slow = trio.Event()
@@ -350,6 +356,7 @@ async def test_connections_are_given_up_when_files_lack() -> None:
 GONE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+@LIBCURL
 @pytest.mark.parametrize("unasked", [b"unasked", GONE, b"\r\n\r\n", ok(b"another")])
 async def test_what_a_kept_connection_carries_unasked_is_not_the_next_answer(
     unasked: bytes,
@@ -365,6 +372,7 @@ async def test_what_a_kept_connection_carries_unasked_is_not_the_next_answer(
         assert source.connections == 3
 
 
+@LIBCURL
 async def test_an_answer_that_came_unasked_just_now_is_not_the_next_one() -> None:
     """Before anybody but the next request could look at its connection."""
 
@@ -471,6 +479,7 @@ async def test_a_transfer_that_is_given_up_ends(name: str) -> None:
                 await trio.sleep(0.01)
 
 
+@LIBCURL
 async def test_a_task_that_is_cancelled_with_its_engine_asks_it_for_nothing_more() -> None:
     """As one that has been in a thread until then, which cannot be cancelled."""
 
@@ -510,8 +519,12 @@ async def test_a_task_that_is_cancelled_with_its_engine_asks_it_for_nothing_more
         assert nursery.cancel_scope.cancelled_caught
 
 
+@LIBCURL
 async def test_a_transfer_that_libcurl_does_not_take_harms_no_other() -> None:
     """As when it lacks memory: nothing is left of it that would be looked at later."""
+    import pycurl
+
+    from rebalancer.agent.transfer.sources.curl import CurlEngine
 
     class Unwilling:
         def __getattr__(self, name: str) -> object:
@@ -582,7 +595,7 @@ def test_a_name_that_could_mean_two_hosts_is_asked_nothing(name: str) -> None:
 # --- the choice --------------------------------------------------------------------------------
 
 
-async def test_without_libcurl_the_plain_engine_is_taken_and_said(
+def test_without_libcurl_the_plain_engine_is_taken_and_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unless the configuration says that it must be libcurl."""
@@ -593,7 +606,13 @@ async def test_without_libcurl_the_plain_engine_is_taken_and_said(
     assert [line["log_level"] for line in lines] == ["warning"]
     with pytest.raises(ImportError):
         open_engine(AgentSource(engine="libcurl"), Allowance(), 4)
-    monkeypatch.undo()
+
+
+@LIBCURL
+def test_a_libcurl_that_is_too_old_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's log, or its refusal to start, says what was expected."""
+    import pycurl
+
     monkeypatch.delattr(pycurl, "MAXAGE_CONN")
     monkeypatch.delitem(sys.modules, "rebalancer.agent.transfer.sources.curl", raising=False)
     with capture_logs() as lines:
@@ -609,15 +628,18 @@ def test_an_agent_that_must_use_libcurl_does_not_start_on_one_that_is_broken(
 ) -> None:
     """It would come up, and its fetchers would end at once, again and again."""
     (tmp_path / "pycurl.py").write_text("raise ImportError('libcurl.so.4: no such file')")
-    monkeypatch.delitem(sys.modules, "pycurl")
-    monkeypatch.delitem(sys.modules, "rebalancer.agent.transfer.sources.curl")
+    monkeypatch.delitem(sys.modules, "pycurl", raising=False)
+    monkeypatch.delitem(sys.modules, "rebalancer.agent.transfer.sources.curl", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"pycurl cannot be loaded: libcurl\.so\.4"):
         check_engine(AgentSource(engine="libcurl"))
 
 
+@LIBCURL
 def test_with_libcurl_it_is_taken_and_said() -> None:
     """With the versions that an operator would be asked for."""
+    from rebalancer.agent.transfer.sources.curl import CurlEngine
+
     with capture_logs() as lines:
         assert type(open_engine(AgentSource(), Allowance(), 4)).__name__ == CurlEngine.__name__
         assert isinstance(open_engine(AgentSource(engine="plain"), Allowance(), 4), PlainEngine)

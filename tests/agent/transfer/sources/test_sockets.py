@@ -3,19 +3,23 @@
 import select
 import socket
 
-import pycurl
 import pytest
 import trio
 import trio.testing
 
-from rebalancer.agent.transfer.sources.sockets import FRESH_S, EpollSockets
-
-pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll here")
+pytestmark = [
+    pytest.mark.native("pycurl"),
+    pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll here"),
+]
 
 
 async def test_a_kept_connection_is_looked_at_again_once_the_last_look_is_not_fresh(
     mock_clock: trio.testing.MockClock,
 ) -> None:
+    import pycurl
+
+    from rebalancer.agent.transfer.sources.sockets import FRESH_S, EpollSockets
+
     ours, theirs = socket.socketpair()
     watched = EpollSockets(lambda _number: False)
     with ours, theirs:

@@ -1,0 +1,31 @@
+"""This module names what is compiled in an installation; all else has a form in Python.
+
+Whatever is compiled is quicker, and never needed: each module that uses such a package has both
+forms.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+#: What has a compiled form: its package, what that is called, and what is there without it.
+_PARTS = {
+    "json": ("msgspec", "msgspec", "python"),
+    "crc": ("fastcrc", "fastcrc", "python"),
+    "engine": ("pycurl", "libcurl", "plain"),
+    "postgres": ("psycopg_binary", "binary", "python"),
+}
+#: Packages of which a program may be without.
+PACKAGES = frozenset(package for package, _, _ in _PARTS.values())
+
+
+def describe() -> Mapping[str, str]:
+    """Return `build`, native or pure, and the form that each part has.
+
+    A part that a configuration rules out is there all the same.
+    """
+    forms = {
+        part: compiled if find_spec(package) else plain
+        for part, (package, compiled, plain) in _PARTS.items()
+    }
+    pure = {part: plain for part, (_, _, plain) in _PARTS.items()}
+    return {"build": "pure" if forms == pure else "native", **forms}
