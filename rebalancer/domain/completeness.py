@@ -14,6 +14,24 @@ LAST_COLUMN = "none"
 NO_SHARD = 0
 
 
+@attrs.frozen
+class Reached:
+    """A scan of a part has come to `position`, and the part ends at `until`.
+
+    `cursor` says where to go on in a part whose records have no numbers: there, `position` counts
+    the records looked at, and `until` is an estimate until the end is reached.
+    """
+
+    position: int
+    until: int
+    cursor: str | None = None
+
+    @property
+    def is_end(self) -> bool:
+        """Tell whether all of the part was looked at."""
+        return self.position >= self.until
+
+
 class Scan(Protocol):
     """A scan as far as it has come: all ids of `column` up to `position`, of `until`."""
 

@@ -11,6 +11,7 @@ import trio
 from psycopg.rows import dict_row
 
 from rebalancer.errors import PeerError, PeerRefused, PeerUnreachable
+from rebalancer.peers import scan
 from rebalancer.peers.names import Endpoint, locate
 from rebalancer.threads import Work, run_sync
 
@@ -34,7 +35,7 @@ _REFUSED_TEXTS = ("authentication failed", "no pg_hba.conf entry", "no password"
 Row = dict[str, Any]
 
 
-class PostgresShard:
+class PostgresShard(scan.DirectoryShard):
     """A client of one shard's clone.  Made by `open_postgres`.
 
     Mutable state: its one connection, made when needed and given up after any error, and how long

@@ -44,15 +44,19 @@ class RecordStore(Protocol):
         """
 
 
-class MorayShard(scan.Shard, RecordStore, Protocol):
-    """A shard is one Moray of the metadata tier: its records, and statements on its tables."""
+class LiveShard(scan.Scannable, RecordStore, Protocol):
+    """A live shard is one of the metadata tier, whose records are scanned, read and written."""
+
+    def resize(self, connections: int) -> None:
+        """Have at most `connections` connections from now on."""
+
+
+class MorayShard(scan.DirectoryShard, LiveShard, Protocol):
+    """A Moray is a live shard of the directory tier, which runs statements on its tables."""
 
     @property
     def name(self) -> str:
         """Return the shard's host name."""
-
-    def resize(self, connections: int) -> None:
-        """Have at most `connections` connections from now on."""
 
     async def find_objects(self, bucket: str, filter_text: str, limit: int) -> list[Record]:
         """Return the first `limit` records that match an LDAP filter, in order of `_id`.

@@ -210,7 +210,7 @@ class World:
     )
     config_changes: dict[str, Any] = attrs.field(factory=dict)
     #: Where objects are looked for, if not through Moray.
-    scanned: Mapping[int, scan.Shard] | None = None
+    scanned: Mapping[int, scan.Scannable] | None = None
     listing: Listing | None = None
     job_name: str = "job"
     fleet_ledger: FleetLedger = attrs.field(factory=FleetLedger)
@@ -277,7 +277,7 @@ class World:
                     "node_list": NodeList(self.ask),
                     "agents": agents,
                     "scanned": self.scanned or moray,
-                    "moray": moray,
+                    "shards": moray,
                     "listing": self.listing,
                     "metrics": ManagerMetrics(config),
                     "ledger": ledger,

@@ -26,7 +26,7 @@ from rebalancer_devregion.moray.store import ShardStore
 T = TypeVar("T")
 
 
-class StoredShard:
+class StoredShard(scan.DirectoryShard):
     """A shard's file behind the client's methods: a `MorayShard`.
 
     Effects first, answers after: a caller that is cancelled is one whose answer was lost.  Mutable

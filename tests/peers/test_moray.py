@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from rebalancer.domain.completeness import Reached
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers import scan
 from rebalancer.peers.metadata import Put
@@ -108,20 +109,21 @@ async def test_scanning_windows_finds_exactly_the_mentions(tmp_path: Path) -> No
             name = "1.stor.lab" if number % 3 == 0 else "11.stor.lab"
             sharks = [{"datacenter": "d", "manta_storage_id": name}]
             await shard.client.put_object("manta", f"/{number}", value(sharks=sharks), None)
-        columns = await scan.id_columns(shard.client)
-        assert columns == ("_id", scan.NO_ID)
-        last = await scan.last_id(shard.client, "_id")
-        assert last == 10
+        records = shard.client.records()
+        assert await records.parts() == ("_id", scan.NO_ID)
+        done = await records.end_of("_id")
+        assert done == Reached(0, 10)
         found = []
-        for after in range(0, last, 3):
-            found += await scan.window(shard.client, columns, "_id", after, after + 3, "1.stor.lab")
+        while not done.is_end:
+            done, rows = await records.window("_id", done, 3, "1.stor.lab")
+            found += rows
         assert [row.key for row in found] == ["/0", "/3", "/6", "/9"]
 
 
 async def test_an_empty_table_has_last_id_zero(tmp_path: Path) -> None:
     """max of nothing is null, not a crash."""
     async with a_shard(tmp_path) as shard:
-        assert await scan.last_id(shard.client, "_id") == 0
+        assert (await shard.client.records().end_of("_id")).is_end
 
 
 @pytest.mark.row("CRIT-3")

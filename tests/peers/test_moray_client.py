@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from rebalancer.domain.completeness import Reached
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import scan
 from rebalancer.peers.metadata import Kind
@@ -460,16 +461,16 @@ async def test_a_scan_may_take_longer_than_other_calls() -> None:
     """Whole tables are read for rows without an id; a window of a cold disk takes minutes."""
     asked: dict[str, float] = {}
 
-    class Shard:
+    class Shard(scan.DirectoryShard):
         async def sql(
             self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
         ) -> list[dict[str, Any]]:
             asked["none" if "IS NULL" in statement else "_id"] = within_s
             return []
 
-    columns = ("_id", scan.NO_ID)
-    for column in columns:
-        await scan.window(Shard(), columns, column, 0, 10, "1.stor.lab")
+    records = Shard().records()
+    for part in await records.parts():
+        await records.window(part, Reached(0, 10), 10, "1.stor.lab")
     assert asked == {"_id": scan.WINDOW_S, "none": scan.TABLE_S}
 
 
@@ -477,7 +478,7 @@ async def test_many_keys_are_asked_for_in_small_messages() -> None:
     """A large message could be cut by the end of this process, which would end the server."""
     asked: list[Sequence[Any]] = []
 
-    class Shard:
+    class Shard(scan.DirectoryShard):
         async def sql(
             self, statement: str, values: Sequence[Any] = (), *, within_s: float = 0.0
         ) -> list[dict[str, Any]]:
@@ -485,8 +486,8 @@ async def test_many_keys_are_asked_for_in_small_messages() -> None:
             return [{"_key": key, "_etag": "e", "_value": "{}"} for key in values]
 
     keys = [f"/{number}/" + "é" * 500 for number in range(200)] + ["/" + "x" * (64 << 10)]
-    found = await scan.rows_of(Shard(), keys)
+    found = await Shard().records().rows_of(keys)
 
     assert [row.key for row in found] == keys
     assert all(len("".join(one).encode()) <= scan.KEYS_BYTES for one in asked[:-1])
-    assert await scan.rows_of(Shard(), []) == []
+    assert await Shard().records().rows_of([]) == []

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 import trio
 
+from rebalancer.domain.completeness import Reached
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import postgres as clones
 from rebalancer.peers import scan
@@ -86,13 +87,14 @@ async def test_windows_find_every_mention_whatever_ids_the_rows_have(
     wanted = await trio.to_thread.run_sync(fill)
     found = []
     async with shard_of(cluster) as shard:
-        columns = await scan.id_columns(shard)
-        assert columns == (*(("_id", "_idx") if has_idx else ("_id",)), scan.NO_ID)
-        for column in columns:
-            last = await scan.last_id(shard, column)
-            for after in range(0, last, 50):
-                end = min(after + 50, last)
-                found += await scan.window(shard, columns, column, after, end, SHARK)
+        records = shard.records()
+        parts = await records.parts()
+        assert parts == (*(("_id", "_idx") if has_idx else ("_id",)), scan.NO_ID)
+        for part in parts:
+            done = await records.end_of(part)
+            while not done.is_end:
+                done, rows = await records.window(part, done, 50, SHARK)
+                found += rows
     assert len(found) == len(wanted)
     assert {row.key for row in found} == wanted
     assert {row.etag for row in found} == {"0123ABCD"}
@@ -102,9 +104,11 @@ async def test_an_empty_table_is_no_trouble(cluster: Cluster) -> None:
     """There is nothing to scan but the rows without id, of which there are none."""
     await trio.to_thread.run_sync(cluster.create)
     async with shard_of(cluster) as shard:
-        columns = await scan.id_columns(shard)
-        assert await scan.last_id(shard, "_id") == 0
-        assert await scan.window(shard, columns, scan.NO_ID, 0, 1, SHARK) == []
+        records = shard.records()
+        *_, last = await records.parts()
+        assert (await records.end_of("_id")).is_end
+        done, rows = await records.window(last, await records.end_of(last), 1, SHARK)
+        assert (done.is_end, rows) == (True, [])
 
 
 async def test_a_table_of_that_name_in_another_schema_is_nobodys_business(
@@ -119,9 +123,10 @@ async def test_a_table_of_that_name_in_another_schema_is_nobodys_business(
 
     await trio.to_thread.run_sync(make)
     async with shard_of(cluster) as shard:
-        columns = await scan.id_columns(shard)
-        assert columns == ("_id", scan.NO_ID)
-        assert await scan.window(shard, columns, "_id", 0, 10, SHARK) == []
+        records = shard.records()
+        assert await records.parts() == ("_id", scan.NO_ID)
+        _, rows = await records.window("_id", Reached(0, 10), 10, SHARK)
+        assert rows == []
 
 
 async def test_a_connection_lost_within_a_statement_can_be_asked_again(cluster: Cluster) -> None:

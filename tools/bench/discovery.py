@@ -104,7 +104,7 @@ def fill(cluster: Cluster, first: int, last: int) -> None:
 
 
 @asynccontextmanager
-async def a_job(store: JobStore, shard: scan.Shard) -> AsyncIterator[Job]:
+async def a_job(store: JobStore, shard: scan.Scannable) -> AsyncIterator[Job]:
     """Open a job as the manager does, but without agents and storinfo, which are not asked."""
 
     async def nodes() -> Sequence[StorageNode]:

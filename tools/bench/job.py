@@ -63,7 +63,7 @@ def make_job(
     *,
     node_list: NodeList | None = None,
     agents: Agents | None = None,
-    scanned: Mapping[int, scan.Shard] | None = None,
+    scanned: Mapping[int, scan.Scannable] | None = None,
     moray: Mapping[int, MorayClient] | None = None,
 ) -> Job:
     """Return a job as the manager makes it, but for what the measured stages do not use."""
@@ -77,7 +77,7 @@ def make_job(
         node_list=cast(NodeList, node_list),
         agents=known,
         scanned=scanned or {},
-        moray=moray or {},
+        shards=moray or {},
         listing=None,
         metrics=metrics,
         ledger=ledger,

@@ -6,11 +6,12 @@ looked at when the rest is done.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import attrs
 import trio
 
+from rebalancer.domain.completeness import Reached
 from rebalancer.domain.node_checks import Kind
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Column
@@ -41,7 +42,7 @@ def read_rows(node: str, number: int, rows: Iterable[scan.FoundRow]) -> list[Nam
     """Return the rows of a shard that name the node where that counts."""
     evacuation, found = Evacuate(Shark("", node)), list[Named]()
     for row in rows:
-        if row.is_directory:
+        if row.may_be_upload:
             if (upload := evacuation.read_upload(number, row.key, row.value)) is not None:
                 found.append(Named(Kind.UPLOAD, number, row.key, upload.object_id))
             continue
@@ -61,7 +62,7 @@ class NodeScan:
     """
 
     node: str
-    shards: Mapping[int, scan.Shard]
+    shards: Mapping[int, scan.Scannable]
     #: Shards that are scanned at a time, and ids in a window.
     readers: int
     width: int
@@ -71,8 +72,8 @@ class NodeScan:
     sample: list[Named] = attrs.field(factory=list)
     failures: dict[int, str] = attrs.field(factory=dict)
     ended: set[int] = attrs.field(factory=set)
-    #: By shard and column of ids: the last id that was looked at, and the last one there is.
-    spans: dict[tuple[int, str], tuple[int, int]] = attrs.field(factory=dict)
+    #: How far each part of a shard is scanned.
+    reached: dict[tuple[int, str], Reached] = attrs.field(factory=dict)
 
     @property
     def totals(self) -> Mapping[Kind, int]:
@@ -94,11 +95,11 @@ class NodeScan:
         return done / max(len(self.shards), 1)
 
     def _share(self, number: int) -> float:
-        its = [span for (shard, _), span in self.spans.items() if shard == number]
-        until = sum(until for _, until in its)
+        its = [reached for (shard, _), reached in self.reached.items() if shard == number]
+        until = sum(one.until for one in its)
         if number in self.ended:
             return 1.0
-        return sum(position for position, _ in its) / until if until else 0.0
+        return sum(one.position for one in its) / until if until else 0.0
 
     async def run(self) -> None:
         """Scan the shards, several at a time; one that does not answer is noted in `failures`.
@@ -114,34 +115,26 @@ class NodeScan:
 
     async def _scan_shard(self, number: int, readers: trio.CapacityLimiter, is_more: bool) -> None:
         shard = self.shards[number]
-        patient = scan.PatientShard(shard, f"shard {number}", Waits(check_of=self.node), PATIENCE_S)
+        waits = Waits(check_of=self.node)
+        records = scan.PatientRecords(shard.records(), f"shard {number}", waits, PATIENCE_S)
         async with readers:
             try:
-                columns = await scan.id_columns(patient)
-                for column in columns:
-                    if not (is_more and column == scan.NO_ID):
-                        await self._scan_column(number, patient, columns, column)
+                for part in await records.parts():
+                    await self._scan_part(number, records, part)
             except PeerError as exc:
                 self.failures[number] = str(exc)
         if is_more or number in self.failures:
             self.ended.add(number)
 
-    async def _scan_column(
-        self, number: int, shard: scan.Shard, columns: Sequence[str], column: str
-    ) -> None:
-        position, _ = self.spans.get((number, column), (0, 0))
-        until = await scan.last_id(shard, column)
-        while position < until and not self.has_enough:
-            self.spans[number, column] = (position, until)
-            end = min(position + self.width, until)
-            rows = await scan.window(
-                shard, columns, column, position, end, self.node, directories=True
-            )
+    async def _scan_part(self, number: int, records: scan.Records, part: str) -> None:
+        reached = await records.end_of(part, self.reached.get((number, part)))
+        while not (reached.is_end or self.has_enough):
+            self.reached[number, part] = reached
+            reached, rows = await records.window(part, reached, self.width, self.node, uploads=True)
             for begin in range(0, len(rows), AT_ONCE):
                 self._add(read_rows(self.node, number, rows[begin : begin + AT_ONCE]))
                 await trio.lowlevel.checkpoint()
-            position = end
-            self.spans[number, column] = (position, until)
+            self.reached[number, part] = reached
 
     def _add(self, found: Iterable[Named]) -> None:
         for one in found:

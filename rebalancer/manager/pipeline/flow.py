@@ -47,7 +47,7 @@ async def run(job: Job) -> None:
     """
     await job.unless_cancelled(partial(job.node_list.ready, job.waits))
     if job.scans_shards:
-        await job.store.write(scans.add_shards, tuple(job.moray))
+        await job.store.write(scans.add_shards, tuple(job.shards))
     left = await _unfinished(job)
     # An earlier round may be unfinished too, on shards that were configured after it.
     scan_round = left[0].round if left else await job.store.read(final_scans.last_round)
@@ -142,7 +142,7 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
         if part.round > scan_round or (part.round, part.shard) in noted:
             continue
         noted.add((part.round, part.shard))
-        is_there = part.shard == NO_SHARD or part.shard in job.moray
+        is_there = part.shard == NO_SHARD or part.shard in job.shards
         why = _position(part, progress) if is_there else PUT_BACK
         others.append(str(UnfinishedScan(part.round, part.shard, why)))
     return [*map(str, job.failed_scans), *left_out, *others]

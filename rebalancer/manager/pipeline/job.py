@@ -25,7 +25,7 @@ from rebalancer.manager.pipeline.decisions import MoveDecisions
 from rebalancer.manager.pipeline.listings import Listing
 from rebalancer.manager.store.job_store import JobStore
 from rebalancer.peers import scan
-from rebalancer.peers.protocols import AgentService, MorayShard
+from rebalancer.peers.protocols import AgentService, LiveShard
 from rebalancer.waits import Waits
 
 #: Objects in one message to placement.
@@ -112,9 +112,10 @@ class Job:
     store: JobStore
     node_list: NodeList
     agents: AgentService
-    #: The clones of the shards, or their Morays, in which objects are looked for.
-    scanned: Mapping[int, scan.Shard]
-    moray: Mapping[int, MorayShard]
+    #: The live shards of the metadata tier.
+    shards: Mapping[int, LiveShard]
+    #: The clones of the shards in which objects are looked for, or the live shards.
+    scanned: Mapping[int, scan.Scannable]
     #: The listing that is read before any shard is scanned.
     listing: Listing | None
     metrics: ManagerMetrics
@@ -165,7 +166,7 @@ class Job:
         threads = config.options.max_metadata_update_threads
         if threads != self.config.options.max_metadata_update_threads:
             self.update_limiter.resize(threads)
-            for shard in self.moray.values():
+            for shard in self.shards.values():
                 shard.resize(threads)
         self.config = config
 

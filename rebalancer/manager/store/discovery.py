@@ -11,6 +11,7 @@ from rebalancer.domain import states
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.reasons import Column
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.manager.store import scans
 from rebalancer.manager.store.counts import Tally, count_objects, error_and_outcome
 from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition
 from rebalancer.manager.store.unplaced import last_row
@@ -133,4 +134,7 @@ def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) ->
 
 def write_scan(db: sqlite3.Connection, scanned: ScanPosition) -> None:
     """Store how far a scan has come."""
-    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)", attrs.astuple(scanned))
+    *row, cursor = attrs.astuple(scanned)
+    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)", row)
+    if cursor is not None:
+        scans.keep_cursors(db, [scanned])

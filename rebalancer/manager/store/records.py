@@ -1,10 +1,11 @@
 """This module has the values that pass between the stages of a job and its store."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
+from rebalancer.domain.completeness import Reached
 from rebalancer.domain.objects import MantaObject, Shark
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import (
@@ -55,6 +56,18 @@ class ScanPosition:
     position: int
     until: int
     round: int = 0
+    #: Where the scan goes on, as `Reached` has it.
+    cursor: str | None = None
+
+    @classmethod
+    def of(cls, shard: int, part: str, scan_round: int, reached: Reached) -> Self:
+        """Return the position in a part of a shard that was reached in a round."""
+        return cls(shard, part, reached.position, reached.until, scan_round, reached.cursor)
+
+    @property
+    def reached(self) -> Reached:
+        """Return how far the scan is, in its part."""
+        return Reached(self.position, self.until, self.cursor)
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
 """This module has rows of the shards that a job must scan, and of how far it has come in them."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 
@@ -33,10 +34,13 @@ def continue_scans(
     A position of the job itself stays.
     """
     add_shards(db, shards)
+    known = {(one.round, one.shard, one.column) for one in read_scans(db)}
+    new = [one for one in positions if (one.round, one.shard, one.column) not in known]
     db.executemany(
-        "INSERT OR IGNORE INTO scans VALUES (?, ?, ?, ?, ?)",
-        [attrs.astuple(position) for position in positions],
+        "INSERT INTO scans VALUES (?, ?, ?, ?, ?)",
+        [attrs.astuple(position)[:-1] for position in new],
     )
+    keep_cursors(db, new)
 
 
 def read_known_shards(db: sqlite3.Connection) -> frozenset[int]:
@@ -46,22 +50,54 @@ def read_known_shards(db: sqlite3.Connection) -> frozenset[int]:
     return frozenset(number for (number,) in db.execute("SELECT shard FROM shards"))
 
 
+def keep_cursors(db: sqlite3.Connection, positions: Iterable[ScanPosition]) -> None:
+    """Store the cursors of the positions that have one.
+
+    Their table is made when the first comes, so that an older version of this program, which knows
+    no shards with cursors, can use the file of a job without them.
+    """
+    rows = [
+        (one.round, one.shard, one.column, one.cursor)
+        for one in positions
+        if one.cursor is not None
+    ]
+    if rows and not _has_cursors(db):
+        db.execute(
+            "CREATE TABLE cursors (round INTEGER NOT NULL, shard INTEGER NOT NULL,"
+            " id_column TEXT NOT NULL, cursor TEXT NOT NULL,"
+            " PRIMARY KEY (round, shard, id_column)) WITHOUT ROWID"
+        )
+    if rows:
+        db.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)", rows)
+
+
+def _has_cursors(db: sqlite3.Connection) -> bool:
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'cursors'").fetchone()
+    return found is not None
+
+
 def read_scans(db: sqlite3.Connection) -> list[ScanPosition]:
     """Read how far the scan of each shard has come, in each round."""
-    rows = db.execute("SELECT shard, id_column, position, until, round FROM scans ORDER BY 5, 1, 2")
-    return [ScanPosition(*row) for row in rows]
+    return _read(db, "ORDER BY round, shard, id_column")
 
 
 def read_position(
     db: sqlite3.Connection, shard: int, column: str, scan_round: int = 0
 ) -> ScanPosition | None:
     """Return how far the scan of a column has come, or None if it has not begun."""
-    row = db.execute(
-        "SELECT shard, id_column, position, until, round FROM scans"
-        " WHERE round = ? AND shard = ? AND id_column = ?",
-        (scan_round, shard, column),
-    ).fetchone()
-    return None if row is None else ScanPosition(*row)
+    found = _read(
+        db, "WHERE round = ? AND shard = ? AND id_column = ?", (scan_round, shard, column)
+    )
+    return found[0] if found else None
+
+
+def _read(db: sqlite3.Connection, which: str, values: Sequence[Any] = ()) -> list[ScanPosition]:
+    columns, tables = "shard, id_column, position, until, round", "scans"
+    if _has_cursors(db):
+        columns += ", cursor"
+        tables += " LEFT JOIN cursors USING (round, shard, id_column)"
+    rows = db.execute(f"SELECT {columns} FROM {tables} {which}", values)
+    return [ScanPosition(*row) for row in rows]
 
 
 def has_begun(db: sqlite3.Connection) -> bool:

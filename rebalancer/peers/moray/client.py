@@ -9,6 +9,7 @@ import trio
 from rebalancer import jsontext
 from rebalancer.errors import PeerMalformed, PeerUnreachable
 from rebalancer.jsontext import JsonText
+from rebalancer.peers import scan
 from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.moray import fast
 from rebalancer.peers.moray.errors import MorayError
@@ -21,7 +22,7 @@ from rebalancer.peers.resolver import Resolver
 CALL_S = 60.0
 
 
-class MorayClient:
+class MorayClient(scan.DirectoryShard):
     """A client of one shard.  Made by `open_moray`."""
 
     def __init__(self, pool: Pool) -> None:

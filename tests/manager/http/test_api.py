@@ -369,7 +369,7 @@ async def test_the_number_of_updaters_changes_at_once(tmp_path: Path) -> None:
             for params in (30, 250, 1, 0, -5, 251)
         }
         ignored = update_limiter.in_force
-        shards = [shard for shard in running.moray.values() if isinstance(shard, MorayClient)]
+        shards = [shard for shard in running.shards.values() if isinstance(shard, MorayClient)]
         connections = {shard._pool.limit for shard in shards}
         wrong = [
             await rig.put(job_id, {"action": "set_metadata_threads", "params": params})

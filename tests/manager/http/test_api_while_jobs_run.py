@@ -167,7 +167,7 @@ async def test_what_breaks_discovery_is_the_error_of_the_job(
         await trio.lowlevel.checkpoint()
         raise PeerRefused("1.moray.lab: relation manta does not exist")
 
-    monkeypatch.setattr(scan, "window", fail)
+    monkeypatch.setattr(scan.DirectoryRecords, "window", fail)
     async with open_rig(tmp_path, objects=3) as rig:
         job_id = await rig.create()
         view = await rig.reach(job_id, "Failed")

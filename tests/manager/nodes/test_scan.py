@@ -35,8 +35,8 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def scan_of(world: World, first: int | None = None, **shards: scan.Shard) -> NodeScan:
-    moray: dict[int, scan.Shard] = {
+def scan_of(world: World, first: int | None = None, **shards: scan.Scannable) -> NodeScan:
+    moray: dict[int, scan.Scannable] = {
         number: FakeMoray(world, number, store) for number, store in world.shards.items()
     }
     return NodeScan(NODE, {**moray, **{int(n[1:]): s for n, s in shards.items()}}, 2, 5, first)
@@ -66,7 +66,7 @@ async def test_a_count_can_stop_early(world: World, autojump_clock: object) -> N
     assert checked.has_enough
 
 
-class Broken:
+class Broken(scan.DirectoryShard):
     """A shard that does not answer, or that refuses."""
 
     def __init__(self, failure: Exception) -> None:
@@ -158,6 +158,6 @@ async def test_a_scan_beside_an_evacuation_says_what_is_left(
 def test_an_upload_whose_nodes_cannot_be_read_counts() -> None:
     """It holds the name, and nobody can say that it will not end there."""
     texts = [upload(1, NODE), upload(2, [ORIGIN.manta_storage_id]), {"key": "/a", "note": NODE}]
-    rows = [scan.FoundRow("/a", "1", json.dumps(text), is_directory=True) for text in texts]
+    rows = [scan.FoundRow("/a", "1", json.dumps(text), may_be_upload=True) for text in texts]
 
     assert [one.kind for one in read_rows(NODE, 1, rows)] == [Kind.UPLOAD] * 2

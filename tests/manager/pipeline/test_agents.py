@@ -377,7 +377,7 @@ async def test_slow_metadata_is_not_held_against_an_agent(
             return await super().get(shark, assignment_id)
 
     moray = {number: SlowMoray(world, number, store) for number, store in world.shards.items()}
-    async with world.job(agents=Slow(world.agents), moray=moray) as job:
+    async with world.job(agents=Slow(world.agents), shards=moray) as job:
         await flow.run(job)
         assert await counts(job.store) == {("complete", ""): 20}
         assert not waits

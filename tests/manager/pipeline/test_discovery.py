@@ -318,7 +318,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @attrs.define
-class Unsteady:
+class Unsteady(scan.DirectoryShard):
     """A shard that some statements fail on: by default its connection is lost.
 
     Mutable state: how many statements there were.
@@ -350,10 +350,10 @@ async def test_a_scan_goes_on_behind_what_is_stored(tmp_path: Path) -> None:
         with trio.CancelScope() as scope:
             async with world.job() as job:
                 stop = functools.partial(_count_windows, windows, scope, stop_after)
-                watched = Watched(job.scanned[1], stop)
+                watched = Watched(world.moray[1], stop)
                 await discovered(attrs.evolve(job, scanned={1: watched}))
         async with world.job() as job:
-            watched = Watched(job.scanned[1], windows.append)
+            watched = Watched(world.moray[1], windows.append)
             await discovered(attrs.evolve(job, scanned={1: watched}))
         assert kept(world.job_file) == whole
         # The window that was being stored may be asked for again, and the one ahead of it.
@@ -370,7 +370,7 @@ def _count_windows(
 
 
 @attrs.define
-class Watched:
+class Watched(scan.DirectoryShard):
     """A shard that tells of each window before it is asked for."""
 
     shard: scan.Shard
@@ -391,7 +391,7 @@ async def test_a_lost_connection_costs_a_try(tmp_path: Path, autojump_clock: obj
     whole = await _found_by(world, "whole")
     world.job_name = "lossy"
     async with world.job() as job:
-        lossy = Unsteady(job.scanned[1], frozenset(range(1, 100, 2)))
+        lossy = Unsteady(world.moray[1], frozenset(range(1, 100, 2)))
         await discovered(attrs.evolve(job, scanned={1: lossy}))
         assert job.failed_scans == []
     assert kept(world.job_file) == whole
@@ -405,7 +405,7 @@ async def test_a_shard_that_refuses_its_scan_fails_the_job_at_its_end(
     """The other shards are scanned to their ends, and the cause is kept."""
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 21)])
     async with world.job() as job:
-        refusing = Unsteady(job.scanned[2], frozenset(range(3, 1000)), NO_TABLE)
+        refusing = Unsteady(world.moray[2], frozenset(range(3, 1000)), NO_TABLE)
         await discovered(attrs.evolve(job, scanned={**job.scanned, 2: refusing}))
         assert job.failed_scans == [UnfinishedScan(0, 2, str(NO_TABLE))]
     assert len(kept(world.job_file)["objects"]) >= 10
@@ -418,7 +418,7 @@ async def test_a_shard_that_stays_away_is_waited_for_while_the_others_are_scanne
     """For hours if need be, visibly; when it is back its scan goes on behind what is stored."""
     world = make_world(tmp_path / "world", [record(n) for n in range(1, 21)])
     async with world.job() as job, trio.open_nursery() as nursery:
-        gone = Unsteady(job.scanned[2], frozenset(range(4, 100_000)))
+        gone = Unsteady(world.moray[2], frozenset(range(4, 100_000)))
         nursery.start_soon(discovered, attrs.evolve(job, scanned={**job.scanned, 2: gone}))
         await trio.sleep(7200)
         (wait,) = job.waits.causes

@@ -28,6 +28,7 @@ from rebalancer.manager.pipeline.listings import EarlierJob
 from rebalancer.manager.pipeline.stages.place import place
 from rebalancer.manager.store import assignments, discovery, unplaced, updates, views
 from rebalancer.manager.store.records import WRITTEN, FoundRecord, ScanPosition
+from rebalancer.peers import scan
 from rebalancer.peers.moray.errors import read_error
 from rebalancer_devregion.moray import faults
 from rebalancer_devregion.moray.errors import query_timeout
@@ -55,7 +56,7 @@ def on_the_shark(world: World) -> set[str]:
 
 
 @attrs.define
-class Failing:
+class Failing(scan.DirectoryShard):
     """A shard that fails its first statements.  Mutable state: how many it will."""
 
     shard: Any
@@ -94,7 +95,7 @@ async def test_an_error_of_a_scan_is_tried_again(
 ) -> None:
     """Whatever it is: after five failures nothing is missing."""
     async with world.job() as job:
-        flaky = Failing(job.scanned[2], SCAN_ERRORS[name], 5)
+        flaky = Failing(world.moray[2], SCAN_ERRORS[name], 5)
         await flow.run(attrs.evolve(job, scanned={**job.scanned, 2: flaky}))
         assert await counts(job.store) == {("complete", ""): 20}
     assert on_the_shark(world) == set()
@@ -108,7 +109,7 @@ async def test_an_error_of_a_scan_that_stays_is_waited_for(
     """Ten hours: what the other shards have is moved first, the cause is shown, then it goes on."""
     error = SCAN_ERRORS[name]
     async with world.job() as job, trio.open_nursery() as nursery:
-        broken = Failing(job.scanned[2], error, float("inf"))
+        broken = Failing(world.moray[2], error, float("inf"))
         job = attrs.evolve(job, scanned={**job.scanned, 2: broken})
         nursery.start_soon(flow.run, job)
         await trio.sleep(36_000)
@@ -127,7 +128,7 @@ async def test_a_shard_that_is_waited_for_takes_no_reader_from_the_others(
     world = make_world(tmp_path / "w", [record(number) for number in range(1, 31)], shards=3)
     world.options = attrs.evolve(world.options, max_md_read_threads=1)
     async with world.job() as job, trio.open_nursery() as nursery:
-        broken = Failing(job.scanned[1], SCAN_ERRORS["refused"], float("inf"))
+        broken = Failing(world.moray[1], SCAN_ERRORS["refused"], float("inf"))
         nursery.start_soon(flow.run, attrs.evolve(job, scanned={**job.scanned, 1: broken}))
         await trio.sleep(3600)
         assert await counts(job.store) == {("complete", ""): 20}
@@ -141,7 +142,7 @@ async def test_a_job_that_waits_for_a_shard_can_be_cancelled(
 ) -> None:
     """And comes to its end at once."""
     async with world.job() as job, trio.open_nursery() as nursery:
-        broken = Failing(job.scanned[2], SCAN_ERRORS["refused"], float("inf"))
+        broken = Failing(world.moray[2], SCAN_ERRORS["refused"], float("inf"))
         nursery.start_soon(flow.run, attrs.evolve(job, scanned={**job.scanned, 2: broken}))
         await trio.sleep(3600)
         job.cancel()
@@ -157,7 +158,7 @@ async def test_what_no_try_can_change_is_not_tried_again(
 ) -> None:
     """An answer that is no answer: the job says so at once."""
     async with world.job() as job:
-        broken = Failing(job.scanned[2], partial(PeerMalformed, "no rows"), 1)
+        broken = Failing(world.moray[2], partial(PeerMalformed, "no rows"), 1)
         with pytest.raises(JobFailed, match="discovery on shard 2 did not finish: no rows"):
             await flow.run(attrs.evolve(job, scanned={**job.scanned, 2: broken}))
 
@@ -197,7 +198,7 @@ def break_store(transaction: object) -> Callable[[Job], Job]:
 
 
 def break_writes(job: Job) -> Job:
-    for shard in job.moray.values():
+    for shard in job.shards.values():
         vars(shard)["batch"] = broken
     return job
 
@@ -349,7 +350,7 @@ async def test_a_limit_ends_the_scan(tmp_path: Path, autojump_clock: object) -> 
     asked = 0
 
     @attrs.define
-    class Counting:
+    class Counting(scan.DirectoryShard):
         shard: Any
 
         async def sql(
@@ -360,7 +361,7 @@ async def test_a_limit_ends_the_scan(tmp_path: Path, autojump_clock: object) -> 
             return await self.shard.sql(statement, values)
 
     async with world.job(max_objects=7) as job:
-        await flow.run(attrs.evolve(job, scanned={1: Counting(job.scanned[1])}))
+        await flow.run(attrs.evolve(job, scanned={1: Counting(world.moray[1])}))
         assert await counts(job.store) == {("complete", ""): 7}
     assert asked == 3  # of forty windows of five
     world.close()

@@ -266,7 +266,7 @@ async def test_a_record_that_comes_to_a_shard_that_was_scanned_is_moved(
     """As by a rename, which takes its nodes along, while another shard has yet to be scanned."""
     asked = [0]
     async with world.job() as job:
-        moray: Any = job.moray[2]
+        moray: Any = job.shards[2]
         ask = moray.sql
 
         async def late(statement: str, values: Any = (), **options: Any) -> Any:
@@ -374,7 +374,7 @@ async def test_a_shard_that_cannot_be_scanned_again_fails_the_job(
 ) -> None:
     """Nobody knows whether the shark is empty then."""
     async with world.job() as job:
-        moray: Any = job.moray[2]
+        moray: Any = job.shards[2]
         ask = moray.sql
 
         async def refuse(statement: str, values: Any = (), **options: Any) -> Any:

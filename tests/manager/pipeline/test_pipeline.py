@@ -18,6 +18,7 @@ from rebalancer.errors import JobFailed, PeerRefused, PeerUnreachable
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.store.job_store import JobStore
+from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer, PostResult
 from tests.manager.world import NODES, ORIGIN, World, counts, make_world, object_id, record
 
@@ -212,15 +213,13 @@ async def test_a_shard_that_fails_fails_the_job_at_its_end(
     """The other shards are done first; the cause names the shard."""
     world.shards[2].close()
 
-    class Down:
-        name = "2.moray.lab"
-
-        async def sql(self, *_args: object, **_options: object) -> None:
+    class Down(scan.DirectoryShard):
+        async def sql(self, *_args: object, **_options: object) -> Any:
             await trio.lowlevel.checkpoint()
             raise PeerRefused("2.moray.lab: relation manta does not exist")
 
     async with world.job() as job:
-        job.moray[2] = Down()  # type: ignore[index]
+        job.shards[2] = Down()  # type: ignore[index]
         with pytest.raises(JobFailed, match="shard 2"):
             await flow.run(job)
         assert job.store.objects == 10
@@ -362,7 +361,7 @@ async def test_a_shard_that_is_not_configured_any_more_is_told(
         unsettled = job.store.uncopied
     assert unsettled
     async with world.job() as job:
-        del job.moray[2]  # type: ignore[attr-defined]
+        del job.shards[2]  # type: ignore[attr-defined]
         with trio.fail_after(10_000), pytest.raises(JobFailed, match="the shard is not configured"):
             await flow.run(job)
         found = await counts(job.store)

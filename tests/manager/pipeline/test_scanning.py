@@ -59,7 +59,7 @@ async def test_one_window_is_read_ahead_and_no_more(world: World, autojump_clock
     windows = list[Any]()
     send, receive = trio.open_memory_channel[Feed](0)
     async with world.job() as job, trio.open_nursery() as nursery, send, receive:
-        watched = attrs.evolve(job, scanned={1: Watched(job.scanned[1], windows.append)})
+        watched = attrs.evolve(job, scanned={1: Watched(world.moray[1], windows.append)})
         nursery.start_soon(run_discovery, watched, send)
         await trio.sleep(1000)
         assert [bounds[1:] for bounds in windows] == [(0, WINDOW), (WINDOW, 2 * WINDOW)]
@@ -74,7 +74,7 @@ async def test_what_was_read_is_stored_whatever_becomes_of_the_next_window(
     """The objects of all windows before the shard refused are stored, and the position."""
     async with world.job() as job:
         # Two statements ask for columns and the last id.
-        refusing = Unsteady(job.scanned[1], frozenset(range(3 + windows, 1000)), NO_TABLE)
+        refusing = Unsteady(world.moray[1], frozenset(range(3 + windows, 1000)), NO_TABLE)
         await discovered(attrs.evolve(job, scanned={1: refusing}))
         assert job.failed_scans == [UnfinishedScan(0, 1, str(NO_TABLE))]
         assert await stored(job) == (windows * WINDOW, windows * WINDOW)
@@ -85,7 +85,7 @@ async def test_a_limit_is_exact_though_a_window_is_read_ahead(world: World, limi
     """What was read beyond the limit is not stored, and little is."""
     windows = list[Any]()
     async with world.job(max_objects=limit) as job:
-        watched = Watched(job.scanned[1], windows.append)
+        watched = Watched(world.moray[1], windows.append)
         await discovered(attrs.evolve(job, scanned={1: watched}))
         position, objects = await stored(job)
     assert objects == min(limit, OBJECTS)

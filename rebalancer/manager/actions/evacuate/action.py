@@ -170,7 +170,7 @@ async def _prepare(running: "RunningJob", job: Job, opened: Opened) -> None:
       StoreError: the file of a job that it retries cannot be read.
     """
     await job.node_list.ready(job.waits)
-    findings = await preflight_of(job, opened.shards.clones)
+    findings = await preflight_of(job, opened.shards)
     for finding in findings:
         log.warning("pre-flight", job=job.id, check=finding.check, detail=finding.detail)
     await job.store.write(job_info.write_warnings, findings)

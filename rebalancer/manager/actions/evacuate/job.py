@@ -61,7 +61,7 @@ async def make_job(
         agents=agents,
         bandwidth=BandwidthLimit(agents, read_tuning(row).bandwidth_bytes_per_s),
         scanned=shards.clones or shards.moray,
-        moray=shards.moray,
+        shards=shards.moray,
         listing=listing_of(row.params, resources.file),
         scans_shards=scans_shards(row.params),
         metrics=metrics,

@@ -83,7 +83,7 @@ async def _make(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_look, job, note)
             await job.node_list.ready(job.waits, PATIENCE_S)
-            warnings = await preflight_of(job, shards.clones)
+            warnings = await preflight_of(job, shards)
             destinations = await _place_all(job)
             nursery.cancel_scope.cancel()
         return Plan(

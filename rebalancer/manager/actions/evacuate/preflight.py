@@ -20,6 +20,7 @@ from rebalancer.domain import placement
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
 from rebalancer.errors import PeerError, PeerMalformed
+from rebalancer.manager.jobs.assembly import Shards
 from rebalancer.manager.pipeline.job import Job, rules_of
 from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
@@ -102,12 +103,12 @@ async def preflight(
     return findings
 
 
-async def preflight_of(job: Job, clones: Mapping[int, Clone]) -> list[Finding]:
-    """Return all findings about `job`, as `preflight` does; `clones` has its shards' clones."""
+async def preflight_of(job: Job, shards: Shards) -> list[Finding]:
+    """Return all findings about `job`, as `preflight` does; `shards` are those of the job."""
     origin = job.decisions.origin.manta_storage_id
-    looked_at = clones if job.scans_shards else {}
+    looked_at = shards.clones if job.scans_shards else {}
     return await preflight(
-        job.config, origin, job.node_list.nodes, job.agents, job.moray, looked_at
+        job.config, origin, job.node_list.nodes, job.agents, shards.moray, looked_at
     )
 
 

@@ -58,12 +58,12 @@ def has_collected_all(file: Path) -> bool:
 class LiveShards:
     """The live shards, each of which is waited for."""
 
-    moray: Mapping[int, scan.Shard]
+    moray: Mapping[int, scan.Scannable]
     waits: Waits
 
-    def patient(self, number: int) -> scan.PatientShard:
-        """Return a shard that is asked for as long as its failures are transient."""
-        return scan.PatientShard(self.moray[number], f"shard {number}", self.waits)
+    def records(self, number: int) -> scan.PatientRecords:
+        """Return a shard's records, asked for as long as failures are transient."""
+        return scan.PatientRecords(self.moray[number].records(), f"shard {number}", self.waits)
 
     async def texts(
         self, places: Sequence[tuple[int, str]]
@@ -77,7 +77,7 @@ class LiveShards:
         for number, key in places:
             keys[number].append(key)
         for number in keys.keys() & self.moray.keys():
-            rows = await scan.rows_of(self.patient(number), list(dict.fromkeys(keys[number])))
+            rows = await self.records(number).rows_of(list(dict.fromkeys(keys[number])))
             found |= {(number, row.key): row for row in rows}
         return found
 
@@ -159,23 +159,18 @@ class Collector:
 
     async def _scan(self, number: int, node: str, turns: trio.CapacityLimiter) -> None:
         async with turns:
-            columns = await scan.id_columns(self.shards.patient(number))
-            for column in columns:
-                await self._scan_column(number, columns, column, node)
+            records = self.shards.records(number)
+            for part in await records.parts():
+                await self._scan_part(number, records, part, node)
 
-    async def _scan_column(
-        self, number: int, columns: Sequence[str], column: str, node: str
-    ) -> None:
-        shard = self.shards.patient(number)
-        done = await self.store.read(scans.read_position, number, column)
+    async def _scan_part(self, number: int, shard: scan.Records, part: str, node: str) -> None:
+        done = await self.store.read(scans.read_position, number, part)
         if done is None:
-            until = await scan.last_id(shard, column)
-            done = ScanPosition(number, column, 0, until)
-        while done.position < done.until:
-            end = min(done.position + self.window, done.until)
-            rows = await scan.window(shard, columns, column, done.position, end, node)
+            done = ScanPosition.of(number, part, 0, await shard.end_of(part))
+        while not done.reached.is_end:
+            reached, rows = await shard.window(part, done.reached, self.window, node)
             records = [found_record(number, row.key, row.etag, row.value, node) for row in rows]
-            done = attrs.evolve(done, position=end)
+            done = ScanPosition.of(number, part, 0, reached)
             await self._keep([record for record in records if record is not None], done)
 
     async def _keep(self, records: Sequence[FoundRecord], done: ScanPosition) -> None:

@@ -43,7 +43,7 @@ class VerifyJob:
     params: Mapping[str, Any]
     config: ManagerConfig
     store: JobStore
-    moray: Mapping[int, scan.Shard]
+    moray: Mapping[int, scan.Scannable]
     http: HttpClient
     waits: Waits
     #: Returns the file of another job.

@@ -35,7 +35,7 @@ async def run_final_scan(job: Job, scan_round: int, feeds: trio.MemorySendChanne
         )
         await feed_placement(feeds, new)
 
-    await scan_shards(job, job.moray, keep, scan_round=scan_round)
+    await scan_shards(job, job.shards, keep, scan_round=scan_round)
 
 
 async def next_round(job: Job) -> int | None:
@@ -77,7 +77,7 @@ def _read_rows(
     The store takes them in its thread, so that they are parsed there and not in the event loop.
     """
     for row in rows:
-        if not row.is_directory:
+        if not row.may_be_upload:
             yield from read_rows(job, number, [row])
         elif (upload := job.decisions.read_upload(number, row.key, row.value)) is not None:
             yield upload

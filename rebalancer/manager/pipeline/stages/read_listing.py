@@ -111,18 +111,20 @@ class _Read:
 async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
     wanted = defaultdict[int, list[Listed]](list)
     for one in listed:
-        for number in job.moray if one.shard is None else [one.shard]:
+        for number in job.shards if one.shard is None else [one.shard]:
             wanted[number].append(one)
     read, known = _Read(), set[str]()
     for number, members in wanted.items():
-        if number not in job.moray:
+        if number not in job.shards:
             for one in members:
                 read.drop(number, one, NOT_CONFIGURED)
             continue
         # Of several records of an object the first counts: the first listed, not the first sent.
         places = {one.key: one for one in reversed(members)}
-        shard = scan.PatientShard(job.moray[number], f"shard {number}", job.waits, job.patience_s)
-        by_key = {row.key: row for row in await scan.rows_of(shard, list(places))}
+        records = scan.PatientRecords(
+            job.shards[number].records(), f"shard {number}", job.waits, job.patience_s
+        )
+        by_key = {row.key: row for row in await records.rows_of(list(places))}
         for key, one in reversed(places.items()):
             if (row := by_key.get(key)) is None:
                 continue
@@ -133,7 +135,7 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
             else:
                 read.take(record, one)
     for one in listed:
-        if one.key not in known and (one.shard is None or one.shard in job.moray):
+        if one.key not in known and (one.shard is None or one.shard in job.shards):
             read.drop(one.shard or NO_SHARD, one, "does not exist any more")
     return read
 

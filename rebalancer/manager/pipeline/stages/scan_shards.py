@@ -21,7 +21,7 @@ log = get_logger()
 
 
 async def scan_shards(
-    job: Job, shards: Mapping[int, scan.Shard], keep: Sink, *, scan_round: int = 0
+    job: Job, shards: Mapping[int, scan.Scannable], keep: Sink, *, scan_round: int = 0
 ) -> None:
     """Hand the rows that mention the evacuated shark to `keep`, behind the stored positions.
 
@@ -44,7 +44,7 @@ async def scan_shards(
 async def _scan_shard(
     job: Job,
     number: int,
-    shard: scan.Shard,
+    shard: scan.Scannable,
     readers: trio.CapacityLimiter,
     keep: Sink,
     scan_round: int,
@@ -52,15 +52,15 @@ async def _scan_shard(
     is_more: bool,
 ) -> None:
     turn = _Turn(readers)
-    where = "shard" if job.moray.get(number) is shard else "the clone of shard"
-    patient = scan.PatientShard(shard, f"{where} {number}", job.waits, job.patience_s, turn.rest)
+    where = "shard" if job.shards.get(number) is shard else "the clone of shard"
+    records = scan.PatientRecords(
+        shard.records(), f"{where} {number}", job.waits, job.patience_s, turn.rest
+    )
     await turn.take()
     try:
-        columns = await scan.id_columns(patient)
-        for column in columns:
-            if not (is_more and column == scan.NO_ID):
-                begun = await _begin(job, number, patient, column, scan_round, is_more=is_more)
-                await _scan_column(job, patient, columns, begun, keep)
+        for part in await records.parts():
+            begun = await _begin(job, number, records, part, scan_round, is_more=is_more)
+            await _scan_part(job, records, begun, keep)
     except PeerError as exc:
         # The other shards go on; the job fails when they are done.
         log.error("scan given up", job=job.id, shard=number, error=str(exc))
@@ -101,24 +101,20 @@ class _Turn:
 
 
 async def _begin(
-    job: Job, number: int, shard: scan.Shard, column: str, scan_round: int, *, is_more: bool
+    job: Job, number: int, records: scan.Records, part: str, scan_round: int, *, is_more: bool
 ) -> ScanPosition:
-    """Return how far the scan of a column has come, and until where it goes."""
-    begun = await job.store.read(scans.read_position, number, column, scan_round)
+    """Return how far the scan of a part has come, and until where it goes."""
+    begun = await job.store.read(scans.read_position, number, part, scan_round)
     if begun is not None and not is_more:
         return begun
-    until = await scan.last_id(shard, column)
-    if begun is None:
-        return ScanPosition(number, column, 0, until, scan_round)
-    return attrs.evolve(begun, until=max(begun.until, until))
+    known = None if begun is None else begun.reached
+    return ScanPosition.of(number, part, scan_round, await records.end_of(part, known))
 
 
-async def _scan_column(
-    job: Job, shard: scan.Shard, columns: tuple[str, ...], begun: ScanPosition, keep: Sink
-) -> None:
-    window = await _window_behind(begun, job, shard, columns)
+async def _scan_part(job: Job, records: scan.Records, begun: ScanPosition, keep: Sink) -> None:
+    window = await _window_behind(begun, job, records)
     while window is not None and not job.has_enough:
-        ask = partial(_window_behind, window.scanned, job, shard, columns)
+        ask = partial(_window_behind, window.scanned, job, records)
         # The server looks for the next rows while these are stored, and never further ahead.
         window = await _while_asking(partial(keep, window.scanned, window.rows), ask)
 
@@ -131,22 +127,21 @@ class _Window:
     rows: list[scan.FoundRow]
 
 
-async def _window_behind(
-    done: ScanPosition, job: Job, shard: scan.Shard, columns: tuple[str, ...]
-) -> _Window | None:
+async def _window_behind(done: ScanPosition, job: Job, records: scan.Records) -> _Window | None:
     """Ask for the next window of a scan that has come as far as `done`; None behind the last.
 
     Raises:
       PeerError: the shard does not answer.
     """
-    if done.position >= done.until or job.has_enough:
+    if done.reached.is_end or job.has_enough:
         return None
-    end = min(done.position + job.config.options.md_read_chunk_size, done.until)
-    shark = job.decisions.origin.manta_storage_id
-    span = columns, done.column, done.position, end
+    width, shark = job.config.options.md_read_chunk_size, job.decisions.origin.manta_storage_id
+    uploads = done.round > 0
     with job.metrics.timed("scan"):
-        rows = await scan.window(shard, *span, shark, directories=done.round > 0)
-    return _Window(attrs.evolve(done, position=end), rows)
+        reached, rows = await records.window(
+            done.column, done.reached, width, shark, uploads=uploads
+        )
+    return _Window(ScanPosition.of(done.shard, done.column, done.round, reached), rows)
 
 
 async def _while_asking(

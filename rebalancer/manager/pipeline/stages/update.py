@@ -70,7 +70,7 @@ async def _update_assignment(job: Job, assignment: Assignment) -> None:
 
 async def _update_chunk(job: Job, shard: int, chunk: list[Update]) -> dict[int, UpdateResult]:
     """Write the records of one batch; return the results by the numbers of the objects' rows."""
-    if (moray := job.moray.get(shard)) is None:
+    if (moray := job.shards.get(shard)) is None:
         detail = f"shard {shard} is not configured any more"
         failed = UpdateResult(ObjectEvent.UNUSABLE, reasons.BAD_SHARD_NUMBER, detail)
         return dict.fromkeys([pending.number for pending in chunk], failed)

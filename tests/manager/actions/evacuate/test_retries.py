@@ -52,7 +52,7 @@ async def without(world: World, *shards: int, **changes: Any) -> str:
     """Why a job fails that runs on while these shards are not configured."""
     async with world.job(**changes) as job:
         for number in shards:
-            del job.moray[number]  # type: ignore[attr-defined]
+            del job.shards[number]  # type: ignore[attr-defined]
         with trio.fail_after(100_000), pytest.raises(JobFailed) as caught:
             await flow.run(job)
     return str(caught.value)
@@ -172,7 +172,7 @@ async def test_a_retry_of_a_retry_lists_what_the_first_one_had_not_read(
     async with world.job(**changes) as job:
         await chain.take_over(job)
         for number in (1, 2):
-            del job.moray[number]  # type: ignore[attr-defined]
+            del job.shards[number]  # type: ignore[attr-defined]
         with pytest.raises(JobFailed, match="listed records of shard 1 were left out"):
             await flow.run(job)
     world.agents.post_answer = lambda *_: None

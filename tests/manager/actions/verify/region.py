@@ -83,7 +83,7 @@ class Region:
                     params=given,
                     config=config,
                     store=store,
-                    moray=cast(Mapping[int, scan.Shard], self.world.moray),
+                    moray=cast(Mapping[int, scan.Scannable], self.world.moray),
                     http=http,
                     waits=Waits(),
                     file=lambda name: self.world.folder / f"{name}.sqlite",
