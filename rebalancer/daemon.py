@@ -5,6 +5,7 @@ before it was taken, and starting is recovery.
 """
 
 import gc
+import os
 import resource
 import signal
 import socket
@@ -22,6 +23,7 @@ from rebalancer.log import get_logger
 from rebalancer.serving.app import Application, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.serving.server import BACKLOG, Server
+from rebalancer.supervision import Supervision
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
 
@@ -102,20 +104,22 @@ async def serve(
     metrics_at: Listen,
     on_reload: Callable[[], Awaitable[None]] | None = None,
     on_stop: Callable[[], None] = lambda: None,
+    status: Callable[[], str] = lambda: "",
 ) -> None:
     """Run `service` and both HTTP applications until SIGTERM or SIGINT.
 
     `on_stop` is called first when the end begins, then `service` is cancelled.  A second
     signal cuts the grace of the HTTP servers short.  If `service` fails, the process ends, and the
-    service manager starts it once more.
+    service manager starts it once more.  `status` says in a line what `service` is doing.
     """
     collect_rarely()
+    systemd = Supervision.of(os.environ, os.getpid())
     stopping, reloading = trio.Event(), trio.open_memory_channel[None](1)
     async with trio.open_nursery() as nursery:
         # Before serving, so that no signal ever meets its default action.
         await nursery.start(_watch_signals, nursery.cancel_scope, stopping, reloading[0])
         if on_reload is not None:
-            nursery.start_soon(_reload, reloading[1], on_reload)
+            nursery.start_soon(_reload, reloading[1], on_reload, systemd)
         async with trio.open_nursery() as servers:
             files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             bounds = Bounds(connections=api_connections(files))
@@ -123,12 +127,15 @@ async def serve(
             bounds = Bounds(connections=metrics_connections(files))
             metrics_url = await listen(servers, metrics, metrics_at, stopping, bounds)
             log.info("listening", api=api_url, metrics=metrics_url)
+            await systemd.report(READY=1)
             async with trio.open_nursery() as work:
                 work.start_soon(service)
+                work.start_soon(systemd.report_life, status)
                 await stopping.wait()
                 log.info("stopping")
                 on_stop()
                 work.cancel_scope.cancel()
+            await systemd.report(STOPPING=1, STATUS="stopping")
         nursery.cancel_scope.cancel()
     log.info("stopped")
 
@@ -156,10 +163,13 @@ async def _watch_signals(
 
 
 async def _reload(
-    requests: trio.MemoryReceiveChannel[None], on_reload: Callable[[], Awaitable[None]]
+    requests: trio.MemoryReceiveChannel[None],
+    on_reload: Callable[[], Awaitable[None]],
+    systemd: Supervision,
 ) -> None:
     async for _ in requests:
-        await on_reload()
+        async with systemd.reloading():
+            await on_reload()
 
 
 async def listen(

@@ -87,4 +87,5 @@ async def _serve(config: AgentConfig) -> None:
             metrics_at=daemon.Listen(config.metrics.host, config.metrics.port),
             on_reload=partial(daemon.reload_token, token),
             on_stop=drain,
+            status=agent.worker.status_line,
         )

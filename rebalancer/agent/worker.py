@@ -163,6 +163,18 @@ class Worker:
         self._forget_flow()
         return round(sum(size for _, size in self._flow) / FLOW_S)
 
+    def status_line(self) -> str:
+        """Return in a line what is being pulled, and what is waited for."""
+        backlog = self.intake.backlog
+        tasks = sum(fetcher.at_work for fetcher in self.fetchers)
+        parts = [
+            f"assignments: {len(backlog.running)} at work, {len(backlog)} waiting",
+            f"objects: {tasks} being pulled, {self.bytes_per_s() / 1e6:,.1f} MB/s",
+        ]
+        if causes := self.waits.causes:
+            parts.append(f"waits for {causes[0].subject}")
+        return "; ".join(parts)
+
     def _forget_flow(self) -> None:
         while self._flow and self._flow[0][0] < trio.current_time() - FLOW_S:
             self._flow.popleft()

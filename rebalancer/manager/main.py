@@ -19,6 +19,7 @@ from rebalancer.manager.jobs.assembly import Resources, check_discovery
 from rebalancer.manager.jobs.figures import Figures
 from rebalancer.manager.jobs.index import open_index
 from rebalancer.manager.jobs.service import Jobs
+from rebalancer.manager.jobs.status_line import status_line
 from rebalancer.manager.jobs.tuning import adopted
 from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.page.front import Front
@@ -76,6 +77,7 @@ async def run(config: ManagerConfig, path: Path | None = None) -> None:
             metrics_at=daemon.Listen(config.metrics_host, config.metrics_port),
             on_reload=reload,
             on_stop=page.stopping.set,
+            status=lambda: status_line(jobs.running.values()),
         )
 
 

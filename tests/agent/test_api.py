@@ -1,6 +1,7 @@
 """The agent's API in both dialects, on a real store and real files."""
 
 import json
+import re
 import sqlite3
 import threading
 from contextlib import closing
@@ -209,7 +210,11 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
         reply = await rig.client.get("/status")
         status = await reply.get_json()
         pong = await (await rig.client.get("/ping")).get_json()
+        line = rig.agent.worker.status_line()
 
+    assert re.fullmatch(
+        r"assignments: 0 at work, 0 waiting; objects: 0 being pulled, .* MB/s", line
+    )
     assert rig.client.app.program == f"rebalancer-agent {status['version']}"
     assert pong == {"ping": "pong", "version": status["version"]}
     assert (status["waiting"], status["running"]) == (0, [])
