@@ -8,6 +8,8 @@ from typing import Protocol
 
 import attrs
 
+from rebalancer.domain.tiers import shard_name
+
 #: The scan of a shard goes through its columns in order, and this one is always the last.
 LAST_COLUMN = "none"
 #: Stands for the shard where the position of a listing is kept.
@@ -87,7 +89,7 @@ def scan_name(scan_round: int, shard: int) -> str:
     """Return what a person calls the scan of a shard in a round, or the reading of a listing."""
     if shard == NO_SHARD:
         return "discovery"
-    return f"the final scan of shard {shard}" if scan_round else f"discovery on shard {shard}"
+    return f"{'the final scan of' if scan_round else 'discovery on'} {shard_name(shard)}"
 
 
 def needed(

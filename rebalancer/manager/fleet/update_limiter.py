@@ -9,6 +9,7 @@ from collections import defaultdict
 import trio
 
 from rebalancer.domain.pace import Pace, Patience
+from rebalancer.domain.tiers import shard_name
 from rebalancer.log import get_logger
 from rebalancer.waits import Waits
 
@@ -59,7 +60,7 @@ class UpdateLimiter:
     def answered(self, shard: int) -> None:
         """Note that a shard has answered, whatever its answer."""
         self._shards[shard].on_success()
-        self._waits.end(f"shard {shard}")
+        self._waits.end(shard_name(shard))
 
     def succeeded(self, shard: int) -> None:
         """Note that a shard has done what it was asked."""
@@ -70,7 +71,7 @@ class UpdateLimiter:
     def failed(self, shard: int, detail: str) -> None:
         """Note that a shard did not answer, or has not done what it was asked, for now."""
         self._shards[shard].on_failure(trio.current_time())
-        self._waits.begin(f"shard {shard}", detail)
+        self._waits.begin(shard_name(shard), detail)
 
     def overloaded(self, asked_at: float) -> None:
         """Note that a shard has too much to do, as it answered to what was asked at `asked_at`."""

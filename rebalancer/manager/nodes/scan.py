@@ -15,6 +15,7 @@ from rebalancer.domain.completeness import Reached
 from rebalancer.domain.node_checks import Kind
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Column
+from rebalancer.domain.tiers import shard_name
 from rebalancer.errors import PeerError
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.peers import scan
@@ -116,7 +117,7 @@ class NodeScan:
     async def _scan_shard(self, number: int, readers: trio.CapacityLimiter, is_more: bool) -> None:
         shard = self.shards[number]
         waits = Waits(check_of=self.node)
-        records = scan.PatientRecords(shard.records(), f"shard {number}", waits, PATIENCE_S)
+        records = scan.PatientRecords(shard.records(), shard_name(number), waits, PATIENCE_S)
         async with readers:
             try:
                 for part in await records.parts():

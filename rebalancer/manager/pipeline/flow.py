@@ -16,6 +16,7 @@ from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.completeness import NO_SHARD, NeededScan, UnfinishedScan, needed, unfinished
 from rebalancer.domain.reasons import CANCELLED
 from rebalancer.domain.states import OPEN_OBJECTS, AssignmentState
+from rebalancer.domain.tiers import shard_name
 from rebalancer.errors import JobFailed
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import discover
@@ -135,7 +136,8 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
     progress = await job.store.read(scans.read_progress)
     noted = {(scan.round, scan.shard) for scan in job.failed_scans}
     left_out = [
-        f"listed records of shard {shard} were left out: {PUT_BACK}" for shard in progress.dropped
+        f"listed records of {shard_name(shard)} were left out: {PUT_BACK}"
+        for shard in progress.dropped
     ]
     others = list[str]()
     for part in await _unfinished(job):

@@ -7,6 +7,7 @@ import trio
 
 from rebalancer.domain.reasons import BAD_SHARD_NUMBER, CHANGING, Reason
 from rebalancer.domain.states import ObjectEvent
+from rebalancer.domain.tiers import shard_name
 from rebalancer.log import get_logger
 from rebalancer.manager.actions.verify.collect import LiveShards
 from rebalancer.manager.actions.verify.copies import Copy, Fault, gravest, is_sampled
@@ -102,7 +103,7 @@ class Checker:
     def _judge(self, unchecked: Unchecked, records: Records) -> ToVerify | Skip | Unusable:
         for shard, _ in unchecked.records:
             if shard not in self.shards.moray:
-                return Unusable(BAD_SHARD_NUMBER, f"shard {shard} is not configured")
+                return Unusable(BAD_SHARD_NUMBER, f"{shard_name(shard)} is not configured")
         rows = [records.get(place) for place in unchecked.records]
         return judge_records(unchecked.id, [None if row is None else row.value for row in rows])
 

@@ -16,6 +16,7 @@ import trio
 
 from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.tiers import shard_name
 from rebalancer.manager.actions.verify.records import (
     found_record,
     left_out,
@@ -63,7 +64,7 @@ class LiveShards:
 
     def records(self, number: int) -> scan.PatientRecords:
         """Return a shard's records, asked for as long as failures are transient."""
-        return scan.PatientRecords(self.moray[number].records(), f"shard {number}", self.waits)
+        return scan.PatientRecords(self.moray[number].records(), shard_name(number), self.waits)
 
     async def texts(
         self, places: Sequence[tuple[int, str]]

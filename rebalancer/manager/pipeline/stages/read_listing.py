@@ -10,6 +10,7 @@ import trio
 
 from rebalancer.domain.completeness import NO_SHARD, UnfinishedScan
 from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.tiers import shard_name
 from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
 from rebalancer.manager.pipeline.listings import Listing
@@ -122,7 +123,7 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
         # Of several records of an object the first counts: the first listed, not the first sent.
         places = {one.key: one for one in reversed(members)}
         records = scan.PatientRecords(
-            job.shards[number].records(), f"shard {number}", job.waits, job.patience_s
+            job.shards[number].records(), shard_name(number), job.waits, job.patience_s
         )
         by_key = {row.key: row for row in await records.rows_of(list(places))}
         for key, one in reversed(places.items()):

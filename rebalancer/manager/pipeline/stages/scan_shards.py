@@ -7,6 +7,7 @@ import attrs
 import trio
 
 from rebalancer.domain.completeness import UnfinishedScan
+from rebalancer.domain.tiers import shard_name
 from rebalancer.errors import PeerError
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
@@ -52,9 +53,9 @@ async def _scan_shard(
     is_more: bool,
 ) -> None:
     turn = _Turn(readers)
-    where = "shard" if job.shards.get(number) is shard else "the clone of shard"
+    of = "" if job.shards.get(number) is shard else "the clone of "
     records = scan.PatientRecords(
-        shard.records(), f"{where} {number}", job.waits, job.patience_s, turn.rest
+        shard.records(), f"{of}{shard_name(number)}", job.waits, job.patience_s, turn.rest
     )
     await turn.take()
     try:

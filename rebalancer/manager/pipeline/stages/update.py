@@ -9,6 +9,7 @@ import trio
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
 from rebalancer.domain.states import AssignmentState, ObjectEvent
+from rebalancer.domain.tiers import shard_name
 from rebalancer.log import get_logger
 from rebalancer.manager.pipeline.job import Job
 from rebalancer.manager.pipeline.stages.forget import Forgetting, forgetting
@@ -71,7 +72,7 @@ async def _update_assignment(job: Job, assignment: Assignment) -> None:
 async def _update_chunk(job: Job, shard: int, chunk: list[Update]) -> dict[int, UpdateResult]:
     """Write the records of one batch; return the results by the numbers of the objects' rows."""
     if (moray := job.shards.get(shard)) is None:
-        detail = f"shard {shard} is not configured any more"
+        detail = f"{shard_name(shard)} is not configured any more"
         failed = UpdateResult(ObjectEvent.UNUSABLE, reasons.BAD_SHARD_NUMBER, detail)
         return dict.fromkeys([pending.number for pending in chunk], failed)
     batched = job.config.options.use_batched_updates

@@ -1,0 +1,30 @@
+"""This module has the two metadata tiers, and names shards of either by one number.
+
+Stages, files and counters name a shard by a number alone, so that they need not know of tiers: 1
+and on are shards of the directory tier, -1 and on are shards of the buckets tier.  People see
+`shard_name`.
+"""
+
+import enum
+
+
+class Tier(enum.StrEnum):
+    """A metadata tier keeps the records of one kind of objects, in shards of its own."""
+
+    DIRECTORY = "directory"  # the objects of Manta's first API, in Moray
+    BUCKETS = "buckets"  # those of its second API, in buckets-mdapi
+
+
+def tier_of(shard: int) -> Tier:
+    """Return the tier of the shard with this number; without a shard, the first."""
+    return Tier.BUCKETS if shard < 0 else Tier.DIRECTORY
+
+
+def number_of(tier: Tier, ordinal: int) -> int:
+    """Return the number of the shard that is called `ordinal`, counted from 1, in its tier."""
+    return -ordinal if tier is Tier.BUCKETS else ordinal
+
+
+def shard_name(shard: int) -> str:
+    """Return what a person calls a shard."""
+    return f"buckets shard {-shard}" if shard < 0 else f"shard {shard}"
