@@ -6,6 +6,7 @@ unfinished rewrite speaks *tagged*.  Both are read everywhere; the writer names 
 
 import enum
 import json
+from collections.abc import Callable
 from functools import lru_cache, partial
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any
@@ -19,7 +20,7 @@ from rebalancer.converter import (
     checked,
     register_positional,
 )
-from rebalancer.domain import reasons
+from rebalancer.domain import copies, reasons
 from rebalancer.domain.objects import Shark, canonical_uuid, is_loose_uuid, is_md5, is_storage_id
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import BadRequest, TooLarge
@@ -79,6 +80,14 @@ class Task:
     md5sum: str
     source: Shark
     status: TaskStatus = PENDING
+    #: Of a bucket object: its bucket, and the MD5 of its name in hexadecimal.
+    bucket_id: str | None = None
+    object_name_hash: str | None = None
+
+    @property
+    def copy_name(self) -> str:
+        """Return the name of the copy that is to be made, which tells this task from others."""
+        return copies.name_of(self.object_id, self.bucket_id, self.object_name_hash)
 
 
 @attrs.frozen
@@ -182,7 +191,7 @@ def status_from_wire(value: Any) -> TaskStatus:
 
 def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
     """Return a task as `dialect` spells it."""
-    return {
+    wire = {
         "object_id": task.object_id,
         "owner": task.owner,
         "md5sum": task.md5sum,
@@ -192,6 +201,9 @@ def task_to_wire(task: Task, dialect: Dialect) -> dict[str, Any]:
         },
         "status": status_to_wire(task.status, dialect),
     }
+    if task.bucket_id is not None:  # deployed programs know neither field
+        wire |= {"bucket_id": task.bucket_id, "object_name_hash": task.object_name_hash}
+    return wire
 
 
 def assignment_body(assignment: Assignment, form: PostForm) -> bytes:
@@ -205,7 +217,8 @@ def assignment_body(assignment: Assignment, form: PostForm) -> bytes:
     tasks = ", ".join(
         [
             f'{{"object_id": {_quoted(task.object_id)}, "owner": {_quoted(task.owner)},'
-            f' "md5sum": {_quoted(task.md5sum)}, "source": {_source_text(task.source)}{status}}}'
+            f' "md5sum": {_quoted(task.md5sum)}, "source": {_source_text(task.source)}'
+            f"{'' if task.bucket_id is None else _bucket_text(task)}{status}}}"
             for task in assignment.tasks
         ]
     )
@@ -223,6 +236,11 @@ def _source_text(shark: Shark) -> str:
     return json.dumps({"datacenter": shark.datacenter, "manta_storage_id": shark.manta_storage_id})
 
 
+def _bucket_text(task: Task) -> str:
+    hashed = json.dumps(task.object_name_hash)
+    return f', "bucket_id": {json.dumps(task.bucket_id)}, "object_name_hash": {hashed}'
+
+
 def posted_tasks(body: Any) -> list[Any]:
     """Return what stands for the tasks in the body of POST /assignments, if it is a list."""
     match body:
@@ -235,7 +253,7 @@ def detect_dialect(body: Any) -> Dialect:
     """Detect the dialect of a posted assignment: tagged if any status in it is, else legacy."""
     for task in posted_tasks(body):
         match task:
-            case {"status": dict(status)} | [_, _, _, _, dict(status)]:
+            case {"status": dict(status)} | [_, _, _, _, dict(status), *_]:
                 return Dialect.TAGGED if "state" in status else Dialect.LEGACY
     return Dialect.LEGACY
 
@@ -255,7 +273,7 @@ def read_assignment(body: Any) -> Assignment:
     assignment = _converter.structure(body, Assignment)
     seen: dict[str, int] = {}
     for index, task in enumerate(assignment.tasks):
-        first = seen.setdefault(task.object_id.lower(), index)
+        first = seen.setdefault(task.copy_name.lower(), index)
         if first != index:
             raise BadRequest(
                 f"tasks[{index}].object_id: {task.object_id} is the object of tasks[{first}] too"
@@ -324,6 +342,24 @@ def read_task(value: Any) -> Task:
     return _converter.structure(value, Task)
 
 
+def _or_none(hook: Callable[[Any, Any], str]) -> Callable[[Any, Any], str | None]:
+    return lambda value, kind: None if value is None else hook(value, kind)
+
+
+def _checked_task(structure: Callable[[Any, Any], Task], value: Any, kind: Any) -> Task:
+    """Read a task, and check that what it says of buckets is whole.
+
+    One field alone would make the object one of the directory tier, and its copy a file that no
+    record names.
+    """
+    task = structure(value, kind)
+    if (task.bucket_id is None) != (task.object_name_hash is None):
+        raise FieldError("expected both bucket_id and object_name_hash, or neither")
+    if task.bucket_id is not None and not copies.is_copy(task.owner, task.copy_name):
+        raise FieldError("expected owner and object_id of a bucket object in lower case")
+    return task
+
+
 def _register_fields(made: CattrsConverter) -> None:
     """Have `made` check the fields of assignments and reports, and read them in every form."""
     made.register_structure_hook(TaskStatus, lambda value, _type: status_from_wire(value))
@@ -333,7 +369,11 @@ def _register_fields(made: CattrsConverter) -> None:
     host = checked(is_storage_id, "a host name")
     name = checked(lambda text: canonical_uuid(text) is not None, "a UUID")
     register_positional(made, Shark, manta_storage_id=host)
-    register_positional(made, Task, object_id=uuid, owner=uuid, md5sum=md5)
+    hashed = checked(copies.is_name_hash, "32 hexadecimal digits in lower case")
+    bucket = _or_none(checked(copies.is_lower_uuid, "a UUID in lower case"))
+    of_objects = {"bucket_id": bucket, "object_name_hash": _or_none(hashed)}
+    register_positional(made, Task, object_id=uuid, owner=uuid, md5sum=md5, **of_objects)
+    made.register_structure_hook(Task, partial(_checked_task, made.get_structure_hook(Task)))
     register_positional(made, Assignment, id=name)
 
 

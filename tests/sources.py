@@ -33,6 +33,25 @@ def task(number: int, content: bytes, **changes: Any) -> dict[str, Any]:
     return {**made, **changes}
 
 
+BUCKET = "b0c1d2e3-0000-4000-8000-00000000000b"
+
+
+def hash_of(number: int) -> str:
+    """The MD5 of the name of a bucket object, as its path has it."""
+    return hashlib.md5(f"object {number}".encode()).hexdigest()
+
+
+def bucket_task(number: int, content: bytes, **changes: Any) -> dict[str, Any]:
+    """The task to pull `content` as bucket object `number`."""
+    of_bucket = {"owner": OWNER.lower(), "bucket_id": BUCKET, "object_name_hash": hash_of(number)}
+    return task(number, content, **{**of_bucket, **changes})
+
+
+def bucket_path(number: int, owner: str = OWNER.lower()) -> str:
+    """The path of a bucket object on a storage node, below its root."""
+    return f"v2/{owner}/{BUCKET}/{uuid(number)[:2]}/{uuid(number)},{hash_of(number)}"
+
+
 @attrs.frozen
 class Answer:
     """Bytes to send, and more a moment later; whether the connection is kept; or silence.

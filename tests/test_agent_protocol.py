@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +150,58 @@ def test_a_task_that_cannot_be_used_is_named(change: dict[str, Any], told: str) 
     assert told in str(caught.value)
 
 
+OF_BUCKET = {"bucket_id": ID, "object_name_hash": "d41d8cd98f00b204e9800998ecf8427e"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"object_name_hash": None}, "expected both bucket_id and object_name_hash, or neither"),
+        ({"bucket_id": None}, "expected both bucket_id and object_name_hash, or neither"),
+        ({"bucket_id": "../../etc"}, "expected a UUID in lower case"),
+        ({"bucket_id": ID.upper()}, "expected a UUID in lower case"),
+        ({"bucket_id": ""}, "expected a UUID in lower case"),
+        ({"object_name_hash": "../x"}, "expected 32 hexadecimal digits in lower case"),
+        ({"object_name_hash": "D" * 32}, "expected 32 hexadecimal digits in lower case"),
+        ({"owner": ID.upper()}, "expected owner and object_id of a bucket object in lower case"),
+        ({"object_id": ID.upper()}, "expected owner and object_id of a bucket object in lower"),
+    ],
+)
+def test_half_a_bucket_object_is_refused_with_the_whole_assignment(
+    change: dict[str, Any], told: str
+) -> None:
+    """One field alone would make a copy where no record of either tier names it."""
+    with pytest.raises(BadRequest, match=r"at \$\.tasks\[1\]") as caught:
+        read_assignment({"id": ID, "tasks": [TASK, {**TASK, **OF_BUCKET, **change}]})
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("form", PostForm)
+def test_a_task_of_a_bucket_object_says_its_bucket_and_hash(form: PostForm) -> None:
+    """In every form; a task of an object of the directory tier says neither."""
+    assignment = read_assignment({"id": ID, "tasks": [TASK, {**TASK, **OF_BUCKET}]})
+    body = json.loads(assignment_body(assignment, form))
+    plain, of_bucket = body[1] if form is PostForm.TAGGED_ARRAY else body["tasks"]
+
+    assert of_bucket == plain | OF_BUCKET
+    assert not OF_BUCKET.keys() & plain.keys()
+    assert read_assignment(body) == assignment
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_report_names_bucket_objects(dialect: Dialect) -> None:
+    """Else nobody knows which of two tasks of one id has failed."""
+    why = failed(reasons.MD5_MISMATCH)
+    read = read_assignment({"id": ID, "tasks": [TASK, {**TASK, **OF_BUCKET}]}).tasks
+    failures = tuple(attrs.evolve(task, status=why) for task in read)
+    stats = AssignmentStats(ReportedState.COMPLETE, 2, 2, 2, failures)
+    wire = report_to_wire(AssignmentReport(ID, stats), dialect)
+
+    plain, of_bucket = wire["stats"]["state"]["Complete"]
+    assert of_bucket == plain | OF_BUCKET
+    assert read_report(wire).stats == stats
+
+
 @pytest.mark.parametrize(
     "body", [None, 5, "x", [], [ID], {}, {"id": ID}, {"id": "x", "tasks": []}, {"tasks": []}]
 )
@@ -163,6 +216,9 @@ def test_one_object_twice_is_refused() -> None:
     """Two tasks with one object would race for one file."""
     with pytest.raises(BadRequest, match=r"tasks\[1\]"):
         read_assignment({"id": ID, "tasks": [TASK, {**TASK, "object_id": ID.upper()}]})
+    of_bucket = {**TASK, **OF_BUCKET}
+    with pytest.raises(BadRequest, match=r"tasks\[2\]\.object_id: .* is the object of tasks\[1\]"):
+        read_assignment({"id": ID, "tasks": [TASK, of_bucket, of_bucket]})
 
 
 @pytest.mark.parametrize(

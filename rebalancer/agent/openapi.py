@@ -6,6 +6,7 @@ from typing import Any
 from rebalancer.agent.api import MAX_PAGE, PAGE
 from rebalancer.api import document as part
 from rebalancer.api.agent import (
+    TASK_RULES,
     AgentAssignment,
     AgentLimits,
     AgentLimitsChange,
@@ -42,16 +43,16 @@ _ERRORS = part.Errors(
 _NO_UUID = "The id is no UUID."
 _UNKNOWN = "The agent does not know this assignment."
 _UNREADABLE = "The state of the agent cannot be read or written now."
-_EXAMPLE = {
-    "id": "0fd630f1-f29d-4da9-953f-48f1a09f76b5",
-    "tasks": [
-        {
-            "object_id": "1a2b30f1-f29d-4da9-953f-48f1a09f76b5",
-            "owner": "2b3c30f1-f29d-4da9-953f-48f1a09f76b5",
-            "md5sum": "L9NrIZXTY37AYVZN9+gZ7w==",
-            "source": {"datacenter": "dc1", "manta_storage_id": "1.stor.example.com"},
-        }
-    ],
+_TASK: dict[str, Any] = {
+    "object_id": "1a2b30f1-f29d-4da9-953f-48f1a09f76b5",
+    "owner": "2b3c30f1-f29d-4da9-953f-48f1a09f76b5",
+    "md5sum": "L9NrIZXTY37AYVZN9+gZ7w==",
+    "source": {"datacenter": "dc1", "manta_storage_id": "1.stor.example.com"},
+}
+_EXAMPLE = {"id": "0fd630f1-f29d-4da9-953f-48f1a09f76b5", "tasks": [_TASK]}
+_OF_BUCKET = {
+    "bucket_id": "3c4d30f1-f29d-4da9-953f-48f1a09f76b5",
+    "object_name_hash": "d41d8cd98f00b204e9800998ecf8427e",
 }
 _NANOSECONDS = "([0-9]{1,18}|[1-8][0-9]{18})"
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -78,7 +79,13 @@ def _of_assignments() -> dict[str, Any]:
             409: "The agent knows an assignment of this id already.",
             503: f"{_UNREADABLE}  Or the agent is stopping.",
         },
-        body=part.takes(ref("PostedAssignment"), {"one object": _EXAMPLE}),
+        body=part.takes(
+            ref("PostedAssignment"),
+            {
+                "one object": _EXAMPLE,
+                "a bucket object": {**_EXAMPLE, "tasks": [_TASK | _OF_BUCKET]},
+            },
+        ),
     )
     get = _ERRORS.operation(
         "get_assignment",
@@ -182,6 +189,7 @@ def _schemas() -> dict[str, Any]:
     )
     for kind in (PostedAssignment, AgentTask, TaskSource):
         made[kind.__name__] = _opened(made[kind.__name__])
+    made["AgentTask"] |= TASK_RULES
     return made
 
 

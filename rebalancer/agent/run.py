@@ -24,9 +24,9 @@ WRITING_SHARE = 0.05
 class Run:
     """A run is the work on an assignment.
 
-    Mutable state: what its file says; the objects whose tasks have not ended, and the statuses of
-    ended ones that are not in the file yet; when the file may be written next, the pauses after
-    writes that failed; the parts that fetchers have; and whether all is over.
+    Mutable state: what its file says; the names of the copies whose tasks have not ended, and
+    the statuses of ended ones that are not in the file yet; when the file may be written next, the
+    pauses after writes that failed; the parts that fetchers have; and whether all is over.
     """
 
     assignment: StoredAssignment
@@ -57,10 +57,10 @@ class Run:
 
     def finish(self, event: Finished) -> bool:
         """Note how a task has ended; return whether that makes its rows due, at once or later."""
-        self.left.remove(event.object_id)
+        self.left.remove(event.name)
         was_written = not self.unwritten
         status = COMPLETE if event.reason is None else failed(event.reason)
-        self.unwritten[event.object_id] = status
+        self.unwritten[event.name] = status
         return was_written or not self.left
 
     def due_at(self) -> float:
@@ -73,8 +73,8 @@ class Run:
 
     def written(self, assignment: StoredAssignment, took_s: float) -> None:
         """Note that `assignment` is what the file says now, written in `took_s` seconds."""
-        for object_id in assignment.statuses.keys() - self.assignment.statuses.keys():
-            del self.unwritten[object_id]
+        for name in assignment.statuses.keys() - self.assignment.statuses.keys():
+            del self.unwritten[name]
         self.assignment, self._is_failing = assignment, False
         self.write_at = trio.current_time() + max(PROGRESS_S, took_s / WRITING_SHARE)
 

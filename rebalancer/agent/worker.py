@@ -148,7 +148,7 @@ class Worker:
             is_due |= runs[event.assignment].finish(event)
             size += event.size or 0
             if event.reason is not None:
-                where = f"{event.object_id} from {event.source}"
+                where = f"{event.name} from {event.source}"
                 self.failures.note(f"{event.reason}: {where}: {event.detail}")
         self.received += size
         self._flow.append((trio.current_time(), size))

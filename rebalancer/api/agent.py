@@ -59,6 +59,36 @@ class AgentTask:
         default=None,
         anyOf=_STATUS,
     )
+    bucket_id: str | None = about(
+        "The bucket of a bucket object, with `object_name_hash`: its copy lies below `/manta/v2`.",
+        default=None,
+        pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        examples=["3c4d30f1-f29d-4da9-953f-48f1a09f76b5"],
+    )
+    object_name_hash: str | None = about(
+        "The MD5 of the name of a bucket object, in hexadecimal.",
+        default=None,
+        pattern="^[0-9a-f]{32}$",
+        examples=["d41d8cd98f00b204e9800998ecf8427e"],
+    )
+
+
+#: What the fields of a task must be together: both of a bucket object's or neither, and its ids as
+#: its path has them.
+TASK_RULES = {
+    "anyOf": [
+        {"properties": {"bucket_id": {"type": "null"}, "object_name_hash": {"type": "null"}}},
+        {
+            "required": ["bucket_id", "object_name_hash"],
+            "properties": {
+                "bucket_id": text(),
+                "object_name_hash": text(),
+                "object_id": text(pattern="^[0-9a-f-]+$"),
+                "owner": text(pattern="^[0-9a-f-]+$"),
+            },
+        },
+    ]
+}
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ from rebalancer.agent.state.posted import row_of
 from rebalancer.agent.state.statefile import StoredAssignment
 from rebalancer.agent_protocol import PENDING, Dialect, Task
 from rebalancer.config import AgentConfig, read_agent
-from tests.sources import ASSIGNMENT, OWNER, Answer, Source, open_source, uuid
+from tests.sources import ASSIGNMENT, OWNER, Answer, Source, bucket_path, open_source, uuid
 from tests.web import Client
 
 
@@ -26,7 +26,7 @@ def stored_of(
     is_legacy: bool = False,
 ) -> StoredAssignment:
     """An assignment as it is on disk, of tasks that stand as they say."""
-    statuses = {t.object_id: t.status for t in tasks if t.status != PENDING}
+    statuses = {t.copy_name: t.status for t in tasks if t.status != PENDING}
     rows = tuple(map(row_of, tasks))
     return StoredAssignment(name, rows, dialect, received_ns, statuses, is_legacy)
 
@@ -50,6 +50,9 @@ class Rig:
 
     def path(self, number: int) -> Path:
         return self.folder / "manta" / OWNER / uuid(number)
+
+    def bucket_path(self, number: int) -> Path:
+        return self.folder / "manta" / bucket_path(number)
 
     async def post(self, tasks: Sequence[dict[str, Any]], name: str = ASSIGNMENT) -> Any:
         return await self.client.post("/assignments", json={"id": name, "tasks": list(tasks)})

@@ -25,10 +25,9 @@ from rebalancer.agent.transfer.disk import sync
 from rebalancer.agent.transfer.line import Line
 from rebalancer.agent.transfer.messages import Report
 from rebalancer.agent.worker import Worker
-from rebalancer.agent_protocol import Assignment, Dialect, Task
-from rebalancer.domain.objects import Shark
+from rebalancer.agent_protocol import Assignment, Dialect, read_assignment
 from tests.agent.scripted import open_rig
-from tests.sources import ASSIGNMENT, OWNER, Answer, md5, ok, task, uuid
+from tests.sources import ASSIGNMENT, Answer, bucket_path, bucket_task, ok, task, uuid
 
 LARGE = bytes(range(256)) * 5000
 OTHERS = [f"0a1b2c3d-0000-1000-8000-0000000000a{number}" for number in range(6)]
@@ -174,35 +173,45 @@ def watched(disk: Disk) -> Iterator[None]:
 
 @attrs.frozen
 class Scenario:
-    """Objects to pull: each its owner and its content."""
+    """Objects to pull, by their paths below the root, and their tasks."""
 
-    objects: tuple[tuple[str, bytes], ...]
+    objects: dict[str, bytes]
+    tasks: list[dict[str, Any]]
 
-    def tasks(self) -> list[dict[str, Any]]:
-        return [task(n, content, owner=owner) for n, (owner, content) in enumerate(self.objects)]
+    @classmethod
+    def of(cls, *objects: tuple[str, bytes], in_buckets: bool = False) -> "Scenario":
+        """Of owners and contents."""
+        numbered = list(enumerate(objects))
+        if in_buckets:
+            paths = [bucket_path(n, owner) for n, (owner, _) in numbered]
+            tasks = [bucket_task(n, body, owner=owner) for n, (owner, body) in numbered]
+        else:
+            paths = [f"{owner}/{uuid(n)}" for n, (owner, _) in numbered]
+            tasks = [task(n, body, owner=owner) for n, (owner, body) in numbered]
+        return cls(dict(zip(paths, (body for _, body in objects), strict=True)), tasks)
+
+    def __or__(self, other: "Scenario") -> "Scenario":
+        return Scenario(self.objects | other.objects, self.tasks + other.tasks)
 
     def assignment(self) -> Assignment:
-        source = Shark("dc1", "2.stor.lab")
-        return Assignment(
-            ASSIGNMENT,
-            tuple(
-                Task(uuid(n), owner, md5(content), source)
-                for n, (owner, content) in enumerate(self.objects)
-            ),
-        )
+        return read_assignment({"id": ASSIGNMENT, "tasks": self.tasks})
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the copies, in the order of the objects."""
+        return [one.copy_name for one in self.assignment().tasks]
 
     def answer(self, _request: int, path: str) -> Answer:
-        return Answer(ok(self.objects[int(path[-6:])][1]))
-
-    def path(self, folder: Path, number: int) -> Path:
-        return folder / "manta" / self.objects[number][0] / uuid(number)
+        return Answer(ok(self.objects[path[1:]]))
 
 
 SCENARIOS = {
     # Synced one by one; the large one by a thread, in blocks.
-    "few": Scenario(((OWNER, b"first"), (OTHERS[0], LARGE), (OWNER, b"third"))),
+    # One object of each tier has the same id.
+    "few": Scenario.of((OTHERS[0], b"first"), (OTHERS[0], b"second"))
+    | Scenario.of((OTHERS[0], LARGE), in_buckets=True),
     # Synced all at once, in as many folders.
-    "many": Scenario(tuple((owner, owner.encode()) for owner in OTHERS)),
+    "many": Scenario.of(*[(owner, owner.encode()) for owner in OTHERS]),
 }
 
 
@@ -226,7 +235,7 @@ async def run_until_the_end(scenario: Scenario, disk: Disk) -> Told:
     told, heard = Told(), Worker.heard
 
     def listen(self: Worker, report: Report) -> None:
-        told.complete |= {event.object_id for event in report.finished if event.reason is None}
+        told.complete |= {event.name for event in report.finished if event.reason is None}
         heard(self, report)
 
     with pytest.MonkeyPatch.context() as patch, watched(disk):
@@ -250,22 +259,22 @@ async def go_on(scenario: Scenario, folder: Path, told: Told) -> None:
         known = (await rig.client.get(f"/assignments/{ASSIGNMENT}")).status_code
         assert known == 200 or not told.is_taken
         if known == 404:
-            assert (await rig.post(scenario.tasks())).status_code == 200
+            assert (await rig.post(scenario.tasks)).status_code == 200
         assert await rig.finish() == []
         assert rig.temporary == []
         assert not (folder / "manta" / ".rebalancer-probe").exists()
-        for number, (_, content) in enumerate(scenario.objects):
-            assert scenario.path(folder, number).read_bytes() == content
+        for path, content in scenario.objects.items():
+            assert (folder / "manta" / path).read_bytes() == content
 
 
 def check(scenario: Scenario, folder: Path, told: Told) -> None:
     """What is told complete is there, and what is under its name is whole."""
-    for number, (_, content) in enumerate(scenario.objects):
-        path = scenario.path(folder, number)
-        if path.exists():
-            assert path.read_bytes() == content, f"object {number} is not whole"
+    for name, (path, content) in zip(scenario.names, scenario.objects.items(), strict=True):
+        file = folder / "manta" / path
+        if file.exists():
+            assert file.read_bytes() == content, f"{path} is not whole"
         else:
-            assert uuid(number) not in told.complete, f"object {number} was told to be there"
+            assert name not in told.complete, f"{path} was told to be there"
 
 
 def begin(folder: Path, stop_at: int) -> Disk:
@@ -285,7 +294,7 @@ async def test_a_sudden_end_at_every_call(
     scenario = SCENARIOS[name]
     whole = begin(tmp_path / "whole", stop_at=0)
     told = await run_until_the_end(scenario, whole)
-    assert told.complete == {uuid(number) for number in range(len(scenario.objects))}
+    assert told.complete == set(scenario.names)
     kinds = {kind: whole.calls.count(kind) for kind in sorted(set(whole.calls))}
     record_property("crash points", kinds)
     print(f"{name}: {len(whole.calls)} calls: {kinds}")

@@ -12,7 +12,17 @@ import trio
 
 from tests.process.regions import agent_alone, reach
 from tests.process.test_signals import children
-from tests.sources import ASSIGNMENT, OWNER, Answer, ok, open_source, task
+from tests.sources import (
+    ASSIGNMENT,
+    OWNER,
+    Answer,
+    bucket_path,
+    bucket_task,
+    ok,
+    open_source,
+    task,
+    uuid,
+)
 
 pytestmark = pytest.mark.process
 
@@ -26,21 +36,28 @@ SIZES = (10, 5_000, 3 << 20)
 async def test_no_kill_leaves_a_part_of_an_object(tmp_path: Path) -> None:
     """Agent and fetchers, again and again; then the assignment ends with every object whole."""
     rng = random.Random(11)
-    contents = [rng.randbytes(SIZES[number % 3]) for number in range(90)]
-    folder = tmp_path / "manta" / OWNER
+    contents: dict[str, bytes] = {}
+    tasks = []
+    for number in range(90):
+        content, make = rng.randbytes(SIZES[number % 3]), (task, bucket_task)[number % 2]
+        # Two in two have one id, an object of each tier.
+        tasks.append(make(number // 2, content))
+        path = bucket_path(number // 2) if number % 2 else f"{OWNER}/{uuid(number // 2)}"
+        contents[path] = content
+    root = tmp_path / "manta"
     seen: list[int] = []
 
     def check() -> None:
-        found = sorted(os.listdir(folder)) if folder.exists() else []
+        found = [path for path in contents if (root / path).exists()]
         seen.append(len(found))
-        for name in found:
-            assert (folder / name).read_bytes() == contents[int(name[-6:])], name
+        for path in found:
+            assert (root / path).read_bytes() == contents[path], path
 
     def is_halfway() -> bool:
         return any(0 < count < len(contents) for count in seen)
 
     def answer(_request: int, path: str) -> Answer:
-        return Answer(ok(contents[int(path[-6:])]))
+        return Answer(ok(contents[path[1:]]))
 
     async with open_source(answer) as source, httpx.AsyncClient() as client:
         alone = agent_alone(tmp_path, f"127.0.0.1:{source.port}")
@@ -48,7 +65,7 @@ async def test_no_kill_leaves_a_part_of_an_object(tmp_path: Path) -> None:
             while len(seen) < KILLS or not (is_halfway() or len(seen) == MOST_KILLS):
                 await alone.process.start()
                 if not seen:
-                    body = {"id": ASSIGNMENT, "tasks": [task(n, c) for n, c in enumerate(contents)]}
+                    body = {"id": ASSIGNMENT, "tasks": tasks}
                     assert (await client.post(f"{alone.url}/assignments", json=body)).is_success
                 asked = len(source.paths) + rng.randint(1, 25)
                 with trio.fail_after(20):

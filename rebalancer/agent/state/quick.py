@@ -5,6 +5,7 @@ import msgspec
 from rebalancer.agent_protocol import MAX_TASKS, Dialect
 
 _Row = tuple[str, str, str, str, str]
+_Buckets = list[tuple[str | None, str | None]]
 
 
 class _Source(msgspec.Struct, forbid_unknown_fields=True):
@@ -21,6 +22,8 @@ class _Task(msgspec.Struct, forbid_unknown_fields=True):
     owner: str
     md5sum: str
     source: _Source
+    bucket_id: str | None = None
+    object_name_hash: str | None = None
     status: str | _Tagged | None = None
 
 
@@ -34,9 +37,10 @@ _DECODER = msgspec.json.Decoder(_Assignment)
 _MOST_BRACES = 1 + 3 * MAX_TASKS
 
 
-def decode(body: bytes) -> tuple[str, tuple[_Row, ...], Dialect] | None:
-    """Return id, rows and dialect of a body as managers send it; None if its form is odd.
+def decode(body: bytes) -> tuple[str, tuple[_Row, ...], _Buckets, Dialect] | None:
+    """Return id, rows, buckets and dialect of a body as managers send it; None if its form is odd.
 
+    The rows have object ids; the buckets are empty if all of them are of the directory tier.
     What its texts say is for the caller to check.
     """
     if body.count(b"{") > _MOST_BRACES or b"\\u0000" in body:
@@ -45,8 +49,9 @@ def decode(body: bytes) -> tuple[str, tuple[_Row, ...], Dialect] | None:
         made = _DECODER.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
-    dialect = Dialect.LEGACY
+    dialect, has_buckets = Dialect.LEGACY, False
     for task in made.tasks:
+        has_buckets |= task.bucket_id is not None or task.object_name_hash is not None
         if isinstance(task.status, _Tagged):
             dialect = Dialect.TAGGED
             if task.status.state != "Pending":
@@ -67,4 +72,5 @@ def decode(body: bytes) -> tuple[str, tuple[_Row, ...], Dialect] | None:
             for task in made.tasks
         ]
     )
-    return made.id, rows, dialect
+    buckets = [(t.bucket_id, t.object_name_hash) for t in made.tasks] if has_buckets else []
+    return made.id, rows, buckets, dialect

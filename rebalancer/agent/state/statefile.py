@@ -7,6 +7,11 @@ Versions, in `PRAGMA user_version`, which the deployed agent neither reads nor c
 
     0    the deployed agent's file, or one of ours whose `stats` count progress
     1    `stats` has zeros until every task has ended, since the deployed agent counts on from them
+    2    table `tasks` has two more columns, for bucket objects, as a later agent in Rust has it
+
+A file without bucket objects has version 1 or 0 and no such columns, so that any agent works on it.
+An older one of ours leaves the others alone; the deployed agent would take them for files of the
+directory tier, find none, and report these tasks as failed.
 """
 
 import json
@@ -19,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from rebalancer.agent.state.posted import Row, are_sound, row_of, task_of
+from rebalancer.agent.state.posted import Row, are_sound, in_buckets, row_of, task_of
 from rebalancer.agent_protocol import (
     COMPLETE,
     PENDING,
@@ -35,17 +40,18 @@ from rebalancer.agent_protocol import (
     status_to_wire,
 )
 from rebalancer.converter import parse_json
+from rebalancer.domain.copies import parts_of
 from rebalancer.errors import BadRequest, StoreError
 
-#: The version of the files that are written.
-VERSION = 1
+#: The latest version of files, and that of files without bucket objects.
+VERSION, _WITHOUT_BUCKETS = 2, 1
 #: No assignment is as large: that of 100,000 tasks has 20 MB.
 MAX_BYTES = 256 << 20
 
 # The first two tables are the predecessor's; their JSON is a BLOB there.
 _SCHEMA = """
 CREATE TABLE tasks (
-    object_id TEXT PRIMARY KEY NOT NULL UNIQUE,
+    object_id TEXT{key},
     owner TEXT NOT NULL,
     md5sum TEXT NOT NULL,
     datacenter TEXT NOT NULL,
@@ -54,13 +60,11 @@ CREATE TABLE tasks (
 );
 CREATE TABLE stats (stats TEXT NOT NULL);
 """
-_OUR_SCHEMA = f"""
-CREATE TABLE rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL);
-PRAGMA user_version = {VERSION};
-"""
-_TASKS = """
-SELECT object_id, owner, md5sum, datacenter, manta_storage_id, status FROM tasks ORDER BY rowid
-"""
+#: Ids are no key beside bucket objects: one of these may have the id of a file of the other tier.
+_KEY, _NO_KEY = " PRIMARY KEY NOT NULL UNIQUE", " NOT NULL"
+_OUR_SCHEMA = "CREATE TABLE rebalancer (dialect TEXT NOT NULL, received_ns INTEGER NOT NULL);"
+_OF_BUCKETS = "bucket_id", "object_name_hash"
+_COLUMNS = "object_id, owner, md5sum, datacenter, manta_storage_id, status"
 _HEADER_BYTES = 100
 #: The bytes of the header by which sqlite looks for a WAL, and their values if it need not.
 _FORMATS, _NO_WAL = slice(18, 20), b"\x01\x01"
@@ -82,7 +86,7 @@ class StoredAssignment:
     rows: tuple[Row, ...]
     dialect: Dialect
     received_ns: int
-    #: The statuses of tasks that have ended, by object id.
+    #: The statuses of tasks that have ended, by the names of their copies.
     statuses: Mapping[str, TaskStatus] = attrs.field(factory=dict)
     #: Whether the deployed agent made it: it gets no table that this one does not know.
     is_legacy: bool = False
@@ -151,9 +155,12 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
         if kinds.get(table) != "table":  # a view could go on for ever
             raise BadRequest(f"no table {table}")
     found: dict[Any, tuple[Any, ...]] = {}
-    for row in db.execute(_TASKS):
-        # The primary key forbids this, but a damaged file may have it, even without an end.
-        if found.setdefault(row[0], row) is not row:
+    there = {column for (column,) in db.execute("SELECT name FROM pragma_table_info('tasks')")}
+    has_buckets = there.issuperset(_OF_BUCKETS)
+    columns = ", ".join((_COLUMNS, *_OF_BUCKETS)) if has_buckets else _COLUMNS
+    for row in db.execute(f"SELECT {columns} FROM tasks ORDER BY rowid"):
+        # No agent writes such a file, but a damaged one may have this, even without an end.
+        if found.setdefault((row[0], row[6:]) if has_buckets else row[0], row) is not row:
             raise BadRequest(f"two tasks of object {row[0]!r}")
     rows, statuses = _tasks(list(found.values()))
     if db.execute("SELECT 1 FROM stats LIMIT 1").fetchone() is None:
@@ -173,21 +180,32 @@ def _tasks(
 ) -> tuple[tuple[Row, ...], dict[str, TaskStatus]]:
     """Read the rows of tasks; return them without statuses, and the statuses of ended tasks."""
     if all(row[5] in _USUAL for row in found) and are_sound(found):
-        statuses = {row[0]: COMPLETE for row in found if _USUAL[row[5]] is COMPLETE}
-        return tuple([row[:5] for row in found]), statuses
+        rows: tuple[Row, ...] | None = tuple([row[:5] for row in found])
+        if rows and len(found[0]) > 6:
+            rows = in_buckets(rows, [(row[6], row[7]) for row in found])
+        if rows is not None:
+            pairs = zip(rows, found, strict=True)
+            return rows, {row[0]: COMPLETE for row, raw in pairs if _USUAL[raw[5]] is COMPLETE}
     tasks = [_task(*row) for row in found]
-    ended = {t.object_id: t.status for t in tasks if t.status.state is not TaskState.PENDING}
+    ended = {t.copy_name: t.status for t in tasks if t.status.state is not TaskState.PENDING}
     return tuple(map(row_of, tasks)), ended
 
 
 def _task(
-    object_id: Any, owner: Any, md5sum: Any, datacenter: Any, manta_storage_id: Any, status: Any
+    object_id: Any,
+    owner: Any,
+    md5sum: Any,
+    datacenter: Any,
+    manta_storage_id: Any,
+    status: Any,
+    *of_bucket: Any,
 ) -> Task:
     """Read a row as a posted task: a file is checked like a peer."""
     if not isinstance(status, str | bytes):
         raise BadRequest(f"the status of object {object_id} is {status!r}")
     source = {"datacenter": datacenter, "manta_storage_id": manta_storage_id}
     ids = {"object_id": object_id, "owner": owner, "md5sum": md5sum}
+    ids |= zip(_OF_BUCKETS, of_bucket, strict=False)
     return read_task({**ids, "source": source, "status": parse_json(status)})
 
 
@@ -204,11 +222,15 @@ def image(assignment: StoredAssignment) -> bytes:
         stats = AssignmentStats(
             ReportedState.SCHEDULED, failed=0, complete=0, total=len(assignment.rows)
         )
-    db = _scratch.database()
-    db.deserialize(_empty(assignment.is_legacy))
+    db, values = _scratch.database(), _values(assignment)
+    has_buckets = any("/" in row[0] for row in assignment.rows)
+    if has_buckets:
+        values = [_in_columns(*row) for row in values]
+    db.deserialize(_empty(assignment.is_legacy, has_buckets))
     db.execute("BEGIN")
     with db:
-        db.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)", _values(assignment))
+        marks = "?, " * (7 if has_buckets else 5)
+        db.executemany(f"INSERT INTO tasks VALUES ({marks}?)", values)
         db.execute("INSERT INTO stats VALUES (?)", (_blob(stats_to_wire(stats, Dialect.LEGACY)),))
         if not assignment.is_legacy:
             ours = (assignment.dialect, assignment.received_ns)
@@ -221,6 +243,12 @@ def _values(assignment: StoredAssignment) -> list[tuple[object, ...]]:
         return [(*row, _PENDING) for row in assignment.rows]
     statuses = assignment.statuses
     return [(*row, _status_blob(statuses.get(row[0], PENDING))) for row in assignment.rows]
+
+
+def _in_columns(name: Any, *values: object) -> tuple[object, ...]:
+    """Return the values of a row, of which the name of its copy is in three columns."""
+    object_id, *of_bucket = parts_of(name)
+    return object_id, *values, *of_bucket
 
 
 class _Scratch(threading.local):
@@ -238,12 +266,17 @@ _scratch = _Scratch()
 
 
 @lru_cache
-def _empty(is_legacy: bool) -> bytes:
+def _empty(is_legacy: bool, has_buckets: bool) -> bytes:
     """Make the content of a file of no tasks, which those of all others begin with."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA.format(key=_NO_KEY if has_buckets else _KEY))
+        if has_buckets:
+            for column in _OF_BUCKETS:
+                db.execute(f"ALTER TABLE tasks ADD COLUMN {column} TEXT")
         if not is_legacy:
-            db.executescript(_OUR_SCHEMA)
+            db.execute(_OUR_SCHEMA)
+        if has_buckets or not is_legacy:
+            db.execute(f"PRAGMA user_version = {VERSION if has_buckets else _WITHOUT_BUCKETS}")
         return db.serialize()
 
 

@@ -169,7 +169,7 @@ class Committer:
                 # reported as failed, and found there when it is asked for again.
                 return {k: v for one in items for k, v in self._put_all([one]).items()}
             (item,) = items
-            log.exception("object not put into place", task=item.object_id)
+            log.exception("object not put into place", task=item.name)
             if isinstance(item, Staged):
                 self.files.discard(item.tree.temp, item.temporary)
             return {item: LocalFailure(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")}

@@ -133,7 +133,7 @@ class FetcherHandle:
         match message:
             case Report():
                 for event in message.finished:
-                    self._parts[event.lot].finish(event.object_id)
+                    self._parts[event.lot].finish(event.name)
                 for number in message.pulled:
                     # The lot may be over already.  If it is not the last of its part, the part is
                     # not pulled yet.

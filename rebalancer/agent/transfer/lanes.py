@@ -18,7 +18,7 @@ class Lanes:
     """The lanes of a lot are trio tasks that pull its objects side by side.
 
     Mutable state: the number of lanes wanted; the nursery that they run in; transfers that no
-    lane has taken; ids of the objects whose files exist; the number of lanes there are.
+    lane has taken; names of the copies whose files exist; the number of lanes there are.
     """
 
     lot: Lot
@@ -33,7 +33,7 @@ class Lanes:
     async def run(self) -> None:
         """Look which objects are there already, then pull the others; return when none is left."""
         transfers = [Transfer.of(self.lot, row) for row in self.lot.rows]
-        names = [(transfer.owner, transfer.object_id) for transfer in transfers]
+        names = [(transfer.owner, transfer.name) for transfer in transfers]
         self._present = await run_sync(Work.OBJECTS, self.committer.files.existing, names)
         async with trio.open_nursery() as self._nursery:
             # The transfers of one source stand together, because they share a connection.
@@ -68,7 +68,7 @@ class Lanes:
         """Pull objects; one that meets an unforeseen exception fails alone."""
         first = transfers[0]
         try:
-            if not (first.object_id in self._present and await self._is_there(first)):
+            if not (first.name in self._present and await self._is_there(first)):
                 await self.puller.pull(transfers, self.committer.take, self.offer)
                 return
         except Exception as exc:
@@ -90,10 +90,10 @@ class Lanes:
         return taken
 
     def _go_together(self, one: Transfer, other: Transfer) -> bool:
-        is_present = one.object_id in self._present or other.object_id in self._present
+        is_present = one.name in self._present or other.name in self._present
         return one.source == other.source and not is_present
 
     async def _is_there(self, transfer: Transfer) -> bool:
         look = self.committer.files.is_there
-        names = transfer.owner, transfer.object_id
+        names = transfer.owner, transfer.name
         return await run_sync(Work.OBJECTS, look, *names, transfer.md5)

@@ -35,7 +35,8 @@ class Finished:
 
     lot: int
     assignment: str
-    object_id: str
+    #: The name of the copy, as by `domain.copies`.
+    name: str
     #: The storage node that the object was pulled from.
     source: str
     #: Bytes pulled; None if the object was there already.
@@ -47,15 +48,15 @@ class Finished:
     def encode(self) -> Any:
         """Return the values of this event as marshal takes them."""
         reason = self.reason and (self.reason.name, self.reason.code)
-        where = self.lot, self.assignment, self.object_id, self.source
+        where = self.lot, self.assignment, self.name, self.source
         return (*where, self.size, self.seconds, reason, self.detail)
 
     @classmethod
     def decode(cls, value: Any) -> "Finished":
         """Read what `encode` made."""
-        lot, assignment, object_id, source, size, seconds, reason, detail = value
+        lot, assignment, name, source, size, seconds, reason, detail = value
         why = Reason(*reason) if reason else None
-        return cls(lot, assignment, object_id, source, size, seconds, why, detail)
+        return cls(lot, assignment, name, source, size, seconds, why, detail)
 
 
 @attrs.frozen

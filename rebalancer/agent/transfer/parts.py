@@ -15,7 +15,8 @@ class Part:
 
     Mutable state: whether nothing is left to pull, though not all may be durable yet; and of the
     lot that is at the fetcher: whether it is the last one, how many of its objects are pulled at
-    a time, the rows of those that have not finished, by object id, and whether to wait on.
+    a time, the rows of those that have not finished, by the names of their copies, and whether to
+    wait on.
     """
 
     assignment: str
@@ -42,8 +43,8 @@ class Part:
         self.over = trio.Event()
         return Lot(number, self.assignment, self.widen(width), tuple(rows))
 
-    def finish(self, object_id: str) -> None:
+    def finish(self, name: str) -> None:
         """Note that the transfer of an object of the lot has finished."""
-        del self.left[object_id]
+        del self.left[name]
         if not self.left:
             self.over.set()

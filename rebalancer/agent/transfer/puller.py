@@ -23,6 +23,7 @@ from rebalancer.agent.transfer.sources.engine import (
 from rebalancer.agent.transfer.transfer import Transfer
 from rebalancer.config import AgentSource
 from rebalancer.domain import reasons
+from rebalancer.domain.copies import path_of
 from rebalancer.log import get_logger
 from rebalancer.peers.names import is_host, locate
 from rebalancer.retry import pauses
@@ -142,7 +143,7 @@ class Puller:
         """
         transfer = transfers[0]
         source = self._source(transfer.source)
-        answer = await self.engine.get(source, f"/{transfer.owner}/{transfer.object_id}")
+        answer = await self.engine.get(source, f"/{path_of(transfer.owner, transfer.name)}")
         try:
             if answer.status != 200:
                 reason, detail = reasons.http_status_code(answer.status), f"status {answer.status}"
@@ -151,7 +152,7 @@ class Puller:
             if answer.is_small:
                 body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 transfer.size = len(body)
-                transfer.pulled = Whole(transfer.owner, transfer.object_id, transfer.md5, body)
+                transfer.pulled = Whole(transfer.owner, transfer.name, transfer.md5, body)
                 return
             if not answer.is_whole:
                 offer([transfers.pop() for _ in range(len(transfers) - 1)][::-1])
@@ -193,7 +194,7 @@ class Puller:
         is_last: bool,
     ) -> tuple[Download, Staged | None]:
         """Hash and write `chunks`; blocking, so it runs in a thread."""
-        begun = download or self.files.open(transfer.owner, transfer.object_id, length)
+        begun = download or self.files.open(transfer.owner, transfer.name, length)
         try:
             begun.write(b"".join(chunks))
             return begun, begun.finish(transfer.md5) if is_last else None
@@ -212,5 +213,5 @@ def _finish(transfers: deque[Transfer], take: Take, since: float) -> float:
 
 def fail_unexpectedly(transfer: Transfer, exc: Exception) -> None:
     """Fail a transfer that met an unforeseen exception, which is logged with its trace."""
-    log.exception("task failed unexpectedly", task=transfer.object_id, source=transfer.source)
+    log.exception("task failed unexpectedly", task=transfer.name, source=transfer.source)
     transfer.fail(reasons.AGENT_FS_ERROR, f"unexpected: {exc!r}")

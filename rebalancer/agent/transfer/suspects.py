@@ -130,9 +130,9 @@ async def _pull_suspects(
             await _pull_suspects(fetcher, part, left[middle:], width, is_last=is_last)
             return
         rows, deaths = left, deaths + has_died
-    for object_id, _, _, _, source in rows:
+    for name, _, _, _, source in rows:
         detail = f"{DEATHS} fetchers, one after the other, died of it"
-        log.error("task kills its fetcher", task=object_id, deaths=DEATHS)
+        log.error("task kills its fetcher", task=name, deaths=DEATHS)
         why = reasons.AGENT_FS_ERROR
-        failed = Finished(0, part.assignment, object_id, source, reason=why, detail=detail)
+        failed = Finished(0, part.assignment, name, source, reason=why, detail=detail)
         fetcher.on_report(Report((failed,)))

@@ -19,7 +19,8 @@ class Transfer:
 
     lot: int
     assignment: str
-    object_id: str
+    #: The name of the copy, as by `domain.copies`.
+    name: str
     owner: str
     md5: str
     source: str
@@ -32,8 +33,8 @@ class Transfer:
     @classmethod
     def of(cls, lot: Lot, row: Row) -> "Transfer":
         """Return the transfer of the object that a row of `lot` names."""
-        object_id, owner, md5, _datacenter, source = row
-        return cls(lot.number, lot.assignment, object_id, owner, md5, source)
+        name, owner, md5, _datacenter, source = row
+        return cls(lot.number, lot.assignment, name, owner, md5, source)
 
     def fail(self, reason: Reason, detail: str) -> None:
         """Note why the object cannot be had."""
@@ -44,7 +45,7 @@ class Transfer:
         return Finished(
             self.lot,
             self.assignment,
-            self.object_id,
+            self.name,
             self.source,
             self.size,
             self.seconds,

@@ -21,9 +21,9 @@ from rebalancer.agent_protocol import (
 from rebalancer.bodies import read_body
 from rebalancer.errors import RequestError
 from tests.agent.test_interplay import POSTS
-from tests.sources import ASSIGNMENT, OWNER, md5, task, uuid
+from tests.sources import ASSIGNMENT, BUCKET, OWNER, bucket_task, hash_of, md5, task, uuid
 
-GOOD = {"id": ASSIGNMENT, "tasks": [task(number, b"x") for number in range(3)]}
+GOOD = {"id": ASSIGNMENT, "tasks": [task(0, b"x"), task(1, b"x"), bucket_task(1, b"x")]}
 #: Put into the place of any value, or beside it.
 ODD: list[Any] = [
     None,
@@ -60,7 +60,11 @@ ODD: list[Any] = [
     {"Failed": "MD5Mismatch"},
     {"state": "Failed", "reason": {"type": "X"}},
     [[[{"a": []}]]],
+    hash_of(1),
+    hash_of(1).upper(),
+    f"{BUCKET}/{uuid(1)},{hash_of(1)}",
 ]
+OF_BUCKETS = ("bucket_id", "object_name_hash")
 
 
 def carefully(body: bytes) -> Posted:
@@ -100,7 +104,7 @@ def changed(rng: random.Random) -> bytes:
             case "remove":
                 del container[key]
             case "add" if isinstance(container, dict):
-                container[rng.choice(["status", "bucket_id", "id", "\0"])] = rng.choice(ODD)
+                container[rng.choice(["status", *OF_BUCKETS, "id", "\0"])] = rng.choice(ODD)
             case "repeat" if isinstance(container, list):
                 container.append(container[key])
     text = json.dumps(body, ensure_ascii=rng.random() < 0.5)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from rebalancer.agent.state import statefile
 from rebalancer.agent.state.statefile import BrokenFile, NewerFile, image, parse
-from rebalancer.agent_protocol import COMPLETE, PENDING, Dialect, Task, failed
+from rebalancer.agent_protocol import COMPLETE, PENDING, Dialect, Task, failed, read_task
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import Shark
 from tests.agent.scripted import stored_of
-from tests.sources import ASSIGNMENT, OWNER, md5, uuid
+from tests.sources import ASSIGNMENT, BUCKET, OWNER, bucket_task, hash_of, md5, task, uuid
 
 KEPT = Path(__file__).parent / "kept"
 SOURCE = Shark("dc1", "2.stor.lab")
@@ -86,7 +86,7 @@ def test_a_file_of_the_version_before_is_read_and_brought_up_to_date() -> None:
         failed(reasons.http_status_code(404)),
     ]
     assert (stored.dialect, stored.received_ns) == (Dialect.TAGGED, 1795641412747713843)
-    assert select(written, "PRAGMA user_version") == [(statefile.VERSION,)]
+    assert select(written, "PRAGMA user_version") == [(1,)]
     assert b'"complete":0' in select(written, "SELECT stats FROM stats")[0][0]
     assert parse(ASSIGNMENT, written, 99) == stored
 
@@ -103,12 +103,83 @@ def test_a_file_of_the_deployed_agent_keeps_its_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "statements", [["PRAGMA user_version = 2"], ["PRAGMA user_version = 900", "DROP TABLE tasks"]]
+    "statements", [["PRAGMA user_version = 3"], ["PRAGMA user_version = 900", "DROP TABLE tasks"]]
 )
 def test_a_file_of_a_newer_version_is_not_broken(statements: list[str]) -> None:
     """Whatever its layout is; the message says which version, and what to do."""
-    with pytest.raises(NewerFile, match=r"layout \d+ of a newer agent.* up to 1: start the newer"):
+    with pytest.raises(NewerFile, match=r"layout \d+ of a newer agent.* up to 2: start the newer"):
         parse(ASSIGNMENT, run(*statements), 99)
+
+
+BUCKETS = stored_of(
+    ASSIGNMENT,
+    (
+        read_task(task(0, b"x", status="Complete")),
+        read_task(bucket_task(0, b"x", status={"Failed": "MD5Mismatch"})),
+        read_task(bucket_task(1, b"y")),
+    ),
+    Dialect.LEGACY,
+    1234,
+)
+
+
+def test_bucket_objects_are_kept_in_columns_as_the_later_agent_in_rust_does() -> None:
+    """One of them may have the id of an object of the directory tier: these are two tasks."""
+    content = image(BUCKETS)
+
+    assert parse(ASSIGNMENT, content, 99) == BUCKETS
+    assert select(content, "SELECT object_id, bucket_id, object_name_hash FROM tasks") == [
+        (uuid(0), None, None),
+        (uuid(0), BUCKET, hash_of(0)),
+        (uuid(1), BUCKET, hash_of(1)),
+    ]
+    # An older agent of ours leaves it alone, for it would make files that no record names.
+    assert select(content, "PRAGMA user_version") == [(2,)]
+
+
+def test_a_file_without_bucket_objects_is_as_it_was() -> None:
+    """So that every older agent, and the deployed one, works on it."""
+    columns = select(image(STORED), "SELECT name FROM pragma_table_info('tasks')")
+    assert tuple(name for (name,) in columns) == COLUMNS
+    assert select(image(STORED), "PRAGMA user_version") == [(1,)]
+
+
+def test_a_file_of_the_later_agent_in_rust_is_read() -> None:
+    """Its table has a key, no version and none of our tables; columns without a value are null."""
+    content = changed(
+        image(BUCKETS.updated({})),
+        lambda db: db.executescript(
+            f"DELETE FROM tasks WHERE rowid = 1; {LOOSE} DROP TABLE rebalancer;"
+            "CREATE UNIQUE INDEX ids ON tasks (object_id); PRAGMA user_version = 0"
+        ),
+    )
+    stored = parse(ASSIGNMENT, content, 99)
+    assert stored.is_legacy
+    assert stored.tasks == BUCKETS.tasks[1:]
+    assert parse(ASSIGNMENT, image(stored), 99) == stored
+    tables = select(image(stored), "SELECT name FROM sqlite_master WHERE type = 'table'")
+    assert tables == [("tasks",), ("stats",)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "bucket_id = NULL",
+        "object_name_hash = NULL",
+        "bucket_id = '..'",
+        "object_name_hash = '../../x'",
+        "object_name_hash = upper(object_name_hash)",
+        "owner = upper(owner)",
+        "bucket_id = x'00'",
+        "object_id = bucket_id || '/' || object_id || ',' || object_name_hash",
+    ],
+)
+def test_half_a_bucket_object_is_broken(change: str) -> None:
+    """A file is checked like a peer."""
+    statement = f"UPDATE tasks SET {change} WHERE rowid = 3"
+    content = changed(image(BUCKETS), lambda db: db.execute(statement))
+    with pytest.raises(BrokenFile, match="not an assignment"):
+        parse(ASSIGNMENT, content, 99)
 
 
 DEEP = "[" * 100_000
@@ -162,7 +233,7 @@ def outcome(content: bytes) -> None:
         assert parse(ASSIGNMENT, image(stored), 99).tasks == stored.tasks
 
 
-GOOD = [image(STORED), (KEPT / "version-0.sqlite").read_bytes()]
+GOOD = [image(STORED), image(BUCKETS), (KEPT / "version-0.sqlite").read_bytes()]
 EDITS = st.lists(
     st.tuples(st.integers(0, 1 << 16), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
 )
@@ -203,13 +274,20 @@ CELLS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     st.binary(max_size=40),
     st.sampled_from(
-        ['"Pending"', b'{"Failed":"MD5Mismatch"}', "[" * 5000, b'{"state":{}}', uuid(1)]
+        ['"Pending"', b'{"Failed":"MD5Mismatch"}', "[" * 5000, b'{"state":{}}', uuid(1), hash_of(1)]
     ),
 )
 COLUMNS = ("object_id", "owner", "md5sum", "datacenter", "manta_storage_id", "status")
 
 
-@given(st.lists(st.tuples(st.sampled_from(COLUMNS), st.integers(1, 3), CELLS)), CELLS, CELLS)
+ALL_COLUMNS = (*COLUMNS, "bucket_id", "object_name_hash")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(ALL_COLUMNS), st.integers(1, 3), CELLS)),
+    CELLS,
+    CELLS,
+)
 @example([], "legacy", 5)
 def test_any_values_in_the_columns_are_read_or_broken(
     cells: list[tuple[str, int, Any]], dialect: Any, received_ns: Any
@@ -223,7 +301,7 @@ def test_any_values_in_the_columns_are_read_or_broken(
             db.execute(f"UPDATE tasks SET {column} = ? WHERE rowid = ?", (value, row))
         db.execute("INSERT INTO rebalancer VALUES (?, ?)", (dialect, received_ns))
 
-    outcome(changed(image(STORED), change))
+    outcome(changed(image(BUCKETS), change))
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"\0" * 100, b"\xff" * 8192])

@@ -128,8 +128,8 @@ async def pull(scripted: Scripted, *parts: list[Row]) -> dict[str, Finished]:
 
     def hear(report: Report) -> None:
         for event in report.finished:
-            assert event.object_id not in finished
-            finished[event.object_id] = event
+            assert event.name not in finished
+            finished[event.name] = event
 
     fetcher.on_report = hear
     async with trio.open_nursery() as nursery:

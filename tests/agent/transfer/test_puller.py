@@ -17,7 +17,7 @@ from rebalancer.config import AgentConfig
 from tests.agent import scripted
 from tests.agent.scripted import open_rig
 from tests.logs import capture_logs
-from tests.sources import OWNER, Answer, ok, task, uuid
+from tests.sources import OWNER, Answer, bucket_path, bucket_task, ok, task, uuid
 
 A, B = b"first object", b"second object" * 1000
 
@@ -58,6 +58,37 @@ async def test_objects_come_whole_under_their_names(tmp_path: Path) -> None:
         assert "\r\naccept-encoding: identity" in first
         assert first.startswith("get ")
         assert first.split("\r\n")[0].endswith(" http/1.1")
+
+
+async def test_bucket_objects_come_to_their_own_paths(tmp_path: Path) -> None:
+    """Small, large and empty; one has the id of an object of the directory tier."""
+    large = bytes(range(256)) * 5000
+    contents = {f"/{OWNER}/{uuid(1)}": A}
+    contents |= {f"/{bucket_path(n)}": body for n, body in enumerate((b"", B, large))}
+    async with open_rig(tmp_path, lambda _, path: Answer(ok(contents[path]))) as rig:
+        tasks = [bucket_task(n, body) for n, body in enumerate((b"", B, large))]
+        assert await rig.outcome(task(1, A), *tasks) == {}
+
+        assert sorted(rig.source.paths) == sorted(contents)
+        for path, body in contents.items():
+            file = tmp_path / f"manta{path}"
+            assert file.read_bytes() == body
+            assert stat.S_IMODE(file.stat().st_mode) == 0o644
+            for folder in list(file.relative_to(tmp_path / "manta").parents)[:-1]:
+                assert stat.S_IMODE((tmp_path / "manta" / folder).stat().st_mode) == 0o755
+        assert rig.temporary == []
+
+
+async def test_a_bucket_object_that_is_there_is_not_fetched(tmp_path: Path) -> None:
+    """That of the same id in the other tier is; and a failed one is reported as what it is."""
+    async with open_rig(tmp_path, lambda *_: Answer(ok(A))) as rig:
+        rig.bucket_path(1).parent.mkdir(parents=True)
+        rig.bucket_path(1).write_bytes(B)
+        await rig.post([task(1, A), bucket_task(1, B), bucket_task(2, B)])
+        (failed,) = await rig.finish()
+
+    assert failed == bucket_task(2, B, status={"Failed": "MD5Mismatch"})
+    assert sorted(rig.source.paths) == [f"/{OWNER}/{uuid(1)}", f"/{bucket_path(2)}"]
 
 
 async def test_the_status_names_the_engine(tmp_path: Path, engine: str) -> None:
@@ -407,19 +438,19 @@ async def test_an_exception_that_nobody_has_thought_of_fails_one_task(
     real, writing, looking = Puller._pull, ObjectFiles._write, ObjectFiles.is_there
 
     async def pull(self: Puller, tasks: Any, *rest: Any) -> Any:
-        if tasks[0].object_id == uuid(2):
+        if tasks[0].name == uuid(2):
             raise KeyError("a bug in the answer")
         return await real(self, tasks, *rest)
 
     def write(self: ObjectFiles, tree: Any, one: Any) -> Any:
-        if one.object_id == uuid(4):
+        if one.name == uuid(4):
             raise ZeroDivisionError("a bug in the writing")
         return writing(self, tree, one)
 
-    def is_there(self: ObjectFiles, owner: str, object_id: str, md5: str) -> bool:
-        if object_id == uuid(6):
+    def is_there(self: ObjectFiles, owner: str, name: str, md5: str) -> bool:
+        if name == uuid(6):
             raise RecursionError("a bug in the looking")
-        return looking(self, owner, object_id, md5)
+        return looking(self, owner, name, md5)
 
     monkeypatch.setattr(Puller, "_pull", pull)
     monkeypatch.setattr(ObjectFiles, "_write", write)
@@ -445,7 +476,7 @@ async def test_a_batch_that_meets_an_exception_is_taken_apart(
     real = ObjectFiles.put
 
     def put(self: ObjectFiles, batch: Any) -> Any:
-        if any(item.object_id == uuid(2) for item in batch):
+        if any(item.name == uuid(2) for item in batch):
             raise KeyError("a bug")
         return real(self, batch)
 

@@ -38,7 +38,7 @@ from rebalancer.agent.transfer.disk.objects import (
 from rebalancer.agent.transfer.disk.probe import make_tree, prove
 from rebalancer.agent.transfer.disk.publisher import Publisher
 from rebalancer.agent.transfer.disk.room import TRIES, Promised
-from rebalancer.domain.objects import is_loose_uuid
+from rebalancer.domain.copies import file_of, folder_of, is_copy, parts_of
 from rebalancer.log import get_logger
 
 _READ_BYTES = 1 << 20
@@ -131,46 +131,47 @@ class ObjectFiles:
     # --- what is there -----------------------------------------------------------------------
 
     def existing(self, names: Iterable[tuple[str, str]]) -> set[str]:
-        """Return the object ids among (owner, object id) pairs that have a regular file already."""
-        accounts: dict[str, list[str]] = {}
-        for owner, object_id in names:
-            if is_loose_uuid(owner) and is_loose_uuid(object_id):
-                accounts.setdefault(owner, []).append(object_id)
+        """Return the names among (owner, name) pairs whose copies have a regular file already."""
+        folders: dict[str, list[str]] = {}
+        for owner, name in names:
+            if is_copy(owner, name):
+                folders.setdefault(folder_of(owner, name), []).append(name)
         found = set()
-        for owner, objects in accounts.items():
+        for path, within in folders.items():
             with suppress(OSError):
-                account = self._folders().root.enter(owner)
-                found |= {name for name in objects if _is_regular(account, name)}
+                folder = self._folders().root.enter_path(path)
+                found |= {name for name in within if _is_regular(folder, file_of(name))}
         return found
 
-    def is_there(self, owner: str, object_id: str, md5: str) -> bool:
-        """Return whether a durable file with this MD5 (base64) is under an object's name.
+    def is_there(self, owner: str, name: str, md5: str) -> bool:
+        """Return whether a durable file with this MD5 (base64) is where a copy of `name` lies.
 
         A run that was killed may have given it its name without coming to the sync of its folder.
 
         Raises:
-          LocalFailure: a name is no UUID, so it could be anywhere.
+          LocalFailure: this is the name of no copy, so the path could lead anywhere.
         """
-        check_names(owner, object_id)
+        check_names(owner, name)
+        path = folder_of(owner, name)
         try:
             tree = self._folders()
-            account = tree.root.enter(owner)
-            file = account.read(object_id)
+            folder = tree.root.enter_path(path)
+            file = folder.read(file_of(name))
             try:
                 if not _has_digest(file, md5):
                     return False
                 let_read(file, FILE_MODE)
-                let_read(account.fd, FOLDER_MODE)
+                let_read(folder.fd, FOLDER_MODE)
                 if self.durable:
                     os.fsync(file)
-                    os.fsync(account.fd)
-                    self._publisher.sync_accounts(tree, [owner])
+                    folder.sync()
+                    self._publisher.sync_folders(tree, [path])
             finally:
                 os.close(file)
         except OSError as exc:
             if exc.errno not in (ENOENT, ELOOP, ENOTDIR):
                 error = str(exc)
-                log.error("copy on disk not usable", owner=owner, object=object_id, error=error)
+                log.error("copy on disk not usable", owner=owner, object=name, error=error)
             return False
         return True
 
@@ -191,14 +192,14 @@ class ObjectFiles:
 
     # --- new ones ----------------------------------------------------------------------------
 
-    def open(self, owner: str, object_id: str, length: int | None) -> Download:
+    def open(self, owner: str, name: str, length: int | None) -> Download:
         """Begin a download of `length` bytes (None: unknown).
 
         Raises:
           LocalFailure: no room for it, or the file cannot be made.
         """
-        check_names(owner, object_id)
-        temporary, size = self._temporary(owner, object_id), length or 0
+        check_names(owner, name)
+        temporary, size = self._temporary(owner, name), length or 0
         try:
             tree = self._folders()
             if not self.promised.take(size, self.free_bytes, TRIES):
@@ -210,10 +211,10 @@ class ObjectFiles:
                 raise
         except OSError as exc:
             raise failure_of(exc) from exc
-        return Download(self, Staged(tree, temporary, owner, object_id), file, size)
+        return Download(self, Staged(tree, temporary, owner, name), file, size)
 
-    def _temporary(self, owner: str, object_id: str) -> str:
-        return temporary_name(owner, object_id, self.run, next(self._serial))
+    def _temporary(self, owner: str, name: str) -> str:
+        return temporary_name(owner, parts_of(name)[0], self.run, next(self._serial))
 
     def put(self, batch: Sequence[Whole | Staged]) -> dict[Whole | Staged, LocalFailure]:
         """Give objects their final names; return why, for each that could not have it.
@@ -273,9 +274,9 @@ class ObjectFiles:
           LocalFailure: `MD5Mismatch`, or the names are no UUIDs.
           OSError: the disk did not take it.
         """
-        check_names(one.owner, one.object_id)
+        check_names(one.owner, one.name)
         check_digest(hashlib.md5(one.body, usedforsecurity=False).digest(), one.md5)
-        temporary = self._temporary(one.owner, one.object_id)
+        temporary = self._temporary(one.owner, one.name)
         file = tree.temp.create(temporary)
         try:
             try:
@@ -285,7 +286,7 @@ class ObjectFiles:
         except BaseException:
             self.discard(tree.temp, temporary)
             raise
-        return Staged(tree, temporary, one.owner, one.object_id)
+        return Staged(tree, temporary, one.owner, one.name)
 
     def discard(self, folder: Folder, temporary: str) -> bool:
         """Remove a temporary file; return whether that worked.

@@ -67,6 +67,29 @@ class Folder:
         os.fchmod(made.fd, FOLDER_MODE)  # whatever the umask left of it
         return made
 
+    def enter_path(self, path: str) -> "Folder":
+        """Open the folder that several steps from this one lead to, none of them by a link.
+
+        Raises:
+          OSError: one is not there, or no folder.
+        """
+        at = self
+        for name in path.split("/"):
+            at = at.enter(name)
+        return at
+
+    def make_path(self, path: str) -> "Folder":
+        """Open the same folder; each on the way is made if missing, and can be read by anybody.
+
+        Raises:
+          OSError: one cannot be made, or something else has its name.
+        """
+        at = self
+        for name in path.split("/"):
+            at = at.make(name)
+            let_read(at.fd, FOLDER_MODE)
+        return at
+
     def read(self, name: str) -> int:
         """Open a file in this folder to read it; the descriptor is the caller's.
 
@@ -108,6 +131,16 @@ class Folder:
         """
         os.unlink(name, dir_fd=self.fd)
 
+    def sync(self) -> None:
+        """Bring the names in this folder to stable storage.
+
+        `os.fsync(folder.enter(name).fd)` would close the folder before it is synced.
+
+        Raises:
+          OSError: it could not be done.
+        """
+        os.fsync(self.fd)
+
     def identity(self) -> tuple[int, int]:
         """Return the device and number by which this folder differs from all others."""
         found = os.fstat(self.fd)
@@ -138,7 +171,7 @@ def let_read(file: int, mode: int) -> None:
 
 @attrs.frozen(eq=False)
 class Tree:
-    """A tree has the open folders of accounts and of unfinished downloads."""
+    """A tree has the open folders of objects and of unfinished downloads."""
 
     root: Folder
     temp: Folder

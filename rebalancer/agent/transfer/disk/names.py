@@ -14,5 +14,8 @@ def new_run() -> str:
 
 
 def temporary_name(owner: str, object_id: str, run: str, serial: int) -> str:
-    """Return the temporary name of a try: two assignments must not share a file."""
+    """Return the temporary name of a try: two assignments must not share a file.
+
+    A bucket object has one like any other, which agents that know no buckets remove too.
+    """
     return f"{owner}.{object_id}.{run}{serial:016x}"

@@ -7,7 +7,7 @@ import attrs
 
 from rebalancer.agent.transfer.disk.folders import Tree
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import is_loose_uuid
+from rebalancer.domain.copies import is_copy
 from rebalancer.domain.reasons import Reason
 from rebalancer.transient import SHORTAGES
 
@@ -21,7 +21,8 @@ class Whole:
     """An object lies whole in memory, not verified, with the MD5 (base64) that it is to have."""
 
     owner: str
-    object_id: str
+    #: The name of the copy, as by `domain.copies`.
+    name: str
     md5: str
     body: bytes
 
@@ -33,7 +34,7 @@ class Staged:
     tree: Tree
     temporary: str
     owner: str
-    object_id: str
+    name: str
 
 
 class LocalFailure(Exception):
@@ -61,14 +62,16 @@ def no_room(detail: str) -> LocalFailure:
     return LocalFailure(reasons.DESTINATION_INSUFFICIENT_SPACE, detail)
 
 
-def check_names(owner: str, object_id: str) -> None:
-    """Check that both names are UUIDs.
+def check_names(owner: str, name: str) -> None:
+    """Check that these are an account and the name of a copy.
 
     Raises:
-      LocalFailure: one is none, so it could be anywhere.
+      LocalFailure: one is none, so the path could lead anywhere.
     """
-    if not (is_loose_uuid(owner) and is_loose_uuid(object_id)):
-        raise LocalFailure(reasons.AGENT_FS_ERROR, f"{owner}/{object_id}: expected two UUIDs")
+    if not is_copy(owner, name):
+        raise LocalFailure(
+            reasons.AGENT_FS_ERROR, f"{owner}/{name}: expected the account and the name of a copy"
+        )
 
 
 def check_digest(digest: bytes, md5: str) -> None:

@@ -56,9 +56,9 @@ def prove(root: Path, temp: Path, name: str) -> None:
         step = "rename a file from temp_dir into a folder of manta_root"
         tree.temp.rename(name, probe, name)
         step = "sync a folder"
-        os.fsync(probe.fd)
+        probe.sync()
         # A run that was killed may have made an account's folder without coming to this.
-        os.fsync(tree.root.fd)
+        tree.root.sync()
         step = "remove a file"
         probe.remove(name)
     except OSError as exc:

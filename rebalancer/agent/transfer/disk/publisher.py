@@ -1,18 +1,19 @@
 """This module gives staged objects their final names, and makes those durable."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import attrs
 
-from rebalancer.agent.transfer.disk.folders import FOLDER_MODE, Tree, let_read
+from rebalancer.agent.transfer.disk.folders import Tree
 from rebalancer.agent.transfer.disk.objects import LocalFailure, Staged, failure_of
 from rebalancer.agent.transfer.disk.sync import MANY, sync_file_system_of, sync_names
 from rebalancer.domain import reasons
+from rebalancer.domain.copies import file_of, folder_of
 from rebalancer.log import get_logger
 
-#: Accounts that are remembered, whose folders are on stable storage.
+#: Folders that are remembered, whose names are on stable storage.
 _KNOWN = 10_000
 
 log = get_logger()
@@ -24,7 +25,7 @@ class Publisher:
 
     The contents are synced first, then the renames are made, then the folders are synced.
 
-    Mutable state: accounts whose folders are on stable storage.
+    Mutable state: folders whose names are on stable storage, by their paths below the root.
     """
 
     root: Path
@@ -55,72 +56,77 @@ class Publisher:
             for name, exc in sync_names(by_name, tree.temp).items():
                 log.error("temporary file not synced", file=name, error=str(exc))
                 failed[by_name[name]] = failure_of(exc)
-        accounts: dict[str, list[Staged]] = {}
+        folders: dict[str, list[Staged]] = {}
         for item in items:
             if item not in failed:
-                accounts.setdefault(item.owner, []).append(item)
+                folders.setdefault(folder_of(item.owner, item.name), []).append(item)
         # Where one sync is enough for all, no folder need be synced, or kept open, by itself.
-        at_once = self.durable and len(accounts) >= MANY
-        for owner, of_owner in accounts.items():
-            failed |= self._rename_all(tree, owner, of_owner, sync=self.durable and not at_once)
+        at_once = self.durable and len(folders) >= MANY
+        for path, within in folders.items():
+            failed |= self._rename_all(tree, path, within, sync=self.durable and not at_once)
         if at_once and not sync_file_system_of(tree.temp.fd):
             at_once = False
-            for owner, of_owner in accounts.items():
-                failed |= self._sync_account(tree, owner, of_owner)
-        if self.durable and accounts:
+            for path, within in folders.items():
+                failed |= self._sync_folder(tree, path, within)
+        if self.durable and folders:
             try:
-                self.sync_accounts(tree, accounts, is_done=at_once)
+                self.sync_folders(tree, folders, is_done=at_once)
             except OSError as exc:
                 failed |= dict.fromkeys(items, _failed_sync(exc))
         return failed
 
     def _rename_all(
-        self, tree: Tree, owner: str, items: Sequence[Staged], *, sync: bool
+        self, tree: Tree, path: str, items: Sequence[Staged], *, sync: bool
     ) -> dict[Staged, LocalFailure]:
-        """Rename objects of one account into its folder, which is made if it is missing."""
+        """Rename objects into their folder, which is made if it is missing."""
         failed: dict[Staged, LocalFailure] = {}
         try:
-            account = tree.root.make(owner)
-            let_read(account.fd, FOLDER_MODE)
+            folder = tree.root.make_path(path)
         except OSError as exc:
             return dict.fromkeys(items, failure_of(exc))
         for item in items:
             try:
-                tree.temp.rename(item.temporary, account, item.object_id)
+                tree.temp.rename(item.temporary, folder, file_of(item.name))
             except OSError as exc:
                 failed[item] = failure_of(exc)
         if sync and len(failed) < len(items):
             try:
-                os.fsync(account.fd)
+                folder.sync()
             except OSError as exc:
                 failed = dict.fromkeys(items, _failed_sync(exc)) | failed
         return failed
 
-    def _sync_account(
-        self, tree: Tree, owner: str, items: Sequence[Staged]
+    def _sync_folder(
+        self, tree: Tree, path: str, items: Sequence[Staged]
     ) -> dict[Staged, LocalFailure]:
         try:
-            os.fsync(tree.root.enter(owner).fd)
+            tree.root.enter_path(path).sync()
         except OSError as exc:
             return dict.fromkeys(items, _failed_sync(exc))
         return {}
 
-    def sync_accounts(self, tree: Tree, owners: Iterable[str], *, is_done: bool = False) -> None:
-        """Bring the names of accounts' folders to stable storage.
+    def sync_folders(self, tree: Tree, paths: Iterable[str], *, is_done: bool = False) -> None:
+        """Bring the names of folders, and of all that lead to them, to stable storage.
 
         Also of those that were there: another process may have made one a moment ago.
 
         Raises:
           OSError: they may not be there.
         """
-        unknown = set(owners) - self._known
+        unknown = {step for path in set(paths) - self._known for step in _steps(path)} - self._known
         if not unknown:
             return
         if not is_done:
-            os.fsync(tree.root.fd)
+            for parent in {step.rpartition("/")[0] for step in unknown}:
+                (tree.root.enter_path(parent) if parent else tree.root).sync()
         if len(self._known) + len(unknown) > _KNOWN:
             self._known.clear()
         self._known |= unknown
+
+
+def _steps(path: str) -> Iterator[str]:
+    """Yield the path of each folder on the way to one: `a`, then `a/b`, then `a/b/c`."""
+    return accumulate(path.split("/"), "{}/{}".format)
 
 
 def _failed_sync(exc: OSError) -> LocalFailure:

@@ -10,7 +10,7 @@ import pytest
 from rebalancer.agent.transfer.disk.files import ObjectFiles
 from rebalancer.errors import ConfigError, StoreError
 from tests.agent.scripted import Rig, open_rig
-from tests.sources import OWNER, Answer, md5, ok, task, uuid
+from tests.sources import OWNER, Answer, bucket_task, md5, ok, task, uuid
 
 SMALL, LARGE = b"an object", b"x" * (3 << 20)
 FS_ERROR = {"Failed": "AgentFSError"}
@@ -96,6 +96,29 @@ async def test_a_link_in_place_of_an_account_is_not_followed(
         assert failed == {uuid(1): FS_ERROR, uuid(2): FS_ERROR}
         assert os.listdir(outside) == [uuid(2)]
         assert (tmp_path / "manta" / OTHER / uuid(3)).read_bytes() == content
+        assert rig.temporary == []
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_link_on_the_way_to_a_bucket_object_is_not_followed(
+    tmp_path: Path, step: int, is_there: bool
+) -> None:
+    """Wherever it is: nothing is written, read or counted where it leads."""
+    outside = tmp_path / "outside"
+    async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
+        steps = rig.bucket_path(1).relative_to(tmp_path / "manta").parts
+        inside = outside.joinpath(*steps[step:])
+        inside.parent.mkdir(parents=True)
+        if is_there:
+            inside.write_bytes(SMALL)
+        link = (tmp_path / "manta").joinpath(*steps[:step])
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outside)
+        assert await rig.outcome(bucket_task(1, SMALL)) == {uuid(1): FS_ERROR}
+
+        assert len(rig.source.paths) == 1
+        assert inside.exists() == is_there
         assert rig.temporary == []
 
 

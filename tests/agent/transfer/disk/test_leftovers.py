@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from rebalancer.agent.transfer.disk import sync
 from tests.agent.scripted import open_rig
 from tests.agent.state.test_store import legacy_file
 from tests.logs import capture_logs
-from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
+from tests.sources import ASSIGNMENT, OWNER, Answer, bucket_path, bucket_task, ok, task, uuid
 
 SMALL = b"an object"
 LARGE = b"x" * (3 << 20)
@@ -172,6 +173,44 @@ async def test_a_folder_made_by_a_fetcher_that_was_killed_is_synced(
         synced = record_syncs(monkeypatch)
         assert await rig.outcome(task(1, SMALL)) == {}
         assert str(tmp_path / "manta") in synced
+
+
+@pytest.mark.row("CRIT-11", "A5")
+async def test_each_folder_on_the_way_to_a_bucket_object_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made it; once is enough, but for the folder that the object itself is in."""
+    async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
+        inner = rig.bucket_path(1).parent
+        outer = {str(path) for path in inner.parents if path.is_relative_to(tmp_path / "manta")}
+        synced = record_syncs(monkeypatch)
+        assert await rig.outcome(bucket_task(1, SMALL)) == {}
+        assert {*outer, str(inner)} <= set(synced)
+
+        rig.bucket_path(1).write_bytes(b"another")
+        synced.clear()
+        second = uuid(2)
+        assert (await rig.post([bucket_task(1, SMALL)], second)).status_code == 200
+        assert await rig.finish(second) == []
+        assert str(inner) in synced
+        assert not outer & set(synced)
+
+
+@pytest.mark.row("CRIT-11", "A5")
+async def test_many_folders_are_synced_one_by_one_where_a_file_system_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them, in both tiers, while it is open."""
+    owners = [f"0a1b2c3d-0000-1000-8000-0000000000a{number}" for number in range(5)]
+    tasks = [task(n, SMALL, owner=owner) for n, owner in enumerate(owners)]
+    tasks += [bucket_task(n, SMALL, owner=owner) for n, owner in enumerate(owners)]
+    monkeypatch.setattr(sync, "_syncfs", None)
+    async with open_rig(tmp_path, lambda *_: Answer(ok(SMALL))) as rig:
+        synced = record_syncs(monkeypatch)
+        assert await rig.outcome(*tasks) == {}
+    paths = [f"{owner}/{uuid(n)}" for n, owner in enumerate(owners)]
+    paths += [bucket_path(n, owner) for n, owner in enumerate(owners)]
+    assert {str((tmp_path / "manta" / path).parent) for path in paths} <= set(synced)
 
 
 @pytest.mark.row("A4")
