@@ -44,14 +44,16 @@ def run(compiled: Mapping[str, Files], version: str) -> None:
     """Run what the command line of an archive says, as its `__main__` does.
 
     Args:
-      compiled: the compiled modules, and what each needs.
+      compiled: the compiled modules, and what each needs; none in a pure build, which unpacks
+        nothing.
       version: names the content of all of them, so that archives have no file in common by mistake.
     """
-    try:
-        folder = choose_folder(version)
-    except OSError as exc:
-        sys.exit(f"rebalancer: {exc}")
-    sys.meta_path.append(Unpacking(sys.path[0], compiled, folder))
+    if compiled:
+        try:
+            folder = choose_folder(version)
+        except OSError as exc:
+            sys.exit(f"rebalancer: {exc}")
+        sys.meta_path.append(Unpacking(sys.path[0], compiled, folder))
     if sys.argv[1:2] == ["-m"]:
         del sys.argv[1]
         run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
