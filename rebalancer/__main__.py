@@ -12,12 +12,13 @@ _is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _is_heeded:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-# trio would say so in a traceback.  Builds of Python for illumos often have neither.
-if {"epoll", "kqueue"}.isdisjoint(dir(select)):
-    sys.exit(
-        "rebalancer: this Python cannot wait for many sockets, for its module select has neither "
-        "epoll nor kqueue; use a Python built with one of them, or run the manager in a Linux zone"
-    )
+from rebalancer.doctor.findings import Level  # noqa: E402
+from rebalancer.doctor.judge.system import event_loop  # noqa: E402
+
+# trio would say so in a traceback.  The doctor says it among all else that is amiss.
+_loop = event_loop(dir(select))
+if _loop.level is Level.STOPS and sys.argv[1:2] != ["doctor"]:
+    sys.exit(f"rebalancer: {_loop.found}; {_loop.do}")
 
 from rebalancer.cli import main, main_adm, main_agent, main_manager  # noqa: E402
 

@@ -12,7 +12,6 @@ from typing import Any, NoReturn, TypeVar
 
 import attrs
 import click
-import trio
 
 from rebalancer import __version__, log
 from rebalancer.adm.printing import printable, printable_lines, take_any_text
@@ -57,6 +56,12 @@ def _adm() -> click.Command:
     return _version("rebalancer-adm")(adm)
 
 
+def _doctor() -> click.Command:
+    from rebalancer.doctor.commands import doctor
+
+    return doctor
+
+
 #: Distribution and package of the embedded region, which a storage node has no use for.
 _REGION_DISTRIBUTION = "manta-rebalancer-devregion"
 _REGION_PACKAGE = "rebalancer_devregion"
@@ -97,6 +102,7 @@ def _missing(name: str) -> click.Command:
 _LATER: dict[str, Callable[[], click.Command]] = {
     "adm": _adm,
     "demo": partial(_of_the_region, "demo"),
+    "doctor": _doctor,
     "region": partial(_of_the_region, "region"),
 }
 
@@ -140,6 +146,7 @@ def manager_command(path: Path | None) -> None:
 
     config = load_manager(path)
     log.configure(main.LOG_NAME, config.log_level)
+    _check_start("manager", path, config)
     _serve(lambda: main.run(config, path))
 
 
@@ -152,6 +159,7 @@ def agent_command(path: Path | None) -> None:
 
     config = load_agent(path)
     log.configure("rebalancer-agent", config.log.level)
+    _check_start("agent", path, config)
     _serve(lambda: main.run(config))
 
 
@@ -191,7 +199,16 @@ def check_config(program: str, file: Path) -> None:
     click.echo(json.dumps(attrs.asdict(config), indent=2))
 
 
+def _check_start(program: str, path: Path | None, config: ManagerConfig | AgentConfig) -> None:
+    from rebalancer.doctor.run import check_start
+    from rebalancer.doctor.subject import Subject
+
+    check_start(Subject(program, path, config))
+
+
 def _serve(run: Callable[[], Awaitable[None]]) -> None:
+    import trio  # which cannot be imported by every Python that runs `doctor`
+
     python = platform.python_version()
     log.get_logger().info("starting", version=__version__, python=python, **describe())
 

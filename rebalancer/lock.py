@@ -47,6 +47,26 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
         os.close(file)
 
 
+def holder(folder: Path) -> str:
+    """Return which process has claimed `folder`, empty if none has.
+
+    Raises:
+      OSError: nobody can say so: the file of the claim cannot be read or locked.
+    """
+    try:
+        file = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return ""
+    try:
+        # A shared lock, for an instant: whoever claims the folder meanwhile tries again.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(file)
+    finally:
+        os.close(file)
+    return ""
+
+
 def _lock(file: int, folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:

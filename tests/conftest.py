@@ -1,12 +1,16 @@
 """What all tests share."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from rebalancer_devregion.processes import find_program
+from tests.disks import Disk, run
 
 settings.register_profile("suite", max_examples=60, deadline=None)
 settings.load_profile("suite")
@@ -34,3 +38,23 @@ def require(program: str) -> str:
             pytest.fail(f"{program} is not installed")
         pytest.skip(f"{program} is not installed")
     return path
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str, str], Disk]]:
+    """Mounts a file system at a folder of the test, with options of mount(8)."""
+    mounted = []
+
+    def mount(name: str, options: str) -> Disk:
+        path = tmp_path / name
+        path.mkdir()
+        try:
+            run("mount", "-t", "tmpfs", "-o", options, "none", str(path))
+        except (OSError, subprocess.CalledProcessError) as exc:
+            pytest.skip(f"no file system can be mounted here: {exc}")
+        mounted.append(path)
+        return Disk(path)
+
+    yield mount
+    for path in mounted:
+        run("umount", "--lazy", str(path))

@@ -206,7 +206,7 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, is_installed:
 
     commands = done.stdout.partition("Commands:")[2].splitlines()
     names = [line.split()[0] for line in commands if line.startswith("  ") and line[2] != " "]
-    assert names == ["adm", "agent", "check-config", "demo", "manager", "region"]
+    assert names == ["adm", "agent", "check-config", "demo", "doctor", "manager", "region"]
     assert ("Not installed here" in done.stdout) is not is_installed
 
 

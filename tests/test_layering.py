@@ -42,6 +42,13 @@ FORBIDDEN = {
         "rebalancer.peers.moray.fast",
     ],
     "peers/moray/fast.py": ["trio", "socket"],
+    # It runs on a Python that cannot import trio; `look/region.py` is imported on others only.
+    **{
+        name: ["trio", "rebalancer.manager", "rebalancer.adm.client"]
+        for name in MODULES
+        if name.startswith("doctor/") and name != "doctor/look/region.py"
+    },
+    "doctor/judge": ["trio", "os", "socket", "time", "rebalancer.config", "rebalancer.peers"],
     "agent/transfer/sources/engine.py": ["trio", "socket"],
     "adm": ["rebalancer.manager", "rebalancer.agent", "rebalancer_devregion", "sqlite3"],
     "actions": [
@@ -86,6 +93,8 @@ ONLY_IN = {
         "layout.py",
         "agent/state/reading.py",
         "agent/state/statefile.py",
+        "doctor/look/disks.py",
+        "doctor/look/system.py",
         "manager/store",
         "manager/jobs/index.py",
         "manager/jobs/index_repair.py",

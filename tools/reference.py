@@ -24,6 +24,7 @@ from rebalancer.agent.openapi import description
 from rebalancer.api.jobs import JobShown
 from rebalancer.api.objects import REPORT_LINES
 from rebalancer.cli import cli
+from rebalancer.doctor.checks import CHECKS
 from rebalancer.manager.http.openapi import DOCUMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,6 +144,24 @@ def report_lines() -> str:
     return table(("type", "meaning", "fields"), rows)
 
 
+# --- the doctor --------------------------------------------------------------------------------
+
+
+def checks_made() -> str:
+    """Return the table of the doctor's checks."""
+    rows = (
+        (
+            check.name,
+            "both" if len(check.programs) > 1 else next(iter(check.programs)),
+            "yes" if check.at_start else "",
+            check.about,
+            str(check.worst),
+        )
+        for check in CHECKS
+    )
+    return table(("check", "of", "at a start", "looks whether", "at worst"), rows)
+
+
 # --- all ---------------------------------------------------------------------------------------
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -152,6 +171,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "variables of the agent": partial(variables_of, environment.AGENT),
     "commands": command_line,
     "lines of a report": report_lines,
+    "checks of the doctor": checks_made,
 }
 _PART = re.compile(
     r"(?<=<!-- made by tools/reference: )([\w ]+)( -->\n).*?(?=<!-- end of \1 -->)", re.DOTALL

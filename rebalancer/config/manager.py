@@ -362,6 +362,12 @@ class ManagerConfig:
         return self.min_shard > 1 or self.max_shard is not None
 
     @property
+    def clones(self) -> dict[int, str]:
+        """Return the name of each shard's clone, by the shard's number."""
+        numbers = [shard.number for shard in self.shards]
+        return {number: f"{number}.rebalancer-postgres.{self.domain_name}" for number in numbers}
+
+    @property
     def storinfo(self) -> str:
         """Return the host of storinfo, perhaps with a port."""
         url = self.storinfo_url or f"http://storinfo.{self.domain_name}"

@@ -14,9 +14,10 @@ from rebalancer.agent_protocol import Assignment, Task
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers import http as module
+from rebalancer.peers.addresses import resolve
 from rebalancer.peers.agents import Agents, PostResult
 from rebalancer.peers.http import HttpClient, Reply, open_http
-from rebalancer.peers.names import Endpoint, is_address, locate, resolve, split_port
+from rebalancer.peers.names import Endpoint, is_address, locate, split_port
 from rebalancer.peers.resolver import Resolver
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"

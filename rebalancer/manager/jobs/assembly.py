@@ -109,10 +109,5 @@ async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
             return
         from rebalancer.peers.postgres import open_postgres
 
-        async with open_postgres(_clones(config), config.hosts) as clones:
+        async with open_postgres(config.clones, config.hosts) as clones:
             yield Shards(moray, clones)
-
-
-def _clones(config: ManagerConfig) -> dict[int, str]:
-    domain = config.domain_name
-    return {shard.number: f"{shard.number}.rebalancer-postgres.{domain}" for shard in config.shards}

@@ -120,6 +120,16 @@ class MorayClient(scan.DirectoryShard):
         """
         await self._call("ping", [{"deep": True}])
 
+    async def ask_time(self) -> float | None:
+        """Return what the server's clock says, in seconds, if it and its database answer.
+
+        Raises:
+          MorayError, PeerUnreachable.
+        """
+        await self.ping()
+        uts = (await self._pool.connection()).peer_uts
+        return uts / 1e6 if isinstance(uts, int | float) else None
+
     async def _call(
         self, method: str, args: list[Any] | JsonText, within_s: float = CALL_S
     ) -> list[Any]:

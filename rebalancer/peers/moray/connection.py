@@ -88,6 +88,8 @@ class Connection:
         self._room = select.poll()
         self._room.register(stream.socket.fileno(), select.POLLOUT)
         self.heard_at = trio.current_time()
+        #: What the server's clock said in its last message, if it did: microseconds.
+        self.peer_uts: Any = None
         self._ids = itertools.count(1)  # never used twice: reuse races with the server
         self._calls: dict[int, _Call] = {}
         self._unsent: deque[_Call] = deque()
@@ -267,6 +269,7 @@ class Connection:
         return True
 
     def _accept(self, message: fast.Message) -> None:
+        self.peer_uts = message.uts
         call = self._calls.get(message.id)
         if call is None:
             return  # its caller gave up

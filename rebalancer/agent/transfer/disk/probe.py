@@ -4,6 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
+
 from rebalancer.agent.transfer.disk.folders import Tree
 from rebalancer.agent.transfer.disk.names import TEMPORARY
 from rebalancer.agent.transfer.disk.objects import FULL
@@ -42,6 +44,28 @@ def prove(root: Path, temp: Path, name: str) -> None:
     if tree.root.identity()[0] != tree.temp.identity()[0]:
         expected = f"expected the file system of manta_root {root}"
         raise ConfigError(f"storage.temp_dir {temp}: {expected}")
+    failed = try_steps(tree, name)
+    if failed is None:
+        return
+    if failed.error.errno not in FULL:
+        where = f"manta_root {root}, temp_dir {temp}"
+        raise ConfigError(
+            f"storage: cannot {failed.step} ({where}): {failed.error.strerror}"
+        ) from failed.error
+    # A full disk passes, and each object fails for it until then.
+    log.warning("the disk of the objects is full", step=failed.step)
+
+
+@attrs.frozen
+class Failed:
+    """A step towards a file in its place has failed."""
+
+    step: str
+    error: OSError
+
+
+def try_steps(tree: Tree, name: str) -> Failed | None:
+    """Put a file into place by way of the temporary `name`, and remove it; return what failed."""
     step = "create a file in temp_dir"
     try:
         file = tree.temp.create(name)
@@ -62,13 +86,10 @@ def prove(root: Path, temp: Path, name: str) -> None:
         step = "remove a file"
         probe.remove(name)
     except OSError as exc:
-        if exc.errno not in FULL:
-            where = f"manta_root {root}, temp_dir {temp}"
-            raise ConfigError(f"storage: cannot {step} ({where}): {exc.strerror}") from exc
-        # A full disk passes, and each object fails for it until then.
-        log.warning("the disk of the objects is full", step=step)
+        return Failed(step, exc)
     finally:
         _remove_probes(tree, name)
+    return None
 
 
 def _remove_probes(tree: Tree, name: str) -> None:

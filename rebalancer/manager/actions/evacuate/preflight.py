@@ -24,7 +24,8 @@ from rebalancer.manager.jobs.assembly import Shards
 from rebalancer.manager.pipeline.job import Job, rules_of
 from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
-from rebalancer.peers.names import Endpoint, resolve
+from rebalancer.peers.addresses import resolve
+from rebalancer.peers.names import Endpoint
 from rebalancer.peers.protocols import AgentPing
 from rebalancer.retry import retry
 

@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,55 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from rebalancer.config import AgentConfig
 from rebalancer.metrics import metrics_app
 from tests.agent.scripted import Rig, open_rig
+from tests.disks import Disk, run
 from tests.sources import ASSIGNMENT, OWNER, Answer, ok, task, uuid
 from tests.web import Client
 
 SMALL, LARGE = b"a small object", os.urandom(3 << 20)
 NO_SPACE = {"Failed": "DestinationInsufficientSpace"}
 FS_ERROR = {"Failed": "AgentFSError"}
-
-
-@attrs.frozen
-class Disk:
-    """A file system in memory, mounted at `path`."""
-
-    path: Path
-
-    def remount(self, options: str) -> None:
-        run("mount", "-o", f"remount,{options}", str(self.path))
-
-    def fill(self, leave: int) -> None:
-        """Take all space but `leave` bytes."""
-        free = shutil.disk_usage(self.path).free
-        with (self.path / "filler").open("wb") as file:
-            file.write(b"x" * (free - leave))
-
-    def empty(self) -> None:
-        (self.path / "filler").unlink()
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str, str], Disk]]:
-    """Mounts a file system at a folder of the test, with options of mount(8)."""
-    mounted = []
-
-    def mount(name: str, options: str) -> Disk:
-        path = tmp_path / name
-        path.mkdir()
-        try:
-            run("mount", "-t", "tmpfs", "-o", options, "none", str(path))
-        except (OSError, subprocess.CalledProcessError) as exc:
-            pytest.skip(f"no file system can be mounted here: {exc}")
-        mounted.append(path)
-        return Disk(path)
-
-    yield mount
-    for path in mounted:
-        run("umount", "--lazy", str(path))
 
 
 def whole(content: bytes) -> Callable[[int, str], Answer]:

@@ -24,9 +24,10 @@ from rebalancer.manager.actions.evacuate.preflight import (
     preflight,
 )
 from rebalancer.manager.store.records import Finding
+from rebalancer.peers.addresses import resolve
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import open_http
-from rebalancer.peers.names import Endpoint, resolve
+from rebalancer.peers.names import Endpoint
 from rebalancer.peers.postgres import open_postgres
 from rebalancer_devregion import postgres
 from rebalancer_devregion.postgres import Cluster

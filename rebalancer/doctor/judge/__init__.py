@@ -1,0 +1,1 @@
+"""This package judges what the checks of a machine have seen.  Pure."""

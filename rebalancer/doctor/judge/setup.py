@@ -1,0 +1,128 @@
+"""This module judges a configuration, the files it names, and who runs the program.  Pure."""
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from rebalancer.doctor.findings import Finding, ok, stops, warning
+
+
+@attrs.frozen
+class Configuration:
+    """A configuration as it was read: its program, its place, and all that is wrong with it."""
+
+    program: str
+    place: str
+    faults: tuple[str, ...] = ()
+
+
+def configuration(seen: Configuration) -> Iterator[Finding]:
+    """Judge a configuration."""
+    if not seen.faults:
+        yield ok(seen.place)
+    for fault in seen.faults:
+        yield stops(
+            fault,
+            "a configuration without faults",
+            f"see docs/configuration.md, and rebalancer check-config {seen.program} {seen.place}",
+        )
+
+
+@attrs.frozen
+class Secret:
+    """A file with a secret, and who else may read it or replace it."""
+
+    path: str
+    is_read_by_all: bool
+    is_written_by_all: bool
+
+
+def secrets(seen: Sequence[Secret]) -> Iterator[Finding]:
+    """Judge the files of tokens and keys, and the configuration, by their permissions."""
+    wrong = [one for one in seen if one.is_read_by_all or one.is_written_by_all]
+    for one in wrong:
+        may = "write" if one.is_written_by_all else "read"
+        yield warning(
+            f"{one.path} can be {'written' if may == 'write' else 'read'} by every user",
+            "by the program's user alone",
+            f"chmod o-{'w' if may == 'write' else 'rw'} {one.path}, owned by the program's user",
+        )
+    if not wrong:
+        yield ok(f"files with secrets or settings that other users can use: none of {len(seen)}")
+
+
+@attrs.frozen
+class User:
+    """A user runs the checks, another may own the program's state; None where there is none yet."""
+
+    name: str
+    owner: str | None
+    is_root: bool
+
+
+def user(seen: User) -> Finding:
+    """Judge by whose permissions the checks were made."""
+    if seen.is_root and seen.owner not in (None, seen.name):
+        return warning(
+            f"tried as {seen.name}, who may do everything; the state belongs to {seen.owner}",
+            "the user that the program runs as",
+            f"try again with --user {seen.owner}",
+        )
+    return ok(f"tried as {seen.name}")
+
+
+@attrs.frozen
+class Holder:
+    """A holder has claimed a folder; empty if nobody has, `trouble` if that could not be seen."""
+
+    folder: str
+    text: str = ""
+    trouble: str = ""
+
+
+def running(seen: Sequence[Holder]) -> Iterator[Finding]:
+    """Say which program has claimed the folders."""
+    for one in seen:
+        if one.trouble:
+            yield stops(
+                f"{one.folder} cannot be claimed: {one.trouble}",
+                "a folder whose file .lock can be locked",
+                "see to the owner of .lock, or to the file system's locks",
+            )
+        elif one.text:
+            yield ok(f"running: {one.text} has {one.folder}")
+    if not any(one.trouble or one.text for one in seen):
+        yield ok("not running")
+
+
+@attrs.frozen
+class Port:
+    """An address to serve on: the trouble with it, if any, and whose it is then."""
+
+    purpose: str
+    address: str
+    trouble: str = ""
+    #: The process that listens there is the one that has claimed our folders.
+    is_ours: bool = False
+    is_in_use: bool = False
+    is_forbidden: bool = False
+    holder: str = ""
+
+
+def ports(seen: Sequence[Port]) -> Iterator[Finding]:
+    """Judge the addresses that the program serves on."""
+    for one in seen:
+        where = f"{one.purpose} at {one.address}"
+        if not one.trouble:
+            yield ok(f"{where}: free")
+        elif one.is_ours:
+            yield ok(f"{where}: running: {one.holder}")
+        else:
+            if one.is_in_use:
+                do = "end the program that has it (ss -ltnp, pfiles), or configure another port"
+            elif one.is_forbidden:
+                do = "allow it: net_privaddr of SMF, AmbientCapabilities=CAP_NET_BIND_SERVICE of"
+                do += " systemd; or configure a port above 1023"
+            else:
+                do = "configure an address of this machine"
+            yield stops(f"{where}: {one.trouble}", "an address to listen at", do)

@@ -1,0 +1,110 @@
+"""This module asks the peers that a configuration names, all at a time and within bounds."""
+
+import email.utils
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from rebalancer.config import ManagerConfig
+from rebalancer.doctor.judge.region import Answer
+from rebalancer.doctor.subject import Subject
+from rebalancer.errors import PeerError, PeerMalformed, PeerRefused
+from rebalancer.peers.http import HttpClient, open_http
+from rebalancer.peers.moray.client import open_moray
+from rebalancer.peers.names import locate
+
+if TYPE_CHECKING:
+    from rebalancer.peers.postgres import PostgresShard
+
+#: Seconds that a peer has for its answer; a connection to a clone takes a part of them.
+ANSWER_S, CONNECT_S = 9.0, 4.0
+
+#: Asks a peer; returns its time in seconds of the epoch, if it tells.
+Ask = Callable[[], Awaitable[float | None]]
+
+
+async def _ask_all(asks: Mapping[str, Ask]) -> list[Answer]:
+    answers: dict[str, Answer] = {}
+
+    async def ask_one(name: str, ask: Ask) -> None:
+        started = trio.current_time()
+        try:
+            with trio.fail_after(ANSWER_S):
+                told = await ask()
+        except trio.TooSlowError:
+            answers[name] = Answer(name, None, f"no answer in {ANSWER_S:g} s")
+        except (PeerError, OSError, ValueError) as exc:
+            answers[name] = Answer(name, None, str(exc).removeprefix(f"{name}: "))
+        else:
+            ahead = None if told is None else told - time.time()
+            answers[name] = Answer(name, trio.current_time() - started, "", ahead)
+
+    async with trio.open_nursery() as nursery:
+        for name, ask in asks.items():
+            nursery.start_soon(ask_one, name, ask)
+    return [answers[name] for name in asks]
+
+
+def shards(subject: Subject) -> list[Answer]:
+    """Ask each shard's Moray whether it and its database answer, and for its time."""
+    return trio.run(_shards, subject.manager)
+
+
+async def _shards(config: ManagerConfig) -> list[Answer]:
+    names = {shard.number: shard.host for shard in config.shards}
+    async with open_moray(names, config.hosts, connections=1) as moray:
+        return await _ask_all({client.name: client.ask_time for client in moray.values()})
+
+
+def clones(subject: Subject) -> list[Answer]:
+    """Ask each shard's clone for its time; nobody if objects are not found there."""
+    return trio.run(_clones, subject.manager)
+
+
+async def _clones(config: ManagerConfig) -> list[Answer]:
+    if config.discovery != "direct_db":
+        return []
+    # Not before: there may be no libpq, which another finding says.
+    from rebalancer.peers.postgres import open_postgres
+
+    async with open_postgres(config.clones, config.hosts) as clients:
+        return await _ask_all(
+            {client.name: partial(_ask_clone, client, config) for client in clients.values()}
+        )
+
+
+async def _ask_clone(client: "PostgresShard", config: ManagerConfig) -> float | None:
+    from rebalancer.peers.postgres import DEFAULT_PORT
+
+    where = locate(client.name, config.hosts, DEFAULT_PORT)
+    # libpq, which nobody interrupts, waits longer for a machine that is not there.
+    with trio.fail_after(CONNECT_S):
+        await (await trio.open_tcp_stream(where.host, where.port)).aclose()
+    statement = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
+    (row,) = await client.sql(statement, within_s=CONNECT_S)
+    return float(row["now"])
+
+
+def storinfo(subject: Subject) -> list[Answer]:
+    """Ask storinfo for a node of its list, and for its time."""
+    return trio.run(_storinfo, subject.manager)
+
+
+async def _storinfo(config: ManagerConfig) -> list[Answer]:
+    async with open_http(config.hosts, read_s=ANSWER_S) as http:
+        return await _ask_all({config.storinfo: partial(_ask_storinfo, http, config.storinfo)})
+
+
+async def _ask_storinfo(http: HttpClient, host: str) -> float | None:
+    reply = await http.request("GET", host, "/storagenodes?limit=1", within_s=ANSWER_S)
+    if reply.status != 200:
+        raise PeerRefused(f"{reply.status} {reply.text[:200]}")
+    if not isinstance(reply.json(), list):
+        raise PeerMalformed("its answer is no list of storage nodes")
+    try:
+        return email.utils.parsedate_to_datetime(reply.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
