@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.jsontext import loads
+from rebalancer.jsontext import elements, loads, members
 
 ODD = [
     *("1", "-0", "-0.0", "1.0", "1E5", "1e22", "1e400", "-1e400", "4.9e-324", "1e-400"),
@@ -72,3 +72,29 @@ def test_every_spelling_of_a_double_is_the_same_double() -> None:
         digits = f"{rng.randrange(10**30)}.{rng.randrange(10**30)}e{rng.randrange(-330, 310)}"
         for text in (repr(number), f"{number:.25e}", digits):
             assert outcome(loads, text) == outcome(reference, text)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers()))
+def test_the_members_of_an_object_are_texts_as_they_stand(value: dict[str, int]) -> None:
+    """With the names read, and every digit and blank of the values kept."""
+    found = members(json.dumps(value, indent=1))
+
+    assert {name: json.loads(text) for name, text in found.items()} == value
+
+
+def test_numbers_that_no_double_holds_stand_as_they_were() -> None:
+    """Users' properties may have them."""
+    assert members('{"a": {"x": 1.10, "y":1e400}, "ü": 12345678901234567890123}') == {
+        "a": '{"x": 1.10, "y":1e400}',
+        "ü": "12345678901234567890123",
+    }
+    assert elements('[1.0, "a", null]') == ["1.0", '"a"', "null"]
+
+
+@pytest.mark.parametrize("text", ["", "1", "null", "{", "[1]", '{"a": [1}'])
+def test_what_is_no_object_has_no_members(text: str) -> None:
+    """Nor has a list that is none elements."""
+    with pytest.raises(ValueError):
+        members(text)
+    with pytest.raises(ValueError):
+        elements(text.replace("[1]", "{}"))

@@ -1,10 +1,11 @@
-"""This module scans the PostgreSQL clone of a shard: read-only statements in a thread."""
+"""This module asks the PostgreSQL of a shard: statements in a thread, read-only unless said so."""
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 import trio
@@ -12,6 +13,7 @@ from psycopg.rows import dict_row
 
 from rebalancer.errors import PeerError, PeerRefused, PeerUnreachable
 from rebalancer.peers import scan
+from rebalancer.peers.metadata import Kind, MetadataError
 from rebalancer.peers.names import Endpoint, locate
 from rebalancer.threads import Work, run_sync
 
@@ -23,28 +25,48 @@ CONNECT_S = 10
 STATEMENT_S = 60.0
 #: A server that does not acknowledge anything for this many seconds is gone.
 SILENCE_S = 60
+#: A server that acknowledges what it is sent, but neither answers nor ends a statement this many
+#: seconds after it should have, is given up.
+GRACE_S = 15.0
+#: A write waits for so many seconds for others that have locked its row.
+LOCK_S = 1.0
+#: The server ends a transaction whose client has vanished after this many seconds.
+IDLE_S = 30.0
 
 #: Classes of SQLSTATE, and states, that pass by themselves or once a person has seen to the server:
 #: connection, rollback of one of several, resources, object in use, operator, system, old snapshot.
 _TRANSIENT = ("08", "40", "53", "55", "57", "58", "72")
 #: States of those classes that do not pass: the database was dropped.
 _LASTING = ("57P04",)
+#: Of a write, further ones that pass: the server is a standby now, or has ended our transaction.
+_TRANSIENT_OF_WRITES = ("25006", "25P03", "25P04")
+#: States, and the class of connections, after which it is unknown whether a write has happened.
+_UNKNOWN = ("08", "40003", "57P01", "57P02", "57P03")
+#: The class of resources that are used up.
+_OVERLOADED = "53"
 #: Parts of what a server says to a client that it does not let in: libpq tells no SQLSTATE of that.
 _REFUSED_TEXTS = ("authentication failed", "no pg_hba.conf entry", "no password", "does not exist")
 
 Row = dict[str, Any]
+#: A statement with parameters $1 and on, and their values.
+Statement = tuple[str, Sequence[Any]]
+T = TypeVar("T")
 
 
 class PostgresShard(scan.DirectoryShard):
-    """A client of one shard's clone.  Made by `open_postgres`.
+    """A client of one shard's database, which reads only.
 
     Mutable state: its one connection, made when needed and given up after any error, and how long
     a statement may take there.
     """
 
-    def __init__(self, name: str, where: Endpoint) -> None:
+    #: The settings of its sessions.
+    _SETTINGS: ClassVar[Mapping[str, str]] = {"default_transaction_read_only": "on"}
+
+    def __init__(self, name: str, where: Endpoint, database: str | None = None) -> None:
         self.name = name
         self._where = where
+        self._database = database
         self._asking = trio.Lock()
         self._connection: psycopg.Connection[Row] | None = None
         self._is_running = False
@@ -61,46 +83,74 @@ class PostgresShard(scan.DirectoryShard):
           PeerUnreachable: no connection, or it broke, or the server ended the statement.
           PeerRefused: the statement cannot be run there.
         """
-        failure: PeerError | None = None
-        rows: list[Row] = []
+        return await self._ask(partial(_fetch, statement, values), self._sort, within_s)
+
+    def _sort(self, exc: psycopg.Error) -> PeerError:
+        text = f"{self.name} at {self._where}: {_line(exc)}"
+        return PeerUnreachable(text) if is_passing(exc) else PeerRefused(text)
+
+    async def _ask(
+        self,
+        work: Callable[[psycopg.Connection[Row]], T],
+        sort: Callable[[psycopg.Error], PeerError],
+        within_s: float,
+    ) -> T:
+        """Return what `work` does in a thread with the connection.
+
+        Each statement has `within_s`, and all together have `GRACE_S` more: a commit that waits for
+        a standby is no statement.
+
+        Raises:
+          PeerError: as `sort` makes it of the database's error.
+        """
+        results = list[T]()
+        failure: PeerError = PeerUnreachable(
+            f"{self.name} at {self._where}: no answer in {within_s + GRACE_S:.0f} s"
+        )
         async with self._asking:
             self._is_running = True
             async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = trio.current_time() + within_s + GRACE_S
                 nursery.start_soon(self._interrupt_when_cancelled)
                 try:
-                    rows = await run_sync(Work.CLONES, self._run, statement, values, within_s)
+                    results.append(await run_sync(Work.CLONES, self._run, work, sort, within_s))
                 except PeerError as exc:
-                    failure = exc
-                self._is_running = False
-                nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return rows
+                    if not nursery.cancel_scope.cancel_called:
+                        failure = exc
+                finally:
+                    self._is_running = False
+                    nursery.cancel_scope.cancel()
+        if results:
+            return results[0]
+        raise failure
 
-    def _run(self, statement: str, values: Sequence[Any], within_s: float) -> list[Row]:
+    def _run(
+        self,
+        work: Callable[[psycopg.Connection[Row]], T],
+        sort: Callable[[psycopg.Error], PeerError],
+        within_s: float,
+    ) -> T:
         try:
             if self._connection is None:
                 self._connection = self._connect()
                 self._within_s = 0.0
+            if not self._is_running:  # interrupted before there was a connection to cut
+                raise psycopg.OperationalError("given up")
             if within_s != self._within_s:
                 limit = f"SET statement_timeout = {round(within_s * 1000)}"
                 self._connection.execute(limit.encode())
                 self._within_s = within_s
-            cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
-            return cursor.execute(statement.encode(), values).fetchall()
+            return work(self._connection)
         except psycopg.Error as exc:
             self.close()
-            text = f"{self.name} at {self._where}: {_line(exc)}"
-            if is_passing(exc):
-                raise PeerUnreachable(text) from exc
-            raise PeerRefused(text) from exc
+            raise sort(exc) from exc
 
     def _connect(self) -> psycopg.Connection[Row]:
         return psycopg.connect(
             host=self._where.host,
             port=self._where.port,
             user=USER,
-            dbname=DATABASE,
+            dbname=self._database or DATABASE,
             application_name="rebalancer",
             client_encoding="utf8",
             connect_timeout=CONNECT_S,
@@ -108,7 +158,7 @@ class PostgresShard(scan.DirectoryShard):
             keepalives_interval=SILENCE_S // 6,
             keepalives_count=3,
             tcp_user_timeout=SILENCE_S * 1000,
-            options="-c default_transaction_read_only=on",
+            options=" ".join(f"-c {name}={value}" for name, value in self._SETTINGS.items()),
             autocommit=True,
             row_factory=dict_row,
         )
@@ -118,7 +168,8 @@ class PostgresShard(scan.DirectoryShard):
             await trio.sleep_forever()
         finally:
             # psycopg waits in its thread for the socket: shutting it down wakes it at once.
-            if self._is_running and self._connection is not None:
+            was_running, self._is_running = self._is_running, False
+            if was_running and self._connection is not None:
                 gone = suppress(OSError, psycopg.Error)
                 with gone, socket.socket(fileno=os.dup(self._connection.fileno())) as copy:
                     copy.shutdown(socket.SHUT_RDWR)
@@ -128,6 +179,91 @@ class PostgresShard(scan.DirectoryShard):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+class PostgresPrimary(PostgresShard):
+    """A client of one shard's database that writes there, which only the primary allows."""
+
+    _SETTINGS: ClassVar[Mapping[str, str]] = {
+        "lock_timeout": f"{round(LOCK_S * 1000)}",
+        "idle_in_transaction_session_timeout": f"{round(IDLE_S * 1000)}",
+    }
+
+    async def write(
+        self, statements: Sequence[Statement], *, within_s: float = STATEMENT_S
+    ) -> int | None:
+        """Run statements of which each changes one row, all or none.
+
+        Return None if all did, else which was the first that changed none.
+
+        Raises:
+          MetadataError: the server refused, and nothing was written.
+          PeerUnreachable: whether anything was written is unknown.
+        """
+        return await self._ask(partial(_write, statements), self._sort_of_write, within_s)
+
+    async def check(self) -> None:
+        """Return if the server takes writes.
+
+        Raises:
+          MetadataError: it is a standby, or read-only.
+          PeerUnreachable: no connection, or it broke.
+        """
+        await self.write([])
+
+    def _sort_of_write(self, exc: psycopg.Error) -> PeerError:
+        kind, text = kind_of_write(exc), f"{self.name} at {self._where}: {_line(exc)}"
+        return MetadataError(type(exc).__name__, text, kind) if kind else PeerUnreachable(text)
+
+    def _connect(self) -> psycopg.Connection[Row]:
+        connection = super()._connect()
+        shown = (
+            connection.execute(
+                b"SELECT pg_is_in_recovery() AS is_standby,"
+                b" current_setting('transaction_read_only') AS read_only"
+            ).fetchone()
+            or {}
+        )
+        if shown.get("is_standby") is False and shown.get("read_only") == "off":
+            return connection
+        connection.close()
+        what = "a standby" if shown.get("is_standby") else "read-only"
+        raise psycopg.errors.ReadOnlySqlTransaction(
+            f"this server is {what}: records are updated on the primary only"
+        )
+
+
+def _fetch(statement: str, values: Sequence[Any], connection: psycopg.Connection[Row]) -> list[Row]:
+    cursor = psycopg.RawCursor(connection, row_factory=dict_row)
+    return cursor.execute(statement.encode(), values).fetchall()
+
+
+def _write(statements: Sequence[Statement], connection: psycopg.Connection[Row]) -> int | None:
+    if len(statements) == 1:  # a transaction by itself
+        return None if _changed(connection, *statements[0]) else 0
+    failed = None
+    with connection.transaction():
+        for number, (statement, values) in enumerate(statements):
+            if not _changed(connection, statement, values):
+                failed = number
+                raise psycopg.Rollback
+    return failed
+
+
+def _changed(connection: psycopg.Connection[Row], statement: str, values: Sequence[Any]) -> bool:
+    cursor = psycopg.RawCursor(connection, row_factory=dict_row)
+    return cursor.execute(statement.encode(), values).rowcount == 1
+
+
+def kind_of_write(exc: psycopg.Error) -> Kind | None:
+    """Return what a failed write asks for; None if it is unknown whether it has happened."""
+    state = exc.sqlstate or ""
+    is_transient = is_passing(exc) or state in _TRANSIENT_OF_WRITES
+    if not is_transient:
+        return Kind.PERMANENT
+    if not state or state.startswith(_UNKNOWN):
+        return None
+    return Kind.OVERLOADED if state.startswith(_OVERLOADED) else Kind.TRANSIENT
 
 
 def is_passing(exc: psycopg.Error) -> bool:

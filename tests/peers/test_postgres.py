@@ -12,7 +12,8 @@ from rebalancer.domain.completeness import Reached
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.peers import postgres as clones
 from rebalancer.peers import scan
-from rebalancer.peers.postgres import PostgresShard, is_passing, open_postgres
+from rebalancer.peers.metadata import Kind
+from rebalancer.peers.postgres import PostgresShard, is_passing, kind_of_write, open_postgres
 from rebalancer_devregion import postgres
 from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
@@ -188,6 +189,18 @@ async def test_a_cancelled_scan_does_not_wait_for_its_statement(cluster: Cluster
         assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
 
 
+async def test_a_server_that_never_answers_is_given_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that has forgotten the limit on statements; the next one connects anew."""
+    monkeypatch.setattr(clones, "GRACE_S", 0.1)
+    async with shard_of(cluster) as shard:
+        await shard.sql("SELECT set_config('statement_timeout', '0', false)", within_s=0.1)
+        with pytest.raises(PeerUnreachable, match="no answer in 0 s"):
+            await shard.sql("SELECT pg_sleep(60)", within_s=0.1)
+        assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
+
+
 async def test_a_clone_that_is_down_is_named(cluster: Cluster) -> None:
     """The error tells which clone and where it was looked for."""
     async with open_postgres({7: "7.clone.lab"}, {"7.clone.lab": "127.0.0.1:1"}) as shards:
@@ -251,6 +264,42 @@ def test_sqlstate_tells_which_failures_are_transient(state: str, helps: bool) ->
 def test_a_server_that_lets_nobody_in_is_told_by_its_text(text: str, helps: bool) -> None:
     """For then there is no state."""
     assert is_passing(psycopg.OperationalError(text)) is helps
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("40001", Kind.TRANSIENT),  # could not serialize
+        ("40P01", Kind.TRANSIENT),  # deadlock
+        ("55P03", Kind.TRANSIENT),  # the lock was not to be had in time
+        ("57014", Kind.TRANSIENT),  # the statement took too long
+        ("58030", Kind.TRANSIENT),
+        ("25006", Kind.TRANSIENT),  # the server is a standby now
+        ("25P03", Kind.TRANSIENT),  # our transaction was idle for too long
+        ("53100", Kind.OVERLOADED),
+        ("53200", Kind.OVERLOADED),
+        ("53300", Kind.OVERLOADED),
+        ("08006", None),
+        ("40003", None),  # the server itself does not know
+        ("57P01", None),
+        ("57P02", None),
+        ("57P04", Kind.PERMANENT),
+        ("42P01", Kind.PERMANENT),
+        ("42501", Kind.PERMANENT),
+        ("23505", Kind.PERMANENT),
+        ("XX001", Kind.PERMANENT),
+    ],
+)
+def test_sqlstate_says_what_a_failed_write_asks_for(state: str, kind: Kind | None) -> None:
+    """None where it may have happened nevertheless: the record must be read."""
+    assert kind_of_write(psycopg.errors.lookup(state)("ein Fehler")) is kind
+
+
+def test_a_write_whose_connection_broke_may_have_happened() -> None:
+    """There is no state then; but a server that lets nobody in has written nothing."""
+    assert kind_of_write(psycopg.OperationalError("server closed the connection")) is None
+    refused = psycopg.OperationalError('FATAL:  database "x" does not exist')
+    assert kind_of_write(refused) is Kind.PERMANENT
 
 
 async def test_a_database_that_is_not_there_is_refused_by_name(
