@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import psycopg
 
+from rebalancer.peers.buckets.database import DATABASE as BUCKETS_DATABASE
 from rebalancer.peers.postgres import DATABASE, USER
 from rebalancer_devregion.processes import ProcessError, find_program
 
@@ -47,6 +48,41 @@ _OTHERS = """
     dirname text, name text, owner text, objectid text, type text
 """
 _INDEXED = ("_etag", "_id", "_mtime", "_vnode", "dirname", "name", "objectid", "owner", "type")
+#: Columns of a bucket object; its row as a whole is what a deletion keeps.
+BUCKET_COLUMNS = (
+    "id",
+    "name",
+    "owner",
+    "bucket_id",
+    "created",
+    "modified",
+    "content_length",
+    "content_md5",
+    "content_type",
+    "headers",
+    "sharks",
+    "properties",
+)
+_BUCKET_OBJECT = """
+    id uuid NOT NULL, name text NOT NULL, owner uuid NOT NULL, bucket_id uuid NOT NULL,
+    created timestamptz DEFAULT current_timestamp NOT NULL,
+    modified timestamptz DEFAULT current_timestamp NOT NULL,
+    content_length bigint NOT NULL, content_md5 bytea NOT NULL, content_type text NOT NULL,
+    headers hstore, sharks text[], properties jsonb
+"""
+#: The tables of a vnode.
+_BUCKET_SCHEMA = f"""
+    CREATE SCHEMA {{schema}}
+    CREATE TABLE manta_bucket (
+        id uuid NOT NULL, name text NOT NULL, owner uuid NOT NULL,
+        created timestamptz DEFAULT current_timestamp NOT NULL, PRIMARY KEY (owner, name)
+    )
+    CREATE TABLE manta_bucket_object ({_BUCKET_OBJECT}, PRIMARY KEY (owner, bucket_id, name))
+    CREATE TABLE manta_bucket_deleted_object (
+        {_BUCKET_OBJECT}, deleted_at timestamptz DEFAULT current_timestamp NOT NULL,
+        PRIMARY KEY (owner, bucket_id, name, id)
+    )
+"""
 
 
 @attrs.define(eq=False)
@@ -143,6 +179,20 @@ class Cluster:
                     f" WHERE {column} IS NOT NULL".encode()
                 )
 
+    def create_buckets(self, vnodes: Iterable[int], *, collation: str | None = None) -> None:
+        """Make the database of a shard of the buckets tier, with the empty tables of `vnodes`.
+
+        `collation` is a language of ICU by which it sorts, in place of the order of bytes.
+        """
+        locale = f" LOCALE_PROVIDER icu ICU_LOCALE '{collation}'" if collation else ""
+        with closing(self.connect("postgres")) as db:
+            db.execute(f"DROP DATABASE IF EXISTS {BUCKETS_DATABASE} WITH (FORCE)".encode())
+            db.execute(f"CREATE DATABASE {BUCKETS_DATABASE}{locale} TEMPLATE template0".encode())
+        with closing(self.connect(BUCKETS_DATABASE)) as db:
+            db.execute("CREATE EXTENSION hstore")
+            for vnode in vnodes:
+                db.execute(bucket_schema(vnode))
+
     def fill(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Add rows of `manta`; `names` are their columns."""
         with closing(self.connect()) as db:
@@ -151,6 +201,11 @@ class Cluster:
                 for row in rows:
                     copy.write_row(row)
             db.execute("ANALYZE manta")
+
+
+def bucket_schema(vnode: int) -> bytes:
+    """Return the statement that makes the tables of a vnode of the buckets tier."""
+    return _BUCKET_SCHEMA.format(schema=f"manta_bucket_{vnode}").encode()
 
 
 def _program(name: str) -> str:

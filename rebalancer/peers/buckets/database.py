@@ -1,0 +1,302 @@
+"""This module reads and updates the rows of a shard of the buckets tier in its PostgreSQL."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import attrs
+
+from rebalancer.domain.bucket_objects import (
+    BucketKey,
+    is_named,
+    is_named_by_upload,
+    read_etag,
+    read_key,
+    write_etag,
+)
+from rebalancer.domain.completeness import LAST_COLUMN, Reached
+from rebalancer.errors import PeerRefused
+from rebalancer.jsontext import JsonText
+from rebalancer.peers.buckets import statements
+from rebalancer.peers.buckets.rows import conflict, read_row, sharks_to_write
+from rebalancer.peers.metadata import Put, Record
+from rebalancer.peers.names import Endpoint
+from rebalancer.peers.postgres import PostgresPrimary, PostgresShard, Row, Statement
+from rebalancer.peers.scan import WINDOW_S, FoundRow
+
+DATABASE = "buckets_metadata"
+DEFAULT_PORT = 5432
+#: Deleted rows that are looked at by one statement: only their number comes back.
+DELETED_ROWS = 20_000
+#: Rows that are read anew, or looked for, by one statement.
+ROWS = 1_000
+#: An update, or each one of a transaction, may take so many seconds.
+WRITE_S = 20.0
+
+
+@attrs.frozen
+class DeletedWindow:
+    """A window of a vnode's deleted rows: how many name the node, and how far it went."""
+
+    named: int
+    end: tuple[str, ...] | None = None
+
+
+class BucketsDatabase:
+    """A buckets database has the rows of one shard, in a clone, a standby or the primary.
+
+    These are `Records`; a part is a vnode.  A vnode whose schema has gone, because it was moved to
+    another shard, is an error of the whole scan.
+    """
+
+    def __init__(self, name: str, where: Endpoint) -> None:
+        self.name = name
+        self._scanner = PostgresShard(name, where, DATABASE)
+
+    def records(self) -> Self:
+        """Return the records of the shard."""
+        return self
+
+    def close(self) -> None:
+        """Close the connections, if there are any."""
+        self._scanner.close()
+
+    async def vnodes(self) -> list[int]:
+        """Return the vnodes that the shard has now.
+
+        Raises:
+          PeerError.
+        """
+        return sorted(int(row["vnode"]) for row in await self._scanner.sql(statements.VNODES))
+
+    async def parts(self) -> tuple[str, ...]:
+        """Return the vnodes that the shard has now, and `LAST_COLUMN`, which has no rows.
+
+        A vnode that appears later is in the answer to the next question.
+        """
+        return (*map(str, await self.vnodes()), LAST_COLUMN)
+
+    async def end_of(self, part: str, known: Reached | None = None) -> Reached:
+        """Return how far the scan of a vnode is, and about how many rows there are.
+
+        Keys are in no order of time, so whatever is new since a scan ended is found by another
+        from the start; its rows are counted on.
+        """
+        if part == LAST_COLUMN:
+            return known or Reached(0, 1)
+        if known is not None and not known.is_end:
+            return known
+        done = 0 if known is None else known.position
+        rows = await self._scanner.sql(statements.rows_estimate(int(part)))
+        return Reached(done, done + max(1, int(rows[0]["rows"]) if rows else 0))
+
+    async def window(
+        self, part: str, done: Reached, width: int, shark: str, *, uploads: bool = False
+    ) -> tuple[Reached, list[FoundRow]]:
+        """Look at the next `width` rows of a vnode, and return those that mention `shark`.
+
+        With `uploads`, records of uploads that were given it too.
+        """
+        if part == LAST_COLUMN:
+            return Reached(done.until, done.until), []
+        vnode, after = int(part), None if done.cursor is None else read_key(done.cursor)
+        begin = [] if after is None else [after.owner, after.bucket_id, after.name]
+        statement = statements.window(vnode, width, is_first=after is None, uploads=uploads)
+        rows = await self._scanner.sql(statement, [shark, *begin], within_s=WINDOW_S)
+        found = []
+        for row in rows:
+            if row["record"] is not None:
+                record = read_row(row["record"])
+                named = is_named(record, shark)
+                if named or is_named_by_upload(record, shark):
+                    found.append(_found(vnode, row["record"], record, may_be_upload=not named))
+        return _reached(done, vnode, width, rows), found
+
+    async def deleted_window(
+        self, vnode: int, after: tuple[str, ...] | None, node: str
+    ) -> DeletedWindow:
+        """Count the deleted rows that name a storage node among the next `DELETED_ROWS`.
+
+        Raises:
+          PeerError.
+        """
+        statement = statements.deleted_window(vnode, DELETED_ROWS, is_first=after is None)
+        rows = await self._scanner.sql(statement, [node, *(after or ())], within_s=WINDOW_S)
+        if not rows:
+            return DeletedWindow(0)
+        (row,) = rows
+        end = tuple(row[column] for column in statements.DELETED_KEY)
+        return DeletedWindow(int(row["named"]), end)
+
+    async def deleted(self, node: str) -> int:
+        """Count the deleted rows of all vnodes that name a storage node.
+
+        Raises:
+          PeerError.
+        """
+        count = 0
+        for vnode in await self.vnodes():
+            window = await self.deleted_window(vnode, None, node)
+            while window.end is not None:
+                count += window.named
+                window = await self.deleted_window(vnode, window.end, node)
+        return count
+
+    async def rows_of(self, keys: Sequence[str]) -> list[FoundRow]:
+        """Return the rows of these keys, as far as they exist.
+
+        Raises:
+          PeerError.
+        """
+        return await _rows_of(self._scanner, keys)
+
+    async def live_uploads(self, parts: Iterable[BucketKey]) -> set[tuple[str, str, str]]:
+        """Return the uploads of these parts whose records exist, by owner, bucket and upload.
+
+        The record of an upload is of another vnode than its parts as a rule, and may be of another
+        shard: an upload is over when no shard has its record.
+
+        Raises:
+          PeerError.
+        """
+        records = {
+            (part.owner, part.bucket_id, part.upload_record(part.upload)): part.upload
+            for part in parts
+            if part.upload is not None
+        }
+        live = set()
+        for vnode in await self.vnodes() if records else []:
+            for values in _lists([BucketKey(vnode, *name) for name in records]):
+                for row in await self._scanner.sql(statements.existing(vnode), values):
+                    name = row["owner"], row["bucket_id"], row["name"]
+                    live.add((*name[:2], records[name]))
+        return live
+
+
+class BucketsPrimary(BucketsDatabase):
+    """A buckets primary updates rows, each by a statement that changes it only as it was read.
+
+    It is a `LiveShard`.  A statement waits for a user's change in flight, and is made on what
+    came of it: headers stay, and an object that was overwritten is not touched.
+    """
+
+    def __init__(self, name: str, where: Endpoint) -> None:
+        super().__init__(name, where)
+        # A connection of its own: a window may take minutes.
+        self._reader = PostgresShard(name, where, DATABASE)
+        self._writer = PostgresPrimary(name, where, DATABASE)
+
+    def close(self) -> None:
+        """Close the connections, if there are any."""
+        super().close()
+        self._reader.close()
+        self._writer.close()
+
+    def resize(self, connections: int) -> None:
+        """Leave the number of connections, which is one for each purpose."""
+
+    async def check(self) -> None:
+        """Return if this server takes updates.
+
+        Raises:
+          MetadataError: it is a standby, or read-only.
+          PeerUnreachable: it does not answer.
+        """
+        await self._writer.check()
+
+    async def get_object(self, bucket: str, key: str) -> Record | None:
+        """Return the row as it is now, or None if there is none; there are no `bucket`s here.
+
+        Raises:
+          PeerError.
+        """
+        rows = await _rows_of(self._reader, [key])
+        if not rows:
+            return None
+        (row,) = rows
+        return Record(row.key, read_row(row.value), row.etag)
+
+    async def put_object(
+        self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
+    ) -> str:
+        """Give the row the sharks of `value`, if its id and sharks are as in `etag`.
+
+        Raises:
+          MetadataError: `is_conflict` when they are not; a row that is gone has none.
+          PeerUnreachable: whether the row was updated is unknown.
+        """
+        await self.batch([Put(bucket, key, value, etag or "")])
+        return write_etag(
+            read_etag(etag or "")[0], sharks_to_write(value, read_etag(etag or "")[1])
+        )
+
+    async def batch(self, puts: Sequence[Put]) -> None:
+        """Update all rows, or none, in one transaction.
+
+        Raises:
+          MetadataError: the first that failed, `conflicting_key` naming it.
+          PeerUnreachable: whether the rows were updated is unknown.
+        """
+        # Two transactions that lock the same rows in other orders deadlock.
+        ordered = sorted(puts, key=lambda put: put.key)
+        failed = await self._writer.write(list(map(_update, ordered)), within_s=WRITE_S)
+        if failed is not None:
+            raise conflict(ordered[failed].key)
+
+
+async def _rows_of(shard: PostgresShard, keys: Sequence[str]) -> list[FoundRow]:
+    by_vnode = defaultdict[int, list[BucketKey]](list)
+    for key in map(_read_key, keys):
+        by_vnode[key.vnode].append(key)
+    found = []
+    for vnode, wanted in by_vnode.items():
+        for values in _lists(wanted):
+            for row in await shard.sql(statements.rows_of(vnode), values):
+                found.append(_found(vnode, row["record"], read_row(row["record"])))
+    return found
+
+
+def _reached(done: Reached, vnode: int, width: int, rows: Sequence[Row]) -> Reached:
+    """Return how far a scan is with the rows of its next window, each of which says it."""
+    looked = int(rows[0]["looked"]) if rows else 0
+    position = done.position + looked
+    if looked < width:
+        return Reached(position, position)
+    last = BucketKey(vnode, rows[0]["owner"], rows[0]["bucket_id"], rows[0]["name"])
+    return Reached(position, max(done.until, position + 1), str(last))
+
+
+def _found(
+    vnode: int, text: str, record: Mapping[str, Any], *, may_be_upload: bool = False
+) -> FoundRow:
+    key = BucketKey(vnode, record["owner"], record["bucket_id"], record["name"])
+    etag = write_etag(record["id"], record["sharks"])
+    return FoundRow(str(key), etag, text, may_be_upload)
+
+
+def _read_key(text: str) -> BucketKey:
+    try:
+        return read_key(text)
+    except ValueError as exc:
+        raise PeerRefused(str(exc)) from exc
+
+
+def _update(put: Put) -> Statement:
+    key = _read_key(put.key)
+    try:
+        object_id, old = read_etag(put.etag)
+    except ValueError as exc:
+        raise PeerRefused(f"{put.key}: {exc}") from exc
+    new = sharks_to_write(put.value, old)
+    values = [new, key.owner, key.bucket_id, key.name, object_id, old]
+    return statements.update(key.vnode), values
+
+
+def _lists(keys: Sequence[BucketKey]) -> Iterable[list[list[str]]]:
+    for begin in range(0, len(keys), ROWS):
+        piece = keys[begin : begin + ROWS]
+        yield [
+            [key.owner for key in piece],
+            [key.bucket_id for key in piece],
+            [key.name for key in piece],
+        ]

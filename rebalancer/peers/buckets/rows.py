@@ -1,0 +1,51 @@
+"""This module reads rows of the buckets tier, and says what may be written to one.  Pure."""
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+from rebalancer import jsontext
+from rebalancer.errors import PeerMalformed, PeerRefused
+from rebalancer.jsontext import JsonText
+from rebalancer.peers.metadata import Kind, MetadataError
+
+
+def conflict(key: str) -> MetadataError:
+    """Return the error of an update whose row is not as it was read, or gone."""
+    return MetadataError(
+        "Conflict", f"{key} is not as it was read", Kind.CONFLICT, conflicting_key=key
+    )
+
+
+def sharks_to_write(value: Mapping[str, Any] | JsonText, old: Collection[str]) -> list[str]:
+    """Return the sharks of a row that is to be written in place of `old`.
+
+    Raises:
+      PeerRefused: they are no list of as many sharks.
+    """
+    record = jsontext.loads(value) if isinstance(value, JsonText) else value
+    sharks = record.get("sharks")
+    if (
+        isinstance(sharks, list)
+        and len(sharks) == len(old) > 0
+        and all(isinstance(one, str) and ":" in one for one in sharks)
+    ):
+        return sharks
+    raise PeerRefused(f"a row is not given the sharks {sharks!r} in place of {list(old)!r}")
+
+
+def read_row(text: str) -> dict[str, Any]:
+    """Return the columns of a row's text; numbers that Python cannot hold stay texts.
+
+    Raises:
+      PeerMalformed: it is no row.
+    """
+    row = dict[str, Any]()
+    try:
+        for name, value in jsontext.members(text).items():
+            row[name] = value if name == "properties" else jsontext.loads(value)
+    except ValueError as exc:
+        raise PeerMalformed(f"a row that is none: {exc}") from exc
+    with suppress(KeyError, ValueError, RecursionError):
+        row["properties"] = jsontext.loads(row["properties"])
+    return row
