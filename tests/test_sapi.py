@@ -41,6 +41,9 @@ TEXTS = {
     "discovery": "moray",
     "source.engine": "plain",
     "api.dialect": "tagged",
+    "buckets_primary": "{shard}.primary.lab",
+    "buckets_clone": "{shard}.clone.lab",
+    "buckets_update": "mdapi",
 }
 TABLES = {"agent_dialects": "tagged"}
 
@@ -64,7 +67,8 @@ def every(program: str, defaults: Any) -> dict[str, Any]:
     known, values = sapi.variables(program), leaves(defaults)
     metadata = {known[key]: unusual(key, values[key]) for key in known}
     auto = {"SERVER_UUID": metadata.pop("auto.SERVER_UUID")}
-    return {**metadata, "auto": auto, "INDEX_MORAY_SHARDS": shards(2, 3)}
+    listed = {"INDEX_MORAY_SHARDS": shards(2, 3), "BUCKETS_MORAY_SHARDS": shards(4, 5)}
+    return {**metadata, "auto": auto, **(listed if program == "rebalancer" else {})}
 
 
 def shards(*numbers: int) -> list[dict[str, Any]]:

@@ -23,11 +23,6 @@ _UNNAMED = {"options", "server"}
 _HEAD = (
     "{{! Made by tools/reference of the declared keys.  docs/configuration.md has the variables. }}"
 )
-#: Not a key of ours, but how the manager learns that there are bucket objects.
-_BUCKETS = (
-    '"mdapi": {"shards": [{{#BUCKETS_MORAY_SHARDS}}{"host": "{{{host}}}"}{{^last}}, {{/last}}'
-    "{{/BUCKETS_MORAY_SHARDS}}]}"
-)
 
 Field = attrs.Attribute
 
@@ -65,7 +60,7 @@ def _variable(program: str, table: str, field: "Field[Any]") -> str:
 
 
 def _json(program: str) -> str:
-    switches, entries = list[str](), [_BUCKETS]
+    switches, entries = list[str](), list[str]()
     for name, fields in _tables(program):
         optional, always = _entries(program, name, fields, '"{}": ', ",")
         if name:

@@ -8,6 +8,7 @@ from attrs import Attribute
 
 from rebalancer.agent_protocol import PostForm
 from rebalancer.converter import FieldError
+from rebalancer.domain.objects import is_storage_id
 from rebalancer.log import level_name
 from rebalancer.peers.names import split_port
 
@@ -48,6 +49,17 @@ def one_of(*values: str) -> Callable[[object, "Attribute[str]", str], None]:
             raise FieldError(f"{field.name}: {expected}, got {value!r}")
 
     return validate
+
+
+def of_shards(_instance: object, field: "Attribute[str]", value: str) -> None:
+    """Check that a host's name, if there is one, has a place for the number of a shard.
+
+    Raises:
+      FieldError: it has none, or can be no host's.
+    """
+    is_name = "{shard}" in value and is_storage_id(value.replace("{shard}", "1"))
+    if value and not is_name:
+        raise FieldError(f"{field.name}: expected a host name with {{shard}} in it, got {value!r}")
 
 
 def post_forms(

@@ -12,10 +12,11 @@ from rebalancer.converter import FieldError
 
 @attrs.frozen
 class Shard:
-    """A shard of the metadata tier: `<number>.moray.<domain>`."""
+    """A shard of a metadata tier: `<number>.moray.<domain>`, `<number>.buckets-mdapi.<domain>`."""
 
     host: str = key(
-        about="The shard's Moray is `<number>.moray.<domain>`.",
+        about="The shard's Moray is `<number>.moray.<domain>`; the server of a buckets shard is"
+        " `<number>.buckets-mdapi.<domain>`.",
         unit="name",
         reload=NEXT_JOB,
         validator=checks.numbered,
@@ -301,9 +302,38 @@ class ManagerConfig:
     )
     has_bucket_objects: bool = key(
         False,
-        about="If true, the region has bucket objects, which no job looks at, so no node is said"
-        " to be empty.  It is true by itself where `mdapi` lists shards.",
+        about="If true, the region has bucket objects, so without `buckets_primary` no node is said"
+        " to be empty.  It is true by itself where `buckets_shards` has some.",
         reload=LIVE,
+    )
+    buckets_shards: tuple[Shard, ...] = key(
+        (),
+        about="These are the shards of the buckets tier; by themselves those of `mdapi.shards`.",
+        reload=NEXT_JOB,
+        sapi="BUCKETS_MORAY_SHARDS",
+    )
+    buckets_primary: str = key(
+        "",
+        about="The primary PostgreSQL of a buckets shard has this name, where `{shard}` stands for"
+        " the shard's number.  Empty: nobody looks at bucket objects.",
+        unit="name",
+        reload=NEXT_JOB,
+        validator=checks.of_shards,
+    )
+    buckets_clone: str = key(
+        "",
+        about="The clone of a buckets shard has this name, where `{shard}` stands for the shard's"
+        " number: bucket objects are looked for there.  Empty: in the primary.",
+        unit="name",
+        reload=NEXT_JOB,
+        validator=checks.of_shards,
+    )
+    buckets_update: str = key(
+        "sql",
+        about="Records of bucket objects are updated in the primary (`sql`) or by the shard's"
+        " server (`mdapi`); or bucket objects are only counted (`off`).",
+        reload=NEXT_JOB,
+        validator=checks.one_of("sql", "mdapi", "off"),
     )
     http_timeout_s: float = key(
         30.0,
@@ -347,6 +377,14 @@ class ManagerConfig:
             raise FieldError("agent_tls_ca: expected agent_tls to be true with it")
         if self.metrics_behind_token and not self.api.token_file:
             raise FieldError("metrics_behind_token: expected api.token_file with it")
+        ordinals = [shard.number for shard in self.buckets_shards]
+        if len(set(ordinals)) != len(ordinals):
+            raise FieldError("buckets_shards: expected each number once")
+        for name in ("buckets_primary", "buckets_clone"):
+            if getattr(self, name) and not ordinals:
+                raise FieldError(f"{name}: expected buckets_shards with it")
+        if self.buckets_clone and not self.buckets_primary:
+            raise FieldError("buckets_clone: expected buckets_primary with it")
         greatest = math.inf if self.max_shard is None else self.max_shard
         chosen = [s for s in self.shards if self.min_shard <= s.number <= greatest]
         numbers = {shard.number for shard in chosen}
@@ -366,6 +404,11 @@ class ManagerConfig:
         """Return the name of each shard's clone, by the shard's number."""
         numbers = [shard.number for shard in self.shards]
         return {number: f"{number}.rebalancer-postgres.{self.domain_name}" for number in numbers}
+
+    @property
+    def looks_at_buckets(self) -> bool:
+        """Tell whether bucket objects are looked at: without PostgreSQL nobody can see them all."""
+        return bool(self.buckets_primary)
 
     @property
     def storinfo(self) -> str:

@@ -84,9 +84,11 @@ def read_manager(text: str, name: str, variables: Mapping[str, str] | None = Non
     misspelt = document.pop("max_fill_precentage", None)
     if misspelt is not None:
         document.setdefault("max_fill_percentage", misspelt)
-    # Of what a manager of bucket objects needs only this counts here: that there are some.
+    # The deployed template has the shards of bucket objects here, beside limits of no use to us.
     mdapi = document.pop("mdapi", None)
     if isinstance(mdapi, dict) and mdapi.get("shards"):
+        document.setdefault("buckets_shards", mdapi["shards"])
+    if document.get("buckets_shards"):
         document.setdefault("has_bucket_objects", True)
     made, wrong = environment.override(document, environment.MANAGER, variables or {})
     return _structure(made, ManagerConfig, name, wrong)

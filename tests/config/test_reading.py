@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -61,6 +62,48 @@ def test_a_file_of_the_deployed_template_is_read() -> None:
     assert [shard.number for shard in config.shards] == [2, 10]
     assert (config.max_fill_percentage, config.snaplink_cleanup_required) == (91, True)
     assert (config.options.max_tasks_per_assignment, config.options.max_sharks) == (20, 5)
+
+
+def test_buckets_shards_may_be_where_a_later_predecessor_has_them() -> None:
+    """They are looked at where there is a PostgreSQL to look in: RPC cannot show all objects."""
+    template: dict[str, Any] = {"mdapi": {"shards": [{"host": "2.buckets-mdapi.us"}]}}
+
+    config = manager({**template, "buckets_primary": "{shard}.buckets-postgres.us"})
+
+    assert [shard.number for shard in config.buckets_shards] == [2]
+    assert (config.looks_at_buckets, config.buckets_update) == (True, "sql")
+    assert not manager(template).looks_at_buckets
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"buckets_primary": "{shard}.x"}, "buckets_primary: expected buckets_shards with it"),
+        (
+            {"buckets_shards": [{"host": "1.b"}], "buckets_clone": "{shard}.x"},
+            "buckets_clone: expected buckets_primary with it",
+        ),
+        (
+            {"buckets_shards": [{"host": "1.b"}], "buckets_primary": "1.x"},
+            "buckets_primary: expected a host name with {shard} in it, got '1.x'",
+        ),
+        (
+            {"buckets_shards": [{"host": "1.b"}], "buckets_primary": "{shard}/x"},
+            "buckets_primary: expected a host name with {shard} in it, got '{shard}/x'",
+        ),
+        (
+            {"buckets_shards": [{"host": "1.b"}, {"host": "1.c"}]},
+            "buckets_shards: expected each number once",
+        ),
+        ({"buckets_update": "batch"}, "buckets_update: expected one of sql, mdapi, off, got"),
+    ],
+)
+def test_keys_of_the_buckets_tier_that_do_not_fit_are_refused(
+    given: dict[str, Any], expected: str
+) -> None:
+    """One that has no effect would let an operator believe that bucket objects are looked at."""
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        manager(given)
 
 
 def test_a_region_with_bucket_objects_is_known_by_their_shards() -> None:
