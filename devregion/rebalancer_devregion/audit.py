@@ -14,8 +14,8 @@ from typing import Any
 
 import attrs
 
-from rebalancer.domain.objects import upload_sharks
 from rebalancer.domain.reasons import FOUND_TOO_LATE
+from rebalancer.domain.records import upload_sharks
 from rebalancer_devregion.checks import TITLES, Audit, Check
 from rebalancer_devregion.evidence import (
     datacenters_in,

@@ -19,7 +19,7 @@ _UNREADABLE = (reasons.SOURCE_OTHER_ERROR, reasons.NETWORK_ERROR)
 class Task:
     """A task is one object for an agent to pull from a source.
 
-    `account` is the one under which the copies lie, as by `objects.account_of`; the predecessor
+    `account` is the one under which the copies lie, as by `records.account_of`; the predecessor
     sent the record's owner, which is wrong for links across accounts.  `md5` is base64.
     """
 

@@ -204,6 +204,10 @@ EXCLUDED = _own("excluded", Column.OUTCOME, is_wish=True)
 CANCELLED = _own("cancelled", Column.OUTCOME)
 #: The records of the object changed each time that its copies were compared with them.
 CHANGING = _own("changing", Column.OUTCOME)
+#: The object is a bucket object, which the operator wants counted only.
+BUCKETS_UPDATE_OFF = _own("buckets_update_off", Column.OUTCOME)
+#: The object is a part of a multipart upload that goes on: its parts must stay beside each other.
+ACTIVE_UPLOAD = _own("active_upload", Column.OUTCOME)
 #: Stands for a travelling reason that nobody knows; its name is kept beside it.
 UNKNOWN = _own("unknown_reason", Column.OUTCOME)
 

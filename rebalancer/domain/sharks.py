@@ -7,13 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import (
-    Shark,
-    UnusableRecord,
-    is_loose_uuid,
-    is_storage_id,
-    read_sharks,
-)
+from rebalancer.domain.objects import Shark, UnusableRecord, is_storage_id
+from rebalancer.domain.records import id_of, read_sharks, rename_shark
 from rebalancer.jsontext import dumps
 
 #: As every component of Manta writes them: the name of the list, the name and what is before its
@@ -42,8 +37,7 @@ def judge(record: Mapping[str, Any] | None, object_id: str, old: str, new: str) 
     """
     if record is None:
         return Judgement.DELETED
-    current = record.get("objectId")
-    if not is_loose_uuid(current) or current != object_id:
+    if id_of(record) != object_id:
         return Judgement.OVERWRITTEN
     names = [shark.manta_storage_id for shark in read_sharks(record)]
     if old in names:
@@ -69,10 +63,8 @@ def rewrite(record: Mapping[str, Any], old: str, new: Shark) -> dict[str, Any]:
         raise UnusableRecord(reasons.MISSING_SHARKS, f"{old} is not named")
     changed = dict(record)
     changed["sharks"] = [
-        {**entry, "datacenter": new.datacenter, "manta_storage_id": new.manta_storage_id}
-        if entry["manta_storage_id"] == old
-        else entry
-        for entry in record["sharks"]
+        rename_shark(entry, new) if name == old else entry
+        for entry, name in zip(record["sharks"], names, strict=True)
     ]
     return changed
 

@@ -142,6 +142,8 @@ _FIRST: Mapping[str, str] = {
         reasons.NETWORK_ERROR: "sources broke off: see to their web servers and the network",
         reasons.METADATA_UPDATE_FAILED: "the shard refused the update: the report says why",
         reasons.BAD_SHARD_NUMBER: "their shard is configured no more: put it back into shards",
+        reasons.BUCKETS_UPDATE_OFF: "buckets_update is off, which counts only: set it",
+        reasons.ACTIVE_UPLOAD: "their uploads go on: wait for the ends",
         reasons.UNKNOWN: "an agent's reason is of a newer version: upgrade the manager",
     }.items()
 }

@@ -47,6 +47,8 @@ class FoundRow:
     value: str
     #: Whether it is no object's, but may be an upload's that ends on the shark.
     may_be_upload: bool = False
+    #: Whether its object is a part of an upload that goes on.
+    in_upload: bool = False
 
 
 class Shard(Protocol):

@@ -8,15 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import (
-    UnusableRecord,
-    account_of,
-    copy_path,
-    is_md5,
-    parse_record,
-    read_object,
-)
+from rebalancer.domain.objects import UnusableRecord, is_md5
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import account_of, copy_path, parse_record, read_object
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"
 CREATOR = "1F4C8A90-6D2B-0C51-0C1E-0A7D5B8E2F11"

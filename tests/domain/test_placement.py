@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from rebalancer.domain import placement, reasons, sharks
 from rebalancer.domain.candidates import Outlook, rank
-from rebalancer.domain.objects import MantaObject, Shark, StorageNode, read_sharks
+from rebalancer.domain.objects import MantaObject, Shark, StorageNode
 from rebalancer.domain.placement import MIB, Placement, Rules
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import read_sharks
 from rebalancer.domain.retries import Tried
 
 ID = "0fd630f1-f29d-4da9-953f-48f1a09f76b5"

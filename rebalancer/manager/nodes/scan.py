@@ -47,7 +47,9 @@ def read_rows(node: str, number: int, rows: Iterable[scan.FoundRow]) -> list[Nam
             if (upload := evacuation.read_upload(number, row.key, row.value)) is not None:
                 found.append(Named(Kind.UPLOAD, number, row.key, upload.object_id))
             continue
-        record = evacuation.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        record = evacuation.read(
+            shard=number, key=row.key, etag=row.etag, text=row.value, in_upload=row.in_upload
+        )
         if record is not None:
             is_usable = record.reason is None or record.reason.column is not Column.ERROR
             kind = Kind.OBJECT if is_usable else Kind.UNUSABLE

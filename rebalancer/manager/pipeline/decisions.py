@@ -23,11 +23,16 @@ class MoveDecisions(Protocol):
     def origin(self) -> Shark:
         """Return the shark of the evacuated node."""
 
-    def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
-        """Return the record as the store keeps it, or None if the job has no business with it."""
+    def read(
+        self, *, shard: int, key: str, etag: str, text: str, in_upload: bool = False
+    ) -> FoundRecord | None:
+        """Return the record as the store keeps it, or None if the job has no business with it.
+
+        `in_upload`: its object is a part of an upload that goes on.
+        """
 
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
-        """Return the upload that a directory's record is about, if it may end on `origin`."""
+        """Return the upload that a record is about, if it may end on `origin`."""
 
     def choose(
         self,

@@ -9,8 +9,9 @@ import attrs
 
 from rebalancer.domain import reasons, states
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.objects import Shark, read_object
+from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import read_object
 from rebalancer.domain.retries import Failure, Next, Tried, after_failure
 from rebalancer.domain.states import (
     AssignmentEvent,

@@ -7,13 +7,14 @@ from itertools import islice
 
 import attrs
 
-from rebalancer.domain import states
+from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.reasons import Column
+from rebalancer.domain.records import shares_copies
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.manager.store import scans
 from rebalancer.manager.store.counts import Tally, count_objects, error_and_outcome
-from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition
+from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition, unknown_id
 from rebalancer.manager.store.unplaced import last_row
 from rebalancer.sqlite import Kept, insert_rows
 
@@ -107,9 +108,14 @@ def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[Objec
 
 def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
     """Store a record of a known object: the same record, or one more, which becomes a link."""
-    first = db.execute("SELECT shard, key FROM records WHERE id = ?", (record.id,)).fetchone()
+    first = db.execute(
+        "SELECT shard, key, object FROM records WHERE id = ?", (record.id,)
+    ).fetchone()
     if (first["shard"], first["key"]) == (record.shard, record.key):
         return  # the same record, met again
+    if not shares_copies(first["object"], record.text):
+        _store_stranger(db, record, tally)
+        return
     done = db.execute(
         "INSERT INTO links (shard, key, id, object, etag) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO NOTHING",
@@ -130,6 +136,20 @@ def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) ->
     )
     if known is None:
         tally.add("duplicates", None, 1, 0)
+
+
+def _store_stranger(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
+    """Store a record that has the id of a known object and other copies, for a person to mend."""
+    stranger = attrs.evolve(
+        record,
+        id=unknown_id(record.shard, record.key),
+        obj=None,
+        reason=reasons.BAD_MANTA_OBJECT,
+        detail=f"an object of another owner has its id too: {record.id}",
+    )
+    (status,) = insert(db, [stranger])
+    if status is not None:
+        tally.add(status, stranger.reason, 1, stranger.size)
 
 
 def write_scan(db: sqlite3.Connection, scanned: ScanPosition) -> None:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 
-from rebalancer.domain.objects import account_of, copy_path
+from rebalancer.domain.records import account_of, copy_path
 from rebalancer.domain.states import ObjectStatus
 
 

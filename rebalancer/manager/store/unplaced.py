@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import attrs
 
 from rebalancer.domain import reasons, states
-from rebalancer.domain.objects import MantaObject, UnusableRecord, read_object
+from rebalancer.domain.objects import MantaObject, UnusableRecord
 from rebalancer.domain.reasons import Reason, Remedy
+from rebalancer.domain.records import read_object
 from rebalancer.domain.retries import Tried, most_telling
 from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition

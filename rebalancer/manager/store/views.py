@@ -13,8 +13,9 @@ from typing import Any
 
 import attrs
 
-from rebalancer.domain.objects import Shark, account_of, copy_path
+from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import FOUND_TOO_LATE
+from rebalancer.domain.records import account_of, copy_path
 from rebalancer.domain.states import AT_DESTINATION, LinkStatus, ObjectStatus
 from rebalancer.domain.verdicts import OTHER, End
 from rebalancer.errors import StoreError

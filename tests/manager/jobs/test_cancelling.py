@@ -13,7 +13,7 @@ import trio.testing
 from rebalancer import agent_protocol
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.objects import read_object
+from rebalancer.domain.records import read_object
 from rebalancer.domain.retries import UNTRIED
 from rebalancer.errors import PeerUnreachable
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit

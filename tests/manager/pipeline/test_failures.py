@@ -11,9 +11,10 @@ import trio
 
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.objects import StorageNode, read_object
+from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import free_bytes
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import read_object
 from rebalancer.errors import (
     IllegalTransition,
     JobFailed,

@@ -17,9 +17,10 @@ from rebalancer import agent_protocol
 from rebalancer.agent_protocol import Task
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.objects import StorageNode, read_object
+from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import read_object
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Feed, Job

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from rebalancer.domain import reasons
 from rebalancer.domain.assignments import Assignment
-from rebalancer.domain.objects import Shark, read_object
+from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import read_object
 from rebalancer.domain.retries import Failure
 from rebalancer.domain.states import ObjectEvent, ObjectStatus
 from rebalancer.errors import IllegalTransition

@@ -11,19 +11,12 @@ from rebalancer import jsontext
 from rebalancer.actions.evacuate import EVACUATE
 from rebalancer.domain import placement, reasons, sharks
 from rebalancer.domain.candidates import Candidates, Outlook
-from rebalancer.domain.objects import (
-    MantaObject,
-    Shark,
-    StorageNode,
-    UnusableRecord,
-    is_loose_uuid,
-    parse_record,
-    read_object,
-    read_sharks,
-)
+from rebalancer.domain.objects import MantaObject, Shark, StorageNode, UnusableRecord
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import UPLOAD_IN_PROGRESS, Reason
+from rebalancer.domain.records import id_of, parse_record, read_object, read_sharks
 from rebalancer.domain.sharks import Judgement
+from rebalancer.domain.tiers import Tier, tier_of
 from rebalancer.manager.store.records import FoundRecord, Remaining, unknown_id
 
 
@@ -34,8 +27,12 @@ class Evacuate:
     action: ClassVar[str] = EVACUATE.name
     origin: Shark
     exclude_key_prefixes: tuple[str, ...] = ()
+    #: Whether bucket objects are counted only.
+    leaves_buckets: bool = False
 
-    def read(self, *, shard: int, key: str, etag: str, text: str) -> FoundRecord | None:
+    def read(
+        self, *, shard: int, key: str, etag: str, text: str, in_upload: bool = False
+    ) -> FoundRecord | None:
         """Return the record as the store keeps it, or None if no copy of it is on `origin`."""
         record: Mapping[str, Any] = {}
         try:
@@ -52,16 +49,21 @@ class Evacuate:
         except UnusableRecord as exc:
             # Without a list of sharks there is no telling whether the object lies here; the
             # record mentions this one, so a person should look.
-            known = record.get("objectId")
-            object_id = known if is_loose_uuid(known) else unknown_id(shard, key)
+            object_id = id_of(record) or unknown_id(shard, key)
             return FoundRecord(
                 object_id, key, shard, etag, text, reason=exc.reason, detail=str(exc)
             )
-        reason = reasons.EXCLUDED if key.startswith(self.exclude_key_prefixes) else None
+        reason = None
+        if key.startswith(self.exclude_key_prefixes):
+            reason = reasons.EXCLUDED
+        elif in_upload:
+            reason = reasons.ACTIVE_UPLOAD
+        elif self.leaves_buckets and tier_of(shard) is Tier.BUCKETS:
+            reason = reasons.BUCKETS_UPDATE_OFF
         return FoundRecord(obj.object_id, key, shard, etag, text, obj.size, obj, reason)
 
     def read_upload(self, shard: int, key: str, text: str) -> Remaining | None:
-        """Return the upload that a directory's record is about, if it may end on `origin`.
+        """Return the upload that a record is about, if it may end on `origin`.
 
         The text holds the name, so an upload may end there whose list of nodes cannot be read, or
         of which nothing can.
@@ -70,6 +72,8 @@ class Evacuate:
             record = jsontext.loads(text)
         except (ValueError, RecursionError):
             return Remaining(shard, key, "", UPLOAD_IN_PROGRESS.word)
+        if tier_of(shard) is Tier.BUCKETS:  # whose client has found the node in the headers
+            return Remaining(shard, key, key.rpartition("/")[2], UPLOAD_IN_PROGRESS.word)
         upload = record.get("upload") if isinstance(record, dict) else None
         if not isinstance(upload, dict) or "sharks" not in upload:
             return None

@@ -54,7 +54,9 @@ async def make_job(
     agents, threads = resources.agents(config), config.options.max_metadata_update_threads
     return Job(
         id=row.id,
-        decisions=Evacuate(origin, config.exclude_key_prefixes),
+        decisions=Evacuate(
+            origin, config.exclude_key_prefixes, leaves_buckets=config.buckets_update == "off"
+        ),
         config=config,
         store=store,
         node_list=resources.node_list,

@@ -5,15 +5,9 @@ from collections.abc import Sequence
 import attrs
 
 from rebalancer.domain import reasons
-from rebalancer.domain.objects import (
-    MantaObject,
-    UnusableRecord,
-    is_loose_uuid,
-    parse_record,
-    read_object,
-    read_sharks,
-)
+from rebalancer.domain.objects import MantaObject, UnusableRecord
 from rebalancer.domain.reasons import DELETED, OVERWRITTEN, Reason
+from rebalancer.domain.records import id_of, parse_record, read_object, read_sharks
 from rebalancer.manager.actions.verify.copies import Copy, copies_of
 from rebalancer.manager.store.records import FoundRecord, unknown_id
 
@@ -97,7 +91,6 @@ def judge_records(object_id: str, texts: Sequence[str | None]) -> ToVerify | Ski
 
 def _object_id(text: str) -> str | None:
     try:
-        object_id = parse_record(text).get("objectId")
+        return id_of(parse_record(text))
     except UnusableRecord:
         return None
-    return object_id if is_loose_uuid(object_id) else None

@@ -10,6 +10,7 @@ import trio
 
 from rebalancer.domain.completeness import NO_SHARD, UnfinishedScan
 from rebalancer.domain.objects import MantaObject
+from rebalancer.domain.records import is_mentioned
 from rebalancer.domain.tiers import shard_name
 from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
@@ -95,7 +96,7 @@ class _Read:
         self.dropped.append(Dropped(shard, listed.key, why))
         copy = listed.copy
         # A record that names the copy was updated, though the earlier job did not learn of it.
-        if copy is not None and why != NOT_CONFIGURED and f'"{copy.shark}"' not in now:
+        if copy is not None and why != NOT_CONFIGURED and not is_mentioned(copy.shark, now):
             self.orphans.append(attrs.evolve(copy, reason=f"its record {why}"))
 
     def take(self, record: FoundRecord, listed: Listed) -> None:
@@ -142,6 +143,6 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
 
 
 def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:
-    if f'"{job.decisions.origin.manta_storage_id}"' not in row.value:
+    if not is_mentioned(job.decisions.origin.manta_storage_id, row.value):
         return None
     return next(read_rows(job, number, [row]), None)

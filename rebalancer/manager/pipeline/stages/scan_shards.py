@@ -165,6 +165,8 @@ async def _while_asking(
 def read_rows(job: Job, number: int, rows: Iterable[scan.FoundRow]) -> Iterator[FoundRecord]:
     """Yield the records of a window that concern the job, parsed by the thread that takes them."""
     for row in rows:
-        record = job.decisions.read(shard=number, key=row.key, etag=row.etag, text=row.value)
+        record = job.decisions.read(
+            shard=number, key=row.key, etag=row.etag, text=row.value, in_upload=row.in_upload
+        )
         if record is not None:
             yield record
