@@ -111,7 +111,12 @@ ALSO_IMPORT = {
     "rebalancer.manager.actions.evacuate": {"manager/nodes/scan.py"},
 }
 #: Where evacuations call their node as the wire and the table `config` of a job's file do.
-FROM_SHARK = {"actions/evacuate.py", "manager/actions/evacuate", "manager/store/job_info.py"}
+FROM_SHARK = {
+    "actions/evacuate.py",
+    "manager/actions/evacuate",
+    "manager/store/job_info.py",
+    "peers/predecessor.py",
+}
 
 
 @cache

@@ -31,7 +31,7 @@ VERBS = frozenset(
     Dispatch Divide Do Draw Drive Drop Emit Empty Encode End Ensure Enter Escape Estimate
     Evacuate Evict Exclude Export Extract Fail Feed Fetch Fill Find Finish Fit Fold Follow
     Forget Fork Format Free Freeze Gather Get Give Go Grant Group Guard Halt Hand Handle
-    Hash Have Hold Ignore Include Infer Insert Inspect Install Interpret Invoke Iterate Join
+    Hash Have Hold Ignore Import Include Infer Insert Inspect Install Interpret Invoke Iterate Join
     Judge Keep Kill Launch Lay Leave Lend Let Limit List Listen Load Lock Log Look Lower
     Make Manage Map Mark Match Measure Meet Mend Merge Migrate Mount Move Name Note Number
     Open Order Overwrite Own Pad Parse Pass Patch Pause Pick Pin Place Plan Poll Pop Post

@@ -108,14 +108,21 @@ class Manager:
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     async def ask(
-        self, method: str, path: str, body: Any = None, *, within_s: float = ANSWER_S
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        within_s: float = ANSWER_S,
+        is_change: bool = True,
     ) -> Reply:
-        """Send one request.
+        """Send one request, which may change something unless its method or body says otherwise.
 
         Raises:
           AdmError: no answer, or an error; the text is the manager's.
         """
-        is_change = method != "GET" and not (isinstance(body, Mapping) and body.get("dry_run"))
+        is_dry = isinstance(body, Mapping) and body.get("dry_run")
+        is_change = is_change and method != "GET" and not is_dry
         if is_change:
             self.without_answer.add(path)
         try:

@@ -5,7 +5,7 @@ import shlex
 import click
 from click.core import ParameterSource
 
-from rebalancer.adm import control, create, node, show
+from rebalancer.adm import control, create, imports, node, show
 from rebalancer.adm.client import Access
 from rebalancer.adm.options import access_options
 
@@ -77,6 +77,7 @@ for _command in (
     create.create,
     create.plan,
     create.retry,
+    imports.import_jobs,
     show.list_jobs,
     show.get,
     show.watch,

@@ -12,10 +12,12 @@ from rebalancer import units
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words, subject
 from rebalancer.api.fields import key_of
+from rebalancer.api.imports import Importable
 from rebalancer.api.jobs import JobShown, Results, Summary
 from rebalancer.api.plan import Plan, PlannedSkip
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import EXCLUDED
+from rebalancer.domain.states import ObjectStatus
 from rebalancer.progress import scan_name
 
 
@@ -45,6 +47,19 @@ def counts_table(view: JobShown) -> Table:
     table = _table(subject(view), words, figures=(words,))
     for field in attrs.fields(Results):
         table.add_row(key_of(field), f"{getattr(view.results, field.name):,}")
+    return table
+
+
+def importable_table(jobs: Sequence[Importable]) -> Table:
+    """Return the jobs of a Rust manager, and what stands in the way of importing each."""
+    table = _table(
+        "id", "state", "node", "objects", "left", "imported", figures=("objects", "left")
+    )
+    for job in jobs:
+        objects = sum(job.objects.values())
+        left = objects - job.objects.get(ObjectStatus.COMPLETE, 0) + job.duplicates
+        told = job.problem or ", ".join(job.imported) or "no"
+        table.add_row(job.id, job.state, job.node or "?", f"{objects:,}", f"{left:,}", told)
     return table
 
 

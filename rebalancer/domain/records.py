@@ -167,7 +167,7 @@ def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = No
         raise UnusableRecord(
             reasons.BAD_MANTA_OBJECT, "contentMD5 is missing or no base64 of 16 bytes"
         )
-    return MantaObject(object_id, account, md5, _read_size(record.get("contentLength")), sharks)
+    return MantaObject(object_id, account, md5, read_size(record.get("contentLength")), sharks)
 
 
 def _read_bucket_object(record: Mapping[str, Any], sharks: tuple[Shark, ...]) -> MantaObject:
@@ -181,10 +181,15 @@ def _read_bucket_object(record: Mapping[str, Any], sharks: tuple[Shark, ...]) ->
     if not is_md5(md5):
         # Some rows have the digest in another form, but none of those that have a copy.
         raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "content_md5 is no digest of 16 bytes")
-    return MantaObject(object_id, owner, md5, _read_size(record.get("content_length")), sharks)
+    return MantaObject(object_id, owner, md5, read_size(record.get("content_length")), sharks)
 
 
-def _read_size(value: object) -> int:
+def read_size(value: object) -> int:
+    """Return the size of an object, by `contentLength` of its record.
+
+    Raises:
+      UnusableRecord: `bad_content_length`.
+    """
     # JSON from JavaScript has one kind of number; bool is an int to Python only.
     if isinstance(value, float) and value.is_integer():
         value = int(value)

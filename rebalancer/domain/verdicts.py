@@ -39,6 +39,7 @@ class Scope(enum.StrEnum):
     RETRIED = "retried_objects_only"
     NO_FINAL_SCAN = "no_final_scan"
     SOME_SHARDS = "shards_left_out"
+    IMPORTED = "imported"
 
 
 #: Stands for objects of the second version of the API, which this program does not look at.
@@ -152,6 +153,7 @@ _SCOPES = {
     Scope.OBJECTS_FILE: "the job took what a file lists; take the others too",
     Scope.RETRIED: "the job took what an earlier job had left; see whether the node is empty",
     Scope.NO_FINAL_SCAN: "final_scans is 0, so nobody has looked; see whether the node is empty",
+    Scope.IMPORTED: "a Rust manager did the job, and did not look again; see whether it is empty",
     Scope.SOME_SHARDS: "shards of the region were left out; take all of them",
 }
 
@@ -207,6 +209,8 @@ def of_evacuation(
     counted = (end.remaining or {}) if is_scanned else _unmoved(end)
     left = [_left(word, count, commands) for word, count in sorted(counted.items()) if count]
     moved = f"{end.count(ObjectStatus.COMPLETE):,} of {end.total:,} objects moved"
+    if Scope.IMPORTED in scope:
+        moved = f"by a Rust manager, {moved}"
     if not is_complete:
         why = "the job was cancelled" if state is JobState.CANCELLED else "the job failed"
         if not left:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import psycopg
 import trio
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from rebalancer.errors import PeerError, PeerRefused, PeerUnreachable
@@ -20,6 +21,8 @@ from rebalancer.threads import Work, run_sync
 DEFAULT_PORT = 5432
 #: As the predecessor connects.
 USER, DATABASE = "postgres", "moray"
+#: What a connection string of an operator may say: no file, no service, no setting of the session.
+DSN_KEYS = frozenset({"host", "port", "user", "password", "dbname", "sslmode"})
 CONNECT_S = 10
 #: A statement may take this many seconds, unless its caller says otherwise.
 STATEMENT_S = 60.0
@@ -147,10 +150,7 @@ class PostgresShard(scan.DirectoryShard):
 
     def _connect(self) -> psycopg.Connection[Row]:
         return psycopg.connect(
-            host=self._where.host,
-            port=self._where.port,
-            user=USER,
-            dbname=self._database or DATABASE,
+            **self._parameters(),
             application_name="rebalancer",
             client_encoding="utf8",
             connect_timeout=CONNECT_S,
@@ -162,6 +162,15 @@ class PostgresShard(scan.DirectoryShard):
             autocommit=True,
             row_factory=dict_row,
         )
+
+    def _parameters(self) -> Mapping[str, Any]:
+        database = self._database or DATABASE
+        return {
+            "host": self._where.host,
+            "port": self._where.port,
+            "user": USER,
+            "dbname": database,
+        }
 
     async def _interrupt_when_cancelled(self) -> None:
         try:
@@ -179,6 +188,18 @@ class PostgresShard(scan.DirectoryShard):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+class GivenDatabase(PostgresShard):
+    """A client of a database that an operator's connection string names, which reads only."""
+
+    def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
+        self._given = {"user": USER, **parameters}
+        host, port = parameters.get("host") or "local socket", parameters.get("port", DEFAULT_PORT)
+        super().__init__(name, Endpoint(host, int(port)))
+
+    def _parameters(self) -> Mapping[str, Any]:
+        return self._given
 
 
 class PostgresPrimary(PostgresShard):
@@ -235,7 +256,11 @@ class PostgresPrimary(PostgresShard):
 
 def _fetch(statement: str, values: Sequence[Any], connection: psycopg.Connection[Row]) -> list[Row]:
     cursor = psycopg.RawCursor(connection, row_factory=dict_row)
-    return cursor.execute(statement.encode(), values).fetchall()
+    cursor.execute(statement.encode(), values)
+    try:
+        return cursor.fetchall() if cursor.description is not None else []
+    except UnicodeDecodeError as exc:  # of a database that does not check its texts
+        raise psycopg.DataError("a text is not UTF-8") from exc
 
 
 def _write(statements: Sequence[Statement], connection: psycopg.Connection[Row]) -> int | None:
@@ -264,6 +289,24 @@ def kind_of_write(exc: psycopg.Error) -> Kind | None:
     if not state or state.startswith(_UNKNOWN):
         return None
     return Kind.OVERLOADED if state.startswith(_OVERLOADED) else Kind.TRANSIENT
+
+
+def read_dsn(dsn: str) -> dict[str, Any]:
+    """Read a connection string of libpq, of either form.
+
+    Raises:
+      ValueError: it cannot be used; the text quotes nothing of it, because it may hold a password.
+    """
+    try:
+        found = conninfo_to_dict(dsn)
+    except (psycopg.Error, ValueError):
+        raise ValueError("expected a connection string like postgres://user@host/") from None
+    if more := found.keys() - DSN_KEYS:
+        raise ValueError(f"expected nothing but {', '.join(sorted(DSN_KEYS))}, got {min(more)}")
+    port = str(found.get("port", DEFAULT_PORT))
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise ValueError("expected one number as its port")
+    return dict(found)
 
 
 def is_passing(exc: psycopg.Error) -> bool:

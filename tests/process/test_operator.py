@@ -22,7 +22,7 @@ from tests.process.test_manager import TOKEN, running
 pytestmark = pytest.mark.process
 
 COMMANDS = (
-    "cancel create delete get help list objects pause plan report resume retry set-bandwidth"
+    "cancel create delete get help import list objects pause plan report resume retry set-bandwidth"
     " set-max-sharks set-max-tasks set-threads summary watch"
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 from quart import Quart, Response, request
 
 from rebalancer import __version__
+from rebalancer.api.imports import ImportJob, ListImports
 from rebalancer.api.jobs import Deleted
 from rebalancer.api.status import Ping
 from rebalancer.converter import unstructure
@@ -21,8 +22,10 @@ from rebalancer.manager.http.openapi import DOCUMENT
 from rebalancer.manager.http.plans import begin_plan
 from rebalancer.manager.http.requests import (
     check_no_query,
+    checked_id,
     read_change,
     read_first,
+    read_import,
     read_jobs_query,
     read_new_job,
     read_objects_query,
@@ -75,6 +78,20 @@ def _route_changes(quart: Quart, jobs: Jobs, count: Callable[[str], None]) -> No
         count("retry_job")
         check_no_query(request.args)
         return _new_id(await jobs.retry(job_id))
+
+    @quart.post("/imports")
+    async def import_job() -> Response:
+        count("import_job")
+        check_no_query(request.args)
+        wanted = read_import(await _body(), ImportJob)
+        job_id = checked_id(wanted.job_id)
+        return _shown(await jobs.imports.run(wanted.dsn, job_id, again=wanted.again))
+
+    @quart.post("/imports/list")
+    async def list_imports() -> Response:
+        count("list_imports")
+        check_no_query(request.args)
+        return _shown(await jobs.imports.list(read_import(await _body(), ListImports).dsn))
 
     @quart.put("/jobs/<job_id>")
     async def change_job(job_id: str) -> Response:

@@ -9,6 +9,7 @@ from typing import Any
 from rebalancer.actions import DECLARED
 from rebalancer.actions.declaration import MAX_WHOLE, STORAGE_NODE_PATTERN, Declaration
 from rebalancer.api import document as part
+from rebalancer.api.imports import Importable, Imported, ImportJob, ListImports
 from rebalancer.api.jobs import Deleted, JobListed, JobShown, Summary
 from rebalancer.api.nodes import NODE_CHECK_LINES
 from rebalancer.api.objects import REPORT_LINES, Objects
@@ -205,6 +206,41 @@ _RETRY = _of_job(
     _leading(part.shows(_NEW_ID, ref("JobId")), "$response.body"),
     {409: "The earlier job has not ended.", 500: _FORBIDDEN},
 )
+_IMPORT_ERRORS = {
+    400: "The connection string or the id cannot be used, there is no such job, or the database"
+    " cannot be read: the message says why.",
+    422: _BAD_BODY,
+    503: "The Rust manager's PostgreSQL does not answer now.",
+}
+_DSN_EXAMPLE = {"dsn": "postgres://postgres@/rebalancer"}
+_LIST_IMPORTS = _ERRORS.operation(
+    "list_imports",
+    "List the jobs of a Rust manager",
+    "The manager connects to the PostgreSQL in which a Rust manager keeps its jobs, reads only, and"
+    " changes nothing.  It counts all objects, which takes some seconds for each million.  A"
+    " password in the connection string is kept nowhere, and no message shows it.",
+    part.shows("The jobs, by id.", {"type": "array", "items": ref("Importable")}),
+    _IMPORT_ERRORS,
+    body=part.takes(ref("ListImports"), {"the socket of its machine": _DSN_EXAMPLE}),
+)
+_IMPORT = _ERRORS.operation(
+    "import_job",
+    "Import a job of a Rust manager, as one that has ended",
+    "The job has the objects of the Rust manager's job, as they stood there.  Where that one had"
+    " not ended, it has failed.  A retry of it reads the record of each object that is left anew."
+    "  The Rust manager's database is only read; if the import fails or its client goes, nothing is"
+    " changed.",
+    _leading(part.shows("The new job.", Imported), "$response.body#/id"),
+    {
+        **_IMPORT_ERRORS,
+        409: "The job was imported already, its database is in use, or another import is under"
+        " way.",
+    },
+    body=part.takes(
+        ref("ImportJob"),
+        {"a job": {**_DSN_EXAMPLE, "job_id": "0fd630f1-f29d-4da9-953f-48f1a09f76b5"}},
+    ),
+)
 _LIST_OBJECTS = _of_job(
     "list_objects",
     "Page through a job's objects",
@@ -309,6 +345,8 @@ _PATHS: Mapping[str, Mapping[str, Any]] = {
     "/jobs/{job_id}/objects": {"get": _LIST_OBJECTS},
     "/jobs/{job_id}/summary": {"get": _SUMMARY},
     "/jobs/{job_id}/report": {"get": _REPORT},
+    "/imports": {"post": _IMPORT},
+    "/imports/list": {"post": _LIST_IMPORTS},
     "/nodes/{shark}/check": {"get": _CHECK_NODE},
     "/ping": {"get": _PING},
     "/status": {"get": _STATUS},
@@ -363,6 +401,7 @@ _SCHEMAS: dict[str, Schema] = {
         PlanProgress,
         PlanError,
         *_CHANGES,
+        *(ListImports, ImportJob, Importable, Imported),
         *(declared.params for declared in DECLARED.values()),
     ),
     "JobId": text(format="uuid"),

@@ -1,7 +1,7 @@
 """This module reads and checks the bodies and queries of the manager's API.  Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import attrs
 
@@ -18,6 +18,7 @@ from rebalancer.domain.states import JobState, ObjectStatus
 from rebalancer.errors import BadRequest, Unprocessable
 from rebalancer.manager.jobs.rows import JobRow
 
+T = TypeVar("T")
 #: Errors of one request that its answer has.
 MOST_ERRORS = 10
 #: Objects of one page of a listing.
@@ -157,6 +158,21 @@ def _named(params: Any, declared: Declaration) -> Any:
 def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:
     if errors := keys.unknown(given, known, where):
         raise Unprocessable("; ".join(errors[:MOST_ERRORS]))
+
+
+def read_import(body: Any, kind: type[T]) -> T:
+    """Return the body of a call about jobs of a Rust manager.
+
+    Raises:
+      Unprocessable: names the field that cannot be used; it quotes no connection string.
+    """
+    if not isinstance(body, dict):
+        raise Unprocessable("expected an object")
+    _check_keys(body, tuple(attrs.fields_dict(cast(Any, kind))))
+    try:
+        return structure(body, kind)
+    except BadRequest as exc:
+        raise Unprocessable(str(exc)) from exc
 
 
 def read_change(body: Any) -> Control | Setting:

@@ -98,14 +98,22 @@ class JobIndex:
         if values is not None:
             await self._database.run(note_in_job_file, self._database.path, values)
 
-    async def add(self, job_id: str, action: str, params: dict[str, Any]) -> None:
-        """Record a new job, whose file exists already, as queued."""
+    async def add(
+        self,
+        job_id: str,
+        action: str,
+        params: dict[str, Any],
+        state: JobState = JobState.QUEUED,
+        error: str | None = None,
+    ) -> None:
+        """Record a new job, whose file exists already; one that was imported has ended."""
 
         def run(db: sqlite3.Connection) -> None:
-            words = words_of(JobState.QUEUED)
+            finished = _NOW if state in ENDED else "NULL"
             db.execute(
-                "INSERT INTO jobs (id, action, state, wish, params) VALUES (?, ?, ?, ?, ?)",
-                (job_id, action, *words, json.dumps(params)),
+                "INSERT INTO jobs (id, action, state, wish, params, error, finished)"
+                f" VALUES (?, ?, ?, ?, ?, ?, {finished})",
+                (job_id, action, *words_of(state), json.dumps(params), error),
             )
 
         await self._write(run)

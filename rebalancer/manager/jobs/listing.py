@@ -43,6 +43,7 @@ class JobLister:
         if len(self._removed) >= MOST:
             del self._removed[next(iter(self._removed))]
         self._removed[job_id] = before
+        self._ended.pop(job_id, None)  # its id may come again, with an import
 
     async def _listed(self, row: JobRow) -> JobListed:
         kept = self._ended.get(row.id)

@@ -1,4 +1,4 @@
-"""This module lends folders to dry runs, and removes those that a killed manager has left."""
+"""This module lends folders to dry runs and imports, and removes those of a killed manager."""
 
 import shutil
 import tempfile
@@ -10,7 +10,7 @@ import trio
 
 from rebalancer.threads import Work, run_sync
 
-#: Folders of dry runs, beside the jobs' files.
+#: Such folders, beside the jobs' files.
 PREFIX = "plan-"
 
 
@@ -26,6 +26,6 @@ async def scratch_folder(data_dir: Path) -> AsyncIterator[Path]:
 
 
 def clean(data_dir: Path) -> None:
-    """Remove the folders of dry runs that were cut off with their manager.  Blocking."""
+    """Remove the folders that were lent when their manager was killed.  Blocking."""
     for folder in data_dir.glob(f"{PREFIX}*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -29,6 +29,7 @@ from rebalancer.manager.http.lines import Followed
 from rebalancer.manager.http.requests import NewJob, Setting, check_range, checked_id
 from rebalancer.manager.jobs.assembly import Resources
 from rebalancer.manager.jobs.files import answering
+from rebalancer.manager.jobs.imports import JobImports
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.listing import JobLister
 from rebalancer.manager.jobs.queries import JobQueries
@@ -78,6 +79,11 @@ class Jobs:
     )
     lister: JobLister = attrs.field(
         default=attrs.Factory(lambda self: JobLister(self.queries), takes_self=True)
+    )
+    imports: JobImports = attrs.field(
+        default=attrs.Factory(
+            lambda self: JobImports(self.queries.index, self.resources), takes_self=True
+        )
     )
     followed: Followed = attrs.field(factory=Followed)
     checks: NodeChecks = attrs.field(
@@ -392,6 +398,7 @@ class Jobs:
                 # The row first: a file without one is only clutter.
                 await self._request_index.remove(row.id)
                 self.lister.note_removed(row.id, ids[ids.index(row.id) - 1])
+                self.queries.verdicts.forget(row.id)
                 await run_sync(Work.STORE, job_file.remove, self.resources.file(row.id))
 
 

@@ -35,6 +35,10 @@ class Verdicts:
     resources: Resources
     _known: dict[str, _Known] = attrs.field(factory=dict)
 
+    def forget(self, job_id: str) -> None:
+        """Forget the verdict of a job that is removed: its id may come again, with an import."""
+        self._known.pop(job_id, None)
+
     async def of(self, row: JobRow) -> Verdict | None:
         """Return what a job has come to; None if it has not ended, or its file cannot be read."""
         if not row.has_ended or row.is_broken or (action := ACTIONS.get(row.action)) is None:

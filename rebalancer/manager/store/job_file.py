@@ -3,11 +3,12 @@
 All of its functions block.  A job that runs has its file open as a `job_store.JobStore`.
 """
 
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from rebalancer.domain.objects import Shark
 from rebalancer.errors import StoreError
@@ -16,6 +17,7 @@ from rebalancer.manager.store.records import Finding
 from rebalancer.manager.store.schema import JOB_FILE
 from rebalancer.sqlite import FAILURES, connect, prepare, store_error, transact
 
+P = ParamSpec("P")
 #: Columns of table `job`, and of the list of jobs, that `note` keeps.
 NOTED = ("id", "action", "state", "params", "created", "started", "finished", "error", "wish")
 #: Seconds that a note waits for a lock on a job's file: the list of jobs has the same.
@@ -107,6 +109,38 @@ def _using(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
             yield db
     except FAILURES as exc:
         raise store_error(path, exc) from exc
+
+
+def change(
+    path: Path,
+    fn: Callable[Concatenate[sqlite3.Connection, P], object],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> None:
+    """Change a file that no job runs on, by `fn(connection, *args)` as a transaction.  Blocking.
+
+    Raises:
+      StoreError: it cannot be written, and is as before.
+    """
+    with _using(path, "rw") as db:
+        transact(db, fn, *args, **kwargs)
+
+
+def adopt(source: Path, path: Path) -> None:
+    """Move a whole file, which nobody uses, to where the job's file belongs.  Blocking.
+
+    Raises:
+      StoreError: it is not there, or may not be after a loss of power.
+    """
+    try:
+        source.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        raise StoreError(f"{path}: {exc}") from exc
 
 
 def remove(path: Path) -> None:

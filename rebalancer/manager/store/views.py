@@ -131,8 +131,10 @@ _RETRYABLE = {
 # orphan; and its record, if there is such a node.
 _AT_DESTINATION = ", ".join(f"'{status}'" for status in AT_DESTINATION)
 _PLACE = f"CASE WHEN status IN ({_AT_DESTINATION}) THEN dest_shark ELSE earlier_shark END"
-_COPY = (
-    f", id, CASE WHEN NOT EXISTS (SELECT 1 FROM orphans WHERE object_id = id AND shark = {_PLACE})"
+# Of a record without a key its id stands for one, so that a retry lists the object as not found.
+_LISTED = (
+    "ifnull(key, id), id, CASE WHEN NOT EXISTS"
+    f" (SELECT 1 FROM orphans WHERE object_id = id AND shark = {_PLACE})"
     f" THEN {_PLACE} END, CASE WHEN {_PLACE} IS NOT NULL THEN object END"
 )
 
@@ -216,7 +218,7 @@ def retryable(path: Path, part: str, after: int, limit: int) -> tuple[int, list[
     with _reading(path) as db:
         row, source = _RETRYABLE[part]
         rows = db.execute(
-            f"SELECT {row} AS row, shard, key{_COPY if part == 'objects' else ''} FROM {source}"
+            f"SELECT {row} AS row, shard, {_LISTED if part == 'objects' else 'key'} FROM {source}"
             f" AND {row} > ? ORDER BY {row} LIMIT ?",
             (after, limit),
         ).fetchall()

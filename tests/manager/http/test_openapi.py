@@ -76,7 +76,7 @@ def test_the_examples_of_bodies_are_valid() -> None:
 
 
 def test_links_lead_to_all_that_can_be_asked_of_a_job() -> None:
-    """From the list of jobs, and from a retry."""
+    """From the list of jobs, from a retry, and from an import."""
     linked = {
         one["operationId"]: {link["operationId"] for link in links.values()}
         for one in operations().values()
@@ -84,7 +84,7 @@ def test_links_lead_to_all_that_can_be_asked_of_a_job() -> None:
     }
     of_a_job = {one["operationId"] for key, one in operations().items() if "{job_id}" in key[1]}
 
-    assert linked == {"list_jobs": of_a_job, "retry_job": of_a_job}
+    assert linked == dict.fromkeys(("list_jobs", "retry_job", "import_job"), of_a_job)
 
 
 async def test_other_refusals_are_described(tmp_path: Path) -> None:

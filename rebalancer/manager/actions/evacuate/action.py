@@ -17,6 +17,7 @@ from rebalancer.manager.actions.evacuate.origin import is_whole, validated_origi
 from rebalancer.manager.actions.evacuate.plan import make_plan
 from rebalancer.manager.actions.evacuate.preflight import preflight_of
 from rebalancer.manager.actions.evacuate.retries import (
+    is_imported,
     listing_of,
     params_of_retry,
     read_left,
@@ -98,6 +99,8 @@ class EvacuateAction:
         A shard that `config` has now may have been left out, or not there, when the job ran.
         """
         params, scope = row.params, set[Scope]()
+        if is_imported(params):
+            scope.add(Scope.IMPORTED)
         if params.get("max_objects") is not None:
             scope.add(Scope.MAX_OBJECTS)
         if params.get("objects_file") is not None:
@@ -107,7 +110,8 @@ class EvacuateAction:
         if not scope and end.remaining is None:
             scope.add(Scope.NO_FINAL_SCAN)
         is_scanned = {shard.number for shard in config.shards} <= set(end.shards)
-        if config.bounds_shards or (end.remaining is not None and not is_scanned):
+        is_bounded = config.bounds_shards and not is_imported(params)
+        if is_bounded or (end.remaining is not None and not is_scanned):
             scope.add(Scope.SOME_SHARDS)
         has_buckets = config.has_bucket_objects
         node = params["from_shark"]

@@ -1,7 +1,8 @@
 """This module says what a retry of an evacuation has to look at, by what earlier jobs left.
 
 A job that ended before it had looked at everything leaves scans, and listings, half way; a retry
-goes on behind them.  One that ended as complete leaves only what it skipped.
+goes on behind them.  One that ended as complete leaves only what it skipped, and of one that was
+imported only the list of its objects is known: not how many it was to take.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ def params_of_retry(
       BadRequest: something of the earlier jobs is missing that cannot be found anew.
     """
     made: dict[str, Any] = {"from_shark": row.params["from_shark"], "retry_of": row.id}
-    if row.state is JobState.COMPLETE:
+    if _only_lists(row):
         return made
     before = _before(row, known)
     missing = [earlier for earlier in before.chain if known(earlier) is None]
@@ -72,10 +73,20 @@ def _before(row: JobRow, known: Callable[[str], JobRow | None]) -> _Before:
         further = tuple(params.get("chain", ()))
         return _Before((earlier, *further), bool(params.get("scans")), objects_file, limit)
     # A retry that only lists: of a complete job, or made by a version that knew no others.
-    if found.state is JobState.COMPLETE:
+    if _only_lists(found):
         return _Before((earlier,), False, None, None)
     inner = _before(found, known)
     return attrs.evolve(inner, chain=(earlier, *inner.chain))
+
+
+def is_imported(params: Mapping[str, Any]) -> bool:
+    """Tell whether a job was done by a predecessor, and imported."""
+    return params.get("imported_from") is not None
+
+
+def _only_lists(row: JobRow) -> bool:
+    """Tell whether all that a job has left is in its list of objects."""
+    return row.state is JobState.COMPLETE or is_imported(row.params)
 
 
 def scans_shards(params: Mapping[str, Any]) -> bool:

@@ -241,6 +241,8 @@ def test_what_a_retry_goes_on_with() -> None:
         "old": row("old", retry_of="whole"),
         "removed": row("removed", retry_of="nobody", chain=[], scans=False),
         "complete": row("complete", JobState.COMPLETE, max_objects=7),
+        "imported": row("imported", imported_from="elsewhere"),
+        "of imported": row("of imported", retry_of="imported"),
     }
     made = {name: params_of_retry(known[name], known.get, 3) for name in known if name != "removed"}
     looked = {name: (scans_shards(params), params.get("chain")) for name, params in made.items()}
@@ -250,6 +252,9 @@ def test_what_a_retry_goes_on_with() -> None:
         "file": (False, []),
         "old": (True, ["whole"]),
         "complete": (False, None),
+        # How many objects it was to take is not known, nor where it looked.
+        "imported": (False, None),
+        "of imported": (False, ["imported"]),
     }
     assert made["limited"]["max_objects"] == 4
     assert "max_objects" not in params_of_retry(known["limited"], known.get, 7)
