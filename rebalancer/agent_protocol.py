@@ -6,6 +6,7 @@ unfinished rewrite speaks *tagged*.  Both are read everywhere; the writer names 
 
 import enum
 import json
+import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 from json.encoder import encode_basestring_ascii as _quoted
@@ -28,6 +29,28 @@ from rebalancer.errors import BadRequest, TooLarge
 #: Tasks of one posted assignment.  A manager of ours can be configured to send as many; the
 #: deployed one ends when it is configured to send more than 7,281, and the rewrite sends 200.
 MAX_TASKS = 10_000
+
+
+#: The feature of an agent that takes tasks of bucket objects.  One that does not announce it
+#: ignores what such tasks say of buckets, and looks for their objects where none of them are.
+V2 = "v2"
+#: The features that an agent of this version announces.
+FEATURES = (V2,)
+_SERVER = re.compile(r"rebalancer-agent \S{1,100} \(([^()]{0,200})\)")
+
+
+def server_header(version: str) -> str:
+    """Return the header `Server` of an agent, which announces its features in each answer."""
+    return f"rebalancer-agent {version} ({' '.join(FEATURES)})"
+
+
+def read_features(server: str) -> frozenset[str]:
+    """Return the features that the header `Server` of an answer announces.
+
+    An older agent, and a deployed one, announces none.
+    """
+    found = _SERVER.fullmatch(server)
+    return frozenset(found[1].split() if found else ())
 
 
 class Dialect(enum.StrEnum):

@@ -16,11 +16,13 @@ from rebalancer.agent.state.statefile import BrokenFile
 from rebalancer.agent.state.store import AssignmentStore
 from rebalancer.agent.worker import Worker
 from rebalancer.agent_protocol import (
+    FEATURES,
     AssignmentReport,
     AssignmentStats,
     Dialect,
     ReportedState,
     report_to_wire,
+    server_header,
 )
 from rebalancer.bodies import whole_number
 from rebalancer.config import AgentApi
@@ -124,7 +126,7 @@ class Agent:
 
 def make_api(agent: Agent) -> App:
     """Return the application that has these routes."""
-    app = App(f"rebalancer-agent {__version__}", agent.config.max_body_bytes)
+    app = App(server_header(__version__), agent.config.max_body_bytes)
     app.errors_are_json = True
     app.takes_slash = True  # as the deployed agent does, `/assignments/` too
     app.on_request = lambda request: agent.metrics.request(request.method)
@@ -198,6 +200,7 @@ def _status(agent: Agent, free: int | None) -> dict[str, Any]:
     worker, backlog = agent.worker, agent.worker.intake.backlog
     return {
         "version": __version__,
+        "features": list(FEATURES),
         "uptime_s": round(time.monotonic() - agent.started, 3),
         "waiting": len(backlog),
         "running": sorted(backlog.running),

@@ -171,6 +171,11 @@ class AgentStatus:
     """The agent itself."""
 
     version: str
+    features: tuple[str, ...] = about(
+        "What this agent can do beyond what every agent can, also in the header `Server` of each"
+        " answer, in parentheses.  `v2`: it takes tasks of bucket objects.",
+        examples=[["v2"]],
+    )
     uptime_s: Amount
     waiting: Count = about("Assignments that are stored and not begun.")
     running: tuple[Uuid, ...] = about("Assignments that are worked on.")

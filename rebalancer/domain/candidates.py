@@ -37,6 +37,10 @@ class Candidates:
     #: The results of `outside`.
     _views: dict[frozenset[str], Sequence[StorageNode]] = attrs.field(factory=dict)
 
+    def only(self, test: Callable[[StorageNode], bool]) -> "Candidates":
+        """Return those of the nodes, in their order, that pass a test."""
+        return Candidates(tuple(filter(test, self.nodes)), self.most_room, self._datacenters)
+
     def outside(self, datacenters: Collection[str]) -> Sequence[StorageNode]:
         """Return those of the nodes, in their order, that are in none of `datacenters`."""
         # Datacenters that only records name would make views without end.

@@ -35,6 +35,11 @@ def name_of(object_id: str, bucket_id: str | None, name_hash: str | None) -> str
     return object_id if bucket_id is None else f"{bucket_id}/{object_id},{name_hash}"
 
 
+def is_of_bucket(name: str) -> bool:
+    """Tell whether a name that `name_of` made is that of a copy of a bucket object."""
+    return "/" in name
+
+
 def parts_of(name: str) -> tuple[str, str | None, str | None]:
     """Return the object id, bucket id and MD5 of the object's name that `name_of` was given."""
     bucket_id, _, file = name.rpartition("/")

@@ -61,6 +61,7 @@ class StorageNode:
 class MantaObject:
     """The part of an object's record that placement and transfer need."""
 
+    #: As by `records.id_of`: of a bucket object the name of its copies.
     object_id: str
     #: The account under which the copies lie on the storage nodes, as by `account_of`.
     account: str

@@ -15,6 +15,7 @@ import attrs
 from rebalancer.domain import candidates, placement, reasons
 from rebalancer.domain.batches import Batch, BatchLimits
 from rebalancer.domain.candidates import Candidates, Outlook
+from rebalancer.domain.copies import is_of_bucket
 from rebalancer.domain.objects import MantaObject, StorageNode
 from rebalancer.domain.placement import Placement, Rules
 from rebalancer.domain.reasons import Reason, Remedy
@@ -54,6 +55,9 @@ class Answers(Protocol):
 
     def away_s(self, shark: str, /) -> float:
         """Return for how many seconds `shark` has been away; 0 if it is not."""
+
+    def takes_v2(self, shark: str, /) -> bool | None:
+        """Tell whether the agent of `shark` takes bucket objects; None if that is not known yet."""
 
 
 @attrs.frozen
@@ -110,7 +114,8 @@ class Placer:
     Mutable state: the batches; the destinations in the order in which they are tried, since when
     and for how many objects that order was used, and how many bytes each may take in all; the
     outlook of each node that was looked at since this step or order began, with the claims at it;
-    and when all destinations were last away.
+    the destinations that take bucket objects, if one was placed since; and when all destinations
+    were last away.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class Placer:
         self._step = Step()
         self._now = now
         self._all_away_at = -math.inf
+        self._of_v2: Candidates | None = None
         self._rank()
 
     @property
@@ -168,7 +174,7 @@ class Placer:
                     step.rest = objects[index + 1 :]
                     break
                 continue
-            step.hold = self._hold(choice)
+            step.hold = self._hold(obj, choice)
             if step.hold is not None:
                 step.rest = objects[index:]
                 break
@@ -187,6 +193,7 @@ class Placer:
             self._rank()
         else:
             self._outlooks.clear()
+            self._of_v2 = None
 
     # --- choosing ------------------------------------------------------------------------
 
@@ -195,31 +202,51 @@ class Placer:
         if self._placed_in_order >= self._order_lasts:
             self._rank()
         if obj.earlier is not None:
-            choice = self._choose_from(obj, self._only(obj.earlier))
+            choice = self._choose_from(obj, self._only(obj.earlier, self._among(obj)))
             if not isinstance(choice, Reason):
                 return choice
-        choice = self._choose_from(obj, self._candidates)
+        choice = self._choose_from(obj, self._among(obj))
         may_get_room = isinstance(choice, Reason) and choice.remedy is Remedy.LATER
         if may_get_room and self._may_have_more_room():
             self._rank()
-            choice = self._choose_from(obj, self._candidates)
+            choice = self._choose_from(obj, self._among(obj))
         self._placed_in_order += 1
+        if is_of_bucket(obj.object_id) and isinstance(choice, Reason):
+            return self._judge_of_bucket(choice)
         return choice
+
+    def _among(self, obj: MantaObject) -> Candidates:
+        """Return the destinations whose agents take objects of the tier of `obj`."""
+        if not is_of_bucket(obj.object_id):
+            return self._candidates
+        if self._of_v2 is None:
+            takes = self._answers.takes_v2
+            self._of_v2 = self._candidates.only(lambda node: bool(takes(node.manta_storage_id)))
+        return self._of_v2
+
+    def _judge_of_bucket(self, refusal: Reason) -> Reason:
+        """Return why a bucket object has no destination, as far as that is known."""
+        takes = set(map(self._answers.takes_v2, self._names()))
+        if None in takes:
+            return reasons.DESTINATION_UNREACHABLE
+        return reasons.AGENT_LACKS_V2 if takes == {False} else refusal
 
     def _choose_from(self, obj: MantaObject, among: Candidates) -> Placement | Reason | None:
         return self._choose_among(obj, among, self._conditions.rules, self._look, self._rng)
 
-    def _only(self, name: str) -> Candidates:
+    def _only(self, name: str, among: Candidates) -> Candidates:
         """Return only the node of this name, whose agent may have made a copy already."""
-        known = self._candidates.nodes
+        known = among.nodes
         return candidates.rank((n for n in known if n.manta_storage_id == name), self._look)
 
-    def _hold(self, refusal: Reason | None) -> Hold | None:
+    def _hold(self, obj: MantaObject, refusal: Reason | None) -> Hold | None:
         """Return why an object that was not placed has to wait, None if it need not."""
         if refusal is None:
             return Hold.BUSY
         if refusal != reasons.DESTINATION_UNREACHABLE:
             return None
+        if is_of_bucket(obj.object_id) and any(map(self._is_unasked, self._names())):
+            return Hold.UNHEARD
         # A list, so that `is_there` is called for all: the call has an unheard destination asked.
         if any([self._answers.is_there(name) for name in self._names()]):
             return None  # this object has no destination; others may
@@ -236,6 +263,10 @@ class Placer:
         """
         away = [self._answers.away_s(name) for name in self._names() if self._answers.is_away(name)]
         return min([*away, self._now - self._all_away_at]) >= self._conditions.patience_s
+
+    def _is_unasked(self, name: str) -> bool:
+        """Tell whether a destination is about to say whether its agent takes bucket objects."""
+        return self._answers.takes_v2(name) is None and not self._answers.is_away(name)
 
     def _names(self) -> Iterable[str]:
         return (node.manta_storage_id for node in self._candidates.nodes)
@@ -256,6 +287,7 @@ class Placer:
         self._outlooks: dict[str, Outlook] = {}
         self._claimed: dict[str, int] = {}
         self._candidates = candidates.rank(eligible, self._look)
+        self._of_v2 = None
         self._placed_in_order, self._order_lasts = 0, rules.max_sharks * conditions.limits.max_tasks
         self._ranked_at, self._changes = self._now, self._claims.changes
 

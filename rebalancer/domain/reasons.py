@@ -202,6 +202,8 @@ MOVED_ELSEWHERE = _own("moved_elsewhere", Column.OUTCOME, is_gone=True)
 EXCLUDED = _own("excluded", Column.OUTCOME, is_wish=True)
 #: The job was cancelled before the object had an assignment.
 CANCELLED = _own("cancelled", Column.OUTCOME)
+#: The agent of no destination takes bucket objects: newer agents will do.
+AGENT_LACKS_V2 = _own("agent_lacks_v2", Column.OUTCOME)
 #: The records of the object changed each time that its copies were compared with them.
 CHANGING = _own("changing", Column.OUTCOME)
 #: The object is a bucket object, which the operator wants counted only.

@@ -7,13 +7,21 @@ from typing import Any
 import attrs
 
 from rebalancer.agent_protocol import (
+    V2,
     Assignment,
     AssignmentReport,
     PostForm,
     assignment_body,
+    read_features,
     read_report,
 )
-from rebalancer.errors import BadRequest, PeerMalformed, PeerRefused, PeerWantsToken
+from rebalancer.errors import (
+    BadRequest,
+    PeerMalformed,
+    PeerRefused,
+    PeerUnreachable,
+    PeerWantsToken,
+)
 from rebalancer.peers.http import Reply, Requests
 from rebalancer.tokens import Token
 
@@ -30,6 +38,7 @@ class PostResult(enum.Enum):
     ACCEPTED = enum.auto()  # or it had it already
     BUSY = enum.auto()
     REJECTED = enum.auto()
+    UNABLE = enum.auto()  # it was not posted, because the agent lacks a feature
 
 
 @attrs.frozen
@@ -57,8 +66,8 @@ class Agents:
         token = self.token.value
         return {} if token is None else {"authorization": f"Bearer {token}"}
 
-    async def ping(self, shark: str) -> None:
-        """Return if something answers there, and would do what we ask.
+    async def ping(self, shark: str) -> frozenset[str]:
+        """Return what the agent announces that it can do, if something answers there.
 
         The route costs an agent nothing, and, unlike /ping, wants the token; a deployed agent does
         not know it.
@@ -66,15 +75,22 @@ class Agents:
         Raises:
           PeerUnreachable, PeerWantsToken.
         """
-        await self._request("GET", shark, "/limits", within_s=PING_S)
+        reply = await self._request("GET", shark, "/limits", within_s=PING_S)
+        return read_features(reply.headers.get("server", ""))
 
     async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
         """Hand `assignment` to the agent of `shark`.  May be repeated: 409 means it has it.
+
+        One with bucket objects is not sent to an agent that takes none.  The agent is asked each
+        time, because another version may have been started a moment ago.
 
         Raises:
           PeerUnreachable: it may have the assignment or not.
           PeerWantsToken: it does not have it.
         """
+        of_buckets = any(task.bucket_id is not None for task in assignment.tasks)
+        if of_buckets and not await self._takes_v2(shark):
+            return PostAnswer(PostResult.UNABLE, f"the agent of {shark} takes no bucket objects")
         form = PostForm(self.forms.get(shark, PostForm.LEGACY))
         body = assignment_body(assignment, form)
         reply = await self._request("POST", shark, "/assignments", body=body, within_s=POST_S)
@@ -85,6 +101,13 @@ class Agents:
             case 503:
                 return PostAnswer(PostResult.BUSY, detail, reply.retry_after_s(5.0))
         return PostAnswer(PostResult.REJECTED, detail)
+
+    async def _takes_v2(self, shark: str) -> bool:
+        try:
+            return V2 in await self.ping(shark)
+        except PeerUnreachable as exc:
+            exc.was_sent = False  # the assignment was not
+            raise
 
     async def get(self, shark: str, assignment_id: str) -> AssignmentReport | None:
         """Return how `assignment_id` stands, or None if the agent does not know it.

@@ -70,8 +70,8 @@ class MorayShard(scan.DirectoryShard, LiveShard, Protocol):
 class AgentPing(Protocol):
     """A ping finds out whether the agent of a storage node answers."""
 
-    async def ping(self, shark: str) -> None:
-        """Return if the agent of `shark` answers, and would do what it is asked.
+    async def ping(self, shark: str) -> frozenset[str]:
+        """Return the features of the agent of `shark`, if it would do what it is asked.
 
         Raises:
           PeerUnreachable: no answer came.

@@ -215,7 +215,8 @@ async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     assert re.fullmatch(
         r"assignments: 0 at work, 0 waiting; objects: 0 being pulled, .* MB/s", line
     )
-    assert rig.client.app.program == f"rebalancer-agent {status['version']}"
+    assert rig.client.app.program == f"rebalancer-agent {status['version']} (v2)"
+    assert status["features"] == ["v2"]
     assert pong == {"ping": "pong", "version": status["version"]}
     assert (status["waiting"], status["running"]) == (0, [])
     assert status["bytes_received"] == len(A)

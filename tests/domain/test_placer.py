@@ -31,6 +31,7 @@ class Stand:
     is_away: bool = False
     is_heard: bool = True
     away_s: float = 0.0
+    takes_v2: bool | None = True
 
 
 @attrs.define
@@ -55,6 +56,9 @@ class Region:
     def away_s(self, shark: str) -> float:
         return self.stands[shark].away_s if self.stands[shark].is_away else 0.0
 
+    def takes_v2(self, shark: str) -> bool | None:
+        return self.stands[shark].takes_v2
+
     def claim(self, step: Step) -> None:
         for shark, size in step.claims.items():
             self.stands[shark].claimed += size
@@ -68,6 +72,11 @@ def an_object(
     number: int, size: int = 1, *copies: Shark, earlier: str | None = None
 ) -> MantaObject:
     return MantaObject(f"object {number}", ID, "x", size, (ORIGIN, *copies), earlier)
+
+
+def of_bucket(obj: MantaObject) -> MantaObject:
+    """The same as a bucket object."""
+    return attrs.evolve(obj, object_id=f"{ID}/{obj.object_id}")
 
 
 def choose(
@@ -95,10 +104,11 @@ _SIZES = st.sampled_from([0, 1, 1000, MIB, 100 * MIB, 1000 * MIB])
 _NODES = st.integers(2, 7).map(lambda number: Shark(f"dc{number % 2 + 1}", f"{number}.stor"))
 _OBJECTS = st.lists(
     st.builds(
-        lambda size, copies, earlier: (size, copies, earlier),
+        lambda *parts: parts,
         _SIZES,
         st.lists(_NODES, max_size=2),
         st.none() | _NODES.map(lambda shark: shark.manta_storage_id),
+        st.booleans(),
     ),
     max_size=40,
 )
@@ -110,6 +120,7 @@ _STANDS = st.builds(
     st.booleans(),
     st.booleans(),
     st.sampled_from([0.0, 10.0, 1000.0]),
+    st.sampled_from([True, False, None]),
 )
 
 
@@ -121,7 +132,7 @@ _STANDS = st.builds(
     st.data(),
 )
 def test_each_object_comes_to_one_thing_and_no_claim_exceeds_its_limit(
-    chosen: list[tuple[int, list[Shark], str | None]],
+    chosen: list[tuple[int, list[Shark], str | None, bool]],
     stands: list[Stand],
     seed: int,
     max_tasks: int,
@@ -140,13 +151,17 @@ def test_each_object_comes_to_one_thing_and_no_claim_exceeds_its_limit(
     under = conditions(nodes, limits=BatchLimits(max_tasks, 60))
     placer = a_placer(region, under, seed)
     objects: Sequence[MantaObject] = [
-        an_object(number, size, *copies, earlier=earlier)
-        for number, (size, copies, earlier) in enumerate(chosen)
+        (of_bucket if is_of_bucket else attrs.evolve)(
+            an_object(number, size, *copies, earlier=earlier)
+        )
+        for number, (size, copies, earlier, is_of_bucket) in enumerate(chosen)
     ]
+    able = Counter[str]()
     sent, refused, deferred = list[Batch](), list[str](), list[str]()
     left, now = objects, 0.0
     while left:
         now += data.draw(st.sampled_from([0.0, 1.5, 61.0]))
+        able.update(name for name in names if region.stands[name].takes_v2)
         step = placer.place(left, under, now)
         region.claim(step)
         sent += step.full
@@ -181,6 +196,7 @@ def test_each_object_comes_to_one_thing_and_no_claim_exceeds_its_limit(
     for batch in sent:
         for task in batch.tasks:
             assert batch.destination.manta_storage_id not in holders[task.object_id]
+            assert "/" not in task.object_id or batch.destination.manta_storage_id in able
 
 
 def test_a_full_batch_is_sent_before_the_next_object_is_placed() -> None:
@@ -270,6 +286,61 @@ def test_nothing_is_given_up_while_none_is_known_to_answer(stand: Stand, hold: H
     step = a_placer(region, under).place([an_object(1)], under, 0)
     assert step.hold is hold
     assert not step.refused
+
+
+def test_bucket_objects_go_only_where_an_agent_takes_them() -> None:
+    """The others go anywhere."""
+    region = Region({"2.stor": Stand(takes_v2=False), "4.stor": Stand(), "6.stor": Stand()})
+    region.stands["6.stor"].takes_v2 = None
+    under = conditions([node(2), node(4), node(6)], limits=BatchLimits(1, 60))
+    placer = a_placer(region, under)
+    found = dict[bool, set[str]]({False: set(), True: set()})
+    for number in range(60):
+        obj = an_object(number)
+        obj = of_bucket(obj) if number % 2 else obj
+        (batch,) = placer.place([obj], under, 0).full
+        found[bool(number % 2)].add(batch.destination.manta_storage_id)
+    assert found == {False: {"2.stor", "4.stor", "6.stor"}, True: {"4.stor"}}
+
+
+@pytest.mark.parametrize(
+    ("stands", "expected"),
+    [
+        # They were asked, and answered.
+        ([Stand(takes_v2=False), Stand(takes_v2=False)], reasons.AGENT_LACKS_V2),
+        # One that does could not take it: so it may be able to later.
+        ([Stand(takes_v2=False), Stand(claimed=1 << 60)], reasons.DESTINATION_INSUFFICIENT_SPACE),
+        # One has been away for too long: nobody knows.
+        (
+            [Stand(takes_v2=False), Stand(takes_v2=None, is_away=True, away_s=9999)],
+            reasons.DESTINATION_UNREACHABLE,
+        ),
+        # One is about to be asked.
+        ([Stand(takes_v2=False), Stand(takes_v2=None)], Hold.UNHEARD),
+        ([Stand(claimed=1 << 60), Stand(takes_v2=None)], Hold.UNHEARD),
+    ],
+)
+def test_a_bucket_object_without_a_destination_says_why(
+    stands: list[Stand], expected: Reason | Hold
+) -> None:
+    """As far as that is known; what is not is found out before the object is given up."""
+    region = Region(dict(zip(["2.stor", "4.stor"], stands, strict=True)))
+    under = conditions([node(2), node(4)])
+    step = a_placer(region, under).place([of_bucket(an_object(1)), an_object(2)], under, 700)
+    if isinstance(expected, Hold):
+        assert (step.hold, step.refused) == (expected, [])
+    else:
+        assert step.refused == [(of_bucket(an_object(1)).object_id, expected)]
+        assert list(step.claims)  # the other object has one
+
+
+def test_a_bucket_object_is_not_sent_again_where_its_copy_cannot_be_found() -> None:
+    """Though it was copied there before the agent was replaced by an older one."""
+    region = Region({"2.stor": Stand(takes_v2=False), "4.stor": Stand()})
+    under = conditions([node(2), node(4)], limits=BatchLimits(1, 60))
+    obj = of_bucket(an_object(1, earlier="2.stor"))
+    (batch,) = a_placer(region, under).place([obj], under, 0).full
+    assert batch.destination.manta_storage_id == "4.stor"
 
 
 def test_the_time_of_one_that_is_away_counts_from_when_all_were() -> None:

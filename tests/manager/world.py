@@ -15,6 +15,8 @@ import attrs
 import trio
 
 from rebalancer.agent_protocol import (
+    FEATURES,
+    V2,
     Assignment,
     AssignmentReport,
     AssignmentStats,
@@ -128,9 +130,14 @@ class FakeAgents:
     away: Callable[[str], Exception | None] = lambda _shark: None
     post_answer: Callable[[str, Assignment], PostAnswer | Exception | None] = lambda *_: None
     report: Callable[[AssignmentReport], AssignmentReport | None] = lambda report: report
+    #: What the agent of a destination announces.
+    features: Callable[[str], frozenset[str]] = lambda _shark: frozenset(FEATURES)
 
     async def post(self, shark: str, assignment: Assignment) -> PostAnswer:
         answer = self.post_answer(shark, assignment)
+        of_buckets = any(task.bucket_id is not None for task in assignment.tasks)
+        if answer is None and of_buckets and V2 not in self.features(shark):
+            answer = PostAnswer(PostResult.UNABLE)
         if answer is None:
             self.assignments.setdefault(assignment.id, (shark, assignment))
             self.known_ever.add(assignment.id)
@@ -180,10 +187,11 @@ class FakeAgents:
         )
         return AssignmentReport(assignment.id, stats)
 
-    async def ping(self, shark: str) -> None:
+    async def ping(self, shark: str) -> frozenset[str]:
         await trio.sleep(0.01)
         if (failure := self.away(shark)) is not None:
             raise failure
+        return self.features(shark)
 
     async def delete(self, shark: str, assignment_id: str) -> None:
         if (failure := self.away(shark)) is None:

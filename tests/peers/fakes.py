@@ -105,8 +105,8 @@ class RelayedAgents:
 
     behind: AgentService
 
-    async def ping(self, shark: str) -> None:
-        await self.behind.ping(shark)
+    async def ping(self, shark: str) -> frozenset[str]:
+        return await self.behind.ping(shark)
 
     async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
         return await self.behind.limit_bandwidth(shark, bytes_per_s)

@@ -26,7 +26,7 @@ from tests.agent.scripted import settings
 from tests.manager.world import FakeAgents
 from tests.peers.cuts import behind_a_link, cut_for_good
 from tests.peers.fakes import RelayedAgents
-from tests.sources import ASSIGNMENT, OWNER, Answer, md5, ok, open_source, uuid
+from tests.sources import ASSIGNMENT, BUCKET, OWNER, Answer, hash_of, md5, ok, open_source, uuid
 
 SHARK = "9.stor.lab"
 CONTENT = b"an object"
@@ -118,11 +118,23 @@ async def finished(agents: AgentService) -> AssignmentReport:
 
 
 async def test_an_agent_answers_to_a_ping(agents: AgentService) -> None:
-    """And can be told how much it may take in."""
-    await agents.ping(SHARK)
+    """With what it can do; and can be told how much it may take in."""
+    assert await agents.ping(SHARK) == {"v2"}
 
     assert await agents.limit_bandwidth(SHARK, 1_000_000) is True
     assert await agents.limit_bandwidth(SHARK, None) is True
+
+
+async def test_an_assignment_of_bucket_objects_is_taken(agents: AgentService) -> None:
+    """By an agent that announces it."""
+    plain = assignment([1, 2]).tasks
+    hashed = [
+        attrs.evolve(t, owner=OWNER.lower(), bucket_id=BUCKET, object_name_hash=hash_of(1))
+        for t in plain
+    ]
+    answer = await agents.post(SHARK, Assignment(ASSIGNMENT, (*plain, *hashed)))
+    assert answer.result is PostResult.ACCEPTED
+    assert (await finished(agents)).stats.total == 4
 
 
 async def test_an_assignment_may_be_posted_again(agents: AgentService) -> None:

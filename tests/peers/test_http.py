@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -135,6 +136,43 @@ async def test_a_report_that_cannot_be_used_is_an_error(
     async with answering(data) as (http, port):
         with pytest.raises(error):
             await Agents(http, port).get("2.stor.lab", ID)
+
+
+@pytest.mark.parametrize(
+    ("status", "server", "features"),
+    [
+        (200, "rebalancer-agent 1.1.0 (v2)", {"v2"}),
+        (200, "rebalancer-agent 1.1.0+abc (v3 v2)", {"v2", "v3"}),
+        (200, "rebalancer-agent 1.0.0", set()),
+        # As the deployed one, whose stamp is no feature, and a proxy before it.
+        (404, "rebalancer-agent 0.1.0 (no-STAMP)", {"no-STAMP"}),
+        (404, "nginx (v2)", set()),
+    ],
+)
+async def test_only_agents_that_announce_it_are_sent_bucket_objects(
+    status: int, server: str, features: set[str]
+) -> None:
+    """Another one would look for them where none of them are; it is not even posted to."""
+    task = Task(ID, ID, "L9NrIZXTY37AYVZN9+gZ7w==", Shark("dc1", "3.stor.lab"))
+    of_bucket = attrs.evolve(task, bucket_id=ID, object_name_hash="0" * 32)
+    async with answering(answer(status, "", f"Server: {server}")) as (http, port):
+        agents = Agents(http, port)
+        assert await agents.ping("2.stor.lab") == features
+        posted = await agents.post("2.stor.lab", Assignment(ID, (task, of_bucket)))
+        assert (posted.result is PostResult.UNABLE) == ("v2" not in features)
+
+
+async def test_an_agent_that_cannot_be_asked_has_no_assignment() -> None:
+    """The connection was broken off at the question, before anything was posted."""
+    of_bucket = Task(
+        *(ID, ID, "L9NrIZXTY37AYVZN9+gZ7w==", Shark("dc1", "3.stor.lab")),
+        bucket_id=ID,
+        object_name_hash="0" * 32,
+    )
+    async with answering(b"") as (http, port):
+        with pytest.raises(PeerUnreachable) as caught:
+            await Agents(http, port).post("2.stor.lab", Assignment(ID, (of_bucket,)))
+    assert not caught.value.was_sent
 
 
 async def test_an_unknown_assignment_is_none() -> None:

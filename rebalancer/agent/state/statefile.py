@@ -40,7 +40,7 @@ from rebalancer.agent_protocol import (
     status_to_wire,
 )
 from rebalancer.converter import parse_json
-from rebalancer.domain.copies import parts_of
+from rebalancer.domain.copies import is_of_bucket, parts_of
 from rebalancer.errors import BadRequest, StoreError
 
 #: The latest version of files, and that of files without bucket objects.
@@ -223,7 +223,7 @@ def image(assignment: StoredAssignment) -> bytes:
             ReportedState.SCHEDULED, failed=0, complete=0, total=len(assignment.rows)
         )
     db, values = _scratch.database(), _values(assignment)
-    has_buckets = any("/" in row[0] for row in assignment.rows)
+    has_buckets = any(is_of_bucket(row[0]) for row in assignment.rows)
     if has_buckets:
         values = [_in_columns(*row) for row in values]
     db.deserialize(_empty(assignment.is_legacy, has_buckets))

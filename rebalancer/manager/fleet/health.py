@@ -11,6 +11,8 @@ from collections.abc import Collection
 import attrs
 import trio
 
+from rebalancer.agent_protocol import V2
+
 #: A destination that failed is avoided for this many seconds, doubled each time in a row.
 AVOID_S = 10.0
 AVOID_MAX_S = 600.0
@@ -57,6 +59,8 @@ class _Answers:
     probe_at: float = math.inf
     probe_pause_s: float = PROBE_S
     untaken_since: float | None = None  # since it took an assignment last, if it should have
+    takes_v2: bool | None = None  # whether its agent takes bucket objects
+    announced_at: float = -math.inf
 
 
 class Health:
@@ -149,6 +153,27 @@ class Health:
             self.times_back += 1
             self._changes.wake()
 
+    def announced(self, shark: str, features: Collection[str]) -> None:
+        """Note the features that the agent of `shark` has announced."""
+        answers = self._answers[shark]
+        takes_v2, answers.announced_at = V2 in features, trio.current_time()
+        if takes_v2 is not answers.takes_v2:
+            answers.takes_v2 = takes_v2
+            self._changes.wake()
+
+    def takes_v2(self, shark: str) -> bool | None:
+        """Tell whether the agent of `shark` takes bucket objects; None if that is not known.
+
+        It is probed then, and from time to time as long as it does not, for it may be replaced by
+        a newer one.
+        """
+        answers = self._answers[shark]
+        is_old = trio.current_time() - answers.announced_at > HEARD_S
+        if not answers.takes_v2 and is_old and shark not in self._away | self._unsure:
+            self._unsure.add(shark)
+            self._changes.wake()
+        return answers.takes_v2
+
     def is_away(self, shark: str) -> bool:
         """Tell whether `shark` did not answer lately."""
         return shark in self._away
@@ -192,6 +217,11 @@ class Health:
         for shark in due:
             self._answers[shark].probe_at = math.inf
         return due
+
+    def answered_probe(self, shark: str, features: Collection[str]) -> None:
+        """Note that `shark` has answered to a probe, and what its agent announced."""
+        self.announced(shark, features)
+        self.back(shark)
 
     def still_away(self, shark: str, why: str | None = None) -> None:
         """Note that a probe of `shark` had no answer, and `why`; None: it was not finished."""

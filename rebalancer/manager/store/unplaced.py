@@ -8,7 +8,7 @@ import attrs
 
 from rebalancer.domain import reasons, states
 from rebalancer.domain.objects import MantaObject, UnusableRecord
-from rebalancer.domain.reasons import Reason, Remedy
+from rebalancer.domain.reasons import Column, Reason, Remedy
 from rebalancer.domain.records import read_object
 from rebalancer.domain.retries import Tried, most_telling
 from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
@@ -227,16 +227,23 @@ def skip(
     Raises:
       IllegalTransition: the object has another status, or is deferred.
     """
-    word, outcome = (reason.word, None) if reason.is_known else (None, reasons.UNKNOWN.word)
-    text = detail if reason.is_known else _tame(reason.word)
+    known, text = (reason, detail) if reason.is_known else (reasons.UNKNOWN, _tame(reason.word))
+    columns = {Column.SKIPPED_REASON: None, Column.OUTCOME: None, known.column: known.word}
     row = db.execute(
         "UPDATE progress SET status = ?, skipped_reason = ?, outcome = ?, detail = ?"
         f" WHERE {OF_ID} AND status = ? AND NOT put_off RETURNING bytes",
-        (move.after, word, outcome, text, object_id, move.before),
+        (
+            move.after,
+            columns[Column.SKIPPED_REASON],
+            columns[Column.OUTCOME],
+            text,
+            object_id,
+            move.before,
+        ),
     ).fetchone()
     if row is None:
         raise IllegalTransition(f"object {object_id} is not {move.before}, so it cannot be skipped")
-    tally.move(move, 1, row["bytes"], reason if reason.is_known else reasons.UNKNOWN)
+    tally.move(move, 1, row["bytes"], known)
 
 
 def _tame(text: str) -> str:

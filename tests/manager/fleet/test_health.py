@@ -69,6 +69,32 @@ async def test_a_destination_of_which_nothing_is_known_is_probed(autojump_clock:
     assert health.take_due() == {A}
 
 
+async def test_what_an_agent_announces_is_known_and_asked_for_anew(autojump_clock: object) -> None:
+    """An agent that takes no bucket objects may be replaced by one that does."""
+    changes = Changes()
+    health = Health(changes)
+    assert health.takes_v2(A) is None
+    assert health.take_due() == {A}
+    before = changes.count
+    health.answered_probe(A, frozenset())
+    assert (changes.count > before, health.takes_v2(A), health.take_due()) == (True, False, set())
+    await trio.sleep(HEARD_S + 1)
+    assert (health.takes_v2(A), health.take_due()) == (False, {A})
+    health.answered_probe(A, {"v2"})
+    await trio.sleep(HEARD_S + 1)
+    assert (health.takes_v2(A), health.take_due()) == (True, set())
+
+
+async def test_one_that_is_away_is_probed_once_for_all_that_is_unknown(
+    autojump_clock: object,
+) -> None:
+    """At the intervals of its absence."""
+    health = Health(Changes())
+    health.set_away(A, "gone")
+    assert health.takes_v2(A) is None
+    assert health.take_due() == set()
+
+
 async def test_a_destination_that_answers_but_takes_nothing_is_timed(
     autojump_clock: object,
 ) -> None:

@@ -20,14 +20,15 @@ from rebalancer.agent_protocol import (
     read_assignment,
     report_to_wire,
 )
-from rebalancer.domain import reasons
+from rebalancer.domain import placer, reasons
+from rebalancer.domain.assignments import Task as PlacedTask
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.reasons import Reason
 from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.stages.discover import PLACES, ROOM_S
 from rebalancer.manager.pipeline.stages.forget import LAST_S
-from rebalancer.manager.pipeline.stages.post import TRIES
+from rebalancer.manager.pipeline.stages.post import TRIES, to_wire
 from rebalancer.manager.store import assignments
 from rebalancer.peers.agents import Agents, PostAnswer, PostResult
 from rebalancer.peers.http import Reply
@@ -886,3 +887,66 @@ async def test_a_token_that_changes_while_agents_work_costs_nothing(
     async with world.job() as job:
         assert await counts(job.store) == {("complete", ""): 20}
         assert attempts(job) == 0
+
+
+# --- bucket objects ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_buckets(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world, whose objects are bucket objects to placement."""
+    monkeypatch.setattr(placer, "is_of_bucket", lambda _name: True)
+    return world
+
+
+async def test_bucket_objects_go_to_agents_that_announce_them(
+    of_buckets: World, autojump_clock: object
+) -> None:
+    """The others are asked, and get none."""
+    able = {NODES[1].manta_storage_id, NODES[3].manta_storage_id}
+    agents = of_buckets.agents
+    agents.features = lambda shark: frozenset({"v2"} if shark in able else ())
+    assert await of_buckets.run() == {("complete", ""): 20}
+    assert {shark for _, shark in agents.copies} <= able
+
+
+async def test_bucket_objects_without_an_able_agent_stay_and_say_so(
+    of_buckets: World, autojump_clock: object
+) -> None:
+    """The remedy is a newer agent, and then a retry job."""
+    of_buckets.agents.features = lambda _shark: frozenset()
+    assert await of_buckets.run() == {("skipped", "agent_lacks_v2"): 20}
+    assert of_buckets.agents.assignments == {}
+
+
+async def test_an_agent_that_is_replaced_by_an_older_one_is_given_none(
+    of_buckets: World, autojump_clock: object
+) -> None:
+    """Between the choice and the post: the objects go elsewhere, at the cost of an attempt."""
+    agents, old = of_buckets.agents, NODES[1].manta_storage_id
+    refused = list[str]()
+
+    def post_answer(shark: str, _assignment: Assignment) -> PostAnswer | None:
+        if shark != old:
+            return None
+        refused.append(shark)
+        agents.features = lambda shark: frozenset({"v2"} if shark != old else ())
+        return PostAnswer(PostResult.UNABLE, "takes no bucket objects")
+
+    agents.post_answer = post_answer
+    assert await of_buckets.run() == {("complete", ""): 20}
+    assert refused
+    assert old not in {shark for _, shark in agents.copies}
+
+
+def test_a_task_of_a_bucket_object_says_where_its_copy_goes() -> None:
+    """An object of the directory tier with the same id is another one."""
+    name = f"{object_id(99)}/{object_id(1)},{'0' * 32}"
+    made = [
+        to_wire(PlacedTask(one, "account", "md5", NODES[0].shark)) for one in (name, object_id(1))
+    ]
+    assert [(t.object_id, t.bucket_id, t.object_name_hash) for t in made] == [
+        (object_id(1), object_id(99), "0" * 32),
+        (object_id(1), None, None),
+    ]
+    assert [task.copy_name for task in made] == [name, object_id(1)]

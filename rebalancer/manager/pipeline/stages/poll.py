@@ -142,16 +142,16 @@ class _Watcher:
         stats, listed = report.stats, report.stats.failures or ()
         tasks = assignments.sort_tasks(
             assignment.object_ids,
-            [task.object_id for task in listed],
+            [task.copy_name for task in listed],
             failed=stats.failed,
             complete=stats.complete,
             total=stats.total,
         )
         failed = assignments.failures(
             [
-                (task.object_id, task.status.reason, task.source)
+                (task.copy_name, task.status.reason, task.source)
                 for task in listed
-                if task.object_id in tasks.failed
+                if task.copy_name in tasks.failed
             ],
             self._job.decisions.origin.manta_storage_id,
         )

@@ -7,7 +7,8 @@ import trio
 
 from rebalancer import agent_protocol
 from rebalancer.domain import reasons
-from rebalancer.domain.assignments import Assignment
+from rebalancer.domain.assignments import Assignment, Task
+from rebalancer.domain.copies import parts_of
 from rebalancer.domain.reasons import Reason
 from rebalancer.domain.states import AssignmentEvent
 from rebalancer.errors import PeerError
@@ -83,13 +84,18 @@ class _Result:
     detail: str = ""
 
 
+def to_wire(task: Task) -> agent_protocol.Task:
+    """Return a task as an agent is sent it: the name of its copy is in three fields there."""
+    object_id, *of_bucket = parts_of(task.object_id)
+    return agent_protocol.Task(
+        object_id, task.account, task.md5, task.source, agent_protocol.PENDING, *of_bucket
+    )
+
+
 async def _deliver(job: Job, assignment: Assignment) -> _Result:
     """Try to post an assignment until the agent takes it, or no further try is worth its time."""
     shark = assignment.shark
-    tasks = tuple(
-        agent_protocol.Task(t.object_id, t.account, t.md5, t.source) for t in assignment.tasks
-    )
-    body = agent_protocol.Assignment(assignment.id, tasks)
+    body = agent_protocol.Assignment(assignment.id, tuple(map(to_wire, assignment.tasks)))
     waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     result, was_sent = _Result(_Delivery.NEVER_SENT), False
     for tries_left in reversed(range(TRIES)):
@@ -109,7 +115,9 @@ async def _deliver(job: Job, assignment: Assignment) -> _Result:
             job.health.took(shark)
             if answer.result is PostResult.ACCEPTED:
                 return _Result(_Delivery.TAKEN)
-            if answer.result is PostResult.REJECTED:
+            if answer.result is PostResult.UNABLE:
+                job.health.announced(shark, ())
+            if answer.result in (PostResult.REJECTED, PostResult.UNABLE):
                 return _Result(_Delivery.REFUSED, reasons.ASSIGNMENT_REJECTED, answer.detail)
             result = _Result(_Delivery.REFUSED, reasons.AGENT_BUSY, answer.detail)
             wait = max(wait, answer.retry_after_s)

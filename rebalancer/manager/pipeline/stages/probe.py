@@ -45,8 +45,8 @@ async def _ask(job: Job, shark: str, places: trio.CapacityLimiter) -> None:
     note = partial(job.health.still_away, shark)  # also if this is cancelled
     try:
         async with places:
-            await job.agents.ping(shark)
-        note = partial(job.health.back, shark)
+            features = await job.agents.ping(shark)
+        note = partial(job.health.answered_probe, shark, features)
     except PeerError as exc:
         note = partial(job.health.still_away, shark, str(exc))
     finally:

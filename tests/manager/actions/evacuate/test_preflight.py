@@ -158,7 +158,7 @@ class FakeAgents:
         self.pinged: list[str] = []
         self.now = self.most = 0
 
-    async def ping(self, shark: str) -> None:
+    async def ping(self, shark: str) -> frozenset[str]:
         self.pinged.append(shark)
         self.now += 1
         self.most = max(self.most, self.now)
@@ -166,6 +166,7 @@ class FakeAgents:
         self.now -= 1
         if shark in self.silent:
             raise PeerUnreachable(f"{shark} is away")
+        return frozenset()
 
 
 def config_of(clone: str = "127.0.0.2:5432", **changes: Any) -> ManagerConfig:
