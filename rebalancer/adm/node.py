@@ -14,8 +14,9 @@ from rebalancer.adm.options import json_option
 from rebalancer.adm.output import json_text, make_console
 from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import cause_line
-from rebalancer.api.nodes import NodeCheckProgress, NodeCheckResult
+from rebalancer.api.nodes import NodeCheckProgress, NodeCheckResult, NodeCheckSample, NodeCheckShard
 from rebalancer.domain.node_checks import Answer
+from rebalancer.domain.tiers import Tier, number_of, shard_name
 from rebalancer.errors import PeerError
 
 #: The exit codes of the answers that are known.
@@ -42,7 +43,7 @@ def check(access: Access, shark: str, first: int | None, as_json: bool) -> None:
 
     Scans all shards as they are now, without a job: what names the node, of which kind, and on
     which shard.  It changes nothing, ends with Ctrl-C, and takes as long as the search of a job.
-    Bucket objects are not looked at.  Without a terminal, progress comes as lines; with --json, all
+    Without a terminal, progress comes as lines; with --json, all
     lines of the manager as they come, of which the last has the answer.
 
     \b
@@ -96,14 +97,18 @@ def result_lines(result: NodeCheckResult) -> list[str]:
     """Return the answer of a check in lines: what was found, a sample, and what can be done."""
     lines = []
     for kind in result.kinds:
-        where = ", ".join(f"shard {one.shard}: {one.count:,}" for one in kind.shards)
+        where = ", ".join(f"{_shard(one)}: {one.count:,}" for one in kind.shards)
         found = f"{kind.count or 0:,}" + (f" ({where})" if where else "")
         name = kind.kind.replace("_", " ")
         lines.append(f"{name}: {'not looked at' if kind.count is None else found}")
         sample = [one for one in result.sample if one.kind == kind.kind]
-        lines += [f"  shard {one.shard}  {one.key}" for one in sample]
+        lines += [f"  {_shard(one)}  {one.key}" for one in sample]
     lines += [f"a job for the node has not ended: {job_id}" for job_id in result.jobs]
     return [*lines, result.line, *map(cause_line, result.causes)]
+
+
+def _shard(one: NodeCheckShard | NodeCheckSample) -> str:
+    return shard_name(number_of(Tier(one.tier), one.shard))
 
 
 def _show(show: Show, line: Any) -> None:

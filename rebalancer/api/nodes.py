@@ -7,12 +7,14 @@ import attrs
 from rebalancer.api.fields import Count, Positive, Share, Uuid, about
 from rebalancer.api.jobs import VerdictCause
 from rebalancer.domain.node_checks import Answer, Kind
+from rebalancer.domain.tiers import Tier
 
 _KIND = (
     "`object`: a record that names the node.  `unusable_record`: one that holds its name and cannot"
-    " be used.  `upload_in_progress`: an upload that will end on the node.  `bucket_object`: an"
-    " object of the API's second version, at which this manager does not look."
+    " be used.  `upload_in_progress`: an upload that will end on the node.  `bucket_object`: the"
+    " record of one that names the node."
 )
+TIER = "The metadata tier of the shard, in which the shard's number counts."
 _NODE = "1.stor.example.com"
 
 
@@ -32,6 +34,7 @@ class NodeCheckProgress:
 class NodeCheckShard:
     """A shard, and its count of one kind."""
 
+    tier: str = about(TIER, enum=list(Tier))
     shard: Count
     count: Positive
 
@@ -50,6 +53,7 @@ class NodeCheckSample:
     """A record or upload that was among the first found of its kind."""
 
     kind: str = about(_KIND, enum=list(Kind))
+    tier: str = about(TIER, enum=list(Tier))
     shard: Count
     key: str
     id: str = about("The id of the object or upload; `<shard>:<key>` for a record that names none.")

@@ -8,6 +8,7 @@ from rebalancer.config import checks
 from rebalancer.config.access import ApiAccess
 from rebalancer.config.reload import LIVE, NEXT_JOB, RESTART, key
 from rebalancer.converter import FieldError
+from rebalancer.domain.tiers import Tier, number_of
 
 
 @attrs.frozen
@@ -406,9 +407,36 @@ class ManagerConfig:
         return {number: f"{number}.rebalancer-postgres.{self.domain_name}" for number in numbers}
 
     @property
+    def bucket_primaries(self) -> dict[int, str]:
+        """Return the name of each buckets shard's primary, by the number that stages know."""
+        return self._of_buckets_shards(self.buckets_primary)
+
+    @property
+    def bucket_clones(self) -> dict[int, str]:
+        """Return the name of each buckets shard's clone, by the number that stages know."""
+        return self._of_buckets_shards(self.buckets_clone)
+
+    def _of_buckets_shards(self, name: str) -> dict[int, str]:
+        ordinals = [shard.number for shard in self.buckets_shards] if name else []
+        return {
+            number_of(Tier.BUCKETS, ordinal): name.replace("{shard}", str(ordinal))
+            for ordinal in sorted(ordinals)
+        }
+
+    @property
     def looks_at_buckets(self) -> bool:
         """Tell whether bucket objects are looked at: without PostgreSQL nobody can see them all."""
         return bool(self.buckets_primary)
+
+    @property
+    def has_unseen_buckets(self) -> bool:
+        """Tell whether the region has bucket objects at which nobody looks."""
+        return self.has_bucket_objects and not self.looks_at_buckets
+
+    @property
+    def shard_numbers(self) -> frozenset[int]:
+        """Return the shards of both tiers that are looked at, by the numbers that stages know."""
+        return frozenset((*(shard.number for shard in self.shards), *self.bucket_primaries))
 
     @property
     def storinfo(self) -> str:

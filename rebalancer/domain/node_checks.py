@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from rebalancer.domain import reasons
+from rebalancer.domain.tiers import shard_name
 from rebalancer.domain.verdicts import BUCKET_OBJECTS, Cause, Scope
 
 
@@ -18,12 +19,13 @@ class Kind(enum.StrEnum):
     OBJECT = "object"
     UNUSABLE = "unusable_record"  # of an object: it holds the name, and nobody can say what for
     UPLOAD = reasons.UPLOAD_IN_PROGRESS.word
-    BUCKET_OBJECT = "bucket_object"  # of the API's second version: this program does not look
+    BUCKET_OBJECT = "bucket_object"
 
 
 #: How one and several of what is counted are called in a line for a person.
 _COUNTED: Mapping[str, tuple[str, str]] = {
     Kind.OBJECT: ("object", "objects"),
+    Kind.BUCKET_OBJECT: ("bucket object", "bucket objects"),
     Kind.UNUSABLE: ("unusable record", "unusable records"),
     Kind.UPLOAD: ("open upload", "open uploads"),
 }
@@ -60,6 +62,8 @@ class Seen:
     bounds_shards: bool = False
     #: Whether the region has bucket objects, at which nobody looks.
     has_buckets: bool = False
+    #: Whether bucket objects were looked at.
+    looks_at_buckets: bool = False
     #: Unfinished jobs that empty the node.
     jobs: Sequence[str] = ()
     #: The job that was the last to empty the node, if it left what another would leave, too.
@@ -85,7 +89,8 @@ def decide(node: str, seen: Seen) -> Decision:
     if causes:
         line += f"of: {', '.join(map(_in_words, causes))}"
     else:
-        line += f"no record names {node}; bucket objects were not looked at"
+        line += f"no record names {node}"
+        line += "" if seen.looks_at_buckets else "; bucket objects were not looked at"
     return Decision(answer, line, causes)
 
 
@@ -108,13 +113,12 @@ def _against(node: str, seen: Seen) -> list[Cause]:
     look = f"rebalancer adm node check {node}"
     advice = {
         Kind.OBJECT: (f"records name the node; {move[0]}", move[1]),
+        Kind.BUCKET_OBJECT: (f"records name the node; {move[0]}", move[1]),
         Kind.UNUSABLE: ("a person must mend these records: an evacuation cannot", None),
         Kind.UPLOAD: ("these uploads still go to the node; wait for their ends", look),
     }
     found = [
-        Cause(kind, count, *advice[kind])
-        for kind in Kind
-        if (count := seen.counts.get(kind, 0)) and kind in advice
+        Cause(kind, count, *advice[kind]) for kind in Kind if (count := seen.counts.get(kind, 0))
     ]
     if seen.takes_writes:
         why = "storinfo lists the node, so front ends choose it for new objects; stop its heartbeat"
@@ -130,7 +134,7 @@ def _unknown(node: str, seen: Seen) -> list[Cause]:
     """Return what nobody has looked at."""
     look = f"rebalancer adm node check {node}"
     missing = [
-        Cause(f"shard_{number}_not_scanned", None, why, look)
+        Cause(f"{shard_name(number).replace(' ', '_')}_not_scanned", None, why, look)
         for number, why in sorted(seen.failures.items())
     ]
     for job_id, why in sorted(seen.unread.items()):
@@ -147,6 +151,6 @@ def _unknown(node: str, seen: Seen) -> list[Cause]:
         why = "min_shard or max_shard leave shards out; take all of them"
         missing.append(Cause(Scope.SOME_SHARDS, None, why, None))
     if seen.has_buckets:
-        why = "this program does not look at them: the node may have some"
+        why = "nobody looks at them, for want of buckets_primary: the node may have some"
         missing.append(Cause(BUCKET_OBJECTS, None, why, None))
     return missing

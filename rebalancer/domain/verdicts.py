@@ -42,7 +42,7 @@ class Scope(enum.StrEnum):
     IMPORTED = "imported"
 
 
-#: Stands for objects of the second version of the API, which this program does not look at.
+#: Stands for the bucket objects of a region where the manager cannot look at them.
 BUCKET_OBJECTS = "bucket_objects_not_looked_at"
 #: Stands for records that a file names and that are gone, or not on the node.
 DROPPED = "dropped"
@@ -201,7 +201,7 @@ def of_evacuation(
     """Decide whether an ended evacuation has emptied its node.
 
     `scope` has the reasons why it may not have looked at all of the node; `has_buckets`: the region
-    has bucket objects, too.
+    has bucket objects, at which nobody looks.
     """
     commands = _Commands(job, node)
     is_complete = state is JobState.COMPLETE
@@ -223,7 +223,7 @@ def of_evacuation(
         parts.append(Cause(DROPPED, end.dropped, advice, commands.report))
     wanted = [cause for cause in left if cause.word == reasons.EXCLUDED.word]
     if has_buckets:
-        advice = "this program does not look at them: the node may have some"
+        advice = "nobody looks at them, for want of buckets_primary: the node may have some"
         left.append(Cause(BUCKET_OBJECTS, None, advice, None))
     if len(left) > len(wanted):
         count = sum(cause.count or 0 for cause in left)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,11 @@ from rebalancer.errors import ConfigError, PeerUnreachable
 from rebalancer.manager.fleet.ledger import FleetLedger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.metrics import ManagerMetrics
+from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
+from rebalancer.peers.protocols import LiveShard
 from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
@@ -81,21 +83,37 @@ class Shards:
 
     moray: Mapping[int, MorayClient]
     clones: "Mapping[int, PostgresShard]"
+    #: The shards of the buckets tier, if bucket objects are looked at.
+    buckets: Mapping[int, LiveShard] = attrs.field(factory=dict)
+    bucket_clones: Mapping[int, scan.Scannable] = attrs.field(factory=dict)
+
+    @property
+    def live(self) -> dict[int, LiveShard]:
+        """Return the live shards of both tiers."""
+        return {**self.moray, **self.buckets}
+
+    @property
+    def scanned(self) -> dict[int, scan.Scannable]:
+        """Return the shards of both tiers in which discovery looks: clones, where there are any."""
+        directory: Mapping[int, scan.Scannable] = self.clones or self.moray
+        return {**directory, **self.buckets, **self.bucket_clones}
 
 
 def check_discovery(config: ManagerConfig) -> None:
-    """Check that clones can be asked, if a configuration says that they are to be scanned.
+    """Check that PostgreSQL can be asked, if a configuration says that it is to be.
 
     Raises:
       ConfigError: libpq, by which they are, cannot be loaded.
     """
-    if config.discovery == "direct_db":
+    wanted = {"discovery 'direct_db'": "'moray'"} if config.discovery == "direct_db" else {}
+    if config.looks_at_buckets:
+        wanted["buckets_primary"] = "an empty name"
+    for what, otherwise in wanted.items():
         try:
             import_module("rebalancer.peers.postgres")
         except ImportError as exc:
             trouble = " ".join(str(exc).split())
-            expected = "expected libpq, or 'moray'"
-            raise ConfigError(f"discovery 'direct_db': {trouble}; {expected}") from exc
+            raise ConfigError(f"{what}: {trouble}; expected libpq, or {otherwise}") from exc
 
 
 @asynccontextmanager
@@ -103,11 +121,19 @@ async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
     """Open clients of the configured shards, which connect when they are first used."""
     threads = config.options.max_metadata_update_threads
     names = {shard.number: shard.host for shard in config.shards}
-    async with open_moray(names, config.hosts, connections=threads) as moray:
-        if config.discovery != "direct_db":
-            yield Shards(moray, {})
-            return
-        from rebalancer.peers.postgres import open_postgres
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        shards = Shards(await enter(open_moray(names, config.hosts, connections=threads)), {})
+        if config.discovery == "direct_db":
+            from rebalancer.peers.postgres import open_postgres
 
-        async with open_postgres(config.clones, config.hosts) as clones:
-            yield Shards(moray, clones)
+            clones = await enter(open_postgres(config.clones, config.hosts))
+            shards = attrs.evolve(shards, clones=clones)
+        if config.looks_at_buckets:
+            from rebalancer.peers.buckets.tier import open_buckets
+
+            tier = await enter(
+                open_buckets(config.bucket_primaries, config.bucket_clones, config.hosts)
+            )
+            shards = attrs.evolve(shards, buckets=tier.shards, bucket_clones=tier.clones)
+        yield shards

@@ -10,14 +10,14 @@ from rebalancer.api import nodes as api
 from rebalancer.api.jobs import VerdictCause
 from rebalancer.domain.node_checks import Kind, Seen, decide
 from rebalancer.domain.objects import is_storage_id
+from rebalancer.domain.tiers import tier_of
 from rebalancer.errors import BadRequest, Conflict, StoreError, leaves
 from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.http.lines import Followed, line_of
-from rebalancer.manager.jobs.assembly import Resources
+from rebalancer.manager.jobs.assembly import Resources, open_shards
 from rebalancer.manager.jobs.queries import JobQueries
 from rebalancer.manager.nodes.scan import NodeScan
 from rebalancer.manager.store import views
-from rebalancer.peers.moray.client import open_moray
 from rebalancer.threads import Work, run_sync
 
 #: Seconds between two lines of progress, which also show that the client is there still.
@@ -115,13 +115,13 @@ class NodeChecks:
     async def _scan(self, check: _Check, first: int | None) -> None:
         """Scan the live shards, unless the check is given up."""
         config = self.resources.config
-        options, hosts = config.options, {one.number: one.host for one in config.shards}
+        options = config.options
         try:
             check.beside.append(await self._look_beside(check.node))
-            async with open_moray(hosts, config.hosts, connections=1) as moray:
+            async with open_shards(config) as shards:
                 check.scan = NodeScan(
                     check.node,
-                    moray,
+                    shards.live,
                     options.max_md_read_threads,
                     options.md_read_chunk_size,
                     first,
@@ -160,7 +160,7 @@ class NodeChecks:
     async def _result(self, check: _Check) -> api.NodeCheckResult:
         scan, node = check.scan, check.node
         ended = set[int]() if scan is None else scan.ended
-        shards = scan.shards if scan else [one.number for one in self.resources.config.shards]
+        shards = scan.shards if scan else self.resources.config.shard_numbers
         why = check.failure or "its scan was cut short"
         cut_short = {number: why for number in shards if number not in ended}
         unfinished = await self.queries.index.unfinished()
@@ -176,7 +176,8 @@ class NodeChecks:
             is_promised=any(one.is_promised for one in check.beside),
             unread={job_id: why for one in check.beside for job_id, why in one.unread.items()},
             bounds_shards=self.resources.config.bounds_shards,
-            has_buckets=self.resources.config.has_bucket_objects,
+            has_buckets=self.resources.config.has_unseen_buckets,
+            looks_at_buckets=self.resources.config.looks_at_buckets,
             jobs=jobs,
             left_by=await self._left_by(node),
         )
@@ -194,7 +195,13 @@ class NodeChecks:
             ),
             kinds=tuple(map(partial(_kind, scan), Kind)),
             sample=tuple(
-                api.NodeCheckSample(kind=one.kind, shard=one.shard, key=one.key, id=one.id)
+                api.NodeCheckSample(
+                    kind=one.kind,
+                    tier=tier_of(one.shard),
+                    shard=abs(one.shard),
+                    key=one.key,
+                    id=one.id,
+                )
                 for one in (() if scan is None else scan.sample)
             ),
             jobs=jobs,
@@ -203,12 +210,16 @@ class NodeChecks:
 
 def _kind(scan: NodeScan | None, kind: Kind) -> api.NodeCheckKind:
     counts = {} if scan is None else scan.counts
-    is_looked_at = scan is not None and kind is not Kind.BUCKET_OBJECT
+    of_buckets = kind is Kind.BUCKET_OBJECT
+    is_looked_at = scan is not None and not (of_buckets and min(scan.shards, default=1) > 0)
     shards = sorted((shard, count) for (one, shard), count in counts.items() if one is kind)
     return api.NodeCheckKind(
         kind=kind,
         count=sum(count for _, count in shards) if is_looked_at else None,
-        shards=tuple(api.NodeCheckShard(shard=shard, count=count) for shard, count in shards),
+        shards=tuple(
+            api.NodeCheckShard(tier=tier_of(shard), shard=abs(shard), count=count)
+            for shard, count in shards
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from rebalancer.domain.completeness import Reached
 from rebalancer.domain.node_checks import Kind
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Column
-from rebalancer.domain.tiers import shard_name
+from rebalancer.domain.tiers import Tier, shard_name, tier_of
 from rebalancer.errors import PeerError
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.peers import scan
@@ -27,6 +27,10 @@ PATIENCE_S = 60.0
 SAMPLE = 10
 #: Rows that are read at once, in some milliseconds, before other tasks have their turn.
 AT_ONCE = 200
+
+
+#: The kind of an object that can be used, by its tier.
+_OBJECTS = {Tier.DIRECTORY: Kind.OBJECT, Tier.BUCKETS: Kind.BUCKET_OBJECT}
 
 
 @attrs.frozen
@@ -52,7 +56,7 @@ def read_rows(node: str, number: int, rows: Iterable[scan.FoundRow]) -> list[Nam
         )
         if record is not None:
             is_usable = record.reason is None or record.reason.column is not Column.ERROR
-            kind = Kind.OBJECT if is_usable else Kind.UNUSABLE
+            kind = _OBJECTS[tier_of(number)] if is_usable else Kind.UNUSABLE
             found.append(Named(kind, number, row.key, record.id))
     return found
 

@@ -64,7 +64,7 @@ async def test_a_node_is_checked_without_a_job(tmp_path: Path) -> None:
 
     kinds = {one["kind"]: (one["count"], one["shards"]) for one in result["kinds"]}
     assert kinds == {
-        "object": (12, [{"shard": 1, "count": 12}]),
+        "object": (12, [{"tier": "directory", "shard": 1, "count": 12}]),
         "unusable_record": (0, []),
         "upload_in_progress": (0, []),
         "bucket_object": (None, []),

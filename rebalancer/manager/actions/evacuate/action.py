@@ -109,12 +109,11 @@ class EvacuateAction:
             scope.add(Scope.RETRIED)
         if not scope and end.remaining is None:
             scope.add(Scope.NO_FINAL_SCAN)
-        is_scanned = {shard.number for shard in config.shards} <= set(end.shards)
+        is_scanned = config.shard_numbers <= set(end.shards)
         is_bounded = config.bounds_shards and not is_imported(params)
         if is_bounded or (end.remaining is not None and not is_scanned):
             scope.add(Scope.SOME_SHARDS)
-        has_buckets = config.has_bucket_objects
-        node = params["from_shark"]
+        has_buckets, node = config.has_unseen_buckets, params["from_shark"]
         return of_evacuation(row.id, node, row.state, scope, end, has_buckets=has_buckets)
 
     async def plan(
