@@ -19,6 +19,7 @@ and its callers catch is defined there; the drawing names its module.
           Unprocessable
         PeerError
           PeerUnreachable
+            ClosedByServer          peers.buckets.mdapi
           PeerRefused
             PeerWantsToken
           PeerMalformed
@@ -32,6 +33,7 @@ and its callers catch is defined there; the drawing names its module.
               BadVersion            peers.moray.fast
               Truncated             peers.moray.fast
           MetadataError             peers.metadata
+            MdapiError              peers.buckets.messages
             MorayError              peers.moray.errors
         StoreError
           StoreBusy

@@ -22,9 +22,9 @@ from rebalancer.log import get_logger
 from rebalancer.peers.names import Endpoint, is_numeric, locate, split_port
 from rebalancer.threads import Work, run_sync
 
-SERVICE = "_moray._tcp"
-#: Without SRV records: the balancer in front of a zone's processes, then the first of these.
-PORTS = (2020, 2021)
+#: The service of a shard's servers in the directory tier, and their ports without SRV records:
+#: the balancer in front of a zone's processes, then the first of these.
+SERVICE, PORTS = "_moray._tcp", (2020, 2021)
 #: An answer is kept for at least and at most so many seconds, whatever it says.
 MIN_TTL_S, MAX_TTL_S = 5.0, 300.0
 #: Seconds for one question, all its repetitions and name servers together.
@@ -137,6 +137,8 @@ class Resolver:
     nameserver: Endpoint | None = None
     file: str = "/etc/resolv.conf"
     question_s: float = QUESTION_S
+    service: str = SERVICE
+    ports: tuple[int, ...] = PORTS
     _cache: Cache[_Records] = attrs.field(factory=Cache)
     _dns: dns.asyncresolver.Resolver | None = None
     _version: tuple[int, int, int] | None = None
@@ -155,7 +157,9 @@ class Resolver:
         if where.port:
             services = [Target(where)]
         elif is_listed or not (services := await self._services(where.host)):
-            services = [Target(Endpoint(where.host, port), rank) for rank, port in enumerate(PORTS)]
+            services = [
+                Target(Endpoint(where.host, port), rank) for rank, port in enumerate(self.ports)
+            ]
         if is_listed:
             return services
         found, failure = list[Target](), None
@@ -177,7 +181,7 @@ class Resolver:
         if is_numeric(host):
             return []
         services = []
-        for record in await self._ask(f"{SERVICE}.{host}", "SRV"):
+        for record in await self._ask(f"{self.service}.{host}", "SRV"):
             priority, weight, port, target = record.split()
             endpoint = Endpoint(target.rstrip("."), int(port))
             services.append(Target(endpoint, int(priority), int(weight)))

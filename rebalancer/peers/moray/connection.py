@@ -15,11 +15,13 @@ import struct
 import termios
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import trio
 
+from rebalancer import jsontext
 from rebalancer.errors import PeerUnreachable
 from rebalancer.jsontext import JsonText
 from rebalancer.log import get_logger
@@ -81,9 +83,15 @@ class Connection:
     over it.  The owner runs `run` in a task for as long as it uses the connection.
     """
 
-    def __init__(self, stream: trio.SocketStream, peer: str) -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        peer: str,
+        loads: Callable[[bytes], Any] = jsontext.loads,
+    ) -> None:
         self._stream = stream
         self._peer = peer
+        self._loads = loads
         _prepare(stream)
         self._room = select.poll()
         self._room.register(stream.socket.fileno(), select.POLLOUT)
@@ -243,7 +251,7 @@ class Connection:
 
         Bytes left unread when the socket is closed would make the kernel send a reset.
         """
-        decoder: fast.Decoder | None = fast.Decoder()
+        decoder: fast.Decoder | None = fast.Decoder(self._loads)
         reason = "closed by the server"
         try:
             while data := await self._stream.receive_some(_RECEIVE_BYTES):

@@ -133,8 +133,10 @@ class Decoder:
     further use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loads: Callable[[bytes], Any] = jsontext.loads) -> None:
         self._buffer = bytearray()
+        #: Parses a payload, perhaps leaving some of it as text.
+        self._loads = loads
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Yield the messages that `data` completes.
@@ -154,9 +156,8 @@ class Decoder:
                 if len(self._buffer) - body < length:
                     return
                 begun = body + length
-                yield _read(
-                    version, _STATUSES[status], msg_id, crc, bytes(self._buffer[body:begun])
-                )
+                payload = bytes(self._buffer[body:begun])
+                yield _read(version, _STATUSES[status], msg_id, crc, payload, self._loads)
         finally:
             # Once for all messages: each time the rest of the bytes moves.
             del self._buffer[:begun]
@@ -189,7 +190,14 @@ def _check_header(version: int, kind: int, status: int, msg_id: int, length: int
         raise BadLength(f"payload of {length} bytes, expected at most {MAX_PAYLOAD_BYTES}")
 
 
-def _read(version: int, status: Status, msg_id: int, crc: int, payload: bytes) -> Message:
+def _read(
+    version: int,
+    status: Status,
+    msg_id: int,
+    crc: int,
+    payload: bytes,
+    loads: Callable[[bytes], Any],
+) -> Message:
     try:
         expected = _CRC[version](payload)
     except UnicodeDecodeError as exc:
@@ -197,7 +205,7 @@ def _read(version: int, status: Status, msg_id: int, crc: int, payload: bytes) -
     if crc != expected:
         raise BadCrc(f"message {msg_id}: checksum {crc:04X}, expected {expected:04X}")
     try:
-        document = jsontext.loads(payload)
+        document = loads(payload)
     except (ValueError, RecursionError) as exc:
         raise BadPayload(f"message {msg_id}: {exc}") from exc
     if not (

@@ -3,9 +3,12 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import trio
 
+from rebalancer import jsontext
 from rebalancer.errors import PeerUnreachable
 from rebalancer.peers.moray.connection import Connection
 from rebalancer.peers.names import Endpoint
@@ -41,12 +44,14 @@ class Pool:
         nursery: trio.Nursery,
         limit: int,
         rng: random.Random | None = None,
+        loads: Callable[[bytes], Any] = jsontext.loads,
     ) -> None:
         self.name = name
         self.limit = limit
         self._resolver = resolver
         self._nursery = nursery
         self._rng = rng or random.Random()
+        self._loads = loads
         self._open: dict[Connection, Endpoint] = {}
         self._running = 0
         self._spread_at: float | None = None
@@ -141,7 +146,7 @@ class Pool:
         finally:
             self._opening_at[where] -= 1
         self._shunned.pop(where, None)
-        connection = Connection(stream, f"{self.name} at {where}")
+        connection = Connection(stream, f"{self.name} at {where}", self._loads)
         self._open[connection] = where
         self._running += 1
         self._nursery.start_soon(self._run, connection)
