@@ -17,7 +17,7 @@ BLOCK_BYTES = 1 << 20
 IDLE_S = 60.0
 
 _UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
-_OBJECT = re.compile(rf"/{_UUID}/{_UUID}")
+_OBJECT = re.compile(rf"/{_UUID}/{_UUID}|/v2/{_UUID}/{_UUID}/[0-9a-f]{{2}}/{_UUID},[0-9a-f]{{32}}")
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ import pytest
 from rebalancer_devregion.nginx import serving
 from tests.conftest import require
 from tests.process.regions import agent_alone, reach
-from tests.sources import ASSIGNMENT, OWNER, task, uuid
+from tests.sources import ASSIGNMENT, OWNER, bucket_path, bucket_task, task, uuid
 
 pytestmark = pytest.mark.process
 
@@ -31,18 +31,27 @@ def fill(source: Path) -> None:
         path.chmod(0o755)
     for number, content in enumerate(CONTENTS):
         (root / uuid(number)).write_bytes(content)
+        of_bucket = source / bucket_path(number)
+        of_bucket.parent.mkdir(parents=True, exist_ok=True)
+        of_bucket.write_bytes(content[::-1])
 
 
-@pytest.mark.parametrize("keepalive_s", [60, 0], ids=["keep-alive", "close"])
+@pytest.mark.parametrize(
+    ("keepalive_s", "engine"), [(60, "libcurl"), (0, "plain")], ids=["keep-alive", "close"]
+)
 async def test_objects_of_all_sizes_come_from_nginx(
-    program: str, tmp_path: Path, keepalive_s: int
+    program: str, tmp_path: Path, keepalive_s: int, engine: str
 ) -> None:
-    """With its connections kept and with every one closed; one that is missing is told."""
+    """Of both tiers, under the same ids; one that is missing is told.
+
+    With connections kept, and with every one closed; by each of the two engines.
+    """
     source = tmp_path / "source"
     fill(source)
     with serving(program, tmp_path, source, keepalive_s) as port:
-        alone = agent_alone(tmp_path, f"127.0.0.1:{port}")
+        alone = agent_alone(tmp_path, f"127.0.0.1:{port}", source={"engine": engine})
         tasks = [task(number, content) for number, content in enumerate([*CONTENTS, b"missing"])]
+        tasks += [bucket_task(number, content[::-1]) for number, content in enumerate(CONTENTS)]
         await alone.process.start()
         try:
             async with httpx.AsyncClient() as client:
@@ -61,3 +70,5 @@ async def test_objects_of_all_sizes_come_from_nginx(
     assert failed["status"] == {"Failed": {"HTTPStatusCode": 404}}
     root = tmp_path / "manta" / OWNER
     assert [(root / uuid(n)).read_bytes() for n in range(len(CONTENTS))] == CONTENTS
+    for number, content in enumerate(CONTENTS):
+        assert (tmp_path / "manta" / bucket_path(number)).read_bytes() == content[::-1]
