@@ -66,10 +66,13 @@ class PostgresShard(scan.DirectoryShard):
     #: The settings of its sessions.
     _SETTINGS: ClassVar[Mapping[str, str]] = {"default_transaction_read_only": "on"}
 
-    def __init__(self, name: str, where: Endpoint, database: str | None = None) -> None:
+    def __init__(
+        self, name: str, where: Endpoint, database: str | None = None, connect_s: int = CONNECT_S
+    ) -> None:
         self.name = name
         self._where = where
         self._database = database
+        self._connect_s = connect_s
         self._asking = trio.Lock()
         self._connection: psycopg.Connection[Row] | None = None
         self._is_running = False
@@ -153,7 +156,7 @@ class PostgresShard(scan.DirectoryShard):
             **self._parameters(),
             application_name="rebalancer",
             client_encoding="utf8",
-            connect_timeout=CONNECT_S,
+            connect_timeout=self._connect_s,
             keepalives_idle=SILENCE_S // 2,
             keepalives_interval=SILENCE_S // 6,
             keepalives_count=3,
@@ -324,14 +327,14 @@ def _line(exc: psycopg.Error) -> str:
 
 @asynccontextmanager
 async def open_postgres(
-    names: Mapping[int, str], hosts: Mapping[str, str]
+    names: Mapping[int, str], hosts: Mapping[str, str], connect_s: int = CONNECT_S
 ) -> AsyncIterator[dict[int, PostgresShard]]:
-    """Open clients of the clones of all shards, by number.
+    """Open clients of the clones of all shards, by number; each connects within `connect_s`.
 
     Nothing is connected yet: a clone that is down fails its statements, not this.
     """
     shards = {
-        number: PostgresShard(name, locate(name, hosts, DEFAULT_PORT))
+        number: PostgresShard(name, locate(name, hosts, DEFAULT_PORT), connect_s)
         for number, name in names.items()
     }
     try:

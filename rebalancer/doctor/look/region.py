@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rebalancer.peers.postgres import PostgresShard
 
 #: Seconds that a peer has for its answer; a connection to a clone takes a part of them.
-ANSWER_S, CONNECT_S = 9.0, 4.0
+ANSWER_S, CONNECT_S = 8.0, 3
+
+#: This machine's clock.
+_now = time.time
 
 #: Asks a peer; returns its time in seconds of the epoch, if it tells.
 Ask = Callable[[], Awaitable[float | None]]
@@ -39,7 +42,7 @@ async def _ask_all(asks: Mapping[str, Ask]) -> list[Answer]:
         except (PeerError, OSError, ValueError) as exc:
             answers[name] = Answer(name, None, str(exc).removeprefix(f"{name}: "))
         else:
-            ahead = None if told is None else told - time.time()
+            ahead = None if told is None else told - _now()
             answers[name] = Answer(name, trio.current_time() - started, "", ahead)
 
     async with trio.open_nursery() as nursery:
@@ -70,7 +73,7 @@ async def _clones(config: ManagerConfig) -> list[Answer]:
     # Not before: there may be no libpq, which another finding says.
     from rebalancer.peers.postgres import open_postgres
 
-    async with open_postgres(config.clones, config.hosts) as clients:
+    async with open_postgres(config.clones, config.hosts, CONNECT_S) as clients:
         return await _ask_all(
             {client.name: partial(_ask_clone, client, config) for client in clients.values()}
         )
