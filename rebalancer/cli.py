@@ -146,8 +146,7 @@ def manager_command(path: Path | None) -> None:
 
     config = load_manager(path)
     log.configure(main.LOG_NAME, config.log_level)
-    _check_start("manager", path, config)
-    _serve(lambda: main.run(config, path))
+    _serve("manager", path, config, lambda: main.run(config, path))
 
 
 @cli.command("agent")
@@ -159,8 +158,7 @@ def agent_command(path: Path | None) -> None:
 
     config = load_agent(path)
     log.configure("rebalancer-agent", config.log.level)
-    _check_start("agent", path, config)
-    _serve(lambda: main.run(config))
+    _serve("agent", path, config, lambda: main.run(config))
 
 
 @cli.command("check-config")
@@ -199,15 +197,16 @@ def check_config(program: str, file: Path) -> None:
     click.echo(json.dumps(attrs.asdict(config), indent=2))
 
 
-def _check_start(program: str, path: Path | None, config: ManagerConfig | AgentConfig) -> None:
+def _serve(
+    program: str,
+    path: Path | None,
+    config: ManagerConfig | AgentConfig,
+    run: Callable[[], Awaitable[None]],
+) -> None:
+    import trio  # which cannot be imported by every Python that runs `doctor`
+
     from rebalancer.doctor.run import check_start
     from rebalancer.doctor.subject import Subject
-
-    check_start(Subject(program, path, config))
-
-
-def _serve(run: Callable[[], Awaitable[None]]) -> None:
-    import trio  # which cannot be imported by every Python that runs `doctor`
 
     python = platform.python_version()
     log.get_logger().info("starting", version=__version__, python=python, **describe())
@@ -216,6 +215,7 @@ def _serve(run: Callable[[], Awaitable[None]]) -> None:
         await run()
 
     try:
+        check_start(Subject(program, path, config))
         trio.run(start)
     except BaseExceptionGroup as group:
         expected, bugs = group.split((RebalancerError, OSError))

@@ -334,7 +334,7 @@ async def open_postgres(
     Nothing is connected yet: a clone that is down fails its statements, not this.
     """
     shards = {
-        number: PostgresShard(name, locate(name, hosts, DEFAULT_PORT), connect_s)
+        number: PostgresShard(name, locate(name, hosts, DEFAULT_PORT), None, connect_s)
         for number, name in names.items()
     }
     try:

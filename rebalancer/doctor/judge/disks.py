@@ -56,8 +56,8 @@ class Folder:
     step: str = ""
     error: str = ""
     is_full: bool = False
-    #: Whether the program has worked there before, so that it starts though the disk is full.
-    is_set_up: bool = True
+    #: Whether the program starts though the disk is full, because it has worked there before.
+    is_waited_for: bool = False
     #: Where the path leads, if a part of it is a link.
     leads_to: str = ""
     #: What to do about the error, if the step does not say that already.
@@ -71,7 +71,7 @@ def folders(seen: Sequence[Folder]) -> Iterator[Finding]:
         if not one.step:
             link = f" (a link to {one.leads_to})" if one.leads_to else ""
             yield ok(f"{where}{link}: files are made, renamed and synced")
-        elif one.is_full and one.is_set_up:
+        elif one.is_full and one.is_waited_for:
             yield warning(
                 f"{where}: cannot {one.step}: {one.error}",
                 "room; the program waits for it",
@@ -106,7 +106,7 @@ def wal(seen: Wal) -> Finding:
         return ok(f"{seen.path}: works, with memory that connections share")
     if seen.is_full:
         do = "make room on the file system"
-        return warning(f"{seen.path}: could not be tried: {seen.trouble}", "room", do)
+        return stops(f"{seen.path}: cannot be tried: {seen.trouble}", "room", do)
     return stops(
         f"{seen.path}: {seen.trouble}",
         "a local file system with mmap and locks",

@@ -70,13 +70,15 @@ def _try(subject: Subject, temp: Place, root: Place) -> judge.Folder:
 
 
 def _failed(place: Place, step: str, exc: OSError) -> judge.Folder:
+    # A manager changes its list of jobs at each start, so it does not start without room.
+    waits = place.purpose != "data_dir" and os.path.exists(place.path / LOCK_FILE)
     return judge.Folder(
         place.purpose,
         str(place.path),
         step,
         exc.strerror or str(exc),
         is_full=exc.errno in FULL,
-        is_set_up=os.path.exists(place.path / LOCK_FILE),
+        is_waited_for=waits,
     )
 
 

@@ -14,14 +14,14 @@ OK, WARNING, STOPS = Level.OK, Level.WARNING, Level.STOPS
     [
         (Folder("data_dir", "/db"), OK, "renamed and synced"),
         (Folder("data_dir", "/db", leads_to="/zones/db"), OK, "a link to /zones/db"),
-        (Folder("data_dir", "/db", "sync a file", "No space", is_full=True), WARNING, "No space"),
-        (Folder("d", "/", "sync a file", "No", is_full=True, is_set_up=False), STOPS, "sync"),
+        (Folder("state_dir", "/", "s", "No", is_full=True, is_waited_for=True), WARNING, "No"),
+        (Folder("data_dir", "/db", "sync a file", "No", is_full=True), STOPS, "sync"),
         (Folder("temp_dir", "/t", "rename a file", "cross-device"), STOPS, "rename"),
         (Folder("data_dir", "/db", "make a folder", "Permission denied"), STOPS, "denied"),
     ],
 )
 def test_a_folder_takes_files(seen: Folder, level: Level, has: str) -> None:
-    """A full disk passes, for a program that has begun there before."""
+    """A full disk passes, for an agent that has begun there before."""
     (found,) = disks.folders([seen])
 
     assert found.level is level
@@ -29,10 +29,10 @@ def test_a_folder_takes_files(seen: Folder, level: Level, has: str) -> None:
 
 
 def test_wal_needs_a_local_file_system() -> None:
-    """What a full disk does not let us try says nothing about it."""
+    """On a full disk a manager does not start either."""
     seen = [Wal("/db"), Wal("/db", "no mmap"), Wal("/db", "full", is_full=True)]
 
-    assert [disks.wal(one).level for one in seen] == [OK, STOPS, WARNING]
+    assert [disks.wal(one).level for one in seen] == [OK, STOPS, STOPS]
 
 
 @pytest.mark.parametrize(

@@ -96,25 +96,34 @@ def test_two_file_systems_of_an_agent_stop_it(
     assert first.step == "rename files into its folder scheduled"
 
 
-def test_a_full_disk_stops_only_what_was_never_set_up(
-    disk: Callable[[str, str], Disk], tmp_path: Path
-) -> None:
-    """A manager that has its lock and its database waits for room."""
+def test_a_full_disk_stops_a_manager(disk: Callable[[str, str], Disk], tmp_path: Path) -> None:
+    """As it ends when it cannot change its list of jobs."""
     small = disk("db", "size=256k")
+    small.fill(0)
     subject = a_manager(tmp_path)
-    for is_set_up, level in ((False, Level.STOPS), (True, Level.WARNING)):
-        if is_set_up:
-            (small.path / ".lock").touch()
-        small.fill(0)
-        (found,) = judge.folders(disks.folders(subject))
-        assert (found.level, "No space" in found.found) == (level, True)
-        assert judge.wal(disks.wal(subject)).level is Level.WARNING
-        assert judge.writes(disks.writes(subject)).level is Level.WARNING
-        (room,) = judge.room(disks.room(subject))
-        assert (room.level, "0 bytes free" in room.found) == (Level.WARNING, True)
-        small.empty()
+    (found,) = judge.folders(disks.folders(subject))
+    assert (found.level, "No space" in found.found) == (Level.STOPS, True)
+    assert judge.wal(disks.wal(subject)).level is Level.STOPS
+    assert judge.writes(disks.writes(subject)).level is Level.WARNING
+    (room,) = judge.room(disks.room(subject))
+    assert (room.level, "0 bytes free" in room.found) == (Level.WARNING, True)
     (mount,) = judge.mounts(disks.mounts(subject))
     assert "lies in memory (tmpfs)" in mount.found
+
+
+def test_a_full_disk_stops_only_an_agent_that_is_new_there(
+    disk: Callable[[str, str], Disk], tmp_path: Path
+) -> None:
+    """One that has its folders starts, and says what it waits for."""
+    (tmp_path / "manta").mkdir()
+    small = disk("state", "size=256k")
+    for is_new in (True, False):
+        if not is_new:
+            (small.path / ".lock").touch()
+        small.fill(0)
+        found, _ = judge.folders(disks.folders(an_agent(tmp_path)))
+        assert (found.level is Level.STOPS) is is_new
+        small.empty()
 
 
 def test_a_read_only_disk_stops(disk: Callable[[str, str], Disk], tmp_path: Path) -> None:
