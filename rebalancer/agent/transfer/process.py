@@ -158,8 +158,8 @@ def main() -> None:
     gc.set_threshold(20_000, 20, 20)
     # By default, each time that the event loop wants to run, a thread may delay it by 5 ms.
     sys.setswitchinterval(0.0002)
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    trio.run(_run, connection)
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        trio.run(_run, connection)
 
 
 async def _run(connection: socket.socket) -> None:

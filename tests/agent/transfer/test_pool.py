@@ -1,6 +1,8 @@
 """Fetchers: what is said to them, and what happens when they die."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
@@ -246,3 +248,16 @@ async def test_a_side_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyP
         with pytest.raises(trio.ClosedResourceError):
             await line.send(Want(1))
         assert await line.receive() is None
+
+
+def test_a_fetcher_process_leaves_nothing_open_at_its_end() -> None:
+    """Python warns of what is left, in the agent's log."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        command = [sys.executable, "-W", "error", "-m", "rebalancer.agent.transfer.process"]
+        done = subprocess.run(
+            [*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
+        )
+
+    assert (done.returncode, done.stderr) == (0, b"")
