@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import attrs
@@ -126,6 +127,18 @@ def cli() -> None:
     """Empty storage nodes of a Manta object store without losing an object."""
 
 
+def _program(name: str) -> ModuleType:
+    """Import a daemon, or say in a line what to install for it."""
+    try:
+        return import_module(f"rebalancer.{name}.main")
+    except ModuleNotFoundError as exc:
+        if is_archive():
+            text = f"this file has the operator's command only; the {name} is in the one that"
+            raise click.ClickException(f"{text} tools/build makes without --adm") from None
+        need = f"pip install manta-rebalancer=={__version__}"
+        raise click.ClickException(f"the {name} needs {exc.name}: {need}") from None
+
+
 _config_option = click.option(
     "-c",
     "--config_file",
@@ -142,8 +155,7 @@ _config_option = click.option(
 @_version("rebalancer-manager")
 def manager_command(path: Path | None) -> None:
     """Run the manager: one in a region."""
-    from rebalancer.manager import main
-
+    main = _program("manager")
     config = load_manager(path)
     log.configure(main.LOG_NAME, config.log_level)
     _serve("manager", path, config, lambda: main.run(config, path))
@@ -154,8 +166,7 @@ def manager_command(path: Path | None) -> None:
 @_version("rebalancer-agent")
 def agent_command(path: Path | None) -> None:
     """Run the agent: one on every storage node."""
-    from rebalancer.agent import main
-
+    main = _program("agent")
     config = load_agent(path)
     log.configure("rebalancer-agent", config.log.level)
     _serve("agent", path, config, lambda: main.run(config))

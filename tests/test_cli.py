@@ -170,6 +170,26 @@ def test_commands_of_the_region_say_what_to_install_where_it_is_not(
     assert done.stderr == f"Error: {args[0]} needs the embedded region: {need}\n"
 
 
+@pytest.mark.parametrize("name", ["manager", "agent"])
+def test_a_daemon_says_in_a_line_what_to_install_for_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An installation without dependencies, and a file that has the operator's command only."""
+    module = f"rebalancer.{name}.main"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    installed = CliRunner().invoke(cli, [name])
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("rebalancer.archive._ARCHIVE", "/home/me/rebalancer-adm")
+    archive = CliRunner().invoke(cli, [name])
+
+    need = f"needs prometheus_client: pip install manta-rebalancer=={__version__}"
+    assert (installed.exit_code, installed.stderr) == (1, f"Error: the {name} {need}\n")
+    assert archive.exit_code == 1
+    text = f"Error: this file has the operator's command only; the {name} is in the one that"
+    assert archive.stderr == f"{text} tools/build makes without --adm\n"
+
+
 def test_a_file_without_the_region_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be installed into an archive: another one has to be built."""
     monkeypatch.setitem(sys.modules, "rebalancer_devregion", None)

@@ -226,6 +226,25 @@ def test_no_program_has_the_embedded_region_in_memory(program: str) -> None:
     assert [name for name in loaded if name.startswith("rebalancer_devregion")] == []
 
 
+#: What `adm` needs of others, with what that needs: nothing compiled.  The file of the operator's
+#: command has no more (tools/build --adm).
+LIGHT = {"attr", "attrs", "cattr", "cattrs", "click", "h11", "idna", "outcome", "rich", "sniffio"}
+LIGHT |= {"sortedcontainers", "trio", "typing_extensions"}
+
+
+def test_the_operators_command_is_light() -> None:
+    """It runs on a laptop, with few packages and without the rooms of the daemons."""
+    commands = sorted((PACKAGE / "adm").glob("[!_]*.py"))
+    modules = [f"rebalancer.adm.{path.stem}" for path in commands]
+    loaded = loaded_with("rebalancer.__main__", *modules) - loaded_with("sys")
+
+    ours = {name.split(".")[1] for name in loaded if name.startswith("rebalancer.")}
+    assert ours & {"manager", "agent", "serving", "sqlite", "daemon"} == set()
+    tops = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    spared = {"msgspec"}  # quicker where it is installed
+    assert {top.lstrip("_") for top in tops} - spared <= {*LIGHT, "rebalancer"}
+
+
 def test_only_the_command_line_names_the_embedded_region() -> None:
     """It imports the region at the moment of the command, if the region is installed."""
     naming = {

@@ -2,35 +2,24 @@
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 import time
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from rebalancer.natives import PACKAGES
 from tests.installed.conftest import BUILD
+from tests.installed.pythons import FOUND
 
 ROOT = Path(__file__).parents[2]
 
 
-def pythons() -> Iterable[str | Path]:
-    """Find an interpreter of each version that the programs run with, the one of here first."""
-    yield os.path.realpath(sys.executable)
-    for minor in {11, 12, 13, 14} - {sys.version_info.minor}:
-        name = f"python3.{minor}"
-        beside = Path(sys.base_prefix).parent.glob(f"3.{minor}*/bin/{name}")
-        yield from [path for path in (shutil.which(name, path="/usr/bin"), *beside) if path][:1]
+PYTHONS = list(FOUND.values())
 
 
-PYTHONS = [str(path) for path in pythons()]
-
-
-@pytest.fixture(params=PYTHONS, ids=os.path.basename)
+@pytest.fixture(params=PYTHONS, ids=list(FOUND))
 def python(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Make an environment of a version of Python in which nothing is installed."""
     folder = tmp_path / "environment"
