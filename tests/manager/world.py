@@ -27,6 +27,7 @@ from rebalancer.agent_protocol import (
 from rebalancer.config import ManagerConfig, Options, Shard
 from rebalancer.domain.objects import Shark, StorageNode
 from rebalancer.domain.reasons import Reason
+from rebalancer.domain.records import id_of, read_sharks
 from rebalancer.jsontext import JsonText
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
@@ -41,7 +42,7 @@ from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.peers import scan
 from rebalancer.peers.agents import PostAnswer, PostResult
 from rebalancer.peers.metadata import Put
-from rebalancer.peers.protocols import AgentService, MorayShard
+from rebalancer.peers.protocols import AgentService, LiveShard, MorayShard
 from rebalancer_devregion.moray.store import ShardStore
 from tests.inline import inline
 from tests.peers.fakes import StoredShard, parsed
@@ -178,7 +179,7 @@ class FakeAgents:
             if reason is not None:
                 bad.append(attrs.evolve(task, status=failed(reason)))
             else:
-                place = (task.object_id, shark)
+                place = (task.copy_name, shark)
                 (self.found_there if place in self.copies else self.copied_whole).append(place)
                 self.copies.add(place)
         total = len(assignment.tasks)
@@ -217,6 +218,8 @@ class World:
         factory=lambda: Options(max_tasks_per_assignment=3, md_read_chunk_size=5)
     )
     config_changes: dict[str, Any] = attrs.field(factory=dict)
+    #: The shards of the buckets tier, by the numbers that stages know.
+    buckets: dict[int, LiveShard] = attrs.field(factory=dict)
     #: Where objects are looked for, if not through Moray.
     scanned: Mapping[int, scan.Scannable] | None = None
     listing: Listing | None = None
@@ -234,11 +237,11 @@ class World:
 
     def check_update(self, value: Mapping[str, Any]) -> None:
         """Invariant 1: what metadata names has been verified there, or was there before."""
-        for shark in value["sharks"]:
-            name = shark["manta_storage_id"]
+        for shark in read_sharks(value):
+            name = shark.manta_storage_id
             was_there = name in (NODES[0].manta_storage_id, NODES[2].manta_storage_id)
-            assert was_there or (value["objectId"], name) in self.agents.copies, (
-                f"{value['objectId']} has no verified copy on {name}"
+            assert was_there or (id_of(value), name) in self.agents.copies, (
+                f"{id_of(value)} has no verified copy on {name}"
             )
 
     async def ask(self) -> Sequence[StorageNode]:
@@ -270,7 +273,7 @@ class World:
     @asynccontextmanager
     async def job(self, **changes: Any) -> AsyncIterator[Job]:
         """A job on the folder's file, as a manager that has just started makes it."""
-        config, moray = self.config, self.moray
+        config, shards = self.config, {**self.moray, **self.buckets}
         agents: AgentService = self.agents
         limit = config.options.max_assignments_per_shark
         async with open_store(self.job_file, run=inline) as store:
@@ -284,8 +287,8 @@ class World:
                     "store": store,
                     "node_list": NodeList(self.ask),
                     "agents": agents,
-                    "scanned": self.scanned or moray,
-                    "shards": moray,
+                    "scanned": self.scanned or shards,
+                    "shards": shards,
                     "listing": self.listing,
                     "metrics": ManagerMetrics(config),
                     "ledger": ledger,

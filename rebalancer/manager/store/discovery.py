@@ -12,6 +12,7 @@ from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.reasons import Column
 from rebalancer.domain.records import shares_copies
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
+from rebalancer.domain.tiers import Tier, tier_of
 from rebalancer.manager.store import scans
 from rebalancer.manager.store.counts import Tally, count_objects, error_and_outcome
 from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition, unknown_id
@@ -106,13 +107,23 @@ def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[Objec
     return statuses
 
 
+def is_record_of(known: sqlite3.Row, record: FoundRecord) -> bool:
+    """Tell whether a record, met again, is the one that is `known`, and no link.
+
+    A row of the buckets tier is the same in whichever shard: its vnode may be moved to another.
+    """
+    if known["key"] != record.key:
+        return False
+    return bool(known["shard"] == record.shard) or tier_of(record.shard) is Tier.BUCKETS
+
+
 def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -> None:
     """Store a record of a known object: the same record, or one more, which becomes a link."""
     first = db.execute(
         "SELECT shard, key, object FROM records WHERE id = ?", (record.id,)
     ).fetchone()
-    if (first["shard"], first["key"]) == (record.shard, record.key):
-        return  # the same record, met again
+    if is_record_of(first, record):
+        return
     if not shares_copies(first["object"], record.text):
         _store_stranger(db, record, tally)
         return

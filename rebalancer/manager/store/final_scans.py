@@ -13,6 +13,7 @@ from rebalancer.manager.store.counts import REASON, Tally, error_and_outcome
 from rebalancer.manager.store.discovery import (
     first_status,
     insert,
+    is_record_of,
     note_duplicate,
     write_scan,
 )
@@ -93,7 +94,7 @@ def _meet_again(
         f"SELECT *, {REASON} AS reason FROM evacuateobjects WHERE id = ?",
         (record.id,),
     ).fetchone()
-    if known is not None and (known["shard"], known["key"]) != (record.shard, record.key):
+    if known is not None and not is_record_of(known, record):
         return _meet_link(db, tally, record, known, is_last=is_last)
     if known is not None:
         if known["status"] in states.OPEN_OBJECTS:
@@ -127,8 +128,8 @@ def _take_again(
     has_copy = old is ObjectStatus.COMPLETE or (reason is not None and reason.is_gone)
     earlier = known["dest_shark"] if has_copy else None
     db.execute(
-        "UPDATE records SET object = ?, etag = ? WHERE number = ?",
-        (record.text, record.etag, known["number"]),
+        "UPDATE records SET object = ?, etag = ?, shard = ? WHERE number = ?",
+        (record.text, record.etag, record.shard, known["number"]),
     )
     db.execute(
         "UPDATE progress SET status = ?, bytes = ?, error = ?, outcome = ?, detail = ?,"
@@ -188,9 +189,12 @@ def _meet_link(
 
 
 def _list_remaining(db: sqlite3.Connection, left: Remaining) -> int:
-    """List a record that stays; return 1, for each is met once in a round.
+    """List a record that stays; return 1, or 0 if it is listed already.
 
-    It is listed already where a shard that came late catches up with earlier rounds.
+    So it is where a shard that came late catches up with earlier rounds, or is looked at twice.
     """
-    db.execute("INSERT OR REPLACE INTO remaining VALUES (?, ?, ?, ?)", attrs.astuple(left))
-    return 1
+    values = attrs.astuple(left)
+    count = db.execute("INSERT OR IGNORE INTO remaining VALUES (?, ?, ?, ?)", values).rowcount
+    if not count:
+        db.execute("REPLACE INTO remaining VALUES (?, ?, ?, ?)", values)
+    return count

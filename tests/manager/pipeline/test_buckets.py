@@ -1,0 +1,206 @@
+"""Objects of both tiers go through the same stages; each rule of the buckets tier has a test."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from rebalancer.domain.bucket_objects import BucketKey
+from rebalancer.domain.records import id_of, read_sharks
+from rebalancer.manager.actions.evacuate.decisions import Evacuate
+from rebalancer.manager.pipeline import flow
+from rebalancer.manager.store import final_scans
+from tests.manager.buckets import BUCKET, OWNER, FakeBuckets, row
+from tests.manager.world import ORIGIN, World, make_world, object_id, record
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Ten objects of each tier, in two shards each."""
+    made = make_world(tmp_path, [record(n) for n in range(10)])
+    made.buckets = {
+        -1: FakeBuckets.make([row(n) for n in range(5)]),
+        -2: FakeBuckets.make([row(n) for n in range(5, 10)]),
+    }
+    for shard in buckets(made):
+        shard.check = made.check_update
+    yield made
+    made.close()
+
+
+def buckets(world: World) -> list[FakeBuckets]:
+    return [shard for shard in world.buckets.values() if isinstance(shard, FakeBuckets)]
+
+
+def rows(world: World) -> list[dict[str, Any]]:
+    return [one for shard in buckets(world) for one in shard.rows.values()]
+
+
+def named(world: World) -> list[str]:
+    """The names of the bucket objects whose rows name the evacuated node."""
+    return [one["name"] for one in rows(world) if any(s == ORIGIN for s in read_sharks(one))]
+
+
+async def test_both_tiers_are_emptied_by_one_job(world: World, autojump_clock: object) -> None:
+    """Nothing of a row but one shark changes: users' headers and roles stay."""
+    before = {one["id"]: copy.deepcopy(one) for one in rows(world)}
+
+    assert await world.run() == {("complete", ""): 20}
+
+    assert named(world) == []
+    for one in rows(world):
+        old = before[one["id"]]
+        assert {**one, "sharks": old["sharks"]} == old
+        assert len(set(one["sharks"])) == len(old["sharks"])
+        assert one["sharks"][1] == old["sharks"][1]
+
+
+async def test_an_id_of_both_tiers_is_two_objects(world: World, autojump_clock: object) -> None:
+    """Their copies lie in different files, so each is copied."""
+    shard = buckets(world)[0]
+    twin = row(77, id=object_id(3))
+    shard.rows[BucketKey(3, OWNER, BUCKET, twin["name"])] = twin
+
+    assert await world.run() == {("complete", ""): 21}
+
+    assert {object_id(3), id_of(twin)} <= {name for name, _ in world.agents.copied_whole}
+
+
+async def test_counting_moves_nothing(world: World, autojump_clock: object) -> None:
+    """And the final scan lists what was counted, so that the node is not taken for empty."""
+    async with world.job(decisions=Evacuate(ORIGIN, leaves_buckets=True)) as job:
+        await flow.run(job)
+        *_, last = await job.store.read(final_scans.read_rounds)
+    assert len(named(world)) == 10
+    assert last.remaining == 10
+
+
+Change = Callable[[FakeBuckets, BucketKey], None]
+
+
+def deleted(shard: FakeBuckets, key: BucketKey) -> None:
+    del shard.rows[key]
+
+
+def overwritten(shard: FakeBuckets, key: BucketKey) -> None:
+    shard.rows[key] = {**shard.rows[key], "id": object_id(99), "sharks": ["dc2:2.stor.lab"]}
+
+
+def with_headers(shard: FakeBuckets, key: BucketKey) -> None:
+    shard.rows[key] = {**shard.rows[key], "headers": {"m-n": "new"}}
+
+
+def moved(shard: FakeBuckets, key: BucketKey) -> None:
+    shard.rows[key] = {**shard.rows[key], "sharks": ["dc2:2.stor.lab", "dc3:6.stor.lab"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "ended"),
+    [
+        (deleted, ("skipped", "deleted")),
+        (overwritten, ("skipped", "overwritten")),
+        (moved, ("skipped", "moved_elsewhere")),
+        (with_headers, ("complete", "")),
+    ],
+)
+async def test_a_user_s_write_wins(
+    world: World, autojump_clock: object, change: Change, ended: tuple[str, str]
+) -> None:
+    """Whatever comes between the copy and the update; a change of headers stays and costs none."""
+    shard, *_ = buckets(world)
+    key = next(iter(shard.rows))
+    after = dict[str, Any]()
+
+    def once(at: FakeBuckets) -> None:
+        if not after:
+            change(at, key)
+            after["row"] = copy.deepcopy(at.rows.get(key))
+
+    shard.before_write = once
+    counts = await world.run()
+
+    assert counts.get(ended, 0) - (10 + 9 if ended[0] == "complete" else 0) == 1
+    if ended[0] == "complete":
+        assert shard.rows[key]["headers"] == {"m-n": "new"}
+    else:
+        assert shard.rows.get(key) == after["row"]
+    assert named(world) == []
+
+
+async def test_parts_of_an_upload_that_goes_on_stay(world: World, autojump_clock: object) -> None:
+    """Its node joins them by local paths; the upload itself is listed, by its record's headers."""
+    shard, other = buckets(world)
+    preallocated = f'[{{"datacenter":"dc1","manta_storage_id":"{ORIGIN.manta_storage_id}"}}]'
+    upload = row(
+        50,
+        name=".mpu-uploads/u1",
+        sharks=[],
+        content_length=0,
+        headers={"x-preallocated-sharks": preallocated},
+    )
+    other.rows[BucketKey(3, OWNER, BUCKET, upload["name"])] = upload
+    for shard_of, name in ((other, ".mpu-parts/u1/1"), (shard, ".mpu-parts/over/1")):
+        part = row(60 if shard_of is shard else 61, name=name)
+        shard_of.rows[BucketKey(11, OWNER, BUCKET, name)] = part
+
+    async with world.job() as job:
+        await flow.run(job)
+        listed = await job.store.read(lambda db: db.execute("SELECT * FROM remaining").fetchall())
+    assert named(world) == [".mpu-parts/u1/1"]
+    assert sorted((one["shard"], one["why"]) for one in listed) == [
+        (-2, "active_upload"),
+        (-2, "upload_in_progress"),
+    ]
+
+
+async def test_a_row_that_cannot_be_read_is_for_a_person(
+    world: World, autojump_clock: object
+) -> None:
+    """A wrong digest, an entry without a colon: the others are moved."""
+    shard, _ = buckets(world)
+    odd_ones: list[dict[str, Any]] = [{"content_md5": "eA=="}, {"sharks": ["1.stor.lab"]}]
+    for number, changes in enumerate(odd_ones):
+        odd = row(80 + number, **changes)
+        shard.rows[BucketKey(3, OWNER, BUCKET, odd["name"])] = odd
+
+    assert await world.run() == {
+        ("complete", ""): 20,
+        ("error", "bad_manta_object"): 1,
+        ("error", "missing_sharks"): 1,
+    }
+
+
+async def test_the_same_ids_of_another_owner_are_other_files(
+    world: World, autojump_clock: object
+) -> None:
+    """No front end makes them; taken for a link, the row would name a node without its file."""
+    shard, _ = buckets(world)
+    key, known = next(iter(shard.rows.items()))
+    stranger = {**known, "owner": object_id(55)}
+    shard.rows[BucketKey(key.vnode, object_id(55), BUCKET, known["name"])] = stranger
+
+    counts = await world.run()
+
+    assert counts == {("complete", ""): 20, ("error", "bad_manta_object"): 1}
+    assert attrs.evolve(key, owner=object_id(55)) in shard.rows
+    assert len(named(world)) == 1
+
+
+async def test_a_vnode_that_moves_to_another_shard_is_moved_all_the_same(
+    world: World, autojump_clock: object
+) -> None:
+    """The row is met again in the other shard by a final scan, and its copy is there already."""
+    one, other = buckets(world)
+    key = next(iter(one.rows))
+
+    def once(_shard: FakeBuckets) -> None:
+        if key in one.rows:
+            other.rows[key] = one.rows.pop(key)
+
+    one.before_write = once
+    await world.run()
+
+    assert named(world) == []
