@@ -35,6 +35,18 @@ def is_archive() -> bool:
     return _ARCHIVE is not None
 
 
+def stamp() -> str | None:
+    """Return the stamp of the release that this program's archive is of; none without a release."""
+    if _ARCHIVE is None:
+        return None
+    try:
+        # tools/release puts the file there, so that a release needs no build of its own.
+        with open(f"{os.path.dirname(_ARCHIVE)}{os.sep}stamp", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
 def itself() -> list[str]:
     """Return the command that runs modules of this program: `-m` and a module's name follow."""
     return [sys.executable] if _ARCHIVE is None else [sys.executable, _ARCHIVE]
