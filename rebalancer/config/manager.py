@@ -416,6 +416,12 @@ class ManagerConfig:
         """Return the name of each buckets shard's clone, by the number that stages know."""
         return self._of_buckets_shards(self.buckets_clone)
 
+    @property
+    def bucket_servers(self) -> dict[int, str]:
+        """Return the servers by which rows are updated, by the number that stages know."""
+        shards = self.buckets_shards if self.buckets_update == "mdapi" else ()
+        return {number_of(Tier.BUCKETS, shard.number): shard.host for shard in shards}
+
     def _of_buckets_shards(self, name: str) -> dict[int, str]:
         ordinals = [shard.number for shard in self.buckets_shards] if name else []
         return {

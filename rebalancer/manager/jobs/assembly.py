@@ -133,7 +133,12 @@ async def open_shards(config: ManagerConfig) -> AsyncIterator[Shards]:
             from rebalancer.peers.buckets.tier import open_buckets
 
             tier = await enter(
-                open_buckets(config.bucket_primaries, config.bucket_clones, config.hosts)
+                open_buckets(
+                    config.bucket_primaries,
+                    config.bucket_clones,
+                    config.bucket_servers,
+                    config.hosts,
+                )
             )
             shards = attrs.evolve(shards, buckets=tier.shards, bucket_clones=tier.clones)
         yield shards

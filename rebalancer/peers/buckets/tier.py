@@ -10,6 +10,7 @@ from rebalancer.domain.bucket_objects import read_key
 from rebalancer.domain.completeness import Reached
 from rebalancer.jsontext import JsonText
 from rebalancer.peers.buckets.database import DEFAULT_PORT, BucketsDatabase, BucketsPrimary
+from rebalancer.peers.buckets.mdapi import open_mdapi
 from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.names import locate
 from rebalancer.peers.protocols import RecordStore
@@ -113,11 +114,15 @@ class BucketsTier:
 
 @asynccontextmanager
 async def open_buckets(
-    primaries: Mapping[int, str], clones: Mapping[int, str], hosts: Mapping[str, str]
+    primaries: Mapping[int, str],
+    clones: Mapping[int, str],
+    servers: Mapping[int, str],
+    hosts: Mapping[str, str],
 ) -> AsyncIterator[BucketsTier]:
-    """Open clients of the primaries and clones with these names.
+    """Open clients of the primaries and clones with these names, and of the shards' `servers`.
 
-    Nothing is connected yet: a server that is down fails what it is asked, not this.
+    Rows are updated by the servers, where these are given, else in the primaries.  Nothing is
+    connected yet: a server that is down fails what it is asked, not this.
     """
     opened = {
         number: BucketsPrimary(name, locate(name, hosts, DEFAULT_PORT))
@@ -129,10 +134,12 @@ async def open_buckets(
     }
     tier = list(opened.values())
     try:
-        yield BucketsTier(
-            {number: BucketsShard(one, one, tier) for number, one in opened.items()},
-            {number: BucketsClone(one, tier) for number, one in copies.items()},
-        )
+        async with open_mdapi(servers, hosts) as by_rpc:
+            stores: dict[int, RecordStore] = {**opened, **by_rpc}
+            yield BucketsTier(
+                {number: BucketsShard(one, stores[number], tier) for number, one in opened.items()},
+                {number: BucketsClone(one, tier) for number, one in copies.items()},
+            )
     finally:
         for one in [*opened.values(), *copies.values()]:
             one.close()
