@@ -58,8 +58,12 @@ def _adm() -> click.Command:
 
 
 def _doctor() -> click.Command:
-    from rebalancer.doctor.commands import doctor
-
+    try:
+        from rebalancer.doctor.commands import doctor
+    except ModuleNotFoundError as exc:
+        # Of the operator's command alone; an installation that lacks something says what.
+        need = f"needs {exc.name}, which comes with manager and agent"
+        return _refusing("doctor", need, "here")
     return doctor
 
 
@@ -84,6 +88,11 @@ def _missing(name: str) -> click.Command:
     else:
         place = f"here (pip install {_REGION_DISTRIBUTION})"
         need = f"needs the embedded region: pip install {_REGION_DISTRIBUTION}=={__version__}"
+    return _refusing(name, need, place)
+
+
+def _refusing(name: str, need: str, place: str) -> click.Command:
+    """Return a command that says what it needs, whatever it is asked."""
 
     def refuse(arguments: tuple[str, ...]) -> NoReturn:
         raise click.ClickException(f"{name} {need}")

@@ -104,6 +104,21 @@ def test_only_programs_and_users_there_are_can_be_checked(doctor: Callable[..., 
     assert (done.exit_code, "there is no user" in done.output) == (2, True)
 
 
+def test_the_operator_s_command_alone_has_no_doctor(
+    doctor: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so, and its help works."""
+    for name in list(sys.modules):
+        if name.startswith(("rebalancer.doctor.", "rebalancer.agent.")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rebalancer.agent", None)
+    done = doctor("agent")
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: doctor needs rebalancer.agent")
+    assert "Not installed here" in CliRunner().invoke(cli, ["--help"]).stdout
+
+
 # --- as a process ------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """`tools/build` makes one file that runs with nothing but Python."""
 
+import json
 import os
 import re
 import runpy
@@ -88,6 +89,10 @@ def test_commands_run_without_a_home_and_without_the_checkout(archive: Path) -> 
     assert run("./rebalancer-adm", "--version").startswith("rebalancer-adm 1.")
     assert "evacuate" in run(archive, "adm", "job", "create", "--help")
     assert "ok, and with it" in run(archive, "check-config", "agent", "etc/agent.toml")
+    # No /manta is here, which is all that would stop it.
+    examined = run(archive, "doctor", "agent", "--json", code=1)
+    stopping = [one for one in json.loads(examined)["findings"] if one["level"] == "stops"]
+    assert [one["check"] for one in stopping] == ["folders"]
 
 
 def test_an_archive_evacuates_a_node(archive: Path) -> None:

@@ -66,6 +66,8 @@ def test_packages_are_named_that_are_missing_or_old() -> None:
     good, old = Library("trio", (0, 30), (0, 27)), Library("attrs", (23, 1, 0), (24, 2))
     missing = Library("h11", None, (0, 14))
 
+    (brought,) = system.libraries([])  # by the one file
+    assert "came with the program" in brought.found
     (fine,) = system.libraries([good])
     assert fine.level is OK
     both = list(system.libraries([good, old, missing]))
