@@ -51,7 +51,7 @@ class BucketsDatabase:
 
     def __init__(self, name: str, where: Endpoint) -> None:
         self.name = name
-        self._scanner = PostgresShard(name, where, DATABASE)
+        self._scanner = self._reader = PostgresShard(name, where, DATABASE)
 
     def records(self) -> Self:
         """Return the records of the shard."""
@@ -67,7 +67,7 @@ class BucketsDatabase:
         Raises:
           PeerError.
         """
-        return sorted(int(row["vnode"]) for row in await self._scanner.sql(statements.VNODES))
+        return sorted(int(row["vnode"]) for row in await self._reader.sql(statements.VNODES))
 
     async def parts(self) -> tuple[str, ...]:
         """Return the vnodes that the shard has now, and `LAST_COLUMN`, which has no rows.
@@ -148,7 +148,15 @@ class BucketsDatabase:
         Raises:
           PeerError.
         """
-        return await _rows_of(self._scanner, keys)
+        by_vnode = defaultdict[int, list[BucketKey]](list)
+        for key in map(_read_key, keys):
+            by_vnode[key.vnode].append(key)
+        found = []
+        for vnode, wanted in by_vnode.items():
+            for values in _lists(wanted):
+                for row in await self._reader.sql(statements.rows_of(vnode), values):
+                    found.append(_found(vnode, row["record"], read_row(row["record"])))
+        return found
 
     async def live_uploads(self, parts: Iterable[BucketKey]) -> set[tuple[str, str, str]]:
         """Return the uploads of these parts whose records exist, by owner, bucket and upload.
@@ -167,7 +175,7 @@ class BucketsDatabase:
         live = set()
         for vnode in await self.vnodes() if records else []:
             for values in _lists([BucketKey(vnode, *name) for name in records]):
-                for row in await self._scanner.sql(statements.existing(vnode), values):
+                for row in await self._reader.sql(statements.existing(vnode), values):
                     name = row["owner"], row["bucket_id"], row["name"]
                     live.add((*name[:2], records[name]))
         return live
@@ -182,7 +190,7 @@ class BucketsPrimary(BucketsDatabase):
 
     def __init__(self, name: str, where: Endpoint) -> None:
         super().__init__(name, where)
-        # A connection of its own: a window may take minutes.
+        # A connection of its own for what is read beside a scan, whose windows may take minutes.
         self._reader = PostgresShard(name, where, DATABASE)
         self._writer = PostgresPrimary(name, where, DATABASE)
 
@@ -210,7 +218,7 @@ class BucketsPrimary(BucketsDatabase):
         Raises:
           PeerError.
         """
-        rows = await _rows_of(self._reader, [key])
+        rows = await self.rows_of([key])
         if not rows:
             return None
         (row,) = rows
@@ -242,18 +250,6 @@ class BucketsPrimary(BucketsDatabase):
         failed = await self._writer.write(list(map(_update, ordered)), within_s=WRITE_S)
         if failed is not None:
             raise conflict(ordered[failed].key)
-
-
-async def _rows_of(shard: PostgresShard, keys: Sequence[str]) -> list[FoundRow]:
-    by_vnode = defaultdict[int, list[BucketKey]](list)
-    for key in map(_read_key, keys):
-        by_vnode[key.vnode].append(key)
-    found = []
-    for vnode, wanted in by_vnode.items():
-        for values in _lists(wanted):
-            for row in await shard.sql(statements.rows_of(vnode), values):
-                found.append(_found(vnode, row["record"], read_row(row["record"])))
-    return found
 
 
 def _reached(done: Reached, vnode: int, width: int, rows: Sequence[Row]) -> Reached:

@@ -44,7 +44,7 @@ def read_row(text: str) -> dict[str, Any]:
     try:
         for name, value in jsontext.members(text).items():
             row[name] = value if name == "properties" else jsontext.loads(value)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise PeerMalformed(f"a row that is none: {exc}") from exc
     with suppress(KeyError, ValueError, RecursionError):
         row["properties"] = jsontext.loads(row["properties"])

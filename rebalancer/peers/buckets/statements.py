@@ -29,11 +29,16 @@ _COLUMNS = f"""
     content_length, replace(encode(content_md5, 'base64'), chr(10), '') AS content_md5,
     content_type, hstore_to_json(headers) AS headers, sharks, properties
 """
-#: A node is named by a part of a shark, in an entry as it should be or not.
-_NAMED = "$1 = ANY (string_to_array(array_to_string(sharks, ':'), ':'))"
+#: A node is named by a part of a shark, in an entry as it should be or not.  Cutting all texts
+#: costs three times as much as looking for the name in them.
+_NAMED = """
+    (position($1 in array_to_string(sharks, ':')) > 0
+    AND $1 = ANY (string_to_array(array_to_string(sharks, ':'), ':')))
+"""
 #: The record of an upload names nodes within the texts of two headers.
 _MENTIONED = """
-    position($1 in concat(headers -> 'x-upload-record', headers -> 'x-preallocated-sharks')) > 0
+    (headers ?| ARRAY['x-upload-record', 'x-preallocated-sharks'] AND
+    position($1 in concat(headers -> 'x-upload-record', headers -> 'x-preallocated-sharks')) > 0)
 """
 
 
