@@ -16,7 +16,7 @@ import click
 
 from rebalancer import __version__, log
 from rebalancer.adm.printing import printable, printable_lines, take_any_text
-from rebalancer.archive import is_archive, stamp
+from rebalancer.archive import is_archive
 from rebalancer.config import (
     AgentConfig,
     ManagerConfig,
@@ -36,8 +36,8 @@ def _version(program: str) -> Callable[[F], F]:
     def show(context: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
         if is_wanted and not context.resilient_parsing:
             # The predecessors' tools drop the first word of this line.
-            parts = [stamp(), f"python-{platform.python_version()}", describe()["build"]]
-            click.echo(f"{program} {__version__} ({', '.join(filter(None, parts))})")
+            python, build = platform.python_version(), describe()["build"]
+            click.echo(f"{program} {__version__} (python-{python}, {build})")
             context.exit()
 
     return click.option(
@@ -57,16 +57,8 @@ def _adm() -> click.Command:
     return _version("rebalancer-adm")(adm)
 
 
-def _doctor() -> click.Command:
-    try:
-        from rebalancer.doctor.commands import doctor
-    except ModuleNotFoundError as exc:
-        # Of the operator's command alone; an installation that lacks something says what.
-        need = f"needs {exc.name}, which comes with manager and agent"
-        return _refusing("doctor", need, "here")
-    return doctor
-
-
+#: The distribution of all but the embedded region.
+_DISTRIBUTION = "manta-rebalancer"
 #: Distribution and package of the embedded region, which a storage node has no use for.
 _REGION_DISTRIBUTION = "manta-rebalancer-devregion"
 _REGION_PACKAGE = "rebalancer_devregion"
@@ -77,22 +69,33 @@ def _of_the_region(name: str) -> click.Command:
     try:
         import_module(_REGION_PACKAGE)
     except ModuleNotFoundError:
-        return _missing(name)
+        return _missing(name, "the embedded region", _REGION_DISTRIBUTION)
     command: click.Command = getattr(import_module(f"{_REGION_PACKAGE}.commands"), name)
     return command
 
 
-def _missing(name: str) -> click.Command:
+def _doctor() -> click.Command:
+    try:
+        from rebalancer.doctor.commands import doctor
+    except ModuleNotFoundError as exc:
+        return _missing("doctor", _part_of_daemons(exc), _DISTRIBUTION)
+    return doctor
+
+
+def _part_of_daemons(missing: ModuleNotFoundError) -> str:
+    return "the daemons" if is_archive() else str(missing.name)
+
+
+def _remedy(part: str, distribution: str) -> str:
+    """Say what is missing, and what to install for it."""
     if is_archive():
-        need, place = "needs the embedded region, which this file was built without", "in this file"
-    else:
-        place = f"here (pip install {_REGION_DISTRIBUTION})"
-        need = f"needs the embedded region: pip install {_REGION_DISTRIBUTION}=={__version__}"
-    return _refusing(name, need, place)
+        return f"needs {part}, which this file was built without"
+    return f"needs {part}: pip install {distribution}=={__version__}"
 
 
-def _refusing(name: str, need: str, place: str) -> click.Command:
-    """Return a command that says what it needs, whatever it is asked."""
+def _missing(name: str, part: str, distribution: str) -> click.Command:
+    need = _remedy(part, distribution)
+    place = "in this file" if is_archive() else f"here (pip install {distribution})"
 
     def refuse(arguments: tuple[str, ...]) -> NoReturn:
         raise click.ClickException(f"{name} {need}")
@@ -141,11 +144,8 @@ def _program(name: str) -> ModuleType:
     try:
         return import_module(f"rebalancer.{name}.main")
     except ModuleNotFoundError as exc:
-        if is_archive():
-            text = f"this file has the operator's command only; the {name} is in the one that"
-            raise click.ClickException(f"{text} tools/build makes without --adm") from None
-        need = f"pip install manta-rebalancer=={__version__}"
-        raise click.ClickException(f"the {name} needs {exc.name}: {need}") from None
+        need = _remedy(_part_of_daemons(exc), _DISTRIBUTION)
+        raise click.ClickException(f"{name} {need}") from None
 
 
 _config_option = click.option(
