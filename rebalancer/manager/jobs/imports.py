@@ -2,7 +2,8 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,22 @@ async def _copy(
     objects = odd = 0
     with answering():
         await run_sync(Work.STORE, job_file.create, path, node)
-        async for rows in predecessor.read_objects(database):
-            made = [read_object(row) for row in rows]
-            objects, odd = objects + len(made), odd + sum(one.is_odd for one in made)
-            await run_sync(Work.STORE, job_file.change, path, imported.add_objects, made)
-        async for rows in predecessor.read_duplicates(database):
-            duplicates = list(map(_duplicate, rows))
-            await run_sync(Work.STORE, job_file.change, path, imported.add_duplicates, duplicates)
-        finding = Finding(CHECK, _told(job, odd))
-        await run_sync(Work.STORE, job_file.change, path, imported.finish, node, [finding])
+        with closing(await run_sync(Work.STORE, job_file.open_apart, path)) as db:
+            async for rows in predecessor.read_objects(database):
+                made = [read_object(row) for row in rows]
+                objects, odd = objects + len(made), odd + sum(one.is_odd for one in made)
+                await run_sync(
+                    Work.STORE, partial(job_file.change, path, db, imported.add_objects, made)
+                )
+            async for rows in predecessor.read_duplicates(database):
+                twins = list(map(_duplicate, rows))
+                await run_sync(
+                    Work.STORE, partial(job_file.change, path, db, imported.add_duplicates, twins)
+                )
+            findings = [Finding(CHECK, _told(job, odd))]
+            await run_sync(
+                Work.STORE, partial(job_file.change, path, db, imported.finish, node, findings)
+            )
     return objects, odd
 
 

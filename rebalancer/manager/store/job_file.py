@@ -111,19 +111,35 @@ def _using(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         raise store_error(path, exc) from exc
 
 
+def open_apart(path: Path) -> sqlite3.Connection:
+    """Open a file that nobody else knows yet; the caller closes it.  Blocking.
+
+    Until `adopt` a loss of power may spoil it, so its transactions wait for no disk.
+
+    Raises:
+      StoreError: it cannot be opened.
+    """
+    db = connect(path, mode="rw")
+    db.execute("PRAGMA synchronous=OFF")
+    return db
+
+
 def change(
     path: Path,
+    db: sqlite3.Connection,
     fn: Callable[Concatenate[sqlite3.Connection, P], object],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> None:
-    """Change a file that no job runs on, by `fn(connection, *args)` as a transaction.  Blocking.
+    """Run `fn(db, *args)` as a transaction of the file `path`.  Blocking.
 
     Raises:
       StoreError: it cannot be written, and is as before.
     """
-    with _using(path, "rw") as db:
+    try:
         transact(db, fn, *args, **kwargs)
+    except FAILURES as exc:
+        raise store_error(path, exc) from exc
 
 
 def adopt(source: Path, path: Path) -> None:
@@ -132,15 +148,23 @@ def adopt(source: Path, path: Path) -> None:
     Raises:
       StoreError: it is not there, or may not be after a loss of power.
     """
+    # sqlite removes its log when the file is closed, unless the disk did not take what is in it.
+    if source.with_name(f"{source.name}-wal").exists():
+        raise StoreError(f"{path}: not all of it was written: is the disk full?")
     try:
+        _sync(source)
         source.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
     except OSError as exc:
         raise StoreError(f"{path}: {exc}") from exc
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

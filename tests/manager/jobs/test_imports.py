@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from rebalancer.manager.store import job_file
 from rebalancer.peers import predecessor
 from rebalancer_devregion import postgres
 from rebalancer_devregion.postgres import Cluster
@@ -294,6 +295,30 @@ async def test_a_database_that_goes_meanwhile_leaves_nothing(
     assert status in (400, 503)
     assert f"database {JOB}" in text
     assert batches == 4
+
+
+async def test_a_disk_that_does_not_take_it_leaves_nothing(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is still in sqlite's log when the file is closed would be lost by moving the file."""
+    make_job(cluster, JOB, "complete", ROWS)
+    async with open_rig(tmp_path) as rig:
+        whole = job_file.adopt
+
+        def adopt(source: Path, path: Path) -> None:
+            source.with_name(f"{source.name}-wal").touch()
+            whole(source, path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(job_file, "adopt", adopt)
+            status, text = await post(rig, "/imports", dsn=dsn(cluster), job_id=JOB)
+        jobs = await (await rig.client.get("/jobs")).get_json()
+        left = [path.name for path in (tmp_path / "db").iterdir() if "rebalancer" not in path.name]
+        made = await post(rig, "/imports", dsn=dsn(cluster), job_id=JOB)
+
+    assert (status, jobs, left) == (500, [], [])
+    assert "is the disk full?" in text
+    assert made[1]["objects"] == len(ROWS)
 
 
 @pytest.mark.parametrize(
