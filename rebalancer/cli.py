@@ -16,7 +16,7 @@ import click
 
 from rebalancer import __version__, log
 from rebalancer.adm.printing import printable, printable_lines, take_any_text
-from rebalancer.archive import is_archive
+from rebalancer.archive import is_archive, stamp
 from rebalancer.config import (
     AgentConfig,
     ManagerConfig,
@@ -36,8 +36,8 @@ def _version(program: str) -> Callable[[F], F]:
     def show(context: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
         if is_wanted and not context.resilient_parsing:
             # The predecessors' tools drop the first word of this line.
-            python, build = platform.python_version(), describe()["build"]
-            click.echo(f"{program} {__version__} (python-{python}, {build})")
+            parts = [stamp(), f"python-{platform.python_version()}", describe()["build"]]
+            click.echo(f"{program} {__version__} ({', '.join(filter(None, parts))})")
             context.exit()
 
     return click.option(
