@@ -155,8 +155,7 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
         if kinds.get(table) != "table":  # a view could go on for ever
             raise BadRequest(f"no table {table}")
     found: dict[Any, tuple[Any, ...]] = {}
-    there = {column for (column,) in db.execute("SELECT name FROM pragma_table_info('tasks')")}
-    has_buckets = there.issuperset(_OF_BUCKETS)
+    has_buckets = version != _WITHOUT_BUCKETS and _columns(db).issuperset(_OF_BUCKETS)
     columns = ", ".join((_COLUMNS, *_OF_BUCKETS)) if has_buckets else _COLUMNS
     for row in db.execute(f"SELECT {columns} FROM tasks ORDER BY rowid"):
         # No agent writes such a file, but a damaged one may have this, even without an end.
@@ -173,6 +172,10 @@ def _read(db: sqlite3.Connection, name: str, received_ns: int) -> StoredAssignme
         if type(received_ns) is not int or received_ns < 0:
             raise BadRequest(f"received_ns is {received_ns!r}")
     return StoredAssignment(name, rows, dialect, received_ns, statuses, ours is None)
+
+
+def _columns(db: sqlite3.Connection) -> set[str]:
+    return {column for (column,) in db.execute("SELECT name FROM pragma_table_info('tasks')")}
 
 
 def _tasks(

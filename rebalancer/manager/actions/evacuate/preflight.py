@@ -7,7 +7,7 @@ be strict is refused for any.
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
+from rebalancer.agent_protocol import V2
 from rebalancer.config import ManagerConfig
 from rebalancer.domain import placement
 from rebalancer.domain.objects import StorageNode
@@ -94,9 +95,12 @@ async def preflight(
             ask = partial(_check_clone, config, clone, shard.host, last_beat_ms)
             checks.append(partial(_within, "clone", clone.name, ask))
     eligible = placement.eligible(nodes, rules, {origin})
+    features = {V2} if config.buckets_primary and config.buckets_update != "off" else set[str]()
     for node in nlargest(2 * rules.max_sharks, eligible, key=lambda node: node.available_mb):
         name = node.manta_storage_id
-        checks.append(partial(_within, "agent", name, partial(_check_agent, agents, name)))
+        checks.append(
+            partial(_within, "agent", name, partial(_check_agent, agents, name, features))
+        )
     findings += await _all(checks)
     if not config.final_scans:
         detail = "final_scans is 0: nothing will look for what comes back to the shark"
@@ -240,11 +244,13 @@ def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
     return one.host == other.host and not is_apart
 
 
-async def _check_agent(agents: AgentPing, name: str) -> list[Finding]:
+async def _check_agent(agents: AgentPing, name: str, wanted: Collection[str]) -> list[Finding]:
     ping = partial(agents.ping, name)
     # Once more, for a connection that the agent had closed.
-    await retry(ping, tries=2, first_s=0.2, longest_s=0.2)
-    return []
+    known = await retry(ping, tries=2, first_s=0.2, longest_s=0.2)
+    if known.issuperset(wanted):
+        return []
+    return [Finding("agent", f"the agent of {name} is too old for bucket objects: it gets none")]
 
 
 async def _within(check: str, subject: str, ask: Check) -> list[Finding]:

@@ -153,8 +153,9 @@ class FakeShard:
 class FakeAgents:
     """Mutable state: whom it has pinged, and how many at a time."""
 
-    def __init__(self, silent: Sequence[str] = ()) -> None:
+    def __init__(self, silent: Sequence[str] = (), able: Sequence[str] = ()) -> None:
         self.silent = silent
+        self.able = able
         self.pinged: list[str] = []
         self.now = self.most = 0
 
@@ -166,7 +167,7 @@ class FakeAgents:
         self.now -= 1
         if shark in self.silent:
             raise PeerUnreachable(f"{shark} is away")
-        return frozenset()
+        return frozenset({"v2"} if shark in self.able else ())
 
 
 def config_of(clone: str = "127.0.0.2:5432", **changes: Any) -> ManagerConfig:
@@ -243,6 +244,25 @@ async def test_of_a_thousand_agents_a_few_are_asked(autojump_clock: object) -> N
     assert await ask(nodes=nodes, agents=agents, config=attrs.evolve(config, options=options)) == []
     assert sorted(agents.pinged) == sorted(f"{n}.stor.lab" for n in range(962, 1002))
     assert 1 < agents.most <= 10
+
+
+@pytest.mark.parametrize(
+    ("update", "found"),
+    [("sql", ["the agent of 3.stor.lab is too old for bucket objects: it gets none"]), ("off", [])],
+)
+async def test_agents_that_take_no_bucket_objects_are_named(
+    update: str, found: list[str], autojump_clock: object
+) -> None:
+    """If the job is going to move some."""
+    agents = FakeAgents(
+        able=[n.manta_storage_id for n in NODES if n.manta_storage_id != "3.stor.lab"]
+    )
+    config = config_of(
+        buckets_shards=(Shard("1.buckets-mdapi.lab"),),
+        buckets_primary="{shard}.buckets.lab",
+        buckets_update=update,
+    )
+    assert [finding.detail for finding in await ask(config=config, agents=agents)] == found
 
 
 @pytest.mark.parametrize(
