@@ -186,7 +186,8 @@ def demo(
 
     if folder is not None and folder.exists():
         raise click.ClickException(f"{folder}: exists already")
-    chosen = folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region"
+    # Absolute, for sqlite takes no other where it is opened by an address.
+    chosen = (folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region").absolute()
     layout = layouts.plan(chosen, seed=seed, clones=postgres)
     wishes, failed = Wishes(kill=kill, mixed=mixed, writer=writer, keep=keep), True
     try:

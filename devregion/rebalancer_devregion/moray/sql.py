@@ -32,7 +32,8 @@ def run(
             reader.limit(timeout_ms / 1000)
         cursor = reader.db.cursor()
         cursor.row_factory = None
-        cursor.execute(made.text, list(values))  # makes the first row
+        named = {str(number): value for number, value in enumerate(values, 1)}
+        cursor.execute(made.text, named)  # makes the first row
         if timeout_ms:
             reader.limit(None)
         rows.extend(cursor)

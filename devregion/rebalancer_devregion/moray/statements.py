@@ -310,7 +310,7 @@ class _Translator:
             case "string", _:
                 return _Expression(value)
             case "parameter", _:
-                return _Expression(f"?{value[1:]}")
+                return _Expression(f":{value[1:]}")
             case "sign", "(":
                 inner = self._expression()
                 self._need(")")

@@ -263,10 +263,16 @@ def objects_page(
     until = min(after + WINDOW, MAX_ROW)
     with _reading(path) as db:
         rows = db.execute(
-            f"SELECT number AS row, {_OBJECT} FROM evacuateobjects WHERE number > ?1"
-            " AND number <= ?2 AND (?3 IS NULL OR status = ?3)"
-            f" AND (?4 IS NULL OR {REASON} = ?4) ORDER BY number LIMIT ?5",
-            (after, until, status, reason, limit),
+            f"SELECT number AS row, {_OBJECT} FROM evacuateobjects WHERE number > :after"
+            " AND number <= :until AND (:status IS NULL OR status = :status)"
+            f" AND (:reason IS NULL OR {REASON} = :reason) ORDER BY number LIMIT :limit",
+            {
+                "after": after,
+                "until": until,
+                "status": status,
+                "reason": reason,
+                "limit": limit,
+            },
         ).fetchall()
         (last,) = db.execute("SELECT ifnull(max(number), 0) FROM progress").fetchone()
     seen = rows[-1]["row"] if len(rows) == limit else until
