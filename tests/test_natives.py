@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psycopg
 
@@ -13,6 +14,7 @@ from rebalancer.config import AgentSource
 from rebalancer.natives import PACKAGES, describe
 from rebalancer.peers.moray import crc
 
+ROOT = Path(__file__).parent.parent
 #: What the tests of this environment are to be about: `tools/test` sets it.
 DEMANDED = os.environ.get("REBALANCER_TEST_BUILD")
 PURE = {
@@ -42,6 +44,16 @@ def test_a_build_is_named_by_what_it_loads() -> None:
     assert forms["engine"] == open_engine(AgentSource(), Allowance(), 4).name
     assert forms["postgres"] == psycopg.pq.__impl__
     assert forms in {"pure": [PURE], "native": [NATIVE]}.get(DEMANDED or "", [forms])
+
+
+def test_what_is_compiled_is_required_only_where_there_are_wheels() -> None:
+    """An installation on illumos would need compilers of two languages else."""
+    requirements = [line for line in (ROOT / "setup.cfg").read_text().splitlines() if ">=" in line]
+    for package in PACKAGES:
+        name = "psycopg[binary]" if package == "psycopg_binary" else package
+        found = [line for line in requirements if line.strip().startswith(f"{name}>=")]
+        assert found, name
+        assert all("sys_platform ==" in line for line in found), found
 
 
 PROGRAM = f"""
