@@ -102,13 +102,14 @@ def test_a_command_that_a_text_mentions_exists() -> None:
 
 def parsed(words: list[str]) -> tuple[click.Command, click.Context]:
     command: click.Command = cli
-    context = click.Context(cli, info_name="rebalancer")
+    # With its settings, for click keeps the help option that a command is first asked for.
+    context = click.Context(cli, info_name="rebalancer", **cli.context_settings)
     while isinstance(command, click.Group):
         # A group takes its options, and leaves what follows to its command.
         rest = command.make_parser(context).parse_args(list(words))[1]
         name, found, words = command.resolve_command(context, rest)
         assert found is not None
-        command, context = found, click.Context(found, context, name)
+        command, context = found, click.Context(found, context, name, **found.context_settings)
     command.parse_args(context, words)
     return command, context
 
