@@ -180,7 +180,7 @@ def listing_files(data: bytes) -> None:
 
 def agent_file_cells(data: bytes) -> None:
     """An agent's state file with odd values in its cells is read, or refused as none of ours."""
-    cells = [_cell(part) for part in data.split(b"\0")][:8]
+    cells = [_cell(part) for part in data.split(b"\0")][:10]
     with closing(sqlite3.connect(":memory:")) as db:
         db.deserialize(_agent_file())
         db.execute("PRAGMA ignore_check_constraints=1")
@@ -193,6 +193,8 @@ def agent_file_cells(data: bytes) -> None:
                 db.execute("UPDATE rebalancer SET dialect = ?", (cells[6],))
             if len(cells) > 7:
                 db.execute("UPDATE rebalancer SET received_ns = ?", (cells[7],))
+            for column, value in zip(_OF_BUCKET, cells[8:], strict=False):
+                db.execute(f"UPDATE tasks SET {column} = ?", (value,))
         db.commit()
         image = db.serialize()
     _read_agent_file(image)
@@ -255,7 +257,7 @@ def _agent_file() -> bytes:
     store.prepare()
     source = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
     task = {"object_id": OBJECT, "owner": ACCOUNT, "md5sum": MD5, "source": source}
-    assignment = read_assignment({"id": OBJECT, "tasks": [task]})
+    assignment = read_assignment({"id": OBJECT, "tasks": [task, {**task, **_OF_BUCKET}]})
     store.save(Posted.of(assignment, Dialect.LEGACY))
     found = store.find(OBJECT)
     assert found is not None
@@ -336,6 +338,7 @@ def _cell(part: bytes) -> Any:
 
 # --- all of them -------------------------------------------------------------------------
 
+_OF_BUCKET = {"bucket_id": ACCOUNT, "object_name_hash": "d41d8cd98f00b204e9800998ecf8427e"}
 _TASK = {
     "object_id": OBJECT,
     "owner": ACCOUNT,
@@ -388,6 +391,7 @@ TARGETS: Mapping[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
         request_bodies,
         (
             _text({"id": OBJECT, "tasks": [_TASK]}),
+            _text({"id": OBJECT, "tasks": [{**_TASK, **_OF_BUCKET}]}),
             _text([OBJECT, [{**_TASK, "status": {"state": "Pending"}}]]),
             _text({"action": "evacuate", "params": {"from_shark": "1.stor", "max_objects": 10}}),
             _text({"action": "set_metadata_threads", "params": 3}),
