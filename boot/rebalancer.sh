@@ -27,6 +27,6 @@ function mount_dataset {
 # Say where cmon-agent finds the metrics, by the file that config-agent has written.
 function announce_metrics {
     local port
-    port=$(json -f "$MANAGER/config.json" metrics_port)
+    port=$(json -f "$MANAGER/config.json" metrics_port) || port=
     mdata-put metricPorts "${port:-8878}"
 }
