@@ -21,7 +21,7 @@ from rebalancer.peers.buckets import statements
 from rebalancer.peers.buckets.rows import conflict, read_row, sharks_to_write
 from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.names import Endpoint
-from rebalancer.peers.postgres import PostgresPrimary, PostgresShard, Row, Statement
+from rebalancer.peers.postgres import PostgresPrimary, PostgresShard, Statement
 from rebalancer.peers.scan import WINDOW_S, FoundRow
 
 DATABASE = "buckets_metadata"
@@ -103,14 +103,15 @@ class BucketsDatabase:
         begin = [] if after is None else [after.owner, after.bucket_id, after.name]
         statement = statements.window(vnode, width, is_first=after is None, uploads=uploads)
         rows = await self._scanner.sql(statement, [shark, *begin], within_s=WINDOW_S)
-        found = []
+        found, reached = [], Reached(done.position, done.position)
         for row in rows:
-            if row["record"] is not None:
-                record = read_row(row["record"])
-                named = is_named(record, shark)
-                if named or is_named_by_upload(record, shark):
-                    found.append(_found(vnode, row["record"], record, may_be_upload=not named))
-        return _reached(done, vnode, width, rows), found
+            record = read_row(row["record"])
+            named = is_named(record, shark)
+            if named or (uploads and is_named_by_upload(record, shark)):
+                found.append(_found(vnode, row["record"], record, may_be_upload=not named))
+            if row["is_last"]:
+                reached = _reached(done, width, int(row["number"]), _key_of(vnode, record))
+        return reached, found
 
     async def deleted_window(
         self, vnode: int, after: tuple[str, ...] | None, node: str
@@ -252,22 +253,23 @@ class BucketsPrimary(BucketsDatabase):
             raise conflict(ordered[failed].key)
 
 
-def _reached(done: Reached, vnode: int, width: int, rows: Sequence[Row]) -> Reached:
-    """Return how far a scan is with the rows of its next window, each of which says it."""
-    looked = int(rows[0]["looked"]) if rows else 0
+def _reached(done: Reached, width: int, looked: int, last: BucketKey) -> Reached:
+    """Return how far a scan is with a window of so many rows."""
     position = done.position + looked
     if looked < width:
         return Reached(position, position)
-    last = BucketKey(vnode, rows[0]["owner"], rows[0]["bucket_id"], rows[0]["name"])
     return Reached(position, max(done.until, position + 1), str(last))
+
+
+def _key_of(vnode: int, record: Mapping[str, Any]) -> BucketKey:
+    return BucketKey(vnode, record["owner"], record["bucket_id"], record["name"])
 
 
 def _found(
     vnode: int, text: str, record: Mapping[str, Any], *, may_be_upload: bool = False
 ) -> FoundRow:
-    key = BucketKey(vnode, record["owner"], record["bucket_id"], record["name"])
     etag = write_etag(record["id"], record["sharks"])
-    return FoundRow(str(key), etag, text, may_be_upload)
+    return FoundRow(str(_key_of(vnode, record)), etag, text, may_be_upload)
 
 
 def _read_key(text: str) -> BucketKey:

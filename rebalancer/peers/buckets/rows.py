@@ -40,12 +40,13 @@ def read_row(text: str) -> dict[str, Any]:
     Raises:
       PeerMalformed: it is no row.
     """
-    row = dict[str, Any]()
+    with suppress(ValueError, RecursionError):  # one of a thousand rows is for what follows
+        row = jsontext.loads(text)
+        if isinstance(row, dict):
+            return row
     try:
-        for name, value in jsontext.members(text).items():
-            row[name] = value if name == "properties" else jsontext.loads(value)
+        members = jsontext.members(text)
+        row = {name: jsontext.loads(members[name]) for name in members if name != "properties"}
     except (ValueError, RecursionError) as exc:
         raise PeerMalformed(f"a row that is none: {exc}") from exc
-    with suppress(KeyError, ValueError, RecursionError):
-        row["properties"] = jsontext.loads(row["properties"])
-    return row
+    return {**row, "properties": members.get("properties")}

@@ -21,17 +21,17 @@ DELETED_KEY = (*KEY, "id")
 
 _TYPES = {"owner": "uuid", "bucket_id": "uuid", "name": "text", "id": "uuid"}
 _STAMP = '\'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\''
-#: What is kept of the columns of `looked`; `infinity` is no time that to_char can spell.
-_COLUMNS = f"""
+#: The columns of an object, as a row has them; `infinity` is no time that to_char can spell.
+COLUMNS = f"""
     id, name, owner, bucket_id,
     coalesce(to_char(created AT TIME ZONE 'UTC', {_STAMP}), created::text) AS created,
     coalesce(to_char(modified AT TIME ZONE 'UTC', {_STAMP}), modified::text) AS modified,
     content_length, replace(encode(content_md5, 'base64'), chr(10), '') AS content_md5,
     content_type, hstore_to_json(headers) AS headers, sharks, properties
 """
-#: A node is named by a part of a shark, in an entry as it should be or not.  Cutting all texts
-#: costs three times as much as looking for the name in them.
-_NAMED = """
+#: A node is named by a part of a shark, in an entry as it should be or not; to cut
+#: all texts costs twice as much as to look for the name in them.
+NAMED = """
     (position($1 in array_to_string(sharks, ':')) > 0
     AND $1 = ANY (string_to_array(array_to_string(sharks, ':'), ':')))
 """
@@ -61,21 +61,16 @@ def window(vnode: int, limit: int, *, is_first: bool, uploads: bool) -> str:
     With `uploads`, records of uploads that mention it too.
 
     It begins behind the key $2, $3, $4, unless it is the first.  Its `limit` comes before the
-    filter: else one statement could read a whole table.  With each row comes the last key of the
-    window and how many rows were looked at; that comes once if no row matches.  No row at all
-    comes from behind the last.
+    filter: else one statement could read a whole table.  The last row of the window comes too,
+    whatever it names, and says how many were looked at.  No row at all comes from behind the last.
     """
-    where = f"{_NAMED} OR {_MENTIONED}" if uploads else _NAMED
+    where = f"{NAMED} OR {_MENTIONED}" if uploads else NAMED
     return _single_line(f"""
-        WITH looked AS ({_looked(vnode, OBJECTS, KEY, limit, is_first=is_first)})
-        SELECT looked, owner::text, bucket_id::text, name, record FROM (
-            SELECT owner, bucket_id, name, count(*) OVER () AS looked FROM looked
-            ORDER BY owner DESC, bucket_id DESC, name DESC LIMIT 1
-        ) AS last LEFT JOIN (
-            SELECT row_to_json(kept)::text AS record FROM (
-                SELECT {_COLUMNS} FROM looked WHERE {where}
-            ) AS kept
-        ) AS found ON true
+        SELECT number, is_last, row_to_json(kept)::text AS record FROM (
+            SELECT *, row_number() OVER by_key AS number, lead(1) OVER by_key IS NULL AS is_last
+            FROM ({_looked(vnode, OBJECTS, KEY, limit, is_first=is_first)}) AS looked
+            WINDOW by_key AS (ORDER BY {", ".join(KEY)})
+        ) AS numbered CROSS JOIN LATERAL (SELECT {COLUMNS} WHERE is_last OR {where}) AS kept
     """)
 
 
@@ -89,7 +84,7 @@ def deleted_window(vnode: int, limit: int, *, is_first: bool) -> str:
         WITH looked AS ({_looked(vnode, DELETED, DELETED_KEY, limit, is_first=is_first)})
         SELECT owner::text, bucket_id::text, name, id::text, looked, named FROM (
             SELECT owner, bucket_id, name, id, count(*) OVER () AS looked,
-                count(*) FILTER (WHERE {_NAMED}) OVER () AS named
+                count(*) FILTER (WHERE {NAMED}) OVER () AS named
             FROM looked ORDER BY {key} LIMIT 1
         ) AS last
     """)
@@ -113,7 +108,7 @@ def rows_of(vnode: int) -> str:
             AS wanted (owner, bucket_id, name) JOIN {table(vnode)} AS looked
             USING (owner, bucket_id, name)
         )
-        SELECT row_to_json(kept)::text AS record FROM (SELECT {_COLUMNS} FROM looked) AS kept
+        SELECT row_to_json(kept)::text AS record FROM (SELECT {COLUMNS} FROM looked) AS kept
     """)
 
 
