@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -669,6 +670,29 @@ async def test_a_read_only_server_is_no_primary(
     assert names(await scanned(shard)) == ["a"]
     clear(db)
     insert(db, "a")
+    await moved(shard)
+
+
+async def test_a_standby_is_no_primary(
+    cluster: Cluster, shard: BucketsPrimary, db: psycopg.Connection[Any]
+) -> None:
+    """It says so until a person names the primary, or it becomes that."""
+    insert(db, "a")
+    signal = cluster.folder / "standby.signal"
+
+    def restart(*, as_standby: bool) -> None:
+        cluster.stop()
+        signal.touch() if as_standby else signal.unlink()
+        cluster.start()
+
+    await trio.to_thread.run_sync(partial(restart, as_standby=True))
+    with pytest.raises(MetadataError) as caught:
+        await moved(shard)
+    found = names(await scanned(shard))
+    await trio.to_thread.run_sync(partial(restart, as_standby=False))
+
+    assert "this server is a standby" in str(caught.value)
+    assert (caught.value.kind, found) == (Kind.TRANSIENT, ["a"])
     await moved(shard)
 
 
