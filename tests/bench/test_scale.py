@@ -69,6 +69,9 @@ def test_the_audit_finds_both_copies_in_one_datacenter() -> None:
     assert "a record with both copies in one place" in objects.audit()
 
 
+# Not the programs, but the simulation of a large region, needs these.
+@pytest.mark.native("msgspec")
+@pytest.mark.native("fastcrc")
 @pytest.mark.process
 def test_small_jobs_of_a_real_manager_move_every_object_once(tmp_path: Path) -> None:
     """The benchmark itself, with few objects: two jobs at once, and an agent that is slow."""
