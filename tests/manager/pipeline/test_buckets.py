@@ -1,7 +1,8 @@
 """Objects of both tiers go through the same stages; each rule of the buckets tier has a test."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import attrs
 import pytest
 
 from rebalancer.domain.bucket_objects import BucketKey
+from rebalancer.domain.reasons import MD5_MISMATCH
 from rebalancer.domain.records import id_of, read_sharks
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.store import final_scans
 from tests.manager.buckets import BUCKET, OWNER, FakeBuckets, row
-from tests.manager.world import ORIGIN, World, make_world, object_id, record
+from tests.manager.crashes import WHERE, Arm, sweep
+from tests.manager.store.test_store import check_counters
+from tests.manager.world import ORIGIN, World, counts, make_world, object_id, record
 
 
 @pytest.fixture
@@ -120,9 +124,9 @@ async def test_a_user_s_write_wins(
             after["row"] = copy.deepcopy(at.rows.get(key))
 
     shard.before_write = once
-    counts = await world.run()
+    ends = await world.run()
 
-    assert counts.get(ended, 0) - (10 + 9 if ended[0] == "complete" else 0) == 1
+    assert ends.get(ended, 0) - (10 + 9 if ended[0] == "complete" else 0) == 1
     if ended[0] == "complete":
         assert shard.rows[key]["headers"] == {"m-n": "new"}
     else:
@@ -182,9 +186,7 @@ async def test_the_same_ids_of_another_owner_are_other_files(
     stranger = {**known, "owner": object_id(55)}
     shard.rows[BucketKey(key.vnode, object_id(55), BUCKET, known["name"])] = stranger
 
-    counts = await world.run()
-
-    assert counts == {("complete", ""): 20, ("error", "bad_manta_object"): 1}
+    assert await world.run() == {("complete", ""): 20, ("error", "bad_manta_object"): 1}
     assert attrs.evolve(key, owner=object_id(55)) in shard.rows
     assert len(named(world)) == 1
 
@@ -204,3 +206,48 @@ async def test_a_vnode_that_moves_to_another_shard_is_moved_all_the_same(
     await world.run()
 
     assert named(world) == []
+
+
+@asynccontextmanager
+async def of_both(folder: Path) -> AsyncIterator[World]:
+    """Objects of both tiers with one row that is put back behind the job, and one that fails."""
+    with closing(make_world(folder, [record(n) for n in range(3)])) as world:
+        rows_of = [row(n) for n in range(6)]
+        shard = FakeBuckets.make(rows_of)
+        shard.check = world.check_update
+        name = id_of(rows_of[5])
+        world.agents.fails = lambda _, task: MD5_MISMATCH if task.copy_name == name else None
+        (key,) = (key for key in shard.rows if key.name == rows_of[0]["name"])
+
+        def put_back(at: FakeBuckets) -> None:
+            if at.rows[key]["sharks"] != rows_of[0]["sharks"]:
+                at.rows[key] = copy.deepcopy(rows_of[0])
+                at.after_write = lambda _shard: None
+
+        shard.after_write = put_back
+        world.buckets = {-1: shard}
+        yield world
+
+
+async def run_once(world: World, arm: Arm) -> None:
+    async with world.job() as job:
+        arm(job.store)
+        await flow.run(job)
+
+
+async def check_restart(world: World, k: int) -> None:
+    async with world.job() as job:
+        await flow.run(job)
+        check_counters(job.store)
+        assert await counts(job.store) == {("complete", ""): 8, ("skipped", "md5_mismatch"): 1}, k
+    assert named(world) == [row(5)["name"]], k
+    assert len(world.agents.copied_whole) == len(set(world.agents.copied_whole)), k
+
+
+@pytest.mark.row("IMP-7")
+@WHERE
+async def test_crash_at_every_commit_of_a_job_of_both_tiers(
+    where: str, tmp_path: Path, autojump_clock: object
+) -> None:
+    """Wherever it was killed, what was put back goes to the copy that is there, and all is done."""
+    assert await sweep(tmp_path, where, of_both, run_once, check_restart) > 20
