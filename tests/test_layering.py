@@ -87,7 +87,11 @@ ONLY_IN = {
     "tomllib": {"converter.py"},
     "msgspec": {"jsontext.py", "agent/state/quick.py"},
     "fastcrc": {"peers/moray/crc.py"},
-    "psycopg": {"peers/postgres.py", "rebalancer_devregion/postgres.py"},
+    "psycopg": {
+        "peers/postgres.py",
+        "rebalancer_devregion/postgres.py",
+        "rebalancer_devregion/buckets",
+    },
     "sqlite3": {
         "sqlite.py",
         "layout.py",
