@@ -12,7 +12,8 @@ from rebalancer.domain.tiers import Tier
 _KIND = (
     "`object`: a record that names the node.  `unusable_record`: one that holds its name and cannot"
     " be used.  `upload_in_progress`: an upload that will end on the node.  `bucket_object`: the"
-    " record of one that names the node."
+    " record of one that names the node.  `deleted_bucket_object`: that of one that its user has"
+    " deleted, whose file garbage collection has yet to remove from the node."
 )
 TIER = "The metadata tier of the shard, in which the shard's number counts."
 _NODE = "1.stor.example.com"

@@ -20,6 +20,7 @@ class Kind(enum.StrEnum):
     UNUSABLE = "unusable_record"  # of an object: it holds the name, and nobody can say what for
     UPLOAD = reasons.UPLOAD_IN_PROGRESS.word
     BUCKET_OBJECT = "bucket_object"
+    DELETED = "deleted_bucket_object"  # which garbage collection has yet to remove from the node
 
 
 #: How one and several of what is counted are called in a line for a person.
@@ -118,7 +119,9 @@ def _against(node: str, seen: Seen) -> list[Cause]:
         Kind.UPLOAD: ("these uploads still go to the node; wait for their ends", look),
     }
     found = [
-        Cause(kind, count, *advice[kind]) for kind in Kind if (count := seen.counts.get(kind, 0))
+        Cause(kind, count, *advised)
+        for kind, advised in advice.items()
+        if (count := seen.counts.get(kind, 0))
     ]
     if seen.takes_writes:
         why = "storinfo lists the node, so front ends choose it for new objects; stop its heartbeat"

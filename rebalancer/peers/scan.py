@@ -100,6 +100,15 @@ class Records(Protocol):
           PeerError.
         """
 
+    async def deleted(self, shark: str) -> int:
+        """Return how many records of deleted objects name `shark`, 0 where nobody can tell.
+
+        Garbage collection has yet to remove their files.
+
+        Raises:
+          PeerError.
+        """
+
 
 class Scannable(Protocol):
     """A scannable shard has records that can be scanned."""
@@ -146,6 +155,10 @@ class PatientRecords:
     async def rows_of(self, keys: Sequence[str]) -> list[FoundRow]:
         """Return what `Records` promises."""
         return await self._ask(partial(self.records.rows_of, keys))
+
+    async def deleted(self, shark: str) -> int:
+        """Return what `Records` promises."""
+        return await self._ask(partial(self.records.deleted, shark))
 
     async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         return await retry_while_transient(
@@ -227,6 +240,11 @@ class DirectoryRecords:
             )
             found += _found(rows)
         return found
+
+    async def deleted(self, shark: str) -> int:
+        """Return 0: what is to be removed is queued elsewhere."""
+        await trio.lowlevel.checkpoint()
+        return 0
 
 
 def _pieces(keys: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -55,7 +55,7 @@ def test_what_speaks_against_a_removal(
 SEEN = st.builds(
     Seen,
     st.dictionaries(st.sampled_from(Kind), st.integers(0, 3)).map(
-        lambda counts: {kind: n for kind, n in counts.items() if kind is not Kind.BUCKET_OBJECT}
+        lambda counts: {kind: n for kind, n in counts.items() if kind is not Kind.DELETED}
     ),
     st.dictionaries(st.integers(1, 3), st.just("no answer"), max_size=2),
     is_cut=st.booleans(),

@@ -51,6 +51,8 @@ class FakeBuckets:
     """A shard: its rows by key.  `check` is given each row before it is changed."""
 
     rows: dict[BucketKey, dict[str, Any]]
+    #: Rows that users have deleted.
+    gone: list[dict[str, Any]] = attrs.field(factory=list)
     check: Callable[[Mapping[str, Any]], None] = lambda _row: None
     #: Called with the shard around its writes.
     before_write: Callable[["FakeBuckets"], None] = lambda _shard: None
@@ -102,6 +104,10 @@ class FakeBuckets:
         await trio.sleep(0.01)
         known = {str(key) for key in self.rows}
         return [self._found(key) for key in keys if key in known]
+
+    async def deleted(self, shark: str) -> int:
+        await trio.sleep(0.01)
+        return sum(is_named(one, shark) for one in self.gone)
 
     def _key(self, text: str) -> BucketKey | None:
         return next((key for key in self.rows if str(key) == text), None)

@@ -10,7 +10,7 @@ from rebalancer.api import nodes as api
 from rebalancer.api.jobs import VerdictCause
 from rebalancer.domain.node_checks import Kind, Seen, decide
 from rebalancer.domain.objects import is_storage_id
-from rebalancer.domain.tiers import tier_of
+from rebalancer.domain.tiers import Tier, tier_of
 from rebalancer.errors import BadRequest, Conflict, StoreError, leaves
 from rebalancer.manager.actions.lookup import full_name, look_up_node
 from rebalancer.manager.http.lines import Followed, line_of
@@ -193,7 +193,11 @@ class NodeChecks:
                 )
                 for one in decision.causes
             ),
-            kinds=tuple(map(partial(_kind, scan), Kind)),
+            kinds=tuple(
+                _kind(scan, kind)
+                for kind in Kind
+                if kind is not Kind.DELETED or seen.looks_at_buckets
+            ),
             sample=tuple(
                 api.NodeCheckSample(
                     kind=one.kind,
@@ -209,16 +213,20 @@ class NodeChecks:
 
 
 def _kind(scan: NodeScan | None, kind: Kind) -> api.NodeCheckKind:
-    counts = {} if scan is None else scan.counts
-    of_buckets = kind is Kind.BUCKET_OBJECT
-    is_looked_at = scan is not None and not (of_buckets and min(scan.shards, default=1) > 0)
-    shards = sorted((shard, count) for (one, shard), count in counts.items() if one is kind)
+    counts, is_looked_at = dict[int, int](), scan is not None
+    if scan is not None:
+        counts = {shard: count for (one, shard), count in scan.counts.items() if one is kind}
+        if kind is Kind.DELETED:
+            counts = scan.deleted
+        if kind in (Kind.BUCKET_OBJECT, Kind.DELETED):
+            is_looked_at = any(tier_of(shard) is Tier.BUCKETS for shard in scan.shards)
     return api.NodeCheckKind(
         kind=kind,
-        count=sum(count for _, count in shards) if is_looked_at else None,
+        count=sum(counts.values()) if is_looked_at else None,
         shards=tuple(
             api.NodeCheckShard(tier=tier_of(shard), shard=abs(shard), count=count)
-            for shard, count in shards
+            for shard, count in sorted(counts.items())
+            if count
         ),
     )
 
@@ -232,5 +240,5 @@ def _progress(check: _Check) -> api.NodeCheckProgress | None:
         scanned=scan.share,
         shards_done=len(scan.ended),
         shards=len(scan.shards),
-        found=scan.counts.total(),
+        found=sum(scan.totals.values()),
     )

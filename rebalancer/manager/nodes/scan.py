@@ -75,7 +75,10 @@ class NodeScan:
     width: int
     #: The scan may stop when it has found so many; None: it goes to the end.
     first: int | None = None
-    counts: Counter[tuple[Kind, int]] = attrs.field(factory=Counter)
+    #: What each part of a shard has, by kind.
+    found: dict[tuple[int, str], Counter[Kind]] = attrs.field(factory=dict)
+    #: By shard: records of deleted objects, whose files garbage collection has yet to remove.
+    deleted: dict[int, int] = attrs.field(factory=dict)
     sample: list[Named] = attrs.field(factory=list)
     failures: dict[int, str] = attrs.field(factory=dict)
     ended: set[int] = attrs.field(factory=set)
@@ -83,17 +86,22 @@ class NodeScan:
     reached: dict[tuple[int, str], Reached] = attrs.field(factory=dict)
 
     @property
+    def counts(self) -> Mapping[tuple[Kind, int], int]:
+        """Return the counts by kind and shard."""
+        counts = Counter[tuple[Kind, int]]()
+        for (number, _), found in self.found.items():
+            counts.update({(kind, number): count for kind, count in found.items()})
+        return counts
+
+    @property
     def totals(self) -> Mapping[Kind, int]:
         """Return the counts of all shards by kind."""
-        totals = Counter[Kind]()
-        for (kind, _), count in self.counts.items():
-            totals[kind] += count
-        return totals
+        return sum(self.found.values(), Counter[Kind]())
 
     @property
     def has_enough(self) -> bool:
         """Tell whether as much was found as was asked for."""
-        return self.first is not None and self.counts.total() >= self.first
+        return self.first is not None and sum(self.totals.values()) >= self.first
 
     @property
     def share(self) -> float:
@@ -128,25 +136,36 @@ class NodeScan:
             try:
                 for part in await records.parts():
                     await self._scan_part(number, records, part)
+                if is_more and (deleted := await records.deleted(self.node)):
+                    self.deleted[number] = deleted
             except PeerError as exc:
                 self.failures[number] = str(exc)
         if is_more or number in self.failures:
             self.ended.add(number)
 
     async def _scan_part(self, number: int, records: scan.Records, part: str) -> None:
-        reached = await records.end_of(part, self.reached.get((number, part)))
+        known = self.reached.get((number, part))
+        reached = await records.end_of(part, known)
+        # Keys of bucket objects are in no order of time, so what is new is among all the others.
+        begins_anew = known is not None and tier_of(number) is Tier.BUCKETS
+        found = Counter[Kind]() if begins_anew else self.found.setdefault((number, part), Counter())
         while not (reached.is_end or self.has_enough):
             self.reached[number, part] = reached
             reached, rows = await records.window(part, reached, self.width, self.node, uploads=True)
             for begin in range(0, len(rows), AT_ONCE):
-                self._add(read_rows(self.node, number, rows[begin : begin + AT_ONCE]))
+                self._add(found, read_rows(self.node, number, rows[begin : begin + AT_ONCE]))
                 await trio.lowlevel.checkpoint()
             self.reached[number, part] = reached
+        self.found[number, part] = found  # a walk that fails leaves the counts of the one before
 
-    def _add(self, found: Iterable[Named]) -> None:
-        for one in found:
+    def _add(self, found: Counter[Kind], named: Iterable[Named]) -> None:
+        for one in named:
             if self.has_enough:
                 return
-            self.counts[one.kind, one.shard] += 1
-            if sum(known.kind is one.kind for known in self.sample) < SAMPLE:
+            found[one.kind] += 1
+            is_shown = one in self.sample or self._shown(one.kind) >= SAMPLE
+            if not is_shown:
                 self.sample.append(one)
+
+    def _shown(self, kind: Kind) -> int:
+        return sum(known.kind is kind for known in self.sample)

@@ -50,6 +50,10 @@ class TierRecords:
         await self._mark(rows)
         return rows
 
+    async def deleted(self, shark: str) -> int:
+        """Return what `Records` promises."""
+        return await self.records.deleted(shark)
+
     async def _mark(self, rows: Sequence[FoundRow]) -> None:
         keys = [(row, read_key(row.key)) for row in rows]
         parts = [(row, key) for row, key in keys if key.upload is not None]

@@ -13,6 +13,7 @@ from rebalancer.domain.node_checks import Kind
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.manager.nodes.scan import NodeScan, read_rows
 from rebalancer.peers import scan
+from tests.manager.buckets import FakeBuckets, row
 from tests.manager.world import NODES, ORIGIN, FakeMoray, World, make_world, object_id, record
 
 NODE = ORIGIN.manta_storage_id
@@ -62,7 +63,7 @@ async def test_a_count_can_stop_early(world: World, autojump_clock: object) -> N
     checked = scan_of(world, first=3)
     await checked.run()
 
-    assert checked.counts.total() == 3
+    assert sum(checked.totals.values()) == 3
     assert checked.has_enough
 
 
@@ -161,3 +162,42 @@ def test_an_upload_whose_nodes_cannot_be_read_counts() -> None:
     rows = [scan.FoundRow("/a", "1", json.dumps(text), may_be_upload=True) for text in texts]
 
     assert [one.kind for one in read_rows(NODE, 1, rows)] == [Kind.UPLOAD] * 2
+
+
+async def test_a_bucket_object_is_counted_once_however_often_it_is_met(
+    autojump_clock: object,
+) -> None:
+    """What is new may be anywhere among the keys, so all are walked twice."""
+    shard = FakeBuckets.make([row(n) for n in range(7)])
+    shard.gone = [row(9)]
+    del shard.rows[next(iter(shard.rows))]
+    checked = NodeScan(ORIGIN.manta_storage_id, {-1: shard}, readers=1, width=2)
+
+    await checked.run()
+
+    assert checked.totals == {Kind.BUCKET_OBJECT: 6}
+    assert checked.deleted == {-1: 1}
+    assert (len(checked.sample), checked.share) == (6, 1)
+
+
+async def test_a_second_walk_that_fails_leaves_what_the_first_has_counted(
+    autojump_clock: object,
+) -> None:
+    """The answer is unknown then, and what is known speaks against it."""
+
+    class Tiring(FakeBuckets):
+        asked = 0
+
+        async def window(self, *args: Any, **options: Any) -> Any:
+            self.asked += 1
+            if self.asked > 8:
+                raise PeerRefused("buckets shard 1: the disk is gone")
+            return await super().window(*args, **options)
+
+    shard = Tiring.make([row(n) for n in range(7)])
+    checked = NodeScan(ORIGIN.manta_storage_id, {-1: shard}, readers=1, width=2)
+
+    await checked.run()
+
+    assert checked.totals == {Kind.BUCKET_OBJECT: 7}
+    assert set(checked.failures) == {-1}
