@@ -22,7 +22,9 @@ REMIND_S = 60.0
 KINDS = {
     "storinfo": "storinfo",
     "shard ": "shard",
+    "buckets shard ": "shard",
     "the clone of shard ": "clone",
+    "the clone of buckets shard ": "clone",
     "the agents' token": "token",
     "the list of objects": "listing",
     "the agent of ": "agent",

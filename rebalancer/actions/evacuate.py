@@ -40,7 +40,8 @@ class EvacuateParams:
     )
     objects_file: str | None = parameter(
         "Take the records that this file on the manager's machine names, a line of JSON"
-        ' like `{"key": "/account/stor/a", "shard": 2}` each, instead of looking for them.',
+        ' like `{"key": "/account/stor/a", "shard": 2}` each, instead of looking for them.  The key'
+        " of a bucket object is `/v2/<vnode>/<owner>/<bucket>/<name>`.",
         Option(
             ("--objects-file",),
             "Take the records that this file on the manager's machine names, without a scan:"

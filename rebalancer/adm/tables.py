@@ -13,11 +13,12 @@ from rebalancer.adm.printing import printable
 from rebalancer.adm.progress import state_words, subject
 from rebalancer.api.fields import key_of
 from rebalancer.api.imports import Importable
-from rebalancer.api.jobs import JobShown, Results, Summary
+from rebalancer.api.jobs import JobShown, Results, Scan, Summary
 from rebalancer.api.plan import Plan, PlannedSkip
 from rebalancer.domain import reasons
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.tiers import Tier
 from rebalancer.progress import scan_name
 
 
@@ -82,7 +83,7 @@ def summary_tables(summary: Summary) -> list[Table]:
         table = _table("scan", "shard", "column", "done", figures=("shard", "done"))
         for scan in summary.scans:
             done = f"{scan.position / max(scan.until, 1):.0%}"
-            table.add_row(scan_name(scan.round), str(scan.shard), scan.column, done)
+            table.add_row(scan_name(scan.round), _shard(scan), scan.column, done)
         tables.append(table)
     if summary.rounds:
         table = _table("final scan", "sent on", "remain", figures=("sent on", "remain"))
@@ -95,6 +96,11 @@ def summary_tables(summary: Summary) -> list[Table]:
             table.add_row(name, f"{value:,}")
         tables.append(table)
     return tables
+
+
+def _shard(scan: Scan) -> str:
+    """Return the number of a shard, with its tier if that is not the first."""
+    return f"buckets {scan.shard}" if scan.tier == Tier.BUCKETS else str(scan.shard)
 
 
 def plan_table(plan: Plan) -> Table:

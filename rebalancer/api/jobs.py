@@ -10,6 +10,7 @@ import attrs
 
 from rebalancer.api.fields import Amount, Count, Positive, Share, Time, Uuid, about
 from rebalancer.domain.states import STATE_WORDS, WISH_WORDS, ObjectStatus
+from rebalancer.domain.tiers import Tier
 from rebalancer.domain.verdicts import Word
 
 _STATE = (
@@ -22,6 +23,7 @@ _DEFERRED = "Unprocessed objects that have no destination now, and are tried aga
 _WISH = "What an operator has asked for, whether it is carried out or not."
 _ERROR = "Why the job failed; missing unless it did."
 _SHARK = "1.stor.example.com"
+TIER = "The metadata tier of the shard, in which the shard's number counts."
 
 
 @attrs.frozen(kw_only=True)
@@ -90,10 +92,17 @@ class JobBytes:
 class Scan:
     """A scan says how far a job has looked through a shard's ids, or through a listing."""
 
+    tier: str | None = about(f"{TIER}  null: a listing.", enum=list(Tier), if_missing=None)
     shard: Count = about("The shard's number; 0 for a listing.")
-    column: str = about("The ids that are looked through: `_id`, `_idx`, or the part of a listing.")
-    position: Count = about("The last id that was looked at; what was found is in the job's file.")
-    until: Count = about("The last id that there is.")
+    column: str = about(
+        "The ids that are looked through: `_id`, `_idx`, the vnode of a buckets shard, or the part"
+        " of a listing."
+    )
+    position: Count = about(
+        "The last id that was looked at, of a vnode the number of rows; what was found is in the"
+        " job's file."
+    )
+    until: Count = about("The last id that there is, of a vnode about the number of rows.")
     round: Count = about("0 for discovery, from 1 on for final scans.", if_missing=0)
 
 

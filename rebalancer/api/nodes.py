@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 
 from rebalancer.api.fields import Count, Positive, Share, Uuid, about
-from rebalancer.api.jobs import VerdictCause
+from rebalancer.api.jobs import TIER, VerdictCause
 from rebalancer.domain.node_checks import Answer, Kind
 from rebalancer.domain.tiers import Tier
 
@@ -15,7 +15,6 @@ _KIND = (
     " record of one that names the node.  `deleted_bucket_object`: that of one that its user has"
     " deleted, whose file garbage collection has yet to remove from the node."
 )
-TIER = "The metadata tier of the shard, in which the shard's number counts."
 _NODE = "1.stor.example.com"
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 
 from rebalancer.api.fields import Count, Time, Uuid, about
-from rebalancer.api.jobs import JobShown
+from rebalancer.api.jobs import TIER, JobShown
 from rebalancer.domain.states import AssignmentState, LinkStatus, ObjectStatus
+from rebalancer.domain.tiers import Tier
 
 REASON = (
     "The reason: one of the agent or of placement (`md5_mismatch`,"
@@ -19,12 +20,17 @@ REASON = (
 )
 
 
+def _tier(of_none: str) -> Any:
+    return about(f"{TIER}  {of_none}", enum=list(Tier))
+
+
 @attrs.frozen(kw_only=True)
 class Object:
     """An object of a job, and what became of it."""
 
     id: str = about("The object's id; `<shard>:<key>` for a record that names none.")
     key: str | None
+    tier: str | None = _tier("null: the shard is not known.")
     shard: Count | None
     status: str = about(enum=list(ObjectStatus))
     reason: str | None = about(REASON)
@@ -77,6 +83,7 @@ class ReportDuplicate:
     type: str = about(const="duplicate")
     id: str
     key: str | None
+    tier: str | None = about(TIER, enum=list(Tier))
     shards: str | None = about("The numbers of the records' shards: JSON, in a string.")
 
 
@@ -87,6 +94,7 @@ class ReportLink:
     type: str = about(const="link")
     id: str
     key: str
+    tier: str = about(TIER, enum=list(Tier))
     shard: Count
     status: str = about(enum=list(LinkStatus))
     detail: str | None
@@ -97,7 +105,8 @@ class ReportDropped:
     """A record that a listing names and that is not the job's business any more."""
 
     type: str = about(const="dropped")
-    shard: Count
+    tier: str | None = _tier("null: no shard has the record.")
+    shard: Count = about("0: no shard has the record.")
     key: str
     reason: str
 
@@ -118,6 +127,7 @@ class ReportRemaining:
     """A record that still names the node when the job ends."""
 
     type: str = about(const="remaining")
+    tier: str = about(TIER, enum=list(Tier))
     shard: Count
     key: str
     object_id: str

@@ -20,9 +20,14 @@ def tier_of(shard: int) -> Tier:
     return Tier.BUCKETS if shard < 0 else Tier.DIRECTORY
 
 
-def number_of(tier: Tier, ordinal: int) -> int:
+def tier_of_key(key: str) -> Tier:
+    """Return the tier that has the record with this key: the other one's begin with an account."""
+    return Tier.BUCKETS if key.startswith("/v2/") else Tier.DIRECTORY
+
+
+def number_of(tier: str | None, ordinal: int) -> int:
     """Return the number of the shard that is called `ordinal`, counted from 1, in its tier."""
-    return -ordinal if tier is Tier.BUCKETS else ordinal
+    return -ordinal if tier == Tier.BUCKETS else ordinal
 
 
 def shard_name(shard: int) -> str:

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from rebalancer.domain.reasons import read_word
 from rebalancer.domain.states import OPEN_OBJECTS, ObjectStatus
+from rebalancer.domain.tiers import tier_of
 from rebalancer.manager.store.records import ScanPosition, StatusCounts
 from rebalancer.waits import Wait, by_kind
 
@@ -24,11 +25,11 @@ _FAMILIES: Mapping[str, tuple[str, ...]] = {
     "scanned_ids": ("Ids looked at, in discovery and all final scans.",),
     "scan_position": (
         "Id up to which a scan under way has stored what it looks for.",
-        *("round", "shard", "id_column"),
+        *("round", "tier", "shard", "id_column"),
     ),
     "scan_until": (
         "Last id that a scan under way has to look at.",
-        *("round", "shard", "id_column"),
+        *("round", "tier", "shard", "id_column"),
     ),
     "objects_per_second": ("Objects that come to an end a second, in the last minute.",),
     "bytes_per_second": ("Bytes of objects moved a second, in the last minute.",),
@@ -113,7 +114,8 @@ class _Families:
         add("scanned_ratio", job.scanned_share)
         add("scanned_ids", job.scanned_ids)
         for scan in job.scans:
-            where = str(scan.round), str(scan.shard), scan.column
+            tier = tier_of(scan.shard) if scan.shard else ""
+            where = str(scan.round), tier, str(abs(scan.shard)), scan.column
             add("scan_position", scan.position, *where)
             add("scan_until", scan.until, *where)
         if job.per_s is not None:

@@ -15,6 +15,7 @@ from rebalancer.domain.objects import Shark
 from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.tiers import tier_of
 from rebalancer.domain.verdicts import Verdict
 from rebalancer.manager.actions.action import Plan, PlanLook
 from rebalancer.manager.fleet.standings import NodeStanding
@@ -118,7 +119,8 @@ def _config(row: JobRow, origin: Shark | None) -> Mapping[str, Any]:
 def _scans(scans: Iterable[ScanPosition]) -> tuple[api.Scan, ...]:
     return tuple(
         api.Scan(
-            shard=scan.shard,
+            tier=tier_of(scan.shard) if scan.shard else None,
+            shard=abs(scan.shard),
             column=scan.column,
             position=scan.position,
             until=scan.until,

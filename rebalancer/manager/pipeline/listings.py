@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from rebalancer.domain.bucket_objects import read_key
+from rebalancer.domain.tiers import Tier, number_of, tier_of_key
 from rebalancer.errors import JobFailed
 from rebalancer.manager.store import views
 from rebalancer.manager.store.records import Listed
@@ -80,7 +82,10 @@ class Joined:
 
 @attrs.frozen
 class ObjectsFile:
-    """A file with one JSON object a line, which has `key`, perhaps `shard`; all else is ignored."""
+    """A file with one JSON object a line, which has `key`, perhaps `shard` and `tier`.
+
+    A key says of which tier it is; all else is ignored.
+    """
 
     path: Path
     parts: tuple[str, ...] = ("file",)
@@ -108,14 +113,14 @@ class ObjectsFile:
     def _read(self, line: bytes, offset: int) -> Listed:
         try:
             found: Any = json.loads(line)
+            if (listed := _read_listed(found)) is not None:
+                return listed
         except (ValueError, RecursionError) as exc:
             raise self._unusable(offset, str(exc)) from exc
-        match found:
-            case {"key": str(key), "shard": int(shard)} if shard is not True:
-                return Listed(shard, key)
-            case {"key": str(key)} if found.get("shard") is None:
-                return Listed(None, key)
-        expected = 'expected an object with a string "key", and perhaps the number of its "shard"'
+        expected = (
+            'expected an object with a string "key", perhaps the number of its "shard", and the'
+            ' "tier" that the key is of'
+        )
         raise self._unusable(offset, expected)
 
     def _unusable(self, offset: int, why: str) -> JobFailed:
@@ -126,6 +131,24 @@ class ObjectsFile:
                 number += piece.count(b"\n")
                 left -= len(piece)
         return JobFailed(f"{self.path}: line {number:,}: {why}")
+
+
+def _read_listed(found: Any) -> Listed | None:
+    """Return the record that a line names, None if there is something else in the line.
+
+    Raises:
+      ValueError: the key cannot be one of its tier.
+    """
+    match found:
+        case {"key": str(key)} if found.get("tier") in (None, tier := tier_of_key(key)):
+            if tier is Tier.BUCKETS:
+                read_key(key)
+            match found.get("shard"):
+                case None:
+                    return Listed(None, key)
+                case int(shard) if shard is not True:
+                    return Listed(number_of(tier, shard), key)
+    return None
 
 
 def check(listing: Listing) -> None:

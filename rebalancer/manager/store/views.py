@@ -49,19 +49,27 @@ MAX_ROW = (1 << 63) - 1
 #: Rows of a report that are read at once.
 REPORT_ROWS = 1000
 
+#: Columns for people, of a number that the store knows a shard by: the tier, and the shard in it.
+_SHARD = (
+    "CASE WHEN shard < 0 THEN 'buckets' WHEN shard <> 0 THEN 'directory' END AS tier,"
+    " iif(shard < 0, -shard, shard) AS shard"
+)
+_SHARDS = (
+    "iif(shards GLOB '*-*', 'buckets', 'directory') AS tier, replace(shards, '-', '') AS shards"
+)
 _OBJECT = (
-    f"id, key, shard, status, {REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
+    f"id, key, {_SHARD}, status, {REASON} AS reason, detail, bytes, dest_shark, assignment_id,"
     " attempts, etag"
 )
 #: For each kind of line in a report: the column that numbers its rows, and what is selected.
 _COLUMNS = {
     "warning": ("rowid", '"check", detail FROM warnings'),
     "object": ("number", f"{_OBJECT} FROM evacuateobjects"),
-    "duplicate": ("rowid", "id, key, shards FROM duplicates"),
-    "link": ("rowid", "id, key, shard, status, detail FROM links"),
-    "dropped": ("rowid", "shard, key, reason FROM dropped"),
+    "duplicate": ("rowid", f"id, key, {_SHARDS} FROM duplicates"),
+    "link": ("rowid", f"id, key, {_SHARD}, status, detail FROM links"),
+    "dropped": ("rowid", f"{_SHARD}, key, reason FROM dropped"),
     "orphan": ("rowid", "object_id, shark, path, reason FROM orphans"),
-    "remaining": ("rowid", "shard, key, object_id, why FROM remaining"),
+    "remaining": ("rowid", f"{_SHARD}, key, object_id, why FROM remaining"),
     "assignment": (
         "number",
         "id, dest_shark, dest_datacenter, state, tasks, bytes, created, detail FROM assignments",

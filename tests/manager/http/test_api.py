@@ -453,7 +453,14 @@ async def test_a_job_of_listed_objects_takes_these_only(tmp_path: Path) -> None:
     size = path.stat().st_size
     assert view["results"]["Total"] == 2
     assert view["scans"] == [
-        {"shard": 0, "column": "file", "position": size, "until": size, "round": 0}
+        {
+            "tier": None,
+            "shard": 0,
+            "column": "file",
+            "position": size,
+            "until": size,
+            "round": 0,
+        }
     ]
 
 

@@ -1,6 +1,7 @@
 """Objects of both tiers go through the same stages; each rule of the buckets tier has a test."""
 
 import copy
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -14,7 +15,8 @@ from rebalancer.domain.reasons import MD5_MISMATCH
 from rebalancer.domain.records import id_of, read_sharks
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.pipeline import flow
-from rebalancer.manager.store import final_scans
+from rebalancer.manager.pipeline.listings import ObjectsFile
+from rebalancer.manager.store import final_scans, views
 from tests.manager.buckets import BUCKET, OWNER, FakeBuckets, row
 from tests.manager.crashes import WHERE, Arm, sweep
 from tests.manager.store.test_store import check_counters
@@ -132,6 +134,35 @@ async def test_a_user_s_write_wins(
     else:
         assert shard.rows.get(key) == after["row"]
     assert named(world) == []
+
+
+async def test_a_listing_names_records_of_both_tiers(
+    world: World, autojump_clock: object, tmp_path: Path
+) -> None:
+    """The key says of which tier a record is; the number of its shard counts in the tier."""
+    (one, two, *_), (three, *_) = (list(shard.rows) for shard in buckets(world))
+    listed = [
+        {"key": str(one)},
+        {"key": str(two), "shard": 1},
+        {"key": str(three), "shard": 2, "tier": "buckets"},
+        {"key": record(1)["key"]},
+        {"key": record(2)["key"], "tier": "directory"},
+        {"key": str(attrs.evolve(one, name="gone"))},
+    ]
+    path = tmp_path / "objects"
+    path.write_text("\n".join(map(json.dumps, listed)))
+    world.listing = ObjectsFile(path)
+
+    assert await world.run() == {("complete", ""): 5}
+
+    assert len(named(world)) == 7
+    shown = views.report_page(world.job_file, "object", 0)[1]
+    assert {(line["tier"], line["shard"]) for line in shown if "/v2/" in line["key"]} == {
+        ("buckets", 1),
+        ("buckets", 2),
+    }
+    (dropped,) = views.report_page(world.job_file, "dropped", 0)[1]
+    assert (dropped["tier"], dropped["shard"]) == (None, 0)
 
 
 async def test_parts_of_an_upload_that_goes_on_stay(world: World, autojump_clock: object) -> None:

@@ -285,6 +285,8 @@ async def test_a_retry_takes_what_did_not_go_and_reads_it_anew(
         (b'{"key": 1}', "line 2: expected"),
         (b'{"key": "/x", "shard": "1"}', "line 2: expected"),
         (b"\xff", "line 2: "),
+        (b'{"key": "/a/stor/x", "tier": "buckets"}', "line 2: expected"),
+        (b'{"key": "/v2/1/x", "shard": 1}', "line 2: '/v2/1/x' is no key of the buckets tier"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:

@@ -97,7 +97,7 @@ class VerifyAction:
                 running.row.params,
                 config,
                 store,
-                shards.moray,
+                shards.live,
                 resources.http.over("http"),
                 running.waits,
                 resources.file,

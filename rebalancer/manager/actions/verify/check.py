@@ -102,7 +102,7 @@ class Checker:
 
     def _judge(self, unchecked: Unchecked, records: Records) -> ToVerify | Skip | Unusable:
         for shard, _ in unchecked.records:
-            if shard not in self.shards.moray:
+            if shard not in self.shards.live:
                 return Unusable(BAD_SHARD_NUMBER, f"{shard_name(shard)} is not configured")
         rows = [records.get(place) for place in unchecked.records]
         return judge_records(unchecked.id, [None if row is None else row.value for row in rows])

@@ -16,7 +16,7 @@ import trio
 
 from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.domain.states import ObjectStatus
-from rebalancer.domain.tiers import shard_name
+from rebalancer.domain.tiers import number_of, shard_name
 from rebalancer.manager.actions.verify.records import (
     found_record,
     left_out,
@@ -57,14 +57,14 @@ def has_collected_all(file: Path) -> bool:
 
 @attrs.frozen
 class LiveShards:
-    """The live shards, each of which is waited for."""
+    """The live shards of both tiers, each of which is waited for."""
 
-    moray: Mapping[int, scan.Scannable]
+    live: Mapping[int, scan.Scannable]
     waits: Waits
 
     def records(self, number: int) -> scan.PatientRecords:
         """Return a shard's records, asked for as long as failures are transient."""
-        return scan.PatientRecords(self.moray[number].records(), shard_name(number), self.waits)
+        return scan.PatientRecords(self.live[number].records(), shard_name(number), self.waits)
 
     async def texts(
         self, places: Sequence[tuple[int, str]]
@@ -77,10 +77,15 @@ class LiveShards:
         keys, found = defaultdict[int, list[str]](list), dict[tuple[int, str], scan.FoundRow]()
         for number, key in places:
             keys[number].append(key)
-        for number in keys.keys() & self.moray.keys():
+        for number in keys.keys() & self.live.keys():
             rows = await self.records(number).rows_of(list(dict.fromkeys(keys[number])))
             found |= {(number, row.key): row for row in rows}
         return found
+
+
+def _shard_of(line: Mapping[str, Any]) -> int:
+    """Return the number by which stages know the shard of a line in a report."""
+    return number_of(line["tier"], line["shard"])
 
 
 @attrs.frozen
@@ -126,7 +131,7 @@ class Collector:
 
     async def _read(self, lines: Sequence[Mapping[str, Any]]) -> list[FoundRecord]:
         """Return the records that lines of a report name, as they are now."""
-        found = await self.shards.texts([(line["shard"], line["key"]) for line in lines])
+        found = await self.shards.texts([(_shard_of(line), line["key"]) for line in lines])
         return [self._read_line(line, found) for line in lines]
 
     def _read_line(
@@ -137,7 +142,7 @@ class Collector:
         Whether one that is gone, or became another object's, ends its object is judged when all
         records of the object are known: a link may have outlived it.
         """
-        object_id, shard, key = line["id"], line["shard"], line["key"]
+        object_id, shard, key = line["id"], _shard_of(line), line["key"]
         if (row := found.get((shard, key))) is None:
             return left_out(object_id, shard, key)
         record = found_record(shard, key, row.etag, row.value)
@@ -155,7 +160,7 @@ class Collector:
         """
         turns = trio.CapacityLimiter(self.readers)
         async with trio.open_nursery() as nursery:
-            for number in self.shards.moray:
+            for number in self.shards.live:
                 nursery.start_soon(self._scan, number, node, turns)
 
     async def _scan(self, number: int, node: str, turns: trio.CapacityLimiter) -> None:

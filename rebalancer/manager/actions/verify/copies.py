@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from rebalancer.domain.copies import path_of
 from rebalancer.domain.objects import MantaObject
 
 #: The count of numbers over which a digest spreads object ids evenly.
@@ -58,7 +59,7 @@ class Fault:
 
 def copies_of(obj: MantaObject) -> tuple[Copy, ...]:
     """Return the copies that the record of `obj` names, in the record's order."""
-    path = f"/{obj.account}/{obj.object_id}"
+    path = f"/{path_of(obj.account, obj.object_id)}"
     return tuple(Copy(shark.manta_storage_id, path, obj.size, obj.md5) for shark in obj.sharks)
 
 

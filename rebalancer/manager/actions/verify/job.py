@@ -43,7 +43,7 @@ class VerifyJob:
     params: Mapping[str, Any]
     config: ManagerConfig
     store: JobStore
-    moray: Mapping[int, scan.Scannable]
+    live: Mapping[int, scan.Scannable]
     http: HttpClient
     waits: Waits
     #: Returns the file of another job.
@@ -57,7 +57,7 @@ class VerifyJob:
           StoreError: the file of the other job cannot be read.
           ExceptionGroup: a PeerError of a shard that is not transient.
         """
-        shards = LiveShards(self.moray, self.waits)
+        shards = LiveShards(self.live, self.waits)
         await unless(cancelled, partial(self._collect, shards))
         await unless(cancelled, self._checker(shards).run)
         if cancelled.is_set():

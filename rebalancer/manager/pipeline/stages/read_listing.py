@@ -1,7 +1,7 @@
 """This module reads listed records anew, and drops those that are not the job's business."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import trio
 from rebalancer.domain.completeness import NO_SHARD, UnfinishedScan
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.records import is_mentioned
-from rebalancer.domain.tiers import shard_name
+from rebalancer.domain.tiers import shard_name, tier_of, tier_of_key
 from rebalancer.errors import PeerError
 from rebalancer.manager.pipeline.job import Feed, Job, feed_placement
 from rebalancer.manager.pipeline.listings import Listing
@@ -113,7 +113,7 @@ class _Read:
 async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
     wanted = defaultdict[int, list[Listed]](list)
     for one in listed:
-        for number in job.shards if one.shard is None else [one.shard]:
+        for number in _shards_of(job, one):
             wanted[number].append(one)
     read, known = _Read(), set[str]()
     for number, members in wanted.items():
@@ -140,6 +140,13 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
         if one.key not in known and (one.shard is None or one.shard in job.shards):
             read.drop(one.shard or NO_SHARD, one, "does not exist any more")
     return read
+
+
+def _shards_of(job: Job, one: Listed) -> Iterable[int]:
+    """Return the shards that may have a listed record: all of its tier, if the listing has none."""
+    if one.shard is not None:
+        return [one.shard]
+    return [number for number in job.shards if tier_of(number) is tier_of_key(one.key)]
 
 
 def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:

@@ -83,7 +83,9 @@ class Region:
                     params=given,
                     config=config,
                     store=store,
-                    moray=cast(Mapping[int, scan.Scannable], self.world.moray),
+                    live=cast(
+                        Mapping[int, scan.Scannable], {**self.world.moray, **self.world.buckets}
+                    ),
                     http=http,
                     waits=Waits(),
                     file=lambda name: self.world.folder / f"{name}.sqlite",

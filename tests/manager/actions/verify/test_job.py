@@ -1,5 +1,7 @@
 """A verify job finds what is not as records say, on real web servers, and nothing else."""
 
+import base64
+import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 import trio
 
+from rebalancer.domain import copies
+from rebalancer.domain.records import id_of
 from rebalancer.errors import JobFailed
 from rebalancer.manager.actions.verify.collect import LiveShards
 from rebalancer.manager.actions.verify.copies import Copy, Fault, is_sampled
@@ -21,6 +25,7 @@ from tests.manager.actions.verify.region import (
     good_record,
     open_region,
 )
+from tests.manager.buckets import FakeBuckets, row
 from tests.manager.store.test_store import check_counters
 from tests.manager.world import ORIGIN, counts, object_id
 
@@ -58,7 +63,7 @@ def listed(region: Region, status: str = "error") -> dict[str, tuple[str, str]]:
 async def collected(region: Region, **params: Any) -> None:
     """Let a job find its objects, and end the manager then."""
     async with region.job(**params) as (job, _):
-        await job._collect(LiveShards(job.moray, job.waits))
+        await job._collect(LiveShards(job.live, job.waits))
 
 
 async def test_a_sound_region_is_found_sound(tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ async def test_a_part_of_the_objects_is_read_whole(tmp_path: Path) -> None:
 async def test_what_users_change_meanwhile_is_no_fault(tmp_path: Path) -> None:
     """Records that are gone, or other objects' by now, are skipped; a moved one is followed."""
     async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
-        await job._collect(LiveShards(job.moray, job.waits))
+        await job._collect(LiveShards(job.live, job.waits))
         for number in (1, 3, 5):
             region.copy(number, NODE).unlink()
         region.world.shards[region.shard_of(1)].delete("manta", "/account/stor/1")
@@ -403,6 +408,37 @@ def report(region: Region, name: str, kind: str) -> list[Mapping[str, Any]]:
     return list(views.report_page(region.world.folder / f"{name}.sqlite", kind, 0)[1])
 
 
+async def test_copies_of_bucket_objects_are_verified_too(tmp_path: Path) -> None:
+    """Those of a node, and those that a job has moved, by the paths that they have."""
+    rows = []
+    for number in (1, 3, 5):
+        body = content(number)
+        md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
+        rows.append(row(number, content_length=len(body), content_md5=md5))
+    async with open_region(tmp_path, []) as region:
+        region.world.buckets = {-2: FakeBuckets.make(rows)}
+        for number, made in zip((1, 3, 5), rows, strict=True):
+            for shark in made["sharks"]:
+                path = copies.path_of(made["owner"], id_of(made) or "")
+                copy = tmp_path / "nodes" / shark.partition(":")[2] / path
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content(number))
+        copy.unlink()
+
+        found = {("complete", ""): 2, ("error", "copy_missing"): 1}
+        assert await verified(region, shark=NODE, sample=1.0) == found
+
+        lines = report(region, "verify", "object")
+        assert {(line["tier"], line["shard"]) for line in lines} == {("buckets", 2)}
+        copy.write_bytes(content(5))
+        async with region.job(name="moved", job="verify") as (job, store):
+            await job.run(trio.Event())
+            assert await counts(store) == {("complete", ""): 2}
+        async with region.job(name="retry", shark=NODE, retry_of="verify") as (job, store):
+            await job.run(trio.Event())
+            assert await counts(store) == {("complete", ""): 1}
+
+
 # --- stopping and going on ---------------------------------------------------------------
 
 
@@ -410,7 +446,7 @@ async def test_a_cancelled_job_skips_what_is_left(tmp_path: Path) -> None:
     """It ends at once; nothing counts as looked at that was not."""
     cancelled = trio.Event()
     async with open_region(tmp_path, records()) as region, region.job(shark=NODE) as (job, store):
-        await job._collect(LiveShards(job.moray, job.waits))
+        await job._collect(LiveShards(job.live, job.waits))
         cancelled.set()
         await job.run(cancelled)
         assert await counts(store) == {("skipped", "cancelled"): OBJECTS // 2}
