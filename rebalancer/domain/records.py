@@ -48,9 +48,13 @@ def shares_copies(text: str, other: str) -> bool:
     """Tell whether two records of one id are of the same copies, so that one move does for both.
 
     Links are such records.  A bucket object has one record, which may be met in two shards while
-    its vnode moves; another owner's object is in other files.
+    its vnode moves; another owner's object is in other files.  A record whose text
+    cannot be read, because it is gone, is taken for a link.
     """
-    first, second = parse_record(text), parse_record(other)
+    try:
+        first, second = parse_record(text), parse_record(other)
+    except UnusableRecord:
+        return True
     return not is_bucket_row(second) or first.get("owner") == second.get("owner")
 
 

@@ -124,6 +124,7 @@ def test_only_an_owner_s_own_row_shares_its_copies() -> None:
 
     assert shares_copies(one, json.dumps(row(headers={})))
     assert not shares_copies(one, json.dumps(row(owner=ID)))
+    assert shares_copies("", one)
     link = {"objectId": ID, "owner": OWNER}
     assert shares_copies(json.dumps(link), json.dumps({**link, "owner": ID}))
 

@@ -124,7 +124,7 @@ def note_duplicate(db: sqlite3.Connection, record: FoundRecord, tally: Tally) ->
     ).fetchone()
     if is_record_of(first, record):
         return
-    if not shares_copies(first["object"], record.text):
+    if not shares_copies(first["object"] or "", record.text):
         _store_stranger(db, record, tally)
         return
     done = db.execute(
