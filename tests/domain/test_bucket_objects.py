@@ -56,6 +56,9 @@ def test_the_name_is_all_the_rest(name: str) -> None:
         f"/v2/1/{OWNER}/{BUCKET}",
         f"/v2/1/{OWNER}/..//{BUCKET}/a",
         f"v2/1/{OWNER}/{BUCKET}/a",
+        # No text of PostgreSQL.
+        f"/v2/1/{OWNER}/{BUCKET}/a\0",
+        f"/v2/1/{OWNER}/{BUCKET}/\ud800",
     ],
 )
 def test_what_is_no_key_is_refused(text: str) -> None:

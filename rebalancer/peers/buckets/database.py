@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import attrs
@@ -10,15 +11,19 @@ from rebalancer.domain.bucket_objects import (
     BucketKey,
     is_named,
     is_named_by_upload,
-    read_etag,
     read_key,
     write_etag,
 )
 from rebalancer.domain.completeness import LAST_COLUMN, Reached
-from rebalancer.errors import PeerRefused
 from rebalancer.jsontext import JsonText
 from rebalancer.peers.buckets import statements
-from rebalancer.peers.buckets.rows import conflict, read_row, sharks_to_write
+from rebalancer.peers.buckets.rows import (
+    conflict,
+    key_of_row,
+    read_row,
+    sharks_to_write,
+    version_of_row,
+)
 from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.names import Endpoint
 from rebalancer.peers.postgres import PostgresPrimary, PostgresShard, Statement
@@ -150,8 +155,11 @@ class BucketsDatabase:
           PeerError.
         """
         by_vnode = defaultdict[int, list[BucketKey]](list)
-        for key in map(_read_key, keys):
-            by_vnode[key.vnode].append(key)
+        for text in keys:
+            # A listing that names no shards has keys of the other tier too, which are no row's.
+            with suppress(ValueError):
+                key = read_key(text)
+                by_vnode[key.vnode].append(key)
         found = []
         for vnode, wanted in by_vnode.items():
             for values in _lists(wanted):
@@ -219,7 +227,7 @@ class BucketsPrimary(BucketsDatabase):
         Raises:
           PeerError.
         """
-        rows = await self.rows_of([key])
+        rows = await self.rows_of([str(key_of_row(key))])
         if not rows:
             return None
         (row,) = rows
@@ -234,10 +242,9 @@ class BucketsPrimary(BucketsDatabase):
           MetadataError: `is_conflict` when they are not; a row that is gone has none.
           PeerUnreachable: whether the row was updated is unknown.
         """
+        object_id, old = version_of_row(key, etag)
         await self.batch([Put(bucket, key, value, etag or "")])
-        return write_etag(
-            read_etag(etag or "")[0], sharks_to_write(value, read_etag(etag or "")[1])
-        )
+        return write_etag(object_id, sharks_to_write(value, old))
 
     async def batch(self, puts: Sequence[Put]) -> None:
         """Update all rows, or none, in one transaction.
@@ -272,19 +279,8 @@ def _found(
     return FoundRow(str(_key_of(vnode, record)), etag, text, may_be_upload)
 
 
-def _read_key(text: str) -> BucketKey:
-    try:
-        return read_key(text)
-    except ValueError as exc:
-        raise PeerRefused(str(exc)) from exc
-
-
 def _update(put: Put) -> Statement:
-    key = _read_key(put.key)
-    try:
-        object_id, old = read_etag(put.etag)
-    except ValueError as exc:
-        raise PeerRefused(f"{put.key}: {exc}") from exc
+    key, (object_id, old) = key_of_row(put.key), version_of_row(put.key, put.etag)
     new = sharks_to_write(put.value, old)
     values = [new, key.owner, key.bucket_id, key.name, object_id, old]
     return statements.update(key.vnode), values

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import trio
 
-from rebalancer.domain.bucket_objects import BucketKey, read_etag, read_key, write_etag
+from rebalancer.domain.bucket_objects import BucketKey, write_etag
 from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.jsontext import JsonText
 from rebalancer.peers.buckets import messages
 from rebalancer.peers.buckets.messages import BucketRow, MdapiError, Method, error_of
-from rebalancer.peers.buckets.rows import conflict, sharks_to_write
+from rebalancer.peers.buckets.rows import conflict, key_of_row, sharks_to_write, version_of_row
 from rebalancer.peers.metadata import Kind, Put, Record
 from rebalancer.peers.moray.connection import Connection
 from rebalancer.peers.moray.errors import MorayError
@@ -81,7 +81,7 @@ class MdapiClient:
           PeerError: no answer came, or one that is none.
         """
         try:
-            row = await self._get(_read_key(key))
+            row = await self._get(key_of_row(key))
         except MdapiError as exc:
             if exc.is_missing:
                 return None
@@ -99,11 +99,8 @@ class MdapiClient:
           MdapiError: `is_conflict` when they are not, `is_missing` when it is gone.
           PeerError: whether the object was updated is unknown.
         """
-        where = _read_key(key)
-        try:
-            object_id, old = read_etag(etag or "")
-        except ValueError as exc:
-            raise PeerRefused(f"{key}: {exc}") from exc
+        where = key_of_row(key)
+        object_id, old = version_of_row(key, etag)
         new = sharks_to_write(value, old)
         closes = 0
         while True:
@@ -234,13 +231,6 @@ async def _call(connection: Connection, method: Method, args: JsonText) -> list[
         return await connection.call(method, args)
     except MorayError as exc:
         raise error_of(exc.name, str(exc).removeprefix(f"{exc.name}: ")) from exc
-
-
-def _read_key(text: str) -> BucketKey:
-    try:
-        return read_key(text)
-    except ValueError as exc:
-        raise PeerRefused(str(exc)) from exc
 
 
 def _new_id() -> str:

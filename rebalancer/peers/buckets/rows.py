@@ -5,9 +5,34 @@ from contextlib import suppress
 from typing import Any
 
 from rebalancer import jsontext
+from rebalancer.domain.bucket_objects import BucketKey, read_etag, read_key
 from rebalancer.errors import PeerMalformed, PeerRefused
 from rebalancer.jsontext import JsonText
 from rebalancer.peers.metadata import Kind, MetadataError
+
+
+def key_of_row(text: str) -> BucketKey:
+    """Return the key of a row that was read before.
+
+    Raises:
+      PeerRefused: `text` is no key.
+    """
+    try:
+        return read_key(text)
+    except ValueError as exc:
+        raise PeerRefused(str(exc)) from exc
+
+
+def version_of_row(key: str, etag: str | None) -> tuple[str, list[str]]:
+    """Return the id and the sharks with which a row was read, on which its update depends.
+
+    Raises:
+      PeerRefused: `etag` is no version.
+    """
+    try:
+        return read_etag(etag or "")
+    except ValueError as exc:
+        raise PeerRefused(f"{key}: {exc}") from exc
 
 
 def conflict(key: str) -> MetadataError:

@@ -321,7 +321,19 @@ async def test_rows_are_read_anew_by_their_keys(
     assert {row.key for row in await shard.rows_of(wanted)} == set(map(str, keys))
     assert await shard.get_object("", str(key_of("gone"))) is None
     with pytest.raises(PeerRefused, match="no key"):
-        await shard.rows_of(["/u/stor/a"])
+        await shard.get_object("", "/u/stor/a")
+
+
+@pytest.mark.parametrize("key", ["/u/stor/a", "", str(key_of("\ud800")), str(key_of("a\0"))])
+async def test_a_key_that_no_row_can_have_is_no_row(
+    shard: BucketsPrimary, db: psycopg.Connection[Any], key: str
+) -> None:
+    """A listing may name records of the other tier, without their shards: each shard is asked."""
+    insert(db, key_of("a").name, 1, vnode=key_of("a").vnode)
+
+    (found,) = await shard.rows_of([key, str(key_of("a"))])
+
+    assert found.key == str(key_of("a"))
 
 
 async def test_deleted_rows_that_name_the_node_are_counted(
