@@ -50,6 +50,12 @@ _OVERLOADED = "53"
 #: Parts of what a server says to a client that it does not let in: libpq tells no SQLSTATE of that.
 _REFUSED_TEXTS = ("authentication failed", "no pg_hba.conf entry", "no password", "does not exist")
 
+#: What a server says of itself: a standby takes no writes, nor does one that is set to read only.
+_STANDING = (
+    b"SELECT pg_is_in_recovery() AS is_standby,"
+    b" current_setting('transaction_read_only') AS read_only"
+)
+
 Row = dict[str, Any]
 #: A statement with parameters $1 and on, and their values.
 Statement = tuple[str, Sequence[Any]]
@@ -136,16 +142,18 @@ class PostgresShard(scan.DirectoryShard):
         sort: Callable[[psycopg.Error], PeerError],
         within_s: float,
     ) -> T:
+        is_new = self._connection is None
         try:
             if self._connection is None:
-                self._connection = self._connect()
-                self._within_s = 0.0
+                self._connection, self._within_s = self._connect(), 0.0
             if not self._is_running:  # interrupted before there was a connection to cut
                 raise psycopg.OperationalError("given up")
             if within_s != self._within_s:
                 limit = f"SET statement_timeout = {round(within_s * 1000)}"
                 self._connection.execute(limit.encode())
                 self._within_s = within_s
+            if is_new:
+                self._check_standing(self._connection)
             return work(self._connection)
         except psycopg.Error as exc:
             self.close()
@@ -165,6 +173,13 @@ class PostgresShard(scan.DirectoryShard):
             autocommit=True,
             row_factory=dict_row,
         )
+
+    def _check_standing(self, connection: psycopg.Connection[Row]) -> None:
+        """Ask a server that was just connected whether it is the right one; a reader takes any.
+
+        Raises:
+          psycopg.Error: it is not, or cannot be asked.
+        """
 
     def _parameters(self) -> Mapping[str, Any]:
         database = self._database or DATABASE
@@ -239,18 +254,10 @@ class PostgresPrimary(PostgresShard):
         kind, text = kind_of_write(exc), f"{self.name} at {self._where}: {_line(exc)}"
         return MetadataError(type(exc).__name__, text, kind) if kind else PeerUnreachable(text)
 
-    def _connect(self) -> psycopg.Connection[Row]:
-        connection = super()._connect()
-        shown = (
-            connection.execute(
-                b"SELECT pg_is_in_recovery() AS is_standby,"
-                b" current_setting('transaction_read_only') AS read_only"
-            ).fetchone()
-            or {}
-        )
+    def _check_standing(self, connection: psycopg.Connection[Row]) -> None:
+        shown = connection.execute(_STANDING).fetchone() or {}
         if shown.get("is_standby") is False and shown.get("read_only") == "off":
-            return connection
-        connection.close()
+            return
         what = "a standby" if shown.get("is_standby") else "read-only"
         raise psycopg.errors.ReadOnlySqlTransaction(
             f"this server is {what}: records are updated on the primary only"

@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from rebalancer.domain.completeness import Reached
-from rebalancer.errors import PeerRefused, PeerUnreachable
+from rebalancer.errors import PeerError, PeerRefused, PeerUnreachable
 from rebalancer.peers import postgres as clones
 from rebalancer.peers import scan
 from rebalancer.peers.metadata import Kind
+from rebalancer.peers.names import split_port
 from rebalancer.peers.postgres import PostgresShard, is_passing, kind_of_write, open_postgres
 from rebalancer_devregion import postgres
 from rebalancer_devregion.postgres import Cluster
@@ -199,6 +200,24 @@ async def test_a_server_that_never_answers_is_given_up(
         with pytest.raises(PeerUnreachable, match="no answer in 0 s"):
             await shard.sql("SELECT pg_sleep(60)", within_s=0.1)
         assert await shard.sql("SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_server_that_never_says_what_it_is_is_given_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    """The first question on a connection is bounded as any other, and is cut by a stop too."""
+    monkeypatch.setattr(clones, "_STANDING", b"SELECT pg_sleep(60)")
+    monkeypatch.setattr(clones, "GRACE_S", 60.0 if is_cancelled else 0.1)
+    primary = clones.PostgresPrimary(NAME, split_port(cluster.address, 5432))
+    begun = trio.current_time()
+    with (
+        closing(primary),
+        trio.move_on_after(0.2 if is_cancelled else 60),
+        pytest.raises(PeerError, match="statement timeout"),
+    ):
+        await primary.write([], within_s=60.0 if is_cancelled else 0.1)
+    assert trio.current_time() - begun < 30
 
 
 async def test_a_clone_that_is_down_is_named(cluster: Cluster) -> None:
