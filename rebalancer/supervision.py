@@ -24,7 +24,7 @@ log = get_logger()
 
 @attrs.frozen
 class Supervision:
-    """This object says what systemd wants to know of a process."""
+    """This object sends systemd the reports that it wants of a process."""
 
     #: Where reports go: a path, or a name that begins with NUL; "" for nowhere.
     address: str = ""
@@ -33,7 +33,7 @@ class Supervision:
 
     @classmethod
     def of(cls, environment: Mapping[str, str], pid: int) -> "Supervision":
-        """Return what systemd has written into the environment of process `pid`."""
+        """Return what systemd asks of process `pid`, by the process's environment."""
         address = environment.get("NOTIFY_SOCKET", "")
         if not address.startswith(("/", "@")):
             return cls()
@@ -49,14 +49,16 @@ class Supervision:
             return
         # A value is one line of the datagram.
         lines = [f"{name}={' '.join(str(value).split())}" for name, value in values.items()]
-        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            try:
-                with trio.fail_after(SEND_S):
-                    # Only a connected socket says when there is room again on the other side.
-                    await sender.connect(self.address)
-                    await sender.send("\n".join(lines).encode())
-            except (OSError, trio.TooSlowError) as exc:
-                log.warning("systemd not notified", values=sorted(values), error=repr(exc))
+        try:
+            with (
+                trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+                trio.fail_after(SEND_S),
+            ):
+                # Only a connected socket says when there is room again on the other side.
+                await sender.connect(self.address)
+                await sender.send("\n".join(lines).encode(errors="replace"))
+        except (OSError, trio.TooSlowError) as exc:
+            log.warning("systemd not notified", values=sorted(values), error=repr(exc))
 
     async def report_life(self, status: Callable[[], str]) -> None:
         """Report for ever that the event loop turns, and what the daemon does.
@@ -71,7 +73,7 @@ class Supervision:
 
     @asynccontextmanager
     async def reloading(self) -> AsyncIterator[None]:
-        """Report that the configuration is read anew, and is when this context ends well."""
+        """Report that the daemon reads its configuration anew, and that it is ready at the end."""
         await self.report(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         yield
         await self.report(READY=1)

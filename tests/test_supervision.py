@@ -1,5 +1,6 @@
 """What systemd is sent, on a socket as it makes one."""
 
+import errno
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 
 from rebalancer import supervision
 from rebalancer.supervision import Supervision
+from tests.logs import capture_logs
 from tests.test_daemon import serving
 
 
@@ -111,6 +113,28 @@ async def test_a_systemd_that_does_not_read_holds_nothing_up(
     assert trio.current_time() - before == pytest.approx(supervision.SEND_S)
 
     await Supervision("/nonexistent/socket").report(READY=1)
+
+
+async def test_a_process_without_a_file_for_the_socket_goes_on(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that cannot be made costs a line of the log, and no job."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(trio.socket, "socket", refuse)
+    with capture_logs() as lines:
+        await systemd.supervision.report(WATCHDOG=1)
+
+    assert [line["event"] for line in lines] == ["systemd not notified"]
+
+
+async def test_a_status_may_have_what_no_text_can_hold(systemd: Systemd) -> None:
+    """A path of a configuration is in it, which may come from JSON."""
+    await systemd.supervision.report(STATUS="reading /\ud800")
+
+    assert systemd.heard() == ["STATUS=reading /?"]
 
 
 async def test_a_daemon_reports_its_whole_life(
