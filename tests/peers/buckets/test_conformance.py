@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -17,24 +17,16 @@ from rebalancer.peers.protocols import LiveShard, RecordStore
 from rebalancer_devregion import postgres
 from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
+from tests.devregion.buckets.servers import an_mdapi, client_of
 from tests.peers.buckets import shards
-from tests.peers.buckets.servers import FakeMdapi, client_of
 from tests.peers.buckets.shards import SHARKS, VNODES, connected, key_of, object_id
 
 MOVED = ["dc3:3.stor.lab", SHARKS[1]]
 NAMES = ["a", "", "/", "a//b", ":", "päth/ü 1/★", "\U0001f600", "x" * 1024, "%2F\\'\"\n"]
 
 
-class User(Protocol):
+class User:
     """A user writes objects, and looks at their sharks."""
-
-    def add(self, name: str, number: int, sharks: Sequence[str]) -> None: ...
-
-    def sharks(self, name: str) -> list[str]: ...
-
-
-class OfDatabase:
-    """A user of a real database."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -50,19 +42,6 @@ class OfDatabase:
         return list(found[1])
 
 
-class OfServer:
-    """A user of a server with its rows in memory."""
-
-    def __init__(self, server: FakeMdapi) -> None:
-        self.server = server
-
-    def add(self, name: str, number: int, sharks: Sequence[str]) -> None:
-        self.server.add(key_of(name), object_id(number), sharks)
-
-    def sharks(self, name: str) -> list[str]:
-        return self.server.sharks(key_of(name))
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     require("initdb")
@@ -72,28 +51,27 @@ def cluster() -> Iterator[Cluster]:
 
 
 @asynccontextmanager
-async def by_sql(cluster: Cluster) -> AsyncIterator[tuple[RecordStore, User]]:
-    with connected(cluster) as db:
-        shards.clear(db)
+async def by_sql(cluster: Cluster) -> AsyncIterator[RecordStore]:
     primary = BucketsPrimary("1.buckets-postgres.lab", split_port(cluster.address, 5432))
     live: LiveShard = primary  # which mypy compares
-    yield live, OfDatabase(cluster)
+    yield live
     primary.close()
 
 
 @asynccontextmanager
-async def by_mdapi(_cluster: Cluster) -> AsyncIterator[tuple[RecordStore, User]]:
-    server = FakeMdapi()
-    async with client_of(server) as client:
-        yield client, OfServer(server)
+async def by_mdapi(cluster: Cluster) -> AsyncIterator[RecordStore]:
+    async with an_mdapi(cluster) as mdapi, client_of(mdapi) as client:
+        yield client
 
 
 @pytest.fixture(params=[by_sql, by_mdapi])
 async def subject(
     request: pytest.FixtureRequest, cluster: Cluster
 ) -> AsyncIterator[tuple[RecordStore, User]]:
-    async with request.param(cluster) as made:
-        yield made
+    with connected(cluster) as db:
+        shards.clear(db)
+    async with request.param(cluster) as store:
+        yield store, User(cluster)
 
 
 def key(name: str) -> str:
