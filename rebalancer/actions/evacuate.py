@@ -1,6 +1,6 @@
 """This module declares the action `evacuate`, which moves every object off a storage node."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from rebalancer.actions.declaration import (
     parameter,
 )
 from rebalancer.domain.objects import is_storage_id
+from rebalancer.domain.tiers import Tier
 from rebalancer.errors import BadRequest, Unprocessable
 
 
@@ -52,6 +53,20 @@ class EvacuateParams:
         default=None,
         pattern=r"^/[^\x00]*$",
     )
+    tiers: tuple[str, ...] | None = parameter(
+        "Take the objects of these metadata tiers only.  Missing and null: of all that the manager"
+        " looks at.",
+        Option(
+            ("--tier",),
+            "Take the objects of this metadata tier only; without it, of all that the manager looks"
+            " at.  May be given twice.",
+        ),
+        default=None,
+        items={"type": "string", "enum": list(Tier)},
+        minItems=1,
+        uniqueItems=True,
+        examples=[[Tier.DIRECTORY]],
+    )
     strict: bool = parameter(
         "Whether anything that the pre-flight finds ends the job at once.",
         Option(("--strict",), "Begin only if the pre-flight finds nothing."),
@@ -69,10 +84,16 @@ def _check(params: EvacuateParams) -> None:
     if params.max_objects is not None and not 0 <= params.max_objects <= MAX_WHOLE:
         expected = f"expected a number not below 0 and not above {MAX_WHOLE}"
         raise Unprocessable(f"params.max_objects: {expected}")
+    if params.tiers is not None and not _are_tiers(params.tiers):
+        raise Unprocessable(f"params.tiers: expected {' or '.join(Tier)}, or both, each once")
     if params.objects_file is not None and not is_path(params.objects_file):
         raise Unprocessable("params.objects_file: expected the absolute path of a file")
     if not is_storage_id(params.from_shark) or ":" in params.from_shark:
         raise BadRequest(f"params.from_shark: {params.from_shark!r} is no name of a storage node")
+
+
+def _are_tiers(names: Sequence[str]) -> bool:
+    return bool(names) and set(names) <= set(Tier) and len(set(names)) == len(names)
 
 
 def _subject(told: Mapping[str, Any]) -> str:
@@ -83,7 +104,8 @@ def _subject(told: Mapping[str, Any]) -> str:
 
 def _config(params: Mapping[str, Any], node: Mapping[str, str]) -> Mapping[str, Any]:
     """Return `config` of a job's view, with the fields of the predecessor."""
-    return {"from_shark": dict(node), "max_objects": params.get("max_objects")}
+    shown = {name: params.get(name) for name in ("max_objects", "tiers")}
+    return {"from_shark": dict(node), **shown}
 
 
 _CONFIG_SCHEMA = {
@@ -100,6 +122,11 @@ _CONFIG_SCHEMA = {
         "additionalProperties": False,
     },
     "max_objects": {"type": ["integer", "null"], "minimum": 0, "description": "null: all."},
+    "tiers": {
+        "type": ["array", "null"],
+        "items": {"type": "string", "enum": list(Tier)},
+        "description": "The metadata tiers whose objects are taken; null: all.",
+    },
 }
 _PARAMS = {"from_shark": "1.stor"}
 
@@ -129,6 +156,10 @@ EVACUATE = Declaration(
         "a trial": {
             "action": "evacuate",
             "params": {**_PARAMS, "max_objects": 10, "strict": True},
+        },
+        "one metadata tier": {
+            "action": "evacuate",
+            "params": {**_PARAMS, "tiers": [Tier.DIRECTORY]},
         },
         "a plan": {"action": "evacuate", "params": _PARAMS, "dry_run": True},
     },

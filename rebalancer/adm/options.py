@@ -94,6 +94,14 @@ def _option(
     flags = [*option.flags, name]
     if kind is bool:
         return click.Option(flags, is_flag=True, help=option.help)
+    if choices := schema.get("items", {}).get("enum"):
+        return click.Option(
+            flags,
+            type=click.Choice([str(one) for one in choices]),
+            multiple=True,
+            callback=lambda _context, _param, value: value or None,
+            help=option.help,
+        )
     is_required = default is attrs.NOTHING
     # To click a default of None is one, so that nothing could be missing.
     by_default = {} if is_required else {"default": default, "show_default": default is not None}

@@ -6,6 +6,7 @@ and on are shards of the directory tier, -1 and on are shards of the buckets tie
 """
 
 import enum
+from collections.abc import Iterable
 
 
 class Tier(enum.StrEnum):
@@ -13,6 +14,11 @@ class Tier(enum.StrEnum):
 
     DIRECTORY = "directory"  # the objects of Manta's first API, in Moray
     BUCKETS = "buckets"  # those of its second API, in buckets-mdapi
+
+
+def read_tiers(names: Iterable[str] | None) -> frozenset[Tier]:
+    """Return the tiers with these names; where none are named, both."""
+    return frozenset(Tier) if names is None else frozenset(map(Tier, names))
 
 
 def tier_of(shard: int) -> Tier:

@@ -39,6 +39,7 @@ class Scope(enum.StrEnum):
     RETRIED = "retried_objects_only"
     NO_FINAL_SCAN = "no_final_scan"
     SOME_SHARDS = "shards_left_out"
+    TIERS_LEFT_OUT = "tiers_left_out"
     IMPORTED = "imported"
 
 
@@ -155,6 +156,7 @@ _SCOPES = {
     Scope.NO_FINAL_SCAN: "final_scans is 0, so nobody has looked; see whether the node is empty",
     Scope.IMPORTED: "a Rust manager did the job, and did not look again; see whether it is empty",
     Scope.SOME_SHARDS: "shards of the region were left out; take all of them",
+    Scope.TIERS_LEFT_OUT: "the job took one metadata tier; take the other too",
 }
 
 
@@ -308,6 +310,11 @@ def _left(word: str, count: int, commands: _Commands) -> Cause:
 
 
 def _part(scope: Scope, commands: _Commands) -> Cause:
-    takes_more = scope in (Scope.MAX_OBJECTS, Scope.OBJECTS_FILE, Scope.SOME_SHARDS)
+    takes_more = scope in (
+        Scope.MAX_OBJECTS,
+        Scope.OBJECTS_FILE,
+        Scope.SOME_SHARDS,
+        Scope.TIERS_LEFT_OUT,
+    )
     command = commands.evacuate if takes_more else commands.check
     return Cause(scope, None, _SCOPES[scope], command)

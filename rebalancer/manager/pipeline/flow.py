@@ -136,8 +136,8 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
     progress = await job.store.read(scans.read_progress)
     noted = {(scan.round, scan.shard) for scan in job.failed_scans}
     left_out = [
-        f"listed records of {shard_name(shard)} were left out: {PUT_BACK}"
-        for shard in progress.dropped
+        f"listed records of {where} were left out: {PUT_BACK}"
+        for where in map(_place_of_listed, progress.dropped)
     ]
     others = list[str]()
     for part in await _unfinished(job):
@@ -148,6 +148,11 @@ async def _why_failed(job: Job, scan_round: int) -> list[str]:
         why = _position(part, progress) if is_there else PUT_BACK
         others.append(str(UnfinishedScan(part.round, part.shard, why)))
     return [*map(str, job.failed_scans), *left_out, *others]
+
+
+def _place_of_listed(shard: int) -> str:
+    """Say where listed records are, whose listing may have named no shard."""
+    return "a tier without shards" if shard == NO_SHARD else shard_name(shard)
 
 
 def _position(left: NeededScan, progress: ScanProgress) -> str:

@@ -4,7 +4,7 @@ import math
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
 import trio
@@ -15,6 +15,7 @@ from rebalancer.domain.batches import BatchLimits
 from rebalancer.domain.completeness import UnfinishedScan
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.placement import Rules
+from rebalancer.domain.tiers import Tier
 from rebalancer.manager.fleet.bandwidth import BandwidthLimit
 from rebalancer.manager.fleet.health import Health
 from rebalancer.manager.fleet.ledger import JobLedger
@@ -112,7 +113,7 @@ class Job:
     store: JobStore
     node_list: NodeList
     agents: AgentService
-    #: The live shards of the metadata tier.
+    #: The live shards of the metadata tiers that the job takes.
     shards: Mapping[int, LiveShard]
     #: The clones of the shards in which objects are looked for, or the live shards.
     scanned: Mapping[int, scan.Scannable]
@@ -126,6 +127,8 @@ class Job:
     scans_shards: bool = attrs.field(
         default=attrs.Factory(lambda job: job.listing is None, takes_self=True)
     )
+    #: The metadata tiers whose objects the job takes.
+    tiers: Collection[Tier] = frozenset(Tier)
     waits: Waits = attrs.field(factory=Waits)
     #: Seconds for which discovery waits for a peer that does not answer: a job waits without end, a
     #: dry run does not.

@@ -201,7 +201,12 @@ async def test_a_job_without_objects_is_complete(tmp_path: Path) -> None:
     names = ("Total", "Unprocessed", "Assigned", "Skipped", "Error", "Post Processing")
     expected = {"datacenter": "dc1", "manta_storage_id": "1.stor.lab"}
     assert view["results"] == dict.fromkeys((*names, "Complete", "Duplicates"), 0)
-    assert view["config"] == {"action": "Evacuate", "from_shark": expected, "max_objects": None}
+    assert view["config"] == {
+        "action": "Evacuate",
+        "from_shark": expected,
+        "max_objects": None,
+        "tiers": None,
+    }
     assert row == (job_id, "evacuate", "complete")
     assert (shark[0], json.loads(shark[1])) == (1, expected)
 
@@ -462,6 +467,20 @@ async def test_a_job_of_listed_objects_takes_these_only(tmp_path: Path) -> None:
             "round": 0,
         }
     ]
+
+
+async def test_a_job_takes_the_tiers_that_it_is_given(tmp_path: Path) -> None:
+    """Not the bucket objects of a manager that cannot look at them: that is refused at once."""
+    async with open_rig(tmp_path) as rig:
+        view = await rig.reach(await rig.create(tiers=["directory"]), "Complete")
+        params = {"from_shark": "1.stor", "tiers": ["directory", "buckets"]}
+        for more in ({}, {"dry_run": True}):
+            body = {"action": "evacuate", "params": params, **more}
+            reply = await rig.client.post("/jobs", json=body)
+            assert reply.status_code == 422
+            assert "without buckets_primary" in await reply.get_data(as_text=True)
+    assert view["config"]["tiers"] == ["directory"]
+    assert view["verdict"]["verdict"] == "empty"
 
 
 @pytest.mark.row("CRIT-8")

@@ -107,6 +107,23 @@ def test_what_the_configuration_leaves_out_was_not_looked_at() -> None:
     assert word(clean, config=buckets) is Word.NOT_EMPTY
 
 
+def test_a_job_of_one_tier_has_seen_a_part_of_a_node_that_has_both() -> None:
+    """It needs to have looked at no shard of the other; in a region of one tier it has seen all."""
+    buckets = attrs.evolve(CONFIG, has_bucket_objects=True)
+    shards = (Shard("1.buckets-mdapi.lab"),)
+    seen = attrs.evolve(buckets, buckets_shards=shards, buckets_primary="{shard}.primary.lab")
+    first, second = {**WHOLE, "tiers": ["directory"]}, {**WHOLE, "tiers": ["buckets"]}
+
+    assert word(End({}, {}, shards={1, 2}), first) is Word.EMPTY
+    for config in (buckets, seen):
+        assert word(End({}, {}, shards={1, 2}), first, config) is Word.PARTIAL
+    assert word(End({}, {}, shards={-1}), second, seen) is Word.PARTIAL
+    row = JobRow("job", "evacuate", JobState.COMPLETE, first, "", None, None, None)
+    (cause,) = ACTIONS["evacuate"].verdict(row, End({}, {}, shards={1, 2}), seen).causes
+    assert cause.word == "tiers_left_out"
+    assert word(End({}, {}, shards={1, 2, -1}), config=seen) is Word.EMPTY
+
+
 async def test_a_shard_that_came_later_was_not_looked_at(
     world: World, autojump_clock: object
 ) -> None:

@@ -13,9 +13,12 @@ import pytest
 from rebalancer.domain.bucket_objects import BucketKey
 from rebalancer.domain.reasons import MD5_MISMATCH
 from rebalancer.domain.records import id_of, read_sharks
+from rebalancer.domain.tiers import Tier
+from rebalancer.errors import JobFailed
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.listings import ObjectsFile
+from rebalancer.manager.pipeline.stages.read_listing import LEFT_ALONE
 from rebalancer.manager.store import final_scans, views
 from tests.manager.buckets import BUCKET, OWNER, FakeBuckets, row
 from tests.manager.crashes import WHERE, Arm, sweep
@@ -163,6 +166,27 @@ async def test_a_listing_names_records_of_both_tiers(
     }
     (dropped,) = views.report_page(world.job_file, "dropped", 0)[1]
     assert (dropped["tier"], dropped["shard"]) == (None, 0)
+
+
+async def test_listed_records_of_a_tier_that_is_not_taken_are_dropped(
+    world: World, autojump_clock: object, tmp_path: Path
+) -> None:
+    """So that the job does the rest; where it takes the tier and cannot, it fails and says so."""
+    key = str(next(iter(buckets(world)[0].rows)))
+    path = tmp_path / "objects"
+    path.write_text("\n".join(json.dumps({"key": one}) for one in (key, record(1)["key"])))
+    world.listing = ObjectsFile(path)
+    first: Any = world.moray
+
+    only = {"shards": first, "scanned": first}
+    assert await world.run(**only, tiers={Tier.DIRECTORY}) == {("complete", ""): 1}
+    (dropped,) = views.report_page(world.job_file, "dropped", 0)[1]
+    assert (dropped["key"], dropped["reason"]) == (key, LEFT_ALONE)
+
+    world.job_name = "unconfigured"
+    with pytest.raises(JobFailed, match="records of a tier without shards were left out"):
+        await world.run(**only)
+    assert len(named(world)) == 10
 
 
 async def test_parts_of_an_upload_that_goes_on_stay(world: World, autojump_clock: object) -> None:

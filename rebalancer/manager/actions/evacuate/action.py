@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rebalancer.actions.evacuate import EvacuateParams
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.states import ObjectStatus
+from rebalancer.domain.tiers import Tier, read_tiers, tier_of
 from rebalancer.domain.verdicts import End, Scope, Verdict, of_evacuation
-from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError
+from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError, Unprocessable
 from rebalancer.log import get_logger
 from rebalancer.manager.actions.action import Known, Plan, PlanLook
 from rebalancer.manager.actions.evacuate.job import Opened, make_job
@@ -50,6 +51,7 @@ class EvacuateAction:
             "max_objects": given.max_objects or None,
             "objects_file": given.objects_file,
             "strict": given.strict,
+            "tiers": None if given.tiers is None else sorted(given.tiers),
         }
 
     async def check(self, params: Mapping[str, Any], resources: Resources, _known: Known) -> None:
@@ -58,9 +60,13 @@ class EvacuateAction:
         Raises:
           Refused: no evacuation is allowed at all.
           BadRequest: the listing cannot be read.
+          Unprocessable: it is to take bucket objects, at which the manager does not look.
         """
         if resources.config.snaplink_cleanup_required:
             raise Refused("Snaplink Cleanup Required")
+        if Tier.BUCKETS in (params.get("tiers") or ()) and not resources.config.looks_at_buckets:
+            why = "the manager looks at no bucket objects without buckets_primary"
+            raise Unprocessable(f"params.tiers: {why}")
         if (listing := listing_of(params, resources.file)) is not None:
             try:
                 await run_sync(Work.OTHER, check, listing)
@@ -109,11 +115,17 @@ class EvacuateAction:
             scope.add(Scope.RETRIED)
         if not scope and end.remaining is None:
             scope.add(Scope.NO_FINAL_SCAN)
-        is_scanned = config.shard_numbers <= set(end.shards)
+        tiers = read_tiers(params.get("tiers"))
+        has_both = config.has_bucket_objects or config.looks_at_buckets
+        if Tier.DIRECTORY not in tiers or (has_both and Tier.BUCKETS not in tiers):
+            scope.add(Scope.TIERS_LEFT_OUT)
+        wanted = {number for number in config.shard_numbers if tier_of(number) in tiers}
+        is_scanned = wanted <= set(end.shards)
         is_bounded = config.bounds_shards and not is_imported(params)
         if is_bounded or (end.remaining is not None and not is_scanned):
             scope.add(Scope.SOME_SHARDS)
-        has_buckets, node = config.has_unseen_buckets, params["from_shark"]
+        has_buckets = config.has_unseen_buckets and Tier.BUCKETS in tiers
+        node = params["from_shark"]
         return of_evacuation(row.id, node, row.state, scope, end, has_buckets=has_buckets)
 
     async def plan(

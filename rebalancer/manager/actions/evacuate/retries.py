@@ -31,6 +31,8 @@ def params_of_retry(
       BadRequest: something of the earlier jobs is missing that cannot be found anew.
     """
     made: dict[str, Any] = {"from_shark": row.params["from_shark"], "retry_of": row.id}
+    if (tiers := row.params.get("tiers")) is not None:
+        made["tiers"] = tiers
     if _only_lists(row):
         return made
     before = _before(row, known)

@@ -1,7 +1,7 @@
 """This module reads listed records anew, and drops those that are not the job's business."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -29,6 +29,9 @@ from rebalancer.peers import scan
 from rebalancer.retry import retry_while_transient
 
 T = TypeVar("T")
+
+#: Why a listed record is dropped whose tier the job does not take.
+LEFT_ALONE = "is of a metadata tier that the job does not take"
 
 
 async def read_listing(job: Job, listing: Listing, feeds: trio.MemorySendChannel[Feed]) -> None:
@@ -111,16 +114,18 @@ class _Read:
 
 
 async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
-    wanted = defaultdict[int, list[Listed]](list)
+    wanted, read, known = defaultdict[int, list[Listed]](list), _Read(), set[str]()
+    asked = list[Listed]()
     for one in listed:
-        for number in _shards_of(job, one):
-            wanted[number].append(one)
-    read, known = _Read(), set[str]()
+        if tier_of_key(one.key) not in job.tiers:
+            read.drop(one.shard or NO_SHARD, one, LEFT_ALONE)
+        elif not (numbers := _shards_of(job, one)):
+            read.drop(one.shard or NO_SHARD, one, NOT_CONFIGURED)
+        else:
+            asked.append(one)
+            for number in numbers:
+                wanted[number].append(one)
     for number, members in wanted.items():
-        if number not in job.shards:
-            for one in members:
-                read.drop(number, one, NOT_CONFIGURED)
-            continue
         # Of several records of an object the first counts: the first listed, not the first sent.
         places = {one.key: one for one in reversed(members)}
         records = scan.PatientRecords(
@@ -136,17 +141,16 @@ async def _read_anew(job: Job, listed: Sequence[Listed]) -> _Read:
                 read.drop(number, one, "is not on the shark any more", row.value)
             else:
                 read.take(record, one)
-    for one in listed:
-        if one.key not in known and (one.shard is None or one.shard in job.shards):
+    for one in asked:
+        if one.key not in known:
             read.drop(one.shard or NO_SHARD, one, "does not exist any more")
     return read
 
 
-def _shards_of(job: Job, one: Listed) -> Iterable[int]:
-    """Return the shards that may have a listed record: all of its tier, if the listing has none."""
-    if one.shard is not None:
-        return [one.shard]
-    return [number for number in job.shards if tier_of(number) is tier_of_key(one.key)]
+def _shards_of(job: Job, one: Listed) -> list[int]:
+    """Return the shards that may have a listed record: all of its tier, if none is listed."""
+    tier = tier_of_key(one.key)
+    return [n for n in job.shards if (tier_of(n) is tier if one.shard is None else n == one.shard)]
 
 
 def _read_mention(job: Job, number: int, row: scan.FoundRow) -> FoundRecord | None:

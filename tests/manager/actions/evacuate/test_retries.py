@@ -240,6 +240,7 @@ def test_what_a_retry_goes_on_with() -> None:
         "file": row("file", objects_file="/list"),
         "old": row("old", retry_of="whole"),
         "removed": row("removed", retry_of="nobody", chain=[], scans=False),
+        "one tier": row("one tier", tiers=["buckets"]),
         "complete": row("complete", JobState.COMPLETE, max_objects=7),
         "imported": row("imported", imported_from="elsewhere"),
         "of imported": row("of imported", retry_of="imported"),
@@ -251,12 +252,14 @@ def test_what_a_retry_goes_on_with() -> None:
         "limited": (True, []),
         "file": (False, []),
         "old": (True, ["whole"]),
+        "one tier": (True, []),
         "complete": (False, None),
         # How many objects it was to take is not known, nor where it looked.
         "imported": (False, None),
         "of imported": (False, ["imported"]),
     }
     assert made["limited"]["max_objects"] == 4
+    assert made["one tier"]["tiers"] == ["buckets"]
     assert "max_objects" not in params_of_retry(known["limited"], known.get, 7)
     assert made["file"]["objects_file"] == "/list"
     with pytest.raises(BadRequest, match="job nobody, which was removed"):
