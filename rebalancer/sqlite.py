@@ -17,7 +17,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -91,6 +91,16 @@ def _opening_error(path: Path, mode: str, exc: Exception) -> StoreError:
     return StoreBusy(f"{path}: {exc}")
 
 
+@contextmanager
+def closed_on_failure(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Prepare a connection in a `with` block, which hands it to an owner only if it ends well."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
+
+
 def connect(
     path: Path, *, mode: str = "rwc", wal: bool = True, lock_s: float = LOCK_S
 ) -> sqlite3.Connection:
@@ -106,29 +116,24 @@ def connect(
     """
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
-        db = sqlite3.connect(
-            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=lock_s
-        )
+        with closed_on_failure(
+            sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=lock_s
+            )
+        ) as db:
+            db.row_factory = sqlite3.Row
+            if mode == "rwc":
+                db.execute(f"PRAGMA page_size={PAGE_BYTES}")
+            if wal and mode != "ro":
+                (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
+                if journal != "wal":
+                    raise StoreError(f"{path}: the file system does not support sqlite's WAL mode")
+                db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            return db
     except FAILURES as exc:
         raise _opening_error(path, mode, exc)  # noqa: B904 - it has the better cause
-    try:
-        db.row_factory = sqlite3.Row
-        if mode == "rwc":
-            db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        if wal and mode != "ro":
-            (journal,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
-            if journal != "wal":
-                raise StoreError(f"{path}: the file system does not support sqlite's WAL mode")
-            db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-    except FAILURES as exc:
-        db.close()
-        raise _opening_error(path, mode, exc)  # noqa: B904 - it has the better cause
-    except BaseException:
-        db.close()
-        raise
-    return db
 
 
 def transact(
@@ -501,13 +506,10 @@ async def open_database(
     def start() -> tuple[sqlite3.Connection, sqlite3.Connection]:
         if not must_exist:
             path.parent.mkdir(parents=True, exist_ok=True)
-        writer = connect(path, mode="rw" if must_exist else "rwc", lock_s=SHORT_LOCK_S)
-        try:
+        mode = "rw" if must_exist else "rwc"
+        with closed_on_failure(connect(path, mode=mode, lock_s=SHORT_LOCK_S)) as writer:
             prepare(writer, path, layout, must_exist=must_exist)
             return writer, connect(path, mode="ro", lock_s=SHORT_LOCK_S)
-        except BaseException:
-            writer.close()
-            raise
 
     writer, reader = await _open(path, start, run, waits, patience_s)
     database = Database(path, writer, reader, run, waits)

@@ -11,6 +11,7 @@ import math
 import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -356,12 +357,15 @@ def write(
     """
     for node in layout.nodes:
         layout.manta_root(node.manta_storage_id).mkdir(parents=True, exist_ok=True)
-    stores = {number: ShardStore(layout.shard_file(number)) for number in layout.shards}
-    # Before all records, so that clones made of these are newer than the last heartbeat.
-    beats = [heartbeat(layout, node.manta_storage_id) for node in layout.nodes]
-    stores[layout.shards[0]].seed("manta_storage", [(beat["hostname"], beat) for beat in beats])
     totals = {"records": 0, "files": 0, "size": 0}
-    with Before.create(layout.before_file) as before:
+    with Before.create(layout.before_file) as before, ExitStack() as opened:
+        stores = {
+            number: opened.enter_context(closing(ShardStore(layout.shard_file(number))))
+            for number in layout.shards
+        }
+        # Before all records, so that clones made of these are newer than the last heartbeat.
+        beats = [heartbeat(layout, node.manta_storage_id) for node in layout.nodes]
+        stores[layout.shards[0]].seed("manta_storage", [(beat["hostname"], beat) for beat in beats])
         for chunk in _chunks(generate(layout, ordinary), 500):
             made(totals["records"])
             for number, store in stores.items():
@@ -373,8 +377,7 @@ def write(
                     before.add_file(file.node, file.path, len(file.content), md5(file.content))
                     totals["files"] += 1
                     totals["size"] += len(file.content)
-        for store in stores.values():
-            store.close()
+        opened.close()
 
         def kinds() -> Iterator[tuple[int, str, Kind, str]]:
             for chunk in _chunks(generate(layout, ordinary), 500):

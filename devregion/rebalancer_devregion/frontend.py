@@ -7,6 +7,7 @@ were given the node when they began.
 
 import random
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import attrs
@@ -37,8 +38,7 @@ async def leak(layout: Layout, patience_s: float = PATIENCE_S) -> None:
     """
     names = {number: layout.moray_host(number) for number in layout.shards}
     victims = stale_victims(layout)
-    journal = Journal(layout.journal_file)
-    try:
+    with closing(Journal(layout.journal_file)) as journal:
         async with (
             open_moray(names, layout.hosts, connections=2) as shards,
             trio.open_nursery() as nursery,
@@ -59,8 +59,6 @@ async def leak(layout: Layout, patience_s: float = PATIENCE_S) -> None:
                 for number in layout.shards:
                     await front_end.commit_late(number, template)
                 await trio.sleep(LATE_EVERY_S)
-    finally:
-        journal.close()
 
 
 @attrs.frozen

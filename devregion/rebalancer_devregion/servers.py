@@ -5,7 +5,7 @@ All are one process, or each part is one of its own, so that it can be killed al
 
 import signal
 from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -40,12 +40,13 @@ async def serve(layout: Layout, only: Collection[str] = ()) -> None:
     Raises:
       MorayDied: a client did what would have killed a real Moray.
     """
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    receiver = trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT)
+    with receiver as signals, ExitStack() as stores:
         chosen = frozenset(only or parts(layout))
         shards = [number for number in layout.shards if f"moray-{number}" in chosen]
         async with _clones(layout, shards), trio.open_nursery() as nursery:
             for number in shards:
-                store = ShardStore(layout.shard_file(number))
+                store = stores.enter_context(closing(ShardStore(layout.shard_file(number))))
                 address = layout.moray_address(number)
                 await nursery.start(serve_shard, store, address, MORAY_PORT)
             for node in layout.nodes if "nodes" in chosen else ():

@@ -20,6 +20,7 @@ from rebalancer.errors import PeerRefused
 from rebalancer.peers.metadata import Record
 from rebalancer.peers.moray.client import MorayClient, open_moray
 from rebalancer.peers.moray.errors import MorayError
+from rebalancer.sqlite import closed_on_failure
 from rebalancer_devregion.contents import md5, object_bytes, write_file
 from rebalancer_devregion.expectations import Kind
 from rebalancer_devregion.layout import Layout
@@ -86,8 +87,8 @@ class Journal:
     """A journal has what users did to a region.  Blocking."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.executescript(_SCHEMA)
+        with closed_on_failure(sqlite3.connect(path, isolation_level=None)) as self._db:
+            self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
@@ -137,15 +138,12 @@ async def change_objects(layout: Layout, share: float, pause_s: float) -> None:
     victims = _victims(layout)
     chosen = rng.sample(victims[STALE_RECORDS:], round(len(victims) * share))
     names = {number: layout.moray_host(number) for number in layout.shards}
-    journal = Journal(layout.journal_file)
-    try:
+    with closing(Journal(layout.journal_file)) as journal:
         async with open_moray(names, layout.hosts, connections=2) as shards:
             for turn, victim in enumerate(chosen):
                 user = _User(layout, shards[victim.shard], victim.shard, journal, rng)
                 await user.insist(victim.key, BY_USERS[turn % len(BY_USERS)])
                 await trio.sleep(pause_s)
-    finally:
-        journal.close()
 
 
 def stale_victims(layout: Layout) -> list[Victim]:

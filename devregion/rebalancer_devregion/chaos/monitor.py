@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from rebalancer_devregion.contents import md5
+from rebalancer_devregion.evidence import open_to_read
 from rebalancer_devregion.layout import Layout
 
 #: Violations that are told; the others are counted.
@@ -60,7 +61,7 @@ class Monitor:
         self._seen: dict[tuple[int, str], _Seen] = {}
         self._old: dict[str, frozenset[str]] = {}
         self._whole: dict[tuple[str, str], str] = {}
-        with closing(_open(layout.before_file)) as before:
+        with closing(open_to_read(layout.before_file)) as before:
             for row in before.execute("SELECT shard, key, object_id, value FROM records"):
                 record = json.loads(row["value"])
                 seen = _look(record)
@@ -70,7 +71,7 @@ class Monitor:
     def look(self, job_file: Path) -> None:
         """Look at every record, and at the job's rows."""
         for number in self._layout.shards:
-            with closing(_open(self._layout.shard_file(number))) as live:
+            with closing(open_to_read(self._layout.shard_file(number))) as live:
                 rows = live.execute("SELECT _key, _value FROM manta").fetchall()
             for row in rows:
                 self._record((number, row["_key"]), json.loads(row["_value"]))
@@ -78,7 +79,7 @@ class Monitor:
             there = (self._layout.manta_root(shark) / path).exists()
             self.findings.that("copies stay", there, f"{object_id} is gone from {shark}")
         agents = self._known_to_agents()
-        with closing(_open(job_file)) as job:
+        with closing(open_to_read(job_file)) as job:
             job.execute("BEGIN")
             self._counts(job)
             ours = {row["id"] for row in job.execute("SELECT id FROM assignments")}
@@ -88,7 +89,7 @@ class Monitor:
     def look_at_end(self, job_file: Path) -> None:
         """Look at a job that has just been called complete."""
         self.look(job_file)
-        with closing(_open(job_file)) as job:
+        with closing(open_to_read(job_file)) as job:
             for row in job.execute("SELECT id, status FROM evacuateobjects"):
                 done = row["status"] in ("complete", "skipped", "error")
                 text = f"the job is complete, and {row['id']} is {row['status']}"
@@ -165,9 +166,3 @@ def _look(record: Mapping[str, Any]) -> _Seen:
         frozenset(entry["manta_storage_id"] for entry in entries),
         frozenset(entry["datacenter"] for entry in entries),
     )
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    db.row_factory = sqlite3.Row
-    return db

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rebalancer.sqlite import connect
+from rebalancer.sqlite import closed_on_failure, connect
 from rebalancer_devregion.moray.errors import MorayError
 
 
 class Watch:
     """A watch is what our functions and the deadline of one connection share.
 
-    It does not know the connection, which knows it: no collector sees such a cycle, so that the
-    connection would not be closed with its process, and sqlite's log would stay.
+    It does not know the connection, which knows it: no collector sees such a cycle, so that nobody
+    would notice a connection that is never closed.
 
     Mutable state: until when the statement may take for its first row, and the error that one of
     the functions raised, of which sqlite tells only that there was one.
@@ -51,12 +51,14 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         # Opened for writing: whichever connection is closed last must be able to empty the log.
-        self.db = prepare(connect(path, mode="rw"))
-        self.db.execute("PRAGMA query_only=ON")
-        self._watch = Watch()
-        self.db.create_function("pg_div", 3, self._watch.divide, deterministic=True)
-        self.db.create_function("pg_sleep", 1, self._watch.sleep)
-        self.db.create_function("repeat", 2, lambda text, times: text * times)
+        with closed_on_failure(connect(path, mode="rw")) as db:
+            prepare(db)
+            db.execute("PRAGMA query_only=ON")
+            self._watch = Watch()
+            db.create_function("pg_div", 3, self._watch.divide, deterministic=True)
+            db.create_function("pg_sleep", 1, self._watch.sleep)
+            db.create_function("repeat", 2, lambda text, times: text * times)
+        self.db = db
 
     def limit(self, timeout_s: float | None) -> None:
         """Stop the next statement if it has no row after so many seconds; None ends that."""
@@ -75,11 +77,10 @@ class Reader:
         return failure
 
 
-def prepare(db: sqlite3.Connection) -> sqlite3.Connection:
+def prepare(db: sqlite3.Connection) -> None:
     """Make a connection compare text as PostgreSQL does."""
     db.execute("PRAGMA case_sensitive_like=ON")
     db.create_function("lower", 1, _lower, deterministic=True)
-    return db
 
 
 def _lower(text: Any) -> Any:

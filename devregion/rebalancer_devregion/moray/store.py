@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from rebalancer.sqlite import connect, transact
+from rebalancer.sqlite import closed_on_failure, connect, transact
 from rebalancer_devregion.moray import filters, queries, records, sql
 from rebalancer_devregion.moray.buckets import INTERNAL, Bucket
 from rebalancer_devregion.moray.catalogue import Catalogue
@@ -39,11 +39,12 @@ class ShardStore:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = prepare(connect(path))
-        # Nothing here is worth an fsync: a region is made anew.
-        self._db.execute("PRAGMA synchronous=OFF")
         self.catalogue = Catalogue()
-        self.catalogue.prepare(self._db)
+        with closed_on_failure(connect(path)) as self._db:
+            prepare(self._db)
+            # Nothing here is worth an fsync: a region is made anew.
+            self._db.execute("PRAGMA synchronous=OFF")
+            self.catalogue.prepare(self._db)
         self._readers = Readers(path)
 
     def close(self) -> None:

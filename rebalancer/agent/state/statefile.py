@@ -17,6 +17,7 @@ directory tier, find none, and report these tasks as failed.
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
@@ -225,7 +226,7 @@ def image(assignment: StoredAssignment) -> bytes:
         stats = AssignmentStats(
             ReportedState.SCHEDULED, failed=0, complete=0, total=len(assignment.rows)
         )
-    db, values = _scratch.database(), _values(assignment)
+    db, values = _scratch.database, _values(assignment)
     has_buckets = any(is_of_bucket(row[0]) for row in assignment.rows)
     if has_buckets:
         values = [_in_columns(*row) for row in values]
@@ -255,14 +256,14 @@ def _in_columns(name: Any, *values: object) -> tuple[object, ...]:
 
 
 class _Scratch(threading.local):
-    """Each thread has a database in memory: to open one takes as long as to fill it."""
+    """Each thread has a database in memory: to open one takes as long as to fill it.
 
-    _database: sqlite3.Connection | None = None
+    It is closed after its thread, by whichever thread notices that, or at the end of the process.
+    """
 
-    def database(self) -> sqlite3.Connection:
-        if self._database is None:
-            self._database = sqlite3.connect(":memory:", isolation_level=None)
-        return self._database
+    def __init__(self) -> None:
+        self.database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        weakref.finalize(threading.current_thread(), self.database.close)
 
 
 _scratch = _Scratch()

@@ -15,7 +15,14 @@ from rebalancer.errors import StoreError
 from rebalancer.manager.store import job_info
 from rebalancer.manager.store.records import Finding
 from rebalancer.manager.store.schema import JOB_FILE
-from rebalancer.sqlite import FAILURES, connect, prepare, store_error, transact
+from rebalancer.sqlite import (
+    FAILURES,
+    closed_on_failure,
+    connect,
+    prepare,
+    store_error,
+    transact,
+)
 
 P = ParamSpec("P")
 #: Columns of table `job`, and of the list of jobs, that `note` keeps.
@@ -119,9 +126,9 @@ def open_apart(path: Path) -> sqlite3.Connection:
     Raises:
       StoreError: it cannot be opened.
     """
-    db = connect(path, mode="rw")
-    db.execute("PRAGMA synchronous=OFF")
-    return db
+    with closed_on_failure(connect(path, mode="rw")) as db:
+        db.execute("PRAGMA synchronous=OFF")
+        return db
 
 
 def change(

@@ -3,6 +3,7 @@
 import json
 import random
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -52,6 +53,23 @@ def select(content: bytes, query: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(":memory:")) as db:
         db.deserialize(content)
         return db.execute(query).fetchall()
+
+
+def test_a_thread_leaves_no_database_open() -> None:
+    """Threads come and go with the load; Python 3.13 warns of what is dropped open."""
+    made: list[sqlite3.Connection] = []
+
+    def make() -> None:
+        image(STORED)
+        made.append(statefile._scratch.database)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    del thread
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        made[0].execute("SELECT 1")
 
 
 def test_what_is_written_is_read() -> None:
