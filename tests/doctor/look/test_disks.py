@@ -11,7 +11,6 @@ import pytest
 from rebalancer.doctor.findings import Level
 from rebalancer.doctor.judge import disks as judge
 from rebalancer.doctor.look import disks, setup
-from rebalancer.doctor.scratch import PREFIX, STALE_S, Scratch
 from tests.disks import Disk
 from tests.doctor.subjects import a_manager, an_agent, files_below
 
@@ -154,23 +153,6 @@ def test_what_another_user_has_made_is_named(open_to_all: Path) -> None:
     assert found.step in ("use rebalancer.sqlite", "use .lock")
     assert "chown" in found.do
     assert next(iter(judge.folders([found]))).level is Level.STOPS
-
-
-def test_scratch_is_gone_in_the_end_and_what_was_left_is_removed(tmp_path: Path) -> None:
-    """By a run that was killed; that of a run at work is not touched."""
-    old, new = tmp_path / f"{PREFIX}old", tmp_path / f"{PREFIX}new"
-    old.mkdir()
-    new.mkdir()
-    (old / "file").touch()
-    os.utime(old, (0, old.stat().st_mtime - 2 * STALE_S))
-    scratch = Scratch()
-    made = scratch.folder(tmp_path / "not" / "there")
-    assert sorted(tmp_path.iterdir()) == sorted([made, new])
-
-    scratch.close()
-    assert list(tmp_path.iterdir()) == [new]
-    with pytest.raises(OSError, match="over"):
-        scratch.folder(tmp_path)
 
 
 def test_mounts_are_read_with_their_odd_names(
