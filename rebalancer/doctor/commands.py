@@ -78,7 +78,9 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _frame: Any) -> NoReturn:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in _ENDS}
+    # A signal that is ignored, behind nohup, stays so.
+    heeded = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

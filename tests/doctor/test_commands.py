@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rebalancer.cli import cli
-from rebalancer.doctor import scratch
+from rebalancer.doctor import commands, scratch
 from tests.doctor.subjects import files_below
 
 DEAD = "127.0.0.1:1"
@@ -176,6 +176,16 @@ def test_a_run_that_is_cut_leaves_nothing(tmp_path: Path, number: signal.Signals
     assert process.returncode == (130 if number is signal.SIGINT else 128 + number)
     assert out == b""
     assert files_below(tmp_path) == {"manager.json"}
+
+
+def test_a_run_behind_nohup_outlives_its_terminal() -> None:
+    """What was told to ignore the signal goes on doing so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with commands._ended_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.process

@@ -11,7 +11,7 @@ import trio
 from rebalancer.config import ManagerConfig
 from rebalancer.doctor.judge.region import Answer
 from rebalancer.doctor.subject import Subject
-from rebalancer.errors import PeerError, PeerMalformed, PeerRefused
+from rebalancer.errors import PeerError, PeerMalformed, PeerRefused, PeerUnreachable
 from rebalancer.peers.http import HttpClient, open_http
 from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.names import locate
@@ -84,8 +84,11 @@ async def _ask_clone(client: "PostgresShard", config: ManagerConfig) -> float | 
 
     where = locate(client.name, config.hosts, DEFAULT_PORT)
     # libpq, which nobody interrupts, waits longer for a machine that is not there.
-    with trio.fail_after(CONNECT_S):
-        await (await trio.open_tcp_stream(where.host, where.port)).aclose()
+    try:
+        with trio.fail_after(CONNECT_S):
+            await (await trio.open_tcp_stream(where.host, where.port)).aclose()
+    except trio.TooSlowError:
+        raise PeerUnreachable(f"no connection in {CONNECT_S} s") from None
     statement = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
     (row,) = await client.sql(statement, within_s=CONNECT_S)
     return float(row["now"])

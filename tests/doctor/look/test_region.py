@@ -108,6 +108,21 @@ async def test_silence_is_bounded(autojump_clock: trio.testing.MockClock) -> Non
     assert [one.trouble for one in answers] == [f"no answer in {region.ANSWER_S:g} s", "away", ""]
 
 
+async def test_a_clone_that_takes_no_connection_is_waited_for_as_long_as_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A machine that is switched off refuses none either."""
+
+    async def connect(*_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect)
+    found = await region._clones(a_manager(tmp_path).manager)
+
+    assert trio.current_time() == region.CONNECT_S
+    assert {one.trouble for one in found} == {f"no connection in {region.CONNECT_S} s"}
+
+
 def test_name_servers_are_asked_if_there_is_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
