@@ -51,6 +51,22 @@ class LiveShard(scan.Scannable, RecordStore, Protocol):
         """Have at most `connections` connections from now on."""
 
 
+class CheckedStore(RecordStore, Protocol):
+    """A checked store can be asked, before anything is copied, whether it takes updates."""
+
+    async def check(self) -> None:
+        """Return if it does.
+
+        Raises:
+          MetadataError: it takes none: it is too old, or read-only.
+          PeerUnreachable: no answer came.
+        """
+
+
+class BucketsShard(LiveShard, CheckedStore, Protocol):
+    """A live shard of the buckets tier."""
+
+
 class MorayShard(scan.DirectoryShard, LiveShard, Protocol):
     """A Moray is a live shard of the directory tier, which runs statements on its tables."""
 

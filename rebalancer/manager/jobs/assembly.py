@@ -18,7 +18,7 @@ from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
-from rebalancer.peers.protocols import LiveShard
+from rebalancer.peers.protocols import BucketsShard, LiveShard
 from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
@@ -84,7 +84,7 @@ class Shards:
     moray: Mapping[int, MorayClient]
     clones: "Mapping[int, PostgresShard]"
     #: The shards of the buckets tier, if bucket objects are looked at.
-    buckets: Mapping[int, LiveShard] = attrs.field(factory=dict)
+    buckets: Mapping[int, BucketsShard] = attrs.field(factory=dict)
     bucket_clones: Mapping[int, scan.Scannable] = attrs.field(factory=dict)
 
     @property

@@ -13,7 +13,7 @@ from rebalancer.peers.buckets.database import DEFAULT_PORT, BucketsDatabase, Buc
 from rebalancer.peers.buckets.mdapi import open_mdapi
 from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.names import locate
-from rebalancer.peers.protocols import RecordStore
+from rebalancer.peers.protocols import CheckedStore
 from rebalancer.peers.scan import FoundRow, Records
 
 
@@ -83,7 +83,7 @@ class BucketsShard:
     """A live shard of the buckets tier: scanned in its primary, and updated by `store`."""
 
     primary: BucketsPrimary
-    store: RecordStore
+    store: CheckedStore
     tier: Sequence[BucketsDatabase]
 
     def records(self) -> Records:
@@ -93,18 +93,22 @@ class BucketsShard:
     def resize(self, connections: int) -> None:
         """Leave the number of connections as it is: there is one for each purpose."""
 
+    async def check(self) -> None:
+        """Return what `CheckedStore` promises."""
+        await self.store.check()
+
     async def get_object(self, bucket: str, key: str) -> Record | None:
-        """Return what `RecordStore` promises."""
+        """Return what `CheckedStore` promises."""
         return await self.store.get_object(bucket, key)
 
     async def put_object(
         self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
     ) -> str:
-        """Do what `RecordStore` promises."""
+        """Do what `CheckedStore` promises."""
         return await self.store.put_object(bucket, key, value, etag)
 
     async def batch(self, puts: Sequence[Put]) -> None:
-        """Do what `RecordStore` promises."""
+        """Do what `CheckedStore` promises."""
         await self.store.batch(puts)
 
 
@@ -139,7 +143,7 @@ async def open_buckets(
     tier = list(opened.values())
     try:
         async with open_mdapi(servers, hosts) as by_rpc:
-            stores: dict[int, RecordStore] = {**opened, **by_rpc}
+            stores: dict[int, CheckedStore] = {**opened, **by_rpc}
             yield BucketsTier(
                 {number: BucketsShard(one, stores[number], tier) for number, one in opened.items()},
                 {number: BucketsClone(one, tier) for number, one in copies.items()},

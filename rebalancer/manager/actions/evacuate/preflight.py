@@ -20,6 +20,7 @@ from rebalancer.config import ManagerConfig
 from rebalancer.domain import placement
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
+from rebalancer.domain.tiers import shard_name
 from rebalancer.errors import PeerError, PeerMalformed
 from rebalancer.manager.jobs.assembly import Shards
 from rebalancer.manager.pipeline.job import Job, rules_of
@@ -27,7 +28,7 @@ from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
 from rebalancer.peers.addresses import resolve
 from rebalancer.peers.names import Endpoint
-from rebalancer.peers.protocols import AgentPing
+from rebalancer.peers.protocols import AgentPing, CheckedStore
 from rebalancer.retry import retry
 
 #: A heartbeat comes every 5 s; storinfo takes one this old, in seconds, for a node that is away.
@@ -69,12 +70,13 @@ async def preflight(
     agents: AgentPing,
     shards: Mapping[int, scan.Shard],
     clones: Mapping[int, Clone],
+    buckets: Mapping[int, CheckedStore],
 ) -> list[Finding]:
     """Return all findings about an evacuation of `origin`, in the order of the checks.
 
-    `nodes` are those that storinfo lists, `shards` the live metadata; `clones` is empty for a
-    job that does not look there.  It takes a bounded time, whatever does not answer, and
-    raises nothing: what cannot be asked is a finding.
+    `nodes` are those that storinfo lists, `shards` and `buckets` the live metadata; `clones` is
+    empty for a job that does not look there.  It takes a bounded time, whatever does not answer,
+    and raises nothing: what cannot be asked is a finding.
     """
     rules = rules_of(config)
     now_ms = time.time_ns() // 1_000_000
@@ -94,8 +96,12 @@ async def preflight(
         if (clone := clones.get(shard.number)) is not None:
             ask = partial(_check_clone, config, clone, shard.host, last_beat_ms)
             checks.append(partial(_within, "clone", clone.name, ask))
+    stores = {} if config.buckets_update == "off" else buckets
+    for number, store in stores.items():
+        ask = partial(_check_store, shard_name(number), store)
+        checks.append(partial(_within, "buckets", shard_name(number), ask))
     eligible = placement.eligible(nodes, rules, {origin})
-    features = {V2} if config.buckets_primary and config.buckets_update != "off" else set[str]()
+    features = {V2} if stores else set[str]()
     for node in nlargest(2 * rules.max_sharks, eligible, key=lambda node: node.available_mb):
         name = node.manta_storage_id
         checks.append(
@@ -113,7 +119,7 @@ async def preflight_of(job: Job, shards: Shards) -> list[Finding]:
     origin = job.decisions.origin.manta_storage_id
     looked_at = shards.clones if job.scans_shards else {}
     return await preflight(
-        job.config, origin, job.node_list.nodes, job.agents, shards.moray, looked_at
+        job.config, origin, job.node_list.nodes, job.agents, shards.moray, looked_at, shards.buckets
     )
 
 
@@ -242,6 +248,14 @@ def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
     """Tell whether two places can be the same machine; two known ports of one address are two."""
     is_apart = one.port and other.port and one.port != other.port
     return one.host == other.host and not is_apart
+
+
+async def _check_store(shard: str, store: CheckedStore) -> list[Finding]:
+    try:
+        await store.check()
+    except PeerError as exc:
+        return [Finding("buckets", f"{shard} takes no updates of bucket objects: {exc}")]
+    return []
 
 
 async def _check_agent(agents: AgentPing, name: str, wanted: Collection[str]) -> list[Finding]:

@@ -1,7 +1,7 @@
 """The pre-flight: each check finds what it is there for, and nothing on a sound region."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import trio
 from rebalancer.config import ManagerConfig, Shard
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
-from rebalancer.errors import PeerUnreachable
+from rebalancer.errors import PeerRefused, PeerUnreachable
 from rebalancer.manager.actions.evacuate.preflight import (
     DEADLINE_S,
     Heartbeat,
@@ -30,8 +30,10 @@ from rebalancer.peers.http import open_http
 from rebalancer.peers.names import Endpoint
 from rebalancer.peers.postgres import open_postgres
 from rebalancer_devregion import postgres
+from rebalancer_devregion.buckets.methods import Behaviour
 from rebalancer_devregion.postgres import Cluster
 from tests.conftest import require
+from tests.devregion.buckets.servers import an_mdapi, client_of
 from tests.manager.http.test_api import open_rig, rows
 from tests.manager.world import NODES
 
@@ -150,6 +152,18 @@ class FakeShard:
         return [{"is_standby": False, "followers": 0}]
 
 
+class FakeStore:
+    """Says whether it takes updates, and is asked for nothing else."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+
+    async def check(self) -> None:
+        await trio.sleep(1)
+        if self.failure is not None:
+            raise self.failure
+
+
 class FakeAgents:
     """Mutable state: whom it has pinged, and how many at a time."""
 
@@ -182,6 +196,7 @@ async def ask(
     agents: FakeAgents | None = None,
     shard: FakeShard | None = None,
     clone: FakeShard | None = None,
+    buckets: Mapping[int, Any] | None = None,
 ) -> list[Finding]:
     return await preflight(
         config or config_of(),
@@ -190,6 +205,7 @@ async def ask(
         agents or FakeAgents(),
         {1: shard or FakeShard()},
         {1: clone or FakeShard()},
+        buckets or {},
     )
 
 
@@ -248,9 +264,18 @@ async def test_of_a_thousand_agents_a_few_are_asked(autojump_clock: object) -> N
 
 @pytest.mark.parametrize(
     ("update", "found"),
-    [("sql", ["the agent of 3.stor.lab is too old for bucket objects: it gets none"]), ("off", [])],
+    [
+        (
+            "sql",
+            [
+                "buckets shard 1 takes no updates of bucket objects: a standby",
+                "the agent of 3.stor.lab is too old for bucket objects: it gets none",
+            ],
+        ),
+        ("off", []),
+    ],
 )
-async def test_agents_that_take_no_bucket_objects_are_named(
+async def test_shards_and_agents_that_take_no_bucket_objects_are_named(
     update: str, found: list[str], autojump_clock: object
 ) -> None:
     """If the job is going to move some."""
@@ -262,7 +287,9 @@ async def test_agents_that_take_no_bucket_objects_are_named(
         buckets_primary="{shard}.buckets.lab",
         buckets_update=update,
     )
-    assert [finding.detail for finding in await ask(config=config, agents=agents)] == found
+    buckets = {-1: FakeStore(PeerRefused("a standby")), -2: FakeStore()}
+    findings = await ask(config=config, agents=agents, buckets=buckets)
+    assert [finding.detail for finding in findings] == found
 
 
 @pytest.mark.parametrize(
@@ -316,11 +343,26 @@ async def test_a_real_clone(cluster: Cluster, age_ms: int, words: list[str]) -> 
             listener = trio.socket.from_stdlib_socket(server.dup())
             nursery.start_soon(answer_404, listener)
             found = await preflight(
-                config, SHARK, [one], Agents(http, port), {1: FakeShard()}, clones
+                config, SHARK, [one], Agents(http, port), {1: FakeShard()}, clones, {}
             )
             nursery.cancel_scope.cancel()
     assert len(found) == len(words)
     assert all(word in finding.detail for word, finding in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize(("is_old", "count"), [(False, 0), (True, 1)])
+async def test_a_real_server_of_buckets(cluster: Cluster, is_old: bool, count: int) -> None:
+    """An old one would answer success, and change no sharks."""
+    cluster.create_buckets((7,))
+    async with an_mdapi(cluster, Behaviour(is_old=is_old)) as mdapi, client_of(mdapi) as client:
+        found = await ask(
+            nodes=NODES[:2],
+            agents=FakeAgents(able=[node.manta_storage_id for node in NODES]),
+            buckets={-1: client},
+        )
+
+    assert checks(found) == ["buckets"] * count
+    assert all("too old to move objects: use SQL" in finding.detail for finding in found)
 
 
 async def answer_404(listener: trio.socket.SocketType) -> None:
