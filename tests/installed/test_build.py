@@ -125,4 +125,4 @@ def test_another_python_is_refused_in_words(archive: Path) -> None:
 
     assert done.returncode == 1
     version = ".".join(map(str, sys.version_info[:2]))
-    assert done.stderr.startswith(f"this file is for Python {version}, by its compiled modules")
+    assert done.stderr.startswith(f"rebalancer: this file is for Python {version}, by its ")
