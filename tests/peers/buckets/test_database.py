@@ -38,6 +38,7 @@ from tests.peers.buckets.shards import (
     row_of,
     upload_headers,
 )
+from tests.test_docs import ROOT
 
 NAME = "1.buckets-postgres.lab"
 MOVED = ["dc3:3.stor.lab", SHARKS[1]]
@@ -92,6 +93,43 @@ async def scanned(
         found += rows
         done = reached
     return found
+
+
+@pytest.fixture
+def grants() -> list[str]:
+    """The rights that docs/buckets.md says the role needs, of a role `mover`."""
+    lines = (ROOT / "docs" / "buckets.md").read_text().splitlines()
+    found = [line.strip() for line in lines if line.startswith("    GRANT ")]
+    return [line.replace("...", "mover") for line in found]
+
+
+async def test_the_role_needs_what_the_page_says(
+    db: psycopg.Connection[Any],
+    cluster: Cluster,
+    grants: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it, and nothing else; the last right is for updates alone."""
+    insert(db, "a")
+    db.execute("DROP ROLE IF EXISTS mover; CREATE ROLE mover LOGIN")
+    for vnode in VNODES:
+        for line in grants[:-1]:
+            db.execute(line.replace("_7", f"_{vnode}").encode())
+    monkeypatch.setattr(client, "USER", "mover")
+    etag = write_etag(object_id(1), list(SHARKS))
+    async with primary_of(cluster) as shard:
+        assert names(await scanned(shard)) == ["a"]
+        assert await shard.deleted(NODE) == 0
+        assert await shard.live_uploads([key_of(".mpu-parts/u/1")]) == set()
+        await shard.check()
+        with pytest.raises(MetadataError, match="permission denied") as caught:
+            await shard.put_object("", str(key_of("a")), {"sharks": MOVED}, etag)
+        assert caught.value.kind is Kind.PERMANENT
+        db.execute(grants[-1].encode())
+        await shard.put_object("", str(key_of("a")), {"sharks": MOVED}, etag)
+    db.execute("DROP OWNED BY mover; DROP ROLE mover")
+
+    assert row_of(db, "a")[1] == MOVED  # type: ignore[index]
 
 
 def names(rows: list[FoundRow]) -> list[str]:
