@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -103,11 +104,16 @@ class Unpacking:
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
         # Others may do the same at this moment: whoever is last gives a whole file its name.
         unfinished = f"{target}.{os.getpid()}-{threading.get_ident()}"
-        with open(unfinished, "wb") as out:
-            out.write(zipimporter(self._archive).get_data(f"{self._archive}{os.sep}{file}"))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(unfinished, target)
+        try:
+            with open(unfinished, "wb") as out:
+                out.write(zipimporter(self._archive).get_data(f"{self._archive}{os.sep}{file}"))
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(unfinished, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished)
+            raise
 
 
 def choose_folder(version: str) -> str:

@@ -1,5 +1,6 @@
 """Compiled modules of an archive are unpacked for one user, safely beside others."""
 
+import errno
 import os
 import sys
 import zipfile
@@ -71,6 +72,24 @@ def test_several_unpack_at_a_time(unpack: Callable[[], str | None], tmp_path: Pa
         found = list(threads.map(lambda _: unpack(), range(8)))
 
     assert set(found) == {str(tmp_path / "unpacked" / "a" / "b.so")}
+    assert unpacked(tmp_path / "unpacked") == CONTENT
+
+
+def test_a_disk_that_is_full_keeps_nothing_of_a_try(
+    unpack: Callable[[], str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service is started again and again, and each try would leave another part of a file."""
+
+    def refuse(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="No space"):
+            unpack()
+    assert unpacked(tmp_path / "unpacked") == {}
+
+    unpack()
     assert unpacked(tmp_path / "unpacked") == CONTENT
 
 
