@@ -1,11 +1,15 @@
-"""This module reads the files of jobs for requests, which wait for a bounded time."""
+"""This module reads and makes the files of jobs for requests, which wait for a bounded time."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+import trio
+
 from rebalancer.errors import Damaged, StoreBusy, StoreError, Unavailable
+from rebalancer.manager.store import job_file
 from rebalancer.threads import Work, run_sync
 
 T = TypeVar("T")
@@ -31,3 +35,17 @@ def answering() -> Iterator[None]:
         raise Unavailable(str(exc)) from exc
     except StoreError as exc:
         raise Damaged(str(exc)) from exc
+
+
+@asynccontextmanager
+async def made_with_its_row(path: Path) -> AsyncIterator[None]:
+    """Remove the file of a new job if the context cannot put the job on the list now.
+
+    The file is made first, because a job on the list always has one.
+    """
+    try:
+        yield
+    except Unavailable:
+        with answering(), trio.CancelScope(shield=True):  # bounded: three names of a folder
+            await run_sync(Work.STORE, job_file.remove, path)
+        raise

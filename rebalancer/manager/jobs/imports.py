@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rebalancer.domain.objects import Shark, is_loose_uuid
 from rebalancer.errors import BadRequest, Conflict, PeerError, PeerUnreachable, Unavailable
 from rebalancer.log import get_logger
 from rebalancer.manager.jobs.assembly import Resources
-from rebalancer.manager.jobs.files import answering
+from rebalancer.manager.jobs.files import answering, made_with_its_row
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.scratch import scratch_folder
@@ -103,20 +103,17 @@ class JobImports:
             new_id = job.id.lower()
             if any(row.id == new_id for row in known) or self.resources.file(new_id).exists():
                 new_id = str(uuid.uuid4())
+            file = self.resources.file(new_id)
             params = {
                 **FALLBACK.params_about(node.manta_storage_id),
                 "imported_from": job.id.lower(),
             }
             state, error = read_job_state(job.state)
             with trio.CancelScope(shield=True):  # bounded: a move of a file, and a row
-                with answering():
-                    await run_sync(
-                        Work.STORE,
-                        job_file.adopt,
-                        scratch / "job.sqlite",
-                        self.resources.file(new_id),
-                    )
-                await self.index.add(new_id, job.action, params, state, error)
+                async with made_with_its_row(file):
+                    with answering():
+                        await run_sync(Work.STORE, job_file.adopt, scratch / "job.sqlite", file)
+                    await self.index.add(new_id, job.action, params, state, error)
         log.info("job", job=new_id, state=state, imported_from=job.id, objects=objects, odd=odd)
         return Imported(id=new_id, imported_from=job.id.lower(), objects=objects, odd=odd)
 
@@ -128,7 +125,8 @@ async def _copy(
     objects = odd = 0
     with answering():
         await run_sync(Work.STORE, job_file.create, path, node)
-        with closing(await run_sync(Work.STORE, job_file.open_apart, path)) as db:
+        db = await run_sync(Work.STORE, job_file.open_apart, path)
+        try:
             async for rows in predecessor.read_objects(database):
                 made = [read_object(row) for row in rows]
                 objects, odd = objects + len(made), odd + sum(one.is_odd for one in made)
@@ -144,6 +142,9 @@ async def _copy(
             await run_sync(
                 Work.STORE, partial(job_file.change, path, db, imported.finish, node, findings)
             )
+        finally:
+            with trio.CancelScope(shield=True):  # bounded: what sqlite's log still holds
+                await run_sync(Work.STORE, db.close)
     return objects, odd
 
 

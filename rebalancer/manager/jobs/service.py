@@ -28,7 +28,7 @@ from rebalancer.manager.actions.registry import ACTIONS
 from rebalancer.manager.http.lines import Followed
 from rebalancer.manager.http.requests import NewJob, Setting, check_range, checked_id
 from rebalancer.manager.jobs.assembly import Resources
-from rebalancer.manager.jobs.files import answering
+from rebalancer.manager.jobs.files import answering, made_with_its_row
 from rebalancer.manager.jobs.imports import JobImports
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.jobs.listing import JobLister
@@ -238,15 +238,14 @@ class Jobs:
         self, action: str, params: dict[str, Any], findings: Sequence[Finding] = ()
     ) -> str:
         job_id = str(uuid.uuid4())
-        # The file first: a job on the list always has one.
+        file = self.resources.file(job_id)
         node = DECLARED[action].node(params)
         origin = None if node is None else Shark("", node)
         with _uninterrupted():
-            with answering():
-                await run_sync(
-                    Work.STORE, job_file.create, self.resources.file(job_id), origin, findings
-                )
-            await self._request_index.add(job_id, action, params)
+            async with made_with_its_row(file):
+                with answering():
+                    await run_sync(Work.STORE, job_file.create, file, origin, findings)
+                await self._request_index.add(job_id, action, params)
             state = words_of(JobState.QUEUED).state
             log.info("job", **{**params, "job": job_id, "state": state, "action": action})
             self.scheduler.wake()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import trio
 
+from rebalancer.errors import Unavailable
+from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.store import job_file
 from rebalancer.peers import predecessor
 from rebalancer_devregion import postgres
@@ -319,6 +321,28 @@ async def test_a_disk_that_does_not_take_it_leaves_nothing(
     assert (status, jobs, left) == (500, [], [])
     assert "is the disk full?" in text
     assert made[1]["objects"] == len(ROWS)
+
+
+async def test_a_list_that_does_not_take_it_leaves_nothing(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there before the row; without it no later import would need another id."""
+    make_job(cluster, JOB, "complete", ROWS)
+
+    async def refuse(*_: object) -> None:
+        raise Unavailable("others are writing")
+
+    async with open_rig(tmp_path) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(JobIndex, "_write", refuse)
+            status, _ = await post(rig, "/imports", dsn=dsn(cluster), job_id=JOB)
+            move = {"action": "evacuate", "params": {"from_shark": "1.stor.lab"}}
+            refused, _ = await post(rig, "/jobs", **move)
+        left = [path.name for path in (tmp_path / "db").iterdir() if "rebalancer" not in path.name]
+        made = await post(rig, "/imports", dsn=dsn(cluster), job_id=JOB)
+
+    assert (status, refused, left) == (503, 503, [])
+    assert made[1]["id"] == JOB
 
 
 @pytest.mark.parametrize(
