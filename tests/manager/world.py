@@ -292,7 +292,7 @@ class World:
                     "listing": self.listing,
                     "metrics": ManagerMetrics(config),
                     "ledger": ledger,
-                    "bandwidth": BandwidthLimit(agents, None),
+                    "bandwidth": BandwidthLimit(agents, self.fleet_ledger.throttle, None),
                     "update_limiter": UpdateLimiter(
                         config.options.max_metadata_update_threads,
                         config.metadata_timeout,

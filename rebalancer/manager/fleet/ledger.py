@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
+from rebalancer.manager.fleet.bandwidth import Throttle
 from rebalancer.manager.fleet.health import Changes, Health
 
 #: A finished claim still counts this many seconds: until the node's heartbeat (5 s), storinfo's
@@ -51,7 +52,8 @@ class FleetLedger:
     """A manager has one object of this kind, with the claims of all its jobs.
 
     Mutable state: the entries, of which there are not more than storage nodes; how the destinations
-    answer; and the names of the nodes that unfinished jobs evacuate, which are no destinations.
+    answer; the limits of bandwidth that they keep to; and the names of the nodes that unfinished
+    jobs evacuate, which are no destinations.
     """
 
     def __init__(self) -> None:
@@ -59,6 +61,7 @@ class FleetLedger:
         self._entries: defaultdict[str, _Entry] = defaultdict(_Entry)
         self.changes = Changes()
         self.health = Health(self.changes)
+        self.throttle = Throttle()
 
     @contextmanager
     def open(self, max_assignments: int) -> "Iterator[JobLedger]":

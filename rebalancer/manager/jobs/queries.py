@@ -128,13 +128,14 @@ class JobQueries:
         return node_standings(shared.fleet_ledger, shared.node_list.nodes, rules)
 
     def can_change_limits(self, row: JobRow) -> bool:
-        """Tell whether an operator can change the limits of a job: it runs, or will."""
-        if (running := self.running.get(row.id)) is not None:
-            return running.job is not None
-        # A job that will run has its limits as soon as it does.
+        """Tell whether an operator can change the limits of a job: it runs, or will.
+
+        Its state alone decides, as shown: a running job may still wait for its peers, or, after a
+        start of the manager, for its turn.  It has its limits as soon as it works.
+        """
         declared = DECLARED.get(row.action)
-        is_coming = row.state in (JobState.QUEUED, JobState.PAUSED)
-        return is_coming and declared is not None and declared.has_limits
+        has_limits = declared is not None and declared.has_limits
+        return has_limits and row.state is not None and not row.has_ended
 
     def limits(self, row: JobRow) -> Mapping[str, int | None] | None:
         """Return the limits of a job by their names; None if they cannot be changed."""

@@ -96,6 +96,7 @@ class RunningJob:
     def _configure(self) -> None:
         if self.job is not None:
             self.job.configure(self.config)
+            self.job.bandwidth.value = read_tuning(self.row).bandwidth_bytes_per_s
 
     # --- the work -------------------------------------------------------------------------
 

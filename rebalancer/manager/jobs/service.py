@@ -36,7 +36,6 @@ from rebalancer.manager.jobs.queries import JobQueries
 from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.jobs.running import RunningJob
 from rebalancer.manager.jobs.scheduler import Scheduler, to_start
-from rebalancer.manager.jobs.tuning import read_tuning
 from rebalancer.manager.nodes.checks import NodeChecks
 from rebalancer.manager.store import job_file
 from rebalancer.manager.store.records import Finding
@@ -345,8 +344,8 @@ class Jobs:
         if is_threads and base.options.use_static_md_update_threads:
             raise BadRequest(f"Job ({row.id}) does not support dynamic configuration updates")
         check_range(setting)
-        tuning = attrs.evolve(read_tuning(row), **{setting.name: setting.value})
-        params = {**row.params, "tuning": attrs.asdict(tuning)}
+        tuning = {**row.params.get("tuning", {}), setting.name: setting.value}
+        params = {**row.params, "tuning": tuning}
         # Recorded before it is in force, so that it outlives a restart.
         await self._request_index.set_params(row.id, params)
         if running is not None:
@@ -415,7 +414,7 @@ async def _await_effect(running: RunningJob, wanted: Control | Setting) -> None:
     """Wait until a change that was recorded is in force, for a bounded time."""
     match wanted:
         case Setting(name="bandwidth_bytes_per_s") if running.job is not None:
-            await running.job.bandwidth.change(wanted.value, running.job.ledger.at_work)
+            await running.job.bandwidth.announce_change(running.job.ledger.at_work)
         case Control.PAUSE:
             with trio.move_on_after(REST_S):
                 await running.ended.wait()

@@ -55,6 +55,7 @@ async def run(job: Job) -> None:
     while True:
         async with trio.open_nursery() as beside:
             beside.start_soon(probe, job)
+            beside.start_soon(job.bandwidth.keep, lambda: job.ledger.at_work)
             await _drain(job, scan_round)
             beside.cancel_scope.cancel()
         await update_links(job)

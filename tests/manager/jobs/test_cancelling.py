@@ -195,7 +195,8 @@ async def test_a_cancelled_job_can_go_on_from_its_file(
             await trio.sleep(1.0)
             return True
 
-    async with world.job(bandwidth=BandwidthLimit(Slow(world.agents), 1_000_000)) as job:
+    limit = BandwidthLimit(Slow(world.agents), world.fleet_ledger.throttle, 1_000_000)
+    async with world.job(bandwidth=limit) as job, limit.in_force():
         await run(job, cancel_after_s=0.5)
         left = job.store.uncopied
         assert rows(job, "SELECT count(*) FROM assignments WHERE state = 'rejected'") > [(0,)]

@@ -1,6 +1,7 @@
 """Jobs that are paused, resumed, cancelled, removed, planned and looked into, through the API."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,19 @@ import attrs
 import pytest
 import trio
 
+from rebalancer.agent_protocol import (
+    AssignmentReport,
+    AssignmentStats,
+    Dialect,
+    ReportedState,
+    report_to_wire,
+)
 from rebalancer.config import Options
 from rebalancer.domain.states import JobEvent
 from rebalancer.manager.jobs import scratch
 from rebalancer.manager.jobs.index import JobIndex
 from rebalancer.manager.pipeline.job import Job
+from rebalancer.serving.app import Answer, App, Request
 from tests.manager.http.test_api import UUID, Rig, open_rig, refusing_agents, rows
 from tests.manager.world import NODES
 
@@ -270,6 +279,53 @@ async def test_settings_of_a_job_outlive_the_manager(tmp_path: Path) -> None:
         restarted = limits_of(job)
 
     assert seen == after == restarted == (30, 2, 7)
+
+
+def throttled_agents(limits: dict[str, int | None]) -> App:
+    """The agents of all nodes, which take assignments, and never get on; `limits` by their host."""
+    app = App("agents", 1 << 20)
+
+    @app.put("/limits")
+    async def limit(request: Request) -> Answer:
+        (limits[request.headers["host"]],) = json.loads(request.body).values()
+        return Answer()
+
+    @app.post("/assignments")
+    async def take(_request: Request) -> Answer:
+        return Answer()
+
+    @app.get("/assignments/<assignment_id>")
+    async def show(_request: Request, assignment_id: str) -> Answer:
+        stats = AssignmentStats(ReportedState.RUNNING, 0, 0, 2)
+        report = AssignmentReport(assignment_id, stats)
+        return Answer(json.dumps(report_to_wire(report, Dialect.LEGACY)).encode())
+
+    return app
+
+
+async def test_a_bandwidth_is_changed_just_after_a_start(tmp_path: Path) -> None:
+    """The job is shown as running before it has reached its peers, and takes the change at once.
+
+    The limit that agents have from the earlier run is lifted; that of a cancelled job too.
+    """
+    limits: dict[str, int | None] = {}
+    agents = throttled_agents(limits)
+    put = {"action": "set_bandwidth", "params": 2000}
+    async with open_rig(tmp_path, objects=9, options=SMALL, agents=agents) as rig:
+        job_id = await rig.create()
+        assert await rig.put(job_id, put) == (200, "")
+        await until(lambda: set(limits.values()) == {2000})
+    (tmp_path / "shard.sqlite").unlink()
+    async with open_rig(tmp_path, options=SMALL, agents=agents) as rig:
+        assert (await rig.get(job_id))["state"] == "Running"
+        assert await rig.put(job_id, {**put, "params": None}) == (200, "")
+        await until(lambda: set(limits.values()) == {None})
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(60):
+        while not is_so():  # noqa: ASYNC110
+            await trio.sleep(0.01)
 
 
 async def test_the_objects_of_a_job_are_listed_in_pages(tmp_path: Path) -> None:

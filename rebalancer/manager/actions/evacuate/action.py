@@ -31,7 +31,7 @@ from rebalancer.manager.jobs.rows import JobRow
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.job import Job, unless
 from rebalancer.manager.pipeline.listings import check
-from rebalancer.manager.store import job_info, scans, views
+from rebalancer.manager.store import destinations, job_info, scans, views
 from rebalancer.manager.store.records import Finding
 from rebalancer.threads import Work, run_sync
 
@@ -151,7 +151,8 @@ class EvacuateAction:
             with running.controlling(job):
                 if not job.cancelled.is_set() and not await job.store.read(scans.has_begun):
                     await job.unless_cancelled(partial(_prepare, running, job, opened))
-                async with running.measuring(job.store):
+                limited = await _limited(running, job)
+                async with running.measuring(job.store), job.bandwidth.in_force(limited):
                     await flow.run(job)
 
 
@@ -175,6 +176,13 @@ async def _find_origin(running: "RunningJob", opened: Opened) -> bool:
         running.cancelled, partial(validated_origin, opened.store, moray, node, running.waits)
     )
     return not running.cancelled.is_set()
+
+
+async def _limited(running: "RunningJob", job: Job) -> list[str]:
+    """Return the destinations whose agents an earlier run may have announced a limit to."""
+    if "bandwidth_bytes_per_s" not in running.row.params.get("tuning", {}):
+        return []
+    return [row["shark"] for row in await job.store.read(destinations.read_destinations)]
 
 
 async def _prepare(running: "RunningJob", job: Job, opened: Opened) -> None:

@@ -75,7 +75,9 @@ async def make_job(
         store=store,
         node_list=resources.node_list,
         agents=agents,
-        bandwidth=BandwidthLimit(agents, read_tuning(row).bandwidth_bytes_per_s),
+        bandwidth=BandwidthLimit(
+            agents, resources.fleet_ledger.throttle, read_tuning(row).bandwidth_bytes_per_s
+        ),
         scanned=_of_tiers(shards.scanned, tiers),
         shards=_of_tiers(shards.live, tiers),
         tiers=tiers,
