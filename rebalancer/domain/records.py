@@ -20,6 +20,9 @@ from rebalancer.domain.objects import (
 )
 from rebalancer.jsontext import loads_exactly
 
+#: A pebibyte, which no storage node has: so sqlite can add up the sizes of all objects of a job.
+MOST_BYTES = 1 << 50
+
 
 def is_bucket_row(record: Mapping[str, Any]) -> bool:
     """Tell whether a record is a row of the buckets tier."""
@@ -197,6 +200,6 @@ def read_size(value: object) -> int:
     # JSON from JavaScript has one kind of number; bool is an int to Python only.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= MOST_BYTES:
         raise UnusableRecord(reasons.BAD_CONTENT_LENGTH, "contentLength is missing or no size")
     return value

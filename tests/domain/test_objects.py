@@ -75,6 +75,8 @@ def test_text_that_is_no_object_is_no_record(text: str) -> None:
         ("contentLength", True, reasons.BAD_CONTENT_LENGTH),
         ("contentLength", -1, reasons.BAD_CONTENT_LENGTH),
         ("contentLength", None, reasons.BAD_CONTENT_LENGTH),
+        ("contentLength", (1 << 50) + 1, reasons.BAD_CONTENT_LENGTH),
+        ("contentLength", 1e300, reasons.BAD_CONTENT_LENGTH),
     ],
 )
 def test_each_fault_has_its_error(field: str, value: Any, error: Reason) -> None:

@@ -16,9 +16,6 @@ from rebalancer.manager.store.schema import count_anew
 from rebalancer.manager.store.unplaced import last_row
 from rebalancer.sqlite import insert_rows
 
-#: The highest size that a column takes.
-_MOST_BYTES = (1 << 63) - 1
-
 
 @attrs.frozen
 class Duplicate:
@@ -42,7 +39,7 @@ def add_objects(db: sqlite3.Connection, objects: Sequence[ImportedObject]) -> No
         db,
         "progress (number, status, bytes, dest_shark, skipped_reason, error, outcome, detail)",
         [
-            (n, one.status, min(one.bytes, _MOST_BYTES), one.dest_shark, *_columns(one), one.detail)
+            (n, one.status, one.bytes, one.dest_shark, *_columns(one), one.detail)
             for n, one in pairs
         ],
     )

@@ -31,7 +31,7 @@ async def a_world(folder: Path) -> AsyncIterator[World]:
     """Objects to be moved, of which one fails and one fits nowhere, and a link."""
     records = [record(number) for number in range(1, OBJECTS + 1)]
     records.append(record(1, key="/account/stor/link"))
-    records.append(record(OBJECTS + 1, contentLength=1 << 60))  # there is no room for it
+    records.append(record(OBJECTS + 1, contentLength=1 << 50))  # there is no room for it
     with closing(make_world(folder, records)) as world:
         world.agents.failures = {object_id(2): reasons.MD5_MISMATCH}
         yield world

@@ -307,7 +307,7 @@ async def test_a_hundred_objects_and_the_row_of_each(
     records[6] = record(7, key=odd, name="odd")
     records[7] = record(8, sharks=single)
     records[8] = record(9, contentLength=0, contentMD5="1B2M2Y8AsgTpgAmY7PhCfg==")
-    records[9] = record(10, contentLength=1 << 60)
+    records[9] = record(10, contentLength=1 << 50)
     world = make_world(tmp_path / "w", [*records, record(5, key="/account/stor/link")])
     world.agents.failures = {object_id(n): reasons.MD5_MISMATCH for n in (11, 12)}
     world.config_changes = {"max_attempts": 2}
