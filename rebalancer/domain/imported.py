@@ -10,7 +10,7 @@ from rebalancer.domain.objects import Shark, UnusableRecord, is_storage_id
 from rebalancer.domain.reasons import Column, Reason, read_word
 from rebalancer.domain.records import parse_record, read_size
 from rebalancer.domain.states import JobState, ObjectStatus, words_of
-from rebalancer.jsontext import loads_exactly
+from rebalancer.jsontext import is_text, loads_exactly
 
 #: States of a predecessor's job that has ended, which both programs call the same.
 _ENDED = {words_of(state).state: state for state in (JobState.COMPLETE, JobState.FAILED)}
@@ -71,7 +71,7 @@ def read_object(row: Mapping[str, Any]) -> ImportedObject:
     try:
         record = parse_record(text or "")
         key = record.get("key")
-        if not isinstance(key, str) or not key:
+        if not isinstance(key, str) or not key or not is_text(key):
             key = None
             raise UnusableRecord(reasons.BAD_MANTA_OBJECT, "it has no key")
         size = read_size(record.get("contentLength"))
@@ -79,13 +79,17 @@ def read_object(row: Mapping[str, Any]) -> ImportedObject:
         notes.append(f"its record cannot be used: {exc}")
         if key is None:
             text = None
+    shard = row["shard"]
+    if shard is not None and shard < 1:  # to this program a shard of the second tier
+        notes.append(f"its shard was {shard}")
+        shard = None
     status, reason = _read_end(row, notes)
     is_odd = bool(notes)
     if status is not ObjectStatus.COMPLETE and row["assignment_id"] is not None:
         notes.append(f"in assignment {row['assignment_id']} of the Rust manager")
     return ImportedObject(
         row["id"],
-        row["shard"],
+        shard,
         key,
         row["etag"],
         text,

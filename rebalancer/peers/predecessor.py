@@ -3,7 +3,7 @@
 Database `rebalancer` lists the jobs; each has a database of its own, which is named by its id.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -106,17 +106,19 @@ async def read_contents(database: GivenDatabase) -> Contents:
     )
 
 
-def read_objects(database: GivenDatabase) -> AsyncIterator[Sequence[Row]]:
+def read_objects(database: GivenDatabase) -> AsyncGenerator[Sequence[Row], None]:
     """Yield the rows of a job's objects, a batch at a time."""
     return _batches(database, "objects", _OBJECTS)
 
 
-def read_duplicates(database: GivenDatabase) -> AsyncIterator[Sequence[Row]]:
+def read_duplicates(database: GivenDatabase) -> AsyncGenerator[Sequence[Row], None]:
     """Yield the rows of a job's objects that have further records, a batch at a time."""
     return _batches(database, "duplicates", _DUPLICATES)
 
 
-async def _batches(database: GivenDatabase, name: str, query: str) -> AsyncIterator[Sequence[Row]]:
+async def _batches(
+    database: GivenDatabase, name: str, query: str
+) -> AsyncGenerator[Sequence[Row], None]:
     # A cursor of the server's: a job may have more rows than fit into memory.
     await database.sql(f"DECLARE rows_of_{name} NO SCROLL CURSOR FOR {query}")
     while rows := await database.sql(f"FETCH {BATCH} FROM rows_of_{name}"):

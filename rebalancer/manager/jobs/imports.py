@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,17 +127,21 @@ async def _copy(
         await run_sync(Work.STORE, job_file.create, path, node)
         db = await run_sync(Work.STORE, job_file.open_apart, path)
         try:
-            async for rows in predecessor.read_objects(database):
-                made = [read_object(row) for row in rows]
-                objects, odd = objects + len(made), odd + sum(one.is_odd for one in made)
-                await run_sync(
-                    Work.STORE, partial(job_file.change, path, db, imported.add_objects, made)
-                )
-            async for rows in predecessor.read_duplicates(database):
-                twins = list(map(_duplicate, rows))
-                await run_sync(
-                    Work.STORE, partial(job_file.change, path, db, imported.add_duplicates, twins)
-                )
+            async with aclosing(predecessor.read_objects(database)) as batches:
+                async for rows in batches:
+                    made = [read_object(row) for row in rows]
+                    objects, odd = objects + len(made), odd + sum(one.is_odd for one in made)
+                    await run_sync(
+                        Work.STORE, partial(job_file.change, path, db, imported.add_objects, made)
+                    )
+            async with aclosing(predecessor.read_duplicates(database)) as batches:
+                async for rows in batches:
+                    twins = list(map(_duplicate, rows))
+                    odd += sum(one.is_odd for one in twins)
+                    await run_sync(
+                        Work.STORE,
+                        partial(job_file.change, path, db, imported.add_duplicates, twins),
+                    )
             findings = [Finding(CHECK, _told(job, odd))]
             await run_sync(
                 Work.STORE, partial(job_file.change, path, db, imported.finish, node, findings)
@@ -150,7 +154,7 @@ async def _copy(
 
 def _duplicate(row: Row) -> Duplicate:
     shards = row["shards"] if isinstance(row["shards"], list) else []
-    return Duplicate(row["id"], row["key"], [one for one in shards if type(one) is int])
+    return Duplicate(row["id"], row["key"], [one for one in shards if type(one) is int and one > 0])
 
 
 def _told(job: PredecessorJob, odd: int) -> str:

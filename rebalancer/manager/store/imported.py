@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.domain.imported import ImportedObject
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.reasons import Column
@@ -24,6 +25,11 @@ class Duplicate:
     id: str
     key: str | None
     shards: Sequence[int]
+
+    @property
+    def is_odd(self) -> bool:
+        """Tell whether a retry cannot find the records by the row, or not in their shards alone."""
+        return not self.key or not self.shards
 
 
 def add_objects(db: sqlite3.Connection, objects: Sequence[ImportedObject]) -> None:
@@ -61,7 +67,8 @@ def add_duplicates(db: sqlite3.Connection, duplicates: Sequence[Duplicate]) -> N
             "INSERT OR REPLACE INTO duplicates VALUES (?, ?, ?)",
             (one.id, one.key, json.dumps(shards)),
         )
-        rows: list[tuple[Any, ...]] = [(shard, one.key, one.id) for shard in shards]
+        # A retry looks for a link in all shards where its own is not known.
+        rows: list[tuple[Any, ...]] = [(n, one.key, one.id) for n in shards or [NO_SHARD]]
         if one.key:
             db.executemany(
                 "INSERT OR IGNORE INTO links (shard, key, id, object, etag)"

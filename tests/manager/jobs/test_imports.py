@@ -173,8 +173,12 @@ async def test_odd_rows_are_imported_as_such(tmp_path: Path, cluster: Cluster) -
         row(8, "skipped", skipped_reason="network_error", object={"key": 5}),
         {**row(9, ""), "status": None},
         row(10, "skipped", skipped_reason="deleted"),
+        row(11, "assigned", object='{"key": "/\\ud800"}'),  # half of a character
+        row(12, "unprocessed", shard=-1),
+        row(13, "complete", object={"key": "/large", "contentLength": 1e300}),
+        row(14, "complete", object={"key": "/large", "contentLength": 2**63 - 1}),
     ]
-    twins = [("x", None, None), ("y", "/y", [1, None, 1])]
+    twins = [("x", None, None), ("y", "/y", [1, None, 1]), ("z", "/z", None), ("v", "/v", [-1])]
     make_job(cluster, JOB, "complete", rows, twins, checks=False, json_type="TEXT")
     async with open_rig(tmp_path) as rig:
         made = await post(rig, "/imports", dsn=dsn(cluster), job_id=JOB)
@@ -185,7 +189,7 @@ async def test_odd_rows_are_imported_as_such(tmp_path: Path, cluster: Cluster) -
         ended = await rig.reach(retry, "Complete", "Failed")
         dropped = {one["key"] for one in await report(rig, retry) if one["type"] == "dropped"}
 
-    assert made == (200, {"id": JOB, "imported_from": JOB, "objects": 10, "odd": 10})
+    assert made == (200, {"id": JOB, "imported_from": JOB, "objects": 14, "odd": 17})
     found = {
         one["id"]: (one["status"], one["reason"], one["detail"])
         for one in lines
@@ -200,10 +204,12 @@ async def test_odd_rows_are_imported_as_such(tmp_path: Path, cluster: Cluster) -
     # A word of ours that would end the object for good.
     assert found[object_id(10)] == ("skipped", unknown, "its reason was deleted")
     assert all("its record cannot be used" in found[object_id(n)][2] for n in (5, 6, 7, 8))
-    assert view["results"]["Total"] == 12, view["results"]
+    assert view["results"]["Total"] == 18, view["results"]
+    assert found[object_id(12)] == ("unprocessed", None, "its shard was -1")
     # None of them is in the region, and each is looked for; one without a key by its id.
     assert ended["state"] == "Complete", ended
-    assert {"/account/stor/1", "/y", object_id(5), object_id(6), object_id(8)} <= dropped
+    known = {"/account/stor/1", "/account/stor/12", "/y", "/z", "/v"}
+    assert known | {object_id(n) for n in (5, 6, 8, 11)} <= dropped
 
 
 async def test_it_is_imported_again_on_demand_only(tmp_path: Path, cluster: Cluster) -> None:
