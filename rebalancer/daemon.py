@@ -118,8 +118,6 @@ async def serve(
     async with trio.open_nursery() as nursery:
         # Before serving, so that no signal ever meets its default action.
         await nursery.start(_watch_signals, nursery.cancel_scope, stopping, reloading[0])
-        if on_reload is not None:
-            nursery.start_soon(_reload, reloading[1], on_reload, systemd)
         async with trio.open_nursery() as servers:
             files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             bounds = Bounds(connections=api_connections(files))
@@ -128,6 +126,8 @@ async def serve(
             metrics_url = await listen(servers, metrics, metrics_at, stopping, bounds)
             log.info("listening", api=api_url, metrics=metrics_url)
             await systemd.report(READY=1)
+            if on_reload is not None:  # not before: its end is reported as ready, too
+                nursery.start_soon(_reload, reloading[1], on_reload, systemd)
             async with trio.open_nursery() as work:
                 work.start_soon(service)
                 work.start_soon(systemd.report_life, status)

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from rebalancer import supervision
+from rebalancer import daemon, supervision
 from rebalancer.supervision import Supervision
 from tests.logs import capture_logs
 from tests.test_daemon import serving
@@ -164,3 +164,32 @@ async def test_a_daemon_reports_its_whole_life(
     assert events == ["READY=1", "WATCHDOG=1", "RELOADING=1", "READY=1", "STOPPING=1"]
     assert "STATUS=stopping" in heard
     assert any(line.startswith("MONOTONIC_USEC=") for line in heard)
+
+
+async def test_a_reload_before_a_daemon_listens_does_not_call_it_ready(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the daemon would start, and find nobody at its address."""
+    for name, value in systemd.environment.items():
+        monkeypatch.setenv(name, value)
+    heard, reloaded = list[str](), trio.Event()
+
+    async def listen(*_: object) -> str:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        heard.extend(systemd.heard())
+        return ""
+
+    async def reload() -> None:
+        reloaded.set()
+
+    async def service() -> None:
+        await reloaded.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(daemon, "listen", listen)
+    with trio.fail_after(10):
+        await serving(service, reload)
+
+    assert heard == []
