@@ -24,6 +24,7 @@ from rebalancer.config import (
     load_manager,
     unusable_files,
 )
+from rebalancer.config.reading import AGENT_PATH, MANAGER_PATH
 from rebalancer.errors import ConfigError, RebalancerError, leaves
 from rebalancer.natives import describe
 
@@ -59,6 +60,8 @@ def _adm() -> click.Command:
 
 #: The distribution of all but the embedded region.
 _DISTRIBUTION = "manta-rebalancer"
+#: Where a checkout has each distribution.
+_FOLDERS = {"manta-rebalancer": ".", "manta-rebalancer-devregion": "./devregion"}
 #: Distribution and package of the embedded region, which a storage node has no use for.
 _REGION_DISTRIBUTION = "manta-rebalancer-devregion"
 _REGION_PACKAGE = "rebalancer_devregion"
@@ -89,8 +92,11 @@ def _part_of_daemons(missing: ModuleNotFoundError) -> str:
 def _remedy(part: str, distribution: str) -> str:
     """Say what is missing, and what to install for it."""
     if is_archive():
-        return f"needs {part}, which this file was built without"
-    return f"needs {part}: pip install {distribution}=={__version__}"
+        option = "--without-region" if distribution == _REGION_DISTRIBUTION else "--adm"
+        another = f"take one that tools/build made without {option}"
+        return f"needs {part}, which this file was built without: {another}"
+    checkout = f"in a checkout: pip install {_FOLDERS[distribution]}"
+    return f"needs {part}: pip install {distribution}=={__version__}, or {checkout}"
 
 
 def _missing(name: str, part: str, distribution: str) -> click.Command:
@@ -148,22 +154,27 @@ def _program(name: str) -> ModuleType:
         raise click.ClickException(f"{name} {need}") from None
 
 
-_config_option = click.option(
-    "-c",
-    "--config_file",
-    "--config-file",
-    "path",
-    type=click.Path(path_type=Path),
-    envvar="CONFIG_FILE",
-    help="Configuration file.",
-)
+def _config_option(default: str) -> Callable[[F], F]:
+    return click.option(
+        "-c",
+        "--config_file",
+        "--config-file",
+        "path",
+        type=click.Path(path_type=Path),
+        envvar="CONFIG_FILE",
+        help=f"Configuration file; without it the one that CONFIG_FILE names, else {default}.",
+    )
 
 
 @cli.command("manager")
-@_config_option
+@_config_option(str(MANAGER_PATH))
 @_version("rebalancer-manager")
 def manager_command(path: Path | None) -> None:
-    """Run the manager: one in a region."""
+    """Run the manager: one in a region.
+
+    The log goes to standard output, a line of JSON each.  SIGUSR1 has the manager read its
+    configuration anew; SIGTERM ends it within seconds, and its jobs go on at the next start.
+    """
     main = _program("manager")
     config = load_manager(path)
     log.configure(main.LOG_NAME, config.log_level)
@@ -171,10 +182,14 @@ def manager_command(path: Path | None) -> None:
 
 
 @cli.command("agent")
-@_config_option
+@_config_option(f"{AGENT_PATH}, else defaults")
 @_version("rebalancer-agent")
 def agent_command(path: Path | None) -> None:
-    """Run the agent: one on every storage node."""
+    """Run the agent: one on every storage node.
+
+    The log goes to standard output, a line of JSON each.  SIGUSR1 has the agent read its token
+    anew; SIGTERM ends it within seconds, and its assignments go on at the next start.
+    """
     main = _program("agent")
     config = load_agent(path)
     log.configure("rebalancer-agent", config.log.level)
@@ -261,7 +276,9 @@ def _run(find: Callable[[], click.Command], name: str, *, usage: int = 2) -> NoR
     except click.ClickException as exc:
         if isinstance(exc, click.UsageError) and exc.ctx is not None:
             _echo_usage(exc.ctx)
-        click.echo(printable_lines(f"{name}: {exc.format_message()}"), file=sys.stderr)
+        # click lists the choices of an argument that is missing a line each, behind tabs.
+        text = exc.format_message().replace("\n\t", " ")
+        click.echo(printable_lines(f"{name}: {text}"), file=sys.stderr)
         sys.exit(usage if isinstance(exc, click.UsageError) else exc.exit_code)
     except (RebalancerError, OSError) as exc:
         # Named, because click would choose another encoding than the terminal's.

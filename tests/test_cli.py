@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from rebalancer import __version__
 from rebalancer.adm.commands import adm as adm_command
-from rebalancer.cli import cli
-from rebalancer.config import AgentConfig, ManagerConfig, Shard
+from rebalancer.cli import cli, main
+from rebalancer.config import AgentConfig, ManagerConfig, Shard, load_manager
+from rebalancer.errors import ConfigError
 from tests.process.regions import run
 
 
@@ -155,6 +156,28 @@ def test_a_client_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_missing_argument_is_asked_for_on_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all that it can be."""
+    monkeypatch.setattr("sys.argv", ["rebalancer", "check-config"])
+    monkeypatch.setattr("rebalancer.log.hold_descriptors", lambda: None)
+    with pytest.raises(SystemExit):
+        main()
+
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.endswith("Missing argument '{manager|agent}'. Choose from: manager, agent")
+
+
+def test_a_manager_without_a_file_says_how_to_name_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody guesses where the program looks."""
+    monkeypatch.setattr("rebalancer.config.reading.MANAGER_PATH", tmp_path / "none")
+    with pytest.raises(ConfigError, match="none: No such file or directory; write it, or name"):
+        load_manager(None)
+
+
 @pytest.mark.parametrize("args", [("demo",), ("region", "create", "f"), ("demo", "--help")])
 def test_commands_of_the_region_say_what_to_install_where_it_is_not(
     monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
@@ -164,10 +187,10 @@ def test_commands_of_the_region_say_what_to_install_where_it_is_not(
     monkeypatch.setitem(sys.modules, "rebalancer_devregion", None)
     done = CliRunner().invoke(cli, args)
 
-    need = f"pip install manta-rebalancer-devregion=={__version__}"
+    need = f"pip install manta-rebalancer-devregion=={__version__}, or in a checkout: pip install "
     assert done.exit_code == 1
     assert done.stdout == ""
-    assert done.stderr == f"Error: {args[0]} needs the embedded region: {need}\n"
+    assert done.stderr == f"Error: {args[0]} needs the embedded region: {need}./devregion\n"
 
 
 @pytest.mark.parametrize("name", ["manager", "agent"])
@@ -183,9 +206,13 @@ def test_a_daemon_says_in_a_line_what_to_install_for_it(
     monkeypatch.setattr("rebalancer.archive._ARCHIVE", "/home/me/rebalancer-adm")
     archive = CliRunner().invoke(cli, [name])
 
-    need = f"needs prometheus_client: pip install manta-rebalancer=={__version__}"
+    need = (
+        f"needs prometheus_client: pip install manta-rebalancer=={__version__}, or in a checkout:"
+    )
+    need += " pip install ."
     assert (installed.exit_code, installed.stderr) == (1, f"Error: {name} {need}\n")
-    need = "needs the daemons, which this file was built without"
+    need = "needs the daemons, which this file was built without: take one that tools/build made"
+    need += " without --adm"
     assert (archive.exit_code, archive.stderr) == (1, f"Error: {name} {need}\n")
 
 
@@ -195,7 +222,8 @@ def test_a_file_without_the_region_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("rebalancer.archive._ARCHIVE", "/opt/rebalancer")
     done = CliRunner().invoke(cli, ["demo"])
 
-    need = "needs the embedded region, which this file was built without"
+    need = "needs the embedded region, which this file was built without: take one that tools/build"
+    need += " made without --without-region"
     assert (done.exit_code, done.stderr) == (1, f"Error: demo {need}\n")
     assert "Not installed in this file." in CliRunner().invoke(cli, ["--help"]).stdout
 

@@ -276,6 +276,8 @@ class Manager:
 
 def _no_answer(exc: PeerError, is_change: bool = False) -> AdmError:
     hint = "; it does not speak TLS: try http://" if "WRONG_VERSION_NUMBER" in str(exc) else ""
+    if isinstance(exc, PeerUnreachable) and not exc.was_sent and not hint:
+        hint = "; --url, or REBALANCER_URL in the environment, says where the manager is"
     if is_change and isinstance(exc, PeerUnreachable) and exc.was_sent:
         hint = f"; {OPEN_END}"
     return AdmError(f"no answer from the manager: {exc}{hint}")

@@ -46,6 +46,9 @@ def load_manager(path: Path | None) -> ManagerConfig:
     Raises:
       ConfigError: the file is missing, is not JSON, or a key or value does not fit.
     """
+    if path is None and not MANAGER_PATH.exists():
+        another = "write it, or name another with -c or CONFIG_FILE"
+        raise ConfigError(f"{MANAGER_PATH}: No such file or directory; {another}")
     path = path or MANAGER_PATH
     return read_manager(read_text(path), str(path), os.environ)
 

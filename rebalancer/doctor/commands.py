@@ -100,6 +100,10 @@ def _become(name: str, program: str, path: Path | None, as_json: bool) -> NoRetu
         os.setuid(found.pw_uid)
     except PermissionError:
         raise click.UsageError(f"only root can try as {name}") from None
+    for file in itself():
+        if not os.access(file, os.R_OK):
+            place = "copy it to where everybody can, like /usr/local/bin"
+            raise click.ClickException(f"{name} cannot read {file}: {place}")
     more = ["-c", str(path)] if path else []
     more += ["--json"] if as_json else []
     command = [*itself(), "-m", "rebalancer", "doctor", program, *more]

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from rebalancer.adm.printing import printable
-from rebalancer.doctor.findings import Level, closing
+from rebalancer.doctor.findings import Finding, Level, closing, skipped
 from rebalancer.doctor.run import Result
 
 #: Columns of a line, and of what stands before a finding.
@@ -14,9 +14,8 @@ WIDTH, LEVEL, NAME = 80, 9, 15
 
 def lines(program: str, results: Sequence[Result]) -> Iterator[str]:
     """Yield the lines of a report: the worst stands last, above the verdict, where eyes are."""
-    for result in sorted(results, key=lambda one: one.finding.level.rank):
-        finding = result.finding
-        head = f"{finding.level:{LEVEL}}{result.check.name:{NAME}}"
+    for name, finding in sorted(_folded(results), key=lambda one: one[1].level.rank):
+        head = f"{finding.level:{LEVEL}}{name:{NAME}}"
         parts = [finding.found]
         if finding.expected:
             parts += [f"expected: {finding.expected}", f"do: {finding.do}"]
@@ -26,6 +25,21 @@ def lines(program: str, results: Sequence[Result]) -> Iterator[str]:
                 head = " " * (LEVEL + NAME)
     yield ""
     yield closing(program, [one.finding.level for one in results])
+
+
+def _folded(results: Sequence[Result]) -> Iterator[tuple[str, Finding]]:
+    """Yield each finding with its check's name; those skipped for one reason become one."""
+    unmade: dict[str, list[str]] = {}
+    for one in results:
+        if one.finding.level is Level.SKIPPED:
+            unmade.setdefault(one.finding.found, []).append(one.check.name)
+        else:
+            yield one.check.name, one.finding
+    for why, names in unmade.items():
+        if len(names) == 1:
+            yield names[0], skipped(why)
+        else:
+            yield f"{len(names)} checks", skipped(f"{why}: {', '.join(names)}")
 
 
 def document(program: str, place: str, user: str, results: Sequence[Result]) -> str:

@@ -173,6 +173,13 @@ def cut_off() -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n" + REPORT[:16] + b"\r\n"
 
 
+async def test_where_nothing_listens_is_said_how_to_name_the_manager() -> None:
+    """A laptop has none at the default address."""
+    with pytest.raises(AdmError, match="; --url, or REBALANCER_URL in the environment, says where"):
+        async with open_manager(Access("http://127.0.0.1:1")) as manager:
+            await manager.ask("GET", "/jobs")
+
+
 @pytest.mark.parametrize(
     ("code", "text", "said"),
     [

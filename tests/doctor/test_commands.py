@@ -104,6 +104,21 @@ def test_only_programs_and_users_there_are_can_be_checked(doctor: Callable[..., 
     assert (done.exit_code, "there is no user" in done.output) == (2, True)
 
 
+def test_a_program_that_the_user_cannot_read_is_named(
+    doctor: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file in root's home, say, where Python itself would say no more than that."""
+    for change in ("initgroups", "setgid", "setuid"):
+        monkeypatch.setattr(os, change, lambda *_: None)
+    monkeypatch.setattr("rebalancer.archive._ARCHIVE", "/root/rebalancer")
+    monkeypatch.setattr(os, "access", lambda file, _: file != "/root/rebalancer")
+    monkeypatch.setattr("rebalancer.doctor.commands.current_user", lambda: "root")
+    done = doctor("agent", "--user", "nobody")
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "nobody cannot read /root/rebalancer: copy it to where everybody can" in done.stderr
+
+
 def test_the_operator_s_command_alone_has_no_doctor(
     doctor: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

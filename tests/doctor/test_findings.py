@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from rebalancer.doctor import shown
 from rebalancer.doctor.checks import CHECKS
-from rebalancer.doctor.findings import Finding, Level, closing, exit_code, ok, stops, warning
+from rebalancer.doctor.findings import (
+    Finding,
+    Level,
+    closing,
+    exit_code,
+    ok,
+    skipped,
+    stops,
+    warning,
+)
 from rebalancer.doctor.run import Result
 
 texts = st.text(min_size=1, max_size=300)
@@ -53,6 +62,16 @@ def test_a_report_fits_a_terminal_and_ends_with_the_worst(made: list[Result]) ->
     heads = [Level(line.split()[0]).rank for line in lines if not line.startswith(" ")]
     assert heads == sorted(heads)
     assert len(heads) >= len([one for one in made if one.finding.found.strip()])
+
+
+def test_checks_that_are_skipped_for_one_reason_share_a_line() -> None:
+    """What an operator has to read is the finding that stopped them."""
+    needing = [check for check in CHECKS if check.needs_config][:2]
+    unmade = [Result(check, skipped("no configuration")) for check in needing]
+
+    names = ", ".join(check.name for check in needing)
+    head, *_ = shown.lines("agent", unmade)
+    assert head == f"skipped  2 checks       no configuration: {names}"
 
 
 @given(results)

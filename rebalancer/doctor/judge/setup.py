@@ -24,7 +24,8 @@ def configuration(seen: Configuration) -> Iterator[Finding]:
         yield stops(
             fault,
             "a configuration without faults",
-            f"see docs/configuration.md, and rebalancer check-config {seen.program} {seen.place}",
+            f"write or mend {seen.place}, or name another file with -c; docs/configuration.md has"
+            " every key",
         )
 
 

@@ -79,8 +79,8 @@ def sqlite(seen: Sqlite) -> Finding:
     if _has_wal_reset_fault(seen.version):
         # The programs have one writer a file, so they cannot meet it by themselves.
         return ok(
-            f"{found}; let no other program write to our files while ours runs, because of a rare"
-            f" fault that ends with {spell(SQLITE_WAL_RESET[-1])}"
+            f"{found}; because of a rare fault, mended in {spell(SQLITE_WAL_RESET[-1])}, let no"
+            " other program write to a state file while ours runs"
         )
     return ok(found)
 

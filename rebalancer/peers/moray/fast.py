@@ -179,7 +179,9 @@ class Decoder:
 
 def _check_header(version: int, kind: int, status: int, msg_id: int, length: int) -> None:
     if version not in _CRC:
-        raise BadVersion(f"version {version}, expected 1 or 2")
+        raise BadVersion(
+            f"what answers does not speak Moray's protocol: version {version}, expected 1 or 2"
+        )
     if kind != _TYPE_JSON:
         raise BadType(f"type {kind}, expected {_TYPE_JSON}")
     if status not in _STATUSES:

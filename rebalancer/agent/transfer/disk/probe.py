@@ -25,7 +25,7 @@ def make_tree(root: Path, temp: Path) -> Tree:
       ConfigError: they cannot be used.
     """
     if not root.is_dir():
-        expected = "expected a folder; the agent never makes it"
+        expected = "expected a folder; the agent never makes it: mount it, or name another"
         raise ConfigError(f"storage.manta_root {root}: {expected}")
     try:
         return Tree.make(root, temp)
