@@ -205,6 +205,24 @@ def test_a_number_that_is_0_comes_as_a_text() -> None:
     assert manager({**ALWAYS, "REBALANCER_FINAL_SCANS": "0"}).final_scans == 0
 
 
+@pytest.mark.parametrize(
+    "text", ["/a<&>'b", "/{{a}}", "/\u00e9\u2028", '/a"b', "/a\\b", "/a\\", "/a\nb"]
+)
+def test_a_text_comes_as_it_is_and_what_json_escapes_is_escaped_in_the_variable(text: str) -> None:
+    """Prefixes of keys and names of files may have any character."""
+    escaped = json.dumps(text, ensure_ascii=False)[1:-1]
+    one = [{"name": escaped, "last": True}]
+    known = {"DOMAIN_NAME": "lab", "INDEX_MORAY_SHARDS": [{"host": "1.moray.lab", "last": True}]}
+    manager = read_manager(
+        rendered("rebalancer", {**known, "REBALANCER_EXCLUDE_KEY_PREFIXES": one}), ""
+    )
+    name = sapi.variables("rebalancer-agent")["storage.manta_root"]
+    agent = read_agent(rendered("rebalancer-agent", {name: escaped}), "")
+
+    assert manager.exclude_key_prefixes == (text,)
+    assert agent.storage.manta_root == text
+
+
 def test_a_file_of_an_older_template_means_the_same_but_for_the_level_of_the_log() -> None:
     """With the variables that it knew, whether set or not: the defaults are the same."""
     older = OLDER / "rebalancer-1.0"
