@@ -52,7 +52,7 @@ def store_found(
                 new.append(record.obj)
         if room is not None:
             room -= sum(status is not None for status in statuses)
-    write_scan(db, scanned)
+    scans.write(db, [scanned])
     db.executemany(
         "INSERT OR REPLACE INTO dropped VALUES (?, ?, ?)",
         [attrs.astuple(one) for one in dropped],
@@ -161,11 +161,3 @@ def _store_stranger(db: sqlite3.Connection, record: FoundRecord, tally: Tally) -
     (status,) = insert(db, [stranger])
     if status is not None:
         tally.add(status, stranger.reason, 1, stranger.size)
-
-
-def write_scan(db: sqlite3.Connection, scanned: ScanPosition) -> None:
-    """Store how far a scan has come."""
-    *row, cursor = attrs.astuple(scanned)
-    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)", row)
-    if cursor is not None:
-        scans.keep_cursors(db, [scanned])

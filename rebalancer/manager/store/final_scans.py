@@ -9,13 +9,13 @@ from rebalancer.domain.final_scan import is_news
 from rebalancer.domain.objects import MantaObject
 from rebalancer.domain.reasons import FOUND_TOO_LATE, read_word
 from rebalancer.domain.states import LinkStatus, ObjectEvent, ObjectStatus, advance
+from rebalancer.manager.store import scans
 from rebalancer.manager.store.counts import REASON, Tally, error_and_outcome
 from rebalancer.manager.store.discovery import (
     first_status,
     insert,
     is_record_of,
     note_duplicate,
-    write_scan,
 )
 from rebalancer.manager.store.orphans import note_orphan
 from rebalancer.manager.store.records import FoundRecord, Remaining, Round, ScanPosition
@@ -71,7 +71,7 @@ def store_found(
         "UPDATE rounds SET found = found + ?, remaining = remaining + ? WHERE round = ?",
         (found, listed, scanned.round),
     )
-    write_scan(db, scanned)
+    scans.write(db, [scanned])
     tally.save(db)
     return new
 

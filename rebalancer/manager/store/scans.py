@@ -4,8 +4,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import attrs
-
 from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.manager.store.records import NOT_CONFIGURED, ScanPosition, ScanProgress
 
@@ -35,12 +33,7 @@ def continue_scans(
     """
     add_shards(db, shards)
     known = {(one.round, one.shard, one.column) for one in read_scans(db)}
-    new = [one for one in positions if (one.round, one.shard, one.column) not in known]
-    db.executemany(
-        "INSERT INTO scans VALUES (?, ?, ?, ?, ?)",
-        [attrs.astuple(position)[:-1] for position in new],
-    )
-    keep_cursors(db, new)
+    write(db, [one for one in positions if (one.round, one.shard, one.column) not in known])
 
 
 def read_known_shards(db: sqlite3.Connection) -> frozenset[int]:
@@ -50,12 +43,16 @@ def read_known_shards(db: sqlite3.Connection) -> frozenset[int]:
     return frozenset(number for (number,) in db.execute("SELECT shard FROM shards"))
 
 
-def keep_cursors(db: sqlite3.Connection, positions: Iterable[ScanPosition]) -> None:
-    """Store the cursors of the positions that have one.
+def write(db: sqlite3.Connection, positions: Sequence[ScanPosition]) -> None:
+    """Store how far scans have come.
 
-    Their table is made when the first comes, so that an older version of this program, which knows
-    no shards with cursors, can use the file of a job without them.
+    The table of cursors is made when the first cursor comes, so that an older version of this
+    program, which knows no shards with cursors, can use the file of a job without them.
     """
+    db.executemany(
+        "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)",
+        [(one.shard, one.column, one.position, one.until, one.round) for one in positions],
+    )
     rows = [
         (one.round, one.shard, one.column, one.cursor)
         for one in positions
