@@ -16,7 +16,7 @@ from tests.devregion.moray.shards import converse
 from tests.peers.buckets.servers import NAME
 from tests.peers.buckets.shards import connected
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 @attrs.frozen

@@ -254,7 +254,7 @@ def running() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(running: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    monkeypatch.setattr(mdapi, "CALL_S", 2 * SOON_S)
+    monkeypatch.setattr(mdapi, "CALL_S", 5 * SOON_S)
     monkeypatch.setattr(server, "CLAIM_S", SOON_S)
     monkeypatch.setattr(update_records, "FIRST_PAUSE_S", 0.002)
     settings = {**PostgresPrimary._SETTINGS, "lock_timeout": f"{round(SOON_S * 1000)}"}
@@ -301,6 +301,7 @@ async def seen(rig: Rig, case: str) -> str:
         while busy(db, "state = 'active' AND query LIKE 'UPDATE manta%'"):  # noqa: ASYNC110
             await trio.sleep(0.002)
         row = shards.row_of(db, "a")
+        assert shards.deleted_rows(db) == 0
     result = update.result
     assert result is not None
     words = ["complete" if result is WRITTEN else str(result.reason)]

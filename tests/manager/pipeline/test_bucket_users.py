@@ -78,6 +78,7 @@ async def stress(cluster: Cluster, way: str, objects: int) -> Counts:
             "SELECT count(*) FILTER (WHERE sharks), count(*) FILTER (WHERE NOT sharks),"
             " count(*) FILTER (WHERE sharks AND headers) FROM public.changes"
         ).fetchone()
+        assert shards.deleted_rows(db) == 0
     assert found is not None
     counts = Counts(*found)
     assert counts.moved == sum(update.result is WRITTEN for update in updates)

@@ -104,6 +104,13 @@ def row_of(
     ).fetchone()
 
 
+def deleted_rows(db: psycopg.Connection[tuple[Any, ...]], vnode: int = 7) -> int:
+    """How many files garbage collection is to delete."""
+    statement = f"SELECT count(*) FROM manta_bucket_{vnode}.manta_bucket_deleted_object"
+    (count,) = db.execute(statement.encode()).fetchone() or (0,)
+    return int(count)
+
+
 def upload_headers(*nodes: str) -> str:
     """The headers of a record of an upload, as hstore reads them."""
     sharks = json.dumps([{"datacenter": "dc1", "manta_storage_id": node} for node in nodes])
