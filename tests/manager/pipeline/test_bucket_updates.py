@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import trio
 
+from rebalancer.domain.bucket_objects import read_key
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.records import id_of
 from rebalancer.jsontext import loads
@@ -343,3 +344,25 @@ async def test_the_page_says_what_happens(
 def test_the_page_has_no_other_row(page: Mapping[str, tuple[str, ...]]) -> None:
     """And every case has its row."""
     assert list(page)[2:] == list(CASES)
+
+
+@pytest.mark.parametrize("way", [SQL, NEW])
+async def test_several_objects_of_one_assignment(cluster: Cluster, way: str) -> None:
+    """One that its user overwrote keeps no other from its update, by either way."""
+    names = "abcd"
+    with connected(cluster) as db:
+        shards.clear(db)
+        for name in names:
+            shards.insert(db, name, sharks=SHARKS)
+    updates = await discovered(cluster, names)
+    with connected(cluster) as db:
+        shards.insert(db, "b", 2, sharks=SHARKS)
+    async with a_rig(cluster, way, 60.0) as rig:
+        await RecordUpdater(-1, rig.store, Evacuate(ORIGIN), rig.limiter).update(updates)
+    with connected(cluster) as db:
+        moved = [shards.row_of(db, name)[1] == MOVED for name in names]  # type: ignore[index]
+
+    assert moved == [True, False, True, True]
+    ends = {read_key(update.key).name: update.result for update in updates}
+    assert [ends[name] is WRITTEN for name in names] == moved
+    assert str(ends["b"] and ends["b"].reason) == "overwritten"
