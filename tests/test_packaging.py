@@ -1,8 +1,11 @@
 """What each of the two distributions holds."""
 
 import configparser
+import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
+
+import pytest
 
 import rebalancer
 import rebalancer_devregion
@@ -65,3 +68,14 @@ def test_the_region_asks_for_its_own_version_of_the_programs() -> None:
 
     assert rebalancer_devregion.__version__ == rebalancer.__version__
     assert requires == [f"manta-rebalancer=={rebalancer.__version__}"]
+
+
+def test_the_source_distribution_has_each_folder() -> None:
+    """Each top folder that git has; `tests/installed/test_dist.py` compares the files."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("these are no sources of git")
+    listed = subprocess.check_output(["git", "-C", ROOT, "ls-files"], text=True).splitlines()
+    folders = {name.partition("/")[0] for name in listed if "/" in name}
+    lines = (ROOT / "MANIFEST.in").read_text().splitlines()
+
+    assert {line.removeprefix("graft ") for line in lines if line.startswith("graft ")} == folders
