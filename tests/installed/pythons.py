@@ -27,4 +27,3 @@ def find(version: str) -> Path | None:
 
 
 FOUND = {version: path for version in VERSIONS if (path := find(version))}
-MISSING = [version for version in VERSIONS if version not in FOUND]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.installed.conftest import distribute
+
 ROOT = Path(__file__).parents[2]
 PROJECTS = {"manta_rebalancer": ROOT, "manta_rebalancer_devregion": ROOT / "devregion"}
 #: What setuptools adds to an sdist.
@@ -22,28 +24,16 @@ MADE = re.compile(r"(.*\.egg-info/.*|PKG-INFO|setup\.cfg)$")
 NAMED = re.compile(r"\b((?:devregion|docs|etc|smf|tests|tools)/[\w./-]*\w|tools/\w+)")
 
 
-def make(checkout: Path, output: Path) -> dict[str, str]:
-    """Make both distributions of a checkout, and return the hash of each file by its name."""
-    tool, path = checkout / "tools" / "dist", output / "made"
-    output.mkdir()
-    environment = {**os.environ, "TMPDIR": str(output), "SOURCE_DATE_EPOCH": "1700000000"}
-    subprocess.run([sys.executable, tool, "--output", path], check=True, env=environment)
-    return {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in path.iterdir()}
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file of a folder by its name."""
+    return {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Make both distributions: their folder, and hashes."""
-    folder = tmp_path_factory.mktemp("dist") / "of-the-checkout"
-    hashes = make(ROOT, folder)
-    return folder / "made", hashes
-
-
-@pytest.fixture(scope="module")
-def unpacked(made: tuple[Path, dict[str, str]]) -> Path:
+def unpacked(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unpack the sdist of the programs."""
-    folder = made[0].parent / "unpacked"
-    (path,) = made[0].glob("manta_rebalancer-*.tar.gz")
+    folder = tmp_path_factory.mktemp("unpacked")
+    (path,) = distributions.glob("manta_rebalancer-*.tar.gz")
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
     return next(folder.iterdir())
@@ -66,9 +56,9 @@ def held(sdist: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_an_sdist_has_what_git_has(made: tuple[Path, dict[str, str]], name: str) -> None:
+def test_an_sdist_has_what_git_has(distributions: Path, name: str) -> None:
     """Pages, tools, tests, configuration and manifests, and the region as what it is."""
-    (sdist,) = made[0].glob(f"{name}-*.tar.gz")
+    (sdist,) = distributions.glob(f"{name}-*.tar.gz")
 
     expected = {one for one in tracked(PROJECTS[name]) if not MADE.match(one)}
     assert {one for one in held(sdist) if not MADE.match(one)} == expected
@@ -86,14 +76,15 @@ def test_what_the_readme_names_is_in_the_sdist(unpacked: Path) -> None:
 
 
 def test_the_sdist_makes_the_same_distributions(
-    made: tuple[Path, dict[str, str]], unpacked: Path
+    distributions: Path, unpacked: Path, tmp_path: Path
 ) -> None:
     """Neither the folder, the user's mask, the time of a build nor git is in what it makes."""
     before = os.umask(0o077)
     try:
-        assert make(unpacked, unpacked.parent / "of-the-sdist") == made[1]
+        distribute(unpacked, tmp_path / "of-the-sdist")
     finally:
         os.umask(before)
+    assert hashes(tmp_path / "of-the-sdist") == hashes(distributions)
 
 
 def test_the_one_file_can_be_made_of_the_sdist(unpacked: Path, tmp_path: Path) -> None:
@@ -135,11 +126,9 @@ def metadata(made: Path, name: str) -> Message:
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_a_package_index_can_show_all_about_it(
-    made: tuple[Path, dict[str, str]], name: str
-) -> None:
+def test_a_package_index_can_show_all_about_it(distributions: Path, name: str) -> None:
     """And no link of the description leads nowhere there."""
-    found = metadata(made[0], name)
+    found = metadata(distributions, name)
     description = found.get_payload()
 
     for field in ("Summary", "Maintainer", "Keywords", "Project-URL", "License-File"):
