@@ -1,4 +1,4 @@
-"""This module has what a row of the buckets tier is to us: its key, its version, its nodes.
+"""This module reads and writes the key, the version and the sharks of a row of the buckets tier.
 
 A key is `/v2/<vnode>/<owner>/<bucket id>/<name>`, where the name is all the rest, as it is.  Sharks
 are texts `<datacenter>:<storage id>`; a server of the tier ignores what follows a second colon.
@@ -10,12 +10,12 @@ from typing import Any
 
 import attrs
 
+from rebalancer.domain.copies import UUID
 from rebalancer.jsontext import dumps, loads
 
-_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 #: A name is a text that PostgreSQL can hold.
 _NAME = r"[^\0\ud800-\udfff]*"
-_KEY = re.compile(rf"/v2/(0|[1-9][0-9]{{0,18}})/({_UUID})/({_UUID})/({_NAME})", re.ASCII)
+_KEY = re.compile(rf"/v2/(0|[1-9][0-9]{{0,18}})/({UUID})/({UUID})/({_NAME})", re.ASCII)
 #: How the names of what a multipart upload keeps begin; the id of the upload follows.
 _UPLOADS, _PARTS = ".mpu-uploads/", ".mpu-parts/"
 #: The headers of the record of an upload whose texts name the nodes that it was given.
@@ -47,10 +47,10 @@ class BucketKey:
 
 
 def read_key(text: str) -> BucketKey:
-    """Read what `str` makes of a key.
+    """Read a key from the text that `str` makes of one.
 
     Raises:
-      ValueError: it is none.
+      ValueError: the text is no key.
     """
     if (found := _KEY.fullmatch(text)) is None:
         raise ValueError(f"{text[:100]!r} is no key of the buckets tier")

@@ -11,10 +11,11 @@ from typing import TypeGuard
 
 from rebalancer.domain.objects import is_loose_uuid
 
-_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_LOWER_UUID = re.compile(_UUID)
+#: The pattern of a UUID in lower case, as PostgreSQL writes each.
+UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_LOWER_UUID = re.compile(UUID)
 _HASH = re.compile("[0-9a-f]{32}")
-_OF_BUCKET_OBJECT = re.compile(f"{_UUID}/{_UUID},[0-9a-f]{{32}}")
+_OF_BUCKET_OBJECT = re.compile(f"{UUID}/{UUID},[0-9a-f]{{32}}")
 
 
 def is_lower_uuid(text: object) -> TypeGuard[str]:
@@ -50,7 +51,7 @@ def parts_of(name: str) -> tuple[str, str | None, str | None]:
 
 
 def is_copy(account: object, name: object) -> bool:
-    """Tell whether these can be the account and the name of a copy, so that they make a path."""
+    """Tell whether an account and a name can be a copy's, so that they make a path."""
     if is_loose_uuid(name):
         return is_loose_uuid(account)
     is_named = isinstance(name, str) and _OF_BUCKET_OBJECT.fullmatch(name) is not None

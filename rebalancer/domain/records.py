@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from rebalancer.domain import copies, reasons
+from rebalancer.domain.bucket_objects import shark_text, split_shark
 from rebalancer.domain.objects import (
     MantaObject,
     Shark,
@@ -130,9 +131,9 @@ def _read_shark(entry: object) -> Shark:
 
 
 def _read_text(entry: object) -> Shark:
-    """Read a shark of a bucket object as its server does, which ignores a second colon's rest."""
-    if isinstance(entry, str) and (parts := entry.split(":"))[1:]:
-        shark = _known_shark(parts[0], parts[1])
+    """Read a shark of a bucket object as its server does, which drops all behind a second colon."""
+    if isinstance(entry, str) and (parts := split_shark(entry)) is not None:
+        shark = _known_shark(*parts)
         if shark is not None:
             return shark
     raise UnusableRecord(reasons.MISSING_SHARKS, "an entry of sharks is malformed")
@@ -141,7 +142,7 @@ def _read_text(entry: object) -> Shark:
 def rename_shark(entry: Any, new: Shark) -> Any:
     """Return an entry of a record's sharks that names `new` in place of another node."""
     if isinstance(entry, str):
-        return f"{new.datacenter}:{new.manta_storage_id}"
+        return shark_text(new.datacenter, new.manta_storage_id)
     return {**entry, "datacenter": new.datacenter, "manta_storage_id": new.manta_storage_id}
 
 
@@ -152,7 +153,7 @@ def _known_shark(datacenter: str, name: str) -> Shark | None:
 
 
 def read_object(record: Mapping[str, Any], sharks: tuple[Shark, ...] | None = None) -> MantaObject:
-    """Return the essentials of a record; `sharks` are those of `read_sharks`.
+    """Return the essentials of a record; `sharks` is what `read_sharks` has returned of it.
 
     Raises:
       UnusableRecord: a field that an evacuation needs is missing or of another kind.
