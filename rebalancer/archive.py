@@ -37,7 +37,7 @@ def is_archive() -> bool:
 
 
 def stamp() -> str | None:
-    """Return the stamp of the release that this program's archive is of; none without a release."""
+    """Return the stamp of the release that this archive belongs to; None outside a release."""
     if _ARCHIVE is None:
         return None
     try:

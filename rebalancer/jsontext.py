@@ -1,4 +1,4 @@
-"""This module reads and writes JSON that comes in masses: records, and what brings them.
+"""This module reads and writes JSON that comes in masses: records, and messages with records.
 
 msgspec reads it, where that is installed, in a third of the time that Python's parser takes.
 """

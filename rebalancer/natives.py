@@ -1,13 +1,13 @@
-"""This module names what is compiled in an installation; all else has a form in Python.
+"""This module says which of the optional compiled packages an installation has.
 
-Whatever is compiled is quicker, and never needed: each module that uses such a package has both
-forms.
+A compiled package makes the programs quicker, and none is needed: the module that uses it has a
+form in Python too.
 """
 
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-#: What has a compiled form: its package, what that is called, and what is there without it.
+#: For each part of the programs with a compiled form: the package, and the names of both forms.
 _PARTS = {
     "json": ("msgspec", "msgspec", "python"),
     "crc": ("fastcrc", "fastcrc", "python"),

@@ -23,7 +23,7 @@ class Check:
     """A check looks at something, and judges what it has seen by a pure function."""
 
     name: str
-    #: What is looked at, for the page about the checks.
+    #: How it should be, for the page about the checks; the name is the subject.
     about: str
     look: Callable[[Subject], Any]
     judge: Callable[[Any], Finding | Iterable[Finding]]
@@ -36,13 +36,13 @@ class Check:
     needs_event_loop: bool = False
 
     def findings(self, subject: Subject) -> list[Finding]:
-        """Look, and judge."""
+        """Make the check of a program, and return what it has found."""
         made = self.judge(self.look(subject))
         return [made] if isinstance(made, Finding) else list(made)
 
 
 def _later(module: str, look: str, subject: Subject) -> Any:
-    """Load a module of looks when it is needed: not at a start, nor without trio."""
+    """Look by a module that is imported only for this check: it may need trio, and takes time."""
     return getattr(import_module(f"rebalancer.doctor.look.{module}"), look)(subject)
 
 
@@ -120,7 +120,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "secrets",
-        "every user can read a token or a key, or change the configuration",
+        "no other user can read a token or a key, or change the configuration",
         setup.secrets,
         judge_setup.secrets,
         Level.WARNING,

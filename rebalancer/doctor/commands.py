@@ -73,7 +73,7 @@ def doctor(program: str, path: Path | None, user: str | None, as_json: bool) -> 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have a signal end the context by an exception, so that what it holds is put away."""
+    """Have a signal end the context by an exception, so that temporary folders are removed."""
 
     def end(number: int, _frame: Any) -> NoReturn:
         sys.exit(128 + number)

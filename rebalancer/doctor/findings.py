@@ -40,7 +40,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """Return all of it as one sentence, for a log."""
+        """Return the whole finding as one sentence, for a log."""
         rest = (f"expected {self.expected}" if self.expected else "", self.do)
         return "; ".join(filter(None, (self.found, *rest)))
 

@@ -1,4 +1,4 @@
-"""This module makes checks: all at a time for an operator, or the quick ones at a start."""
+"""This module makes checks: all at once for an operator, or the quick ones at a start."""
 
 import queue
 import select
@@ -32,9 +32,9 @@ class Result:
 def examine(
     subject: Subject, *, checks: Sequence[Check] = CHECKS, within_s: float = WITHIN_S
 ) -> list[Result]:
-    """Make all checks of the subject's program at a time, each in a thread; blocking.
+    """Make all checks of the subject's program at once, each in a thread; blocking.
 
-    A check that has not ended in time is left alone: a file system that hangs lets nobody go.
+    A check that has not ended in time is left alone: nothing ends a wait for a hung file system.
     """
     mine = [check for check in checks if subject.program in check.programs]
     done: queue.SimpleQueue[tuple[Check, list[Finding]]] = queue.SimpleQueue()

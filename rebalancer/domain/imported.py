@@ -64,7 +64,7 @@ def read_node(text: str | None) -> Shark:
 def read_object(row: Mapping[str, Any]) -> ImportedObject:
     """Read a row of a predecessor's `evacuateobjects`.
 
-    What cannot be so is kept in words: nothing of an object is lost, and nothing is invented.
+    A value that no column of ours can take is kept in words: nothing is lost, and nothing invented.
     """
     notes = list[str]()
     text, key, size = row["object"], None, 0

@@ -13,7 +13,7 @@ class Tier(enum.StrEnum):
     """A metadata tier keeps the records of one kind of objects, in shards of its own."""
 
     DIRECTORY = "directory"  # the objects of Manta's first API, in Moray
-    BUCKETS = "buckets"  # those of its second API, in buckets-mdapi
+    BUCKETS = "buckets"  # the objects of Manta's second API, in buckets-mdapi
 
 
 def read_tiers(names: Iterable[str] | None) -> frozenset[Tier]:

@@ -1,4 +1,4 @@
-"""This module has what passes between the manager and a shard of either metadata tier."""
+"""This module has the values that pass between the manager and a shard of either metadata tier."""
 
 import enum
 from collections.abc import Mapping

@@ -45,7 +45,8 @@ class FoundRow:
     key: str
     etag: str
     value: str
-    #: Whether it is no object's, but may be an upload's that ends on the shark.
+    #: Whether the record is not an object's, but perhaps an upload's, whose object may come to lie
+    #: on the shark.
     may_be_upload: bool = False
     #: Whether its object is a part of an upload that goes on.
     in_upload: bool = False

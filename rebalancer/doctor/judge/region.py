@@ -13,7 +13,7 @@ NAMED = 3
 
 @attrs.frozen
 class Answer:
-    """An answer of a peer came after so many seconds, or there is the trouble with it."""
+    """A peer's answer: after how many seconds it came, or why there is none."""
 
     peer: str
     took_s: float | None
@@ -47,9 +47,9 @@ def peers(seen: Sequence[Answer], kind: str, do: str) -> Iterator[Finding]:
 
 
 def _clocks(seen: Sequence[Answer]) -> Iterator[Finding]:
-    """Judge the clocks of peers beside this machine's: the way of an answer makes them unsure."""
-    told = [(one, one.ahead_s) for one in seen if one.ahead_s is not None]
-    wrong = [(one, ahead) for one, ahead in told if abs(ahead) - (one.took_s or 0.0) > SKEW_S]
+    """Judge how far peers' clocks are from this machine's, less the time that an answer took."""
+    known = [(one, one.ahead_s) for one in seen if one.ahead_s is not None]
+    wrong = [(one, ahead) for one, ahead in known if abs(ahead) - (one.took_s or 0.0) > SKEW_S]
     for one, ahead in wrong[:NAMED]:
         more = f"; so are {len(wrong) - 1} more" if len(wrong) > NAMED else ""
         yield warning(
@@ -57,5 +57,6 @@ def _clocks(seen: Sequence[Answer]) -> Iterator[Finding]:
             f"{SKEW_S:g} s at most: the age of a heartbeat is the difference of both",
             "start NTP on both; date -u shows which is right",
         )
-    if told and not wrong:
-        yield ok(f"{len(told)} clocks there agree with this machine's")
+    if known and not wrong:
+        clocks = "1 clock there agrees" if len(known) == 1 else f"{len(known)} clocks there agree"
+        yield ok(f"{clocks} with this machine's")

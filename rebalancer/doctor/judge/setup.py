@@ -54,7 +54,7 @@ def secrets(seen: Sequence[Secret]) -> Iterator[Finding]:
 
 @attrs.frozen
 class User:
-    """A user runs the checks, another may own the program's state; None where there is none yet."""
+    """The user who runs the checks, and the owner of the program's state, if there is any yet."""
 
     name: str
     owner: str | None
@@ -74,9 +74,10 @@ def user(seen: User) -> Finding:
 
 @attrs.frozen
 class Holder:
-    """A holder has claimed a folder; empty if nobody has, `trouble` if that could not be seen."""
+    """A holder is the process that has claimed a folder, if any, or why nobody can say so."""
 
     folder: str
+    #: The process; empty if the folder is free.
     text: str = ""
     trouble: str = ""
 
@@ -98,7 +99,7 @@ def running(seen: Sequence[Holder]) -> Iterator[Finding]:
 
 @attrs.frozen
 class Port:
-    """An address to serve on: the trouble with it, if any, and whose it is then."""
+    """An address to serve on, and the trouble of binding it, if any."""
 
     purpose: str
     address: str

@@ -11,11 +11,11 @@ Version = tuple[int, ...]
 
 #: Versions of Python that all tests run with: from the first to the last.
 PYTHON: tuple[Version, Version] = (3, 11), (3, 14)
-#: The first sqlite with RETURNING, and the first without a fault of ON CONFLICT that those had.
+#: The first sqlite with RETURNING, and the first whose ON CONFLICT has no known fault.
 SQLITE: Version = (3, 35)
 SQLITE_UPSERT: Version = (3, 37, 1)
-#: sqlite has a rare fault where two connections write to one file at a time, but in these: each is
-#: the first of its minor version without it, and the last of them has no fault from there on.
+#: The first sqlite of each minor version without a rare fault of two connections that write to one
+#: file at a time.  No version above the last of these has the fault.
 SQLITE_WAL_RESET: Sequence[Version] = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 #: A clock before this time was never set: 2025-01-01.
 EPOCH_OF_RELEASE = 1_735_689_600
@@ -137,10 +137,11 @@ def natives(seen: Sequence[Native]) -> Iterator[Finding]:
         if not one.trouble:
             yield ok(f"{one.name} {one.version}")
         elif one.is_needed:
-            yield stops(f"{one.name} cannot be loaded: {one.trouble}", "it", one.install)
+            found = f"{one.name} cannot be loaded: {one.trouble}"
+            yield stops(found, "the library", one.install)
         else:
             found = f"{one.name} cannot be loaded: {one.trouble}; {one.otherwise}"
-            yield warning(found, "it", one.install)
+            yield warning(found, "the library", one.install)
 
 
 def encoding(locale_says: str, files: str) -> Finding:
@@ -160,14 +161,15 @@ def encoding(locale_says: str, files: str) -> Finding:
 OWN_FILES = 64
 #: Files of the manager that go with each job: the job's database and its log, read and written.
 FILES_OF_A_JOB = 12
-#: The most files that connections of the HTTP client and of both ports share, and their share.
+#: The most files that connections by HTTP may have, ours and those to both ports, and the part of
+#: a lower limit that is theirs.
 SHARED_FILES, SHARE = 1576, 9 / 16
 
 
 def files_of_manager(shards: int, connections: int, clones: int, jobs: int) -> int:
     """Return how many files a manager can use, with so many connections to each shard."""
     own = OWN_FILES + jobs * (shards * connections + clones + FILES_OF_A_JOB)
-    # What is left of the limit, when HTTP has its share of it, must be enough for the rest.
+    # Below the most, connections by HTTP take their part: what they leave must be enough.
     return min(own + SHARED_FILES, math.ceil(own / (1 - SHARE)))
 
 

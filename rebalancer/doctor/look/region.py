@@ -1,4 +1,4 @@
-"""This module asks the peers that a configuration names, all at a time and within bounds."""
+"""This module asks the peers that a configuration names, all at once and within bounds."""
 
 import email.utils
 import time

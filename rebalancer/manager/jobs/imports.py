@@ -142,7 +142,7 @@ async def _copy(
                         Work.STORE,
                         partial(job_file.change, path, db, imported.add_duplicates, twins),
                     )
-            findings = [Finding(CHECK, _told(job, odd))]
+            findings = [Finding(CHECK, _warning(job, odd))]
             await run_sync(
                 Work.STORE, partial(job_file.change, path, db, imported.finish, node, findings)
             )
@@ -157,7 +157,8 @@ def _duplicate(row: Row) -> Duplicate:
     return Duplicate(row["id"], row["key"], [one for one in shards if type(one) is int and one > 0])
 
 
-def _told(job: PredecessorJob, odd: int) -> str:
+def _warning(job: PredecessorJob, odd: int) -> str:
+    """Return what operators read of an imported job, of whose objects some are odd."""
     parts = [
         f"a Rust manager did this job, and recorded it as {job.state}",
         "its times and its max_objects are not known: the times here are those of the import",

@@ -100,7 +100,7 @@ class BucketsDatabase:
     ) -> tuple[Reached, list[FoundRow]]:
         """Look at the next `width` rows of a vnode, and return those that mention `shark`.
 
-        With `uploads`, records of uploads that were given it too.
+        With `uploads`, records of uploads that were given `shark` too.
         """
         if part == LAST_COLUMN:
             return Reached(done.until, done.until), []

@@ -65,7 +65,7 @@ def read_row(text: str) -> dict[str, Any]:
     Raises:
       PeerMalformed: it is no row.
     """
-    with suppress(ValueError, RecursionError):  # one of a thousand rows is for what follows
+    with suppress(ValueError, RecursionError):  # few rows need the slower way below
         row = jsontext.loads(text)
         if isinstance(row, dict):
             return row

@@ -29,8 +29,8 @@ COLUMNS = f"""
     content_length, replace(encode(content_md5, 'base64'), chr(10), '') AS content_md5,
     content_type, hstore_to_json(headers) AS headers, sharks, properties
 """
-#: A node is named by a part of a shark, in an entry as it should be or not; to cut
-#: all texts costs twice as much as to look for the name in them.
+#: A shark's text between two colons names the node, whether the entry is well formed or not.  To
+#: cut all texts costs twice as much as to look for the name in them.
 NAMED = """
     (position($1 in array_to_string(sharks, ':')) > 0
     AND $1 = ANY (string_to_array(array_to_string(sharks, ':'), ':')))
