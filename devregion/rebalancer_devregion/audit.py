@@ -16,6 +16,7 @@ import attrs
 
 from rebalancer.domain.reasons import FOUND_TOO_LATE
 from rebalancer.domain.records import upload_sharks
+from rebalancer_devregion.buckets.audit import audit_buckets
 from rebalancer_devregion.checks import TITLES, Audit, Check
 from rebalancer_devregion.evidence import (
     datacenters_in,
@@ -72,7 +73,7 @@ class _Auditor:
         self._layout = layout
         self._disturbed = disturbed
         self._job_file = job_file
-        self._checks = {number: Check(number) for number in TITLES}
+        self._checks = {number: Check(number, title) for number, title in TITLES.items()}
         self._last_look = 0.0
         self._too_late: set[tuple[int, str]] = set()
         self._changes, self._user_files = read_journal(layout.journal_file)
@@ -82,7 +83,9 @@ class _Auditor:
             closing(open_to_read(self._job_file)) as job,
             closing(open_to_read(self._layout.before_file)) as old,
         ):
-            rows = {row["id"]: row for row in job.execute("SELECT * FROM evacuateobjects")}
+            every = {row["id"]: row for row in job.execute("SELECT * FROM evacuateobjects")}
+            # Bucket objects have a slash in their ids, and an audit of their own.
+            rows = {object_id: row for object_id, row in every.items() if "/" not in object_id}
             files = {
                 node.manta_storage_id: dict(
                     files_below(self._layout.manta_root(node.manta_storage_id))
@@ -109,11 +112,14 @@ class _Auditor:
                     recorded = row is not None and row["status"] == "complete"
                     text = f"the old copy of {pair.object_id} is not on record"
                     self._checks[10].that(recorded, text)
-            self._rows(job, old, rows)
+            self._rows(old, rows)
+            self._counters(job, every)
+            self._ends(job, every)
             self._leftovers(job)
             self._data(job, old, rows, files, named)
             self._references(job)
-        return Audit(tuple(self._checks.values()))
+            buckets = audit_buckets(self._layout, job, disturbed=self._disturbed)
+        return Audit(tuple(self._checks.values()), tuple(buckets))
 
     def _pairs(self, old: sqlite3.Connection) -> Iterator[_Pair]:
         """Yield every record; one that a user changed is compared with what the user made of it."""
@@ -245,14 +251,10 @@ class _Auditor:
 
     # --- the job's rows: invariants 6 and 7 ----------------------------------------------
 
-    def _rows(
-        self, job: sqlite3.Connection, old: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]
-    ) -> None:
+    def _rows(self, old: sqlite3.Connection, rows: Mapping[str, sqlite3.Row]) -> None:
         expected = self._late_objects(rows) | self._seeded_objects(old, rows)
         holds = rows.keys() == expected
         self._checks[6].that(holds, "the job has rows of objects it should not have")
-        self._counters(job, rows)
-        self._ends(job, rows)
 
     def _late_objects(self, rows: Mapping[str, sqlite3.Row]) -> set[str]:
         """Check the objects that users wrote while the job ran; return those that may have rows."""
@@ -401,7 +403,10 @@ class _Auditor:
         A record that was written after the job had begun its last round is not its fault.
         """
         check, evacuated = self._checks[11], self._layout.evacuated
-        listed = {(row["shard"], row["key"]) for row in job.execute("SELECT * FROM remaining")}
+        listed = {
+            (row["shard"], row["key"])
+            for row in job.execute("SELECT * FROM remaining WHERE shard > 0")
+        }
         late = {where for where, change in self._changes.items() if change.at >= self._last_look}
         mentions = set()
         for number in self._layout.shards:

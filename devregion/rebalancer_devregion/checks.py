@@ -18,6 +18,11 @@ TITLES = {
     10: "no data is gone; copies that no record names are on record",
     11: "what names the evacuated shark is listed with its reason, and nothing else is",
 }
+#: The invariants of the buckets tier; temporary files are those of both tiers.
+BUCKET_TITLES = {number: title for number, title in TITLES.items() if number != 8} | {
+    12: "no row came to be deleted but by a user",
+    13: "no header and no property of a user's was lost",
+}
 
 
 @attrs.define
@@ -25,14 +30,10 @@ class Check:
     """A check is one invariant.  Mutable state: how much was checked, and what broke it."""
 
     number: int
+    title: str
     checked: int = 0
     violations: int = 0
     offenders: list[str] = attrs.field(factory=list)
-
-    @property
-    def title(self) -> str:
-        """Return the invariant in a line."""
-        return TITLES[self.number]
 
     @property
     def ok(self) -> bool:
@@ -53,8 +54,10 @@ class Audit:
     """An audit has the result of each check."""
 
     checks: tuple[Check, ...]
+    #: Those of the buckets tier, if the region has one.
+    buckets: tuple[Check, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Tell whether all hold."""
-        return all(check.ok for check in self.checks)
+        return all(check.ok for check in (*self.checks, *self.buckets))

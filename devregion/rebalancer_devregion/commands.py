@@ -188,7 +188,7 @@ def demo(
         raise click.ClickException(f"{folder}: exists already")
     # Absolute, for sqlite takes no other where it is opened by an address.
     chosen = (folder or Path(tempfile.mkdtemp(prefix="manta-region-")) / "region").absolute()
-    layout = layouts.plan(chosen, seed=seed, clones=postgres)
+    layout = layouts.plan(chosen, seed=seed, clones=postgres, buckets=_buckets())
     wishes, failed = Wishes(kill=kill, mixed=mixed, writer=writer, keep=keep), True
     try:
         failed = not trio.run(run, layout, objects, wishes)
@@ -209,6 +209,16 @@ def demo(
         elif failed:
             click.echo(f"what the region left, its logs too, is in {chosen}", err=True)
     sys.exit(1 if failed else 0)
+
+
+def _buckets() -> tuple[int, ...]:
+    """Return the shards that the buckets tier can have here; say why, if it can have none."""
+    from rebalancer_devregion.buckets.tables import SHARDS, shortage
+
+    if (why := shortage()) is None:
+        return SHARDS
+    click.echo(f"without bucket objects: {why}")
+    return ()
 
 
 def _load(folder: Path) -> layouts.Layout:

@@ -394,6 +394,6 @@ def _chunks(items: Iterator[Seeded], size: int) -> Iterator[list[Seeded]]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Make a file of a storage node, and the folder of its account if need be."""
-    path.parent.mkdir(exist_ok=True)
+    """Make a file of a storage node, and its folders if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

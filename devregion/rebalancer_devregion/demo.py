@@ -20,7 +20,8 @@ from rebalancer.adm.watch import watch_job
 from rebalancer.archive import itself
 from rebalancer.peers.http import open_http
 from rebalancer_devregion.audit import audit
-from rebalancer_devregion.checks import Audit
+from rebalancer_devregion.buckets.users import change_rows
+from rebalancer_devregion.checks import Audit, Check
 from rebalancer_devregion.frontend import leak
 from rebalancer_devregion.layout import Layout
 from rebalancer_devregion.making import make
@@ -76,10 +77,11 @@ async def run(layout: Layout, objects: int, wishes: Wishes) -> bool:
     options = _mixed(layout) if wishes.mixed else {}
     region, findings = make_region(layout, manager_options=options), Findings()
     clones = " with PostgreSQL clones" if layout.clones else ""
+    buckets = f", {len(layout.buckets)} buckets shards" if layout.buckets else ""
     async with running(region):
         console.out(
-            f"running: {len(layout.shards)} Moray shards{clones}, storinfo, {len(layout.nodes)}"
-            f" storage nodes with their agents, the manager at {region.url}"
+            f"running: {len(layout.shards)} Moray shards{clones}{buckets}, storinfo,"
+            f" {len(layout.nodes)} storage nodes with their agents, the manager at {region.url}"
         )
         console.out(f"look at it in a browser: {region.url}/")
         job_id = await _create_job(region)
@@ -183,10 +185,19 @@ async def _change(console: Console, region: Region) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(change_objects, region.layout, CHANGED, CHANGE_EVERY_S)
         nursery.start_soon(leak, region.layout)
+        if region.layout.buckets:
+            nursery.start_soon(_change_buckets, console, region)
     changes, _ = await trio.to_thread.run_sync(read_journal, region.layout.journal_file)
     kinds = Counter(change.kind.value for change in changes.values())
     shown = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
     console.out(f"users changed objects for {time.monotonic() - begun:.1f} s: {shown}")
+
+
+async def _change_buckets(console: Console, region: Region) -> None:
+    # Not to be cancelled, like the other changes.
+    done = await trio.to_thread.run_sync(change_rows, region.layout, CHANGED, CHANGE_EVERY_S)
+    shown = ", ".join(f"{kind} {count}" for kind, count in done.items())
+    console.out(f"users changed bucket objects: {shown}")
 
 
 async def _progress(region: Region, job_id: str) -> float:
@@ -285,36 +296,50 @@ def count_rows(job_file: Path) -> dict[str, int]:
 
 def reason_table(job_file: Path) -> Table:
     """Return a job's objects by status and reason, counted from the rows."""
-    table = Table("status", "reason", "objects", "bytes", title="what became of the objects")
+    columns = ("status", "reason", "objects", "of buckets", "bytes")
+    table = Table(*columns, title="what became of the objects")
     with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
-        for status, reason, objects, size in db.execute(
-            "SELECT status, coalesce(skipped_reason, error, outcome, ''), count(*), sum(bytes)"
+        for status, reason, objects, of_buckets, size in db.execute(
+            "SELECT status, coalesce(skipped_reason, error, outcome, ''), count(*),"
+            " count(*) FILTER (WHERE shard < 0), sum(bytes)"
             " FROM evacuateobjects GROUP BY 1, 2 ORDER BY 1, 2"
         ):
-            table.add_row(status, reason, f"{objects:,}", f"{size:,}")
+            table.add_row(status, reason, f"{objects:,}", f"{of_buckets:,}", f"{size:,}")
     return table
 
 
 def remaining_table(job_file: Path) -> Table:
     """Return what final scans found, and the records that still name the node, by reason."""
-    table = Table("", "records", title="what the final scans found")
+    table = Table("", "records", "of buckets", title="what the final scans found")
     with closing(sqlite3.connect(f"{job_file.as_uri()}?mode=ro", uri=True)) as db:
         for number, found in db.execute("SELECT round, found FROM rounds ORDER BY round"):
             table.add_row(f"round {number}: moved", f"{found:,}")
-        for why, records in db.execute("SELECT why, count(*) FROM remaining GROUP BY 1 ORDER BY 1"):
-            table.add_row(f"remains: {why}", f"{records:,}")
+        for why, records, of_buckets in db.execute(
+            "SELECT why, count(*), count(*) FILTER (WHERE shard < 0) FROM remaining"
+            " GROUP BY 1 ORDER BY 1"
+        ):
+            table.add_row(f"remains: {why}", f"{records:,}", f"{of_buckets:,}")
     return table
 
 
 def audit_table(report: Audit) -> Table:
-    """Return the audit, an invariant a line, with its first offenders."""
-    table = Table("", "invariant", "checked", "result", title="audit")
-    for check in report.checks:
-        result = "[green]holds[/]" if check.ok else "[red]VIOLATED[/]"
-        table.add_row(str(check.number), check.title, f"{check.checked:,}", result)
-        for offender in check.offenders:
-            table.add_row("", f"[red]{offender}[/]", "", "")
+    """Return the audit, an invariant a line, by tier, with its first offenders."""
+    tiers = {"directory tier": report.checks, "buckets tier": report.buckets}
+    shown = {tier: {one.number: one for one in checks} for tier, checks in tiers.items() if checks}
+    table = Table("", "invariant", *shown, title="audit: what was checked, by tier")
+    titles = {one.number: one.title for checks in tiers.values() for one in checks}
+    for number, title in titles.items():
+        found = [checks.get(number) for checks in shown.values()]
+        table.add_row(str(number), title, *map(_result, found))
+        for offender in [text for check in found if check for text in check.offenders]:
+            table.add_row("", f"[red]{escape(offender)}[/]")
     return table
+
+
+def _result(check: Check | None) -> str:
+    if check is None:
+        return ""
+    return f"{check.checked:,} {'[green]holds[/]' if check.ok else '[red]VIOLATED[/]'}"
 
 
 async def _stay(console: Console, region: Region, job_id: str) -> None:

@@ -27,10 +27,10 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 
 def files_below(root: Path) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Yield the path, and size and MD5, of each file of a node that is not an unfinished copy."""
+    """Yield the path, and size and MD5, of each copy of an object of the directory tier."""
     for path in root.rglob("*"):
         name = path.relative_to(root)
-        if path.is_file() and name.parts[0] != "rebalancer":
+        if path.is_file() and name.parts[0] not in ("rebalancer", "v2"):
             content = path.read_bytes()
             yield str(name), (len(content), md5(content))
 

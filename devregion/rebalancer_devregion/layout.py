@@ -4,6 +4,7 @@
     <folder>/shards/<n>.sqlite       the records of Moray shard n
     <folder>/nodes/<name>/manta/     the object root of a storage node
     <folder>/nodes/<name>/state/     the state of its agent
+    <folder>/buckets/<n>/            the PostgreSQL of buckets shard n, if there are any
     <folder>/before.sqlite           every record and expectation as seeded, for the audit
     <folder>/writer.sqlite           what users changed while a job ran, for the audit
     <folder>/etc/, log/, manager/    configurations, logs, the manager's data_dir
@@ -27,10 +28,11 @@ AGENT_PORT = 7878
 METRICS_PORT = 8878
 MORAY_PORT = 2020
 POSTGRES_PORT = 5432
+MDAPI_PORT = 2030
 STORINFO_PORT = 8081
 MANAGER_PORT = 8880
 
-_FIRST_NODE, _FIRST_SHARD, _STORINFO, _MANAGER = 11, 201, 240, 250
+_FIRST_NODE, _FIRST_SHARD, _FIRST_BUCKETS, _STORINFO, _MANAGER = 11, 201, 231, 240, 250
 
 
 @attrs.frozen
@@ -58,6 +60,8 @@ class Layout:
     evacuated: str
     #: Whether each shard has a PostgreSQL clone, frozen as it was when the servers started.
     clones: bool = False
+    #: The shards of the buckets tier, by their numbers in it.
+    buckets: tuple[int, ...] = ()
 
     def node(self, name: str) -> Node:
         """Return the storage node called `name`."""
@@ -97,6 +101,22 @@ class Layout:
         """Return the address of one shard."""
         return f"{self.subnet}.{_FIRST_SHARD + self.shards.index(number)}"
 
+    def buckets_folder(self, number: int) -> Path:
+        """Return the folder of the PostgreSQL of a buckets shard."""
+        return self.folder / "buckets" / str(number)
+
+    def buckets_primary(self, number: int) -> str:
+        """Return the name of the PostgreSQL of a buckets shard."""
+        return f"{number}.buckets-postgres.{self.domain}"
+
+    def buckets_server(self, number: int) -> str:
+        """Return the name of the buckets-mdapi of a buckets shard."""
+        return f"{number}.buckets-mdapi.{self.domain}"
+
+    def buckets_address(self, number: int) -> str:
+        """Return the address of both."""
+        return f"{self.subnet}.{_FIRST_BUCKETS + self.buckets.index(number)}"
+
     @property
     def storinfo_address(self) -> str:
         """Return the address of storinfo."""
@@ -120,6 +140,10 @@ class Layout:
             table[self.moray_host(number)] = f"{self.moray_address(number)}:{MORAY_PORT}"
             if self.clones:
                 table[self.clone_host(number)] = f"{self.moray_address(number)}:{POSTGRES_PORT}"
+        for number in self.buckets:
+            address = self.buckets_address(number)
+            table[self.buckets_primary(number)] = f"{address}:{POSTGRES_PORT}"
+            table[self.buckets_server(number)] = f"{address}:{MDAPI_PORT}"
         table[f"storinfo.{self.domain}"] = f"{self.storinfo_address}:{STORINFO_PORT}"
         return table
 
@@ -146,6 +170,7 @@ def load(folder: Path) -> Layout:
         shards=tuple(fields["shards"]),
         evacuated=fields["evacuated"],
         clones=fields["clones"],
+        buckets=tuple(fields.get("buckets", ())),
     )
 
 
@@ -158,6 +183,7 @@ def plan(
     domain: str = "demo.lab.test",
     seed: int = 1,
     clones: bool = False,
+    buckets: tuple[int, ...] = (),
 ) -> Layout:
     """Describe a new region, in a loopback network that nothing uses yet; nothing is written."""
     subnet = _free_subnet()
@@ -171,7 +197,7 @@ def plan(
         for number in range(1, nodes + 1)
     )
     evacuated = members[0].manta_storage_id
-    return Layout(folder, domain, subnet, seed, members, shards, evacuated, clones)
+    return Layout(folder, domain, subnet, seed, members, shards, evacuated, clones, buckets)
 
 
 def _free_subnet() -> str:

@@ -11,18 +11,24 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from rebalancer_devregion.contents import Summary, write
+from rebalancer_devregion.buckets.contents import write_buckets
+from rebalancer_devregion.contents import write
 from rebalancer_devregion.layout import Layout
 
 #: About so many records are made for each object to move: there are others besides.
 RECORDS_EACH = 1.4
 
 
-async def make(layout: Layout, objects: int, console: Console) -> Summary:
-    """Make records and files of a region; a Ctrl-C ends this soon.
+#: For so many objects of the directory tier there is one bucket object.
+OBJECTS_A_BUCKET_OBJECT = 4
+
+
+async def make(layout: Layout, objects: int, console: Console) -> str:
+    """Make records and files of a region; return how much was made.  A Ctrl-C ends this soon.
 
     Raises:
       KeyboardInterrupt: it was interrupted.
+      ProcessError: a PostgreSQL does not start.
     """
     interrupted = False
     with trio.open_signal_receiver(signal.SIGINT) as signals:
@@ -41,10 +47,17 @@ async def make(layout: Layout, objects: int, console: Console) -> Summary:
                     trio.from_thread.check_cancelled()
                     show(records)
 
-                summary = await trio.to_thread.run_sync(partial(write, layout, objects, made))
+                summary = await trio.to_thread.run_sync(partial(_make, layout, objects, made))
             nursery.cancel_scope.cancel()
     if interrupted:
         raise KeyboardInterrupt
+    return summary
+
+
+def _make(layout: Layout, objects: int, made: Callable[[int], None]) -> str:
+    summary = str(write(layout, objects, made))
+    if layout.buckets:
+        summary += f"\n{write_buckets(layout, max(1, objects // OBJECTS_A_BUCKET_OBJECT))}"
     return summary
 
 

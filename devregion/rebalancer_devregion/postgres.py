@@ -21,6 +21,8 @@ from rebalancer.peers.buckets.database import DATABASE as BUCKETS_DATABASE
 from rebalancer.peers.postgres import DATABASE, USER
 from rebalancer_devregion.processes import ProcessError, find_program
 
+Connection = psycopg.Connection[tuple[Any, ...]]
+
 #: It answers within this many seconds of its start.
 START_S = 30.0
 _LOOK_S = 0.02
@@ -87,7 +89,7 @@ _BUCKET_SCHEMA = f"""
 
 @attrs.define(eq=False)
 class Cluster:
-    """A cluster is one server and its folder, which `UNPRIVILEGED` must be able to enter.
+    """A cluster is one server and its folder, which may lie where `UNPRIVILEGED` cannot go.
 
     Mutable state: the process, while it runs.
     """
@@ -110,42 +112,69 @@ class Cluster:
         """
         if not (self.folder / "PG_VERSION").exists():
             self._make()
+        self._end_former()
         quick = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
         where = (f"listen_addresses={self.host}", f"port={self.port}", "unix_socket_directories=")
         options = [word for option in (*quick, *where) for word in ("-c", option)]
-        with (self.folder / "server.log").open("ab") as log:
+        with (self.folder / "server.log").open("ab") as log, self._entered() as entered:
             self._popen = subprocess.Popen(
-                [_program("postgres"), "-D", str(self.folder), *options],
+                [_program("postgres"), "-D", f"/proc/self/fd/{entered}", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 user=_user(),
+                pass_fds=[entered],
+                cwd="/",
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._popen.poll() is None:
-            try:
-                self.connect("postgres").close()
-            except psycopg.OperationalError:
-                time.sleep(_LOOK_S)
-            else:
+            if self.is_running:
                 return
+            time.sleep(_LOOK_S)
         tail = (self.folder / "server.log").read_text(errors="replace")[-2000:]
         raise ProcessError(f"PostgreSQL does not start:\n{tail}")
 
     def _make(self) -> None:
-        made = subprocess.run(
-            [
-                *(_program("initdb"), "-D", str(self.folder), f"--username={USER}"),
-                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
-            ],
-            user=_user(),
-            capture_output=True,
-            cwd="/",
-            check=False,
-        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (user := _user()) is not None:
+            os.chown(self.folder, user, -1)
+        with self._entered() as entered:
+            made = subprocess.run(
+                [
+                    *(_program("initdb"), "-D", f"/proc/self/fd/{entered}", f"--username={USER}"),
+                    *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+                ],
+                user=user,
+                pass_fds=[entered],
+                capture_output=True,
+                cwd="/",
+                check=False,
+            )
         if made.returncode:
             raise ProcessError(f"initdb: {made.stderr.decode(errors='replace')}")
+
+    @contextmanager
+    def _entered(self) -> Iterator[int]:
+        """Open the folder, so that a process which inherits this needs no way to it."""
+        entered = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield entered
+        finally:
+            os.close(entered)
+
+    def _end_former(self) -> None:
+        """End the server whose parent was killed, and which has the folder still."""
+        try:
+            pid = int((self.folder / "postmaster.pid").read_text().split()[0])
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if f"listen_addresses={self.host}".encode() in words:
+                os.kill(pid, signal.SIGINT)
+        except (OSError, ValueError, IndexError):
+            return
+        deadline = time.monotonic() + START_S
+        while (self.folder / "postmaster.pid").exists() and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
 
     def stop(self) -> None:
         """End it at once, with all its connections."""
@@ -154,7 +183,16 @@ class Cluster:
             self._popen.send_signal(signal.SIGINT)
             self._popen.wait(START_S)
 
-    def connect(self, database: str = DATABASE) -> psycopg.Connection[tuple[Any, ...]]:
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it answers, whoever started it."""
+        try:
+            self.connect("postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def connect(self, database: str = DATABASE) -> Connection:
         """Connect as superuser, each statement a transaction; the caller closes the connection."""
         return psycopg.connect(
             host=self.host, port=self.port, user=USER, dbname=database, autocommit=True
@@ -230,8 +268,6 @@ def running(host: str = "127.0.0.1", port: int = 0) -> Iterator[Cluster]:
         with socket.create_server((host, 0)) as probe:
             port = int(probe.getsockname()[1])
     folder = Path(tempfile.mkdtemp(prefix="rebalancer-postgres-"))
-    if (user := _user()) is not None:
-        os.chown(folder, user, -1)
     cluster = Cluster(folder, host, port)
     try:
         cluster.start()

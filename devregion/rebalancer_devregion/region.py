@@ -135,7 +135,17 @@ def _manager_config(layout: Layout, options: Mapping[str, Any]) -> dict[str, Any
         "storage_port": SOURCE_PORT,
         "discovery": "direct_db" if layout.clones else "moray",
         "hosts": layout.hosts,
+        **_buckets_config(layout),
         **options,
+    }
+
+
+def _buckets_config(layout: Layout) -> dict[str, Any]:
+    if not layout.buckets:
+        return {}
+    return {
+        "buckets_shards": [{"host": layout.buckets_server(number)} for number in layout.buckets],
+        "buckets_primary": f"{{shard}}.buckets-postgres.{layout.domain}",
     }
 
 

@@ -1,10 +1,10 @@
-"""A region's servers are its Moray shards, storinfo, and the nodes' HTTP servers.
+"""A region's servers are its shards of both tiers, storinfo, and the nodes' HTTP servers.
 
 All are one process, or each part is one of its own, so that it can be killed alone.
 """
 
 import signal
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,11 @@ import trio
 from rebalancer.daemon import Listen, listen
 from rebalancer.log import get_logger
 from rebalancer_devregion import postgres
+from rebalancer_devregion.buckets import tables
+from rebalancer_devregion.buckets.garbage import collect_garbage
+from rebalancer_devregion.buckets.server import serve_mdapi
 from rebalancer_devregion.layout import (
+    MDAPI_PORT,
     MORAY_PORT,
     POSTGRES_PORT,
     SOURCE_PORT,
@@ -31,7 +35,9 @@ log = get_logger()
 
 def parts(layout: Layout) -> tuple[str, ...]:
     """Name the parts that `serve` can serve alone: each shard, storinfo, all nodes."""
-    return (*(f"moray-{number}" for number in layout.shards), "storinfo", "nodes")
+    shards = (f"moray-{number}" for number in layout.shards)
+    buckets = (f"buckets-{number}" for number in layout.buckets)
+    return (*shards, *buckets, "storinfo", "nodes")
 
 
 async def serve(layout: Layout, only: Collection[str] = ()) -> None:
@@ -44,7 +50,13 @@ async def serve(layout: Layout, only: Collection[str] = ()) -> None:
     with receiver as signals, ExitStack() as stores:
         chosen = frozenset(only or parts(layout))
         shards = [number for number in layout.shards if f"moray-{number}" in chosen]
-        async with _clones(layout, shards), trio.open_nursery() as nursery:
+        buckets = [number for number in layout.buckets if f"buckets-{number}" in chosen]
+        async with _databases(layout, shards, buckets), trio.open_nursery() as nursery:
+            for number in buckets:
+                address = layout.buckets_address(number)
+                database = f"{address}:{POSTGRES_PORT}"
+                await nursery.start(serve_mdapi, database, address, MDAPI_PORT)
+                nursery.start_soon(collect_garbage, layout, number)
             for number in shards:
                 store = stores.enter_context(closing(ShardStore(layout.shard_file(number))))
                 address = layout.moray_address(number)
@@ -70,19 +82,25 @@ async def serve(layout: Layout, only: Collection[str] = ()) -> None:
 
 
 @asynccontextmanager
-async def _clones(layout: Layout, shards: Iterable[int]) -> AsyncIterator[None]:
-    """Run a PostgreSQL for each shard, if the region has clones, with what the shard holds now."""
+async def _databases(
+    layout: Layout, shards: Collection[int], buckets: Collection[int]
+) -> AsyncIterator[None]:
+    """Run the PostgreSQL of each buckets shard, and a clone of each other, if there are clones.
+
+    A clone has what the shard holds now.
+    """
 
     def start(stack: ExitStack) -> None:
-        for number in shards:
+        for number in buckets:
+            stack.enter_context(tables.running(layout, number))
+        for number in shards if layout.clones else ():
             server = postgres.running(layout.moray_address(number), POSTGRES_PORT)
             cluster = stack.enter_context(server)
             postgres.clone_shard(cluster, layout.shard_file(number))
 
     stack = ExitStack()
     try:
-        if layout.clones:
-            await trio.to_thread.run_sync(start, stack)
+        await trio.to_thread.run_sync(start, stack)
         yield
     finally:
         with trio.CancelScope(shield=True):

@@ -20,7 +20,7 @@ class Transfer:
 
     @property
     def object_id(self) -> str:
-        """Return the last part of the path."""
+        """Return the last part of the path, which begins with the object's id."""
         return self.path.rpartition("/")[2]
 
 
@@ -45,7 +45,9 @@ def recorded_tasks(state: Path) -> frozenset[str]:
     for kind in ("scheduled", "completed"):
         for file in (state / kind).glob("*-*-*-*-*[0-9a-f]"):
             with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as db:
-                rows = db.execute("SELECT object_id, status FROM tasks")
+                # As a path ends in which a copy lies, of either tier.
+                name = "object_id || coalesce(',' || object_name_hash, '')"
+                rows = db.execute(f"SELECT {name}, status FROM tasks")
                 found.update(name for name, status in rows if json.loads(status) == "Complete")
     return frozenset(found)
 

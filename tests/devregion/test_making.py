@@ -40,7 +40,7 @@ async def test_a_region_is_made_whole(tmp_path: Path) -> None:
     layout = layouts.plan(tmp_path / "lab")
     layout.save()
     summary = await make(layout, 3, Console(file=out))
-    assert (summary.records > 3, out.getvalue()) == (True, "")
+    assert ("records, " in summary, out.getvalue()) == (True, "")
     remove(layout.folder, Console(file=out, width=200))
     assert out.getvalue() == f"{layout.folder} is removed\n"
     assert not layout.folder.exists()

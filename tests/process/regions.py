@@ -15,6 +15,8 @@ import httpx
 import trio
 
 from rebalancer_devregion import layout as layouts
+from rebalancer_devregion.buckets.contents import write_buckets
+from rebalancer_devregion.buckets.tables import SHARDS
 from rebalancer_devregion.contents import write
 from rebalancer_devregion.processes import Process
 from rebalancer_devregion.region import Region, make_region, to_toml
@@ -25,12 +27,21 @@ PATIENCE_S = 60.0
 
 
 def new_region(
-    folder: Path, objects: int, *, seed: int = 1, clones: bool = False, **options: Any
+    folder: Path,
+    objects: int,
+    *,
+    seed: int = 1,
+    clones: bool = False,
+    bucket_objects: int = 0,
+    **options: Any,
 ) -> Region:
     """A region with contents and configurations; nothing of it runs.  Blocking."""
-    layout = layouts.plan(folder / "region", seed=seed, clones=clones)
+    buckets = SHARDS if bucket_objects else ()
+    layout = layouts.plan(folder / "region", seed=seed, clones=clones, buckets=buckets)
     layout.save()
     write(layout, objects)
+    if bucket_objects:
+        write_buckets(layout, bucket_objects)
     return make_region(layout, manager_options=options)
 
 
