@@ -63,10 +63,6 @@ class CheckedStore(RecordStore, Protocol):
         """
 
 
-class BucketsShard(LiveShard, CheckedStore, Protocol):
-    """A live shard of the buckets tier."""
-
-
 class MorayShard(scan.DirectoryShard, LiveShard, Protocol):
     """A Moray is a live shard of the directory tier, which runs statements on its tables."""
 

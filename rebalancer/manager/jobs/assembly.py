@@ -18,13 +18,14 @@ from rebalancer.peers import scan
 from rebalancer.peers.agents import Agents
 from rebalancer.peers.http import HttpClient
 from rebalancer.peers.moray.client import MorayClient, open_moray
-from rebalancer.peers.protocols import BucketsShard, LiveShard
+from rebalancer.peers.protocols import LiveShard
 from rebalancer.retry import retry_while_transient
 from rebalancer.threads import Work, run_sync
 from rebalancer.tokens import Token
 from rebalancer.waits import Waits
 
 if TYPE_CHECKING:
+    from rebalancer.peers.buckets.tier import BucketsClone, BucketsShard
     from rebalancer.peers.postgres import PostgresShard
 
 #: What operators read that a job waits for while the file of the token cannot be read.
@@ -84,8 +85,8 @@ class Shards:
     moray: Mapping[int, MorayClient]
     clones: "Mapping[int, PostgresShard]"
     #: The shards of the buckets tier, if bucket objects are looked at.
-    buckets: Mapping[int, BucketsShard] = attrs.field(factory=dict)
-    bucket_clones: Mapping[int, scan.Scannable] = attrs.field(factory=dict)
+    buckets: "Mapping[int, BucketsShard]" = attrs.field(factory=dict)
+    bucket_clones: "Mapping[int, BucketsClone]" = attrs.field(factory=dict)
 
     @property
     def live(self) -> dict[int, LiveShard]:

@@ -15,6 +15,7 @@ from rebalancer.domain.bucket_objects import (
     write_etag,
 )
 from rebalancer.domain.completeness import LAST_COLUMN, Reached
+from rebalancer.errors import PeerRefused
 from rebalancer.jsontext import JsonText
 from rebalancer.peers.buckets import statements
 from rebalancer.peers.buckets.rows import (
@@ -73,6 +74,15 @@ class BucketsDatabase:
           PeerError.
         """
         return sorted(int(row["vnode"]) for row in await self._reader.sql(statements.VNODES))
+
+    async def check_vnodes(self) -> None:
+        """Return if there are vnodes to look at.
+
+        Raises:
+          PeerError: there are none, or no answer came.
+        """
+        if not await self.vnodes():
+            raise PeerRefused(f"{self.name}: there is no vnode in database {DATABASE}")
 
     async def parts(self) -> tuple[str, ...]:
         """Return the vnodes that the shard has now, and `LAST_COLUMN`, which has no rows.
@@ -217,9 +227,13 @@ class BucketsPrimary(BucketsDatabase):
 
         Raises:
           MetadataError: it is a standby, or read-only.
+          PeerRefused: the role that asks may not update rows.
           PeerUnreachable: it does not answer.
         """
         await self._writer.check()
+        if forbidden := await self._writer.sql(statements.FORBIDDEN):
+            vnodes = f"{len(forbidden):,} vnodes, {forbidden[0]['vnode']} among them"
+            raise PeerRefused(f"{self.name}: the role may not update rows of {vnodes}")
 
     async def get_object(self, bucket: str, key: str) -> Record | None:
         """Return the row as it is now, or None if there is none; there are no `bucket`s here.

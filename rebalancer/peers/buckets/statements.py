@@ -12,6 +12,11 @@ VNODES = """
     WHERE nspname ~ '^manta_bucket_(0|[1-9][0-9]*)$'
     AND relname = 'manta_bucket_object' AND relkind IN ('r', 'p')
 """
+#: Those of them whose objects the session's role may not update.
+FORBIDDEN = f"""{VNODES}
+    AND NOT (has_schema_privilege(pg_namespace.oid, 'USAGE')
+        AND has_column_privilege(pg_class.oid, 'sharks', 'UPDATE'))
+"""
 #: The objects, and the deleted ones whose files are garbage: tables of a schema, with what names
 #: a row of each.
 OBJECTS, DELETED = "manta_bucket_object", "manta_bucket_deleted_object"

@@ -77,6 +77,14 @@ class BucketsClone:
         """Return the records of the shard, as they were when the clone was made."""
         return TierRecords(self.clone, self.tier)
 
+    async def check(self) -> None:
+        """Return if there are rows to look at.
+
+        Raises:
+          PeerError: there are none, or no answer came.
+        """
+        await self.clone.check_vnodes()
+
 
 @attrs.frozen
 class BucketsShard:
@@ -93,22 +101,28 @@ class BucketsShard:
     def resize(self, connections: int) -> None:
         """Leave the number of connections as it is: there is one for each purpose."""
 
-    async def check(self) -> None:
-        """Return what `CheckedStore` promises."""
-        await self.store.check()
+    async def check(self, *, updates: bool) -> None:
+        """Return if rows can be looked at and, with `updates`, be updated.
+
+        Raises:
+          PeerError: they cannot, or no answer came.
+        """
+        await self.primary.check_vnodes()
+        if updates:
+            await self.store.check()
 
     async def get_object(self, bucket: str, key: str) -> Record | None:
-        """Return what `CheckedStore` promises."""
+        """Return what `RecordStore` promises."""
         return await self.store.get_object(bucket, key)
 
     async def put_object(
         self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
     ) -> str:
-        """Do what `CheckedStore` promises."""
+        """Do what `RecordStore` promises."""
         return await self.store.put_object(bucket, key, value, etag)
 
     async def batch(self, puts: Sequence[Put]) -> None:
-        """Do what `CheckedStore` promises."""
+        """Do what `RecordStore` promises."""
         await self.store.batch(puts)
 
 

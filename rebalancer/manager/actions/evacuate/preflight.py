@@ -20,7 +20,7 @@ from rebalancer.config import ManagerConfig
 from rebalancer.domain import placement
 from rebalancer.domain.objects import StorageNode
 from rebalancer.domain.placement import Rules
-from rebalancer.domain.tiers import shard_name
+from rebalancer.domain.tiers import Tier, shard_name
 from rebalancer.errors import PeerError, PeerMalformed
 from rebalancer.manager.jobs.assembly import Shards
 from rebalancer.manager.pipeline.job import Job, rules_of
@@ -28,7 +28,7 @@ from rebalancer.manager.store.records import Finding
 from rebalancer.peers import scan
 from rebalancer.peers.addresses import resolve
 from rebalancer.peers.names import Endpoint
-from rebalancer.peers.protocols import AgentPing, CheckedStore
+from rebalancer.peers.protocols import AgentPing
 from rebalancer.retry import retry
 
 #: A heartbeat comes every 5 s; storinfo takes one this old, in seconds, for a node that is away.
@@ -37,6 +37,8 @@ QUIET_S = 60.0
 DEADLINE_S = 20.0
 #: Questions under way at a time.
 AT_ONCE = 10
+#: Agents that a finding names one by one; of more it gives the number.
+NAMED = 3
 #: JavaScript's numbers are exact up to so many milliseconds.
 LAST_MS = 2**53
 
@@ -70,13 +72,14 @@ async def preflight(
     agents: AgentPing,
     shards: Mapping[int, scan.Shard],
     clones: Mapping[int, Clone],
-    buckets: Mapping[int, CheckedStore],
+    buckets: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
 ) -> list[Finding]:
     """Return all findings about an evacuation of `origin`, in the order of the checks.
 
-    `nodes` are those that storinfo lists, `shards` and `buckets` the live metadata; `clones` is
-    empty for a job that does not look there.  It takes a bounded time, whatever does not answer,
-    and raises nothing: what cannot be asked is a finding.
+    `nodes` are those that storinfo lists, `shards` the live metadata; `clones` is empty for a
+    job that does not look there; `buckets` asks the peers of the buckets tier, by their names, of a
+    job that takes bucket objects.  It takes a bounded time, whatever does not answer, and
+    raises nothing: what cannot be asked is a finding.
     """
     rules = rules_of(config)
     now_ms = time.time_ns() // 1_000_000
@@ -96,18 +99,20 @@ async def preflight(
         if (clone := clones.get(shard.number)) is not None:
             ask = partial(_check_clone, config, clone, shard.host, last_beat_ms)
             checks.append(partial(_within, "clone", clone.name, ask))
-    stores = {} if config.buckets_update == "off" else buckets
-    for number, store in stores.items():
-        ask = partial(_check_store, shard_name(number), store)
-        checks.append(partial(_within, "buckets", shard_name(number), ask))
     eligible = placement.eligible(nodes, rules, {origin})
-    features = {V2} if stores else set[str]()
-    for node in nlargest(2 * rules.max_sharks, eligible, key=lambda node: node.available_mb):
+    features = {V2} if buckets and config.buckets_update != "off" else set[str]()
+    lacking = list[str]()
+    likeliest = nlargest(2 * rules.max_sharks, eligible, key=lambda node: node.available_mb)
+    for node in likeliest:
         name = node.manta_storage_id
-        checks.append(
-            partial(_within, "agent", name, partial(_check_agent, agents, name, features))
-        )
+        ask_agent = partial(_check_agent, agents, name, features, lacking)
+        checks.append(partial(_within, "agent", name, ask_agent))
+    for peer, ask_peer in (buckets or {}).items():
+        checks.append(partial(_within, "buckets", peer, partial(_check_peer, peer, ask_peer)))
     findings += await _all(checks)
+    findings += judge_agents(sorted(lacking), len(likeliest))
+    if buckets is not None:
+        findings += judge_buckets(config)
     if not config.final_scans:
         detail = "final_scans is 0: nothing will look for what comes back to the shark"
         findings.append(Finding("final_scans", detail))
@@ -117,10 +122,22 @@ async def preflight(
 async def preflight_of(job: Job, shards: Shards) -> list[Finding]:
     """Return all findings about `job`, as `preflight` does; `shards` are those of the job."""
     origin = job.decisions.origin.manta_storage_id
-    looked_at = shards.clones if job.scans_shards else {}
-    return await preflight(
-        job.config, origin, job.node_list.nodes, job.agents, shards.moray, looked_at, shards.buckets
-    )
+    nodes, config, moray = job.node_list.nodes, job.config, shards.moray
+    clones = shards.clones if job.scans_shards and Tier.DIRECTORY in job.tiers else {}
+    buckets = _buckets(job, shards) if Tier.BUCKETS in job.tiers else None
+    return await preflight(config, origin, nodes, job.agents, moray, clones, buckets)
+
+
+def _buckets(job: Job, shards: Shards) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Return what asks the peers of the buckets tier whether they can do what a job needs."""
+    updates = job.config.buckets_update != "off"
+    asks: dict[str, Callable[[], Awaitable[None]]] = {
+        shard_name(number): partial(shard.check, updates=updates)
+        for number, shard in shards.buckets.items()
+    }
+    for number, clone in shards.bucket_clones.items() if job.scans_shards else ():
+        asks[f"the clone of {shard_name(number)}"] = clone.check
+    return asks
 
 
 # --- judging -----------------------------------------------------------------------------
@@ -198,6 +215,26 @@ def judge_clone(
     return found
 
 
+def judge_agents(lacking: Sequence[str], asked: int) -> list[Finding]:
+    """Find fault with agents that take no bucket objects, in one line for all of them."""
+    if not lacking:
+        return []
+    more = ", ..." if len(lacking) > NAMED else ""
+    named = ", ".join(lacking[:NAMED]) + more
+    detail = f"too old for bucket objects, of which they get none: {len(lacking)} of {asked} agents"
+    return [Finding("agent", f"{detail} ({named})")]
+
+
+def judge_buckets(config: ManagerConfig) -> list[Finding]:
+    """Find fault with a configuration by which bucket objects stay on the node."""
+    if config.has_unseen_buckets:
+        detail = "nobody looks at the region's bucket objects, for want of buckets_primary"
+        return [Finding("buckets", detail)]
+    if config.looks_at_buckets and config.buckets_update == "off":
+        return [Finding("buckets", "buckets_update is off: bucket objects are counted, and stay")]
+    return []
+
+
 # --- asking ------------------------------------------------------------------------------
 
 
@@ -250,21 +287,24 @@ def _may_be_one(one: Endpoint, other: Endpoint) -> bool:
     return one.host == other.host and not is_apart
 
 
-async def _check_store(shard: str, store: CheckedStore) -> list[Finding]:
+async def _check_peer(peer: str, ask: Callable[[], Awaitable[None]]) -> list[Finding]:
     try:
-        await store.check()
+        await ask()
     except PeerError as exc:
-        return [Finding("buckets", f"{shard} takes no updates of bucket objects: {exc}")]
+        return [Finding("buckets", f"{peer}: {exc}")]
     return []
 
 
-async def _check_agent(agents: AgentPing, name: str, wanted: Collection[str]) -> list[Finding]:
+async def _check_agent(
+    agents: AgentPing, name: str, wanted: Collection[str], lacking: list[str]
+) -> list[Finding]:
+    """Note in `lacking` an agent that has not all features that are wanted."""
     ping = partial(agents.ping, name)
     # Once more, for a connection that the agent had closed.
     known = await retry(ping, tries=2, first_s=0.2, longest_s=0.2)
-    if known.issuperset(wanted):
-        return []
-    return [Finding("agent", f"the agent of {name} is too old for bucket objects: it gets none")]
+    if not known.issuperset(wanted):
+        lacking.append(name)
+    return []
 
 
 async def _within(check: str, subject: str, ask: Check) -> list[Finding]:

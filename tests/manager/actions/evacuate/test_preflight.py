@@ -1,7 +1,7 @@
 """The pre-flight: each check finds what it is there for, and nothing on a sound region."""
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -152,18 +152,6 @@ class FakeShard:
         return [{"is_standby": False, "followers": 0}]
 
 
-class FakeStore:
-    """Says whether it takes updates, and is asked for nothing else."""
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.failure = failure
-
-    async def check(self) -> None:
-        await trio.sleep(1)
-        if self.failure is not None:
-            raise self.failure
-
-
 class FakeAgents:
     """Mutable state: whom it has pinged, and how many at a time."""
 
@@ -196,7 +184,7 @@ async def ask(
     agents: FakeAgents | None = None,
     shard: FakeShard | None = None,
     clone: FakeShard | None = None,
-    buckets: Mapping[int, Any] | None = None,
+    buckets: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
 ) -> list[Finding]:
     return await preflight(
         config or config_of(),
@@ -205,7 +193,7 @@ async def ask(
         agents or FakeAgents(),
         {1: shard or FakeShard()},
         {1: clone or FakeShard()},
-        buckets or {},
+        buckets,
     )
 
 
@@ -263,33 +251,51 @@ async def test_of_a_thousand_agents_a_few_are_asked(autojump_clock: object) -> N
 
 
 @pytest.mark.parametrize(
-    ("update", "found"),
+    ("update", "able", "found"),
     [
-        (
-            "sql",
-            [
-                "buckets shard 1 takes no updates of bucket objects: a standby",
-                "the agent of 3.stor.lab is too old for bucket objects: it gets none",
-            ],
-        ),
-        ("off", []),
+        ("sql", 4, "1 of 5 agents (6.stor.lab)"),
+        ("sql", 0, "5 of 5 agents (2.stor.lab, 3.stor.lab, 4.stor.lab, ...)"),
+        ("sql", 5, None),
+        ("off", 4, "buckets_update is off"),
     ],
 )
-async def test_shards_and_agents_that_take_no_bucket_objects_are_named(
-    update: str, found: list[str], autojump_clock: object
+async def test_agents_that_take_no_bucket_objects_are_counted(
+    update: str, able: int, found: str | None, autojump_clock: object
 ) -> None:
-    """If the job is going to move some."""
-    agents = FakeAgents(
-        able=[n.manta_storage_id for n in NODES if n.manta_storage_id != "3.stor.lab"]
-    )
+    """If the job is going to move some, in one line for all."""
+    agents = FakeAgents(able=[node.manta_storage_id for node in NODES[:able]])
     config = config_of(
         buckets_shards=(Shard("1.buckets-mdapi.lab"),),
         buckets_primary="{shard}.buckets.lab",
         buckets_update=update,
     )
-    buckets = {-1: FakeStore(PeerRefused("a standby")), -2: FakeStore()}
-    findings = await ask(config=config, agents=agents, buckets=buckets)
-    assert [finding.detail for finding in findings] == found
+    details = [one.detail for one in await ask(config=config, agents=agents, buckets={"1": fine})]
+    assert len(details) == (found is not None)
+    assert found is None or found in details[0]
+    assert await ask(config=config, agents=agents) == []
+
+
+async def fine() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def test_peers_of_the_buckets_tier_are_asked(autojump_clock: object) -> None:
+    """Whatever stands in the way of one is a finding, and none of them is waited for long."""
+
+    async def refuse() -> None:
+        raise PeerRefused("a standby")
+
+    asks = {"buckets shard 1": fine, "buckets shard 2": refuse, "its clone": trio.sleep_forever}
+    begun = trio.current_time()
+    found = await ask(config=config_of(has_bucket_objects=True), buckets=asks)
+    assert [(one.check, one.detail) for one in found] == [
+        ("buckets", "buckets shard 2: a standby"),
+        ("buckets", f"its clone: no answer within {DEADLINE_S:.0f} s"),
+        ("agent", found[2].detail),
+        ("buckets", found[3].detail),
+    ]
+    assert "for want of buckets_primary" in found[3].detail
+    assert trio.current_time() - begun <= DEADLINE_S + 1
 
 
 @pytest.mark.parametrize(
@@ -358,7 +364,7 @@ async def test_a_real_server_of_buckets(cluster: Cluster, is_old: bool, count: i
         found = await ask(
             nodes=NODES[:2],
             agents=FakeAgents(able=[node.manta_storage_id for node in NODES]),
-            buckets={-1: client},
+            buckets={"buckets shard 1": client.check},
         )
 
     assert checks(found) == ["buckets"] * count
