@@ -82,6 +82,8 @@ class NodeScan:
     sample: list[Named] = attrs.field(factory=list)
     failures: dict[int, str] = attrs.field(factory=dict)
     ended: set[int] = attrs.field(factory=set)
+    #: Whether a part was not scanned to its end, because enough was found.
+    is_cut: bool = False
     #: How far each part of a shard is scanned.
     reached: dict[tuple[int, str], Reached] = attrs.field(factory=dict)
 
@@ -101,7 +103,9 @@ class NodeScan:
     @property
     def has_enough(self) -> bool:
         """Tell whether as much was found as was asked for."""
-        return self.first is not None and sum(self.totals.values()) >= self.first
+        # What is counted anew may be less than before, and then the rest was not looked at either.
+        is_found = self.first is not None and sum(self.totals.values()) >= self.first
+        return self.is_cut or is_found
 
     @property
     def share(self) -> float:
@@ -156,7 +160,11 @@ class NodeScan:
                 self._add(found, read_rows(self.node, number, rows[begin : begin + AT_ONCE]))
                 await trio.lowlevel.checkpoint()
             self.reached[number, part] = reached
-        self.found[number, part] = found  # a walk that fails leaves the counts of the one before
+        if reached.is_end:
+            # A walk that fails, or stops early, leaves the counts of the one before.
+            self.found[number, part] = found
+        else:
+            self.is_cut = True
 
     def _add(self, found: Counter[Kind], named: Iterable[Named]) -> None:
         for one in named:

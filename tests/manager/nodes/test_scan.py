@@ -180,6 +180,53 @@ async def test_a_bucket_object_is_counted_once_however_often_it_is_met(
     assert (len(checked.sample), checked.share) == (6, 1)
 
 
+@pytest.mark.parametrize("first", [1, 3, 4, 6])
+async def test_a_count_of_bucket_objects_that_stops_early_is_kept(
+    autojump_clock: object, first: int
+) -> None:
+    """The walk that is left out finds nothing, which is no answer."""
+    shard = FakeBuckets.make([row(n) for n in range(7)])
+    scanned = NodeScan(ORIGIN.manta_storage_id, {-1: shard}, readers=1, width=2, first=first)
+
+    await scanned.run()
+
+    assert scanned.totals == {Kind.BUCKET_OBJECT: first}
+    assert scanned.has_enough
+
+
+async def test_objects_that_are_moved_during_a_cut_count_do_not_make_it_a_whole_one(
+    autojump_clock: object,
+) -> None:
+    """Though fewer are counted at last than the check was to find."""
+
+    class Emptied(FakeBuckets):
+        async def parts(self) -> tuple[str, ...]:
+            found = await super().parts()
+            if self.parts_asked:
+                self.rows = {key: {**row, "sharks": []} for key, row in self.rows.items()}
+            self.parts_asked += 1
+            return found
+
+        parts_asked = 0
+
+    emptied = Emptied.make([row(n) for n in range(4)])
+    other = FakeBuckets.make([row(n) for n in range(10, 20)])
+
+    class Slow(FakeBuckets):
+        async def window(self, *args: Any, **options: Any) -> Any:
+            await trio.sleep(0.035)
+            return await super().window(*args, **options)
+
+    slow = Slow(other.rows)
+    scanned = NodeScan(
+        ORIGIN.manta_storage_id, {-1: emptied, -2: slow}, readers=2, width=2, first=12
+    )
+
+    await scanned.run()
+
+    assert scanned.has_enough
+
+
 async def test_a_second_walk_that_fails_leaves_what_the_first_has_counted(
     autojump_clock: object,
 ) -> None:
