@@ -223,6 +223,12 @@ CHECKS: tuple[Check, ...] = (
         "make the clones before a job (docs/operating.md), or set discovery to 'moray'",
     ),
     _peers(
+        "buckets",
+        "each buckets shard's PostgreSQL and server answer, as far as jobs ask them; clocks agree",
+        "buckets shard",
+        "see buckets_primary, buckets_clone and buckets_update, and the services that they name",
+    ),
+    _peers(
         "storinfo",
         "storinfo answers; its clock agrees",
         "storinfo",

@@ -7,6 +7,11 @@ from rebalancer.config import read_agent, read_manager
 from rebalancer.config.agent import AgentConfig, AgentStorage
 from rebalancer.doctor.subject import AGENT, MANAGER, Subject
 
+#: Keys of a manager that moves bucket objects by one way or the other.
+BUCKETS = """, "buckets_shards": [{"host": "1.buckets-mdapi.lab"}],
+    "buckets_primary": "{shard}.buckets-postgres.lab", "buckets_clone": "{shard}.buckets-clone.lab",
+    "buckets_update": "%s\""""
+
 
 def a_manager(folder: Path, keys: str = "") -> Subject:
     """A manager with `data_dir` in a folder, whose peers are dead addresses, and more keys."""

@@ -161,6 +161,8 @@ def encoding(locale_says: str, files: str) -> Finding:
 OWN_FILES = 64
 #: Files of the manager that go with each job: the job's database and its log, read and written.
 FILES_OF_A_JOB = 12
+#: Connections of a job to a buckets shard: to its primary three, its clone one, its server four.
+FILES_OF_A_BUCKETS_SHARD = 8
 #: The most files that connections by HTTP may have, ours and those to both ports, and the part of
 #: a lower limit that is theirs.
 SHARED_FILES, SHARE = 1576, 9 / 16

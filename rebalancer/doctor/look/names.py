@@ -37,6 +37,8 @@ def _wanted(subject: Subject) -> bool:
     names = [shard.host for shard in config.shards] + [config.storinfo]
     if config.discovery == "direct_db":
         names += config.clones.values()
+    for found in (config.bucket_primaries, config.bucket_clones, config.bucket_servers):
+        names += found.values()
     return any(not is_numeric(locate(name, config.hosts, 1).host) for name in names)
 
 

@@ -17,6 +17,7 @@ from rebalancer.peers.moray.client import open_moray
 from rebalancer.peers.names import locate
 
 if TYPE_CHECKING:
+    from rebalancer.peers.buckets.mdapi import MdapiClient
     from rebalancer.peers.postgres import PostgresShard
 
 #: Seconds that a peer has for its answer; a connection to a clone takes a part of them.
@@ -92,6 +93,42 @@ async def _ask_clone(client: "PostgresShard", config: ManagerConfig) -> float | 
     statement = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
     (row,) = await client.sql(statement, within_s=CONNECT_S)
     return float(row["now"])
+
+
+def buckets(subject: Subject) -> list[Answer]:
+    """Ask the databases and servers of the buckets tier, as jobs ask them; nobody without any."""
+    return trio.run(_buckets, subject.manager)
+
+
+async def _buckets(config: ManagerConfig) -> list[Answer]:
+    if not config.looks_at_buckets:
+        return []
+    from rebalancer.peers.buckets.database import DATABASE, DEFAULT_PORT
+    from rebalancer.peers.buckets.mdapi import open_mdapi
+    from rebalancer.peers.postgres import PostgresPrimary, PostgresShard
+
+    # A database that jobs only read may be a standby.
+    primary = PostgresPrimary if config.buckets_update == "sql" else PostgresShard
+    named = [(primary, name) for name in config.bucket_primaries.values()]
+    named += [(PostgresShard, name) for name in config.bucket_clones.values()]
+    clients = [
+        kind(name, locate(name, config.hosts, DEFAULT_PORT), DATABASE, CONNECT_S)
+        for kind, name in named
+    ]
+    try:
+        async with open_mdapi(config.bucket_servers, config.hosts) as servers:
+            asks: dict[str, Ask] = {
+                client.name: partial(_ask_clone, client, config) for client in clients
+            }
+            asks |= {server.name: partial(_ask_server, server) for server in servers.values()}
+            return await _ask_all(asks)
+    finally:
+        for client in clients:
+            client.close()
+
+
+async def _ask_server(server: "MdapiClient") -> None:
+    await server.check()
 
 
 def storinfo(subject: Subject) -> list[Answer]:

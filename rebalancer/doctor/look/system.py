@@ -106,8 +106,10 @@ def natives(subject: Subject) -> list[judge.Native]:
 
 
 def _libpq(config: object) -> judge.Native:
-    is_needed = isinstance(config, ManagerConfig) and config.discovery == "direct_db"
-    otherwise = "no clone can be searched"
+    is_needed = isinstance(config, ManagerConfig) and (
+        config.discovery == "direct_db" or config.looks_at_buckets
+    )
+    otherwise = "no clone can be searched, and no bucket object moved"
     install = "pip install 'psycopg[binary]', or install the system's libpq"
     try:
         pq = importlib.import_module("psycopg.pq")
@@ -169,6 +171,8 @@ def files(subject: Subject) -> judge.Files:
         shards = len(config.shards)
         clones = shards if config.discovery == "direct_db" else 0
         connections, jobs = options.max_metadata_update_threads, config.max_concurrent_jobs
+        buckets = (config.bucket_primaries, config.bucket_clones, config.bucket_servers)
+        clones += judge.FILES_OF_A_BUCKETS_SHARD * len(set().union(*buckets))
         needed = judge.files_of_manager(shards, connections, clones, jobs)
         return judge.Files(soft, hard, needed, is_raised=True)
     server = subject.agent.server

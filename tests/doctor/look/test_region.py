@@ -2,6 +2,7 @@
 
 import email.utils
 import time
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -22,7 +23,7 @@ from rebalancer_devregion.moray.server import ShardServer
 from rebalancer_devregion.moray.store import ShardStore
 from rebalancer_devregion.storinfo import make_storinfo_app
 from tests.conftest import require
-from tests.doctor.subjects import a_manager, an_agent
+from tests.doctor.subjects import BUCKETS, a_manager, an_agent
 
 
 def with_hosts(folder: Path, **hosts: str) -> ManagerConfig:
@@ -92,6 +93,28 @@ async def test_a_clone_says_its_time_by_sql(tmp_path: Path) -> None:
     assert good.ahead_s is not None
     assert abs(good.ahead_s) < 5
     assert await region._clones(attrs.evolve(a_manager(tmp_path).manager, discovery="moray")) == []
+
+
+@pytest.mark.parametrize("update", ["sql", "mdapi", "off"])
+async def test_the_buckets_tier_is_asked_as_a_job_asks_it(tmp_path: Path, update: str) -> None:
+    """A standby says its time and takes no updates, which go by SQL, by the server, or nowhere."""
+    require("initdb")
+    subject = a_manager(tmp_path, BUCKETS % update)
+    assert names._wanted(subject)
+    with postgres.running() as cluster:
+        cluster.create_buckets([0])
+        with closing(cluster.connect("postgres")) as db:
+            db.execute("ALTER DATABASE buckets_metadata SET default_transaction_read_only = on")
+        postgresql = {f"1.buckets-{name}.lab": cluster.address for name in ("postgres", "clone")}
+        hosts = {**subject.manager.hosts, **postgresql, "1.buckets-mdapi.lab": "127.0.0.1:1"}
+        found = await region._buckets(attrs.evolve(subject.manager, hosts=hosts))
+
+    troubles = {one.peer: one.trouble for one in found}
+    assert troubles.pop("1.buckets-clone.lab") == ""
+    assert ("read-only" in troubles.pop("1.buckets-postgres.lab")) is (update == "sql")
+    assert set(troubles) == ({"1.buckets-mdapi.lab"} if update == "mdapi" else set())
+    assert all(troubles.values())
+    assert await region._buckets(a_manager(tmp_path).manager) == []
 
 
 async def test_silence_is_bounded(autojump_clock: trio.testing.MockClock) -> None:

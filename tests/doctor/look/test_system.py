@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from rebalancer.doctor.findings import Level
 from rebalancer.doctor.judge import system as judge
 from rebalancer.doctor.look import system
-from tests.doctor.subjects import a_manager, an_agent
+from tests.doctor.subjects import BUCKETS, a_manager, an_agent
 
 
 def test_this_environment_runs_the_programs(tmp_path: Path) -> None:
@@ -92,3 +93,17 @@ def test_users_have_names(tmp_path: Path) -> None:
     assert system.name_of(4_000_000_000) == "4000000000"
     assert system.owner(tmp_path) == system.name_of(os.geteuid())
     assert system.owner(tmp_path / "missing") is None
+
+
+def test_bucket_objects_need_libpq_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a manager does not start without libpq, whatever its discovery is."""
+    keys = ', "discovery": "moray"'
+    without = a_manager(tmp_path, keys)
+    with_buckets = a_manager(tmp_path, keys + BUCKETS % "sql")
+    monkeypatch.setitem(sys.modules, "psycopg.pq", None)
+
+    needed = [system.natives(subject)[1].is_needed for subject in (without, with_buckets)]
+    assert needed == [False, True]
+    assert system.files(without).needed < system.files(with_buckets).needed
