@@ -245,10 +245,15 @@ class AgentConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check that there is a token where metrics want one.
+        """Check that there is a token where metrics want one, and a port of their own.
 
         Raises:
           FieldError: there is none.
         """
+        checks.apart(
+            "metrics.port",
+            (self.metrics.host, self.metrics.port),
+            (self.server.host, self.server.port),
+        )
         if self.metrics.behind_token and not self.api.token_file:
             raise FieldError("metrics.behind_token: expected api.token_file with it")

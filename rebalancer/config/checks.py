@@ -28,6 +28,16 @@ def whole(minimum: int, maximum: int | None = None) -> Any:
 port = whole(0, 65535)
 
 
+def apart(name: str, metrics: tuple[str, int], api: tuple[str, int]) -> None:
+    """Check that metrics are not served at the address of the API; port 0 means any free one.
+
+    Raises:
+      FieldError: they are, so that the program could serve one of both only.
+    """
+    if metrics == api and metrics[1]:
+        raise FieldError(f"{name}: expected another address than the API's, got port {metrics[1]}")
+
+
 def level(_instance: object, field: "Attribute[str]", value: str) -> None:
     """Check that `value` names a level of the log.
 

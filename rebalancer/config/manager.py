@@ -372,8 +372,14 @@ class ManagerConfig:
         """Choose the shards and put them into order.
 
         Raises:
-          FieldError: there are none, or two have one number; or a key lacks the one it needs.
+          FieldError: there are none, or two have one number; or a key lacks the one it needs, or
+            has a value that another has.
         """
+        checks.apart(
+            "metrics_port",
+            (self.metrics_host, self.metrics_port),
+            (self.listen_host, self.listen_port),
+        )
         if self.agent_tls_ca and not self.agent_tls:
             raise FieldError("agent_tls_ca: expected agent_tls to be true with it")
         if self.metrics_behind_token and not self.api.token_file:

@@ -353,3 +353,14 @@ def test_a_deep_file_of_a_manager_is_an_error() -> None:
     """SIGUSR1 reads it while jobs run, so nothing but our own error may come of it."""
     with pytest.raises(ConfigError, match=r"config\.json: .*nested too deeply"):
         read_manager('{"a":' * 100_000, "config.json")
+
+
+def test_metrics_have_an_address_of_their_own() -> None:
+    """Whoever checks such a file learns it before a start that fails for the second of both."""
+    with pytest.raises(ConfigError, match=r"metrics_port: expected another.*got port 8878"):
+        manager({"listen_port": 8878})
+    with pytest.raises(ConfigError, match=r"metrics\.port: expected another.*got port 8878"):
+        agent("[server]\nhost = '127.0.0.1'\nport = 8878\n[metrics]\nhost = '127.0.0.1'")
+    free = {"listen_port": 0, "metrics_port": 0}
+    assert manager(free).listen_port == 0
+    assert manager({"listen_port": 8878, "metrics_host": "127.0.0.1"}).metrics_port == 8878
