@@ -85,6 +85,10 @@ def folders(seen: Sequence[Folder]) -> Iterator[Finding]:
             )
 
 
+#: What to do where another finding says it.
+FOLDERS = "see the finding of folders"
+
+
 def _remedy(step: str) -> str:
     if "rename" in step:
         return "put temp_dir and manta_root onto one file system"
@@ -98,6 +102,8 @@ class Wal:
     path: str
     trouble: str = ""
     is_full: bool = False
+    #: The folder for it could not be made.
+    is_untried: bool = False
 
 
 def wal(seen: Wal) -> Finding:
@@ -107,6 +113,9 @@ def wal(seen: Wal) -> Finding:
     if seen.is_full:
         do = "make room on the file system"
         return stops(f"{seen.path}: cannot be tried: {seen.trouble}", "room", do)
+    if seen.is_untried:
+        why = f"{seen.path}: cannot be tried: {seen.trouble}"
+        return stops(why, "a folder in which the program's user may do so", FOLDERS)
     return stops(
         f"{seen.path}: {seen.trouble}",
         "a local file system with mmap and locks",
@@ -176,7 +185,7 @@ def writes(seen: Writes) -> Finding:
     """Judge how long a durable write takes."""
     if not seen.took_s:
         why = seen.error or "it was not tried"
-        return warning(f"{seen.path}: {why}", "a durable write", "see the finding of folders")
+        return warning(f"{seen.path}: {why}", "a durable write", FOLDERS)
     middle, longest = statistics.median(seen.took_s), max(seen.took_s)
     found = f"{seen.path}: 4 KiB are durable after {_ms(middle)}, {_ms(longest)} at worst"
     if middle > SLOW_S:

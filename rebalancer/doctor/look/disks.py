@@ -130,7 +130,9 @@ def wal(subject: Subject) -> judge.Wal:
     except (OSError, sqlite3.Error) as exc:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         is_full = code == sqlite3.SQLITE_FULL or getattr(exc, "errno", None) in FULL
-        return judge.Wal(str(path), str(exc), is_full)
+        is_untried = isinstance(exc, OSError) and not is_full
+        why = getattr(exc, "strerror", None) or str(exc)
+        return judge.Wal(str(path), why, is_full, is_untried)
     return judge.Wal(str(path))
 
 

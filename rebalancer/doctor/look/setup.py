@@ -85,13 +85,16 @@ def _port(purpose: str, host: str, port: int, holder: str) -> judge.Port:
     except (OSError, UnicodeError) as exc:
         code = getattr(exc, "errno", None)
         is_in_use = code == errno.EADDRINUSE
+        # A port that only a service's own privileges open is refused before its use is looked at.
+        is_forbidden = code in (errno.EACCES, errno.EPERM)
+        is_ours = is_in_use or is_forbidden
         return judge.Port(
             purpose,
             address,
             getattr(exc, "strerror", None) or str(exc),
-            is_ours=is_in_use and bool(holder) and _listens(holder, port) is not False,
+            is_ours=is_ours and bool(holder) and _listens(holder, port) is not False,
             is_in_use=is_in_use,
-            is_forbidden=code in (errno.EACCES, errno.EPERM),
+            is_forbidden=is_forbidden,
             holder=holder,
         )
     return judge.Port(purpose, address)

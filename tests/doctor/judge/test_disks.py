@@ -35,6 +35,13 @@ def test_wal_needs_a_local_file_system() -> None:
     assert [disks.wal(one).level for one in seen] == [OK, STOPS, STOPS]
 
 
+def test_a_folder_that_nobody_may_make_is_no_fault_of_its_file_system() -> None:
+    """The disk is left alone: permissions are to be mended."""
+    found = disks.wal(Wal("/db", "Permission denied", is_untried=True))
+
+    assert (found.level, found.do) == (STOPS, "see the finding of folders")
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "level"),
     [

@@ -1,5 +1,6 @@
 """Permissions of secrets, claims of folders, ports."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from rebalancer.config import AgentConfig, ApiAccess
 from rebalancer.config.agent import AgentApi
+from rebalancer.doctor.judge.setup import Holder
 from rebalancer.doctor.look import setup
 from tests.doctor.subjects import a_manager, an_agent
 
@@ -70,6 +72,25 @@ def test_a_port_is_ours_if_the_process_of_our_claim_listens_there(tmp_path: Path
     assert (metrics.is_ours, metrics.is_in_use) == (False, True)
     assert (foreigner.is_ours, foreigner.is_in_use) == (False, True)
     assert [one.text for one in setup.running(subject)] == [""]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_port_that_only_the_service_may_have_is_its_own_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_running: bool
+) -> None:
+    """A unit lets its user listen at port 80, as whom the doctor is refused the port."""
+    subject = a_manager(tmp_path, "")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    claims = [Holder("/db", "rebalancer-manager, process 7, since noon")] if is_running else []
+    monkeypatch.setattr(setup, "running", lambda _: claims)
+    monkeypatch.setattr(setup, "_listens", lambda *_: None)
+    monkeypatch.setattr("socket.socket.bind", refuse)
+
+    assert {one.is_ours for one in setup.ports(subject)} == {is_running}
+    assert {one.is_forbidden for one in setup.ports(subject)} == {True}
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "no address"])
