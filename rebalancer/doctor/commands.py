@@ -55,7 +55,7 @@ def doctor(program: str, path: Path | None, user: str | None, as_json: bool) -> 
     """
     if user is not None and user != current_user():
         _become(user, program, path, as_json)
-    subject = Subject.read(program, path)
+    subject = Subject.read_soon(program, path)
     # What the clients of peers log would be in the midst of the report.
     log.replace(log.Output(sys.maxsize, lambda *_: None))
     with _ended_by_signals():

@@ -1,5 +1,7 @@
 """A subject is what is checked: a program, its configuration, and where files may be tried."""
 
+import queue
+import threading
 from pathlib import Path
 
 import attrs
@@ -10,6 +12,8 @@ from rebalancer.doctor.scratch import Scratch
 from rebalancer.errors import ConfigError
 
 MANAGER, AGENT = "manager", "agent"
+#: Seconds for which a configuration and the files that it names are read.
+READ_S = 5.0
 
 
 @attrs.frozen
@@ -38,6 +42,17 @@ class Subject:
         except ConfigError as exc:
             return cls(program, path, faults=exc.faults or (str(exc),))
         return cls(program, path, config, tuple(unusable_files(config)))
+
+    @classmethod
+    def read_soon(cls, program: str, path: Path | None) -> "Subject":
+        """Do what `read` does, but wait neither for a file system that hangs nor for a pipe."""
+        done: queue.SimpleQueue[Subject] = queue.SimpleQueue()
+        threading.Thread(target=lambda: done.put(cls.read(program, path)), daemon=True).start()
+        try:
+            return done.get(timeout=READ_S)
+        except queue.Empty:
+            late = f"it, or a file that it names, was not read within {READ_S:g} s: expected files"
+            return cls(program, path, faults=(f"{late} on a file system that answers",))
 
     @property
     def place(self) -> str:
