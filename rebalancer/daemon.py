@@ -20,6 +20,7 @@ from rebalancer.bodies import read_body
 from rebalancer.config import open_tls
 from rebalancer.errors import ConfigError
 from rebalancer.log import get_logger
+from rebalancer.peers.names import Endpoint
 from rebalancer.serving.app import Application, Request
 from rebalancer.serving.bounds import Bounds, api_connections, metrics_connections
 from rebalancer.serving.server import BACKLOG, Server
@@ -62,12 +63,8 @@ class Listen:
             made.listen(BACKLOG)
         except (OSError, UnicodeError) as exc:
             made.close()
-            raise ConfigError(f"cannot serve on {_spell(self.host, self.port)}: {exc}") from None
+            raise ConfigError(f"cannot serve on {Endpoint(self.host, self.port)}: {exc}") from None
         return made
-
-
-def _spell(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def open_many_files() -> int:
@@ -191,7 +188,7 @@ async def listen(
     listening = at.bind()
     host, port, *_ = listening.getsockname()
     await servers.start(Server(app, bounds, GRACE_S, tls).run, listening, stopping)
-    return _spell(host, port)
+    return str(Endpoint(host, port))
 
 
 async def reload_token(token: Token) -> None:

@@ -12,6 +12,7 @@ from rebalancer import lock
 from rebalancer.doctor.judge import setup as judge
 from rebalancer.doctor.look.system import owner, user
 from rebalancer.doctor.subject import MANAGER, Subject
+from rebalancer.peers.names import Endpoint
 
 
 def configuration(subject: Subject) -> judge.Configuration:
@@ -77,7 +78,7 @@ def _addresses(subject: Subject) -> Iterator[tuple[str, str, int]]:
 
 
 def _port(purpose: str, host: str, port: int, holder: str) -> judge.Port:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = str(Endpoint(host, port))
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as made:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
