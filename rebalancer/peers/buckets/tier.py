@@ -8,7 +8,7 @@ import attrs
 
 from rebalancer.domain.bucket_objects import read_key
 from rebalancer.domain.completeness import Reached
-from rebalancer.jsontext import JsonText
+from rebalancer.jsontext import JsonText, dumps, loads, members
 from rebalancer.peers.buckets.database import DEFAULT_PORT, BucketsDatabase, BucketsPrimary
 from rebalancer.peers.buckets.mdapi import open_mdapi
 from rebalancer.peers.metadata import Put, Record
@@ -119,7 +119,25 @@ class BucketsShard:
         self, bucket: str, key: str, value: Mapping[str, Any] | JsonText, etag: str | None
     ) -> str:
         """Do what `RecordStore` promises."""
+        if self.store is not self.primary:
+            value = await self._with_digits(key, value)
         return await self.store.put_object(bucket, key, value, etag)
+
+    async def _with_digits(
+        self, key: str, value: Mapping[str, Any] | JsonText
+    ) -> Mapping[str, Any] | JsonText:
+        """Return a value with the properties as the database has them, to the digit.
+
+        A server that shows other digits would write those, so it is asked for no update then.
+        """
+        rows = await self.primary.rows_of([key])
+        if not rows:
+            return value
+        record = loads(value) if isinstance(value, JsonText) else value
+        known = members(rows[0].value)
+        exact = {name: known[name] for name in ("modified", "properties")}
+        exact["sharks"] = JsonText(dumps(record.get("sharks")))
+        return JsonText(f"{{{','.join(f'{dumps(name)}:{text}' for name, text in exact.items())}}}")
 
     async def batch(self, puts: Sequence[Put]) -> None:
         """Do what `RecordStore` promises."""

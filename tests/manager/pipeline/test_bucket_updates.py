@@ -25,6 +25,7 @@ from rebalancer.manager.store.records import WRITTEN, Update
 from rebalancer.peers.buckets import mdapi
 from rebalancer.peers.buckets.database import BucketsPrimary
 from rebalancer.peers.buckets.mdapi import open_mdapi
+from rebalancer.peers.buckets.tier import BucketsShard
 from rebalancer.peers.names import Endpoint
 from rebalancer.peers.postgres import PostgresPrimary
 from rebalancer.peers.protocols import RecordStore
@@ -231,6 +232,9 @@ CASES: Mapping[str, Meanwhile] = {
     "the server has no connection left": overloaded,
     "the answer is lost": loses_the_answer,
     "its headers are NULL": at_once(f"UPDATE {TABLE} SET headers = NULL WHERE name = 'a'"),
+    "no double holds one of its numbers": at_once(
+        f"UPDATE {TABLE} SET properties = '{{\"x\": 0.12345678901234567890}}' WHERE name = 'a'"
+    ),
     "a shark has a port": at_once(
         f"UPDATE {TABLE} SET sharks = '{{dc1:1.stor.lab:80,dc2:2.stor.lab}}' WHERE name = 'a'"
     ),
@@ -272,8 +276,9 @@ async def a_rig(cluster: Cluster, way: str, patience_s: float) -> AsyncIterator[
         (listener,) = await nursery.start(partial(trio.serve_tcp, relay.serve, 0, host="127.0.0.1"))
         where = Endpoint("127.0.0.1", listener.socket.getsockname()[1])
         async with open_mdapi({1: NAME}, {NAME: f"{where.host}:{where.port}"}) as clients:
-            with closing(BucketsPrimary("1.lab", where)) as primary:
-                store: RecordStore = primary if way == SQL else clients[1]
+            database = where if way == SQL else Endpoint(cluster.host, cluster.port)
+            with closing(BucketsPrimary("1.lab", database)) as primary:
+                store = BucketsShard(primary, primary if way == SQL else clients[1], [primary])
                 yield Rig(way, cluster, store, served, relay, Limiter(patience_s))
         nursery.cancel_scope.cancel()
 
