@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from rebalancer import __version__
+from rebalancer.agent.limits import LimitValues
 from rebalancer.agent.metrics import AgentMetrics
 from rebalancer.agent.state.cursor import Cursor
 from rebalancer.agent.state.posted import read_posted
@@ -189,10 +190,18 @@ def _route_limits(app: App, agent: Agent) -> None:
 
     @app.put("/limits")
     async def put_limits(request: Request) -> Answer:
+        return await change(agent.worker.limits.values.changed(await body_json(request.body)))
+
+    @app.delete("/limits/bandwidth_bytes_per_s")
+    async def reset_bandwidth(_request: Request) -> Answer:
         limits = agent.worker.limits
-        await limits.change(limits.values.changed(await body_json(request.body)))
-        log.info("limits changed", **attrs.asdict(limits.values))
-        return _json(attrs.asdict(limits.values))
+        rate = limits.configured.bandwidth_bytes_per_s
+        return await change(attrs.evolve(limits.values, bandwidth_bytes_per_s=rate))
+
+    async def change(values: LimitValues) -> Answer:
+        await agent.worker.limits.change(values)
+        log.info("limits changed", **attrs.asdict(values))
+        return _json(attrs.asdict(values))
 
 
 def _status(agent: Agent, free: int | None) -> dict[str, Any]:

@@ -50,6 +50,9 @@ class Limits:
 
     fetchers: Sequence[FetcherHandle]
     values: LimitValues
+    configured: LimitValues = attrs.field(
+        default=attrs.Factory(lambda self: self.values, takes_self=True)
+    )
     _bucket: Bucket = attrs.field(init=False)
     _changed: trio.Event = attrs.field(factory=trio.Event)
 

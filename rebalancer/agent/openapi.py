@@ -164,6 +164,12 @@ def _of_operators() -> dict[str, Any]:
             {"20 MB a second": {"bandwidth_bytes_per_s": 20_000_000}},
         ),
     )
+    reset = _ERRORS.operation(
+        "reset_bandwidth",
+        "Put the configured bandwidth in force",
+        "A limit that was put in its place is over, also for transfers that are under way.",
+        part.shows("The limits, as they are now.", AgentLimits),
+    )
     describe = _ERRORS.operation(
         "describe",
         "Describe this API",
@@ -177,6 +183,7 @@ def _of_operators() -> dict[str, Any]:
         "/ping": {"get": ping},
         "/status": {"get": status},
         "/limits": {"get": limits, "put": change},
+        "/limits/bandwidth_bytes_per_s": {"delete": reset},
         "/openapi.json": {"get": describe},
     }
 

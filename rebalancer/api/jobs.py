@@ -272,7 +272,7 @@ class Summary:
     waiting: tuple[Wait, ...] = about(_WAITING, if_missing=())
     destinations: tuple[Destination, ...]
     tuning: dict[str, Positive | None] = about(
-        "The settings that an operator has changed for this job; null: no limit."
+        "The settings that an operator has changed for this job; null: as configured."
     )
     wish: str | None = about(_WISH, default=None, enum=list(WISH_WORDS))
     error: str | None = about(_ERROR, default=None)

@@ -60,7 +60,7 @@ class SetBandwidth:
 
     action: str = about(const="set_bandwidth")
     params: int | None = about(
-        "Bytes a second that each destination takes in; null for no limit.",
+        "Bytes a second that each destination takes in; null: as its agent is configured.",
         minimum=1,
         maximum=1 << 50,
     )

@@ -138,13 +138,20 @@ class Agents:
             raise PeerRefused(f"agent of {shark}: {reply.status} {reply.text[:200]}")
 
     async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
-        """Have an agent take in no more than this, None for no limit; False if it never can.
+        """Have an agent take in no more than this, None for what it is configured to.
+
+        An older agent cannot go back to that, and has no limit then.  Returns False if it never
+        can be limited.
 
         Raises:
           PeerError: whether it keeps to it is unknown.
         """
-        body = {"bandwidth_bytes_per_s": bytes_per_s}
-        reply = await self._request("PUT", shark, "/limits", body=body, within_s=LIMIT_S)
+        if bytes_per_s is None:
+            path = "/limits/bandwidth_bytes_per_s"
+            reply = await self._request("DELETE", shark, path, within_s=LIMIT_S)
+        if bytes_per_s is not None or reply.status in (404, 405):
+            body = {"bandwidth_bytes_per_s": bytes_per_s}
+            reply = await self._request("PUT", shark, "/limits", body=body, within_s=LIMIT_S)
         if reply.status in (404, 405):
             return False
         if reply.status != 200:

@@ -95,7 +95,9 @@ class AgentThrottle(Protocol):
     """Agents can be throttled, each by the name of its storage node."""
 
     async def limit_bandwidth(self, shark: str, bytes_per_s: int | None) -> bool:
-        """Limit an agent to so many bytes a second (None: no limit); False if it cannot be limited.
+        """Limit an agent to so many bytes a second, None: to what it is configured to.
+
+        Returns False if it cannot be limited.
 
         Raises:
           PeerError: whether the agent keeps to the limit is unknown.

@@ -112,6 +112,19 @@ async def test_a_limit_holds_what_is_under_way_and_its_end_lets_it_go(tmp_path: 
         assert rig.path(1).read_bytes() == CONTENT
 
 
+async def test_the_configured_limit_is_put_in_force_again(tmp_path: Path) -> None:
+    """Whatever was put in its place; the other limit stays."""
+    async with open_rig(tmp_path, answer, bandwidth_bytes_per_s=4096) as rig:
+        await rig.client.put(
+            "/limits", json={"bandwidth_bytes_per_s": 1, "workers_per_assignment": 7}
+        )
+        reply = await rig.client.delete("/limits/bandwidth_bytes_per_s")
+
+        limits = {"bandwidth_bytes_per_s": 4096, "workers_per_assignment": 7}
+        assert await reply.get_json() == limits
+        assert await (await rig.client.get("/limits")).get_json() == limits
+
+
 def silent_first(count: int) -> Callable[[int, str], Answer]:
     return lambda request, _path: Answer(b"", hang=True) if request < count else answer(0, "")
 

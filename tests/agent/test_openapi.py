@@ -14,6 +14,7 @@ from tests.agent.scripted import open_rig
 from tests.sources import ASSIGNMENT, Answer, ok, task, uuid
 
 OBJECT = b"an object"
+RATE = "/limits/bandwidth_bytes_per_s"
 
 
 def operation(method: str, path: str) -> dict[str, Any]:
@@ -119,9 +120,10 @@ async def test_answers_for_operators_are_as_described(tmp_path: Path) -> None:
             await check_answer(rig, "GET", "/limits", "/limits"),
             await check_answer(rig, "PUT", "/limits", "/limits", {"workers_per_assignment": 2}),
             await check_answer(rig, "PUT", "/limits", "/limits", {"workers": 2}),
+            await check_answer(rig, "DELETE", RATE, RATE),
         ]
 
-    assert asked == [200, 200, 200, 200, 400]
+    assert asked == [200, 200, 200, 200, 400, 200]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from rebalancer.agent.api import make_api
 from tests.agent.scripted import open_rig
 from tests.sources import ASSIGNMENT, Answer, ok, task, uuid
 
+RATE = "/limits/bandwidth_bytes_per_s"
+
 
 @pytest.mark.row("CRIT-8", "TEST-AGENT-6")
 async def test_every_route_answers(tmp_path: Path) -> None:
@@ -26,6 +28,7 @@ async def test_every_route_answers(tmp_path: Path) -> None:
             ("GET", "/openapi.json"): ("/openapi.json", None),
             ("GET", "/limits"): ("/limits", None),
             ("PUT", "/limits"): ("/limits", {"workers_per_assignment": 2}),
+            ("DELETE", RATE): (RATE, None),
             ("GET", "/assignments"): ("/assignments", None),
             ("POST", "/assignments"): ("/assignments", body),
             ("GET", one): (f"/assignments/{ASSIGNMENT}", None),

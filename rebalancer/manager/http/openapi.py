@@ -186,7 +186,7 @@ _CHANGE = _of_job(
             "more updates at a time": {"action": "set_metadata_threads", "params": 30},
             "fewer destinations": {"action": "set_max_sharks", "params": 3},
             "larger assignments": {"action": "set_max_tasks_per_assignment", "params": 200},
-            "no limit": {"action": "set_bandwidth", "params": None},
+            "bandwidth as configured": {"action": "set_bandwidth", "params": None},
         },
     ),
 )

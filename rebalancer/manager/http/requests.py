@@ -191,7 +191,7 @@ def read_change(body: Any) -> Control | Setting:
     value = body.get("params")
     if type(value) is int or (value is None and wanted.or_null and "params" in body):
         return Setting(wanted.name, value)
-    or_null = ", or null for no limit" if wanted.or_null else ""
+    or_null = ", or null for what is configured" if wanted.or_null else ""
     raise Unprocessable(f"params: expected a whole number{or_null}")
 
 

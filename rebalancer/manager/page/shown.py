@@ -396,7 +396,7 @@ def change_asked(wanted: Control | Setting) -> Change:
     label, _ = LIMITS[wanted.name]
     is_size = wanted.name == "bandwidth_bytes_per_s"
     if wanted.value is None:
-        value = "no limit"
+        value = "what the agents are configured to"
     else:
         value = f"{units.size(wanted.value)} a second" if is_size else f"{wanted.value:,}"
     return Change(
