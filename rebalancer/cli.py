@@ -322,4 +322,18 @@ def main_agent() -> NoReturn:
 
 def main_adm() -> NoReturn:
     """Run `rebalancer-adm`, which fails with one code, as the predecessor's command did."""
-    _run(_adm, "rebalancer-adm", usage=1)
+    _run(_adm_alone, "rebalancer-adm", usage=1)
+
+
+def _adm_alone() -> click.Command:
+    command = _adm()
+    _use_its_own_name(command)
+    return command
+
+
+def _use_its_own_name(command: click.Command) -> None:
+    """Let examples call the command as it was called: a laptop may have no other name of it."""
+    command.help = (command.help or "").replace("rebalancer adm ", "rebalancer-adm ")
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            _use_its_own_name(one)

@@ -40,7 +40,8 @@ def adm(context: click.Context, url: str, token_file: str, ca_file: str) -> None
         for name, value in context.params.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     )
-    context.obj = Access(url, token_file, ca_file, f"rebalancer adm{typed}")
+    program = "rebalancer-adm" if context.info_name == "rebalancer-adm" else "rebalancer adm"
+    context.obj = Access(url, token_file, ca_file, f"{program}{typed}")
 
 
 @adm.group()

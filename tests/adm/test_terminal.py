@@ -177,7 +177,7 @@ async def test_an_ascii_locale_is_no_reason_for_a_traceback(
     [
         (("--version",), 0, "rebalancer-adm "),
         (("-V",), 0, "rebalancer-adm "),
-        (("help",), 0, "Ask the manager to make"),
+        (("help",), 0, "  rebalancer-adm job plan --shark 1.stor"),
         (("job", "help"), 0, "Make, show and control jobs"),
         (("help", "job", "retry"), 0, "Make a job of what another one"),
         (("job", "create", "help"), 0, "evacuate"),
