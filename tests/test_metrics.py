@@ -106,6 +106,7 @@ STILL = {
     "log_lines_dropped_total": "the log can be written",
     "rebalancer_agent_cleanup_failures_total": "temporary files can be removed",
     "rebalancer_agent_state_write_retries_total": "state can be written",
+    "rebalancer_job_bucket_objects": "the region has no bucket objects",
     "rebalancer_agent_quarantined_total": "all state files are assignments",
 }
 

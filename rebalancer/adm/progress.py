@@ -15,10 +15,12 @@ from rebalancer.api.jobs import (
     JobShown,
     Results,
     Summary,
+    TierCounts,
     VerdictCause,
     Wait,
 )
 from rebalancer.domain.states import GOING, JobState, Words, job_state, words_for_people
+from rebalancer.domain.tiers import Tier
 from rebalancer.domain.verdicts import NOTHING_LEFT, Word
 from rebalancer.progress import phase, scanned_share, seconds_between, settled
 from rebalancer.rates import Rates, eta_s
@@ -82,11 +84,18 @@ def cause_line(one: VerdictCause) -> str:
 def notes(view: JobShown | Summary) -> list[str]:
     """List what to know of a job besides its counts: its end, warnings, what remains."""
     lines = [f"failed: {view.error}"] if view.error else []
+    lines += [tier_line(one) for one in view.tiers if one.tier == Tier.BUCKETS]
     lines += [*warnings(view.warnings), *map(wait_line, view.waiting)]
     verdict = verdict_lines(view) if isinstance(view, JobShown) else []
     if not verdict and view.rounds and (remaining := view.rounds[-1].remaining):
         lines.append(f"{remaining:,} records still name the node: job report lists them")
     return [*map(printable, lines), *verdict]
+
+
+def tier_line(one: TierCounts) -> str:
+    """Return the counts of the objects of a tier, on a line."""
+    sizes = f"{units.size(one.bytes_complete)} of {units.size(one.bytes)}"
+    return f"{one.tier} tier: {one.complete:,} of {one.objects:,} objects complete, {sizes}"
 
 
 def warnings(findings: Iterable[Finding]) -> list[str]:

@@ -22,6 +22,7 @@ _WAITING = "What the job waits for now, the oldest first."
 _DEFERRED = "Unprocessed objects that have no destination now, and are tried again later."
 _WISH = "What an operator has asked for, whether it is carried out or not."
 _ERROR = "Why the job failed; missing unless it did."
+_TIERS = "The objects by metadata tier: the buckets tier is there once it has some."
 _SHARK = "1.stor.example.com"
 TIER = "The metadata tier of the shard, in which the shard's number counts."
 
@@ -89,6 +90,17 @@ class JobBytes:
 
 
 @attrs.frozen(kw_only=True)
+class TierCounts:
+    """The objects of one metadata tier, which are in the other counts as well."""
+
+    tier: str = about(enum=list(Tier))
+    objects: Count = about("Objects found so far.")
+    bytes: Count = about("Bytes of these objects.")
+    complete: Count = about("Objects that are complete.")
+    bytes_complete: Count = about("Bytes of the objects that are complete.")
+
+
+@attrs.frozen(kw_only=True)
 class Scan:
     """A scan says how far a job has looked through a shard's ids, or through a listing."""
 
@@ -148,6 +160,7 @@ class JobShown:
     config: dict[str, Any] = about("What the job was made for.")
     results: Results
     bytes: JobBytes = about(if_missing=JobBytes(complete=0, total=0))
+    tiers: tuple[TierCounts, ...] = about(_TIERS, if_missing=())
     scans: tuple[Scan, ...] | None = about(
         "How far the job has looked.", if_missing=None, is_never_null=True
     )
@@ -189,6 +202,7 @@ class JobListed:
         is_never_null=True,
     )
     bytes: JobBytes = about(if_missing=JobBytes(complete=0, total=0))
+    tiers: tuple[TierCounts, ...] = about(_TIERS, if_missing=())
     deferred: Count = about(_DEFERRED, if_missing=0)
     scanned: Share = about("The share of the shards' ids looked at by discovery.", if_missing=0.0)
     rate: Rate | None = about(
@@ -264,6 +278,7 @@ class Summary:
     id: Uuid
     state: str = about(_STATE, examples=["Running"])
     counts: tuple[ReasonCount, ...]
+    tiers: tuple[TierCounts, ...] = about(_TIERS, if_missing=())
     rates: SummaryRates
     eta_s: Amount | None = about("Seconds until the job ends; null if there is no telling.")
     scans: tuple[Scan, ...] = about("How far the job has looked.")

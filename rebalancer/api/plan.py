@@ -3,7 +3,7 @@
 import attrs
 
 from rebalancer.api.fields import Count, Positive, Share, about
-from rebalancer.api.jobs import Finding
+from rebalancer.api.jobs import Finding, TierCounts
 from rebalancer.api.objects import REASON
 
 
@@ -40,6 +40,11 @@ class Plan:
 
     objects: Count = about("Objects that have a copy on the node.")
     bytes: Count = about("Bytes of these objects.")
+    tiers: tuple[TierCounts, ...] = about(
+        "The objects by metadata tier, none of them complete: the buckets tier is there if it has"
+        " some.",
+        if_missing=(),
+    )
     fits: bool = about(
         "Whether everything was looked at, and each object has a destination or was excluded."
     )

@@ -19,6 +19,7 @@ _FAMILIES: Mapping[str, tuple[str, ...]] = {
     "state": ("1 for the state that the job is in.", "state"),
     "objects": ("Objects of the job, by status and reason.", "status", "reason"),
     "bytes": ("Bytes of the job's objects, by status.", "status"),
+    "bucket_objects": ("Bucket objects of the job, by status.", "status"),
     "settled_objects": ("Objects that have come to an end.",),
     "open_objects": ("Objects found so far that have not come to an end.",),
     "scanned_ratio": ("Share of the shards' ids that discovery has looked at, 0 to 1.",),
@@ -54,6 +55,8 @@ class JobFigures:
     #: Of the ids that discovery has to look at, and how many ids all rounds have looked at.
     scanned_share: float = 0.0
     scanned_ids: int = 0
+    #: Bucket objects and their bytes by status, which are in `status` too.
+    buckets: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     #: The scans under way, of a job that runs.
     scans: Sequence[ScanPosition] = ()
     #: Objects and bytes a second, of a job that runs.
@@ -109,6 +112,8 @@ class _Families:
             add("objects", objects, *labels)
         for one in ObjectStatus:
             add("bytes", status.size(one), one)
+        for one in ObjectStatus:
+            add("bucket_objects", job.buckets.get(one, (0, 0))[0], one)
         add("settled_objects", status.settled)
         add("open_objects", sum(map(status.objects, OPEN_OBJECTS)))
         add("scanned_ratio", job.scanned_share)

@@ -33,6 +33,8 @@ class Plan:
     warnings: list[Finding]
     #: Why not all has been looked at.
     failures: list[str]
+    #: Bucket objects and their bytes by status, which are in `status` too.
+    buckets: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -11,11 +11,12 @@ from rebalancer.actions import DECLARED, FALLBACK
 from rebalancer.api import jobs as api
 from rebalancer.api import plan as api_plan
 from rebalancer.api import status as api_status
+from rebalancer.api.jobs import TierCounts
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.placement import MIB
 from rebalancer.domain.reasons import EXCLUDED
 from rebalancer.domain.states import ObjectStatus
-from rebalancer.domain.tiers import tier_of
+from rebalancer.domain.tiers import Tier, tier_of
 from rebalancer.domain.verdicts import Verdict
 from rebalancer.manager.actions.action import Plan, PlanLook
 from rebalancer.manager.fleet.standings import NodeStanding
@@ -48,6 +49,7 @@ def listed(
         finished=row.finished,
         results=results(status),
         bytes=_bytes(status),
+        tiers=tiers(status, known.buckets),
         deferred=known.deferred,
         scanned=min(scanned_share(known.scans, 0), 1.0),
         rate=rate,
@@ -57,6 +59,32 @@ def listed(
         wish=row.words.wish,
         error=row.error,
         verdict=None if verdict is None else verdict.word,
+    )
+
+
+def tiers(status: StatusCounts, buckets: Mapping[str, tuple[int, int]]) -> tuple[TierCounts, ...]:
+    """Render the counts of all objects, and those of bucket objects, by metadata tier."""
+    of_buckets = StatusCounts({(name, ""): count for name, count in buckets.items()})
+    there = _of_tier(Tier.BUCKETS, of_buckets)
+    whole = _of_tier(Tier.DIRECTORY, status)
+    first = api.TierCounts(
+        tier=whole.tier,
+        # A person may have put in objects of the other tier before there were counts of it.
+        **{name: max(0, getattr(whole, name) - getattr(there, name)) for name in _COUNTED},
+    )
+    return (first, there) if there.objects else (first,)
+
+
+_COUNTED = ("objects", "bytes", "complete", "bytes_complete")
+
+
+def _of_tier(tier: Tier, status: StatusCounts) -> TierCounts:
+    return api.TierCounts(
+        tier=tier,
+        objects=max(0, status.total),
+        bytes=max(0, status.size()),
+        complete=max(0, status.objects(ObjectStatus.COMPLETE)),
+        bytes_complete=max(0, status.size(ObjectStatus.COMPLETE)),
     )
 
 
@@ -87,6 +115,7 @@ def job(
         config={"action": row.action.capitalize(), **_config(row, origin)},
         results=results(status),
         bytes=_bytes(status),
+        tiers=tiers(status, known.buckets),
         scans=_scans(known.scans),
         rounds=_rounds(known.rounds),
         warnings=_findings(known.warnings),
@@ -173,6 +202,7 @@ def summary(
             for (name, reason), (objects, size) in sorted(status.counts.items())
             if objects
         ),
+        tiers=tiers(status, known.buckets),
         rates=_rates(rates),
         eta_s=_eta_s(known, rates),
         scans=_scans(known.scans),
@@ -284,6 +314,7 @@ def plan(made: Plan) -> api_plan.Plan:
     return api_plan.Plan(
         objects=made.status.total,
         bytes=made.status.size(),
+        tiers=tiers(made.status, made.buckets),
         fits=not made.failures and set(refused) <= {EXCLUDED.word},
         destinations=tuple(
             api_plan.PlannedDestination(**attrs.asdict(shark), objects=objects, bytes=size)

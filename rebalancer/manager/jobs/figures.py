@@ -93,6 +93,7 @@ class Figures:
             status=known.status,
             scanned_share=scanned_share(known.scans, 0),
             scanned_ids=sum(scan.position for scan in known.scans),
+            buckets=known.buckets,
             scans=() if running is None else latest(known.scans),
             per_s=None if running is None else running.rates.per_s(MINUTE_S),
             waits=details.waits,

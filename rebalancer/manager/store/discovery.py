@@ -13,7 +13,7 @@ from rebalancer.domain.reasons import Column
 from rebalancer.domain.records import shares_copies
 from rebalancer.domain.states import ObjectEvent, ObjectStatus, advance
 from rebalancer.domain.tiers import Tier, tier_of
-from rebalancer.manager.store import scans
+from rebalancer.manager.store import scans, tier_counts
 from rebalancer.manager.store.counts import Tally, count_objects, error_and_outcome
 from rebalancer.manager.store.records import Dropped, FoundRecord, Orphan, ScanPosition, unknown_id
 from rebalancer.manager.store.unplaced import last_row
@@ -81,6 +81,8 @@ def first_status(
 
 def insert(db: sqlite3.Connection, records: Sequence[FoundRecord]) -> list[ObjectStatus | None]:
     """Insert discovered objects; return the status of each, or None if its id is known already."""
+    if any(tier_of(record.shard) is Tier.BUCKETS for record in records):
+        tier_counts.begin(db)
     last = last_row(db)
     numbers = range(last + 1, last + 1 + len(records))
     count = insert_rows(

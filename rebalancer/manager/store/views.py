@@ -27,6 +27,7 @@ from rebalancer.manager.store import (
     job_info,
     links,
     scans,
+    tier_counts,
 )
 from rebalancer.manager.store.counts import REASON
 from rebalancer.manager.store.records import (
@@ -96,6 +97,8 @@ class Overview:
     destinations: Sequence[Mapping[str, Any]]
     #: Unprocessed objects that have no destination now.
     deferred: int = 0
+    #: Bucket objects and their bytes by status, which are in `status` too.
+    buckets: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
 
 
 def read_job(path: Path) -> Overview:
@@ -116,6 +119,7 @@ def read_job(path: Path) -> Overview:
             job_info.read_warnings(db),
             destinations.read_destinations(db),
             counted.deferred,
+            tier_counts.read_bucket_counts(db),
         )
         _check(known)
         return known
@@ -335,7 +339,8 @@ def _check(known: Overview) -> None:
     Raises:
       TypeError, ValueError: a value has a type that the program does not write.
     """
-    for key, value in known.status.counts.items():
+    by_tier = {(status, ""): count for status, count in known.buckets.items()}
+    for key, value in (*known.status.counts.items(), *by_tier.items()):
         if not all(isinstance(text, str) for text in key) or not all(
             isinstance(number, int) for number in value
         ):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from rebalancer.domain.records import id_of, read_sharks
 from rebalancer.domain.tiers import Tier
 from rebalancer.errors import JobFailed
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
+from rebalancer.manager.http import render
 from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.listings import ObjectsFile
 from rebalancer.manager.pipeline.stages.read_listing import LEFT_ALONE
@@ -65,6 +67,36 @@ async def test_both_tiers_are_emptied_by_one_job(world: World, autojump_clock: o
         assert {**one, "sharks": old["sharks"]} == old
         assert len(set(one["sharks"])) == len(old["sharks"])
         assert one["sharks"][1] == old["sharks"][1]
+
+
+async def test_bucket_objects_are_counted_whoever_changes_rows(
+    world: World, autojump_clock: object
+) -> None:
+    """Also a person, in the file itself; a job without any has no table of them."""
+    assert await world.run() == {("complete", ""): 20}
+    known = views.read_job(world.job_file)
+    first, second = render.tiers(known.status, known.buckets)
+    assert [(one.tier, one.objects) for one in (first, second)] == [
+        ("directory", 10),
+        ("buckets", 10),
+    ]
+    assert second.bytes_complete == sum(range(10))
+
+    with closing(sqlite3.connect(world.job_file)) as db, db:
+        db.execute("DELETE FROM evacuateobjects WHERE shard = -1 AND bytes = 4")
+        change = "UPDATE evacuateobjects SET status = 'skipped', shard = ? WHERE bytes = ?"
+        db.executemany(f"{change} AND shard = -2", [(1, 9), (-2, 8)])
+    async with world.job() as job:
+        check_counters(job.store)
+    kept = views.read_job(world.job_file).buckets
+    assert (kept["complete"], kept["skipped"]) == ((7, 24), (1, 8))
+
+    world.buckets, world.job_name = {}, "directory only"
+    async with world.job() as job:
+        await flow.run(job)
+        tables = await job.store.read(lambda db: db.execute("SELECT name FROM sqlite_master"))
+        assert not any("bucket" in name for (name,) in tables)
+        check_counters(job.store)
 
 
 async def test_an_id_of_both_tiers_is_two_objects(world: World, autojump_clock: object) -> None:

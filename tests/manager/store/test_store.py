@@ -29,6 +29,7 @@ from rebalancer.manager.store.job_file import create
 from rebalancer.manager.store.job_store import JobStore, open_store
 from rebalancer.manager.store.records import WRITTEN, FoundRecord, ScanPosition, UpdateResult
 from rebalancer.manager.store.schema import JOB_FILE, PUT_OFF
+from rebalancer.manager.store.tier_counts import read_bucket_counts
 from rebalancer.manager.store.views import read_job
 from tests.domain.test_reasons import SPELLINGS
 from tests.inline import inline
@@ -77,6 +78,14 @@ def check_counters(store: JobStore) -> None:
         )
     }
     assert counters == rows
+    of_buckets = {
+        status: (count, size)
+        for status, count, size in db.execute(
+            "SELECT status, count(*), sum(bytes) FROM evacuateobjects WHERE shard < 0 GROUP BY 1"
+        )
+    }
+    counted = {name: count for name, count in read_bucket_counts(db).items() if count != (0, 0)}
+    assert counted == of_buckets
     waiting = sum(
         n for (status, _), (n, _) in rows.items() if status in ("unprocessed", "assigned")
     )

@@ -29,7 +29,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.pipeline.stages.place import place
-from rebalancer.manager.store import counts, scans
+from rebalancer.manager.store import counts, scans, tier_counts
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.waits import Waits
 
@@ -86,9 +86,9 @@ async def _make(
             warnings = await preflight_of(job, shards)
             destinations = await _place_all(job)
             nursery.cancel_scope.cancel()
-        return Plan(
-            await job_store.status(), destinations, warnings, list(map(str, job.failed_scans))
-        )
+        failures = list(map(str, job.failed_scans))
+        buckets = await job_store.read(tier_counts.read_bucket_counts)
+        return Plan(await job_store.status(), destinations, warnings, failures, buckets)
 
 
 async def _look(job: Job, note: Callable[[PlanLook], None]) -> None:
