@@ -42,11 +42,12 @@ FORBIDDEN = {
         "rebalancer.peers.moray.fast",
     ],
     "peers/moray/fast.py": ["trio", "socket"],
-    # It runs on a Python that cannot import trio; `look/region.py` is imported on others only.
+    # It runs on a Python that cannot import trio; these two modules are imported on others only.
     **{
         name: ["trio", "rebalancer.manager", "rebalancer.adm.client"]
         for name in MODULES
-        if name.startswith("doctor/") and name != "doctor/look/region.py"
+        if name.startswith("doctor/")
+        and name not in {"doctor/look/region.py", "doctor/look/jobs.py"}
     },
     "doctor/judge": ["trio", "os", "socket", "time", "rebalancer.config", "rebalancer.peers"],
     "agent/transfer/sources/engine.py": ["trio", "socket"],

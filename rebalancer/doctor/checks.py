@@ -179,6 +179,15 @@ CHECKS: tuple[Check, ...] = (
         frozenset({MANAGER}),
     ),
     Check(
+        "list of jobs",
+        "it can be read, and no newer version of the program has made it",
+        partial(_later, "jobs", "listed"),
+        judge_setup.list_of_jobs,
+        Level.STOPS,
+        frozenset({MANAGER}),
+        needs_event_loop=True,
+    ),
+    Check(
         "file system",
         "it is neither on another machine nor in memory, and is mounted so that syncs hold",
         disks.mounts,

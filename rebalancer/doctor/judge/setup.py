@@ -128,3 +128,32 @@ def ports(seen: Sequence[Port]) -> Iterator[Finding]:
             else:
                 do = "configure an address of this machine"
             yield stops(f"{where}: {one.trouble}", "an address to listen at", do)
+
+
+@attrs.frozen
+class ListOfJobs:
+    """A manager's list of jobs: its version, None if there is no list, and the newest known."""
+
+    path: str
+    version: int | None
+    newest: int
+    trouble: str = ""
+
+
+def list_of_jobs(seen: ListOfJobs) -> Finding:
+    """Judge whether the manager can go on with the jobs that are there."""
+    if seen.trouble:
+        return stops(
+            f"{seen.path} cannot be read: {seen.trouble}",
+            "the manager's list of jobs, or none",
+            "see to its owner, or move away what is no file",
+        )
+    if seen.version is None:
+        return ok(f"{seen.path}: none yet")
+    if seen.version > seen.newest:
+        return stops(
+            f"{seen.path} is of version {seen.version}, made by a newer version of this program",
+            f"a version up to {seen.newest}",
+            "install that version again: docs/operating.md says how to go back",
+        )
+    return ok(f"{seen.path}: of a version that this program knows")
