@@ -157,25 +157,32 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             stdout=console,
             stderr=console,
         )
-    leader = leader_of(machine, root.parent / "console")
     try:
-        yield Host(root, leader)
+        yield Host(root, leader_of(machine, root.parent / "console"))
     finally:
-        os.kill(leader, signal.SIGKILL)  # takes all there with it, and nspawn cleans up
-        machine.wait(PATIENCE_S)
+        if machine.poll() is None:
+            # The first process takes all there with it, and nspawn cleans up.
+            for pid in children(machine) or [machine.pid]:
+                os.kill(pid, signal.SIGKILL)
+            machine.wait(PATIENCE_S)
         shutil.rmtree(root)
+
+
+def children(machine: subprocess.Popen[bytes]) -> list[int]:
+    """Return the processes that nspawn has started: the first one in the system."""
+    listed = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text()
+    return [int(child) for child in listed.split()]
 
 
 def leader_of(machine: subprocess.Popen[bytes], console: Path) -> int:
     """Return the process that is the first one in the system, once it has booted."""
     end = time.monotonic() + PATIENCE_S
-    children = Path(f"/proc/{machine.pid}/task/{machine.pid}/children")
     while time.monotonic() < end and machine.poll() is None:
-        for child in children.read_text().split():
+        for child in children(machine):
             booted = ["nsenter", f"--target={child}", "--all", "--root", "systemctl"]
             state = subprocess.run([*booted, "is-system-running"], capture_output=True).stdout
             if state.strip() in (b"running", b"degraded"):
-                return int(child)
+                return child
         time.sleep(0.2)
     raise AssertionError(console.read_text(errors="replace"))
 
