@@ -1,8 +1,10 @@
 """This module has rows of the shards that a job must scan, and of how far it has come in them."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
+
+import attrs
 
 from rebalancer.domain.completeness import NO_SHARD
 from rebalancer.manager.store.records import NOT_CONFIGURED, ScanPosition, ScanProgress
@@ -66,6 +68,22 @@ def write(db: sqlite3.Connection, positions: Sequence[ScanPosition]) -> None:
         )
     if rows:
         db.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)", rows)
+
+
+def end_gone(db: sqlite3.Connection, shard: int, scan_round: int, parts: Collection[str]) -> None:
+    """End the begun scans of parts that a shard, which has these `parts` now, has no more.
+
+    They are vnodes that were moved to another shard while they were scanned: that shard's scan
+    looks at their rows, and nobody else can.
+    """
+    gone = [
+        attrs.evolve(one, until=one.position, cursor=None)
+        for one in read_scans(db)
+        if (one.round, one.shard) == (scan_round, shard)
+        and one.cursor is not None
+        and one.column not in parts
+    ]
+    write(db, gone)
 
 
 def _has_cursors(db: sqlite3.Connection) -> bool:

@@ -15,7 +15,7 @@ from rebalancer.domain.bucket_objects import BucketKey
 from rebalancer.domain.reasons import MD5_MISMATCH
 from rebalancer.domain.records import id_of, read_sharks
 from rebalancer.domain.tiers import Tier
-from rebalancer.errors import JobFailed
+from rebalancer.errors import JobFailed, PeerRefused
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
 from rebalancer.manager.http import render
 from rebalancer.manager.pipeline import flow
@@ -292,6 +292,39 @@ async def test_a_vnode_that_moves_to_another_shard_is_moved_all_the_same(
     one.before_write = once
     await world.run()
 
+    assert named(world) == []
+
+
+class Leaving(FakeBuckets):
+    """A shard whose first vnode is moved to another when so many windows of it were asked for."""
+
+    other: FakeBuckets
+    windows: int
+
+    async def window(self, part: str, *args: Any, **options: Any) -> Any:
+        done, _, shark = args
+        if part == "3":
+            self.windows -= 1
+            if not self.windows:
+                for key in [key for key in self.rows if key.vnode == 3]:
+                    self.other.rows[key] = self.rows.pop(key)
+            if self.windows <= 0:
+                raise PeerRefused("the schema does not exist")
+        return await super().window(part, done, 2, shark, **options)
+
+
+@pytest.mark.parametrize("windows", [2, 4, 6, 8, 9])
+async def test_a_vnode_that_moves_while_it_is_scanned_fails_a_job_only_once(
+    world: World, autojump_clock: object, windows: int
+) -> None:
+    """A run that goes on has nothing to wait for in a schema that is gone."""
+    shard = Leaving(FakeBuckets.make([row(n) for n in range(12)]).rows)
+    shard.other, shard.windows = FakeBuckets({}), windows
+    world.buckets = {-1: shard, -2: shard.other}
+    with pytest.raises(JobFailed, match="the schema does not exist"):
+        await world.run()
+
+    assert await world.run() == {("complete", ""): 22}
     assert named(world) == []
 
 

@@ -59,7 +59,9 @@ async def _scan_shard(
     )
     await turn.take()
     try:
-        for part in await records.parts():
+        parts = await records.parts()
+        await job.store.write(scans.end_gone, number, scan_round, parts)
+        for part in parts:
             begun = await _begin(job, number, records, part, scan_round, is_more=is_more)
             await _scan_part(job, records, begun, keep)
     except PeerError as exc:
