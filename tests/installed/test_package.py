@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -23,13 +24,27 @@ UNITS = ["rebalancer-manager", "rebalancer-agent"]
 SYSTEM = "/usr/bin/python3"
 #: Seconds that anything here takes at most, on a busy machine.
 PATIENCE_S = 120.0
+#: How a Debian system is made in memory and booted, of the arguments release and folder.  It has no
+#: name server, and shall not go looking for one.
+BOOT = """
+mount -t tmpfs -o mode=755 none "$1"
+mmdebstrap --variant=minbase --include=python3,systemd-sysv --dpkgopt=force-unsafe-io "$0" "$1"
+rm -f "$1/etc/resolv.conf"
+exec systemd-nspawn --directory "$1" --boot --register=no --keep-unit --private-network \\
+    --console=pipe
+"""
+#: Its control groups are left, empty, where no systemd is to remove them.
+REMOVE_GROUPS = """
+cd /sys/fs/cgroup
+find payload supervisor */payload */supervisor -depth -type d -exec rmdir {} +
+"""
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CI")
     and not (
-        os.geteuid() == 0 and all(map(shutil.which, ["debootstrap", "systemd-nspawn", "lintian"]))
+        os.geteuid() == 0 and all(map(shutil.which, ["mmdebstrap", "systemd-nspawn", "lintian"]))
     ),
-    reason="needs root, debootstrap, systemd-nspawn, debhelper and lintian",
+    reason="needs root, mmdebstrap, systemd-nspawn, debhelper and lintian",
 )
 
 
@@ -137,54 +152,72 @@ class Host:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """Make the system with Debian's tools, and boot it."""
-    root = tmp_path_factory.mktemp("host") / "root"
-    release = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
-    assert release
-    # Debian's tools sync each file, for a machine that may lose power.
-    unsafe = ["env", "DPKG_FORCE=unsafe-io"]
-    include = "--include=python3,systemd-sysv"
-    output(*unsafe, "debootstrap", "--variant=minbase", include, release[1], root)
-    # Else the system goes looking for a name server, which it has none of.
-    (root / "etc" / "resolv.conf").unlink(missing_ok=True)
+@pytest.fixture(scope="module", autouse=True)
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
+    """Make the system with Debian's tools, and boot it, while the package is made.
+
+    It lies in memory, mounted for its own processes only: nothing is left of it when they end,
+    and no tool that makes it waits for a disk.  It is shut down when this process dies, however.
+    """
+    root = tmp_path_factory.mktemp("host")
+    until_we_die = ["setpriv", "--pdeathsig=TERM", "unshare", "--mount"]
     with (root.parent / "console").open("wb") as console:
-        options = ["--register=no", "--keep-unit", "--private-network", "--console=pipe"]
         machine = subprocess.Popen(
-            ["systemd-nspawn", "--directory", root, *options, "--boot"],
+            [*until_we_die, "sh", "-exc", BOOT, release(), root],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
         )
     try:
-        yield Host(root, leader_of(machine, root.parent / "console"))
+        yield machine
     finally:
-        if machine.poll() is None:
-            # The first process takes all there with it, and nspawn cleans up.
-            for pid in children(machine) or [machine.pid]:
-                os.kill(pid, signal.SIGKILL)
-            machine.wait(PATIENCE_S)
-        shutil.rmtree(root)
+        # The first process takes all there with it, and nspawn cleans up.
+        for pid in children(machine):
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        machine.terminate()
+        machine.wait(PATIENCE_S)
+    subprocess.run(["sh", "-c", REMOVE_GROUPS], stderr=subprocess.DEVNULL)
 
 
-def children(machine: subprocess.Popen[bytes]) -> list[int]:
-    """Return the processes that nspawn has started: the first one in the system."""
-    listed = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text()
-    return [int(child) for child in listed.split()]
+@pytest.fixture(scope="module")
+def host(machine: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Wait until the system has booted."""
+    leader = leader_of(machine, tmp_path_factory.getbasetemp() / "console")
+    return Host(Path(f"/proc/{leader}/root"), leader)
+
+
+def release() -> str:
+    """Return the name of this Debian release."""
+    found = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
+    assert found
+    return found[1]
+
+
+def children(machine: subprocess.Popen[bytes]) -> list[str]:
+    """Return the processes that the machine's own one has started; none if that is over."""
+    if machine.poll() is not None:
+        return []
+    return Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
 
 
 def leader_of(machine: subprocess.Popen[bytes], console: Path) -> int:
     """Return the process that is the first one in the system, once it has booted."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + 2 * PATIENCE_S
+    ours = os.readlink("/proc/self/ns/pid")
     while time.monotonic() < end and machine.poll() is None:
         for child in children(machine):
-            booted = ["nsenter", f"--target={child}", "--all", "--root", "systemctl"]
-            state = subprocess.run([*booted, "is-system-running"], capture_output=True).stdout
-            if state.strip() in (b"running", b"degraded"):
-                return child
+            with suppress(OSError):
+                if os.readlink(f"/proc/{child}/ns/pid") != ours and has_booted(child):
+                    return int(child)
         time.sleep(0.2)
     raise AssertionError(console.read_text(errors="replace"))
+
+
+def has_booted(leader: str) -> bool:
+    inside = ["nsenter", f"--target={leader}", "--all", "--root", "systemctl"]
+    state = subprocess.run([*inside, "is-system-running"], capture_output=True).stdout
+    return state.strip() in (b"running", b"degraded")
 
 
 def another_version(package: Path, folder: Path) -> Path:
@@ -198,29 +231,35 @@ def another_version(package: Path, folder: Path) -> Path:
     return folder / "two.deb"
 
 
-def add_region(host: Host, archive: Path) -> None:
-    """Give the host a region, of which its own services are the manager and the agent of 2.stor."""
+def add_region(host: Host, archive: Path, made_in: Path) -> None:
+    """Give the host a region, of which its own services are the manager and the agent of 2.stor.
+
+    Its agents are slow, until a job has another bandwidth.
+    """
     region = new_region(
-        host.root / "srv",
+        made_in,
         300,
         data_dir="/var/lib/rebalancer/manager",
         listen_host="127.0.0.1",
         listen_port=80,
     )
     folder, own = region.layout.folder, region.layout.nodes[1].manta_storage_id
+    slow = "[source]\nbandwidth_bytes_per_s = 2000"
     for file in (folder / "etc").iterdir():
-        file.write_text(file.read_text().replace(str(host.root), ""))
+        text = file.read_text().replace(str(made_in), "/srv")
+        file.write_text(text.replace("[source]", slow))
+    # It has a program of its own, so that the package may change.
+    shutil.copy(archive, folder / "rebalancer")
+    shutil.copytree(folder, host.root / "srv/region")
     shutil.copy(folder / "etc/manager.json", host.root / "etc/rebalancer")
     text = (folder / f"etc/agent-{own}.toml").read_text()
     text = text.replace(f"/srv/region/nodes/{own}/state", "/var/lib/rebalancer/agent")
     (host.root / "etc/rebalancer/agent.toml").write_text(text)
-    # It has a program of its own, so that the package may change.
-    shutil.copy(archive, folder / "rebalancer")
     for process in [
         region.servers,
         *(region.agents[name] for name in region.agents if name != own),
     ]:
-        arguments = [argument.replace(str(host.root), "") for argument in process.args]
+        arguments = [argument.replace(str(made_in), "/srv") for argument in process.args]
         unit = [f"--unit={process.name}", "--setenv=XDG_CACHE_HOME=/srv/region/cache"]
         host.run("systemd-run", *unit, "/srv/region/rebalancer", *arguments)
     # Objects of this node are nobody's, as in Manta.
@@ -270,7 +309,7 @@ def test_a_package_lives_on_a_host(
     assert host.run("rebalancer-adm", "--version").startswith("rebalancer-adm 1.")
 
     # Started: systemctl returns when the API listens, and no sooner.
-    add_region(host, archive)
+    add_region(host, archive, tmp_path)
     drop_in(host, UNITS[0], "[Service]\nWatchdogSec=10\n")
     quick = "WatchdogSec=10\nTimeoutAbortSec=1\nRestartSec=0\n"
     drop_in(host, UNITS[1], f"[Service]\nReadWritePaths=/srv/region\n{quick}")
@@ -280,7 +319,6 @@ def test_a_package_lives_on_a_host(
     # A job, so slow that all of what follows finds it under way.
     adm = ["rebalancer", "adm", "job"]
     job = host.run(*adm, "create", "evacuate", "--shark", "1.stor").split()[-1]
-    host.run(*adm, "set-bandwidth", job, "2K")
     host.await_(UNITS[0], "StatusText", "1 job at work: .* evacuate 1.stor.*")
 
     # Reloaded.
