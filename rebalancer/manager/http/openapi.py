@@ -120,8 +120,9 @@ _CREATE = _ERRORS.operation(
     {
         400: "The shark's name cannot be one, no storage node has it, or the file of objects"
         " cannot be read.  For a dry run: the job would fail at once, and the cause.",
-        409: "Another job empties this node, or will: the message names it.  For a dry run: another"
-        " dry run is under way.",
+        409: "Another job empties this node, or will: the message names it; or bucket objects are"
+        " to be taken, and the manager does not look at them.  For a dry run: another dry run is"
+        " under way.",
         422: _BAD_BODY,
         500: _FORBIDDEN,
         503: "For a dry run: a shard or storinfo does not answer.",
@@ -204,7 +205,11 @@ _RETRY = _of_job(
     " each record anew.  After a job that failed or was cancelled, it also goes on where that job"
     " stopped looking for objects.",
     _leading(part.shows(_NEW_ID, ref("JobId")), "$response.body"),
-    {409: "The earlier job has not ended.", 500: _FORBIDDEN},
+    {
+        409: "The earlier job has not ended, or took bucket objects, at which the manager does not"
+        " look any more.",
+        500: _FORBIDDEN,
+    },
 )
 _IMPORT_ERRORS = {
     400: "The connection string or the id cannot be used, there is no such job, or the database"

@@ -477,7 +477,7 @@ async def test_a_job_takes_the_tiers_that_it_is_given(tmp_path: Path) -> None:
         for more in ({}, {"dry_run": True}):
             body = {"action": "evacuate", "params": params, **more}
             reply = await rig.client.post("/jobs", json=body)
-            assert reply.status_code == 422
+            assert reply.status_code == 409
             assert "without buckets_primary" in await reply.get_data(as_text=True)
     assert view["config"]["tiers"] == ["directory"]
     assert view["verdict"]["verdict"] == "empty"

@@ -10,7 +10,7 @@ from rebalancer.config import ManagerConfig
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.domain.tiers import Tier, read_tiers, tier_of
 from rebalancer.domain.verdicts import End, Scope, Verdict, of_evacuation
-from rebalancer.errors import BadRequest, JobFailed, Refused, StoreError, Unprocessable
+from rebalancer.errors import BadRequest, Conflict, JobFailed, Refused, StoreError
 from rebalancer.log import get_logger
 from rebalancer.manager.actions.action import Known, Plan, PlanLook
 from rebalancer.manager.actions.evacuate.job import Opened, make_job
@@ -60,13 +60,13 @@ class EvacuateAction:
         Raises:
           Refused: no evacuation is allowed at all.
           BadRequest: the listing cannot be read.
-          Unprocessable: it is to take bucket objects, at which the manager does not look.
+          Conflict: it is to take bucket objects, at which the manager does not look.
         """
         if resources.config.snaplink_cleanup_required:
             raise Refused("Snaplink Cleanup Required")
         if Tier.BUCKETS in (params.get("tiers") or ()) and not resources.config.looks_at_buckets:
             why = "the manager looks at no bucket objects without buckets_primary"
-            raise Unprocessable(f"params.tiers: {why}")
+            raise Conflict(f"params.tiers: {why}")
         if (listing := listing_of(params, resources.file)) is not None:
             try:
                 await run_sync(Work.OTHER, check, listing)
