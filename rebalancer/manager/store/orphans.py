@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Sequence
 
 from rebalancer.domain.records import account_of, copy_path
 from rebalancer.domain.states import ObjectStatus
@@ -48,4 +49,23 @@ def forget_orphans(db: sqlite3.Connection, numbers: str) -> None:
         " (SELECT r.id, p.dest_shark FROM json_each(?)"
         " JOIN records r ON r.number = value JOIN progress p ON p.number = value)",
         (numbers,),
+    )
+
+
+def keep_named(db: sqlite3.Connection, number: int, sharks: Sequence[str]) -> None:
+    """Take from the list the copies of an object on nodes that its record was seen to name.
+
+    A scan may have read the record just before an update of it, and taken the copy for one that
+    it names no more.
+    """
+    listed = json.dumps(sharks)
+    is_named = "IN (SELECT value FROM json_each(?))"
+    db.execute(
+        "DELETE FROM orphans WHERE object_id = (SELECT id FROM records WHERE number = ?)"
+        f" AND shark {is_named}",
+        (number, listed),
+    )
+    db.execute(
+        f"UPDATE progress SET earlier_shark = NULL WHERE number = ? AND earlier_shark {is_named}",
+        (number, listed),
     )

@@ -148,6 +148,8 @@ class UpdateResult:
     #: Why the record does not name the new copy.
     reason: Reason | None = None
     detail: str | None = None
+    #: The nodes that the record names, where somebody else has moved the object.
+    named: tuple[str, ...] = ()
 
 
 WRITTEN = UpdateResult(ObjectEvent.METADATA_WRITTEN)

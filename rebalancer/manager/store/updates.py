@@ -11,7 +11,7 @@ from rebalancer.domain.states import Move, ObjectEvent, ObjectStatus, move
 from rebalancer.errors import IllegalTransition
 from rebalancer.manager.store.assignments import finish
 from rebalancer.manager.store.counts import Tally, error_and_outcome, move_rows
-from rebalancer.manager.store.orphans import forget_orphans, note_orphan
+from rebalancer.manager.store.orphans import forget_orphans, keep_named, note_orphan
 from rebalancer.manager.store.records import Update, UpdateResult
 
 _COMPLETE = move(states.OBJECT, ObjectStatus.POST_PROCESSING, ObjectEvent.METADATA_WRITTEN)
@@ -92,6 +92,8 @@ def _end_unwritten(db: sqlite3.Connection, tally: Tally, number: int, result: Up
         (number,),
     ).fetchone()
     note_orphan(db, copied, str(result.reason))
+    if result.named:
+        keep_named(db, number, result.named)
 
 
 def _illegal(subject: str, move: Move[ObjectStatus]) -> IllegalTransition:

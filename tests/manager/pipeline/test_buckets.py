@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from rebalancer.domain.bucket_objects import BucketKey
 from rebalancer.domain.reasons import MD5_MISMATCH
@@ -22,6 +23,7 @@ from rebalancer.manager.pipeline import flow
 from rebalancer.manager.pipeline.listings import ObjectsFile
 from rebalancer.manager.pipeline.stages.read_listing import LEFT_ALONE
 from rebalancer.manager.store import final_scans, views
+from rebalancer.peers.agents import PostAnswer, PostResult
 from tests.manager.buckets import BUCKET, OWNER, FakeBuckets, row
 from tests.manager.crashes import WHERE, Arm, sweep
 from tests.manager.store.test_store import check_counters
@@ -293,6 +295,53 @@ async def test_a_vnode_that_moves_to_another_shard_is_moved_all_the_same(
     await world.run()
 
     assert named(world) == []
+
+
+class Late(FakeBuckets):
+    """A shard whose second window with a named row comes when that row was updated since."""
+
+    met = 0
+
+    async def window(self, *args: Any, **options: Any) -> Any:
+        reached, found = await super().window(*args, **options)
+        self.met += bool(found and options["uploads"])
+        if self.met == 2:
+            self.met += 1
+            await trio.sleep(1000)
+        return reached, found
+
+
+async def test_a_copy_that_a_row_names_is_no_orphan_whatever_a_late_window_says(
+    world: World, autojump_clock: object
+) -> None:
+    """The second walk of a final scan reads rows that the first one has moved: in between, too.
+
+    The object gets another turn for nothing.  An operator who deletes orphans must not delete the
+    copy of the turn before.
+    """
+    shard = Late(FakeBuckets.make([row(0)]).rows)
+    (key,) = shard.rows
+    writes = list[str]()
+
+    def meddle(_shard: FakeBuckets) -> None:
+        writes.append(shard.rows[key]["sharks"][0].partition(":")[2])
+        if len(writes) == 1:
+            shard.rows[key] = row(0)  # somebody puts it back
+            world.agents.post_s = lambda: 0.3
+        elif len(writes) == 2:
+            refusal = PostAnswer(PostResult.REJECTED)
+            world.agents.post_answer = lambda node, _: refusal if node == writes[1] else None
+
+    shard.after_write = meddle
+    world.buckets = {-1: shard}
+
+    ends = await world.run()
+
+    assert (len(writes), ends["skipped", "moved_elsewhere"]) == (2, 1)
+    assert shard.rows[key]["sharks"][0].endswith(f":{writes[1]}")
+    orphans = [one["shark"] for one in views.report_page(world.job_file, "orphan", 0)[1]]
+    assert writes[1] not in orphans
+    assert orphans
 
 
 class Leaving(FakeBuckets):

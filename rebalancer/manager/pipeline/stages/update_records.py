@@ -16,6 +16,7 @@ import trio
 from rebalancer import jsontext
 from rebalancer.domain import reasons
 from rebalancer.domain.objects import UnusableRecord
+from rebalancer.domain.records import read_sharks
 from rebalancer.domain.sharks import Judgement
 from rebalancer.domain.states import ObjectEvent
 from rebalancer.errors import PeerError, PeerRefused
@@ -171,7 +172,10 @@ class RecordUpdater:
             return None
         if judgement is Judgement.ALREADY_MOVED:
             return WRITTEN
-        return UpdateResult(ObjectEvent.SUPERSEDED, _SUPERSEDED[judgement])
+        named: tuple[str, ...] = ()
+        if judgement is Judgement.MOVED_ELSEWHERE and update.value is not None:
+            named = tuple(shark.manta_storage_id for shark in read_sharks(update.value))
+        return UpdateResult(ObjectEvent.SUPERSEDED, _SUPERSEDED[judgement], named=named)
 
     async def _write(self, writes: list[tuple[Update, Put]]) -> None:
         for batch in pieces(writes):
