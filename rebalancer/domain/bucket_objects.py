@@ -15,7 +15,7 @@ from rebalancer.jsontext import dumps, loads
 
 #: A name is a text that PostgreSQL can hold.
 _NAME = r"[^\0\ud800-\udfff]*"
-_KEY = re.compile(rf"/v2/(0|[1-9][0-9]{{0,18}})/({UUID})/({UUID})/({_NAME})", re.ASCII)
+_KEY = re.compile(rf"/v2/(0|[1-9][0-9]*)/({UUID})/({UUID})/({_NAME})", re.ASCII)
 #: How the names of what a multipart upload keeps begin; the id of the upload follows.
 _UPLOADS, _PARTS = ".mpu-uploads/", ".mpu-parts/"
 #: The headers of the record of an upload whose texts name the nodes that it was given.

@@ -8,6 +8,7 @@ import attrs
 
 from rebalancer.domain.bucket_objects import read_key
 from rebalancer.domain.completeness import Reached
+from rebalancer.errors import PeerRefused
 from rebalancer.jsontext import JsonText, dumps, loads, members
 from rebalancer.peers.buckets.database import DEFAULT_PORT, BucketsDatabase, BucketsPrimary
 from rebalancer.peers.buckets.mdapi import open_mdapi
@@ -129,12 +130,18 @@ class BucketsShard:
         """Return a value with the properties as the database has them, to the digit.
 
         A server that shows other digits would write those, so it is asked for no update then.
+
+        Raises:
+          PeerError: they cannot be read.
         """
         rows = await self.primary.rows_of([key])
         if not rows:
             return value
         record = loads(value) if isinstance(value, JsonText) else value
-        known = members(rows[0].value)
+        try:
+            known = members(rows[0].value)
+        except (ValueError, RecursionError) as exc:
+            raise PeerRefused(f"{key}: its properties cannot be compared: {exc}") from exc
         exact = {name: known[name] for name in ("modified", "properties")}
         exact["sharks"] = JsonText(dumps(record.get("sharks")))
         return JsonText(f"{{{','.join(f'{dumps(name)}:{text}' for name, text in exact.items())}}}")

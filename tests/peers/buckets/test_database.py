@@ -318,6 +318,7 @@ async def test_a_row_comes_whole_and_to_the_digit(
         {"md5": bytes(24)},
         {"size": 0},
         {"properties": "1e9999"},
+        {"properties": "[" * 3000 + "]" * 3000},
         {"properties": '{"a": {"b": [1, "x"]}}'},
     ],
 )
