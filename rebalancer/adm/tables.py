@@ -16,7 +16,7 @@ from rebalancer.api.imports import Importable
 from rebalancer.api.jobs import JobShown, Results, Scan, Summary
 from rebalancer.api.plan import Plan, PlannedSkip
 from rebalancer.domain import reasons
-from rebalancer.domain.reasons import EXCLUDED
+from rebalancer.domain.reasons import LEFT
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.domain.tiers import Tier
 from rebalancer.progress import scan_name
@@ -112,7 +112,7 @@ def plan_table(plan: Plan) -> Table:
         table.add_row(shark.manta_storage_id, shark.datacenter, objects, size)
     table.add_section()
     for skip in plan.skipped:
-        why = "left alone" if skip.reason == EXCLUDED.word else "skipped"
+        why = "left alone" if skip.reason in LEFT else "skipped"
         objects, size = f"{skip.objects:,}", units.size(skip.bytes)
         table.add_row(f"{why}: {skip.reason}", "", objects, size)
     for error in plan.errors:
@@ -135,7 +135,7 @@ def what_does_not_fit(plan: Plan) -> list[str]:
     """Return why a planned job would not move everything; nothing if it would."""
     if plan.fits:
         return []
-    refused = [one for one in plan.skipped if one.reason != EXCLUDED.word]
+    refused = [one for one in plan.skipped if one.reason not in LEFT]
     return [*map(_why_not, refused), *plan.failures]
 
 

@@ -46,7 +46,8 @@ class Plan:
         if_missing=(),
     )
     fits: bool = about(
-        "Whether everything was looked at, and each object has a destination or was excluded."
+        "Whether everything was looked at, and each object has a destination or is left on purpose:"
+        " it is excluded, a bucket object that is counted only, or a part of an open upload."
     )
     destinations: tuple[PlannedDestination, ...]
     skipped: tuple[PlannedSkip, ...]

@@ -210,6 +210,8 @@ CHANGING = _own("changing", Column.OUTCOME)
 BUCKETS_UPDATE_OFF = _own("buckets_update_off", Column.OUTCOME)
 #: The object is a part of a multipart upload that goes on: its parts must stay beside each other.
 ACTIVE_UPLOAD = _own("active_upload", Column.OUTCOME)
+#: For these, by their words, an object is left where it is, though it has room elsewhere.
+LEFT = frozenset(one.word for one in (EXCLUDED, BUCKETS_UPDATE_OFF, ACTIVE_UPLOAD))
 #: Stands for a travelling reason that nobody knows; its name is kept beside it.
 UNKNOWN = _own("unknown_reason", Column.OUTCOME)
 

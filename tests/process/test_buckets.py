@@ -43,6 +43,8 @@ class Evacuated:
     """A region after its jobs, and what was seen on the way."""
 
     layout: Layout
+    #: What `job plan` said before: its exit code and its text.
+    plan: tuple[int, str]
     view: dict[str, Any]
     #: Status and reason of each bucket object of the job.
     ends: Counter[tuple[str, str]]
@@ -76,6 +78,8 @@ async def evacuate(folder: Path) -> Evacuated:
     async with running(region), httpx.AsyncClient() as client:
         api = Api(client, region)
         before = await check(region)
+        words = ["--url", region.url, "job", "plan", "--shark", "1.stor"]
+        plan = await trio.to_thread.run_sync(lambda: adm(*words))
         job_id = await api.create()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(change)
@@ -92,7 +96,8 @@ async def evacuate(folder: Path) -> Evacuated:
     with closing(sqlite3.connect(job_file)) as db:
         select = "SELECT status, coalesce(skipped_reason, error, outcome, '') FROM evacuateobjects"
         ends = Counter(db.execute(f"{select} WHERE shard < 0").fetchall())
-    return Evacuated(layout, view, ends, changes, report, before, after, counted, harmed)
+    said = plan.returncode, plan.stdout
+    return Evacuated(layout, said, view, ends, changes, report, before, after, counted, harmed)
 
 
 async def check(region: Region) -> str:
@@ -150,6 +155,13 @@ def test_each_kind_of_bucket_object_ended_somehow(evacuated: Evacuated) -> None:
     assert min(evacuated.changes[kind] for kind in Change) >= 5
 
 
+def test_a_plan_has_a_destination_for_bucket_objects(evacuated: Evacuated) -> None:
+    """Parts of uploads that go on are left, which is no want of room."""
+    status, text = evacuated.plan
+    assert (status, text.splitlines()[-1]) == (0, "it fits")
+    assert re.search(r"left alone: active_upload +2 ", text)
+
+
 def test_a_node_check_counts_what_names_the_node_in_both_tiers(evacuated: Evacuated) -> None:
     """Afterwards what nobody can move: parts of uploads that go on, and spoiled copies."""
     before, after = (
@@ -157,6 +169,7 @@ def test_a_node_check_counts_what_names_the_node_in_both_tiers(evacuated: Evacua
         for text in (evacuated.before, evacuated.after)
     )
     assert int(before["bucket object"]) > BUCKET_OBJECTS
+    assert re.search(r"shard 2: \d+, buckets shard 1: \d+, buckets", evacuated.before)
     assert (after["bucket object"], after["upload in progress"]) == ("6", "4")
 
 

@@ -14,7 +14,7 @@ from rebalancer.api import status as api_status
 from rebalancer.api.jobs import TierCounts
 from rebalancer.domain.objects import Shark
 from rebalancer.domain.placement import MIB
-from rebalancer.domain.reasons import EXCLUDED
+from rebalancer.domain.reasons import LEFT
 from rebalancer.domain.states import ObjectStatus
 from rebalancer.domain.tiers import Tier, tier_of
 from rebalancer.domain.verdicts import Verdict
@@ -272,8 +272,8 @@ def status(
 
 def plan_progress(look: PlanLook, seconds: float) -> api_plan.PlanProgress:
     """Render how far a dry run is."""
-    excluded = (ObjectStatus.SKIPPED, EXCLUDED.word)
     status = look.status
+    left = (status.counts.get((ObjectStatus.SKIPPED, word), (0, 0))[0] for word in LEFT)
     return api_plan.PlanProgress(
         type="progress",
         seconds=round(seconds, 1),
@@ -283,7 +283,7 @@ def plan_progress(look: PlanLook, seconds: float) -> api_plan.PlanProgress:
         objects=status.total,
         bytes=status.size(),
         placed=status.objects(ObjectStatus.ASSIGNED),
-        without_place=status.objects(ObjectStatus.SKIPPED) - status.counts.get(excluded, (0, 0))[0],
+        without_place=status.objects(ObjectStatus.SKIPPED) - sum(left),
     )
 
 
@@ -315,7 +315,7 @@ def plan(made: Plan) -> api_plan.Plan:
         objects=made.status.total,
         bytes=made.status.size(),
         tiers=tiers(made.status, made.buckets),
-        fits=not made.failures and set(refused) <= {EXCLUDED.word},
+        fits=not made.failures and set(refused) <= LEFT,
         destinations=tuple(
             api_plan.PlannedDestination(**attrs.asdict(shark), objects=objects, bytes=size)
             for shark, (objects, size) in made.destinations.items()

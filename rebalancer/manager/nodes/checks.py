@@ -212,6 +212,12 @@ class NodeChecks:
         )
 
 
+def _order(counted: tuple[int, int]) -> tuple[bool, int]:
+    """Return by what the count of a shard is put in order: its tier, then its number there."""
+    shard, _ = counted
+    return tier_of(shard) is Tier.BUCKETS, abs(shard)
+
+
 def _kind(scan: NodeScan | None, kind: Kind) -> api.NodeCheckKind:
     counts, is_looked_at = dict[int, int](), scan is not None
     if scan is not None:
@@ -225,7 +231,7 @@ def _kind(scan: NodeScan | None, kind: Kind) -> api.NodeCheckKind:
         count=sum(counts.values()) if is_looked_at else None,
         shards=tuple(
             api.NodeCheckShard(tier=tier_of(shard), shard=abs(shard), count=count)
-            for shard, count in sorted(counts.items())
+            for shard, count in sorted(counts.items(), key=_order)
             if count
         ),
     )

@@ -29,6 +29,7 @@ from rebalancer.manager.metrics import ManagerMetrics
 from rebalancer.manager.pipeline.job import Feed, Job
 from rebalancer.manager.pipeline.stages.discover import run_discovery
 from rebalancer.manager.pipeline.stages.place import place
+from rebalancer.manager.pipeline.stages.probe import probe
 from rebalancer.manager.store import counts, scans, tier_counts
 from rebalancer.manager.store.job_store import open_store
 from rebalancer.waits import Waits
@@ -82,6 +83,8 @@ async def _make(
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_look, job, note)
+            # Agents say whether they take bucket objects: until then, these have no destination.
+            nursery.start_soon(probe, job)
             await job.node_list.ready(job.waits, PATIENCE_S)
             warnings = await preflight_of(job, shards)
             destinations = await _place_all(job)

@@ -69,6 +69,7 @@ async def _place(
             # No await between a step and its claims, or another job is promised the same room.
             for shark, size in step.claims.items():
                 job.ledger.claim(shark, size)
+            seen = job.ledger.changes
             job.absence.note(len(step.deferred), job.health.times_back)
             refused += step.refused
             deferred += step.deferred
@@ -76,7 +77,7 @@ async def _place(
                 job.waits.end(DESTINATIONS)
             await _send(job, step.full, placed)
             if step.hold is not None:
-                await _wait(job, placer, step.hold)
+                await _wait(job, placer, step.hold, seen)
                 await _send_due(job, placer, placed)
             objects = step.rest
     finally:
@@ -84,8 +85,13 @@ async def _place(
     await _record_unplaceable(job, refused, deferred)
 
 
-async def _wait(job: Job, placer: Placer, hold: Hold) -> None:
-    """Wait until a destination may be given something again, or a batch is due."""
+async def _wait(job: Job, placer: Placer, hold: Hold, seen: int) -> None:
+    """Wait until a destination may be given something again, or a batch is due.
+
+    `seen` are the changes of which the step knew: others came while its batches were sent on.
+    """
+    if job.ledger.changes != seen:
+        return
     if hold is Hold.ALL_AWAY:
         job.waits.begin(DESTINATIONS, f"none of {placer.destinations} answers")
     # storinfo may list new destinations meanwhile.

@@ -19,7 +19,8 @@ async def probe(job: Job) -> None:
     shown: set[str] = set()
     try:
         while True:
-            if due := job.health.take_due():
+            # Until none is due: what came to be due meanwhile has woken nobody.
+            while due := job.health.take_due():
                 async with trio.open_nursery() as nursery:
                     places = trio.CapacityLimiter(AT_ONCE)
                     for shark in due:
