@@ -171,10 +171,21 @@ class BucketsDatabase:
                 key = read_key(text)
                 by_vnode[key.vnode].append(key)
         found = []
-        for vnode, wanted in by_vnode.items():
-            for values in _lists(wanted):
-                for row in await self._reader.sql(statements.rows_of(vnode), values):
-                    found.append(_found(vnode, row["record"], read_row(row["record"])))
+        # Where a listing names no shard, each is asked, and a vnode's schema is in one of them.
+        for vnode in await self.vnodes() if by_vnode else []:
+            found += await self._rows(vnode, by_vnode.get(vnode, []))
+        return found
+
+    async def _rows(self, vnode: int, wanted: Sequence[BucketKey]) -> list[FoundRow]:
+        """Return the rows of these keys of a vnode, as far as they exist.
+
+        Raises:
+          PeerError: the shard does not have the vnode, or did not answer.
+        """
+        found = []
+        for values in _lists(wanted):
+            for row in await self._reader.sql(statements.rows_of(vnode), values):
+                found.append(_found(vnode, row["record"], read_row(row["record"])))
         return found
 
     async def live_uploads(self, parts: Iterable[BucketKey]) -> set[tuple[str, str, str]]:
@@ -241,7 +252,8 @@ class BucketsPrimary(BucketsDatabase):
         Raises:
           PeerError.
         """
-        rows = await self.rows_of([str(key_of_row(key))])
+        where = key_of_row(key)
+        rows = await self._rows(where.vnode, [where])
         if not rows:
             return None
         (row,) = rows

@@ -309,6 +309,18 @@ async def test_a_row_comes_whole_and_to_the_digit(
     assert await shard.rows_of([found.key]) == [found]
 
 
+async def test_a_shard_is_asked_for_rows_of_vnodes_that_it_does_not_have(
+    shard: BucketsPrimary, db: psycopg.Connection[Any]
+) -> None:
+    """Where a listing names no shards.  An update knows its shard: there it is an error."""
+    insert(db, "a")
+    elsewhere = [str(key_of("a", vnode)) for vnode in (99, 2**70, 10**80)]
+
+    assert names(await shard.rows_of([*elsewhere, str(key_of("a"))])) == ["a"]
+    with pytest.raises(PeerRefused, match="does not exist"):
+        await shard.get_object("", elsewhere[0])
+
+
 @pytest.mark.parametrize(
     "fields",
     [
