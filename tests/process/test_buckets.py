@@ -183,3 +183,22 @@ def test_a_move_by_create_shows_as_lost_data(evacuated: Evacuated) -> None:
     """The collector deletes what a living row names, and the audit sees it."""
     broken = {one.number for one in evacuated.harmed.buckets if not one.ok}
     assert broken == {2, 12}
+
+
+async def test_servers_update_what_the_database_would(tmp_path: Path) -> None:
+    """By buckets-mdapi, beside users: all but rows of which its handlers die."""
+    for program in PROGRAMS:
+        require(program)
+    region = await trio.to_thread.run_sync(
+        partial(new_region, tmp_path, 10, bucket_objects=40, buckets_update="mdapi")
+    )
+    async with running(region), httpx.AsyncClient() as client:
+        api = Api(client, region)
+        job_id = await api.create()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, change_rows, region.layout, 0.4, 0.01)
+            await api.finish(job_id)
+        report = await trio.to_thread.run_sync(audit, region.layout, region.job_file(job_id))
+        await region.stop()
+    assert [one.offenders for one in report.buckets] == [[] for _ in BUCKET_TITLES]
+    assert report.ok

@@ -51,3 +51,7 @@ EXPECTED: Mapping[BucketKind, ObjectEnd | None] = {
     BucketKind.CORS: None,
     BucketKind.ELSEWHERE: None,
 }
+#: The ends of those that a server cannot update: its handler dies of such a row.
+BY_SERVER: Mapping[BucketKind, ObjectEnd] = {
+    BucketKind.NULL_HEADERS: ObjectEnd("error", "metadata_update_failed")
+}
