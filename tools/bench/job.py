@@ -10,7 +10,7 @@ from objects import OWNER
 from rebalancer.config import ManagerConfig
 from rebalancer.domain.objects import Shark
 from rebalancer.manager.actions.evacuate.decisions import Evacuate
-from rebalancer.manager.fleet.bandwidth import BandwidthLimit
+from rebalancer.manager.fleet.bandwidth import BandwidthLimit, Throttle
 from rebalancer.manager.fleet.ledger import JobLedger
 from rebalancer.manager.fleet.node_list import NodeList
 from rebalancer.manager.fleet.update_limiter import UpdateLimiter
@@ -81,6 +81,6 @@ def make_job(
         listing=None,
         metrics=metrics,
         ledger=ledger,
-        bandwidth=BandwidthLimit(known, None),
+        bandwidth=BandwidthLimit(known, Throttle(), None),
         update_limiter=UpdateLimiter(threads, config.metadata_timeout),
     )
