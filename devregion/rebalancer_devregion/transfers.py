@@ -45,8 +45,10 @@ def recorded_tasks(state: Path) -> frozenset[str]:
     for kind in ("scheduled", "completed"):
         for file in (state / kind).glob("*-*-*-*-*[0-9a-f]"):
             with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as db:
+                columns = {row[1] for row in db.execute("PRAGMA table_info(tasks)")}
                 # As a path ends in which a copy lies, of either tier.
-                name = "object_id || coalesce(',' || object_name_hash, '')"
+                of_bucket = "coalesce(',' || object_name_hash, '')"
+                name = f"object_id || {of_bucket}" if "object_name_hash" in columns else "object_id"
                 rows = db.execute(f"SELECT {name}, status FROM tasks")
                 found.update(name for name, status in rows if json.loads(status) == "Complete")
     return frozenset(found)

@@ -122,6 +122,7 @@ test_status = contract_of("status")
 test_describe = contract_of("describe")
 test_get_limits = contract_of("get_limits")
 test_put_limits = contract_of("put_limits")
+test_reset_bandwidth = contract_of("reset_bandwidth")
 test_post_assignment = contract_of("post_assignment")
 test_list_assignments = contract_of("list_assignments")
 # Whether there is such an assignment, no schema tells.
