@@ -16,7 +16,7 @@ from tests.installed.pythons import FOUND
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("rebalancer", "rebalancer-adm", "rebalancer-agent", "rebalancer-manager")
-REGION = f"pip install manta-rebalancer-devregion=={__version__}"
+REGION = f"pip install manta-rebalancer-devregion=={__version__}, or in a checkout: pip install"
 
 
 @attrs.frozen
@@ -88,7 +88,7 @@ def test_each_program_tells_its_use(installed: Installation) -> None:
         assert f"Usage: {script} " in installed.run(script, "--help")
     assert installed.run("rebalancer", "--version").startswith(f"rebalancer {__version__} (python-")
     for command in ("region", "demo"):
-        need = f"rebalancer: {command} needs the embedded region: {REGION}\n"
+        need = f"rebalancer: {command} needs the embedded region: {REGION} ./devregion\n"
         assert installed.run("rebalancer", command, code=1) == need
 
 
