@@ -5,6 +5,8 @@ import pkgutil
 import re
 from importlib import import_module
 
+import pytest
+
 import rebalancer
 from rebalancer import errors
 
@@ -34,6 +36,8 @@ def defined() -> set[tuple[str, str, str]]:
     return found
 
 
+@pytest.mark.native("msgspec")
+@pytest.mark.native("pycurl")
 def test_the_drawing_has_every_exception() -> None:
     """Each with the class that it derives from, and its module if that is another."""
     assert drawn() == defined()

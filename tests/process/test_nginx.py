@@ -37,7 +37,11 @@ def fill(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keepalive_s", "engine"), [(60, "libcurl"), (0, "plain")], ids=["keep-alive", "close"]
+    ("keepalive_s", "engine"),
+    [
+        pytest.param(60, "libcurl", id="keep-alive", marks=pytest.mark.native("pycurl")),
+        pytest.param(0, "plain", id="close"),
+    ],
 )
 async def test_objects_of_all_sizes_come_from_nginx(
     program: str, tmp_path: Path, keepalive_s: int, engine: str

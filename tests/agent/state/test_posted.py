@@ -141,6 +141,7 @@ def test_what_managers_send_is_read_quickly(
     assert [read_posted(body) for body in bodies] == expected
 
 
+@pytest.mark.native("msgspec")
 def test_a_body_of_too_many_tasks_is_refused_before_they_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
