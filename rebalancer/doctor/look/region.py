@@ -103,9 +103,9 @@ def buckets(subject: Subject) -> list[Answer]:
 async def _buckets(config: ManagerConfig) -> list[Answer]:
     if not config.looks_at_buckets:
         return []
-    from rebalancer.peers.buckets.database import DATABASE, DEFAULT_PORT
+    from rebalancer.peers.buckets.database import DATABASE
     from rebalancer.peers.buckets.mdapi import open_mdapi
-    from rebalancer.peers.postgres import PostgresPrimary, PostgresShard
+    from rebalancer.peers.postgres import DEFAULT_PORT, PostgresPrimary, PostgresShard
 
     # A database that jobs only read may be a standby.
     primary = PostgresPrimary if config.buckets_update == "sql" else PostgresShard

@@ -171,8 +171,7 @@ class NodeScan:
             if self.has_enough:
                 return
             found[one.kind] += 1
-            is_shown = one in self.sample or self._shown(one.kind) >= SAMPLE
-            if not is_shown:
+            if self._shown(one.kind) < SAMPLE and one not in self.sample:
                 self.sample.append(one)
 
     def _shown(self, kind: Kind) -> int:

@@ -31,7 +31,6 @@ from rebalancer.peers.postgres import PostgresPrimary, PostgresShard, Statement
 from rebalancer.peers.scan import WINDOW_S, FoundRow
 
 DATABASE = "buckets_metadata"
-DEFAULT_PORT = 5432
 #: Deleted rows that are looked at by one statement: only their number comes back.
 DELETED_ROWS = 20_000
 #: Rows that are read anew, or looked for, by one statement.

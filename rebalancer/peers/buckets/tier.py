@@ -10,10 +10,11 @@ from rebalancer.domain.bucket_objects import read_key
 from rebalancer.domain.completeness import Reached
 from rebalancer.errors import PeerRefused
 from rebalancer.jsontext import JsonText, dumps, loads, members
-from rebalancer.peers.buckets.database import DEFAULT_PORT, BucketsDatabase, BucketsPrimary
+from rebalancer.peers.buckets.database import BucketsDatabase, BucketsPrimary
 from rebalancer.peers.buckets.mdapi import open_mdapi
 from rebalancer.peers.metadata import Put, Record
 from rebalancer.peers.names import locate
+from rebalancer.peers.postgres import DEFAULT_PORT
 from rebalancer.peers.protocols import CheckedStore
 from rebalancer.peers.scan import FoundRow, Records
 
